@@ -1,0 +1,106 @@
+"""Batches of what Keras users hold: arrays, `tf.data.Dataset`, `keras.utils.PyDataset`."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dmp import _arrays
+
+
+class Batch(NamedTuple):
+    """One batch as NumPy arrays; `y` and `sample_weight` are None where there are none."""
+
+    x: Any
+    y: Any
+    sample_weight: Any
+
+
+def is_dataset(x: Any) -> bool:
+    """Whether `x` yields batches itself."""
+    return isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
+
+
+def require_batched_and_finite(dataset: Any, name: str, model: keras.Model | None = None) -> None:
+    """Raise ValueError for a dataset that never ends or that yields single samples."""
+    endless = (
+        dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+        if isinstance(dataset, tf.data.Dataset)
+        else dataset.num_batches is None
+    )
+    if endless:
+        raise ValueError(
+            f"Expected `{name}` to end, since it is read once from end to end. Received: an "
+            "endless dataset; remove `.repeat()`, or limit it with `.take(batches)`"
+        )
+    if isinstance(dataset, tf.data.Dataset):
+        _require_batched(dataset, name, model)
+
+
+def iterate(dataset: Any, name: str, model: keras.Model | None = None) -> Iterator[Batch]:
+    """Yield the batches of a dataset once.
+
+    Raises:
+        ValueError: If the dataset is endless, unbatched or yields nothing.
+    """
+    require_batched_and_finite(dataset, name, model)
+    if isinstance(dataset, tf.data.Dataset):
+        elements = dataset.as_numpy_iterator()
+    else:
+        elements = (dataset[index] for index in range(dataset.num_batches))
+    empty = True
+    for element in elements:
+        empty = False
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+        yield Batch(_arrays.as_arrays(x, name), _leaf(y), _leaf(sample_weight))
+    if empty:
+        raise ValueError(
+            f"Expected `{name}` to have at least one sample. Received: a dataset that yields none"
+        )
+
+
+def materialise(dataset: Any, name: str, model: keras.Model | None = None) -> Batch:
+    """All batches of a dataset in memory, as one."""
+    batches = list(iterate(dataset, name, model))
+    first = batches[0]
+    return Batch(
+        _arrays.concatenate([batch.x for batch in batches]),
+        None if first.y is None else _arrays.concatenate([batch.y for batch in batches]),
+        None
+        if first.sample_weight is None
+        else np.concatenate([batch.sample_weight for batch in batches]),
+    )
+
+
+def batch_size_of(dataset: Any) -> int | None:
+    """Samples in a batch of the dataset, where it says so without being read."""
+    if isinstance(dataset, tf.data.Dataset):
+        spec = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
+        return keras.tree.flatten(spec)[0].shape[0]
+    return None
+
+
+def has_labels(dataset: Any) -> bool:
+    """Whether the dataset yields (x, y, ...) and not x alone; reads at most one batch."""
+    element = dataset.element_spec if isinstance(dataset, tf.data.Dataset) else dataset[0]
+    return keras.utils.unpack_x_y_sample_weight(element)[1] is not None
+
+
+def _require_batched(dataset: tf.data.Dataset, name: str, model: keras.Model | None) -> None:
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        return
+    spec = keras.tree.flatten(keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0])
+    for leaf, tensor in zip(spec, inputs, strict=False):
+        if leaf.shape.rank is not None and leaf.shape.rank == len(tensor.shape) - 1:
+            raise ValueError(
+                f"Expected `{name}` to yield batches of shape {tuple(tensor.shape)}. Received: "
+                f"elements of shape {tuple(leaf.shape)}, an unbatched dataset; add "
+                "`.batch(batch_size)`"
+            )
+
+
+def _leaf(y: Any) -> Any:
+    return None if y is None else keras.tree.map_structure(np.asarray, y)

@@ -1,0 +1,67 @@
+"""Class probabilities and entropies of classifier outputs, in NumPy float64.
+
+Throughout the library `outputs` is an array (samples, units) as the model returned it. One
+unit is a sigmoid head and stands for two classes: sigmoid(z) is the second component of
+softmax([0, z]).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+# Rows worked on at a time: float64 copies of a million outputs never exist at once.
+_CHUNK_ROWS = 65_536
+
+# Stands for log(0) in hardened logits. Finite, since -inf times 0 is NaN; far below the log
+# of the smallest float32, since any temperature divides it.
+_LOG_ZERO = -1e9
+
+
+def log_probabilities(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
+    """Log of the class probabilities, (samples, classes), float64."""
+    outputs = np.asarray(outputs, dtype=np.float64)
+    if not from_logits:
+        tiny = np.finfo(np.float32).tiny
+        if outputs.shape[1] == 1:
+            outputs = np.concatenate([1.0 - outputs, outputs], axis=1)
+        logits = np.log(np.clip(outputs, tiny, None))
+    elif outputs.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
+    else:
+        logits = outputs
+    # Normalising probabilities too undoes the rounding of low-precision softmax heads.
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def prediction_entropy(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
+    """Entropy H(p) = -sum p log p of each prediction in nats, (samples,), float64."""
+    entropy = np.empty(len(outputs))
+    for rows in _chunks(len(outputs)):
+        log_p = log_probabilities(outputs[rows], from_logits=from_logits)
+        # log(1) can round to above 0; an entropy is never negative.
+        entropy[rows] = np.maximum(-np.sum(np.exp(log_p) * log_p, axis=1), 0.0)
+    return entropy
+
+
+def predicted_classes(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
+    """Most probable class of each prediction, (samples,), int64; the first one of a tie."""
+    outputs = np.asarray(outputs)
+    if outputs.shape[1] == 1:
+        return (outputs[:, 0] > (0.0 if from_logits else 0.5)).astype(np.int64)
+    return outputs.argmax(axis=1)
+
+
+def harden(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
+    """Outputs of the same kind that put all probability on the most probable class."""
+    classes = predicted_classes(outputs, from_logits=from_logits)
+    units = outputs.shape[1]
+    hard = classes[:, None] == (1 if units == 1 else np.arange(units))
+    if not from_logits:
+        return hard.astype(np.float32)
+    high = -_LOG_ZERO if units == 1 else 0.0
+    return np.where(hard, high, _LOG_ZERO).astype(np.float32)
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + _CHUNK_ROWS) for start in range(0, rows, _CHUNK_ROWS))

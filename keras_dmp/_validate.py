@@ -1,0 +1,93 @@
+"""Checks of scalar arguments: each message names argument, expectation and value received.
+
+Every function takes its values by keyword, so that the argument's name is written once:
+`positive(temperature=temperature)`.
+"""
+
+import math
+import numbers
+import os
+from collections.abc import Collection
+from typing import Any
+
+
+def positive(**arguments: Any) -> None:
+    """Require finite real numbers above 0."""
+    for name, value in arguments.items():
+        if not _is_real(value) or not value > 0:
+            raise ValueError(
+                f"Expected `{name}` to be a finite number above 0. Received: {name}={value!r}"
+            )
+
+
+def integer_at_least(minimum: int, **arguments: Any) -> None:
+    """Require whole numbers of at least `minimum`; booleans are not numbers."""
+    for name, value in arguments.items():
+        if not _is_integer(value) or value < minimum:
+            raise ValueError(
+                f"Expected `{name}` to be a whole number of at least {minimum}. "
+                f"Received: {name}={value!r}"
+            )
+
+
+def fraction(**arguments: Any) -> None:
+    """Require numbers in (0, 1]."""
+    for name, value in arguments.items():
+        if not _is_real(value) or not 0 < value <= 1:
+            raise ValueError(
+                f"Expected `{name}` to be a number above 0 and at most 1. "
+                f"Received: {name}={value!r}"
+            )
+
+
+def non_negative(**arguments: Any) -> None:
+    """Require finite real numbers of at least 0."""
+    for name, value in arguments.items():
+        if not _is_real(value) or value < 0:
+            raise ValueError(
+                f"Expected `{name}` to be a finite number of at least 0. Received: {name}={value!r}"
+            )
+
+
+def one_of(choices: Collection[Any], **arguments: Any) -> None:
+    """Require members of `choices`."""
+    for name, value in arguments.items():
+        if value not in choices:
+            listed = ", ".join(repr(choice) for choice in choices)
+            raise ValueError(f"Expected `{name}` to be one of {listed}. Received: {name}={value!r}")
+
+
+def boolean(**arguments: Any) -> None:
+    """Require `True` or `False`."""
+    for name, value in arguments.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"Expected `{name}` to be True or False. Received: {name}={value!r}")
+
+
+def writable_path(**arguments: Any) -> None:
+    """Require paths that a file can be written to, before any work that would be lost."""
+    for name, value in arguments.items():
+        path = os.fspath(value)
+        folder = os.path.dirname(os.path.abspath(path))
+        if os.path.isdir(path):
+            problem = "it is a folder"
+        elif not os.path.isdir(folder):
+            problem = f"its folder {folder!r} does not exist"
+        elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
+            problem = "it is not writable"
+        else:
+            continue
+        raise OSError(
+            f"Expected `{name}` to be a path that can be written: {problem}. "
+            f"Received: {name}={path!r}"
+        )
+
+
+def _is_real(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    return math.isfinite(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -1,0 +1,106 @@
+"""The loss of the student."""
+
+import keras
+from keras import ops
+
+from keras_dmp import _validate
+
+
+@keras.saving.register_keras_serializable(package="keras_dmp")
+class SoftTargetKLDivergence(keras.losses.Loss):
+    """KL divergence from the student's to the teacher's softened prediction.
+
+    For teacher logits `t`, student logits `s` and temperature `T`, per sample
+
+        KL(softmax(t / T) || softmax(s / T)), summed over classes, in nats
+
+    This is the objective of the third phase of DMP (Shejwalkar & Houmansadr, AAAI 2021). It
+    is computed from log-probabilities in float32 whatever the dtype of the outputs, so it
+    stays exact for saturated and for half-precision outputs.
+
+    `y_true` are the teacher's outputs and `y_pred` the student's, both of shape
+    `(batch, classes)` or, for a sigmoid head, `(batch, 1)`: one unit stands for two classes.
+
+    Args:
+        temperature: Finite number above 0. Divides the logits of both sides. Defaults to 1.
+        compensate_temperature: Boolean. Whether to multiply by `T ** 2`, which keeps the size
+            of the gradient when `T` changes (Hinton et al. 2015). Defaults to `False`, as in
+            the DMP authors' code.
+        from_logits: Boolean. Whether the outputs are logits; otherwise they are the
+            probabilities of a softmax or sigmoid head. Defaults to `True`.
+        reduction: As in `keras.losses.Loss`. Defaults to `"sum_over_batch_size"`.
+        name: Name of the loss.
+        dtype: Dtype of the computation. Defaults to `"float32"`.
+
+    Raises:
+        ValueError: If `temperature` is not a finite number above 0, or the outputs of teacher
+            and student differ in shape.
+
+    Example:
+    >>> import numpy as np
+    >>> loss = SoftTargetKLDivergence(temperature=2.0)
+    >>> logits = np.array([[2.0, 0.0, -1.0]])
+    >>> float(loss(logits, logits + 5.0))  # logits mean the same after a shift
+    0.0
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        compensate_temperature: bool = False,
+        from_logits: bool = True,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "soft_target_kl_divergence",
+        dtype: str = "float32",
+    ):
+        _validate.positive(temperature=temperature)
+        _validate.boolean(compensate_temperature=compensate_temperature, from_logits=from_logits)
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.temperature = float(temperature)
+        self.compensate_temperature = compensate_temperature
+        self.from_logits = from_logits
+
+    def call(self, y_true, y_pred):
+        """Return the divergence of each sample, shape `(batch,)`."""
+        if y_true.shape[-1] != y_pred.shape[-1] or len(y_true.shape) != len(y_pred.shape):
+            raise ValueError(
+                "Expected the teacher's outputs `y_true` and the student's outputs `y_pred` to "
+                f"have the same shape. Received: y_true.shape={tuple(y_true.shape)}, "
+                f"y_pred.shape={tuple(y_pred.shape)}"
+            )
+        teacher = self._tempered_log_probabilities(y_true)
+        student = self._tempered_log_probabilities(y_pred)
+        divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+        if self.compensate_temperature:
+            divergence = divergence * self.temperature**2
+        return divergence
+
+    def _tempered_log_probabilities(self, outputs):
+        logits = class_logits(outputs, from_logits=self.from_logits)
+        return ops.log_softmax(logits / self.temperature, axis=-1)
+
+    def get_config(self) -> dict:
+        """Return the arguments that rebuild this loss."""
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "compensate_temperature": self.compensate_temperature,
+            "from_logits": self.from_logits,
+        }
+
+
+def class_logits(outputs, *, from_logits: bool):
+    """Float32 logits of every class, (batch, classes), of logits or of probabilities.
+
+    The log of a probability is a logit: softmax(log p) is p. Probabilities are clipped at
+    the smallest normal float32, since the log of 0 would turn 0 * log 0 into NaN.
+    """
+    outputs = ops.cast(outputs, "float32")
+    one_unit = outputs.shape[-1] == 1
+    if from_logits:
+        if one_unit:
+            return ops.concatenate([ops.zeros_like(outputs), outputs], axis=-1)
+        return outputs
+    if one_unit:
+        outputs = ops.concatenate([1.0 - outputs, outputs], axis=-1)
+    return ops.log(ops.maximum(outputs, 1.1754944e-38))
