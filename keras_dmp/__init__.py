@@ -1,3 +1,40 @@
-"""Distillation for membership privacy: release Keras classifiers trained on private data."""
+"""Distillation for membership privacy: release Keras classifiers trained on private data.
 
-from keras_dmp._version import __version__
+Names load when they are first used, so that `import keras_dmp` does not import TensorFlow.
+"""
+
+import importlib
+from typing import Any
+
+from keras_dmp._version import __version__ as __version__
+from keras_dmp._warnings import PrivacyWarning as PrivacyWarning
+
+_HOMES = {
+    "AuditReport": "keras_dmp.audit",
+    "DMPTrainer": "keras_dmp.trainer",
+    "DistillationTrainer": "keras_dmp.distillation",
+    "EntropyReferenceSelector": "keras_dmp.reference",
+    "PrivateSplit": "keras_dmp.splits",
+    "ReferenceSummary": "keras_dmp.reference",
+    "SoftTargetKLDivergence": "keras_dmp.losses",
+    "audit_membership": "keras_dmp.audit",
+    "split_private": "keras_dmp.splits",
+}
+_MODULES = ("audit", "datasets", "models")
+
+__all__ = ["PrivacyWarning", *_HOMES, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"keras_dmp.{name}")
+    else:
+        raise AttributeError(f"module 'keras_dmp' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

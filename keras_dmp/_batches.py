@@ -23,7 +23,7 @@ def is_dataset(x: Any) -> bool:
     return isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
 
 
-def require_batched_and_finite(dataset: Any, name: str, model: keras.Model | None = None) -> None:
+def require_readable(dataset: Any, name: str, model: keras.Model | None = None) -> None:
     """Raise ValueError for a dataset that never ends or that yields single samples."""
     endless = (
         dataset.cardinality() == tf.data.INFINITE_CARDINALITY
@@ -45,7 +45,7 @@ def iterate(dataset: Any, name: str, model: keras.Model | None = None) -> Iterat
     Raises:
         ValueError: If the dataset is endless, unbatched or yields nothing.
     """
-    require_batched_and_finite(dataset, name, model)
+    require_readable(dataset, name, model)
     if isinstance(dataset, tf.data.Dataset):
         elements = dataset.as_numpy_iterator()
     else:
@@ -53,12 +53,9 @@ def iterate(dataset: Any, name: str, model: keras.Model | None = None) -> Iterat
     empty = True
     for element in elements:
         empty = False
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
-        yield Batch(_arrays.as_arrays(x, name), _leaf(y), _leaf(sample_weight))
+        yield _batch(element, name)
     if empty:
-        raise ValueError(
-            f"Expected `{name}` to have at least one sample. Received: a dataset that yields none"
-        )
+        raise _nothing(name)
 
 
 def materialise(dataset: Any, name: str, model: keras.Model | None = None) -> Batch:
@@ -72,6 +69,20 @@ def materialise(dataset: Any, name: str, model: keras.Model | None = None) -> Ba
         if first.sample_weight is None
         else np.concatenate([batch.sample_weight for batch in batches]),
     )
+
+
+def first_batch(data: Any, name: str, model: keras.Model | None = None) -> Batch:
+    """First batch of a dataset, which may be endless, or the arrays `data` themselves."""
+    if not is_dataset(data):
+        return Batch(_arrays.as_arrays(data, name), None, None)
+    if isinstance(data, tf.data.Dataset):
+        _require_batched(data, name, model)
+        elements = data.take(1).as_numpy_iterator()
+    else:
+        elements = (data[index] for index in range(1))
+    for element in elements:
+        return _batch(element, name)
+    raise _nothing(name)
 
 
 def batch_size_of(dataset: Any) -> int | None:
@@ -88,6 +99,13 @@ def has_labels(dataset: Any) -> bool:
     return keras.utils.unpack_x_y_sample_weight(element)[1] is not None
 
 
+def with_pending_outputs(dataset: Any) -> Any:
+    """The dataset with outputs of no columns in place of labels: still to be asked for."""
+    if isinstance(dataset, tf.data.Dataset):
+        return dataset.map(lambda *element: _pending(element), num_parallel_calls=1)
+    return _PendingOutputs(dataset)
+
+
 def _require_batched(dataset: tf.data.Dataset, name: str, model: keras.Model | None) -> None:
     inputs = getattr(model, "inputs", None)
     if not inputs:
@@ -102,5 +120,47 @@ def _require_batched(dataset: tf.data.Dataset, name: str, model: keras.Model | N
             )
 
 
-def _leaf(y: Any) -> Any:
-    return None if y is None else keras.tree.map_structure(np.asarray, y)
+def _batch(element: Any, name: str) -> Batch:
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+    labels = None if y is None else keras.tree.map_structure(np.asarray, y)
+    weights = None if sample_weight is None else np.asarray(sample_weight)
+    return Batch(_arrays.as_arrays(x, name), labels, weights)
+
+
+def _nothing(name: str) -> ValueError:
+    return ValueError(
+        f"Expected `{name}` to have at least one sample. Received: a dataset that yields none"
+    )
+
+
+def _pending(element: tuple) -> tuple:
+    x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+    samples = tf.shape(keras.tree.flatten(x)[0])[0]
+    outputs = tf.zeros((samples, 0))
+    return (x, outputs) if sample_weight is None else (x, outputs, sample_weight)
+
+
+class _PendingOutputs(keras.utils.PyDataset):
+    """A `PyDataset` whose labels have been replaced by outputs of no columns."""
+
+    def __init__(self, dataset: keras.utils.PyDataset):
+        super().__init__(
+            workers=dataset.workers,
+            use_multiprocessing=dataset.use_multiprocessing,
+            max_queue_size=dataset.max_queue_size,
+        )
+        self._dataset = dataset
+
+    @property
+    def num_batches(self) -> int | None:
+        return self._dataset.num_batches
+
+    def __getitem__(self, index: int) -> tuple:
+        element = self._dataset[index]
+        return _pending(element if isinstance(element, tuple) else (element,))
+
+    def on_epoch_begin(self) -> None:
+        self._dataset.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self._dataset.on_epoch_end()

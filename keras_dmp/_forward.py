@@ -26,14 +26,35 @@ class ForwardPass:
     """
 
     def __init__(self, model: keras.Model):
-        self._call = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+        self._model = model
+        # By shape: one trace serves all batches that differ in their number of samples.
+        self._traces: dict[tuple, Any] = {}
 
     def __call__(self, x: Any) -> np.ndarray | Any:
         """Return the float32 outputs for a batch, or the structure of a multi-output model."""
-        outputs = self._call(keras.tree.map_structure(tf.convert_to_tensor, x))
+        shapes = tuple((leaf.shape[1:], leaf.dtype.str) for leaf in keras.tree.flatten(x))
+        if shapes not in self._traces:
+            self._traces[shapes] = self._trace(x)
+        outputs = self._traces[shapes](*keras.tree.flatten(x))
         if not tf.is_tensor(outputs):
             return outputs
         return tf.cast(outputs, tf.float32).numpy()
+
+    def _trace(self, x: Any) -> Any:
+        leaves = [tf.convert_to_tensor(leaf[:1]) for leaf in keras.tree.flatten(x)]
+        specs = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves]
+
+        def forward(*leaves):
+            return self._model(keras.tree.pack_sequence_as(x, leaves), training=False)
+
+        function = tf.function(forward).get_concrete_function(*specs)
+        return lambda *leaves: function(*map(tf.convert_to_tensor, leaves))
+
+
+def call(model: keras.Model, x: Any) -> np.ndarray | Any:
+    """Outputs for a few samples, without compiling anything."""
+    outputs = model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False)
+    return tf.cast(outputs, tf.float32).numpy() if tf.is_tensor(outputs) else outputs
 
 
 def predict(

@@ -96,7 +96,8 @@ def resolve_output_kind(
     from_logits: bool | None = None,
     loss: Any = None,
     outputs: np.ndarray | None = None,
-) -> OutputKind:
+    required: bool = True,
+) -> OutputKind | None:
     """Decide whether a classifier returns logits or probabilities, from all the evidence.
 
     The declaration `from_logits` and the compiled loss say what is meant; the activation of
@@ -110,6 +111,7 @@ def resolve_output_kind(
         loss: The loss the model is or will be trained with. Defaults to the compiled one.
         outputs: Outputs for some samples, (samples, units); without them the values are not
             consulted.
+        required: Whether it is an error if nothing tells; otherwise the result is `None`.
 
     Raises:
         ValueError: If declaration, activation and values contradict each other, or nothing
@@ -122,7 +124,9 @@ def resolve_output_kind(
 
     declared = _declared(name, from_logits, loss)
     seen, evidence = _seen(units, activation, outputs)
-    if declared is None and seen is None:
+    if units is None or (declared is None and seen is None):
+        if not required:
+            return None
         raise ValueError(
             f"Cannot tell whether the outputs of `{name}` are logits or probabilities: neither "
             f"its loss nor its last activation ({activation or 'unknown'}) says so. "
@@ -135,6 +139,21 @@ def resolve_output_kind(
             f"Expected `from_logits` to be {seen}. Received: from_logits={declared[0]}"
         )
     return OutputKind(units=units, from_logits=declared[0] if seen is None else seen)
+
+
+def kind_of_outputs(outputs: np.ndarray, name: str, *, from_logits: bool | None) -> OutputKind:
+    """What precomputed outputs are, by declaration or else by their values.
+
+    Raises:
+        ValueError: If nothing is declared and the values do not tell.
+    """
+    by_value = _kind_by_value(outputs) if from_logits is None else from_logits
+    if by_value is None:
+        raise ValueError(
+            f"Cannot tell whether `{name}` are logits or probabilities: one unit with values in "
+            "[0, 1]. Expected `from_logits` to be True or False. Received: from_logits=None"
+        )
+    return OutputKind(units=outputs.shape[-1], from_logits=by_value)
 
 
 def require_same_kind(teacher: OutputKind, student: OutputKind) -> None:

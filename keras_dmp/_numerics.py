@@ -12,10 +12,6 @@ import numpy as np
 # Rows worked on at a time: float64 copies of a million outputs never exist at once.
 _CHUNK_ROWS = 65_536
 
-# Stands for log(0) in hardened logits. Finite, since -inf times 0 is NaN; far below the log
-# of the smallest float32, since any temperature divides it.
-_LOG_ZERO = -1e9
-
 
 def log_probabilities(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
     """Log of the class probabilities, (samples, classes), float64."""
@@ -50,17 +46,6 @@ def predicted_classes(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
     if outputs.shape[1] == 1:
         return (outputs[:, 0] > (0.0 if from_logits else 0.5)).astype(np.int64)
     return outputs.argmax(axis=1)
-
-
-def harden(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
-    """Outputs of the same kind that put all probability on the most probable class."""
-    classes = predicted_classes(outputs, from_logits=from_logits)
-    units = outputs.shape[1]
-    hard = classes[:, None] == (1 if units == 1 else np.arange(units))
-    if not from_logits:
-        return hard.astype(np.float32)
-    high = -_LOG_ZERO if units == 1 else 0.0
-    return np.where(hard, high, _LOG_ZERO).astype(np.float32)
 
 
 def _chunks(rows: int) -> Iterator[slice]:

@@ -1,0 +1,86 @@
+"""A TFDS builder over arrays: what the library's own data sets share."""
+
+import abc
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from keras_dmp.datasets import _reading
+
+_logger = logging.getLogger(__name__)
+
+
+class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
+    """Writes arrays of records as one TFDS split, `train`, in the order of the arrays.
+
+    A subclass says what the arrays are (`_records`) and describes them (`_info`).
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    @abc.abstractmethod
+    def _records(self) -> dict[str, np.ndarray]:
+        """The features `record` and `label`, and `group` where there is one, by name."""
+
+    def _records_info(
+        self,
+        *,
+        description: str,
+        shape: tuple[int, ...],
+        dtype: type,
+        num_classes: int,
+        groups: bool = False,
+    ) -> tfds.core.DatasetInfo:
+        """Describes records of one shape with integer labels."""
+        features = {
+            # As bytes: a list of numbers would be parsed one number at a time.
+            "record": tfds.features.Tensor(
+                shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES
+            ),
+            "label": tfds.features.ClassLabel(num_classes=num_classes),
+        }
+        if groups:
+            features[_reading.GROUP_FEATURE] = tfds.features.Scalar(np.int64)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=description,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("record", "label"),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        del dl_manager  # Nothing is downloaded by TFDS.
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        # Made here and not above: TFDS's progress bar is there while they are made.
+        records = self._records()
+        for index, values in enumerate(zip(*records.values(), strict=True)):
+            yield index, dict(zip(records, values, strict=True))
+
+    # TFDS prints these two to standard output; its progress bar is enough.
+    def _log_download_bytes(self) -> None:
+        _logger.info("Preparing %s in %s, once.", self.name, self.data_dir)
+
+    def _log_download_done(self) -> None:
+        _logger.info("Prepared %s in %s.", self.name, self.data_dir)
+
+
+def prepare(builder: RecordsBuilder) -> RecordsBuilder:
+    """Prepares a builder's data unless that was done; returns the builder.
+
+    Raises:
+        FileNotFoundError: The folder of the data exists and holds no finished data.
+    """
+    builder.download_and_prepare()
+    # TFDS writes beside the folder and renames at the end, and takes an existing folder for
+    # finished. One without its description was made or emptied by someone else.
+    if not (builder.data_path / "dataset_info.json").exists():
+        raise FileNotFoundError(
+            f"Expected prepared data, with a file dataset_info.json, in {builder.data_dir}. "
+            f"Received: a folder without it. Remove the folder and load again."
+        )
+    return builder

@@ -1,0 +1,194 @@
+"""Fashion-MNIST from Debian's package, prepared without a network.
+
+The stock TFDS builder `fashion_mnist` downloads four files and checks their SHA-256. Debian's
+package `dataset-fashion-mnist` has the same files compressed once, but with the gzip headers
+stripped of name and time. This command writes the original headers back, checks the sums that
+TFDS checks, and lets the stock builder prepare the data from the result:
+
+    apt-get install dataset-fashion-mnist
+    python -m keras_dmp.datasets.fashion_mnist
+"""
+
+import argparse
+import hashlib
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+_DEBIAN_PACKAGE = "dataset-fashion-mnist"
+_COMMANDS = (
+    f"apt-get install {_DEBIAN_PACKAGE} && python -m keras_dmp.datasets.fashion_mnist"
+    " (with --data-dir where load gets a data_dir)"
+)
+# Name without .gz, and the modification time in the upstream file's gzip header.
+_UPSTREAM_TIMES = {
+    "train-images-idx3-ubyte": 1504176606,
+    "train-labels-idx1-ubyte": 1504176606,
+    "t10k-images-idx3-ubyte": 1504176627,
+    "t10k-labels-idx1-ubyte": 1504176627,
+}
+# RFC 1952: ten fixed bytes, then optional fields that the flags announce.
+_GZIP_START = b"\x1f\x8b\x08"
+_GZIP_FIXED_BYTES = 10
+_FLAG_NAME = 0x08
+_MAXIMUM_COMPRESSION, _UNIX = 0x00, 0x03
+
+
+def prepared_builder(data_dir: str | os.PathLike[str] | None) -> "tfds.core.DatasetBuilder":
+    """The stock builder, where its data is prepared already; never a download.
+
+    Raises:
+        FileNotFoundError: The data is not prepared.
+    """
+    builder = _stock_builder(data_dir)
+    if not (builder.data_path / "dataset_info.json").exists():
+        raise FileNotFoundError(
+            f"Expected Fashion-MNIST prepared in {builder.data_path}. "
+            f"Received: no prepared data. Prepare it without a download: {_COMMANDS}"
+        )
+    return builder
+
+
+def with_upstream_header(compressed: bytes, name: str, modified: int) -> bytes:
+    """A gzip file with the header that upstream's file has, its content untouched.
+
+    Args:
+        compressed: Bytes of a gzip file whose header has no optional fields.
+        name: String, the name to write into the header, without `.gz`.
+        modified: Integer, the modification time to write, in seconds since 1970.
+
+    Raises:
+        ValueError: The bytes are no such file.
+    """
+    start = compressed[:_GZIP_FIXED_BYTES]
+    if len(start) < _GZIP_FIXED_BYTES or not start.startswith(_GZIP_START) or start[3] != 0:
+        raise ValueError(
+            f"Expected a gzip file without optional header fields for {name}. "
+            f"Received: first bytes={start.hex()!r}"
+        )
+    header = _GZIP_START + struct.pack("<BIBB", _FLAG_NAME, modified, _MAXIMUM_COMPRESSION, _UNIX)
+    return header + name.encode() + b"\0" + compressed[_GZIP_FIXED_BYTES:]
+
+
+def upstream_files(source: pathlib.Path, checksums: dict[str, str]) -> dict[str, bytes]:
+    """The four upstream files by name, from Debian's or from upstream's own.
+
+    Args:
+        source: Folder with the four `.gz` files.
+        checksums: SHA-256 that each file must have, by file name.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is not upstream's, even with its header put back.
+    """
+    files = {}
+    for name, modified in _UPSTREAM_TIMES.items():
+        path = source / f"{name}.gz"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"Expected the four files of Fashion-MNIST in {source}. Received: no {path.name}. "
+                f"Install them with: apt-get install {_DEBIAN_PACKAGE}, or name their folder "
+                f"with --source"
+            )
+        content = path.read_bytes()
+        if _sha256(content) != checksums[path.name]:
+            content = with_upstream_header(content, name, modified)
+        if _sha256(content) != checksums[path.name]:
+            raise ValueError(
+                f"Expected {path} to be upstream's file but for its gzip header, with SHA-256 "
+                f"{checksums[path.name]}. Received: sha256={_sha256(content)} with the header put "
+                f"back. The file is damaged or another version; nothing was written."
+            )
+        files[path.name] = content
+    return files
+
+
+def prepare(
+    source: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> "tfds.core.DatasetBuilder":
+    """Prepares Fashion-MNIST from local files (about 20 s); returns the builder.
+
+    Args:
+        source: Folder with the four IDX `.gz` files. Defaults to `None`, the folder of Debian's
+            package.
+        data_dir: Folder that TFDS reads and writes. Defaults to `None`, TFDS's own default.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _stock_builder(data_dir)
+    checksums = {info.filename: info.checksum for info in builder.url_infos.values()}
+    files = upstream_files(pathlib.Path(source) if source else debian_folder(), checksums)
+    # <data_dir>/fashion_mnist/<version> is the builder's folder.
+    manual_dir = pathlib.Path(builder.data_path).parents[1] / "downloads" / "manual"
+    manual_dir.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        partial = manual_dir / f"{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(manual_dir / name)
+    # With all four files there, TFDS has nothing to download.
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
+    )
+    return builder
+
+
+def debian_folder() -> pathlib.Path:
+    """The folder into which Debian's package put the four files.
+
+    Raises:
+        FileNotFoundError: The package is not installed.
+    """
+    first_name = f"{next(iter(_UPSTREAM_TIMES))}.gz"
+    if shutil.which("dpkg"):
+        listing = subprocess.run(
+            ["dpkg", "-L", _DEBIAN_PACKAGE], capture_output=True, text=True, check=False
+        )
+        for line in listing.stdout.splitlines():
+            if line.endswith(f"/{first_name}"):
+                return pathlib.Path(line).parent
+    raise FileNotFoundError(
+        f"Expected Debian's package {_DEBIAN_PACKAGE} to be installed. Received: no such package. "
+        f"Install it with: apt-get install {_DEBIAN_PACKAGE}, or name a folder with the four "
+        f".gz files with --source"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command: parses its arguments, prepares, and says where the data is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_dmp.datasets.fashion_mnist",
+        description="Prepare Fashion-MNIST for keras_dmp.datasets.load, without a network.",
+    )
+    parser.add_argument(
+        "--source", help=f"folder with the four IDX .gz files (default: that of {_DEBIAN_PACKAGE})"
+    )
+    parser.add_argument("--data-dir", help="folder that TFDS reads and writes (default: TFDS's)")
+    options = parser.parse_args(arguments)
+    try:
+        builder = prepare(options.source, options.data_dir)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    sys.stdout.write(f"Fashion-MNIST is in {builder.data_path}\n")
+
+
+def _stock_builder(data_dir: str | os.PathLike[str] | None) -> "tfds.core.DatasetBuilder":
+    import tensorflow_datasets as tfds
+
+    return tfds.builder("fashion_mnist", data_dir=data_dir)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+if __name__ == "__main__":
+    main()

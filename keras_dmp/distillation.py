@@ -1,0 +1,473 @@
+"""The student phase: a Keras model that trains its student on a teacher's predictions."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dmp import _arrays, _batches, _forward, _heads, _inputs, _metrics, _validate
+from keras_dmp._reference_data import ReferenceData, refuse_labels
+from keras_dmp._resident import ResidentBatches, new_seed
+from keras_dmp.losses import SoftTargetKLDivergence, harden
+from keras_dmp.reference import EntropyReferenceSelector
+
+_LABELS = ("soft", "hard")
+_DEFAULT_BATCH_SIZE = 32
+# Samples that show by their values whether outputs are logits or probabilities.
+_KIND_SAMPLES = 256
+
+
+class _Untracked:
+    """Holds a model where Keras neither tracks nor saves it."""
+
+    def __init__(self, model: keras.Model | None):
+        self.model = model
+
+
+@keras.saving.register_keras_serializable(package="keras_dmp")
+class DistillationTrainer(keras.Model):
+    """Trains a student on a teacher's predictions for reference data, and on nothing else.
+
+    Third phase of DMP (Shejwalkar & Houmansadr, AAAI 2021): minimises
+    `SoftTargetKLDivergence` between the teacher's and the student's prediction on each
+    reference sample. No labels enter.
+
+    `fit(x_reference)` asks the teacher once for each sample, before the first step, and keeps
+    its outputs for that call. The teacher is not changed and is in no file that the trainer
+    or a callback writes; after loading, `attach_teacher` or precomputed outputs,
+    `fit(x_reference, teacher_outputs)`, go on.
+
+    Metrics see labels as one-hot rows. While training, the label of a sample is the teacher's
+    most probable class, so `accuracy` is agreement with the teacher; with `validation_data`
+    and in `evaluate` it is the true label. `loss` is the divergence from the teacher,
+    `val_loss` the cross-entropy with the true labels; both include the student's
+    regularizers.
+
+    Args:
+        student: Classifier to train, with one output `(batch, classes)` or, for a sigmoid
+            head, `(batch, 1)`.
+        teacher: Trained classifier with outputs of the same kind. Defaults to `None`: `fit`
+            then needs its outputs.
+        temperature: Finite number above 0 that divides the logits of both. Defaults to 1.
+        labels: `"soft"` for the teacher's probabilities, `"hard"` for its most probable class,
+            which tells less about the members and costs accuracy. Defaults to `"soft"`.
+        compensate_temperature: Boolean. Whether to multiply the loss by `temperature ** 2`.
+            Defaults to `False`.
+        from_logits: Whether the outputs are logits. Defaults to `None`: read from the compiled
+            loss, the last activation or the values.
+        cache: Boolean. Whether the teacher is asked once a sample before the first step.
+            Otherwise it labels each batch as it comes, for pipelines that augment, at the
+            price of a forward pass of the teacher in every step. Defaults to `True`.
+        drop_labels: Boolean. Whether a dataset of `(x, y)` is taken for its `x`; otherwise it
+            is refused. Defaults to `False`.
+        **kwargs: `name` and `dtype` of the model.
+
+    Raises:
+        ValueError: For arguments out of range, and in `fit`, before the first step, for data
+            or models that do not fit together.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> net = lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> trainer = DistillationTrainer(net(), teacher=net())
+    >>> trainer.compile("adam")
+    >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    >>> history = trainer.fit(x, epochs=2, verbose=0)
+    >>> sorted(history.history)
+    ['loss']
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teacher: keras.Model | None = None,
+        temperature: float = 1.0,
+        labels: str = "soft",
+        *,
+        compensate_temperature: bool = False,
+        from_logits: bool | None = None,
+        cache: bool = True,
+        drop_labels: bool = False,
+        **kwargs: Any,
+    ):
+        _require_model(student, "student")
+        _validate.positive(temperature=temperature)
+        _validate.one_of(_LABELS, labels=labels)
+        _validate.boolean(
+            compensate_temperature=compensate_temperature, cache=cache, drop_labels=drop_labels
+        )
+        if labels == "hard" and temperature != 1:
+            raise ValueError(
+                "Expected `temperature` to be 1 with labels='hard': a most probable class has no "
+                f"temperature. Received: temperature={temperature!r}"
+            )
+        kwargs.setdefault("dtype", student.dtype_policy)
+        super().__init__(**kwargs)
+        self.student = student
+        self.temperature = float(temperature)
+        self.labels = labels
+        self.compensate_temperature = compensate_temperature
+        self.from_logits = from_logits
+        self.cache = cache
+        self.drop_labels = drop_labels
+        self._source = _Untracked(None)
+        self._kind: _heads.OutputKind | None = None
+        self.built = student.built
+        if teacher is not None:
+            self.attach_teacher(teacher)
+
+    def attach_teacher(self, teacher: keras.Model) -> None:
+        """Set the teacher whose predictions `fit` asks for; it is not saved with the trainer."""
+        _require_model(teacher, "teacher")
+        shared = {id(v) for v in teacher.variables} & {id(v) for v in self.student.variables}
+        if teacher is self.student or shared:
+            raise ValueError(
+                "Expected teacher and student to be separate models. Received: models that share "
+                f"{len(shared)} variables"
+            )
+        self._source = _Untracked(teacher)
+        # A traced step may hold the teacher before.
+        self.train_function = None
+
+    def build(self, input_shape: Any) -> None:
+        """Build the student."""
+        if not self.student.built:
+            self.student.build(input_shape)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        """Return the student's outputs."""
+        return self.student(inputs, training=training)
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Configure the training; the loss is given.
+
+        Args:
+            optimizer: As in `keras.Model.compile`.
+            loss: `None`. It is here to refuse others: the loss is `SoftTargetKLDivergence`
+                with the trainer's temperature.
+            metrics: Metrics of one-hot labels; `"accuracy"` and Keras' sparse metrics are
+                translated.
+            weighted_metrics: The same, weighted by `sample_weight`.
+            run_eagerly: As in `keras.Model.compile`.
+            steps_per_execution: As in `keras.Model.compile`.
+            jit_compile: As in `keras.Model.compile`.
+            auto_scale_loss: As in `keras.Model.compile`.
+        """
+        if loss is not None:
+            raise ValueError(
+                "Expected `loss` to be None: DistillationTrainer minimises "
+                f"SoftTargetKLDivergence(temperature={self.temperature}). Received: loss={loss!r}"
+            )
+        kind = self._kind or _heads.resolve_output_kind(
+            self.student, "student", from_logits=self.from_logits, required=False
+        )
+        super().compile(
+            optimizer=optimizer,
+            metrics=_metrics.for_one_hot_labels(metrics, kind),
+            weighted_metrics=_metrics.for_one_hot_labels(weighted_metrics, kind),
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
+
+    def compile_from_config(self, config: dict) -> None:
+        """Compile a loaded trainer as it was."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self) -> dict | None:
+        """Return the arguments of `compile`, serialized."""
+        config = super().get_compile_config()
+        if config:
+            config.pop("loss_weights", None)
+        return config
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> keras.callbacks.History:
+        """Train the student on reference samples.
+
+        Args:
+            x: Reference samples: arrays, `tf.data.Dataset` or `PyDataset`, without labels.
+                With `cache=True` a dataset is read once and kept in memory.
+            y: The teacher's outputs for `x`, (samples, units), where the trainer has no teacher.
+            batch_size: Samples a step. Defaults to the dataset's, or 32.
+            epochs: As in `keras.Model.fit`.
+            verbose: As in `keras.Model.fit`.
+            callbacks: As in `keras.Model.fit`. An `EntropyReferenceSelector` among them narrows
+                the reference before the first step.
+            validation_data: `(x, labels)`, `(x, labels, sample_weight)` or a dataset of them,
+                with true labels: integers, a column or one-hot.
+            shuffle: Whether each epoch has an order of its own; a cached dataset is shuffled
+                too. Without `cache` a dataset keeps its own order.
+            sample_weight: One weight a reference sample; a dataset carries its own.
+            initial_epoch: As in `keras.Model.fit`.
+            steps_per_epoch: As in `keras.Model.fit`; only without `cache`.
+            validation_steps: As in `keras.Model.fit`.
+            validation_batch_size: As in `keras.Model.fit`.
+            validation_freq: As in `keras.Model.fit`.
+
+        Returns:
+            The `History` of the training.
+
+        Raises:
+            ValueError: Before the first step, for anything that cannot be trained on.
+        """
+        self._assert_compile_called("fit")
+        if batch_size is not None:
+            _validate.integer_at_least(1, batch_size=batch_size)
+        _validate.integer_at_least(0, epochs=epochs)
+        callbacks = list(callbacks or [])
+        selector = _selector_among(callbacks)
+        arguments = {
+            "epochs": epochs,
+            "verbose": verbose,
+            "initial_epoch": initial_epoch,
+            "validation_steps": validation_steps,
+            "validation_batch_size": validation_batch_size or batch_size,
+            "validation_freq": validation_freq,
+        }
+        if not self.cache and _batches.is_dataset(x):
+            x = self._labelled_while_training(x, y, sample_weight, selector)
+            arguments["validation_data"] = self._checked_validation(validation_data)
+            return super().fit(x, steps_per_epoch=steps_per_epoch, callbacks=callbacks, **arguments)
+        if steps_per_epoch is not None:
+            raise ValueError(
+                "Expected `steps_per_epoch` to be None: an epoch is one pass over the chosen "
+                f"samples. Received: steps_per_epoch={steps_per_epoch!r}"
+            )
+        data = ReferenceData.read(
+            x,
+            y,
+            sample_weight,
+            model=self.student,
+            has_teacher=self._source.model is not None,
+            drop_labels=self.drop_labels,
+        )
+        self._settle_kind(data.x, data.outputs)
+        arguments["validation_data"] = self._checked_validation(validation_data)
+        data = self._labelled(data, selector, verbose=verbose not in (0, "0"))
+        batches = ResidentBatches(
+            (data.x, data.outputs)
+            if data.sample_weight is None
+            else (data.x, data.outputs, data.sample_weight),
+            batch_size=batch_size or data.batch_size or _DEFAULT_BATCH_SIZE,
+            shuffle=shuffle,
+            seed=new_seed(),
+        )
+        return super().fit(
+            batches.dataset, callbacks=[batches, *callbacks], shuffle=False, **arguments
+        )
+
+    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """Return loss and metrics of the student against true labels, as `keras.Model.evaluate`.
+
+        The loss is the cross-entropy with the labels: integers, a column or one-hot.
+        """
+        if not kwargs.get("_use_cached_eval_dataset"):
+            if self._kind is None:
+                sample = _batches.first_batch(x, "x", self.student).x
+                self._kind = _output_kind(self.student, "student", sample, self.from_logits)
+            data = self._checked_validation(x if _batches.is_dataset(x) else (x, y))
+            x, y = (x, y) if _batches.is_dataset(x) else data
+        return super().evaluate(x, y, **kwargs)
+
+    def train_step(self, data: Any) -> dict:
+        """Take one step on a batch of reference samples."""
+        x, outputs, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if outputs.shape[-1] == 0:
+            outputs = self._source.model(x, training=False)
+        if self.labels == "hard":
+            outputs = harden(outputs, from_logits=self._kind.from_logits)
+        return super().train_step((x, outputs, sample_weight))
+
+    def test_step(self, data: Any) -> dict:
+        """Evaluate a batch with true labels."""
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        one_hot = _metrics.one_hot_labels(labels, self._kind.units)
+        return super().test_step((x, one_hot, sample_weight))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Return the divergence from the teacher, or in evaluation the labels' cross-entropy."""
+        from_logits = self._kind.from_logits
+        if training:
+            loss = SoftTargetKLDivergence(
+                self.temperature, self.compensate_temperature, from_logits
+            )
+        elif self._kind.units == 1:
+            loss = keras.losses.BinaryCrossentropy(from_logits=from_logits, dtype="float32")
+        else:
+            loss = keras.losses.CategoricalCrossentropy(from_logits=from_logits, dtype="float32")
+        # A `keras.losses.Loss` divides by the number of replicas; regularizers must too.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        penalties = [keras.ops.cast(penalty, "float32") / replicas for penalty in self.losses]
+        return sum(penalties, loss(y, y_pred, sample_weight))
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Update the metrics with one-hot labels: the true ones, or the teacher's choice."""
+        if y is not None:
+            y = _metrics.one_hot_choice(y, from_logits=self._kind.from_logits)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_config(self) -> dict:
+        """Return the arguments that rebuild this trainer, without its teacher."""
+        return {
+            **super().get_config(),
+            "student": keras.saving.serialize_keras_object(self.student),
+            "temperature": self.temperature,
+            "labels": self.labels,
+            "compensate_temperature": self.compensate_temperature,
+            "from_logits": self._kind.from_logits if self._kind else self.from_logits,
+            "cache": self.cache,
+            "drop_labels": self.drop_labels,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None):
+        """Rebuild a trainer, without a teacher."""
+        student = keras.saving.deserialize_keras_object(
+            config["student"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "student": student})
+
+    def _settle_kind(self, x: Any, outputs: np.ndarray | None) -> None:
+        """Decide what outputs mean, and that they mean the same for teacher and student."""
+        sample = _arrays.take(x, slice(0, _KIND_SAMPLES))
+        student = _output_kind(self.student, "student", sample, self.from_logits, required=False)
+        self.built = True
+        if outputs is None:
+            kind = _output_kind(self._source.model, "teacher", sample, self.from_logits)
+        elif student is None:
+            kind = _heads.kind_of_outputs(outputs, "y", from_logits=self.from_logits)
+        else:
+            kind = student
+        if student is None:
+            units = _heads.output_units(
+                self.student, "student", _forward.call(self.student, sample)
+            )
+            student = dataclasses.replace(kind, units=units)
+        _heads.require_same_kind(kind, student)
+        if outputs is not None:
+            _heads.require_outputs(outputs, kind, "y")
+        if kind != self._kind:
+            self._kind = kind
+            self.train_function = self.test_function = None
+
+    def _labelled(self, data: ReferenceData, selector, *, verbose: bool) -> ReferenceData:
+        """The reference, narrowed by the selector, with the teacher's outputs."""
+        if selector is not None:
+            selector.require_pool_size(_arrays.num_samples(data.x))
+        if data.outputs is None and (self.cache or selector is not None):
+            outputs = _forward.predict(self._source.model, data.x, verbose=verbose)
+            _heads.require_outputs(outputs, self._kind, "teacher outputs")
+            data = dataclasses.replace(data, outputs=outputs)
+        if selector is not None:
+            data = data.take(selector.narrow_fit(data.outputs, data.x, self._kind))
+        if not self.cache and self._source.model is not None:
+            # No columns: `train_step` asks the teacher.
+            pending = np.empty((_arrays.num_samples(data.x), 0), dtype=np.float32)
+            data = dataclasses.replace(data, outputs=pending)
+        return data
+
+    def _labelled_while_training(self, dataset, y, sample_weight, selector) -> Any:
+        """A dataset for `Model.fit` whose batches the teacher labels as they come."""
+        if self._source.model is None:
+            raise ValueError(
+                "Expected a teacher with cache=False. Received: none; call "
+                "`trainer.attach_teacher(teacher)`"
+            )
+        if selector is not None or y is not None or sample_weight is not None:
+            raise ValueError(
+                "Expected a dataset alone with cache=False: it yields its own weights, and an "
+                "EntropyReferenceSelector needs fixed samples to choose from (arrays, or "
+                "cache=True). Received: a dataset and "
+                + ("a selector" if selector is not None else "y or sample_weight")
+            )
+        if not self.drop_labels:
+            refuse_labels(_batches.has_labels(dataset), "a dataset of (x, y)")
+        first = _batches.first_batch(dataset, "x", self.student)
+        _inputs.require_model_input(first.x, self.student, "x")
+        _arrays.require_finite(first.x, "x")
+        self._settle_kind(first.x, None)
+        return _batches.with_pending_outputs(dataset)
+
+    def _checked_validation(self, validation_data: Any) -> Any:
+        """Validation data with labels that fit the classes, integers where it is arrays."""
+        if validation_data is None:
+            return None
+        if _batches.is_dataset(validation_data):
+            first = _batches.first_batch(validation_data, "validation_data", self.student)
+            _checked_samples(first.x, first.y, self.student, self._kind)
+            return validation_data
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
+        x = _arrays.as_arrays(x, "validation_data")
+        y = _checked_samples(x, y, self.student, self._kind)
+        return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+def _checked_samples(x: Any, y: Any, model: keras.Model, kind: _heads.OutputKind) -> np.ndarray:
+    _inputs.require_model_input(x, model, "validation_data")
+    _arrays.require_finite(x, "validation_data")
+    if y is None:
+        raise ValueError(
+            "Expected `validation_data` and `evaluate` to have true labels. Received: y=None"
+        )
+    labels = _arrays.class_ids(y, kind.num_classes, "validation_data labels")
+    _arrays.require_same_length(x, labels, "validation_data samples", "validation_data labels")
+    return labels
+
+
+def _output_kind(
+    model: keras.Model, name: str, sample: Any, from_logits: bool | None, required: bool = True
+) -> _heads.OutputKind | None:
+    outputs = _forward.call(model, sample)
+    return _heads.resolve_output_kind(
+        model, name, from_logits=from_logits, outputs=outputs, required=required
+    )
+
+
+def _require_model(model: Any, name: str) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected `{name}` to be a keras.Model. Received: {name} of type "
+            f"{type(model).__name__}"
+        )
+
+
+def _selector_among(callbacks: list) -> EntropyReferenceSelector | None:
+    selectors = [c for c in callbacks if isinstance(c, EntropyReferenceSelector)]
+    if len(selectors) > 1:
+        raise ValueError(
+            "Expected at most one EntropyReferenceSelector among the callbacks. "
+            f"Received: {len(selectors)}"
+        )
+    return selectors[0] if selectors else None

@@ -1,0 +1,169 @@
+"""The networks of the DMP paper's experiments, and a small one for Fashion-MNIST.
+
+Each function builds a fresh, uncompiled model that gives logits. Wrap one in a callable to hand
+it to `keras_dmp.DMPTrainer`: `lambda: fully_connected((600,), 100)`.
+"""
+
+from collections.abc import Sequence
+
+import keras
+
+
+def fully_connected(
+    input_shape: Sequence[int],
+    num_classes: int,
+    hidden: Sequence[int] = (1024, 512, 256, 128),
+    activation: str = "tanh",
+) -> keras.Model:
+    """The fully connected network for Purchase100 and Texas100.
+
+    Args:
+        input_shape: Shape of one record, such as `(600,)`; more than one axis is flattened.
+        num_classes: Integer, the number of logits.
+        hidden: Integers, the width of each hidden layer. Defaults to the paper's
+            `(1024, 512, 256, 128)`.
+        activation: String, the activation of the hidden layers. Defaults to `"tanh"`, the
+            paper's.
+
+    Returns:
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)`.
+
+    Example:
+        >>> from keras_dmp.models import fully_connected
+        >>> fully_connected((600,), 100).count_params()
+        1317348
+    """
+    inputs = _inputs(input_shape, num_classes)
+    x = keras.layers.Flatten()(inputs) if len(inputs.shape) > 2 else inputs
+    for width in hidden:
+        x = keras.layers.Dense(width, activation=activation)(x)
+    logits = keras.layers.Dense(num_classes, name="logits")(x)
+    return keras.Model(inputs, logits, name="fully_connected")
+
+
+def small_convnet(input_shape: Sequence[int], num_classes: int) -> keras.Model:
+    """Two convolutions and a dense layer, for images of the size of Fashion-MNIST's.
+
+    Args:
+        input_shape: `(height, width, channels)` of one image, such as `(28, 28, 1)`.
+        num_classes: Integer, the number of logits.
+
+    Returns:
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)`.
+    """
+    inputs = _image_inputs(input_shape, num_classes, smallest=4)
+    x = inputs
+    for filters in (32, 64):
+        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        x = keras.layers.MaxPooling2D(2)(x)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(128, activation="relu")(x)
+    logits = keras.layers.Dense(num_classes, name="logits")(x)
+    return keras.Model(inputs, logits, name="small_convnet")
+
+
+def alexnet(input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10) -> keras.Model:
+    """AlexNet as it is commonly cut down for CIFAR: five convolutions, one dense layer.
+
+    The first convolution has 64 filters of 11 x 11 with a stride of 4, and there are no hidden
+    dense layers: 2,472,266 parameters for 32 x 32 x 3 and 10 classes.
+
+    Args:
+        input_shape: `(height, width, channels)` of one image. Defaults to `(32, 32, 3)`.
+        num_classes: Integer, the number of logits. Defaults to 10.
+
+    Returns:
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)`.
+    """
+    # Height and width are divided by 4, 2, 2 and 2.
+    inputs = _image_inputs(input_shape, num_classes, smallest=29)
+    # Padding by hand: with a stride, "same" pads one side less than the usual definition.
+    x = keras.layers.ZeroPadding2D(5)(inputs)
+    x = keras.layers.Conv2D(64, 11, strides=4, activation="relu")(x)
+    x = keras.layers.MaxPooling2D(2)(x)
+    x = keras.layers.Conv2D(192, 5, padding="same", activation="relu")(x)
+    x = keras.layers.MaxPooling2D(2)(x)
+    for filters in (384, 256, 256):
+        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+    x = keras.layers.MaxPooling2D(2)(x)
+    x = keras.layers.Flatten()(x)
+    logits = keras.layers.Dense(num_classes, name="logits")(x)
+    return keras.Model(inputs, logits, name="alexnet")
+
+
+def densenet_bc(
+    input_shape: Sequence[int] = (32, 32, 3),
+    num_classes: int = 10,
+    depth: int = 100,
+    growth_rate: int = 12,
+) -> keras.Model:
+    """DenseNet-BC for CIFAR: bottlenecks, and transitions that halve the channels.
+
+    With a depth of 100 and a growth rate of 12 it has 769,162 trainable parameters for 10
+    classes; the paper's larger one has a depth of 190 and a growth rate of 40. See Huang et al.,
+    "Densely Connected Convolutional Networks" (CVPR 2017), section 3.
+
+    Batch normalization keeps running means and variances of its training data, which are
+    released with the model.
+
+    Args:
+        input_shape: `(height, width, channels)` of one image. Defaults to `(32, 32, 3)`.
+        num_classes: Integer, the number of logits. Defaults to 10.
+        depth: Integer, the number of layers with weights, 4 more than a multiple of 6. Defaults
+            to 100.
+        growth_rate: Integer, the channels that each dense layer adds. Defaults to 12.
+
+    Returns:
+        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)`.
+
+    Raises:
+        ValueError: The depth does not divide into three equal blocks.
+    """
+    if depth < 10 or (depth - 4) % 6 != 0:
+        raise ValueError(
+            f"Expected a depth of 4 more than a multiple of 6, and at least 10: two layers in "
+            f"each of an equal number of bottlenecks in three blocks. Received: depth={depth}"
+        )
+    inputs = _image_inputs(input_shape, num_classes, smallest=4)
+    x = _convolution(2 * growth_rate, 3)(inputs)
+    for block in range(3):
+        if block > 0:
+            x = _convolution(x.shape[-1] // 2, 1)(_normalized(x))
+            x = keras.layers.AveragePooling2D(2)(x)
+        for _ in range((depth - 4) // 6):
+            new = _convolution(4 * growth_rate, 1)(_normalized(x))
+            new = _convolution(growth_rate, 3)(_normalized(new))
+            x = keras.layers.Concatenate()([x, new])
+    x = keras.layers.GlobalAveragePooling2D()(_normalized(x))
+    logits = keras.layers.Dense(num_classes, name="logits")(x)
+    return keras.Model(inputs, logits, name=f"densenet_bc_{depth}_{growth_rate}")
+
+
+def _convolution(filters: int, size: int) -> keras.layers.Layer:
+    return keras.layers.Conv2D(
+        filters, size, padding="same", use_bias=False, kernel_initializer="he_normal"
+    )
+
+
+def _normalized(x: keras.KerasTensor) -> keras.KerasTensor:
+    return keras.layers.Activation("relu")(keras.layers.BatchNormalization()(x))
+
+
+def _inputs(input_shape: Sequence[int], num_classes: int) -> keras.KerasTensor:
+    if num_classes < 2:
+        raise ValueError(
+            f"Expected at least 2 classes, each with a logit of its own. "
+            f"Received: num_classes={num_classes}"
+        )
+    return keras.Input(tuple(input_shape))
+
+
+def _image_inputs(
+    input_shape: Sequence[int], num_classes: int, *, smallest: int
+) -> keras.KerasTensor:
+    if len(input_shape) != 3 or min(input_shape[:2]) < smallest:
+        raise ValueError(
+            f"Expected images (height, width, channels) of at least {smallest} x {smallest}. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    return _inputs(input_shape, num_classes)
