@@ -93,16 +93,8 @@ class DistillationTrainer(keras.Model):
         **kwargs: Any,
     ):
         _require_model(student, "student")
-        _validate.positive(temperature=temperature)
-        _validate.one_of(_LABELS, labels=labels)
-        _validate.boolean(
-            compensate_temperature=compensate_temperature, cache=cache, drop_labels=drop_labels
-        )
-        if labels == "hard" and temperature != 1:
-            raise ValueError(
-                "Expected `temperature` to be 1 with labels='hard': a most probable class has no "
-                f"temperature. Received: temperature={temperature!r}"
-            )
+        require_settings(temperature, labels, compensate_temperature)
+        _validate.boolean(cache=cache, drop_labels=drop_labels)
         kwargs.setdefault("dtype", student.dtype_policy)
         super().__init__(**kwargs)
         self.student = student
@@ -432,6 +424,18 @@ class DistillationTrainer(keras.Model):
         x = _arrays.as_arrays(x, "validation_data")
         y = _checked_samples(x, y, self.student, self._kind)
         return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+def require_settings(temperature: Any, labels: Any, compensate_temperature: Any) -> None:
+    """Raise ValueError for settings of a distillation that are out of range."""
+    _validate.positive(temperature=temperature)
+    _validate.one_of(_LABELS, labels=labels)
+    _validate.boolean(compensate_temperature=compensate_temperature)
+    if labels == "hard" and temperature != 1:
+        raise ValueError(
+            "Expected `temperature` to be 1 with labels='hard': a most probable class has no "
+            f"temperature. Received: temperature={temperature!r}"
+        )
 
 
 def _checked_samples(x: Any, y: Any, model: keras.Model, kind: _heads.OutputKind) -> np.ndarray:

@@ -1,0 +1,125 @@
+"""Labelled data as `DMPTrainer.fit` is given it: members and validation, read once and checked."""
+
+import dataclasses
+from typing import Any, Self
+
+import keras
+import numpy as np
+
+from keras_dmp import _arrays, _batches, _heads, _inputs
+from keras_dmp._resident import ResidentBatches
+
+_DEFAULT_BATCH_SIZE = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledData:
+    """Samples with labels: arrays, or a dataset that stays one.
+
+    Attributes:
+        x: Structure of arrays, or a dataset of (x, y) or (x, y, sample_weight).
+        y: Labels as given, or None with a dataset.
+        sample_weight: (samples,) or None.
+        digests: Hash of each record as the model sees it, (samples,) uint64.
+    """
+
+    x: Any
+    y: np.ndarray | None
+    sample_weight: np.ndarray | None
+    digests: np.ndarray
+
+    @classmethod
+    def read(
+        cls,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        names: tuple[str, str, str],
+        model: keras.Model,
+        kind: _heads.OutputKind,
+        needs_labels: bool = True,
+    ) -> Self:
+        """Check every sample and every label, in one pass.
+
+        Args:
+            x: Samples.
+            y: Labels.
+            sample_weight: Weights.
+            names: What messages call the three.
+            model: A built classifier that takes the samples.
+            kind: What its outputs are.
+            needs_labels: Whether it is an error to have none.
+        """
+        if _batches.is_dataset(x):
+            if y is not None or sample_weight is not None:
+                raise ValueError(
+                    f"Expected `{names[1]}` and `{names[2]}` to be None with a dataset, which "
+                    "yields them itself. Received: a dataset and "
+                    f"{names[1] if y is not None else names[2]}"
+                )
+            batches = _batches.iterate(x, names[0], model)
+        else:
+            x = _arrays.as_arrays(x, names[0])
+            y = None if y is None else np.asarray(y)
+            if sample_weight is not None:
+                sample_weight = np.asarray(sample_weight, dtype=np.float32)
+            batches = [_batches.Batch(x, y, sample_weight)]
+        digests = [_checked(batch, names, model, kind, needs_labels) for batch in batches]
+        data = cls(x=x, y=y, sample_weight=sample_weight, digests=np.concatenate(digests))
+        if len(data.digests) < 2:
+            raise ValueError(f"Expected `{names[0]}` to have at least two samples. Received: one")
+        return data
+
+    def for_keras(self) -> Any:
+        """What `validation_data` of `Model.fit` takes."""
+        if _batches.is_dataset(self.x):
+            return self.x
+        return (self.x, self.y) if self.sample_weight is None else self._columns()
+
+    def fit(
+        self,
+        model: keras.Model,
+        *,
+        batch_size: int | None,
+        shuffle: bool,
+        seed: int,
+        callbacks: list[keras.callbacks.Callback],
+        **arguments: Any,
+    ) -> keras.callbacks.History:
+        """`model.fit` on this data, from resident tensors where it is arrays."""
+        if _batches.is_dataset(self.x):
+            return model.fit(self.x, shuffle=False, callbacks=callbacks, **arguments)
+        batches = ResidentBatches(
+            (self.x, self.y) if self.sample_weight is None else self._columns(),
+            batch_size=batch_size or _DEFAULT_BATCH_SIZE,
+            shuffle=shuffle,
+            seed=seed,
+        )
+        return model.fit(
+            batches.dataset, shuffle=False, callbacks=[batches, *callbacks], **arguments
+        )
+
+    def _columns(self) -> tuple[Any, Any, Any]:
+        return self.x, self.y, self.sample_weight
+
+
+def _checked(
+    batch: _batches.Batch,
+    names: tuple[str, str, str],
+    model: keras.Model,
+    kind: _heads.OutputKind,
+    needs_labels: bool,
+) -> np.ndarray:
+    """Digests of a batch whose samples, labels and weights have been found right."""
+    _inputs.require_model_input(batch.x, model, names[0])
+    _arrays.require_finite(batch.x, names[0])
+    if batch.y is not None:
+        labels = _arrays.class_ids(batch.y, kind.num_classes, names[1])
+        _arrays.require_same_length(batch.x, labels, names[0], names[1])
+    elif needs_labels:
+        raise ValueError(f"Expected `{names[1]}` to be class labels. Received: {names[1]}=None")
+    if batch.sample_weight is not None:
+        _arrays.require_same_length(batch.x, batch.sample_weight, names[0], names[2])
+        _arrays.require_finite(batch.sample_weight, names[2])
+    return _arrays.record_digests(batch.x, _inputs.input_dtypes(model, batch.x))
