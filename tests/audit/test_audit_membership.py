@@ -1,0 +1,314 @@
+import importlib
+import logging
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_dmp.audit import audit_membership
+
+TRAINED = ("logistic_regression", "knn")
+
+
+class Pairs(keras.utils.PyDataset):
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    @property
+    def num_batches(self):
+        return -(-len(self.x) // 64)
+
+    def __getitem__(self, index):
+        rows = slice(64 * index, 64 * index + 64)
+        return self.x[rows], self.y[rows]
+
+
+def losses(model, x, y):
+    logits = model.predict(x, verbose=0).astype("float64")
+    return np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
+
+
+def by_hand(attack, seed, **outputs_and_labels):
+    """TF-Privacy called as its documentation does."""
+    # The door sets TF-Privacy's import switch.
+    importlib.import_module("keras_dmp.audit._tf_privacy")
+    from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (
+        data_structures,
+        membership_inference_attack,
+    )
+
+    names = {"threshold": "THRESHOLD_ATTACK", "threshold_entropy": "THRESHOLD_ENTROPY_ATTACK"}
+    kind = data_structures.AttackType[names.get(attack, "LOGISTIC_REGRESSION")]
+    np.random.seed(seed)  # noqa: NPY002
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return membership_inference_attack.run_attacks(
+            data_structures.AttackInputData(**outputs_and_labels), attack_types=(kind,)
+        ).single_attack_results[0]
+
+
+@pytest.mark.parametrize("attack", ["threshold", "threshold_entropy", "logistic_regression"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-3)])
+def test_figures_are_tf_privacys_for_logits(victim, samples, report, attack, dtype, tolerance):
+    (x, y), (other_x, other_y) = samples
+    expected = by_hand(
+        attack,
+        3,
+        logits_train=victim.predict(x, verbose=0).astype(dtype),
+        logits_test=victim.predict(other_x, verbose=0).astype(dtype),
+        labels_train=y,
+        labels_test=other_y,
+    )
+    assert report[attack].auc == pytest.approx(expected.get_auc(), abs=tolerance)
+    advantage = expected.get_attacker_advantage()
+    assert report[attack].advantage == pytest.approx(advantage, abs=10 * tolerance)
+    assert report[attack].balanced_accuracy == (1 + report[attack].advantage) / 2
+
+
+@pytest.mark.parametrize("attack", ["threshold", "logistic_regression"])
+def test_figures_are_tf_privacys_for_probabilities(softmax_victim, samples, attack):
+    (x, y), (other_x, other_y) = samples
+    expected = by_hand(
+        attack,
+        3,
+        probs_train=softmax_victim.predict(x, verbose=0),
+        probs_test=softmax_victim.predict(other_x, verbose=0),
+        labels_train=y,
+        labels_test=other_y,
+    )
+    result = audit_membership(softmax_victim, *samples, attacks=attack, seed=3)[attack]
+    assert result.auc == pytest.approx(expected.get_auc(), abs=1e-3)
+
+
+def test_threshold_figures_are_counted(victim, samples, report):
+    members, nonmembers = losses(victim, *samples[0]), losses(victim, *samples[1])
+    auc = np.mean(members[:, None] < nonmembers) + np.mean(members[:, None] == nonmembers) / 2
+    result = report["threshold"]
+    assert result.auc == pytest.approx(auc, abs=1e-6)
+    assert result.auc > 0.6
+    allowed = np.sort(nonmembers)[26]  # 26 of 260 nonmembers are below it
+    assert result.tpr_at_fpr[0.1] == pytest.approx(np.mean(members < allowed), abs=1e-12)
+    assert result.tpr_at_fpr[0.001] is None
+    assert any("0.1% FPR is not resolved" in note for note in report.notes)
+    assert report.member_loss == pytest.approx(members.mean(), rel=1e-5)
+    predicted = victim.predict(samples[1][0], verbose=0).argmax(axis=1)
+    assert report.nonmember_accuracy == pytest.approx(np.mean(predicted == samples[1][1]))
+
+
+def test_slices_are_audits_of_their_samples(victim, samples):
+    report = audit_membership(
+        victim, *samples, attacks="threshold", slices=("correctness", "class"), seed=0
+    )
+    assert report.slices[:3] == ("all", "correct", "incorrect")
+    only_two = [(x[y == 2], y[y == 2]) for x, y in samples]
+    alone = audit_membership(victim, *only_two, attacks="threshold", slices=(), seed=0)
+    assert report.slice("class 2")["threshold"].auc == alone["threshold"].auc
+    right = [losses(victim, x, y)[victim.predict(x, verbose=0).argmax(1) == y] for x, y in samples]
+    auc = np.mean(right[0][:, None] < right[1])
+    assert report.slice("correct")["threshold"].auc == pytest.approx(auc, abs=1e-6)
+    assert report.slice("correct")["threshold"].num_members == len(right[0])
+
+
+def test_trained_attacks_run_on_slices_when_asked(victim, samples, report):
+    sliced = audit_membership(
+        victim, *samples, attacks="logistic_regression", slice_trained_attacks=True, seed=3
+    )
+    assert "correct" in sliced.slices
+    assert sliced["logistic_regression"] == report["logistic_regression"]
+
+
+def test_empty_slices_are_left_out_with_a_note(victim, samples):
+    (x, _), (other_x, other_y) = samples
+    learned = victim.predict(x, verbose=0).argmax(axis=1)
+    report = audit_membership(victim, (x, learned), (other_x, other_y), attacks="threshold")
+    assert report.slices == ("all", "correct")
+    assert any("'incorrect' was not attacked: 0 members" in note for note in report.notes)
+    with pytest.raises(KeyError, match="no slice 'incorrect'"):
+        report.slice("incorrect")
+
+
+def test_one_distribution_gives_chance(victim, samples):
+    x, y = samples[1]
+    halves = (x[:130], y[:130]), (x[130:], y[130:])
+    result = audit_membership(victim, *halves, attacks="threshold")["threshold"]
+    low, high = result.auc_interval
+    assert low <= 0.5 <= high
+
+
+def test_an_attack_that_looks_the_wrong_way_is_below_half(victim, samples):
+    report = audit_membership(victim, samples[1], samples[0], attacks="threshold", slices=())
+    assert report["threshold"].auc < 0.4
+    assert any("AUC below 0.5" in note for note in report.notes)
+
+
+def test_labels_of_any_form_give_equal_reports(victim, samples, report):
+    columns = [(x, y[:, None].astype("uint8")) for x, y in samples]
+    one_hot = [(x, np.eye(4, dtype="float32")[y]) for x, y in samples]
+    assert audit_membership(victim, *columns, seed=3) == report
+    assert audit_membership(victim, *one_hot, seed=3) == report
+
+
+def test_arrays_and_datasets_give_equal_reports(victim, samples, report):
+    datasets = [tf.data.Dataset.from_tensor_slices(pair).batch(64) for pair in samples]
+    assert audit_membership(victim, *datasets, seed=3) == report
+    assert audit_membership(victim, *(Pairs(*pair) for pair in samples), seed=3) == report
+    assert audit_membership(victim, samples[0], datasets[1], seed=3, batch_size=64) == report
+
+
+def test_logits_and_softmax_heads_give_equal_figures(softmax_victim, samples, report):
+    softmax = audit_membership(softmax_victim, *samples, seed=3)
+    for attack in ("threshold", "threshold_entropy"):
+        assert softmax[attack].auc == pytest.approx(report[attack].auc, abs=1e-4)
+    assert softmax.member_loss == pytest.approx(report.member_loss, rel=1e-4)
+
+
+def test_two_classes_give_equal_figures_from_any_head(samples):
+    pairs = [(x, (y > 1).astype("int64")) for x, y in samples]
+    inputs = keras.Input((10,))
+    unit = keras.layers.Dense(1)(inputs)
+    heads = {
+        "unit": unit,
+        "sigmoid": keras.layers.Activation("sigmoid")(unit),
+        "two": keras.layers.Concatenate()([unit * 0.0, unit]),
+        "softmax": keras.layers.Softmax()(keras.layers.Concatenate()([unit * 0.0, unit])),
+    }
+    reports = {
+        name: audit_membership(
+            keras.Model(inputs, outputs),
+            *pairs,
+            attacks=("threshold", "threshold_entropy"),
+            from_logits=name in ("unit", "two"),
+            seed=0,
+        )
+        for name, outputs in heads.items()
+    }
+    for report in reports.values():
+        assert report.num_classes == 2
+        assert report.nonmember_accuracy == reports["unit"].nonmember_accuracy
+        for attack in report.attacks:
+            expected = reports["unit"][attack].auc
+            assert report[attack].auc == pytest.approx(expected, abs=1e-4)
+
+
+def test_seeds_repeat_and_leave_numpy_alone(victim, samples):
+    # Sides of unequal size: the balanced subset is drawn at random.
+    np.random.seed(11)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    reports = [
+        audit_membership(victim, *samples, attacks=TRAINED, slices=(), seed=seed)
+        for seed in (5, 5, 6)
+    ]
+    assert reports[0] == reports[1]
+    assert reports[0]["knn"].auc != reports[2]["knn"].auc
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_a_drawn_seed_is_reported(victim, samples):
+    report = audit_membership(victim, *samples, attacks="knn", slices=())
+    again = audit_membership(victim, *samples, attacks="knn", slices=(), seed=report.seed)
+    assert report == again
+
+
+def test_an_attacks_figures_do_not_depend_on_the_others(victim, samples, report):
+    both = audit_membership(victim, *samples, attacks=("knn", "logistic_regression"), seed=3)
+    assert both["logistic_regression"] == report["logistic_regression"]
+
+
+def test_the_model_and_the_logger_are_as_before(victim, samples, monkeypatch):
+    weights = [weight.copy() for weight in victim.get_weights()]
+    victim.predict_function = None
+    attributes = {name: id(value) for name, value in vars(victim).items()}
+    # Without handlers `logging.info`, as TF-Privacy calls it, would install one.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    audit_membership(victim, *samples, seed=0)
+    assert {name: id(value) for name, value in vars(victim).items()} == attributes
+    assert victim.predict_function is None
+    for weight, before in zip(victim.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(weight, before)
+    assert logging.getLogger().handlers == []
+
+
+def test_inputs_are_not_changed(victim, samples):
+    copies = [(x.copy(), y.copy()) for x, y in samples]
+    audit_membership(victim, *copies, seed=0)
+    for copy, pair in zip(copies, samples, strict=True):
+        np.testing.assert_array_equal(copy[0], pair[0])
+        np.testing.assert_array_equal(copy[1], pair[1])
+
+
+def test_several_inputs(samples):
+    (x, y), (other_x, other_y) = samples
+    left, right = keras.Input((4,), name="left"), keras.Input((6,), name="right")
+    joined = keras.layers.Concatenate()([left, right])
+    model = keras.Model({"left": left, "right": right}, keras.layers.Dense(4)(joined))
+    pairs = [
+        ({"left": rows[:, :4], "right": rows[:, 4:]}, labels)
+        for rows, labels in ((x, y), (other_x, other_y))
+    ]
+    report = audit_membership(model, *pairs, attacks="threshold")
+    assert report.num_members == 300
+    with pytest.raises(ValueError, match="share no records"):
+        audit_membership(model, pairs[0], pairs[0], attacks="threshold")
+
+
+def test_batches_padded_to_lengths_of_their_own(samples):
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            keras.layers.Embedding(50, 4),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(4),
+        ]
+    )
+    rng = np.random.default_rng(0)
+
+    def batches(lengths):
+        texts = [rng.integers(50, size=(8, length)) for length in lengths]
+        return tf.data.Dataset.from_generator(
+            lambda: ((text, np.arange(8) % 4) for text in texts),
+            output_signature=(
+                tf.TensorSpec((None, None), tf.int64),
+                tf.TensorSpec((None,), tf.int64),
+            ),
+        )
+
+    report = audit_membership(model, batches([9, 12]), batches([10, 7]), attacks="threshold")
+    assert (report.num_members, report.num_nonmembers) == (16, 16)
+
+
+def test_duplicates_within_the_members_are_fine(victim, samples):
+    (x, y), nonmembers = samples
+    doubled = np.concatenate([x, x]), np.concatenate([y, y])
+    assert audit_membership(victim, doubled, nonmembers, attacks="threshold").num_members == 600
+
+
+def test_curves_of_many_samples_are_thinned_after_the_figures(victim):
+    rng = np.random.default_rng(0)
+    sides = [(rng.normal(size=(4_000, 10)), rng.integers(4, size=4_000)) for _ in range(2)]
+    result = audit_membership(victim, *sides, attacks="threshold", slices=())["threshold"]
+    assert len(result.roc.fpr) == 2_000
+    members, nonmembers = losses(victim, *sides[0]), losses(victim, *sides[1])
+    assert result.auc == pytest.approx(np.mean(members[:, None] < nonmembers), abs=1e-6)
+    allowed = np.sort(nonmembers)[400]
+    assert result.tpr_at_fpr[0.1] == pytest.approx(np.mean(members < allowed), abs=1e-12)
+
+
+def test_verbose(victim, samples, capfd):
+    audit_membership(victim, *samples, seed=0)
+    assert capfd.readouterr() == ("", "")
+    audit_membership(victim, *samples, seed=0, verbose=1)
+    assert "attack" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["mlp", "random_forest"])
+def test_slow_attacks(victim, samples, attack):
+    small = [(x[:60], y[:60]) for x, y in samples]
+    first, second = (
+        audit_membership(victim, *small, attacks=attack, slices=(), seed=1) for _ in range(2)
+    )
+    assert first == second
+    assert first[attack].num_members == 60
