@@ -93,7 +93,7 @@ def train(split, build_model, epochs, reference_size):
             *split.members,
             reference=split.reference,
             groups=split.groups,
-            teacher_callbacks=[watch],
+            teacher_callbacks=None if teacher else [watch],
             **fit,
         )
         print(f"Reference: {selector.summary}")

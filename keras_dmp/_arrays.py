@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -93,13 +94,13 @@ def record_digests(x: Any, dtypes: Any = None) -> np.ndarray:
     rows = min(_rows_per_chunk(leaf) for leaf in leaves)
     for start in range(0, len(digests), rows):
         chunk = [
-            _canonical(leaf[start : start + rows], dtype)
+            _row_bytes(leaf[start : start + rows], dtype)
             for leaf, dtype in zip(leaves, targets, strict=True)
         ]
         for offset, parts in enumerate(zip(*chunk, strict=True)):
             digest = hashlib.blake2b(digest_size=8)
             for part in parts:
-                digest.update(part.tobytes())
+                digest.update(part)
             digests[start + offset] = int.from_bytes(digest.digest(), "little")
     return digests
 
@@ -173,10 +174,16 @@ def _as_array(leaf: Any, name: str) -> np.ndarray:
     return array
 
 
-def _canonical(rows: np.ndarray, dtype: Any) -> np.ndarray:
+def _row_bytes(rows: np.ndarray, dtype: Any) -> Iterator[bytes]:
+    """Bytes of each row that are the same for equal rows."""
+    if rows.dtype.kind in "US":
+        # NumPy pads strings to the longest of the array, which differs from array to array.
+        texts = rows.astype(str).reshape(len(rows), -1).tolist()
+        return ("\0".join(row).encode() for row in texts)
     rows = np.ascontiguousarray(rows if dtype is None else rows.astype(dtype))
-    # Adding 0 turns -0.0 into 0.0.
-    return rows + 0 if np.issubdtype(rows.dtype, np.inexact) else rows
+    if np.issubdtype(rows.dtype, np.inexact):
+        rows = rows + 0  # -0.0 becomes 0.0
+    return (row.tobytes() for row in rows)
 
 
 def _row_size(leaf: np.ndarray) -> int:

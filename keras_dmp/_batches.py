@@ -58,17 +58,18 @@ def iterate(dataset: Any, name: str, model: keras.Model | None = None) -> Iterat
         raise _nothing(name)
 
 
-def materialise(dataset: Any, name: str, model: keras.Model | None = None) -> Batch:
-    """All batches of a dataset in memory, as one."""
+def materialise(dataset: Any, name: str, model: keras.Model | None = None) -> tuple[Batch, int]:
+    """All batches of a dataset in memory, as one, and the samples in the first of them."""
     batches = list(iterate(dataset, name, model))
     first = batches[0]
-    return Batch(
+    whole = Batch(
         _arrays.concatenate([batch.x for batch in batches]),
         None if first.y is None else _arrays.concatenate([batch.y for batch in batches]),
         None
         if first.sample_weight is None
         else np.concatenate([batch.sample_weight for batch in batches]),
     )
+    return whole, _arrays.num_samples(first.x)
 
 
 def first_batch(data: Any, name: str, model: keras.Model | None = None) -> Batch:
@@ -83,14 +84,6 @@ def first_batch(data: Any, name: str, model: keras.Model | None = None) -> Batch
     for element in elements:
         return _batch(element, name)
     raise _nothing(name)
-
-
-def batch_size_of(dataset: Any) -> int | None:
-    """Samples in a batch of the dataset, where it says so without being read."""
-    if isinstance(dataset, tf.data.Dataset):
-        spec = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
-        return keras.tree.flatten(spec)[0].shape[0]
-    return None
 
 
 def has_labels(dataset: Any) -> bool:

@@ -57,6 +57,52 @@ def fresh_clone(model: keras.Model) -> keras.Model:
     return clone
 
 
+def teacher_and_student(
+    model: keras.Model | Callable[[], keras.Model],
+    teacher: keras.Model | None,
+    student: keras.Model,
+    x: Any,
+) -> tuple[keras.Model, keras.Model]:
+    """Teacher and student, built, with initial weights of their own.
+
+    Args:
+        model: What builds them.
+        teacher: A ready teacher, or None to build one.
+        student: A student that `model` has built.
+        x: A few samples.
+
+    Raises:
+        ValueError: If `model` returns one object twice, or always the same weights.
+    """
+    teacher = teacher or fresh_model(model)
+    own = {id(variable) for variable in student.variables}
+    if teacher is student or any(id(variable) in own for variable in teacher.variables):
+        raise ValueError(
+            "Expected the callable `model` to build a new model at every call. Received: models "
+            "that share variables"
+        )
+    for part in (teacher, student):
+        ensure_built(part, x)
+    if shared_share(student, teacher) == 1.0:
+        # A seed in the callable gives both the same weights; such a student leaks more.
+        student = fresh_clone(student)
+        ensure_built(student, x)
+    share = shared_share(student, teacher)
+    if share == 1.0:
+        raise ValueError(
+            "Expected teacher and student to have initial weights of their own. Received: a "
+            "`model` that always starts from the same weights"
+        )
+    if share:
+        warnings.warn(
+            f"Teacher and student share {share:.0%} of their initial weights: a student that "
+            "starts where its teacher started tells more about the members",
+            PrivacyWarning,
+            stacklevel=5,
+        )
+    return teacher, student
+
+
 def warn_of_adapted_layers(model: keras.Model) -> None:
     """Warn that statistics which preprocessing layers adapted to data are released."""
     names = [layer.name for layer, _ in _adaptable_pairs(model, model) if layer.built]

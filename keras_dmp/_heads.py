@@ -266,24 +266,15 @@ def _last_activation(model: keras.Model) -> str | None:
     return getattr(activation, "__name__", None)
 
 
-def _output_layer(model: keras.Model) -> keras.Layer | None:
+def _output_layer(model: keras.Model) -> Any:
+    """The layer or operation that made the model's output."""
     if isinstance(model, keras.Sequential):
         return model.layers[-1] if model.layers else None
     outputs = getattr(model, "outputs", None)
-    if not outputs:
-        return None
-    for layer in reversed(model.layers):
-        # A layer called more than once has no single `output`.
-        if any(layer_output is outputs[0] for layer_output in _layer_outputs(layer)):
-            return layer
-    return None
-
-
-def _layer_outputs(layer: keras.Layer) -> list[Any]:
-    try:
-        return keras.tree.flatten(layer.output)
-    except (AttributeError, ValueError):
-        return []
+    # The layers' own `output` does not tell: a nested model's is inside of it, and a layer
+    # that is called more than once has none.
+    history = getattr(outputs[0], "_keras_history", None) if outputs else None
+    return None if history is None else history.operation
 
 
 def _loss_name(loss: Any) -> str:

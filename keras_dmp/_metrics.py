@@ -7,6 +7,7 @@ teacher's outputs in training and integers in validation; one-hot rows serve bot
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_dmp._heads import OutputKind
@@ -34,7 +35,12 @@ def for_one_hot_labels(metrics: Any, kind: OutputKind | None) -> Any:
 def one_hot_labels(labels: Any, units: int) -> Any:
     """True labels as float32 (batch, units) from (batch,), (batch, 1) or one-hot tensors."""
     labels = ops.convert_to_tensor(labels)
-    if len(labels.shape) == 2 and labels.shape[1] > 1:
+    if labels.shape.rank is None:
+        # A step that was traced for labels of several ranks: the choice waits until it runs.
+        rows = tf.reshape(labels, (tf.shape(labels)[0], -1))
+        first = ops.cast(rows[:, 0], "int64")
+        labels = tf.where(tf.shape(rows)[1] > 1, tf.argmax(rows, axis=1), first)
+    elif len(labels.shape) == 2 and labels.shape[1] > 1:
         labels = ops.argmax(labels, axis=-1)
     labels = ops.reshape(labels, (-1,))
     if units == 1:

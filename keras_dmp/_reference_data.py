@@ -49,9 +49,7 @@ class ReferenceData:
                 )
             if has_teacher and not drop_labels:
                 refuse_labels(_batches.has_labels(x), "a dataset of (x, y)")
-            batch = _batches.materialise(x, "x", model)
-            batch_size = _batches.batch_size_of(x)
-            x, y, sample_weight = batch
+            (x, y, sample_weight), batch_size = _batches.materialise(x, "x", model)
             y = None if has_teacher else y
         elif has_teacher:
             refuse_labels(y is not None, "y")
@@ -82,7 +80,7 @@ class ReferenceData:
 def reference_arrays(x: Any, name: str, model: keras.Model) -> Any:
     """Samples as a finite structure of arrays that the model takes; labels are dropped."""
     if _batches.is_dataset(x):
-        x = _batches.materialise(x, name, model).x
+        x = _batches.materialise(x, name, model)[0].x
     else:
         x = _arrays.as_arrays(x, name)
     _inputs.require_model_input(x, model, name)

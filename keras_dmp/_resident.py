@@ -42,6 +42,11 @@ class ResidentBatches(keras.callbacks.Callback):
         def gather(indices):
             return keras.tree.map_structure(lambda leaf: tf.gather(leaf, indices), tensors)
 
+        options = tf.data.Options()
+        # There are no files to share among workers, only batches.
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.DATA
+        )
         self.dataset = (
             tf.data.Dataset.range(1)
             .flat_map(order)
@@ -49,6 +54,7 @@ class ResidentBatches(keras.callbacks.Callback):
             .map(gather, num_parallel_calls=1, deterministic=True)
             .apply(tf.data.experimental.assert_cardinality(-(-samples // batch_size)))
             .prefetch(2)
+            .with_options(options)
         )
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:

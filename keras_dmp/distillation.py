@@ -5,9 +5,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_dmp import _arrays, _batches, _forward, _heads, _inputs, _metrics, _validate
+from keras_dmp import _arrays, _batches, _forward, _heads, _inputs, _metrics, _replicas, _validate
 from keras_dmp._reference_data import ReferenceData, refuse_labels
 from keras_dmp._resident import ResidentBatches, new_seed
 from keras_dmp.losses import SoftTargetKLDivergence, harden
@@ -250,8 +249,12 @@ class DistillationTrainer(keras.Model):
         }
         if not self.cache and _batches.is_dataset(x):
             x = self._labelled_while_training(x, y, sample_weight, selector)
+            if steps_per_epoch is None:
+                _batches.require_readable(x, "x")
             arguments["validation_data"] = self._checked_validation(validation_data)
-            return super().fit(x, steps_per_epoch=steps_per_epoch, callbacks=callbacks, **arguments)
+            return super().fit(
+                x, steps_per_epoch=steps_per_epoch, callbacks=callbacks, shuffle=False, **arguments
+            )
         if steps_per_epoch is not None:
             raise ValueError(
                 "Expected `steps_per_epoch` to be None: an epoch is one pass over the chosen "
@@ -319,10 +322,13 @@ class DistillationTrainer(keras.Model):
             loss = keras.losses.BinaryCrossentropy(from_logits=from_logits, dtype="float32")
         else:
             loss = keras.losses.CategoricalCrossentropy(from_logits=from_logits, dtype="float32")
+        divergence = loss(y, y_pred, sample_weight)
+        if training:
+            divergence = _replicas.weigh_by_samples(divergence, keras.ops.shape(y_pred)[0])
         # A `keras.losses.Loss` divides by the number of replicas; regularizers must too.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        replicas = _replicas.num_replicas()
         penalties = [keras.ops.cast(penalty, "float32") / replicas for penalty in self.losses]
-        return sum(penalties, loss(y, y_pred, sample_weight))
+        return sum(penalties, divergence)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update the metrics with one-hot labels: the true ones, or the teacher's choice."""
@@ -357,7 +363,7 @@ class DistillationTrainer(keras.Model):
         student = _output_kind(self.student, "student", sample, self.from_logits, required=False)
         self.built = True
         if outputs is None:
-            kind = _output_kind(self._source.model, "teacher", sample, self.from_logits)
+            kind = self._teacher_kind(sample)
         elif student is None:
             kind = _heads.kind_of_outputs(outputs, "y", from_logits=self.from_logits)
         else:
@@ -373,6 +379,14 @@ class DistillationTrainer(keras.Model):
         if kind != self._kind:
             self._kind = kind
             self.train_function = self.test_function = None
+
+    def _teacher_kind(self, sample: Any) -> _heads.OutputKind:
+        """What the teacher returns; with a cache, by its own word, since all is checked later."""
+        teacher = self._source.model
+        told = self.cache and _heads.resolve_output_kind(
+            teacher, "teacher", from_logits=self.from_logits, required=False
+        )
+        return told or _output_kind(teacher, "teacher", sample, self.from_logits)
 
     def _labelled(self, data: ReferenceData, selector, *, verbose: bool) -> ReferenceData:
         """The reference, narrowed by the selector, with the teacher's outputs."""

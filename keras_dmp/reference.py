@@ -141,7 +141,8 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         self.seed = seed
         self.from_logits = from_logits
         self.batch_size = batch_size
-        self._narrows_fit = False
+        # Whether the `fit` about to begin, and the one that runs, is a distillation.
+        self._narrows_fit = self._narrowed = False
         self._forget()
 
     def select(self, teacher: keras.Model, pool: Any = None, verbose: bool = False) -> Any:
@@ -219,7 +220,9 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Refuse to run where nothing could be selected."""
         del logs
-        if not self._narrows_fit and self.pool is None:
+        # Settled here: a `fit` that breaks off never reaches `on_train_end`.
+        self._narrowed, self._narrows_fit = self._narrows_fit, False
+        if not self._narrowed and self.pool is None:
             raise ValueError(
                 "Expected the selector to have a `pool` when it is given to a classifier's own "
                 "`fit`. Received: pool=None"
@@ -228,14 +231,12 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Put `reference_entropy` and `reference_size` into the logs of a distillation."""
         del epoch
-        if self._narrows_fit:
+        if self._narrowed:
             self._log(logs)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Select from `pool` with the classifier that has just been trained."""
-        if self._narrows_fit:
-            self._narrows_fit = False
-        else:
+        if not self._narrowed:
             self.select(self.model)
         self._log(logs)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,6 @@ from keras_dmp import (
 from keras_dmp._labelled_data import LabelledData
 from keras_dmp._reference_data import reference_arrays
 from keras_dmp._resident import new_seed
-from keras_dmp._warnings import PrivacyWarning
 from keras_dmp.distillation import DistillationTrainer, require_settings
 from keras_dmp.reference import EntropyReferenceSelector
 
@@ -142,7 +140,7 @@ class DMPTrainer:
 
     @property
     def teacher(self) -> keras.Model:
-        """The unprotected model: private, never to be released."""
+        """The unprotected model, private, never to be released."""
         if self._teacher is None:
             raise ValueError("Expected `fit` to have trained a teacher before `teacher` is read")
         return self._teacher
@@ -243,6 +241,12 @@ class DMPTrainer:
             _validate.integer_at_least(1, teacher_epochs=teacher_epochs)
         if batch_size is not None:
             _validate.integer_at_least(1, batch_size=batch_size)
+        self._refuse_for_ready_teacher(
+            teacher_epochs=teacher_epochs,
+            teacher_callbacks=teacher_callbacks,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+        )
         if self._seed is not None:
             keras.utils.set_random_seed(self._seed)
         run = self._prepare(x, y, sample_weight, reference, validation_data)
@@ -285,6 +289,8 @@ class DMPTrainer:
             **shared,
         )
         run.student.compile(**self._compile_arguments("student"))
+        # Keras warns at loading of an optimizer that was saved before it had variables.
+        run.student.optimizer.build(run.student.trainable_variables)
         self._student = run.student
         history.history |= trained.history
         history.epoch, history.params = trained.epoch, trained.params
@@ -316,6 +322,14 @@ class DMPTrainer:
         if self._compiled is None:
             raise ValueError("Expected `compile` to be called before `fit`. Received: no call")
 
+    def _refuse_for_ready_teacher(self, **arguments: Any) -> None:
+        given = [name for name, value in arguments.items() if value is not None]
+        if self._given_teacher is not None and given:
+            raise ValueError(
+                f"Expected `{given[0]}` to be None with a ready teacher, which is not retrained. "
+                f"Received: {given[0]}={arguments[given[0]]!r}"
+            )
+
     def _compile_arguments(self, phase: str, for_student_phase: bool = False) -> dict[str, Any]:
         """Arguments of `Model.compile` with an optimizer and metrics of their own."""
         compiled = self._compiled
@@ -342,7 +356,9 @@ class DMPTrainer:
         _inputs.require_model_input(sample, student, name)
         _arrays.require_finite(sample, name)
         sample = _arrays.take(sample, _SAMPLE)
-        teacher, student = self._models(student, sample)
+        teacher, student = _fresh.teacher_and_student(
+            self._model, self._given_teacher, student, sample
+        )
         kind = self._output_kind(teacher, student, sample)
 
         reading = {"model": student, "kind": kind}
@@ -378,36 +394,6 @@ class DMPTrainer:
             reference=pool,
             validation=validation,
         )
-
-    def _models(self, student: keras.Model, sample: Any) -> tuple[keras.Model, keras.Model]:
-        """Teacher and student, built, with initial weights of their own."""
-        teacher = self._given_teacher or _fresh.fresh_model(self._model)
-        own = {id(variable) for variable in student.variables}
-        if teacher is student or any(id(variable) in own for variable in teacher.variables):
-            raise ValueError(
-                "Expected the callable `model` to build a new model at every call. Received: "
-                "models that share variables"
-            )
-        for model in (teacher, student):
-            _fresh.ensure_built(model, sample)
-        if _fresh.shared_share(student, teacher) == 1.0:
-            # A seed in the callable gives both the same weights; such a student leaks more.
-            student = _fresh.fresh_clone(student)
-            _fresh.ensure_built(student, sample)
-        share = _fresh.shared_share(student, teacher)
-        if share == 1.0:
-            raise ValueError(
-                "Expected teacher and student to have initial weights of their own. Received: a "
-                "`model` that always starts from the same weights"
-            )
-        if share:
-            warnings.warn(
-                f"Teacher and student share {share:.0%} of their initial weights: a student "
-                "that starts where its teacher started tells more about the members",
-                PrivacyWarning,
-                stacklevel=4,
-            )
-        return teacher, student
 
     def _output_kind(self, teacher, student, sample) -> _heads.OutputKind:
         kind = _heads.resolve_output_kind(

@@ -130,6 +130,14 @@ def test_ready_teacher_is_not_retrained(split):
     assert not any(key.startswith("teacher_") for key in history.history)
 
 
+@pytest.mark.parametrize(
+    "argument", [{"teacher_epochs": 3}, {"class_weight": {0: 2.0}}, {"sample_weight": [1.0] * 80}]
+)
+def test_ready_teacher_refuses_what_would_train_one(split, argument):
+    with pytest.raises(ValueError, match=f"`{next(iter(argument))}` to be None with a ready"):
+        train(split, teacher=nets.classifier(seed=5), fit=argument)
+
+
 def test_callbacks_see_their_own_phase(split):
     seen = {}
 

@@ -27,7 +27,12 @@ class RocCurve:
         num_nonmembers: Nonmembers attacked.
 
     Example:
-    >>> curve = roc_curve(np.array([0.9, 0.8]), np.array([0.8, 0.1]))
+    >>> curve = RocCurve(
+    ...     false_positives=(0, 0, 1, 2),
+    ...     true_positives=(0, 1, 2, 2),
+    ...     num_members=2,
+    ...     num_nonmembers=2,
+    ... )
     >>> curve.fpr.tolist(), curve.tpr.tolist()
     ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0])
     """

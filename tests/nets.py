@@ -1,0 +1,111 @@
+"""Small data and models that the tests share, and what they look at afterwards."""
+
+import keras
+import numpy as np
+from keras import layers
+
+FEATURES, CLASSES, HIDDEN = 12, 4, 16
+
+
+def prototypes(samples, *, features=FEATURES, classes=CLASSES, seed=0):
+    """Binary records around one prototype a class, as a miniature of Purchase100."""
+    rng = np.random.default_rng(99)
+    base, own = rng.beta(0.2, 0.8, features), rng.beta(0.2, 0.8, (classes, features))
+    rng = np.random.default_rng(seed)
+    y = rng.integers(classes, size=samples)
+    x = rng.random((samples, features)) < 0.7 * base + 0.3 * own[y]
+    # A little noise makes every record distinct.
+    x = x + 0.01 * rng.normal(size=x.shape)
+    return x.astype("float32"), y.astype("int64")
+
+
+def classifier(units=CLASSES, activation=None, *, seed=0, scale=1.0, **dense):
+    """A net whose every weight, biases too, is random and a function of the seed alone."""
+    model = keras.Sequential(
+        [
+            keras.Input((FEATURES,)),
+            layers.Dense(HIDDEN, activation="tanh", **dense),
+            layers.Dense(units, activation=activation, **dense),
+        ]
+    )
+    randomise(model, seed, scale)
+    return model
+
+
+def randomise(model, seed, scale=1.0):
+    """Set every weight to scaled normal noise, so that no two nets have a row in common."""
+    rng = np.random.default_rng(seed)
+    model.set_weights(
+        [
+            rng.normal(0, scale / np.sqrt(len(weight)), weight.shape).astype(weight.dtype)
+            for weight in model.get_weights()
+        ]
+    )
+
+
+class Subclassed(keras.Model):
+    """A classifier that tells neither inputs nor outputs before it is called."""
+
+    def __init__(self, units=CLASSES, activation=None, **kwargs):
+        super().__init__(**kwargs)
+        self.head = layers.Dense(units, activation=activation)
+
+    def call(self, inputs):
+        return self.head(inputs)
+
+
+def snapshot(model):
+    return [np.array(weight) for weight in model.get_weights()]
+
+
+def assert_same_weights(model, weights, **tolerance):
+    assert len(model.get_weights()) == len(weights)
+    for mine, theirs in zip(model.get_weights(), weights, strict=True):
+        if tolerance:
+            np.testing.assert_allclose(mine, theirs, **tolerance)
+        else:
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def softmax(logits):
+    logits = np.asarray(logits, dtype=np.float64)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+class Steps(keras.callbacks.Callback):
+    """Counts the training steps and keeps the loss of each."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses.append(logs["loss"])
+
+
+class Pairs(keras.utils.PyDataset):
+    """Batches of arrays, of x alone or of several columns."""
+
+    def __init__(self, *columns, batch_size=32, endless=False):
+        super().__init__()
+        self.columns, self.batch_size, self.endless = columns, batch_size, endless
+
+    @property
+    def num_batches(self):
+        return None if self.endless else -(-len(self.columns[0]) // self.batch_size)
+
+    def __getitem__(self, index):
+        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        batch = tuple(column[rows] for column in self.columns)
+        return batch if len(batch) > 1 else batch[0]
+
+
+def distil(student, x, y=None, *, teacher=None, settings=None, compile=None, **fit):
+    """Train a student, in the order of the samples unless told otherwise; trainer and history."""
+    from keras_dmp import DistillationTrainer
+
+    trainer = DistillationTrainer(student, teacher=teacher, **(settings or {}))
+    trainer.compile(**{"optimizer": keras.optimizers.SGD(0.5), **(compile or {})})
+    arguments = {"epochs": 2, "shuffle": False, "verbose": 0, **fit}
+    return trainer, trainer.fit(x, y, **arguments).history

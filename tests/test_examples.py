@@ -1,0 +1,70 @@
+"""The example and the benchmark run as their pages say."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import keras
+import pytest
+
+from keras_dmp.audit import AuditReport
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(*command, expected=(0,)):
+    result = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode in expected, result.stdout + result.stderr
+    return result
+
+
+def test_quickstart_smoke_writes_what_it_says(tmp_path):
+    result = run("examples/quickstart.py", "--smoke", "--output", tmp_path / "out")
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"protected.keras", "audit.json", "roc.png", "privacy_utility.png"}
+    audits = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert list(audits) == [
+        "undefended",
+        "early stopping",
+        "DMP random reference",
+        "DMP lowest entropy",
+        "DMP lowest entropy, hard labels",
+    ]
+    reports = {name: AuditReport.from_dict(audit) for name, audit in audits.items()}
+    for name, report in reports.items():
+        assert name in result.stdout
+        assert f"{report['threshold'].auc:.3f}" in result.stdout
+        assert f"{report.nonmember_accuracy:.3f}" in result.stdout
+    assert result.stdout.count("held") + result.stdout.count("NOT HELD") >= 3
+    assert keras.models.load_model(tmp_path / "out" / "protected.keras").output_shape == (None, 10)
+    for noise in ("I0000", "oneDNN", "cuInit", "Traceback"):
+        assert noise not in result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_benchmark_of_the_student_phase_writes_rows(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    command = ("benchmarks/distillation_step.py", "--repetitions", 1, "--epochs", 1)
+    result = run(*command, "--output", rows, expected=(0, 1))
+    methods = [json.loads(line)["method"] for line in rows.read_text().splitlines()]
+    assert sorted(methods) == [
+        "DistillationTrainer",
+        "bare TensorFlow loop",
+        "keras.distillation.Distiller",
+    ]
+    assert "DistillationTrainer / Distiller:" in result.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_library_and_nothing_else(tmp_path):
+    run("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ".")
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "keras_dmp/py.typed" in names
+    assert "keras_dmp/audit/_tf_privacy.py" in names
+    folders = {name.split("/")[0] for name in names}
+    assert folders == {"keras_dmp", next(f for f in folders if f.endswith(".dist-info"))}
