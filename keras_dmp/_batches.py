@@ -23,14 +23,16 @@ def is_dataset(x: Any) -> bool:
     return isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
 
 
+def is_endless(dataset: Any) -> bool:
+    """Whether the dataset says that it never ends."""
+    if isinstance(dataset, tf.data.Dataset):
+        return bool(dataset.cardinality() == tf.data.INFINITE_CARDINALITY)
+    return dataset.num_batches is None
+
+
 def require_readable(dataset: Any, name: str, model: keras.Model | None = None) -> None:
     """Raise ValueError for a dataset that never ends or that yields single samples."""
-    endless = (
-        dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-        if isinstance(dataset, tf.data.Dataset)
-        else dataset.num_batches is None
-    )
-    if endless:
+    if is_endless(dataset):
         raise ValueError(
             f"Expected `{name}` to end, since it is read once from end to end. Received: an "
             "endless dataset; remove `.repeat()`, or limit it with `.take(batches)`"
@@ -80,7 +82,7 @@ def first_batch(data: Any, name: str, model: keras.Model | None = None) -> Batch
         _require_batched(data, name, model)
         elements = data.take(1).as_numpy_iterator()
     else:
-        elements = (data[index] for index in range(1))
+        elements = (data[index] for index in range(1) if data.num_batches != 0)
     for element in elements:
         return _batch(element, name)
     raise _nothing(name)

@@ -9,6 +9,7 @@ import numpy as np
 from keras_dmp import _arrays, _batches, _forward, _heads, _inputs, _metrics, _replicas, _validate
 from keras_dmp._reference_data import ReferenceData, refuse_labels
 from keras_dmp._resident import ResidentBatches, new_seed
+from keras_dmp._validation_data import checked_validation
 from keras_dmp.losses import SoftTargetKLDivergence, harden
 from keras_dmp.reference import EntropyReferenceSelector
 
@@ -251,7 +252,7 @@ class DistillationTrainer(keras.Model):
             x = self._labelled_while_training(x, y, sample_weight, selector)
             if steps_per_epoch is None:
                 _batches.require_readable(x, "x")
-            arguments["validation_data"] = self._checked_validation(validation_data)
+            arguments["validation_data"] = self._checked(validation_data)
             return super().fit(
                 x, steps_per_epoch=steps_per_epoch, callbacks=callbacks, shuffle=False, **arguments
             )
@@ -269,7 +270,7 @@ class DistillationTrainer(keras.Model):
             drop_labels=self.drop_labels,
         )
         self._settle_kind(data.x, data.outputs)
-        arguments["validation_data"] = self._checked_validation(validation_data)
+        arguments["validation_data"] = self._checked(validation_data)
         data = self._labelled(data, selector, verbose=verbose not in (0, "0"))
         batches = ResidentBatches(
             (data.x, data.outputs)
@@ -291,8 +292,9 @@ class DistillationTrainer(keras.Model):
         if not kwargs.get("_use_cached_eval_dataset"):
             if self._kind is None:
                 sample = _batches.first_batch(x, "x", self.student).x
+                _inputs.require_model_input(sample, self.student, "x")
                 self._kind = _output_kind(self.student, "student", sample, self.from_logits)
-            data = self._checked_validation(x if _batches.is_dataset(x) else (x, y))
+            data = self._checked(x if _batches.is_dataset(x) else (x, y))
             x, y = (x, y) if _batches.is_dataset(x) else data
         return super().evaluate(x, y, **kwargs)
 
@@ -380,6 +382,9 @@ class DistillationTrainer(keras.Model):
             self._kind = kind
             self.train_function = self.test_function = None
 
+    def _checked(self, validation_data: Any) -> Any:
+        return checked_validation(validation_data, self.student, self._kind)
+
     def _teacher_kind(self, sample: Any) -> _heads.OutputKind:
         """What the teacher returns; with a cache, by its own word, since all is checked later."""
         teacher = self._source.model
@@ -426,19 +431,6 @@ class DistillationTrainer(keras.Model):
         self._settle_kind(first.x, None)
         return _batches.with_pending_outputs(dataset)
 
-    def _checked_validation(self, validation_data: Any) -> Any:
-        """Validation data with labels that fit the classes, integers where it is arrays."""
-        if validation_data is None:
-            return None
-        if _batches.is_dataset(validation_data):
-            first = _batches.first_batch(validation_data, "validation_data", self.student)
-            _checked_samples(first.x, first.y, self.student, self._kind)
-            return validation_data
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
-        x = _arrays.as_arrays(x, "validation_data")
-        y = _checked_samples(x, y, self.student, self._kind)
-        return (x, y) if sample_weight is None else (x, y, sample_weight)
-
 
 def require_settings(temperature: Any, labels: Any, compensate_temperature: Any) -> None:
     """Raise ValueError for settings of a distillation that are out of range."""
@@ -450,18 +442,6 @@ def require_settings(temperature: Any, labels: Any, compensate_temperature: Any)
             "Expected `temperature` to be 1 with labels='hard': a most probable class has no "
             f"temperature. Received: temperature={temperature!r}"
         )
-
-
-def _checked_samples(x: Any, y: Any, model: keras.Model, kind: _heads.OutputKind) -> np.ndarray:
-    _inputs.require_model_input(x, model, "validation_data")
-    _arrays.require_finite(x, "validation_data")
-    if y is None:
-        raise ValueError(
-            "Expected `validation_data` and `evaluate` to have true labels. Received: y=None"
-        )
-    labels = _arrays.class_ids(y, kind.num_classes, "validation_data labels")
-    _arrays.require_same_length(x, labels, "validation_data samples", "validation_data labels")
-    return labels
 
 
 def _output_kind(

@@ -1,0 +1,204 @@
+import functools
+
+import keras
+import nets
+import numpy as np
+import pytest
+from keras import layers, losses
+
+from keras_dmp import _heads
+from keras_dmp._heads import OutputKind, resolve_output_kind
+
+LOGITS, PROBABILITIES = True, False
+
+
+def compiled(model, loss):
+    model.compile("sgd", loss)
+    return model
+
+
+def from_logits_of(model, **arguments):
+    return resolve_output_kind(model, "model", **arguments).from_logits
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "loss", "expected"),
+    [
+        # Nothing is compiled: the last activation decides.
+        (4, "softmax", None, PROBABILITIES),
+        (4, None, None, LOGITS),
+        (4, "linear", None, LOGITS),
+        (4, "log_softmax", None, LOGITS),
+        (1, "sigmoid", None, PROBABILITIES),
+        (1, None, None, LOGITS),
+        # Loss and activation agree, in every way a loss is written.
+        (4, "softmax", "sparse_categorical_crossentropy", PROBABILITIES),
+        (4, "softmax", "categorical_crossentropy", PROBABILITIES),
+        (4, "softmax", "SparseCategoricalCrossentropy", PROBABILITIES),
+        (4, "softmax", "kl_divergence", PROBABILITIES),
+        (4, "softmax", losses.sparse_categorical_crossentropy, PROBABILITIES),
+        (4, "softmax", losses.SparseCategoricalCrossentropy(), PROBABILITIES),
+        (4, "softmax", losses.CategoricalCrossentropy(name="renamed"), PROBABILITIES),
+        (4, None, losses.SparseCategoricalCrossentropy(from_logits=True), LOGITS),
+        (4, None, losses.CategoricalCrossentropy(from_logits=True), LOGITS),
+        (
+            4,
+            None,
+            functools.partial(losses.sparse_categorical_crossentropy, from_logits=True),
+            LOGITS,
+        ),
+        (4, "softmax", functools.partial(losses.categorical_crossentropy, axis=-1), PROBABILITIES),
+        (1, "sigmoid", "binary_crossentropy", PROBABILITIES),
+        (1, "sigmoid", losses.BinaryCrossentropy(), PROBABILITIES),
+        (1, None, losses.BinaryCrossentropy(from_logits=True), LOGITS),
+        # Losses that do not say, or that suit bounded outputs.
+        (4, "softmax", "mean_squared_error", PROBABILITIES),
+        (1, "sigmoid", "mse", PROBABILITIES),
+        (4, None, lambda y, z: keras.ops.mean(z), LOGITS),
+    ],
+)
+def test_reads_loss_and_activation(units, activation, loss, expected):
+    model = nets.classifier(units, activation)
+    assert from_logits_of(model, loss=loss) is expected
+    if loss is not None:
+        assert from_logits_of(compiled(model, loss)) is expected
+    assert from_logits_of(model, from_logits=expected) is expected
+
+
+@pytest.mark.parametrize(
+    ("activation", "loss", "from_logits", "message"),
+    [
+        ("softmax", None, True, r"last activation is softmax.*Expected `from_logits` to be False"),
+        (None, None, False, r"last activation is linear.*Expected `from_logits` to be True"),
+        (
+            "softmax",
+            losses.SparseCategoricalCrossentropy(from_logits=True),
+            None,
+            "returns probabilities .* but the loss 'sparse_categorical_crossentropy' says logits",
+        ),
+        (
+            None,
+            "sparse_categorical_crossentropy",
+            None,
+            "returns logits .* but the loss 'sparse_categorical_crossentropy' says probabilities",
+        ),
+        ("softmax", "categorical_crossentropy", True, "says from_logits=False. Expected the arg"),
+        (None, losses.CategoricalCrossentropy(from_logits=True), False, "says from_logits=True"),
+        ("softmax", None, "yes", "True, False or None. Received: from_logits='yes'"),
+    ],
+)
+def test_refuses_contradictions(activation, loss, from_logits, message):
+    with pytest.raises(ValueError, match=message):
+        from_logits_of(nets.classifier(4, activation), loss=loss, from_logits=from_logits)
+
+
+def branches(*heads):
+    inputs = keras.Input((nets.FEATURES,))
+    return keras.Model(inputs, [head(inputs) for head in heads])
+
+
+def image_to_image():
+    return keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(4, 3)])
+
+
+@pytest.mark.parametrize(
+    ("build", "loss", "message"),
+    [
+        (lambda: nets.classifier(4, "sigmoid"), None, "4 units with activation sigmoid.*multi-l"),
+        (
+            lambda: nets.classifier(4),
+            losses.BinaryCrossentropy(from_logits=True),
+            "a multi-label head",
+        ),
+        (lambda: nets.classifier(1, "softmax"), None, "a softmax over one unit"),
+        (lambda: nets.classifier(1), "mse", "classification head .*mean_squared_error"),
+        (lambda: nets.classifier(1), losses.MeanAbsoluteError(), "classification head"),
+        (lambda: nets.classifier(4, "relu"), None, "classification head .*relu"),
+        (lambda: branches(layers.Dense(4), layers.Dense(4)), None, "one output.* 2 outputs"),
+        (image_to_image, None, r"output shape \(None, 6, 6, 4\)"),
+    ],
+    ids=["multi-label", "multi-label loss", "softmax of one", "mse", "mae", "relu", "two", "4-D"],
+)
+def test_refuses_what_is_no_classifier(build, loss, message):
+    with pytest.raises(ValueError, match=message):
+        from_logits_of(build(), loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "expected"),
+    [
+        (lambda core: keras.Sequential([keras.Input((nets.FEATURES,)), core]), LOGITS),
+        (lambda core: keras.Model(core.inputs, core(core.inputs[0])), LOGITS),
+        (
+            lambda core: keras.Sequential([core, layers.Softmax()]),
+            PROBABILITIES,
+        ),
+        (lambda core: keras.Sequential([core, layers.Activation("softmax")]), PROBABILITIES),
+        (
+            lambda core: keras.Model(core.inputs, layers.Softmax()(core.outputs[0])),
+            PROBABILITIES,
+        ),
+    ],
+    ids=["in Sequential", "in Functional", "Softmax", "Activation", "Functional Softmax"],
+)
+def test_reads_nested_models(wrap, expected):
+    inputs = keras.Input((nets.FEATURES,))
+    core = keras.Model(inputs, layers.Dense(4)(inputs))
+    assert from_logits_of(wrap(core)) is expected
+
+
+@pytest.mark.parametrize(
+    ("activation", "units", "expected"),
+    [(None, 4, LOGITS), ("softmax", 4, PROBABILITIES), (None, 1, LOGITS)],
+)
+def test_reads_subclassed_models_by_their_values(reference, activation, units, expected):
+    model = nets.Subclassed(units, activation)
+    outputs = np.array(model(reference * 9))
+    kind = resolve_output_kind(model, "model", outputs=outputs)
+    assert kind == OutputKind(units=units, from_logits=expected)
+
+
+def test_ambiguous_is_an_error_unless_it_may_wait(reference):
+    model = nets.Subclassed(1, "sigmoid")
+    arguments = {"outputs": np.array(model(reference))}
+    assert resolve_output_kind(model, "model", required=False, **arguments) is None
+    with pytest.raises(ValueError, match="Cannot tell whether the outputs of `model` are logits"):
+        resolve_output_kind(model, "model", **arguments)
+    assert from_logits_of(model, from_logits=False, **arguments) is PROBABILITIES
+    assert from_logits_of(model, from_logits=True, **arguments) is LOGITS
+
+
+@pytest.mark.parametrize(
+    ("activation", "declared", "message"),
+    [("softmax", True, "returns probabilities"), (None, False, "returns logits")],
+)
+def test_declaration_against_the_values(reference, activation, declared, message):
+    model = nets.Subclassed(4, activation)
+    outputs = np.array(model(reference * 9))
+    with pytest.raises(ValueError, match=rf"{message} \(by their values\)"):
+        resolve_output_kind(model, "model", from_logits=declared, outputs=outputs)
+
+
+def test_half_precision_probabilities_are_probabilities():
+    probabilities = nets.softmax(np.random.default_rng(0).normal(0, 3, (100, 50)))
+    kind = _heads.kind_of_outputs(probabilities.astype("float16"), "y", from_logits=None)
+    assert kind == OutputKind(units=50, from_logits=False)
+
+
+def test_number_of_classes():
+    assert OutputKind(units=1, from_logits=True).num_classes == 2
+    assert OutputKind(units=5, from_logits=True).num_classes == 5
+    assert str(OutputKind(units=5, from_logits=False)) == "5 probabilities"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (np.zeros((3, 5)), r"shape \(samples, 4\). Received: shape \(3, 5\)"),
+        (np.full((3, 4), np.nan), "finite. Received: NaN or infinite values for 3 of 3 samples"),
+        (np.full((3, 4), 0.25), "`y` to be logits. Received: probabilities"),
+    ],
+)
+def test_require_outputs_refuses(outputs, message):
+    with pytest.raises(ValueError, match=message):
+        _heads.require_outputs(outputs, OutputKind(units=4, from_logits=True), "y")

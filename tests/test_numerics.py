@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+
+from keras_dmp import _arrays, _numerics, _validate
+
+
+def oracle_probabilities(logits):
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def oracle_entropy(probabilities):
+    return -sum(p * np.log(p) for p in probabilities.T)
+
+
+@pytest.fixture
+def logits():
+    return np.random.default_rng(0).normal(0, 3, (50, 6))
+
+
+def test_log_probabilities_and_entropy(logits):
+    probabilities = oracle_probabilities(logits)
+    for outputs, from_logits in [(logits, True), (probabilities, False)]:
+        log_p = _numerics.log_probabilities(outputs, from_logits=from_logits)
+        np.testing.assert_allclose(log_p, np.log(probabilities), atol=1e-12)
+        entropy = _numerics.prediction_entropy(outputs, from_logits=from_logits)
+        np.testing.assert_allclose(entropy, oracle_entropy(probabilities), atol=1e-12)
+        classes = _numerics.predicted_classes(outputs, from_logits=from_logits)
+        np.testing.assert_array_equal(classes, logits.argmax(axis=1))
+
+
+def test_one_unit_stands_for_two_classes(logits):
+    column = logits[:, :1]
+    p = 1 / (1 + np.exp(-column))
+    two = np.concatenate([1 - p, p], axis=1)
+    for outputs, from_logits in [(column, True), (p, False)]:
+        entropy = _numerics.prediction_entropy(outputs, from_logits=from_logits)
+        np.testing.assert_allclose(entropy, oracle_entropy(two), atol=1e-12)
+        classes = _numerics.predicted_classes(outputs, from_logits=from_logits)
+        np.testing.assert_array_equal(classes, two.argmax(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "from_logits", "expected"),
+    [
+        ([[1e4, -1e4, 0]], True, 0),
+        ([[0, 0, 0]], True, np.log(3)),
+        ([[1e4]], True, 0),
+        ([[1, 0, 0]], False, 0),
+        ([[0.5]], False, np.log(2)),
+        ([[1]], False, 0),
+    ],
+)
+def test_entropy_of_extremes(outputs, from_logits, expected):
+    entropy = _numerics.prediction_entropy(np.array(outputs, "float32"), from_logits=from_logits)
+    assert entropy == pytest.approx([expected], abs=1e-6)
+    assert entropy[0] >= 0
+
+
+def test_entropy_over_several_chunks(monkeypatch, logits):
+    whole = _numerics.prediction_entropy(logits, from_logits=True)
+    monkeypatch.setattr(_numerics, "_CHUNK_ROWS", 7)
+    np.testing.assert_array_equal(_numerics.prediction_entropy(logits, from_logits=True), whole)
+
+
+def test_digests_are_of_the_value(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+    digests = _arrays.record_digests(x)
+    assert len(set(digests.tolist())) == 20
+    np.testing.assert_array_equal(_arrays.record_digests(x.copy(order="F")), digests)
+    np.testing.assert_array_equal(_arrays.record_digests(x.astype("float64"), "float32"), digests)
+    np.testing.assert_array_equal(
+        _arrays.record_digests(np.float32([[0.0]])), _arrays.record_digests(np.float32([[-0.0]]))
+    )
+    monkeypatch.setattr(_arrays, "_CHUNK_BYTES", 30)
+    np.testing.assert_array_equal(_arrays.record_digests(x), digests)
+
+
+def test_digests_of_structures_look_at_every_leaf():
+    x = {"a": np.arange(4)[:, None], "b": np.array(["x", "y", "y", "x"])}
+    assert len(set(_arrays.record_digests(x).tolist())) == 4
+    x["a"] = np.zeros((4, 1), int)
+    assert len(set(_arrays.record_digests(x).tolist())) == 2
+
+
+@pytest.mark.parametrize(
+    "y",
+    [[0, 2, 1], [[0], [2], [1]], [[1, 0, 0], [0, 0, 1], [0, 1, 0]], np.uint8([0, 2, 1])],
+    ids=["integers", "column", "one-hot", "uint8"],
+)
+def test_class_ids(y):
+    labels = _arrays.class_ids(y, 3, "y")
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([0.0, 1.0], "integer class labels. Received: dtype float64"),
+        ([0, 3], "lie in 0..2, the 3 classes of the model. Received: labels from 0 to 3"),
+        ([-1, 0], "labels from -1 to 0"),
+        ([[0.2, 0.3, 0.5]], "not one-hot"),
+        ([[1, 1, 0]], "not one-hot"),
+        ([[1, 0], [0, 1]], r"one-hot \(n, 3\)"),
+        (np.zeros((2, 3, 1)), "Received: shape"),
+    ],
+)
+def test_class_ids_refuses(y, message):
+    with pytest.raises(ValueError, match=message):
+        _arrays.class_ids(y, 3, "y")
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (np.float32(3), ValueError, "one row a sample"),
+        ({"a": np.zeros(3), "b": np.zeros(4)}, ValueError, r"lengths \[3, 4\]"),
+        (np.zeros((0, 2)), ValueError, "at least one sample. Received: none"),
+        (np.array([object(), object()]), TypeError, "NumPy reads as objects"),
+    ],
+)
+def test_as_arrays_refuses(x, error, message):
+    with pytest.raises(error, match=message):
+        _arrays.as_arrays(x, "x")
+
+
+def test_require_finite_counts_samples(monkeypatch):
+    x = np.zeros((9, 4), "float16")
+    _arrays.require_finite({"a": x, "b": np.arange(9), "c": np.array(["a"] * 9)}, "x")
+    x[[1, 1, 5], [0, 2, 3]] = [np.nan, np.inf, -np.inf]
+    for chunk in (1 << 20, 8):
+        monkeypatch.setattr(_arrays, "_CHUNK_BYTES", chunk)
+        with pytest.raises(ValueError, match=r"`x` to be finite. .* in 2 of 9 samples"):
+            _arrays.require_finite(x, "x")
+
+
+@pytest.mark.parametrize(
+    ("check", "good", "bad"),
+    [
+        (_validate.positive, [1, 0.5, np.float32(2)], [0, -1, np.nan, np.inf, "1", True, None]),
+        (_validate.non_negative, [0, 2.5], [-0.1, np.nan, "0", False]),
+        (_validate.fraction, [0.1, 1], [0, 1.1, np.nan, True]),
+        (_validate.boolean, [True, False], [0, 1, None, np.True_]),
+    ],
+)
+def test_validators(check, good, bad):
+    for value in good:
+        check(argument=value)
+    for value in bad:
+        with pytest.raises(ValueError, match=r"Expected `argument` to be .* Received: argument="):
+            check(argument=value)
+
+
+def test_validators_of_integers_and_choices():
+    _validate.integer_at_least(2, size=np.int64(2))
+    for value in (1, 2.0, "2", True):
+        with pytest.raises(ValueError, match="`size` to be a whole number of at least 2"):
+            _validate.integer_at_least(2, size=value)
+    with pytest.raises(ValueError, match=r"`order` to be one of 'a', 'b'. Received: order='c'"):
+        _validate.one_of(("a", "b"), order="c")
+
+
+def test_writable_path(tmp_path):
+    (tmp_path / "file").touch()
+    _validate.writable_path(path=tmp_path / "file", other=str(tmp_path / "new"))
+    for path, problem in [(tmp_path, "is a folder"), (tmp_path / "no" / "file", "does not exist")]:
+        with pytest.raises(OSError, match=f"Expected `path` .*{problem}"):
+            _validate.writable_path(path=path)
