@@ -59,6 +59,15 @@ class OutputKind:
         return f"{self.units} {'logits' if self.from_logits else 'probabilities'}"
 
 
+def require_model(model: Any, name: str) -> None:
+    """Raise TypeError unless `model` is a Keras model."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected `{name}` to be a keras.Model. Received: {name} of type "
+            f"{type(model).__name__}"
+        )
+
+
 def output_units(model: keras.Model, name: str, outputs: Any = None) -> int | None:
     """Width of the model's classification head, `None` if it is not known before a call.
 

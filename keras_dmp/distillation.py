@@ -9,11 +9,11 @@ import numpy as np
 from keras_dmp import _arrays, _batches, _forward, _heads, _inputs, _metrics, _replicas, _validate
 from keras_dmp._reference_data import ReferenceData, refuse_labels
 from keras_dmp._resident import ResidentBatches, new_seed
+from keras_dmp._settings import require_settings
 from keras_dmp._validation_data import checked_validation
 from keras_dmp.losses import SoftTargetKLDivergence, harden
-from keras_dmp.reference import EntropyReferenceSelector
+from keras_dmp.reference import selector_among
 
-_LABELS = ("soft", "hard")
 _DEFAULT_BATCH_SIZE = 32
 # Samples that show by their values whether outputs are logits or probabilities.
 _KIND_SAMPLES = 256
@@ -92,7 +92,7 @@ class DistillationTrainer(keras.Model):
         drop_labels: bool = False,
         **kwargs: Any,
     ):
-        _require_model(student, "student")
+        _heads.require_model(student, "student")
         require_settings(temperature, labels, compensate_temperature)
         _validate.boolean(cache=cache, drop_labels=drop_labels)
         kwargs.setdefault("dtype", student.dtype_policy)
@@ -112,7 +112,7 @@ class DistillationTrainer(keras.Model):
 
     def attach_teacher(self, teacher: keras.Model) -> None:
         """Set the teacher whose predictions `fit` asks for; it is not saved with the trainer."""
-        _require_model(teacher, "teacher")
+        _heads.require_model(teacher, "teacher")
         shared = {id(v) for v in teacher.variables} & {id(v) for v in self.student.variables}
         if teacher is self.student or shared:
             raise ValueError(
@@ -239,7 +239,7 @@ class DistillationTrainer(keras.Model):
             _validate.integer_at_least(1, batch_size=batch_size)
         _validate.integer_at_least(0, epochs=epochs)
         callbacks = list(callbacks or [])
-        selector = _selector_among(callbacks)
+        selector = selector_among(callbacks)
         arguments = {
             "epochs": epochs,
             "verbose": verbose,
@@ -432,18 +432,6 @@ class DistillationTrainer(keras.Model):
         return _batches.with_pending_outputs(dataset)
 
 
-def require_settings(temperature: Any, labels: Any, compensate_temperature: Any) -> None:
-    """Raise ValueError for settings of a distillation that are out of range."""
-    _validate.positive(temperature=temperature)
-    _validate.one_of(_LABELS, labels=labels)
-    _validate.boolean(compensate_temperature=compensate_temperature)
-    if labels == "hard" and temperature != 1:
-        raise ValueError(
-            "Expected `temperature` to be 1 with labels='hard': a most probable class has no "
-            f"temperature. Received: temperature={temperature!r}"
-        )
-
-
 def _output_kind(
     model: keras.Model, name: str, sample: Any, from_logits: bool | None, required: bool = True
 ) -> _heads.OutputKind | None:
@@ -451,21 +439,3 @@ def _output_kind(
     return _heads.resolve_output_kind(
         model, name, from_logits=from_logits, outputs=outputs, required=required
     )
-
-
-def _require_model(model: Any, name: str) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"Expected `{name}` to be a keras.Model. Received: {name} of type "
-            f"{type(model).__name__}"
-        )
-
-
-def _selector_among(callbacks: list) -> EntropyReferenceSelector | None:
-    selectors = [c for c in callbacks if isinstance(c, EntropyReferenceSelector)]
-    if len(selectors) > 1:
-        raise ValueError(
-            "Expected at most one EntropyReferenceSelector among the callbacks. "
-            f"Received: {len(selectors)}"
-        )
-    return selectors[0] if selectors else None

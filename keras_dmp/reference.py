@@ -89,13 +89,13 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
 
     Example:
     >>> import keras, numpy as np
-    >>> teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    >>> selector = EntropyReferenceSelector(size=10)
-    >>> pool = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
-    >>> selector.select(teacher, pool).shape
-    (10, 4)
-    >>> selector.summary.size
-    10
+    >>> teacher = keras.Sequential([keras.Input((3,)), keras.layers.Activation("softmax")])
+    >>> selector = EntropyReferenceSelector(size=3)
+    >>> certain, torn = np.eye(3), np.zeros((4, 3))
+    >>> selector.select(teacher, np.concatenate([torn, certain])).shape
+    (3, 3)
+    >>> selector.indices_.tolist(), selector.summary.class_counts
+    ([4, 5, 6], (1, 1, 1))
     """
 
     def __init__(
@@ -281,6 +281,19 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             class_counts=tuple(int(count) for count in counts),
         )
         _logger.info("selected %s", self.summary)
+
+
+def selector_among(
+    callbacks: list[keras.callbacks.Callback],
+) -> EntropyReferenceSelector | None:
+    """The one selector among callbacks, or None; two are an error."""
+    selectors = [c for c in callbacks if isinstance(c, EntropyReferenceSelector)]
+    if len(selectors) > 1:
+        raise ValueError(
+            "Expected at most one EntropyReferenceSelector among the callbacks. "
+            f"Received: {len(selectors)}"
+        )
+    return selectors[0] if selectors else None
 
 
 def _balanced_head(ranked: np.ndarray, classes: np.ndarray, size: int) -> np.ndarray:

@@ -20,7 +20,8 @@ from keras_dmp import (
 from keras_dmp._labelled_data import LabelledData
 from keras_dmp._reference_data import reference_arrays
 from keras_dmp._resident import new_seed
-from keras_dmp.distillation import DistillationTrainer, require_settings
+from keras_dmp._settings import require_settings
+from keras_dmp.distillation import DistillationTrainer
 from keras_dmp.reference import EntropyReferenceSelector
 
 _SAMPLE = slice(0, 256)
@@ -105,10 +106,8 @@ class DMPTrainer:
                 "Expected `model` to be a keras.Model or a callable that builds one. Received: "
                 f"{type(model).__name__}"
             )
-        if teacher is not None and not isinstance(teacher, keras.Model):
-            raise TypeError(
-                f"Expected `teacher` to be a keras.Model. Received: {type(teacher).__name__}"
-            )
+        if teacher is not None:
+            _heads.require_model(teacher, "teacher")
         if selector is not None and not isinstance(selector, EntropyReferenceSelector):
             raise TypeError(
                 "Expected `selector` to be an EntropyReferenceSelector. Received: "

@@ -11,7 +11,7 @@ import keras_dmp
 
 ROOT = pathlib.Path(keras_dmp.__file__).parent
 MODULES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py"))}
-MAX_LINES = 475
+MAX_LINES = 450
 # Module: the modules of ours that it may import. Those not named are free.
 MAY_IMPORT = {
     "_version.py": set(),
