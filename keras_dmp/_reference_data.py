@@ -67,6 +67,11 @@ class ReferenceData:
             batch_size=batch_size,
         )
 
+    def columns(self) -> tuple:
+        """Return what `Model.fit` trains on."""
+        columns = (self.x, self.outputs)
+        return columns if self.sample_weight is None else (*columns, self.sample_weight)
+
     def take(self, indices: np.ndarray) -> Self:
         """Return the rows `indices`."""
         return dataclasses.replace(
@@ -75,6 +80,16 @@ class ReferenceData:
             outputs=None if self.outputs is None else self.outputs[indices],
             sample_weight=None if self.sample_weight is None else self.sample_weight[indices],
         )
+
+
+def first_unlabelled(dataset: Any, model: keras.Model, *, drop_labels: bool) -> Any:
+    """Samples of the first batch of a dataset that is not read to its end, checked."""
+    if not drop_labels:
+        refuse_labels(_batches.has_labels(dataset), "a dataset of (x, y)")
+    x = _batches.first_batch(dataset, "x", model).x
+    _inputs.require_model_input(x, model, "x")
+    _arrays.require_finite(x, "x")
+    return x
 
 
 def reference_arrays(x: Any, name: str, model: keras.Model) -> Any:

@@ -6,15 +6,24 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _batches, _forward, _heads, _inputs, _metrics, _replicas, _validate
-from keras_dmp._reference_data import ReferenceData, refuse_labels
+from keras_dmp import (
+    _arrays,
+    _batches,
+    _forward,
+    _heads,
+    _inputs,
+    _metrics,
+    _replicas,
+    _validate,
+)
+from keras_dmp._fast_steps import ChosenSpeed
+from keras_dmp._reference_data import ReferenceData, first_unlabelled
 from keras_dmp._resident import ResidentBatches, new_seed
 from keras_dmp._settings import require_settings
 from keras_dmp._validation_data import checked_validation
 from keras_dmp.losses import SoftTargetKLDivergence, harden
 from keras_dmp.reference import selector_among
 
-_DEFAULT_BATCH_SIZE = 32
 # Samples that show by their values whether outputs are logits or probabilities.
 _KIND_SAMPLES = 256
 
@@ -140,7 +149,7 @@ class DistillationTrainer(keras.Model):
         metrics: Any = None,
         weighted_metrics: Any = None,
         run_eagerly: bool = False,
-        steps_per_execution: int = 1,
+        steps_per_execution: int | None = None,
         jit_compile: bool | str = "auto",
         auto_scale_loss: bool = True,
     ) -> None:
@@ -150,12 +159,13 @@ class DistillationTrainer(keras.Model):
             optimizer: As in `keras.Model.compile`.
             loss: `None`. It is here to refuse others: the loss is `SoftTargetKLDivergence`
                 with the trainer's temperature.
-            metrics: Metrics of one-hot labels; `"accuracy"` and Keras' sparse metrics are
-                translated.
+            metrics: Metrics of one-hot labels; Keras' sparse metrics are translated.
             weighted_metrics: The same, weighted by `sample_weight`.
             run_eagerly: As in `keras.Model.compile`.
-            steps_per_execution: As in `keras.Model.compile`.
-            jit_compile: As in `keras.Model.compile`.
+            steps_per_execution: As in `keras.Model.compile`. Defaults to `None`: several with
+                a cache, unless a callback looks at batches.
+            jit_compile: As in `keras.Model.compile`. `"auto"` also compiles the update of
+                Keras' own optimizers on a CPU where a training is long enough to repay it.
             auto_scale_loss: As in `keras.Model.compile`.
         """
         if loss is not None:
@@ -166,12 +176,13 @@ class DistillationTrainer(keras.Model):
         kind = self._kind or _heads.resolve_output_kind(
             self.student, "student", from_logits=self.from_logits, required=False
         )
+        self._speed = ChosenSpeed(steps=steps_per_execution is None, compiles=jit_compile == "auto")
         super().compile(
             optimizer=optimizer,
             metrics=_metrics.for_one_hot_labels(metrics, kind),
             weighted_metrics=_metrics.for_one_hot_labels(weighted_metrics, kind),
             run_eagerly=run_eagerly,
-            steps_per_execution=steps_per_execution,
+            steps_per_execution=steps_per_execution or 1,
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
@@ -187,6 +198,8 @@ class DistillationTrainer(keras.Model):
         config = super().get_compile_config()
         if config:
             config.pop("loss_weights", None)
+            if self._speed.steps:
+                config["steps_per_execution"] = None
         return config
 
     def fit(
@@ -271,15 +284,14 @@ class DistillationTrainer(keras.Model):
         )
         self._settle_kind(data.x, data.outputs)
         arguments["validation_data"] = self._checked(validation_data)
-        data = self._labelled(data, selector, verbose=verbose not in (0, "0"))
+        data = self._labelled(data, selector, verbose=verbose in (1, "auto"))
         batches = ResidentBatches(
-            (data.x, data.outputs)
-            if data.sample_weight is None
-            else (data.x, data.outputs, data.sample_weight),
-            batch_size=batch_size or data.batch_size or _DEFAULT_BATCH_SIZE,
+            data.columns(),
+            batch_size=batch_size or data.batch_size or 32,
             shuffle=shuffle,
             seed=new_seed(),
         )
+        self._speed.choose(self, len(batches.dataset), epochs, callbacks)
         return super().fit(
             batches.dataset, callbacks=[batches, *callbacks], shuffle=False, **arguments
         )
@@ -305,7 +317,9 @@ class DistillationTrainer(keras.Model):
             outputs = self._source.model(x, training=False)
         if self.labels == "hard":
             outputs = harden(outputs, from_logits=self._kind.from_logits)
-        return super().train_step((x, outputs, sample_weight))
+        if self._speed.update is None:
+            return super().train_step((x, outputs, sample_weight))
+        return self._speed.train_step(self, x, outputs, sample_weight)
 
     def test_step(self, data: Any) -> dict:
         """Evaluate a batch with true labels."""
@@ -423,12 +437,8 @@ class DistillationTrainer(keras.Model):
                 "cache=True). Received: a dataset and "
                 + ("a selector" if selector is not None else "y or sample_weight")
             )
-        if not self.drop_labels:
-            refuse_labels(_batches.has_labels(dataset), "a dataset of (x, y)")
-        first = _batches.first_batch(dataset, "x", self.student)
-        _inputs.require_model_input(first.x, self.student, "x")
-        _arrays.require_finite(first.x, "x")
-        self._settle_kind(first.x, None)
+        first = first_unlabelled(dataset, self.student, drop_labels=self.drop_labels)
+        self._settle_kind(first, None)
         return _batches.with_pending_outputs(dataset)
 
 
