@@ -195,12 +195,11 @@ class DistillationTrainer(keras.Model):
 
     def get_compile_config(self) -> dict | None:
         """Return the arguments of `compile`, serialized."""
-        config = super().get_compile_config()
-        if config:
-            config.pop("loss_weights", None)
-            if self._speed.steps:
-                config["steps_per_execution"] = None
-        return config
+        config = super().get_compile_config() or {}
+        config.pop("loss_weights", None)
+        if config and self._speed.steps:
+            config["steps_per_execution"] = None
+        return config or None
 
     def fit(
         self,
