@@ -90,7 +90,12 @@ def first_batch(data: Any, name: str, model: keras.Model | None = None) -> Batch
 
 def has_labels(dataset: Any) -> bool:
     """Whether the dataset yields (x, y, ...) and not x alone; reads at most one batch."""
-    element = dataset.element_spec if isinstance(dataset, tf.data.Dataset) else dataset[0]
+    if isinstance(dataset, tf.data.Dataset):
+        element = dataset.element_spec
+    elif dataset.num_batches == 0:
+        raise _nothing("x")
+    else:
+        element = dataset[0]
     return keras.utils.unpack_x_y_sample_weight(element)[1] is not None
 
 

@@ -52,7 +52,14 @@ def fresh_clone(model: keras.Model) -> keras.Model:
             f"Expected `model` to be a model that Keras can clone. Received: {model.name!r} of "
             f"type {type(model).__name__} ({error}); pass a callable that builds it instead"
         ) from error
-    for layer, twin in _adaptable_pairs(model, clone):
+    layers, twins = list(_adaptable_layers(model)), list(_adaptable_layers(clone))
+    if len(layers) != len(twins):
+        raise ValueError(
+            "Expected `model` to be a model whose adapted layers Keras can clone. Received: "
+            f"{model.name!r}, whose clone has {len(twins)} of {len(layers)}; pass a callable that "
+            "builds it instead"
+        )
+    for layer, twin in zip(layers, twins, strict=True):
         _copy_state(layer, twin)
     return clone
 
@@ -78,13 +85,19 @@ def teacher_and_student(
     own = {id(variable) for variable in student.variables}
     if teacher is student or any(id(variable) in own for variable in teacher.variables):
         raise ValueError(
-            "Expected the callable `model` to build a new model at every call. Received: models "
-            "that share variables"
+            "Expected the callable `model` to build a new model at every call, adapted "
+            "preprocessing layers included. Received: models that share variables"
         )
     for part in (teacher, student):
         ensure_built(part, x)
     if shared_share(student, teacher) == 1.0:
         # A seed in the callable gives both the same weights; such a student leaks more.
+        warnings.warn(
+            "`model` gave teacher and student the same initial weights, by a seed or by loading "
+            "them: the student's were drawn anew, since it would tell more about the members",
+            PrivacyWarning,
+            stacklevel=5,
+        )
         student = fresh_clone(student)
         ensure_built(student, x)
     share = shared_share(student, teacher)
@@ -105,7 +118,7 @@ def teacher_and_student(
 
 def warn_of_adapted_layers(model: keras.Model) -> None:
     """Warn that statistics which preprocessing layers adapted to data are released."""
-    names = [layer.name for layer, _ in _adaptable_pairs(model, model) if layer.built]
+    names = [layer.name for layer in _adaptable_layers(model) if layer.built]
     if names:
         warnings.warn(
             f"The statistics of the adapted layers {', '.join(names)} are part of the released "
@@ -133,9 +146,11 @@ def shared_share(model: keras.Model, other: keras.Model) -> float:
 
 
 def _random_weights(model: keras.Model):
-    for variable in model.trainable_variables:
+    """Digest and size of each weight with several values, frozen ones too."""
+    adapted = {id(variable) for layer in _adaptable_layers(model) for variable in layer.variables}
+    for variable in model.weights:
         values = keras.ops.convert_to_numpy(variable)
-        if values.size > 1 and np.any(values != values.flat[0]):
+        if id(variable) not in adapted and values.size > 1 and np.any(values != values.flat[0]):
             yield hashlib.blake2b(values.tobytes()).digest(), values.size
 
 
@@ -157,12 +172,13 @@ def _without_seeds(config: Any) -> Any:
     return result
 
 
-def _adaptable_pairs(model: keras.Model, clone: keras.Model):
-    for layer, twin in zip(model.layers, clone.layers, strict=True):
-        if isinstance(layer, keras.Model):
-            yield from _adaptable_pairs(layer, twin)
-        elif hasattr(layer, "adapt"):
-            yield layer, twin
+def _adaptable_layers(layer: keras.Layer):
+    """Preprocessing layers with an `adapt`, at any depth."""
+    for inner in layer._flatten_layers(recursive=False, include_self=False):
+        if hasattr(inner, "adapt"):
+            yield inner
+        else:
+            yield from _adaptable_layers(inner)
 
 
 def _copy_state(layer: keras.Layer, twin: keras.Layer) -> None:

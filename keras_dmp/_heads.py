@@ -199,7 +199,8 @@ def require_outputs(outputs: np.ndarray, kind: OutputKind, name: str) -> None:
 def _require_classifier(name: str, units: int | None, activation: str | None, loss: Any) -> None:
     """Refuse multi-label heads, regression heads and heads of one softmax unit."""
     loss_name = _loss_name(loss)
-    multi_label = units != 1 and (activation == "sigmoid" or loss_name.startswith("binary_"))
+    binary_loss = loss_name.startswith("binary_") and activation != "softmax"
+    multi_label = units != 1 and (activation == "sigmoid" or binary_loss)
     if multi_label and units is not None:
         raise ValueError(
             f"Expected `{name}` to be a single-label classifier. Received: {units} units with "
@@ -272,6 +273,8 @@ def _last_activation(model: keras.Model) -> str | None:
     if isinstance(layer, keras.layers.Softmax):
         return "softmax"
     activation = getattr(layer, "activation", None)
+    if isinstance(layer, keras.layers.Activation) and activation is keras.activations.linear:
+        return None  # it casts what came before, logits or probabilities
     return getattr(activation, "__name__", None)
 
 

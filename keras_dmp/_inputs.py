@@ -23,7 +23,7 @@ def require_model_input(x: Any, model: keras.Model, name: str) -> None:
             f"Expected `{name}` to be {len(inputs)} arrays, one an input of model "
             f"{model.name!r}. Received: {len(leaves)}"
         )
-    for leaf, tensor in zip(leaves, inputs, strict=True):
+    for leaf, tensor in zip(leaves, _in_order_of(x, inputs), strict=True):
         if not _shape_fits(leaf.shape, tuple(tensor.shape)) or not _dtype_fits(leaf, tensor):
             raise ValueError(
                 f"Expected `{name}` to have shape {tuple(tensor.shape)} and dtype {tensor.dtype}, "
@@ -50,13 +50,21 @@ def input_dtypes(model: keras.Model, x: Any) -> list[Any]:
     inputs = getattr(model, "inputs", None)
     leaves = keras.tree.flatten(x)
     if inputs and len(inputs) == len(leaves):
-        dtypes = [tensor.dtype for tensor in inputs]
+        dtypes = [tensor.dtype for tensor in _in_order_of(x, inputs)]
     else:
         dtypes = [keras.config.floatx()] * len(leaves)
     return [
         None if leaf.dtype.kind in "US" or dtype == "string" else np.dtype(dtype)
         for leaf, dtype in zip(leaves, dtypes, strict=True)
     ]
+
+
+def _in_order_of(x: Any, inputs: list[Any]) -> list[Any]:
+    """The model's inputs in the order in which the arrays of `x` come; dictionaries by name."""
+    by_name = {tensor.name: tensor for tensor in inputs}
+    if isinstance(x, dict) and set(x) == set(by_name):
+        return keras.tree.flatten(type(x)((name, by_name[name]) for name in x))
+    return inputs
 
 
 def _shape_fits(shape: tuple, expected: tuple) -> bool:

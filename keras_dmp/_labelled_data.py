@@ -89,7 +89,8 @@ class LabelledData:
     ) -> keras.callbacks.History:
         """`model.fit` on this data, from resident tensors where it is arrays."""
         if _batches.is_dataset(self.x):
-            return model.fit(self.x, shuffle=False, callbacks=callbacks, **arguments)
+            shuffle = shuffle and isinstance(self.x, keras.utils.PyDataset)
+            return model.fit(self.x, shuffle=shuffle, callbacks=callbacks, **arguments)
         batches = ResidentBatches(
             (self.x, self.y) if self.sample_weight is None else self._columns(),
             batch_size=batch_size or _DEFAULT_BATCH_SIZE,

@@ -28,8 +28,7 @@ def for_one_hot_labels(metrics: Any, kind: OutputKind | None) -> Any:
     """The metrics as given to `compile`, with those of integer labels replaced by twins."""
     if metrics is None:
         return None
-    listed = metrics if isinstance(metrics, list | tuple) else [metrics]
-    return [_for_one_hot_labels(metric, kind) for metric in listed]
+    return [_for_one_hot_labels(metric, kind) for metric in keras.tree.flatten(metrics)]
 
 
 def one_hot_labels(labels: Any, units: int) -> Any:
@@ -62,6 +61,9 @@ def _for_one_hot_labels(metric: Any, kind: OutputKind | None) -> Any:
         if metric in ("accuracy", "acc") and one_logit:
             return keras.metrics.BinaryAccuracy(name=metric, threshold=0.0)
         return _TWINS.get(metric, metric)
+    name = getattr(metric, "__name__", "")
+    if name in _TWINS and metric is getattr(keras.metrics, name):
+        return getattr(keras.metrics, _TWINS[name])
     class_name = type(metric).__name__
     if class_name in _TWINS and type(metric) is getattr(keras.metrics, class_name):
         config = metric.get_config()

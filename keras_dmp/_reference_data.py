@@ -94,15 +94,22 @@ def first_unlabelled(dataset: Any, model: keras.Model, *, drop_labels: bool) -> 
 
 def reference_arrays(x: Any, name: str, model: keras.Model) -> Any:
     """Samples as a finite structure of arrays that the model takes; labels are dropped."""
+    return read_reference(x, name, model)[0]
+
+
+def read_reference(x: Any, name: str, model: keras.Model) -> tuple[Any, int | None]:
+    """The same with the samples in a batch of the dataset they came from, if they did."""
+    batch_size = None
     if _batches.is_dataset(x):
-        x = _batches.materialise(x, name, model)[0].x
+        batch, batch_size = _batches.materialise(x, name, model)
+        x = batch.x
     else:
         x = _arrays.as_arrays(x, name)
     _inputs.require_model_input(x, model, name)
     _arrays.require_finite(x, name)
     if _arrays.num_samples(x) < 2:
         raise ValueError(f"Expected `{name}` to have at least two samples. Received: one")
-    return x
+    return x, batch_size
 
 
 def refuse_labels(has_labels: bool, received: str) -> None:

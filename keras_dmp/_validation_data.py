@@ -20,11 +20,23 @@ def checked_validation(validation_data: Any, model: keras.Model, kind: _heads.Ou
         endless = _batches.is_endless(validation_data)
         for batch in [_batches.first_batch(*source)] if endless else _batches.iterate(*source):
             _checked_samples(batch.x, batch.y, model, kind)
+            _check_weights(batch.sample_weight, batch.x)
         return validation_data
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
     x = _arrays.as_arrays(x, "validation_data")
     y = _checked_samples(x, y, model, kind)
-    return (x, y) if sample_weight is None else (x, y, sample_weight)
+    if sample_weight is None:
+        return x, y
+    sample_weight = np.asarray(sample_weight)
+    _check_weights(sample_weight, x)
+    return x, y, sample_weight
+
+
+def _check_weights(sample_weight: np.ndarray | None, x: Any) -> None:
+    if sample_weight is not None:
+        name = "validation_data weights"
+        _arrays.require_same_length(x, sample_weight, "validation_data samples", name)
+        _arrays.require_finite(sample_weight, name)
 
 
 def _checked_samples(x: Any, y: Any, model: keras.Model, kind: _heads.OutputKind) -> np.ndarray:

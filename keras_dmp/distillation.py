@@ -9,6 +9,7 @@ import numpy as np
 from keras_dmp import (
     _arrays,
     _batches,
+    _callbacks,
     _forward,
     _heads,
     _inputs,
@@ -17,6 +18,7 @@ from keras_dmp import (
     _validate,
 )
 from keras_dmp._fast_steps import ChosenSpeed
+from keras_dmp._output_kind import output_kind
 from keras_dmp._reference_data import ReferenceData, first_unlabelled
 from keras_dmp._resident import ResidentBatches, new_seed
 from keras_dmp._settings import require_settings
@@ -68,7 +70,8 @@ class DistillationTrainer(keras.Model):
             loss, the last activation or the values.
         cache: Boolean. Whether the teacher is asked once a sample before the first step.
             Otherwise it labels each batch as it comes, for pipelines that augment, at the
-            price of a forward pass of the teacher in every step. Defaults to `True`.
+            price of a forward pass of the teacher in every step; only the first samples are
+            then checked. Defaults to `True`.
         drop_labels: Boolean. Whether a dataset of `(x, y)` is taken for its `x`; otherwise it
             is refused. Defaults to `False`.
         **kwargs: `name` and `dtype` of the model.
@@ -83,8 +86,7 @@ class DistillationTrainer(keras.Model):
     >>> trainer = DistillationTrainer(net(), teacher=net())
     >>> trainer.compile("adam")
     >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
-    >>> history = trainer.fit(x, epochs=2, verbose=0)
-    >>> sorted(history.history)
+    >>> list(trainer.fit(x, epochs=2, verbose=0).history)
     ['loss']
     """
 
@@ -250,7 +252,7 @@ class DistillationTrainer(keras.Model):
         if batch_size is not None:
             _validate.integer_at_least(1, batch_size=batch_size)
         _validate.integer_at_least(0, epochs=epochs)
-        callbacks = list(callbacks or [])
+        callbacks = _callbacks.as_list(callbacks)
         selector = selector_among(callbacks)
         arguments = {
             "epochs": epochs,
@@ -304,7 +306,7 @@ class DistillationTrainer(keras.Model):
             if self._kind is None:
                 sample = _batches.first_batch(x, "x", self.student).x
                 _inputs.require_model_input(sample, self.student, "x")
-                self._kind = _output_kind(self.student, "student", sample, self.from_logits)
+                self._kind = output_kind(self.student, "student", sample, self.from_logits)
             data = self._checked(x if _batches.is_dataset(x) else (x, y))
             x, y = (x, y) if _batches.is_dataset(x) else data
         return super().evaluate(x, y, **kwargs)
@@ -375,7 +377,7 @@ class DistillationTrainer(keras.Model):
     def _settle_kind(self, x: Any, outputs: np.ndarray | None) -> None:
         """Decide what outputs mean, and that they mean the same for teacher and student."""
         sample = _arrays.take(x, slice(0, _KIND_SAMPLES))
-        student = _output_kind(self.student, "student", sample, self.from_logits, required=False)
+        student = output_kind(self.student, "student", sample, self.from_logits, required=False)
         self.built = True
         if outputs is None:
             kind = self._teacher_kind(sample)
@@ -399,17 +401,24 @@ class DistillationTrainer(keras.Model):
         return checked_validation(validation_data, self.student, self._kind)
 
     def _teacher_kind(self, sample: Any) -> _heads.OutputKind:
-        """What the teacher returns; with a cache, by its own word, since all is checked later."""
+        """What the teacher returns; with a cache by its own word, since all is checked later."""
         teacher = self._source.model
         told = self.cache and _heads.resolve_output_kind(
             teacher, "teacher", from_logits=self.from_logits, required=False
         )
-        return told or _output_kind(teacher, "teacher", sample, self.from_logits)
+        if told:
+            return told
+        outputs = _forward.call(teacher, sample)
+        kind = _heads.resolve_output_kind(
+            teacher, "teacher", from_logits=self.from_logits, outputs=outputs
+        )
+        _heads.require_outputs(outputs, kind, "teacher outputs")
+        return kind
 
     def _labelled(self, data: ReferenceData, selector, *, verbose: bool) -> ReferenceData:
         """The reference, narrowed by the selector, with the teacher's outputs."""
         if selector is not None:
-            selector.require_pool_size(_arrays.num_samples(data.x))
+            selector.require_narrows(_arrays.num_samples(data.x))
         if data.outputs is None and (self.cache or selector is not None):
             outputs = _forward.predict(self._source.model, data.x, verbose=verbose)
             _heads.require_outputs(outputs, self._kind, "teacher outputs")
@@ -439,12 +448,3 @@ class DistillationTrainer(keras.Model):
         first = first_unlabelled(dataset, self.student, drop_labels=self.drop_labels)
         self._settle_kind(first, None)
         return _batches.with_pending_outputs(dataset)
-
-
-def _output_kind(
-    model: keras.Model, name: str, sample: Any, from_logits: bool | None, required: bool = True
-) -> _heads.OutputKind | None:
-    outputs = _forward.call(model, sample)
-    return _heads.resolve_output_kind(
-        model, name, from_logits=from_logits, outputs=outputs, required=required
-    )

@@ -143,6 +143,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         self.batch_size = batch_size
         # Whether the `fit` about to begin, and the one that runs, is a distillation.
         self._narrows_fit = self._narrowed = False
+        self._pool_samples = None
         self._forget()
 
     def select(self, teacher: keras.Model, pool: Any = None, verbose: bool = False) -> Any:
@@ -202,17 +203,22 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
                 f"Received: size={self.size}"
             )
 
+    def require_narrows(self, samples: int) -> None:
+        """Raise ValueError if this selector cannot narrow a reference of so many samples."""
+        if self.pool is not None:
+            raise ValueError(
+                "Expected the selector to have no `pool` of its own: the reference given to "
+                "`fit` is the pool. Received: a selector with a `pool`"
+            )
+        self.require_pool_size(samples)
+
     def narrow_fit(self, outputs: np.ndarray, x: Any, kind: _heads.OutputKind) -> np.ndarray:
         """Choose for the `fit` about to run; `DistillationTrainer` calls this.
 
         Returns:
             The positions of the chosen samples.
         """
-        if self.pool is not None:
-            raise ValueError(
-                "Expected the selector to have no `pool` of its own: what is given to "
-                "`DistillationTrainer.fit` is the pool. Received: a selector with a `pool`"
-            )
+        self.require_narrows(len(outputs))
         self.select_by_outputs(outputs, x, kind)
         self._narrows_fit = True
         return self.indices_
@@ -227,6 +233,10 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
                 "Expected the selector to have a `pool` when it is given to a classifier's own "
                 "`fit`. Received: pool=None"
             )
+        if not self._narrowed:
+            # Read now, so that what is wrong with it does not come after the training.
+            self._pool_samples = reference_arrays(self.pool, "pool", self.model)
+            self.require_pool_size(_arrays.num_samples(self._pool_samples))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Put `reference_entropy` and `reference_size` into the logs of a distillation."""
@@ -237,7 +247,8 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
     def on_train_end(self, logs: dict | None = None) -> None:
         """Select from `pool` with the classifier that has just been trained."""
         if not self._narrowed:
-            self.select(self.model)
+            self.select(self.model, self._pool_samples)
+            self._pool_samples = None
         self._log(logs)
 
     def _log(self, logs: dict | None) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_dmp import _arrays, _validate
@@ -100,7 +101,7 @@ def split_private(
         groups = np.asarray(groups)
         _arrays.require_same_length(x, groups, "x", "groups")
 
-    distinct = np.sort(np.unique(_arrays.record_digests(x), return_index=True)[1])
+    distinct = np.sort(np.unique(_arrays.record_digests(x, _seen_as(x)), return_index=True)[1])
     wanted = {**sizes, "validation": validation, "reference": reference}
     indices = _draw(distinct, wanted, groups, np.random.default_rng(seed))
     taken = sum(len(part) for part in indices.values())
@@ -156,6 +157,12 @@ def _by_group(
     order = rng.permutation(len(distinct))
     order = order[np.argsort(place[order], kind="stable")]
     return distinct[order], np.cumsum(np.bincount(place))
+
+
+def _seen_as(x: Any) -> list[Any]:
+    """Dtypes in which records are compared: floats as models see them."""
+    floats = np.dtype(keras.config.floatx())
+    return [floats if leaf.dtype.kind == "f" else None for leaf in keras.tree.flatten(x)]
 
 
 def _labelled(x: Any, y: np.ndarray, indices: np.ndarray) -> tuple[Any, np.ndarray]:

@@ -10,7 +10,7 @@ import keras
 from keras_dmp import (
     _arrays,
     _batches,
-    _forward,
+    _callbacks,
     _fresh,
     _heads,
     _inputs,
@@ -18,11 +18,12 @@ from keras_dmp import (
     _validate,
 )
 from keras_dmp._labelled_data import LabelledData
-from keras_dmp._reference_data import reference_arrays
+from keras_dmp._output_kind import output_kind
+from keras_dmp._reference_data import read_reference
 from keras_dmp._resident import new_seed
 from keras_dmp._settings import require_settings
 from keras_dmp.distillation import DistillationTrainer
-from keras_dmp.reference import EntropyReferenceSelector
+from keras_dmp.reference import EntropyReferenceSelector, selector_among
 
 _SAMPLE = slice(0, 256)
 _COMPILE_ARGUMENTS = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
@@ -37,6 +38,7 @@ class _Run:
     kind: _heads.OutputKind
     members: LabelledData | None
     reference: Any
+    reference_batch_size: int | None
     validation: LabelledData | None
 
 
@@ -211,7 +213,8 @@ class DMPTrainer:
                 labels are dropped. It is kept in memory.
             epochs: Epochs of the student, and of the teacher unless `teacher_epochs` is given.
             teacher_epochs: Epochs of the teacher.
-            batch_size: Samples a step of both. Defaults to the dataset's, or 32.
+            batch_size: Samples a step of both; a dataset of members keeps its own. Defaults to
+                that of the reference dataset, or 32.
             verbose: As in `keras.Model.fit`.
             callbacks: Callbacks of the student phase; their model is a `DistillationTrainer`.
             teacher_callbacks: Callbacks of the teacher phase. What they write is private.
@@ -248,8 +251,17 @@ class DMPTrainer:
         )
         if self._seed is not None:
             keras.utils.set_random_seed(self._seed)
-        run = self._prepare(x, y, sample_weight, reference, validation_data)
+        callbacks = _callbacks.as_list(callbacks)
+        if self.selector is not None:
+            callbacks = [self.selector, *callbacks]
+        run = self._prepare(
+            x, y, sample_weight, reference, validation_data, selector_among(callbacks)
+        )
         digests = _digests(run)
+        if groups is not None and run.members is None:
+            raise ValueError(
+                "Expected `x` to be the members when `groups` tells theirs. Received: x=None"
+            )
         if run.members is not None:
             _overlap.refuse_overlap(digests, groups=groups, allow=allow_overlap)
         distiller = DistillationTrainer(
@@ -266,6 +278,8 @@ class DMPTrainer:
         if validation_batch_size or batch_size:
             shared["validation_batch_size"] = validation_batch_size or batch_size
 
+        # Should this run break off, no student of an earlier one stands beside its teacher.
+        self._student = None
         history = keras.callbacks.History()
         history.history = {}
         if self._given_teacher is None:
@@ -273,20 +287,15 @@ class DMPTrainer:
             trained = self._fit_teacher(
                 run,
                 epochs=teacher_epochs or epochs,
-                callbacks=list(teacher_callbacks or []),
+                callbacks=_callbacks.as_list(teacher_callbacks),
                 class_weight=class_weight,
                 **shared,
             )
             history.history |= {f"teacher_{key}": of for key, of in trained.history.items()}
             self._teacher = run.teacher
         _announce("Student: labelling the reference, training on it", verbose)
-        selectors = [] if self.selector is None else [self.selector]
-        trained = distiller.fit(
-            run.reference,
-            epochs=epochs,
-            callbacks=[*selectors, *(callbacks or [])],
-            **shared,
-        )
+        shared["batch_size"] = batch_size or run.reference_batch_size
+        trained = distiller.fit(run.reference, epochs=epochs, callbacks=callbacks, **shared)
         run.student.compile(**self._compile_arguments("student"))
         # Keras warns at loading of an optimizer that was saved before it had variables.
         run.student.optimizer.build(run.student.trainable_variables)
@@ -340,7 +349,7 @@ class DMPTrainer:
         }
         return arguments if for_student_phase else {**arguments, "loss": compiled["loss"]}
 
-    def _prepare(self, x, y, sample_weight, reference, validation_data) -> _Run:
+    def _prepare(self, x, y, sample_weight, reference, validation_data, selector) -> _Run:
         """Build the models, read the data, and check all of it before any training."""
         if reference is None:
             raise ValueError("Expected `reference` to be samples. Received: reference=None")
@@ -371,11 +380,11 @@ class DMPTrainer:
                 needs_labels=self._given_teacher is None,
                 **reading,
             )
-        pool = reference_arrays(reference, "reference", student)
+        pool, pool_batch_size = read_reference(reference, "reference", student)
         if members is not None:
             _inputs.require_alike(pool, sample, "reference", "x")
-        if self.selector is not None:
-            self.selector.require_pool_size(_arrays.num_samples(pool))
+        if selector is not None:
+            selector.require_narrows(_arrays.num_samples(pool))
         if validation_data is not None:
             columns = (
                 (validation_data, None, None)
@@ -391,24 +400,15 @@ class DMPTrainer:
             kind=kind,
             members=members,
             reference=pool,
+            reference_batch_size=pool_batch_size,
             validation=validation,
         )
 
     def _output_kind(self, teacher, student, sample) -> _heads.OutputKind:
-        kind = _heads.resolve_output_kind(
-            student,
-            "model",
-            from_logits=self._from_logits,
-            loss=self._compiled["loss"],
-            outputs=_forward.call(student, sample),
-        )
+        loss = self._compiled["loss"]
+        kind = output_kind(student, "model", sample, self._from_logits, loss=loss)
         if self._given_teacher is not None:
-            of_teacher = _heads.resolve_output_kind(
-                teacher,
-                "teacher",
-                from_logits=self._from_logits,
-                outputs=_forward.call(teacher, sample),
-            )
+            of_teacher = output_kind(teacher, "teacher", sample, self._from_logits)
             _heads.require_same_kind(of_teacher, kind)
         return kind
 

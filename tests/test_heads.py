@@ -202,3 +202,19 @@ def test_number_of_classes():
 def test_require_outputs_refuses(outputs, message):
     with pytest.raises(ValueError, match=message):
         _heads.require_outputs(outputs, OutputKind(units=4, from_logits=True), "y")
+
+
+def test_an_activation_layer_that_only_casts_says_nothing():
+    """The mixed-precision idiom: a float32 linear activation behind the softmax."""
+    entry = keras.Input((3,))
+    softmax = keras.layers.Dense(4, activation="softmax")(entry)
+    model = keras.Model(entry, keras.layers.Activation("linear", dtype="float32")(softmax))
+    outputs = np.full((5, 4), 0.25)
+    model.compile(loss="sparse_categorical_crossentropy")
+    assert not _heads.resolve_output_kind(model, "model", outputs=outputs).from_logits
+
+
+def test_two_softmax_units_with_binary_crossentropy_are_no_multi_label_head():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
+    model.compile(loss="binary_crossentropy")
+    assert _heads.resolve_output_kind(model, "model").units == 2

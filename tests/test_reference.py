@@ -412,3 +412,18 @@ def test_a_failed_selection_leaves_nothing_of_the_last(reference, teacher):
     with pytest.raises(ValueError, match="max_entropy"):
         selector.select(teacher, reference)
     assert selector.indices_ is selector.reference is selector.summary is None
+
+
+@pytest.mark.parametrize(
+    ("size", "spoil", "message"),
+    [(97, 0.0, "`size` to be at most the 96 samples"), (9, np.nan, "Expected `pool` to be finite")],
+)
+def test_a_bad_pool_is_found_before_a_classifier_trains(reference, labelled, size, spoil, message):
+    pool = reference.copy()
+    pool[3, 1] += spoil
+    model = nets.classifier()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    weights = nets.snapshot(model)
+    with pytest.raises(ValueError, match=message):
+        model.fit(*labelled, callbacks=[EntropyReferenceSelector(size=size, pool=pool)], verbose=0)
+    nets.assert_same_weights(model, weights)

@@ -113,3 +113,9 @@ def test_refuses(data, arguments, message):
     x, y = data
     with pytest.raises(ValueError, match=message):
         split_private(**{"x": x, "y": y, "members": 40, "nonmembers": 40, **arguments})
+
+
+def test_records_that_a_model_cannot_tell_apart_are_duplicates():
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    split = split_private(np.concatenate([x, x + 1e-12]), np.zeros(100, int), 20, 20)
+    assert split.num_duplicates == 50

@@ -277,6 +277,95 @@ def test_dictionary_inputs():
     assert trainer.selector.reference["left"].shape == (20, 3)
 
 
+def test_dictionaries_go_to_inputs_by_name():
+    """The model lists its inputs in another order than a dictionary is flattened in."""
+
+    def two_inputs():
+        title, body = keras.Input((3,), name="title"), keras.Input((5,), name="body")
+        return keras.Model([title, body], layers.Dense(3)(layers.Concatenate()([title, body])))
+
+    rng = np.random.default_rng(0)
+    parts = [{"title": rng.normal(size=(40, 3)), "body": rng.normal(size=(40, 5))} for _ in "ab"]
+    trainer = DMPTrainer(two_inputs, seed=0)
+    trainer.compile("adam", LOGITS_LOSS)
+    labels = rng.integers(0, 3, 40)
+    trainer.fit(parts[0], labels, reference=parts[1], epochs=1, verbose=0)
+    with pytest.raises(ValueError, match="40 of 40 samples of `reference` are members"):
+        trainer.fit(parts[0], labels, reference=parts[0], verbose=0)
+
+
+def test_a_dataset_of_reference_samples_keeps_its_batch_size(split):
+    steps = nets.Steps()
+    reference = tf.data.Dataset.from_tensor_slices(split.reference).batch(100)
+    fit = {"reference": reference, "batch_size": None, "epochs": 1, "callbacks": [steps]}
+    train(split, fit=fit)
+    assert len(steps.losses) == 2
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda c: c, lambda c: [[c]], lambda c: keras.callbacks.CallbackList([c])]
+)
+def test_callbacks_in_all_forms_of_keras(split, wrap):
+    steps = nets.Steps()
+    train(split, fit={"callbacks": wrap(steps), "epochs": 1})
+    assert len(steps.losses) == -(-len(split.reference) // 16)
+
+
+def test_members_of_a_py_dataset_are_shuffled(split):
+    order = []
+
+    class Recorded(nets.Pairs):
+        def __getitem__(self, index):
+            order.append(index)
+            return super().__getitem__(index)
+
+    trainer = DMPTrainer(build, seed=3)
+    trainer.compile("sgd", LOGITS_LOSS)
+    members = Recorded(*split.members, batch_size=8)
+    trainer.fit(members, reference=split.reference, epochs=3, verbose=0)
+    assert order[-10:] != sorted(order[-10:])
+
+
+def test_a_fit_that_breaks_off_leaves_no_older_student(split):
+    class Breaks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    trainer, _ = train(split)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(*split.members, reference=split.reference, callbacks=[Breaks()], verbose=0)
+    with pytest.raises(ValueError, match="Expected `fit` to have finished"):
+        _ = trainer.student
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        [keras.metrics.sparse_categorical_accuracy],
+        {"output": ["sparse_categorical_accuracy"]},
+        [keras.metrics.SparseCategoricalAccuracy(name="sparse_categorical_accuracy")],
+    ],
+    ids=["function", "dictionary", "instance"],
+)
+def test_sparse_metrics_in_all_forms_of_keras(split, metrics):
+    def named():
+        entry = keras.Input((nets.FEATURES,))
+        return keras.Model(entry, layers.Dense(nets.CLASSES, name="output")(entry))
+
+    trainer = DMPTrainer(named, seed=3)
+    trainer.compile("sgd", LOGITS_LOSS, metrics=metrics)
+    history = trainer.fit(
+        *split.members,
+        reference=split.reference,
+        epochs=1,
+        verbose=0,
+        validation_data=split.validation,
+    ).history
+    (key,) = (k for k in history if k.startswith("val_") and k != "val_loss")
+    predicted = trainer.predict(split.validation[0], verbose=0).argmax(1)
+    assert history[key][0] == pytest.approx(np.mean(predicted == split.validation[1]), abs=1e-6)
+
+
 # Initial weights
 
 
@@ -292,6 +381,7 @@ def seeded_initializers():
     )
 
 
+@pytest.mark.filterwarnings("ignore:`model` gave teacher and student the same")
 @pytest.mark.parametrize(
     "model",
     [build, seeded_builder, seeded_initializers, seeded_builder(), seeded_initializers()],
@@ -320,12 +410,19 @@ def test_initial_weights_differ(split, model, monkeypatch):
         assert not np.isclose(mine, theirs).any()
 
 
-def test_partly_shared_initial_weights_warn(split):
+def test_redrawn_initial_weights_warn(split):
+    with pytest.warns(PrivacyWarning, match="the student's were drawn anew"):
+        train(split, seeded_builder)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_partly_shared_initial_weights_warn(split, trainable):
     public = np.random.default_rng(0).normal(size=(nets.FEATURES, nets.HIDDEN))
 
     def pretrained():
         model = build()
         model.layers[0].set_weights([public, np.zeros(nets.HIDDEN)])
+        model.layers[0].trainable = trainable
         return model
 
     with pytest.warns(PrivacyWarning, match=r"share \d+% of their initial weights"):
@@ -360,6 +457,30 @@ def test_adapted_normalization_is_kept_with_a_warning(split):
         np.testing.assert_allclose(
             trained.layers[0](split.reference), normalization(split.reference), rtol=1e-6
         )
+
+
+def test_adapted_layers_inside_other_layers_are_kept_too(split):
+    @keras.saving.register_keras_serializable(package="test_trainer")
+    class Wrapped(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.inner = layers.Normalization()
+
+        def build(self, shape):
+            if not self.inner.built:
+                self.inner.build(shape)
+
+        def call(self, inputs):
+            return self.inner(inputs)
+
+    wrapped = Wrapped()
+    wrapped.inner.adapt(split.reference * 3 + 2)
+    model = keras.Sequential([keras.Input((nets.FEATURES,)), wrapped, layers.Dense(nets.CLASSES)])
+    with pytest.warns(PrivacyWarning, match="statistics of the adapted layers"):
+        trainer, _ = train(split, model)
+    np.testing.assert_allclose(
+        trainer.student.layers[0](split.reference), wrapped(split.reference), rtol=1e-6
+    )
 
 
 # What is released
@@ -578,7 +699,8 @@ def test_bad_models_are_refused_before_any_step(split, case, monkeypatch):
         train(split, model, loss=loss)
 
 
-def test_bad_settings_and_teachers(split):
+def test_bad_settings_and_teachers(split, monkeypatch):
+    monkeypatch.setattr(keras.Sequential, "fit", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(TypeError, match=r"Expected `model` to be a keras\.Model or a callable"):
         DMPTrainer("resnet")
     with pytest.raises(TypeError, match=r"Expected `teacher` to be a keras\.Model"):
@@ -595,6 +717,19 @@ def test_bad_settings_and_teachers(split):
         train(split, lambda: None)
     with pytest.raises(ValueError, match="Expected `size` to be at most the 200 samples"):
         train(split, selector=EntropyReferenceSelector(size=201))
+    with pytest.raises(ValueError, match="to have no `pool` of its own"):
+        train(split, selector=EntropyReferenceSelector(size=9, pool=split.reference))
+    with pytest.raises(ValueError, match="Expected `size` to be at most the 200 samples"):
+        train(split, fit={"callbacks": [EntropyReferenceSelector(size=201)]})
+    two = [EntropyReferenceSelector(size=9) for _ in range(2)]
+    with pytest.raises(ValueError, match="Expected at most one EntropyReferenceSelector"):
+        train(split, selector=two[0], fit={"callbacks": two[1:]})
+    with pytest.raises(TypeError, match="Expected `callbacks` to be Keras callbacks"):
+        train(split, fit={"callbacks": ["early_stopping"]})
+    trainer = DMPTrainer(build, teacher=nets.classifier())
+    trainer.compile("sgd", LOGITS_LOSS)
+    with pytest.raises(ValueError, match="to be the members when `groups` tells theirs"):
+        trainer.fit(reference=split.reference, groups={"members": [1]})
     with pytest.raises(ValueError, match="to have as many classes and the same kind"):
         train(split, teacher=nets.classifier(7))
     with pytest.raises(ValueError, match="to have as many classes and the same kind"):
