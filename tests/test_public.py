@@ -33,6 +33,11 @@ MAY_IMPORT = {
     "_validation_data.py": {"_arrays", "_batches", "_heads", "_inputs"},
     "_fresh.py": {"_forward", "_warnings"},
     "_overlap.py": {"_warnings"},
+    "_callbacks.py": set(),
+    "_fast_steps.py": set(),
+    "_settings.py": {"_validate"},
+    "_output_kind.py": {"_forward", "_heads"},
+    "_labelled_data.py": {"_arrays", "_batches", "_heads", "_inputs", "_resident"},
     "reference.py": {"_arrays", "_forward", "_heads", "_numerics", "_reference_data", "_validate"},
 }
 
