@@ -1,7 +1,7 @@
 """Rates of a membership attack from its scores: ROC curve, AUC interval, TPR at a low FPR.
 
 Members are the positives. A score is higher the more the attack takes a sample for a member.
-Everything is counted, nothing interpolated, and only NumPy is needed.
+Everything is counted, nothing interpolated.
 """
 
 import dataclasses
@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_dmp.audit import _intervals
+
 # The low-FPR end is where an ROC curve is read, so that its first points are never thinned.
 _EXACT_POINTS = 1_000
 _MOST_POINTS = 2_000
-_NORMAL_97_5 = 1.959963984540054
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,39 +140,34 @@ def tpr_at_fpr(curve: RocCurve, fpr: float) -> float | None:
 
 
 def auc_interval(
-    member_scores: np.ndarray, nonmember_scores: np.ndarray
-) -> tuple[float, float] | None:
-    """95 % confidence interval of the AUC.
+    member_scores: np.ndarray, nonmember_scores: np.ndarray, *, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Confidence interval of the AUC.
 
     DeLong, DeLong & Clarke-Pearson, "Comparing the areas under two or more correlated receiver
     operating characteristic curves", Biometrics 1988: normal approximation with the variance of
-    the placement values, cut at 0 and 1.
+    the placement values, cut at 0 and 1. Where the variance is 0 or unknown, the score interval
+    of Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney
+    statistic, part 2", Statistics in Medicine 2006, method 5.
 
     Args:
         member_scores: Scores of the members, (members,); higher is more a member.
         nonmember_scores: Scores of the nonmembers, (nonmembers,).
-
-    Returns:
-        Both ends, or `None` where the variance is 0 or unknown: one sample on a side, or an
-        AUC of exactly 0 or 1.
+        confidence: How often such intervals hold the true AUC. Defaults to 0.95.
     """
-    if min(len(member_scores), len(nonmember_scores)) < 2:
-        return None
-    beaten = _placements(member_scores, nonmember_scores)
-    beating = 1.0 - _placements(nonmember_scores, member_scores)
-    variance = beaten.var(ddof=1) / len(beaten) + beating.var(ddof=1) / len(beating)
-    if variance == 0:
-        return None
-    centre, reach = float(beaten.mean()), _NORMAL_97_5 * math.sqrt(variance)
-    return max(0.0, centre - reach), min(1.0, centre + reach)
+    members, nonmembers = np.sort(member_scores), np.sort(nonmember_scores)
+    return _intervals.auc_ends(*placements(members, nonmembers), confidence)
 
 
-def _placements(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Share of `others` below each score, ties counted half."""
-    ordered = np.sort(others)
+def placements(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the other side that each score beats, or is beaten by, ties half; ascending in."""
+    return _share_below(nonmembers, members), 1.0 - _share_below(members, nonmembers)
+
+
+def _share_below(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
     below = np.searchsorted(ordered, scores, side="left")
     not_above = np.searchsorted(ordered, scores, side="right")
-    return (below + not_above) / (2 * len(others))
+    return (below + not_above) / (2 * len(ordered))
 
 
 def _corners(alarms: np.ndarray, hits: np.ndarray) -> np.ndarray:

@@ -78,9 +78,21 @@ def test_auc_interval_is_delong(scores):
     assert high - low == pytest.approx(2 * 1.959964 * np.sqrt(variance), rel=1e-6)
 
 
-def test_auc_interval_is_none_without_a_variance():
-    assert auc_interval(np.ones(5), np.zeros(5)) is None
-    assert auc_interval(np.ones(1), np.array([0.0, 2.0])) is None
+def test_auc_interval_without_a_variance_is_the_score_interval():
+    low, high = auc_interval(np.ones(5), np.zeros(5))
+    assert 0.5 < low < 0.8
+    assert high == 1.0
+    # Both ends solve Newcombe's equation at an observed AUC of 1.
+    n, z, theta = 5, 1.959964, low
+    shape = 1 + (n - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+    assert 1 - theta == pytest.approx(z * np.sqrt(theta * (1 - theta) * shape / n**2), rel=1e-5)
+    assert auc_interval(np.zeros(5), np.ones(5)) == pytest.approx((0.0, 1 - low))
+
+
+def test_auc_interval_of_one_sample_says_next_to_nothing():
+    low, high = auc_interval(np.ones(1), np.array([0.0, 2.0]))
+    assert low < 0.1
+    assert high > 0.9
 
 
 def test_thin_keeps_the_low_end_and_bounds_the_size():

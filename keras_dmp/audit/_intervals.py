@@ -1,0 +1,222 @@
+"""Confidence intervals of the rates of an attack, exact or nearly so, without random draws.
+
+Only `scipy.special` is used: importing `scipy.stats` would take longer than most audits.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy import special
+
+# The number of nonmembers above a threshold is followed this many standard deviations out.
+_REACH = 8.0
+_BISECTIONS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A figure and its confidence interval.
+
+    Attributes:
+        value: The figure, or `None` where the sample cannot tell it.
+        low: Lower end, or `None`.
+        high: Upper end, or `None`.
+        confidence: How often intervals made like this one hold the true figure.
+        reason: Why the figure is missing, or `None` where it is not.
+
+    Example:
+    >>> Interval(0.5, 0.4, 0.6)
+    Interval(value=0.5, low=0.4, high=0.6, confidence=0.95, reason=None)
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    confidence: float = 0.95
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        ends = (self.low, self.value, self.high)
+        if self.value is None:
+            proper = ends == (None, None, None) and self.reason is not None
+        else:
+            proper = None not in ends and self.low <= self.value <= self.high
+        if not proper:
+            raise ValueError(
+                "Expected `value` to lie between `low` and `high`, or all three to be None with "
+                f"a `reason`. Received: value={self.value!r}, low={self.low!r}, "
+                f"high={self.high!r}, reason={self.reason!r}"
+            )
+
+
+def clopper_pearson_low(hits: np.ndarray, trials: int, alpha: float) -> np.ndarray:
+    """One-sided exact lower bound of a proportion, missed with probability `alpha` at most."""
+    hits = np.asarray(hits, dtype=np.float64)
+    low = special.betaincinv(np.maximum(hits, 0.5), trials - hits + 1, alpha)
+    return np.where(hits == 0, 0.0, low)
+
+
+def clopper_pearson_high(hits: np.ndarray, trials: int, alpha: float) -> np.ndarray:
+    """One-sided exact upper bound of a proportion, missed with probability `alpha` at most."""
+    return 1.0 - clopper_pearson_low(trials - np.asarray(hits), trials, alpha)
+
+
+def auc_ends(beaten: np.ndarray, beating: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Interval of the AUC from the placement values of members and nonmembers.
+
+    DeLong's variance; where it is 0 or unknown, Newcombe's score interval.
+    """
+    z = normal_quantile(confidence)
+    centre = float(beaten.mean())
+    if min(len(beaten), len(beating)) >= 2:
+        variance = beaten.var(ddof=1) / len(beaten) + beating.var(ddof=1) / len(beating)
+        if variance > 0:
+            reach = z * math.sqrt(variance)
+            return max(0.0, centre - reach), min(1.0, centre + reach)
+    return _newcombe_ends(centre, len(beaten), len(beating), z)
+
+
+def normal_quantile(confidence: float) -> float:
+    """Half-width of a two-sided interval in standard deviations."""
+    return float(special.ndtri(0.5 + confidence / 2))
+
+
+def balanced_accuracy_ends(
+    hits: int, members: int, alarms: int, nonmembers: int, confidence: float
+) -> tuple[float, float]:
+    """Interval of (TPR + 1 - FPR) / 2 of one fixed threshold.
+
+    The two Clopper-Pearson intervals are joined by the square-and-add rule (Newcombe 1998).
+    """
+    alpha = (1 - confidence) / 2
+    right = (np.array([hits]), members), (np.array([nonmembers - alarms]), nonmembers)
+    below = above = 0.0
+    for count, trials in right:
+        rate = float(count[0]) / trials
+        below += (rate - float(clopper_pearson_low(count, trials, alpha)[0])) ** 2
+        above += (float(clopper_pearson_high(count, trials, alpha)[0]) - rate) ** 2
+    centre = (hits / members + 1 - alarms / nonmembers) / 2
+    return max(0.0, centre - math.sqrt(below) / 2), min(1.0, centre + math.sqrt(above) / 2)
+
+
+def advantage_ends(
+    advantage: float, members: int, nonmembers: int, confidence: float
+) -> tuple[float, float]:
+    """Interval of the largest |TPR - FPR|, valid although the threshold was searched.
+
+    Below, the uniform band of Kolmogorov and Smirnov; above, the error at the one best threshold
+    is enough, as the observed maximum is never less than the observed value there.
+    """
+    alpha = (1 - confidence) / 2
+    size = 1 / members + 1 / nonmembers
+    low = advantage - float(special.kolmogi(alpha)) * math.sqrt(size)
+    # (1 - a^2) / 4 is the largest variance of TPR - FPR = a; the ends of its score interval.
+    spread = normal_quantile(confidence) ** 2 * size / 4
+    root = math.sqrt(spread * (1 - advantage**2 + spread))
+    return max(0.0, low), min(1.0, (advantage + root) / (1 + spread))
+
+
+def tpr_ends(
+    members: np.ndarray, nonmembers: np.ndarray, fpr: float, confidence: float
+) -> tuple[float, float]:
+    """Interval of the TPR at a true FPR of `fpr`, from both sides' scores in ascending order.
+
+    The number of nonmembers above the true threshold is Binomial(n, fpr), which places the
+    threshold between two order statistics; given it, the TPR has Clopper-Pearson's Beta
+    distributions. Their mixture is what a bootstrap over both sides draws from, except that it
+    stays honest at counts of 0.
+    """
+    n, m = len(nonmembers), len(members)
+    alpha = (1 - confidence) / 2
+    spread = _REACH * math.sqrt(n * fpr * (1 - fpr)) + _REACH
+    above = np.arange(max(0, math.floor(n * fpr - spread)), min(n, math.ceil(n * fpr + spread)) + 1)
+    weights = special.bdtr(above, n, fpr)
+    weights = np.diff(weights, prepend=0.0)
+    # Scores fall from the largest, so that `above` of them are above the threshold.
+    edges = np.concatenate([[-np.inf], nonmembers, [np.inf]])
+    hits_low = m - np.searchsorted(members, edges[n + 1 - above], side="right")
+    hits_high = m - np.searchsorted(members, edges[n - above], side="right")
+    low = _mixture_quantile(hits_low, m - hits_low + 1, weights, alpha)
+    high = _mixture_quantile(hits_high + 1, m - hits_high, weights, 1 - alpha)
+    return low, high
+
+
+def rate_bounds(
+    takers: np.ndarray, others: np.ndarray, ranks: np.ndarray, alpha: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower bounds of the takers' and upper bounds of the others' rates above thresholds.
+
+    The thresholds are the `ranks`-th largest of `others`, both sides in ascending order. Each
+    bound fails with probability `alpha` at most.
+    """
+    thresholds = others[len(others) - ranks]
+    hits = len(takers) - np.searchsorted(takers, thresholds, side="right")
+    # Above the k-th largest lies a share of the others' distribution that is at most
+    # Beta(k, n - k + 1): Clopper-Pearson's upper bound for k - 1 of n.
+    return (
+        clopper_pearson_low(hits, len(takers), alpha),
+        clopper_pearson_high(ranks - 1, len(others), alpha),
+    )
+
+
+def rank_grid(size: int) -> np.ndarray:
+    """Ranks 1, 2, 4, ... up to half of the sample."""
+    return 2 ** np.arange(1 + int(math.log2(max(1, size // 2))))
+
+
+def share_low(members: np.ndarray, nonmembers: np.ndarray, prior: float, alpha: float) -> float:
+    """Lower bound of the largest share of members above any threshold."""
+    ranks = rank_grid(len(nonmembers))
+    tpr, fpr = rate_bounds(members, nonmembers, ranks, alpha / (2 * len(ranks)))
+    # Where everything is taken for a member, the share is the prior.
+    return max(prior, float((prior * tpr / (prior * tpr + (1 - prior) * fpr)).max()))
+
+
+def _mixture_quantile(
+    a: np.ndarray, b: np.ndarray, weights: np.ndarray, probability: float
+) -> float:
+    """Quantile of a mixture of Beta(a, b); a = 0 stands for 0, b = 0 for 1."""
+    (a, where), b = np.unique(a, return_inverse=True), b[np.unique(a, return_index=True)[1]]
+    weights = np.bincount(where.ravel(), weights=weights)
+    weights = weights / weights.sum()
+    inner = (a > 0) & (b > 0)
+    at_zero = weights[a == 0].sum()
+    if probability <= at_zero:
+        return 0.0
+    if probability > 1 - weights[b == 0].sum():
+        return 1.0
+    a, b, weights = a[inner].astype(float), b[inner].astype(float), weights[inner]
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if at_zero + weights @ special.betainc(a, b, middle) < probability:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _newcombe_ends(auc: float, members: int, nonmembers: int, z: float) -> tuple[float, float]:
+    """Score interval of the AUC, defined everywhere (Newcombe 2006, method 5)."""
+    extra = (members + nonmembers) / 2 - 1
+
+    def distance(theta: float) -> float:
+        shape = 1 + extra * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return abs(theta - auc) - z * math.sqrt(
+            theta * (1 - theta) * shape / (members * nonmembers)
+        )
+
+    return _last_inside(distance, auc, 0.0), _last_inside(distance, auc, 1.0)
+
+
+def _last_inside(distance, inside: float, outside: float) -> float:
+    if distance(outside) <= 0:
+        return outside
+    for _ in range(_BISECTIONS):
+        middle = (inside + outside) / 2
+        if distance(middle) <= 0:
+            inside = middle
+        else:
+            outside = middle
+    return inside
