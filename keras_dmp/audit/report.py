@@ -1,40 +1,44 @@
-"""The report of an audit: figures of every attack and slice, as text, JSON and plots."""
+"""The report of an audit: figures of every attack and slice, as text, JSON, HTML and plots."""
 
-import contextlib
 import dataclasses
-import json
+import importlib.metadata
 import os
-import pathlib
-import tempfile
+import platform
+from collections.abc import Mapping
 from typing import Any
 
 from keras_dmp import _validate
 from keras_dmp._version import __version__
-from keras_dmp.audit import _table
+from keras_dmp.audit import _files, _notes, _table, _verdict
+from keras_dmp.audit.membership_scores import MembershipScores
 from keras_dmp.audit.results import ENTIRE, AttackResult
 
 _FORMAT = "keras_dmp.audit_report"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
+_WHAT = "an audit report as `AuditReport.save` writes it"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AuditReport:
     """What membership inference attacks found out about a model.
 
-    The report holds figures and ROC curves. It holds no samples, no outputs and no score of any
-    single sample, in memory or saved.
+    The report holds figures, ROC curves, histograms, and the positions of the members that are
+    most exposed with their privacy risk. It holds no samples, no outputs and no scores.
 
     Attributes:
         results: An `AttackResult` for each attack and slice; all samples come first.
         num_members: Members audited.
         num_nonmembers: Nonmembers audited.
-        num_classes: Classes of the model.
+        num_classes: Classes of the model. `None`, as the next five, where it is not known.
         member_accuracy: Accuracy of the model on the members.
         nonmember_accuracy: Accuracy of the model on the nonmembers.
         member_loss: Mean cross-entropy on the members, in nats.
         nonmember_loss: Mean cross-entropy on the nonmembers, in nats.
         seed: Seed of the trained attacks; the one drawn if none was given.
         notes: What the reader has to know: slices left out, rates that cannot be resolved.
+        name: What was attacked, in the reader's words.
+        class_names: Names of the classes, for slices by class; none by default.
+        provenance: What the figures come from: versions, sizes, hashes.
 
     Example:
     >>> import keras, numpy as np
@@ -51,21 +55,109 @@ class AuditReport:
     results: tuple[AttackResult, ...]
     num_members: int
     num_nonmembers: int
-    num_classes: int
-    member_accuracy: float
-    nonmember_accuracy: float
-    member_loss: float
-    nonmember_loss: float
-    seed: int
+    num_classes: int | None = None
+    member_accuracy: float | None = None
+    nonmember_accuracy: float | None = None
+    member_loss: float | None = None
+    nonmember_loss: float | None = None
+    seed: int | None = None
     notes: tuple[str, ...] = ()
+    name: str = ""
+    class_names: tuple[str, ...] = ()
+    provenance: Mapping[str, str | int | float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.results:
-            raise ValueError("Expected `results` to have at least one result. Received: none")
+        if not any(result.slice == ENTIRE for result in self.results):
+            raise ValueError(
+                "Expected `results` to have at least one result on all samples. Received: none"
+            )
         _validate.integer_at_least(1, num_members=self.num_members)
         _validate.integer_at_least(1, num_nonmembers=self.num_nonmembers)
         for name in ("member_accuracy", "nonmember_accuracy", "member_loss", "nonmember_loss"):
-            _validate.non_negative(**{name: getattr(self, name)})
+            if getattr(self, name) is not None:
+                _validate.non_negative(**{name: getattr(self, name)})
+        _require_names(self)
+
+    @classmethod
+    def from_scores(
+        cls,
+        scores: Mapping[str, MembershipScores],
+        *,
+        most_exposed: int = 20,
+        provenance: Mapping[str, str | int | float] | None = None,
+        **facts: Any,
+    ) -> "AuditReport":
+        """Report on attacks whose scores are at hand, of any model and any framework.
+
+        Args:
+            scores: A `MembershipScores` for each attack, by name, in order.
+            most_exposed: How many members to name with their privacy risk. Defaults to 20; 0
+                names none.
+            provenance: What the scores come from, added to the versions of Python and NumPy.
+            **facts: What is known of the model: `name`, `num_classes`, `member_accuracy`,
+                `nonmember_accuracy`, `member_loss`, `nonmember_loss`, `seed`, `class_names`,
+                `notes`.
+
+        Raises:
+            TypeError: If `scores` is no dictionary of `MembershipScores`.
+            ValueError: If it is empty, or a fact is out of its range.
+
+        Example:
+        >>> from keras_dmp.audit import MembershipScores
+        >>> loss = MembershipScores([0.9, 0.8, 0.4], [0.5, 0.2, 0.1])
+        >>> report = AuditReport.from_scores({"loss": loss}, name="student")
+        >>> report.attacks
+        ('loss',)
+        """
+        if not isinstance(scores, Mapping):
+            raise TypeError(
+                "Expected `scores` to be a dictionary of MembershipScores by attack. "
+                f"Received: {type(scores).__name__}"
+            )
+        if not scores:
+            raise ValueError("Expected `scores` to name at least one attack. Received: none")
+        results = tuple(
+            AttackResult.from_scores(attack, its_scores, most_exposed=most_exposed)
+            for attack, its_scores in scores.items()
+        )
+        notes = (*facts.pop("notes", ()), *_notes.notes_on(results))
+        return cls(
+            results=results,
+            num_members=max(result.num_members for result in results),
+            num_nonmembers=max(result.num_nonmembers for result in results),
+            notes=notes,
+            provenance={**versions(), **(provenance or {})},
+            **facts,
+        )
+
+    def with_results(self, *results: AttackResult) -> "AuditReport":
+        """Return the report with attacks that were made elsewhere: shadow models, canaries.
+
+        Args:
+            *results: Their results, by `AttackResult.from_scores`.
+
+        Raises:
+            ValueError: If the report has a result of this attack and slice.
+        """
+        known = {(result.attack, result.slice) for result in self.results}
+        for result in results:
+            if (result.attack, result.slice) in known:
+                raise ValueError(
+                    "Expected `results` to be of attacks and slices that the report lacks. "
+                    f"Received: {result.attack!r} on {result.slice!r}"
+                )
+            known.add((result.attack, result.slice))
+        everything = sorted((*self.results, *results), key=lambda result: result.slice != ENTIRE)
+        derived = _notes.notes_on(self.results)
+        own = tuple(note for note in self.notes if note not in derived)
+        entire = [result for result in everything if result.slice == ENTIRE]
+        return dataclasses.replace(
+            self,
+            results=tuple(everything),
+            num_members=max(self.num_members, *(result.num_members for result in entire)),
+            num_nonmembers=max(self.num_nonmembers, *(result.num_nonmembers for result in entire)),
+            notes=own + _notes.notes_on(everything),
+        )
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -76,6 +168,14 @@ class AuditReport:
     def slices(self) -> tuple[str, ...]:
         """Names of the slices that were attacked."""
         return tuple(dict.fromkeys(result.slice for result in self.results))
+
+    @property
+    def verdict(self) -> str:
+        """What the strongest attack found, in one sentence.
+
+        Its 95 % interval is corrected for the number of attacks (Bonferroni).
+        """
+        return _verdict.judge(self).sentence
 
     def __getitem__(self, attack: str) -> AttackResult:
         """Return the result of an attack on all samples."""
@@ -99,19 +199,50 @@ class AuditReport:
         return results
 
     def __str__(self) -> str:
-        """Return a table in plain ASCII, about 100 columns wide."""
-        return _table.render(self)
+        """Return a table as plain text, about 110 columns wide."""
+        return _table.text(_table.of_report(self))
+
+    def __rich__(self) -> Any:
+        """Return what `rich.print` shows."""
+        return _table.of_report(self)
+
+    def to_markdown(self) -> str:
+        """Return the verdict and the tables as GitHub's Markdown."""
+        from keras_dmp.audit import _markdown
+
+        return _markdown.of_report(self)
+
+    def to_html(self) -> str:
+        """Return the whole report as one HTML page that asks for nothing else."""
+        from keras_dmp.audit import _html
+
+        return _html.of_report(self)
+
+    def save_html(self, path: str | os.PathLike) -> None:
+        """Write the report to an HTML file, whole or not at all.
+
+        Args:
+            path: A path that ends in `.html`; a file there is replaced.
+
+        Raises:
+            ValueError: If the path does not end in `.html`.
+            OSError: If the path cannot be written.
+        """
+        _files.write(path, self.to_html(), suffix=".html")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, numbers and strings, as they are saved."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["results"] = [result.to_dict() for result in self.results]
-        values["notes"] = list(self.notes)
         return {
             "format": _FORMAT,
             "format_version": _FORMAT_VERSION,
             "keras_dmp_version": __version__,
             **values,
+            "results": [result.to_dict() for result in self.results],
+            "notes": list(self.notes),
+            "class_names": list(self.class_names),
+            "provenance": dict(self.provenance),
+            "verdict": self.verdict,
         }
 
     @classmethod
@@ -121,28 +252,15 @@ class AuditReport:
         Raises:
             ValueError: If the values are no report, malformed, or of a newer format.
         """
-        if not isinstance(values, dict) or values.get("format") != _FORMAT:
-            raise ValueError(
-                "Expected an audit report as `AuditReport.save` writes it. "
-                f'Received: no entry "format": "{_FORMAT}"'
-            )
-        version = values.get("format_version")
-        if not isinstance(version, int) or version > _FORMAT_VERSION:
-            raise ValueError(
-                f"Expected an audit report of format version {_FORMAT_VERSION} or older. "
-                f"Received: version {version!r}, written by keras_dmp "
-                f"{values.get('keras_dmp_version')}; upgrade keras_dmp to read it"
-            )
-        try:
+        _files.require_format(values, name=_FORMAT, newest=_FORMAT_VERSION, what=_WHAT)
+        if values["format_version"] == 1:
+            values = {"name": "", "class_names": (), "provenance": {}, **values}
+        with _files.malformed(_WHAT):
             own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
             own["results"] = tuple(AttackResult.from_dict(result) for result in own["results"])
             own["notes"] = tuple(own["notes"])
+            own["class_names"] = tuple(own["class_names"])
             return cls(**own)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                "Expected an audit report as `AuditReport.save` writes it. "
-                f"Received: a malformed one ({type(error).__name__}: {error})"
-            ) from error
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the report to a JSON file, whole or not at all.
@@ -154,10 +272,7 @@ class AuditReport:
             ValueError: If the path does not end in `.json`.
             OSError: If the path cannot be written.
         """
-        path = _json_path(path)
-        _validate.writable_path(path=path)
-        text = json.dumps(self.to_dict(), allow_nan=False, indent=1)
-        _replace_file(path, text + "\n")
+        _files.write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "AuditReport":
@@ -170,14 +285,7 @@ class AuditReport:
             ValueError: If the file is no report, malformed, or of a newer format.
             OSError: If the file cannot be read.
         """
-        text = _json_path(path).read_text(encoding="utf-8")
-        try:
-            values = json.loads(text, parse_constant=_refuse_constant)
-        except ValueError as error:
-            raise ValueError(
-                f"Expected `path` to be a JSON file. Received: path={os.fspath(path)!r} ({error})"
-            ) from error
-        return cls.from_dict(values)
+        return cls.from_dict(_files.read_json(path))
 
     def plot_roc(
         self,
@@ -204,7 +312,7 @@ class AuditReport:
         """
         from keras_dmp.audit import plots
 
-        chosen = self.attacks if attacks is None else attacks
+        chosen = list(self.slice(ENTIRE)) if attacks is None else attacks
         curves = {name: self[name] for name in chosen}
         return plots.draw(curves, path=path, log=log)
 
@@ -213,6 +321,7 @@ class AuditReport:
 
         The figures are this report's, also after `load`. ROC curves have the stored points and
         thresholds of NaN, and membership scores are `None`: the report keeps no sample's score.
+        Attacks that TF-Privacy does not have are left out.
 
         Args:
             label: Name of the model in TF-Privacy's plots.
@@ -229,36 +338,29 @@ class AuditReport:
         return _tf_privacy.attack_results(self, label=label, epoch=epoch)
 
 
-def _json_path(path: str | os.PathLike) -> pathlib.Path:
-    if pathlib.Path(path).suffix != ".json":
-        raise ValueError(f"Expected `path` to end in '.json'. Received: path={os.fspath(path)!r}")
-    return pathlib.Path(path)
-
-
-def _replace_file(path: pathlib.Path, text: str) -> None:
-    """Write a file next to `path` and move it there: no reader ever sees half of it."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, this library, NumPy, SciPy and the packages named, for provenance."""
+    found = {"python": platform.python_version(), "keras_dmp": __version__}
+    for package in ("numpy", "scipy", *packages):
         try:
-            file.write(text)
-            file.close()
-            os.chmod(file.name, _permissions(path))
-            os.replace(file.name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(file.name)
-            raise
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
 
 
-def _permissions(path: pathlib.Path) -> int:
-    """Permissions of the file there is, or those of any new file: temporary ones are private."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not valid JSON")
+def _require_names(report: AuditReport) -> None:
+    for name, value in (("name", report.name), *(("class_names", n) for n in report.class_names)):
+        if not isinstance(value, str):
+            raise TypeError(f"Expected `{name}` to be text. Received: {name}={value!r}")
+    if report.class_names and report.num_classes not in (None, len(report.class_names)):
+        raise ValueError(
+            f"Expected `class_names` to be the names of {report.num_classes} classes. "
+            f"Received: {len(report.class_names)} names"
+        )
+    for key, value in report.provenance.items():
+        if not isinstance(key, str) or not isinstance(value, (str, int, float)):
+            raise TypeError(
+                "Expected `provenance` to hold text and numbers by name. "
+                f"Received: provenance[{key!r}]={value!r}"
+            )

@@ -5,12 +5,20 @@ import numpy as np
 import pytest
 
 from keras_dmp.audit import audit_membership
-from keras_dmp.audit.rates import auc_interval, roc_curve, tpr_at_fpr
+from keras_dmp.audit.membership_scores import MembershipScores
 from keras_dmp.audit.report import AuditReport
-from keras_dmp.audit.results import FPRS, AttackResult
+from keras_dmp.audit.results import AttackResult
 
 NUM_CLASSES = 4
 FEATURES = 10
+FACTS = {
+    "num_classes": 4,
+    "member_accuracy": 1.0,
+    "nonmember_accuracy": 0.5,
+    "member_loss": 0.1,
+    "nonmember_loss": 1.25,
+    "seed": 0,
+}
 
 
 @pytest.fixture(scope="session")
@@ -55,37 +63,14 @@ def report(victim, samples):
 def make_report():
     """Build a report from scores, without a model."""
 
-    def make(member_scores, nonmember_scores, slices=("all",)):
-        scores = (np.asarray(member_scores, float), np.asarray(nonmember_scores, float))
-        curve = roc_curve(*scores)
-        beaten = (
-            np.mean(scores[0][:, None] > scores[1]) + np.mean(scores[0][:, None] == scores[1]) / 2
-        )
-        results = tuple(
-            AttackResult(
-                attack="threshold",
-                slice=name,
-                num_members=len(scores[0]),
-                num_nonmembers=len(scores[1]),
-                auc=float(beaten),
-                auc_interval=auc_interval(*scores),
-                advantage=float(np.abs(curve.tpr - curve.fpr).max()),
-                positive_predictive_value=0.75,
-                tpr_at_fpr={fpr: tpr_at_fpr(curve, fpr) for fpr in FPRS},
-                roc=curve.thin(),
-            )
-            for name in slices
-        )
+    def make(member_scores, nonmember_scores, slices=("all",), attack="threshold", **facts):
+        scores = MembershipScores(member_scores, nonmember_scores)
+        results = tuple(AttackResult.from_scores(attack, scores, slice=name) for name in slices)
         return AuditReport(
             results=results,
-            num_members=len(scores[0]),
-            num_nonmembers=len(scores[1]),
-            num_classes=4,
-            member_accuracy=1.0,
-            nonmember_accuracy=0.5,
-            member_loss=0.1,
-            nonmember_loss=1.25,
-            seed=0,
+            num_members=scores.num_members,
+            num_nonmembers=scores.num_nonmembers,
+            **{**FACTS, **facts},
         )
 
     return make

@@ -86,7 +86,7 @@ def damaged(values, **changes):
     [
         (lambda v: {}, 'no entry "format"'),
         (lambda v: [], 'no entry "format"'),
-        (lambda v: damaged(v, format_version=2), "version 2, written by keras_dmp .*; upgrade"),
+        (lambda v: damaged(v, format_version=3), "version 3, written by keras_dmp .*; upgrade"),
         (lambda v: damaged(v, results=[]), "malformed one .*at least one result"),
         (lambda v: damaged(v, results=[{}]), "malformed one .KeyError"),
         (lambda v: damaged(v, results=3), "malformed one .TypeError"),
@@ -174,7 +174,7 @@ def test_tf_privacy_keeps_the_figures_of_a_thinned_curve(make_report):
     assert len(report["threshold"].roc.fpr) == 2_000
     single = report.to_tf_privacy().single_attack_results[0]
     assert single.get_auc() == report["threshold"].auc
-    assert single.get_ppv() == 0.75
+    assert single.get_ppv() == report["threshold"].positive_predictive_value
 
 
 def test_tf_privacy_names_slices_by_class(victim, samples):
