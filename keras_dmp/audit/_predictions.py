@@ -1,0 +1,279 @@
+"""Predictions saved as npz by any framework: scores, or outputs and labels, of both sides."""
+
+import contextlib
+import dataclasses
+import os
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+
+SCORES = ("member_scores", "nonmember_scores")
+OUTPUTS = ("member_outputs", "nonmember_outputs")
+LABELS = ("member_labels", "nonmember_labels")
+
+# How far a row of probabilities may be from summing to 1: half-precision softmax heads round.
+_SUM_TOLERANCE = 1e-2
+_RANGE_TOLERANCE = 1e-6
+# Rows worked on at a time: no float64 copy of all outputs ever exists.
+_CHUNK_ROWS = 16_384
+_NAMES_SHOWN = 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a file says about members and nonmembers, in this order, checked.
+
+    Attributes:
+        scores: Scores of both sides, (samples,), float64, higher is more a member; or `None`.
+        outputs: Outputs of a classifier for both sides, (samples, units), of the dtype saved; or
+            `None`.
+        labels: Classes of both sides, (samples,), int64, where there are outputs.
+        from_logits: Whether the outputs are logits, where there are outputs.
+    """
+
+    scores: tuple[np.ndarray, np.ndarray] | None = None
+    outputs: tuple[np.ndarray, np.ndarray] | None = None
+    labels: tuple[np.ndarray, np.ndarray] | None = None
+    from_logits: bool | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the classifier: a single sigmoid unit stands for two."""
+        return None if self.outputs is None else _num_classes(self.outputs[0])
+
+
+def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predictions:
+    """Read and check predictions; nothing in the file is ever unpickled.
+
+    Args:
+        path: An npz file with `member_scores` and `nonmember_scores`, or with `member_outputs`,
+            `member_labels`, `nonmember_outputs` and `nonmember_labels`, or with all six. Entries
+            of other names are not read.
+        from_logits: Whether the outputs are logits. Defaults to `None`: their values tell.
+
+    Raises:
+        ValueError: If the file is no npz, lacks an entry, or holds what is no prediction.
+        OSError: If the file cannot be read.
+    """
+    arrays = _load(path)
+    pairs = {}
+    if SCORES[0] in arrays:
+        pairs["scores"] = tuple(_scores(arrays[name], name) for name in SCORES)
+    if OUTPUTS[0] in arrays:
+        pairs["outputs"] = tuple(_outputs(arrays[name], name) for name in OUTPUTS)
+        num_classes = _same_num_classes(pairs["outputs"])
+        pairs["labels"] = tuple(_labels(arrays[name], num_classes, name) for name in LABELS)
+        from_logits = _kind(pairs["outputs"], from_logits)
+    elif from_logits is not None:
+        option = "--from-logits" if from_logits else "--probabilities"
+        raise ValueError(f"Expected outputs with {option}. Received: {_listed(arrays)}")
+    _require_same_sizes(pairs)
+    return Predictions(**pairs, from_logits=from_logits)
+
+
+def _load(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Entries of the file that are predictions."""
+    with open(path, "rb") as file:
+        # NumPy takes what is no archive for a pickle, and refuses it in words that do not help.
+        if file.read(2) != b"PK" or not zipfile.is_zipfile(file):
+            raise ValueError(
+                "Expected an npz file as `numpy.savez` writes it. "
+                f"Received: {os.fspath(path)!r}, which is no zip archive or was cut short"
+            )
+        file.seek(0)
+        with _naming(os.fspath(path)):
+            archive = np.load(file, allow_pickle=False)
+        arrays = {}
+        for name in _wanted(archive.files):
+            with _naming(f"the entry {name!r}"):
+                arrays[name] = np.asarray(archive[name])
+    return arrays
+
+
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Name what cannot be read, whatever a damaged or hostile file makes the readers raise."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        if "allow_pickle" in reason:
+            reason = "Python objects, which are never unpickled"
+        raise ValueError(
+            f"Expected an npz file of numeric arrays. Received: {what} cannot be read ({reason})"
+        ) from error
+
+
+def _wanted(found: list[str]) -> list[str]:
+    """Names of the entries to read: all scores, or all outputs and labels, or both."""
+    names = []
+    for kind in (SCORES, OUTPUTS + LABELS):
+        there = [name for name in kind if name in found]
+        if there and len(there) < len(kind):
+            missing = ", ".join(name for name in kind if name not in found)
+            raise ValueError(
+                f"Expected the file to have {missing} beside {', '.join(there)}. "
+                f"Received: {_listed(found)}"
+            )
+        names += there
+    if not names:
+        raise ValueError(
+            f"Expected the file to have the entries {' and '.join(SCORES)}, or "
+            f"{', '.join(OUTPUTS + LABELS)}. Received: {_listed(found)}"
+        )
+    return names
+
+
+def _listed(found: list[str] | dict[str, np.ndarray]) -> str:
+    names = [repr(name) for name in found]
+    if len(names) > _NAMES_SHOWN:
+        names[_NAMES_SHOWN:] = [f"and {len(names) - _NAMES_SHOWN} more"]
+    return f"a file with {', '.join(names)}" if names else "an empty file"
+
+
+def _scores(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"Expected `{name}` to have shape (n,). Received: shape {array.shape}")
+    _require_numbers(array, name)
+    return array.astype(np.float64)
+
+
+def _outputs(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2 or not array.shape[1]:
+        raise ValueError(
+            f"Expected `{name}` to have shape (n, classes), or (n,) or (n, 1) for one sigmoid "
+            f"unit. Received: shape {array.shape}"
+        )
+    _require_numbers(array, name)
+    return array
+
+
+def _labels(array: np.ndarray, num_classes: int, name: str) -> np.ndarray:
+    """Classes, (samples,), int64, from integers, an (n, 1) column or one-hot rows."""
+    if array.ndim == 2 and array.shape[1] == num_classes and num_classes > 1:
+        if not (((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()):
+            raise ValueError(
+                f"Expected `{name}` to be classes, or one-hot with a single 1 a row. "
+                f"Received: shape {array.shape}, not one-hot"
+            )
+        return array.argmax(axis=1)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(
+            f"Expected `{name}` to have shape (n,), (n, 1) or one-hot (n, {num_classes}). "
+            f"Received: shape {array.shape}"
+        )
+    if array.dtype.kind not in "biu":
+        raise ValueError(
+            f"Expected `{name}` to be integers. Received: dtype {array.dtype}; cast whole-number "
+            "labels with `.astype('int64')`"
+        )
+    _require_numbers(array, name)
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"Expected `{name}` to lie in 0..{num_classes - 1}, the classes of the outputs. "
+            f"Received: labels from {low} to {high}"
+        )
+    return array.astype(np.int64)
+
+
+def _require_numbers(array: np.ndarray, name: str) -> None:
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"Expected `{name}` to be real numbers. Received: dtype {array.dtype}")
+    if not len(array):
+        raise ValueError(f"Expected `{name}` to have at least one sample. Received: none")
+    bad = sum(
+        np.count_nonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
+        for rows in _chunks(array)
+    )
+    if bad:
+        raise ValueError(
+            f"Expected `{name}` to be finite. "
+            f"Received: NaN or infinite values for {bad} of {len(array)} samples"
+        )
+
+
+def _same_num_classes(outputs: tuple[np.ndarray, np.ndarray]) -> int:
+    widths = [side.shape[1] for side in outputs]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            "Expected `member_outputs` and `nonmember_outputs` to have as many columns. "
+            f"Received: {widths[0]} and {widths[1]}"
+        )
+    return _num_classes(outputs[0])
+
+
+def _num_classes(outputs: np.ndarray) -> int:
+    return max(2, outputs.shape[1])
+
+
+def _require_same_sizes(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    sizes = {kind: tuple(len(side) for side in pair) for kind, pair in pairs.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{kind} of {m} and {n}" for kind, (m, n) in sizes.items())
+        raise ValueError(
+            "Expected everything in the file to be about the same members and nonmembers. "
+            f"Received: {listed} samples"
+        )
+
+
+def _kind(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool:
+    """Whether the outputs are logits: what is declared and what the values show must agree."""
+    seen = {_seen(side) for side in outputs}
+    if seen == {True, False}:
+        raise ValueError(
+            "Expected outputs of both sides to be of one kind. "
+            "Received: logits on one side, probabilities on the other"
+        )
+    if seen == {None} or seen == {None, False}:
+        return _undecided(outputs, declared)
+    by_value = True in seen
+    if declared is not None and declared != by_value:
+        option = "logits with --from-logits" if declared else "probabilities with --probabilities"
+        low, high = min(side.min() for side in outputs), max(side.max() for side in outputs)
+        received = f"outputs from {low:g} to {high:g}" if by_value else "rows in 0..1 that sum to 1"
+        raise ValueError(f"Expected {option}. Received: {received}")
+    return by_value
+
+
+def _seen(outputs: np.ndarray) -> bool | None:
+    """True for logits, False for probabilities, None if the values of one side do not tell."""
+    if outputs.min() < -_RANGE_TOLERANCE or outputs.max() > 1 + _RANGE_TOLERANCE:
+        return True
+    return False if outputs.shape[1] > 1 and _worst_sum(outputs) <= _SUM_TOLERANCE else None
+
+
+def _undecided(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool:
+    """What is declared of outputs in 0..1 that are no rows that sum to 1."""
+    one_unit = outputs[0].shape[1] == 1
+    if declared is None:
+        shape = "one unit" if one_unit else "rows that do not sum to 1"
+        raise ValueError(
+            "Expected --from-logits or --probabilities: the outputs do not tell which they are. "
+            f"Received: {shape} with values in 0..1"
+        )
+    if not declared and not one_unit:
+        worst = max(_worst_sum(side) for side in outputs)
+        raise ValueError(
+            "Expected each row of probabilities to sum to 1. "
+            f"Received: a row whose sum is {worst:.3g} away from 1"
+        )
+    return declared
+
+
+def _worst_sum(outputs: np.ndarray) -> float:
+    """Largest distance of a row's sum from 1."""
+    return max(
+        float(np.abs(rows.sum(axis=1, dtype=np.float64) - 1).max()) for rows in _chunks(outputs)
+    )
+
+
+def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    return (array[start : start + _CHUNK_ROWS] for start in range(0, len(array), _CHUNK_ROWS))

@@ -1,0 +1,233 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import special
+
+from keras_dmp.audit.gate import Limits, judge
+from keras_dmp.audit.membership_scores import MembershipScores
+
+
+def shifted(auc, size=2000, seed=0, nonmembers=None):
+    """Normal scores whose true AUC is `auc`."""
+    rng = np.random.default_rng(seed)
+    shift = np.sqrt(2) * special.ndtri(auc)
+    return MembershipScores(
+        rng.normal(shift, size=size), rng.normal(size=size if nonmembers is None else nonmembers)
+    )
+
+
+def negated(scores):
+    return MembershipScores(-scores.member_scores, -scores.nonmember_scores)
+
+
+@pytest.mark.parametrize(
+    ("auc", "status", "exit_code"), [(0.53, "pass", 0), (0.75, "fail", 1), (0.6, "investigate", 3)]
+)
+def test_status_follows_the_interval(auc, status, exit_code):
+    verdict = judge({"loss": shifted(auc)}, Limits(max_auc=0.6))
+    assert (verdict.status, verdict.exit_code) == (status, exit_code)
+    (check,) = verdict.checks
+    interval = shifted(auc).auc(interval=True)
+    assert (check.value, check.low, check.high) == pytest.approx(
+        (interval.value, interval.low, interval.high)
+    )
+    assert verdict.sentence.startswith(status.upper() + ": ")
+    for figure in (check.value, check.low, check.high):
+        assert f"{figure:.4f}" in verdict.sentence
+    assert "AUC of loss" in verdict.sentence
+    assert "limit 0.6" in verdict.sentence
+    assert "\n" not in verdict.sentence
+
+
+def test_an_interval_that_touches_the_limit_passes():
+    scores = shifted(0.55)
+    high = scores.auc(interval=True).high
+    assert judge({"a": scores}, Limits(max_auc=high)).status == "pass"
+    assert judge({"a": scores}, Limits(max_auc=np.nextafter(high, 0))).status == "investigate"
+    low = scores.auc(interval=True).low
+    assert judge({"a": scores}, Limits(max_auc=low)).status == "investigate"
+    assert judge({"a": scores}, Limits(max_auc=np.nextafter(low, 0))).status == "fail"
+
+
+def test_limits_apply_to_the_worst_attack():
+    attacks = {"weak": shifted(0.5), "unclear": shifted(0.61), "strong": shifted(0.8)}
+    limits = Limits(max_auc=0.6)
+    verdict = judge(attacks, limits)
+    assert [check.attack for check in verdict.checks] == ["strong", "unclear", "weak"]
+    assert [check.status for check in verdict.checks] == ["fail", "investigate", "pass"]
+    assert verdict.status == "fail"
+    assert "1 of 3 checks" in verdict.sentence
+    del attacks["strong"]
+    assert judge(attacks, limits).status == "investigate"
+    del attacks["unclear"]
+    assert judge(attacks, limits).status == "pass"
+
+
+def test_several_limits_make_the_worst_of_their_verdicts():
+    scores = {"loss": shifted(0.7)}
+    passes = Limits(max_auc=0.9, max_tpr_at_fpr={0.1: 0.9})
+    fails = Limits(max_auc=0.9, max_tpr_at_fpr={0.1: 0.9, 0.01: 0.001})
+    assert judge(scores, passes).status == "pass"
+    verdict = judge(scores, fails)
+    assert verdict.status == "fail"
+    assert verdict.decisive.figure == "TPR at 1% FPR"
+    assert [check.status for check in verdict.checks] == ["fail", "pass", "pass"]
+
+
+def test_intervals_are_corrected_for_their_number():
+    attacks = {f"attack {seed}": shifted(0.6, seed=seed) for seed in range(3)}
+    limits = Limits(max_auc=0.7, max_tpr_at_fpr={0.1: 0.3, 0.01: 0.1})
+    verdict = judge(attacks, limits, confidence=0.9)
+    # Three attacks, each with one interval of the AUC and two of either TPR.
+    each = 1 - 0.1 / (3 * 5)
+    assert len(verdict.checks) == 9
+    for check in verdict.checks:
+        scores = attacks[check.attack]
+        if check.figure == "AUC":
+            expected = scores.auc(interval=True, confidence=each)
+        else:
+            fpr = {"TPR at 10% FPR": 0.1, "TPR at 1% FPR": 0.01}[check.figure]
+            expected = scores.tpr_at_fpr(fpr, interval=True, confidence=each)
+        assert not check.reversed
+        assert (check.value, check.low, check.high) == pytest.approx(
+            (expected.value, expected.low, expected.high)
+        )
+
+
+def test_a_reversed_attack_is_no_better():
+    limits = Limits(max_auc=0.6, max_tpr_at_fpr={0.01: 0.05})
+    for auc in (0.5, 0.61, 0.7):
+        scores = {"a": shifted(auc), "b": shifted(auc, seed=1)}
+        reverse = {name: negated(its) for name, its in scores.items()}
+        forward, backward = judge(scores, limits), judge(reverse, limits)
+        assert forward.status == backward.status
+        for one, other in zip(forward.checks, backward.checks, strict=True):
+            assert (one.value, one.low, one.high) == pytest.approx(
+                (other.value, other.low, other.high)
+            )
+            assert one.reversed != other.reversed
+    assert "AUC of a reversed" in judge({"a": shifted(0.2)}, Limits(max_auc=0.6)).sentence
+    # Losses in the place of scores: a TPR limit alone finds them too.
+    assert judge({"a": shifted(0.1)}, Limits(max_tpr_at_fpr={0.1: 0.2})).status == "fail"
+
+
+def test_a_rate_that_is_not_resolved_never_passes():
+    scores = {"loss": shifted(0.5, nonmembers=500)}
+    verdict = judge(scores, Limits(max_auc=0.9, max_tpr_at_fpr={0.001: 1.0}))
+    assert verdict.exit_code == 3
+    assert "TPR at 0.1% FPR of loss is not resolved" in verdict.sentence
+    assert "needs 1,000 nonmembers, received 500" in verdict.sentence
+    assert verdict.decisive.value is None
+    exact = {"loss": shifted(0.5, nonmembers=1000)}
+    assert judge(exact, Limits(max_tpr_at_fpr={0.001: 1.0})).status == "pass"
+    # A check that fails still decides.
+    strong = {"loss": shifted(0.99, nonmembers=500)}
+    verdict = judge(strong, Limits(max_auc=0.9, max_tpr_at_fpr={0.001: 1.0}))
+    assert (verdict.status, verdict.checks[1].status) == ("fail", "investigate")
+
+
+def test_constant_scores_pass():
+    scores = {"constant": MembershipScores(np.ones(500), np.ones(400))}
+    verdict = judge(scores, Limits(max_auc=0.6, max_tpr_at_fpr={0.01: 0.05}))
+    assert verdict.status == "pass"
+    assert {check.figure: check.value for check in verdict.checks} == {
+        "AUC": 0.5,
+        "TPR at 1% FPR": 0.0,
+    }
+
+
+def test_a_few_samples_never_pass():
+    scores = {"loss": MembershipScores([0.0, 1.0], [0.0, 1.0])}
+    assert judge(scores, Limits(max_auc=0.6)).status == "investigate"
+
+
+def test_higher_limits_and_less_confidence_are_never_stricter():
+    scores = {"a": shifted(0.62, size=300), "b": shifted(0.57, size=300, seed=1)}
+    for confidence in (0.5, 0.95, 0.999):
+        ranks = [
+            {"fail": 2, "investigate": 1, "pass": 0}[
+                judge(scores, Limits(max_auc=limit), confidence=confidence).status
+            ]
+            for limit in np.linspace(0.5, 1, 41)
+        ]
+        assert ranks == sorted(ranks, reverse=True)
+        assert set(ranks) == {0, 1, 2}
+    wide, narrow = (
+        judge(scores, Limits(max_auc=0.6), confidence=confidence).decisive
+        for confidence in (0.99, 0.5)
+    )
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+@pytest.mark.parametrize("num_attacks", [1, 8])
+def test_a_true_figure_at_the_limit_is_rarely_judged(num_attacks):
+    """Of 300 draws with every true AUC at the limit, 5 % may be judged, in either direction."""
+    rng = np.random.default_rng(0)
+    shift = np.sqrt(2) * special.ndtri(0.65)
+    statuses = [
+        judge(
+            {
+                str(attack): MembershipScores(rng.normal(shift, size=200), rng.normal(size=200))
+                for attack in range(num_attacks)
+            },
+            Limits(max_auc=0.65),
+        ).status
+        for _ in range(300)
+    ]
+    # Binomial(300, 0.05) exceeds 24 once in 100 times; 8 uncorrected attacks give about 55.
+    assert statuses.count("fail") + statuses.count("pass") <= 24
+
+
+def test_the_dictionary_is_plain_and_complete():
+    verdict = judge({"loss": shifted(0.7)}, Limits(max_auc=0.6, max_tpr_at_fpr={1e-4: 0.1}))
+    values = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
+    assert values == verdict.to_dict()
+    assert (values["status"], values["exit_code"], values["confidence"]) == ("fail", 1, 0.95)
+    assert values["sentence"] == verdict.sentence
+    assert [check["status"] for check in values["checks"]] == ["fail", "investigate"]
+    assert values["checks"][1]["figure"] == "TPR at 0.01% FPR"
+    assert values["checks"][1]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "to set a limit. Received: neither"),
+        ({"max_tpr_at_fpr": {}}, "to set a limit. Received: neither"),
+        ({"max_auc": 0.4}, r"`max_auc` to lie in 0\.5\.\.1. Received: max_auc=0\.4"),
+        ({"max_auc": 1.1}, "`max_auc` to lie in"),
+        ({"max_auc": float("nan")}, "`max_auc` to lie in"),
+        ({"max_auc": True}, "`max_auc` to lie in"),
+        ({"max_auc": "0.6"}, "`max_auc` to lie in"),
+        ({"max_tpr_at_fpr": {0: 0.1}}, "`max_tpr_at_fpr` to have TPRs"),
+        ({"max_tpr_at_fpr": {0.1: 1.5}}, "`max_tpr_at_fpr` to have TPRs"),
+        ({"max_tpr_at_fpr": {0.1: None}}, "`max_tpr_at_fpr` to have TPRs"),
+        ({"max_tpr_at_fpr": {float("nan"): 0.1}}, "`max_tpr_at_fpr` to have TPRs"),
+    ],
+)
+def test_limits_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Limits(**arguments)
+
+
+def test_limits_do_not_change_with_the_callers_dictionary():
+    tprs = {0.1: 0.2}
+    limits = Limits(max_tpr_at_fpr=tprs)
+    tprs[0.01] = 5
+    assert limits.max_tpr_at_fpr == {0.1: 0.2}
+
+
+def test_bad_arguments():
+    scores, limits = {"loss": shifted(0.5, size=5)}, Limits(max_auc=0.6)
+    with pytest.raises(TypeError, match=r"dictionary of MembershipScores.*Received: list"):
+        judge([1.0], limits)
+    with pytest.raises(TypeError, match="dictionary of MembershipScores"):
+        judge({"loss": [1.0]}, limits)
+    with pytest.raises(ValueError, match="`scores` to name at least one attack"):
+        judge({}, limits)
+    with pytest.raises(TypeError, match=r"`limits` to be Limits. Received: dict"):
+        judge(scores, {"max_auc": 0.6})
+    for confidence in (0, 1, float("nan"), True, "0.95"):
+        with pytest.raises(ValueError, match="`confidence` to be above 0 and below 1"):
+            judge(scores, limits, confidence=confidence)
