@@ -1,0 +1,283 @@
+import re
+
+import numpy as np
+import pytest
+
+from keras_dmp.audit.canaries import KINDS, canary_scores, plant_canaries
+from keras_dmp.audit.membership_scores import MembershipScores
+
+SAMPLES, FEATURES, CLASSES = 60, 8, 5
+
+
+@pytest.fixture
+def records():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(SAMPLES, FEATURES)).astype("float32"), rng.integers(
+        CLASSES, size=SAMPLES
+    )
+
+
+@pytest.fixture
+def reference():
+    return np.random.default_rng(1).normal(size=(40, FEATURES)).astype("float32")
+
+
+def plant(kind, x, y, reference, **settings):
+    if kind == "near_reference":
+        settings["reference"] = reference
+    return plant_canaries(x, y, **{"count": 12, "kind": kind, "seed": 3, **settings})
+
+
+def changed_rows(after, before):
+    after, before = np.reshape(after, (len(after), -1)), np.reshape(before, (len(before), -1))
+    return np.flatnonzero((after != before).any(axis=1)).tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_canaries_differ(kind, records, reference):
+    x, y = records
+    copies = x.copy(), y.copy(), reference.copy()
+    planted = plant(kind, x, y, reference)
+    at = planted.indices.tolist()
+    assert at == sorted(set(at))
+    assert len(at) == 12
+    assert changed_rows(planted.x, x) == (at if kind in ("near_reference", "outliers") else [])
+    assert changed_rows(planted.y, y) == (at if kind == "mislabelled" else [])
+    assert np.flatnonzero(planted.repeats != 1).tolist() == (at if kind == "duplicates" else [])
+    assert (planted.x.dtype, planted.y.dtype) == (x.dtype, y.dtype)
+    assert planted.x.shape == x.shape
+    for after, before in zip((x, y, reference), copies, strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_seed_decides(kind, records, reference):
+    first, again, other = (plant(kind, *records, reference, seed=seed) for seed in (7, 7, 8))
+    np.testing.assert_array_equal(first.x, again.x)
+    np.testing.assert_array_equal(first.y, again.y)
+    np.testing.assert_array_equal(first.indices, again.indices)
+    assert (first.seed, first.kind) == (7, kind)
+    assert first.indices.tolist() != other.indices.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_structures_of_arrays(kind):
+    rng = np.random.default_rng(0)
+    x = {
+        "bits": rng.random((30, 20)) < 0.3,
+        "image": rng.random((30, 4, 4, 1)),
+        "id": np.arange(30),
+    }
+    reference = {name: leaf[::-1] for name, leaf in x.items()}
+    before = {name: leaf.copy() for name, leaf in x.items()}
+    y = rng.integers(3, size=(30, 1)).astype("uint8")
+    planted = plant(kind, x, y, reference)
+    rest = np.setdiff1d(np.arange(30), planted.indices)
+    for name, leaf in planted.x.items():
+        assert (leaf.dtype, leaf.shape) == (x[name].dtype, x[name].shape)
+        np.testing.assert_array_equal(leaf[rest], x[name][rest])
+        np.testing.assert_array_equal(x[name], before[name])
+    assert (planted.y.dtype, planted.y.shape) == (y.dtype, y.shape)
+
+
+def test_a_case_by_hand():
+    # Two classes leave one other class, two records leave one other record.
+    planted = plant_canaries(np.eye(2), [0, 1], count=2, kind="mislabelled")
+    assert (planted.y.tolist(), planted.indices.tolist()) == ([1, 0], [0, 1])
+    near = plant_canaries(
+        np.zeros((1, 1)), [0], count=1, kind="near_reference", reference=np.ones((1, 1))
+    )
+    assert (near.x.tolist(), near.y.tolist()) == ([[0.0]], [0])
+    constant = plant_canaries(np.full((3, 2), 7.0), [0, 1, 2], count=3, kind="outliers")
+    assert constant.x.tolist() == [[7.0, 7.0]] * 3
+    twice = plant_canaries(np.eye(2), [0, 1], count=2, kind="duplicates", copies=2)
+    assert twice.repeats.tolist() == [2, 2]
+    assert str(twice) == "2 of 2 records are canaries: duplicates, trained on 2 times"
+
+
+@pytest.mark.parametrize("form", ["integers", "column", "one_hot"])
+def test_another_class_is_drawn_uniformly(form):
+    labels = np.repeat(np.arange(4), 1500)
+    y = {
+        "integers": labels,
+        "column": labels[:, None],
+        "one_hot": np.eye(4, dtype="float32")[labels],
+    }
+    planted = plant_canaries(np.zeros((6000, 1)), y[form], count=6000)
+    assert (planted.y.shape, planted.y.dtype) == (y[form].shape, y[form].dtype)
+    new = planted.y.argmax(axis=1) if form == "one_hot" else planted.y.reshape(-1)
+    counts = np.zeros((4, 4))
+    np.add.at(counts, (labels, new), 1)
+    assert np.diag(counts).sum() == 0
+    others = counts[~np.eye(4, dtype=bool)]
+    # 500 expected in each cell, standard deviation 18.
+    assert abs(others - 500).max() < 5 * 18
+
+
+def test_classes_that_no_record_has_are_drawn_if_named():
+    planted = plant_canaries(np.zeros((50, 1)), np.zeros(50, int), count=50, num_classes=3)
+    assert set(planted.y.tolist()) == {1, 2}
+
+
+def test_near_copies_of_bits_differ_in_a_few_bits():
+    rng = np.random.default_rng(0)
+    x, reference = (rng.random((n, 200)) < 0.2 for n in (50, 40))
+    for share, flips in ((0.02, 4), (0.001, 1)):
+        planted = plant_canaries(
+            x.astype("float32"),
+            np.zeros(50, int),
+            count=30,
+            kind="near_reference",
+            reference=reference.astype("float32"),
+            perturbation=share,
+        )
+        sources = planted.reference_indices
+        assert len(set(sources.tolist())) == 30
+        distance = (planted.x[planted.indices] != reference[sources]).sum(axis=1)
+        assert distance.tolist() == [flips] * 30
+        assert set(np.unique(planted.x)) == {0.0, 1.0}
+
+
+def test_near_copies_of_floats_are_noisy():
+    rng = np.random.default_rng(0)
+    scales = np.array([0.1, 1.0, 100.0])
+    x, reference = (scales * rng.normal(size=(n, 3)) for n in (900, 800))
+    planted = plant_canaries(
+        x, np.zeros(900, int), count=800, kind="near_reference", reference=reference
+    )
+    noise = planted.x[planted.indices] - reference[planted.reference_indices]
+    np.testing.assert_allclose(noise.std(axis=0), 0.01 * reference.std(axis=0), rtol=0.15)
+    assert (noise != 0).all()
+
+
+def test_outliers_keep_columns_and_break_rows():
+    rng = np.random.default_rng(0)
+    shared = rng.integers(10, size=(2000, 1))
+    x = shared + 100 * np.arange(6)
+    planted = plant_canaries(x, shared[:, 0], count=1000, kind="outliers")
+    rows = planted.x[planted.indices]
+    for column in range(6):
+        assert np.isin(rows[:, column], x[:, column]).all()
+    # In the data all columns say the same; in an outlier they are independent.
+    assert abs(np.corrcoef(rows.T) - np.eye(6)).max() < 0.15
+
+
+def test_scores_are_split_by_hand():
+    scores = np.array([[5, 1, 4, 3], [2, 6, 8, 7]])
+    is_member = np.array([[True, False, True, False], [False, True, True, False]])
+    split = canary_scores(scores, is_member, [0, 1])
+    assert split.canaries.member_scores.tolist() == [5, 6]
+    assert split.canaries.nonmember_scores.tolist() == [1, 2]
+    assert split.population.member_scores.tolist() == [4, 8]
+    assert split.population.nonmember_scores.tolist() == [3, 7]
+    assert isinstance(split.population, MembershipScores)
+
+
+def test_no_score_is_lost():
+    rng = np.random.default_rng(0)
+    scores, is_member = rng.normal(size=(8, 50)), rng.random((8, 50)) < 0.5
+    split = canary_scores(scores, is_member, [3, 30, 31])
+    parts = [
+        getattr(part, side) for part in split for side in ("member_scores", "nonmember_scores")
+    ]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.sort(scores, axis=None))
+    single = canary_scores(scores[0], is_member[0], np.arange(25))
+    assert single.canaries.num_members == is_member[0, :25].sum()
+
+
+def memorise(x, y, classes):
+    """Logits of a ridge regression on random features, enough of them to learn every label."""
+    rng = np.random.default_rng(1)
+    weights = 0.5 * rng.normal(size=(x.shape[1], 1500))
+
+    def features(x):
+        return np.tanh(x @ weights)
+
+    kernel = features(x) @ features(x).T + 1e-3 * np.eye(len(x))
+    solution = features(x).T @ np.linalg.solve(kernel, 8.0 * np.eye(classes)[y])
+    return lambda x: features(x) @ solution
+
+
+def losses(logits, y):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
+
+
+@pytest.mark.parametrize("kind", ["mislabelled", "near_reference", "outliers"])
+def test_a_model_that_memorises_betrays_canaries_more_than_the_rest(kind):
+    rng = np.random.default_rng(0)
+    centres = 2 * rng.normal(size=(4, 20))
+    y = rng.integers(4, size=800)
+    x = centres[y] + rng.normal(size=(800, 20))
+    reference = centres[rng.integers(4, size=200)] + rng.normal(size=(200, 20))
+    planted = plant(kind, x, y, reference, count=120)
+    scores, is_member = [], []
+    for _ in range(4):
+        members = rng.permutation(800) < 400
+        model = memorise(planted.x[members], planted.y[members], 4)
+        scores.append(-losses(model(planted.x), planted.y))
+        is_member.append(members)
+    split = canary_scores(scores, is_member, planted.indices)
+    assert split.canaries.auc() > split.population.auc() + 0.1
+    if kind != "near_reference":  # a random label of four is right too often
+        assert split.canaries.tpr_at_fpr(0.01) > split.population.tpr_at_fpr(0.01) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"count": 0}, "Expected `count` to be a whole number of at least 1. Received: count=0"),
+        ({"count": 61}, "Expected `count` to be at most the 60 samples of `x`. Received: count=61"),
+        ({"kind": "noise"}, "Expected `kind` to be one of 'mislabelled', 'duplicates'"),
+        ({"copies": 1}, "Expected `copies` to be a whole number of at least 2"),
+        ({"perturbation": 0}, "Expected `perturbation` to be a number above 0 and at most 1"),
+        ({"seed": -1}, "Expected `seed` to be a whole number of at least 0"),
+        ({"num_classes": 2}, "Expected the labels `y` to lie in 0..1"),
+        ({"y": np.zeros(60, int)}, "at least 2 classes for kind='mislabelled'. Received: 1 class"),
+        ({"y": np.zeros(60)}, "Expected `y` to be integer class labels"),
+        ({"y": np.zeros(59, int)}, "Expected `x` and `y` to have as many samples"),
+        ({"x": np.full((60, 2), np.nan)}, "Expected `x` to be finite"),
+        ({"kind": "near_reference"}, "kind='near_reference' and no reference"),
+        ({"reference": np.ones((40, 8))}, "kind='mislabelled' and a reference"),
+        (
+            {"kind": "near_reference", "reference": np.ones((11, 8), "float32")},
+            "Expected `count` to be at most the 11 samples of `reference`",
+        ),
+        (
+            {"kind": "near_reference", "reference": np.ones((40, 9), "float32")},
+            "Expected `reference` to have the shape and dtype of `x`",
+        ),
+        (
+            {"kind": "near_reference", "reference": np.full((40, 8), 7.0)},
+            "Expected `reference` to have binary features or floats that vary",
+        ),
+    ],
+)
+def test_bad_input(records, settings, message):
+    arguments = {"x": records[0], "y": records[1], "count": 12, **settings}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plant_canaries(**arguments)
+
+
+def test_integers_that_are_no_bits_are_not_perturbed():
+    x = np.arange(40).reshape(20, 2)
+    with pytest.raises(ValueError, match="cast images to floats"):
+        plant_canaries(x, np.arange(20) % 2, count=5, kind="near_reference", reference=x)
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_member", "indices", "message"),
+    [
+        (np.ones((2, 3)), np.ones((2, 4), bool), [0], "of one shape"),
+        (np.ones((2, 3)), np.ones((2, 3)), [0], "boolean `is_member`"),
+        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [3], "positions from 0 to 2"),
+        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [-1], "positions from 0 to 2"),
+        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [True], "positions from 0 to 2"),
+        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [0, 0], "name each canary once"),
+        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [2], "the canaries to be members of some"),
+        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [0, 1], "the population to be members of some"),
+    ],
+)
+def test_bad_scores(scores, is_member, indices, message):
+    with pytest.raises(ValueError, match=message):
+        canary_scores(scores, is_member, indices)
