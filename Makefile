@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format docs check benchmark adult fashion-mnist constraints clean
+.PHONY: help demo test test-all lint format docs check benchmark adult fashion-mnist browser constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -39,6 +39,11 @@ adult: $(VENV)/.demo  ## Install the files of UCI Adult (28 MB)
 
 fashion-mnist: $(VENV)/.demo  ## Prepare Fashion-MNIST from Debian's package, without a network
 	$(BIN)/python -m keras_dmp.datasets.fashion_mnist
+
+browser:  ## Install Debian's Chromium, in which tests open an audit report (as root)
+	@command -v chromium >/dev/null || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  chromium fonts-dejavu-core >/dev/null; }
 
 constraints:  ## Resolve the newest versions that install together into constraints.txt
 	$(PYTHON) -m venv build/resolve

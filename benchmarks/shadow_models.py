@@ -1,0 +1,121 @@
+"""LiRA and RMIA on the grocery baskets, with shadow models that repeat all of DMP.
+
+    python benchmarks/shadow_models.py --models 64                 # hours on two cores; resumes
+    python benchmarks/shadow_models.py --models 64 --shard 0/2     # one of two processes
+    python benchmarks/shadow_models.py --models 16 --canaries mislabelled
+    python benchmarks/shadow_models.py --models 64 --table         # only reads what was trained
+
+Each run draws 10,000 of 20,000 records as members, trains a teacher on them (the undefended model),
+chooses 10,000 of 31,000 public records by its entropy and trains a student on its soft labels, and
+with canaries a second one on its hard labels. Killed, it goes on where it was.
+"""
+
+import argparse
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+
+import keras_dmp
+from keras_dmp import DMPTrainer, EntropyReferenceSelector, datasets, models
+from keras_dmp.audit import ShadowAudit, compare_audits, plant_canaries
+
+RECORDS, REFERENCE, BATCH_SIZE = 20_000, 10_000, 128
+TEACHER_EPOCHS, STUDENT_EPOCHS = 15, 20
+NUM_CANARIES = 1_000
+ATTACKS = ("loss", "lira", "lira_fixed", "lira_offline", "rmia", "rmia_offline")
+
+
+def pipeline(reference, num_classes, kinds):
+    """The whole of DMP as a `train_fn`: teacher and students by name."""
+
+    def train(x, y, seed):
+        trained, teacher = {}, None
+        for labels in kinds:
+            trainer = DMPTrainer(
+                lambda: models.fully_connected(x.shape[1:], num_classes),
+                teacher,
+                EntropyReferenceSelector(size=REFERENCE),
+                labels=labels,
+                seed=seed,
+            )
+            trainer.compile(
+                optimizer=keras.optimizers.SGD(0.1, momentum=0.9),
+                teacher_optimizer=keras.optimizers.Adam(1e-3),
+                loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            )
+            trainer.fit(
+                x,
+                y,
+                reference=reference,
+                epochs=STUDENT_EPOCHS,
+                teacher_epochs=None if teacher else TEACHER_EPOCHS,
+                batch_size=BATCH_SIZE,
+                verbose=0,
+            )
+            teacher = trainer.teacher
+            trained[f"dmp_{labels}"] = trainer.student
+        return {"undefended": teacher, **trained}
+
+    return train
+
+
+def make_audit(options):
+    """The audit, and the positions of its canaries or None."""
+    x, y = datasets.load("grocery_baskets")
+    split = keras_dmp.split_private(x, y, RECORDS, 2)
+    x, y = split.members
+    num_classes, canaries = 100, None
+    if options.canaries:
+        planted = plant_canaries(
+            x, y, count=NUM_CANARIES, kind=options.canaries, reference=split.reference
+        )
+        x, y, canaries = planted.x, planted.y, planted.indices
+    kinds = ("soft", "hard") if options.canaries else ("soft",)
+    directory = options.directory or pathlib.Path("runs") / f"shadow_{options.canaries or 'all'}"
+    audit = ShadowAudit(
+        pipeline(split.reference, num_classes, kinds),
+        x,
+        y,
+        num_shadow_models=options.models,
+        directory=directory,
+        config={
+            "teacher_epochs": TEACHER_EPOCHS,
+            "student_epochs": STUDENT_EPOCHS,
+            "reference": REFERENCE,
+            "labels": list(kinds),
+            "canaries": options.canaries or "none",
+        },
+    )
+    return audit, canaries, ["undefended", *(f"dmp_{kind}" for kind in kinds)]
+
+
+def main(arguments=None):
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=int, default=64)
+    parser.add_argument("--canaries", choices=("mislabelled", "near_reference", "outliers"))
+    parser.add_argument("--shard", default="0/1", metavar="I/N")
+    parser.add_argument("--directory", type=pathlib.Path)
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--json", type=pathlib.Path, help="where to write the comparison")
+    options = parser.parse_args(arguments)
+
+    audit, canaries, names = make_audit(options)
+    if not options.table:
+        audit.run(shard=tuple(map(int, options.shard.split("/"))))
+    if options.shard != "0/1" and not options.table:
+        return
+    reports = {
+        name: audit.report(ATTACKS, model=name, canaries=canaries, name=name) for name in names
+    }
+    comparison = compare_audits(reports)
+    print(comparison)
+    if options.json:
+        comparison.save(options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The directory of a shadow audit: one file a trained model, written whole or not at all.
+
+Needs NumPy alone. Everything in the directory tells who is a member of what, so that it is readable
+by its owner only.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import json
+import os
+import pathlib
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+_FORMAT = "keras_dmp.shadow_audit"
+_FORMAT_VERSION = 1
+_MANIFEST, _LOCK = "shadow_audit.json", "lock"
+_OWNER_ONLY = 0o700
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """What is kept of one run of the pipeline, by the name of the model it gave.
+
+    Attributes:
+        scaled_logits: log(p / (1 - p)) of each record's true class, (records, queries), float64.
+        correct: Whether each record is classified correctly, (records,), bool.
+    """
+
+    scaled_logits: dict[str, np.ndarray]
+    correct: dict[str, np.ndarray]
+
+
+class JobDirectory:
+    """Finished jobs of one configuration.
+
+    Args:
+        path: The directory; it is made if it is not there.
+        configuration: What the jobs depend on, plain JSON values.
+
+    Raises:
+        ValueError: If the directory belongs to another configuration, or is none of these.
+    """
+
+    def __init__(self, path: str | os.PathLike, configuration: dict[str, Any]):
+        self.path = pathlib.Path(path)
+        self._configuration = json.loads(json.dumps(configuration))
+        manifest = self.path / _MANIFEST
+        if manifest.exists():
+            self._require_same(manifest)
+            return
+        if self.path.exists() and not _is_free(self.path):
+            raise ValueError(
+                "Expected `directory` to be empty, new or one of an earlier shadow audit. "
+                f"Received: directory={str(path)!r}, which holds something else"
+            )
+        self.path.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+        self.path.chmod(_OWNER_ONLY)
+        values = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **self._configuration}
+        _write_whole(manifest, json.dumps(values, indent=1).encode())
+
+    @contextlib.contextmanager
+    def owned(self, jobs: Iterable[int]) -> Iterator[None]:
+        """Hold the locks of some jobs; they go with their process, however it ends.
+
+        Raises:
+            RuntimeError: If another process holds one of them.
+        """
+        with open(self.path / _LOCK, "ab") as file:
+            for job in jobs:
+                self._lock(file, job)
+            yield
+
+    def is_finished(self, job: int) -> bool:
+        """Whether there is a file of the job, sound or not."""
+        return self._file(job).exists()
+
+    def read(self, job: int, shape: tuple[int, int]) -> Job | None:
+        """A finished job, None if it is not finished; a damaged file is reported and removed.
+
+        Args:
+            job: Number of the job.
+            shape: (records, queries) that its figures must have.
+        """
+        path = self._file(job)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return _unpacked({name: file[name] for name in file.files}, shape)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            warnings.warn(
+                f"The shadow model in {path.name} is damaged ({error}); it is trained again",
+                stacklevel=2,
+            )
+            path.unlink()
+            return None
+
+    def write(self, job: int, result: Job) -> None:
+        """Keep a finished job; a crash leaves all of the file or nothing."""
+        path, content = self._file(job), io.BytesIO()
+        np.savez(content, **_packed(result))
+        for left_behind in path.parent.glob(f".{path.name}.*"):
+            left_behind.unlink()
+        _write_whole(path, content.getvalue())
+
+    def _file(self, job: int) -> pathlib.Path:
+        return self.path / f"model_{job:05d}.npz"
+
+    def _require_same(self, manifest: pathlib.Path) -> None:
+        try:
+            found = json.loads(manifest.read_text())
+        except ValueError:
+            found = {}
+        if not isinstance(found, dict) or found.pop("format", None) != _FORMAT:
+            raise ValueError(
+                f"Expected `directory` to hold a shadow audit. Received: {str(manifest)!r}, "
+                "which is damaged or something else"
+            )
+        version = found.pop("format_version", None)
+        if version != _FORMAT_VERSION:
+            raise ValueError(
+                f"Expected a shadow audit of format version {_FORMAT_VERSION}. "
+                f"Received: version {version!r}"
+            )
+        keys = sorted({*found, *self._configuration})
+        differing = [
+            f"{key} is {found.get(key)!r} there and {self._configuration.get(key)!r} here"
+            for key in keys
+            if found.get(key) != self._configuration.get(key)
+        ]
+        if differing:
+            raise ValueError(
+                "Expected `directory` to be of the same data and settings. Received: "
+                f"directory={str(self.path)!r}, where {'; '.join(differing)}. Nothing was changed; "
+                "choose another directory"
+            )
+
+    def _lock(self, file: BinaryIO, job: int) -> None:
+        try:
+            # One byte a job: shards that overlap only in part are noticed too.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, job)
+        except OSError as error:
+            raise RuntimeError(
+                f"Shadow model {job} in {str(self.path)!r} is being trained by another process. "
+                "Expected a shard of its own for each process, such as shard=(0, 2) and (1, 2)"
+            ) from error
+
+
+def _packed(result: Job) -> dict[str, np.ndarray]:
+    packed = {}
+    for index, name in enumerate(result.scaled_logits):
+        packed[f"name_{index}"] = np.array(name)
+        packed[f"scaled_logits_{index}"] = result.scaled_logits[name]
+        packed[f"correct_{index}"] = result.correct[name]
+    return packed
+
+
+def _unpacked(arrays: dict[str, np.ndarray], shape: tuple[int, int]) -> Job:
+    names = [str(arrays[f"name_{index}"]) for index in range(len(arrays) // 3)]
+    for index in range(len(names)):
+        found = arrays[f"scaled_logits_{index}"].shape, arrays[f"correct_{index}"].shape
+        if found != (shape, shape[:1]):
+            raise ValueError(f"shapes {found}")
+    return Job(
+        scaled_logits={name: arrays[f"scaled_logits_{i}"] for i, name in enumerate(names)},
+        correct={name: arrays[f"correct_{i}"] for i, name in enumerate(names)},
+    )
+
+
+def _is_free(path: pathlib.Path) -> bool:
+    """Whether a directory holds nothing but what another process may be writing this moment."""
+    return path.is_dir() and all(
+        entry.name == _LOCK or entry.name.startswith(f".{_MANIFEST}") for entry in path.iterdir()
+    )
+
+
+def _write_whole(path: pathlib.Path, content: bytes) -> None:
+    """Write next to `path`, onto the disk, and move there."""
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)
+            raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

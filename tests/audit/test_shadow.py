@@ -1,0 +1,352 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dmp.audit.shadow import ShadowAudit
+
+CLASSES, FEATURES = 3, 6
+# What a process of its own trains: it is killed, and it shares the work with others.
+SCRIPT = """
+import os, sys, time
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+sys.path.insert(0, {folder!r})
+import test_shadow
+index, count, directory, delay = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+
+def train(x, y, seed):
+    time.sleep(delay)
+    return test_shadow.ridge(x, y, seed)
+
+test_shadow.audit_in(directory, train).run(shard=(index, count), verbose=0)
+"""
+
+
+def records(samples=48, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(samples, FEATURES)).astype("float32"), rng.integers(CLASSES, size=samples)
+
+
+def ridge(x, y, seed):
+    """A classifier in closed form, which remembers its members; a pinch of noise from its seed."""
+    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
+    design = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    targets = 6.0 * np.eye(CLASSES)[y]
+    weights = np.linalg.solve(design.T @ design + 0.1 * np.eye(FEATURES + 1), design.T @ targets)
+    weights += np.random.default_rng(seed).normal(scale=0.01, size=weights.shape)
+    model.set_weights([weights[:-1], weights[-1]])
+    return model
+
+
+def audit_in(directory, train=ridge, **settings):
+    x, y = records()
+    arguments = {"num_shadow_models": 10, "from_logits": True, **settings}
+    return ShadowAudit(train, x, y, directory=directory, **arguments)
+
+
+def files(directory):
+    return {path.name: path.read_bytes() for path in pathlib.Path(directory).glob("*.npz")}
+
+
+def start(directory, shard=(0, 1), delay=0.0):
+    code = SCRIPT.format(folder=str(pathlib.Path(__file__).parent))
+    arguments = [sys.executable, "-c", code, *map(str, (*shard, directory, delay))]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill_once(process, directory, finished):
+    """Kill the process as soon as it has finished so many jobs."""
+    deadline = time.monotonic() + 120
+    while len(files(directory)) < finished and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def quiet(audit):
+    return audit.run(verbose=0)
+
+
+def test_halves_are_halves_and_do_not_depend_on_the_number_of_models(tmp_path):
+    few, many = audit_in(tmp_path / "few"), audit_in(tmp_path / "many", num_shadow_models=300)
+    halves = np.stack([many.is_member(model) for model in range(300)])
+    assert (halves.sum(axis=1) == 24).all()
+    np.testing.assert_array_equal(few.is_member(7), halves[7])
+    # Independent of one another: how often a record is a member elsewhere tells nothing.
+    elsewhere = halves.sum(axis=0) - halves
+    assert abs(elsewhere[halves].mean() - elsewhere[~halves].mean()) < 0.6
+    assert halves.sum(axis=0).std() > 5
+
+
+def test_statistics_are_what_the_models_say(tmp_path):
+    audit = quiet(audit_in(tmp_path / "jobs"))
+    found = audit.statistics()
+    x, y = records()
+    for job in (0, 9):
+        half = audit.is_member(job)
+        np.testing.assert_array_equal(found.is_member[job], half)
+        outputs = ridge(x[half], y[half], _seed_of(job)).predict(x, verbose=0).astype("float64")
+        p = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+        mine = p[np.arange(len(y)), y]
+        expected = np.log(mine / (1 - mine))
+        np.testing.assert_allclose(found.scaled_logits[job, :, 0], expected, atol=1e-4)
+        np.testing.assert_array_equal(found.correct[job], outputs.argmax(axis=1) == y)
+    member_accuracy, nonmember_accuracy = found.accuracy()
+    assert member_accuracy == found.correct[found.is_member].mean() > nonmember_accuracy
+
+
+def _seed_of(job):
+    return int(np.random.SeedSequence((0, job)).generate_state(1)[0] >> 1)
+
+
+def test_finished_models_are_not_trained_again_and_more_can_be_added(tmp_path):
+    trained = []
+
+    def train(x, y, seed):
+        trained.append(seed)
+        return ridge(x, y, seed)
+
+    quiet(audit_in(tmp_path, train, num_shadow_models=6))
+    before = files(tmp_path)
+    quiet(audit_in(tmp_path, train, num_shadow_models=6))
+    assert trained == [_seed_of(job) for job in range(6)]
+    quiet(audit_in(tmp_path, train, num_shadow_models=8))
+    assert trained == [_seed_of(job) for job in range(8)]
+    assert {name: files(tmp_path)[name] for name in before} == before
+
+
+def test_a_training_run_depends_on_its_seed_alone(tmp_path):
+    def train(x, y, seed):
+        del x, y, seed
+        return keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
+
+    quiet(audit_in(tmp_path / "whole", train, num_shadow_models=5))
+    for shard in ((1, 2), (0, 2)):
+        keras.utils.set_random_seed(5)
+        audit_in(tmp_path / "parts", train, num_shadow_models=5).run(shard=shard, verbose=0)
+    assert files(tmp_path / "whole") == files(tmp_path / "parts")
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
+    quiet(audit_in(tmp_path / "whole"))
+    kill_once(start(tmp_path / "killed", delay=0.05), tmp_path / "killed", finished=3)
+    left = files(tmp_path / "killed")
+    assert 3 <= len(left) < 10
+    quiet(audit_in(tmp_path / "killed"))
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments(tmp_path):
+    quiet(audit_in(tmp_path / "whole"))
+    rng = np.random.default_rng(0)
+    directory, kills = tmp_path / "killed", 0
+    while kills < 10:
+        process = start(directory, delay=0.4)
+        already = len(files(directory))
+        kill_once(process, directory, finished=already + (kills > 0))
+        kills += process.returncode == -signal.SIGKILL
+        time.sleep(rng.random() * 0.1)
+    assert len(files(directory)) < 10 or kills == 10
+    quiet(audit_in(directory))
+    assert files(directory) == files(tmp_path / "whole")
+    assert not list(directory.glob(".model_*"))
+
+
+def test_processes_share_the_work(tmp_path):
+    processes = [start(tmp_path / "shared", shard=(index, 2)) for index in range(2)]
+    for process in processes:
+        assert process.communicate()[1] == ""
+        assert process.returncode == 0
+    quiet(audit_in(tmp_path / "whole"))
+    assert files(tmp_path / "shared") == files(tmp_path / "whole")
+
+
+def test_two_processes_on_one_shard(tmp_path):
+    process = start(tmp_path, delay=0.5)
+    while not files(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.01)
+    with pytest.raises(RuntimeError, match=r"is being trained by another process.*shard of its own"):
+        quiet(audit_in(tmp_path))
+    process.kill()
+    process.communicate()
+    quiet(audit_in(tmp_path))  # the lock went with its owner
+    assert len(files(tmp_path)) == 10
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty"])
+def test_a_damaged_job_is_done_again(tmp_path, damage):
+    quiet(audit_in(tmp_path))
+    whole = files(tmp_path)
+    path = tmp_path / "model_00004.npz"
+    content = bytearray(path.read_bytes())
+    if damage == "foreign":
+        np.savez(path, other=np.arange(3))
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    else:
+        path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    with pytest.warns(UserWarning, match=r"model_00004.npz is damaged .*trained again"):
+        quiet(audit_in(tmp_path))
+    assert files(tmp_path) == whole
+
+
+def test_a_pickle_among_the_jobs_is_not_loaded(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "sprung"),))
+
+    quiet(audit_in(tmp_path))
+    np.savez(tmp_path / "model_00000.npz", name_0=np.array([Trap()], dtype=object), a=1, b=1)
+    with pytest.warns(UserWarning, match="damaged"):
+        quiet(audit_in(tmp_path))
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"config": {"epochs": 3}}, r"config is .* there and \{'epochs': 3\} here"),
+        ({"queries": (np.negative,)}, "queries is 0 there and 1 here"),
+    ],
+)
+def test_a_directory_of_another_configuration(tmp_path, change, message):
+    quiet(audit_in(tmp_path, num_shadow_models=4))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        audit_in(tmp_path, **change)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_directory_of_other_data_or_of_something_else(tmp_path):
+    audit_in(tmp_path / "audit")
+    x, y = records(seed=1)
+    with pytest.raises(ValueError, match="data is '.*' there and '.*' here"):
+        ShadowAudit(ridge, x, y, directory=tmp_path / "audit", num_shadow_models=10)
+    (tmp_path / "audit" / "shadow_audit.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged or something else"):
+        audit_in(tmp_path / "audit")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds something else"):
+        audit_in(tmp_path / "photos")
+    assert os.listdir(tmp_path / "photos") == ["holiday.jpg"]
+
+
+def test_the_directory_is_its_owners(tmp_path):
+    quiet(audit_in(tmp_path / "jobs", num_shadow_models=4))
+    assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
+    assert all(p.stat().st_mode & 0o077 == 0 for p in (tmp_path / "jobs").glob("*.npz"))
+    json.loads((tmp_path / "jobs" / "shadow_audit.json").read_text())
+
+
+def test_several_models_of_one_run(tmp_path):
+    def train(x, y, seed):
+        return {"one": ridge(x, y, seed), "two": ridge(x[:9], y[:9], seed)}
+
+    audit = quiet(audit_in(tmp_path, train))
+    assert not np.allclose(
+        audit.statistics("one").scaled_logits, audit.statistics("two").scaled_logits
+    )
+    with pytest.raises(ValueError, match=r"`model` to be one of 'one', 'two'.*model=None"):
+        audit.scores("lira")
+
+
+def test_further_queries_of_each_record(tmp_path):
+    audit = quiet(audit_in(tmp_path / "more", queries=(np.negative,)))
+    found = audit.statistics().scaled_logits
+    plain = quiet(audit_in(tmp_path / "plain")).statistics().scaled_logits
+    assert found.shape == (10, 48, 2)
+    np.testing.assert_array_equal(found[..., 0], plain[..., 0])
+    assert not np.allclose(found[..., 1], plain[..., 0])
+    assert audit.scores("lira_fixed").pooled().auc() > 0.5
+
+
+def test_a_model_from_outside_is_attacked(tmp_path):
+    audit = quiet(audit_in(tmp_path, num_shadow_models=24))
+    x, y = records()
+    half = np.random.default_rng(8).random(48) < 0.5
+    scores = audit.attack_model(ridge(x[half], y[half], 0), half, "lira_fixed")
+    assert (scores.num_members, scores.num_nonmembers) == (half.sum(), (~half).sum())
+    assert scores.auc() > 0.75
+    with pytest.raises(ValueError, match="`is_member` to be 48 booleans"):
+        audit.attack_model(ridge(x, y, 0), np.arange(48))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_shadow_models": 3}, "`num_shadow_models` to be a whole number of at least 4"),
+        ({"seed": -1}, "`seed` to be a whole number"),
+        ({"batch_size": 0}, "`batch_size`"),
+    ],
+)
+def test_bad_settings(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        audit_in(tmp_path / "new", **arguments)
+    assert not (tmp_path / "new").exists()
+
+
+def test_repeated_records_are_repeated_where_they_are_members(tmp_path):
+    sizes, repeats = [], np.ones(48, dtype=int)
+    repeats[:5] = 4
+
+    def train(x, y, seed):
+        sizes.append(len(x))
+        return ridge(x, y, seed)
+
+    audit = quiet(audit_in(tmp_path, train, repeats=repeats))
+    assert sizes == [24 + 3 * audit.is_member(job)[:5].sum() for job in range(10)]
+    with pytest.raises(ValueError, match="repeated is 15 there and 0 here"):
+        audit_in(tmp_path)
+    with pytest.raises(ValueError, match="`repeats` to be 48 whole numbers of at least 1"):
+        audit_in(tmp_path / "new", repeats=np.zeros(48, dtype=int))
+
+
+def test_bad_data_and_functions(tmp_path):
+    x, y = records()
+    new = {"directory": tmp_path / "new"}
+    with pytest.raises(TypeError, match=r"`train_fn` to be a callable \(x, y, seed\) -> model"):
+        ShadowAudit("train", x, y, **new)
+    with pytest.raises(ValueError, match="as many samples"):
+        ShadowAudit(ridge, x, y[:-1], **new)
+    with pytest.raises(ValueError, match="`x` to be finite"):
+        ShadowAudit(ridge, np.where(x > 1, np.nan, x), y, **new)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(TypeError, match=r"`train_fn` to return a keras.Model or a dict.*NoneType"):
+        quiet(audit_in(tmp_path / "none", lambda x, y, seed: None))
+    with pytest.raises(ValueError, match=r"labels `y` to lie in 0..1"):
+        two = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(2)])
+        quiet(audit_in(tmp_path / "two", lambda x, y, seed: two))
+
+
+@pytest.mark.parametrize("shard", [(1, 1), (-1, 2), (0,), 3, (0, 1.5)])
+def test_bad_shards(tmp_path, shard):
+    with pytest.raises(ValueError, match=r"`shard` to be \(i, n\) with 0 <= i < n"):
+        audit_in(tmp_path).run(shard=shard)
+
+
+def test_unfinished_audits_say_so(tmp_path):
+    audit = audit_in(tmp_path)
+    audit.run(shard=(0, 2), verbose=0)
+    with pytest.raises(ValueError, match="5 that are not, model 1 the first; call `run`"):
+        audit.report()
+
+
+def test_one_progress_bar(tmp_path, capsys):
+    audit_in(tmp_path, num_shadow_models=4).run()
+    shown = capsys.readouterr().out
+    assert "4/4" in shown
+    audit_in(tmp_path, num_shadow_models=5).run(verbose=0)
+    assert capsys.readouterr().out == ""

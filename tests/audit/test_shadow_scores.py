@@ -1,0 +1,207 @@
+import numpy as np
+import pytest
+
+from keras_dmp.audit._clustered import Clusters
+from keras_dmp.audit.rates import auc_interval
+from keras_dmp.audit.shadow_scores import ATTACKS, CANARIES, ShadowScores, ShadowStatistics
+
+
+def pipeline(models=12, records=600, *, effect=1.0, difficulty=4.0, seed=0, canaries=()):
+    """Statistics of a pipeline: records of very different difficulty, members a little better."""
+    rng = np.random.default_rng(seed)
+    is_member = np.stack(
+        [rng.permutation(records) < records // 2 for _ in range(models)]
+    )
+    shift = np.full(records, effect)
+    shift[list(canaries)] = 6.0
+    values = rng.normal(scale=difficulty, size=records) + rng.normal(size=(models, records))
+    values = values + shift * is_member
+    return ShadowStatistics(
+        scaled_logits=values[:, :, None], correct=values > 0, is_member=is_member
+    )
+
+
+def auc_of(scores, is_member):
+    known = np.isfinite(scores)
+    members, others = scores[known & is_member], scores[known & ~is_member]
+    return np.mean(members[:, None] > others) + np.mean(members[:, None] == others) / 2
+
+
+@pytest.mark.parametrize(
+    ("attack", "least"),
+    [("lira", 0.8), ("lira_fixed", 0.8), ("lira_offline", 0.8), ("rmia", 0.8), ("rmia_offline", 0.66)],
+)
+def test_shadow_models_find_what_the_loss_hides(attack, least):
+    statistics = pipeline(models=24, effect=1.5)
+    found = statistics.scores(attack)
+    assert statistics.scores("loss").pooled().auc() < 0.62
+    assert found.pooled().auc() > least
+    assert found.pooled().auc() == pytest.approx(auc_of(found.scores, found.is_member))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("models", [8, 16])
+def test_a_pipeline_that_betrays_nothing_is_at_chance(attack, models):
+    statistics = pipeline(models=models, records=4_000, effect=0.0)
+    auc = statistics.scores(attack).pooled().auc()
+    assert abs(auc - 0.5) < 0.008
+
+
+def test_halves_balanced_over_the_models_would_be_below_chance():
+    # Why the audit draws halves independently: here each record is a member of exactly half.
+    rng = np.random.default_rng(0)
+    balanced = np.argsort(rng.random((16, 4_000)), axis=0) < 8
+    statistics = ShadowStatistics(
+        scaled_logits=rng.normal(size=(16, 4_000, 1)), correct=balanced, is_member=balanced
+    )
+    assert statistics.scores("lira").pooled().auc() < 0.494
+
+
+def test_scores_that_lack_models_are_left_out_and_tell_nothing():
+    statistics = pipeline(models=9, records=900)
+    scores = statistics.scores("lira")
+    others_in = statistics.is_member.sum(axis=0) - statistics.is_member
+    expected = (others_in >= 3) & (8 - others_in >= 3)
+    np.testing.assert_array_equal(np.isfinite(scores.scores), expected)
+    assert not expected.all()
+
+
+def test_leave_one_out_is_the_attack_on_each_model():
+    statistics = pipeline(models=14, records=300)
+    for attack in ATTACKS:
+        scores = statistics.scores(attack)
+        for target in (0, 13):
+            rest = np.arange(14) != target
+            others = ShadowStatistics(
+                scaled_logits=statistics.scaled_logits[rest],
+                correct=statistics.correct[rest],
+                is_member=statistics.is_member[rest],
+            )
+            expected = others.scores_of(statistics.scaled_logits[target], attack)
+            known = np.isfinite(scores.scores[target])
+            assert known.sum() > 200
+            if not attack.startswith("rmia"):  # its population differs by the records left out
+                np.testing.assert_array_equal(known, np.isfinite(expected))
+                if attack != "lira_fixed" and attack != "lira_offline_fixed":
+                    np.testing.assert_allclose(
+                        scores.scores[target][known], expected[known], rtol=1e-6, atol=1e-8
+                    )
+            both = MembershipOrder(scores.scores[target][known], expected[known])
+            assert both.agreement > 0.99
+
+
+class MembershipOrder:
+    """How alike two scores order the same records."""
+
+    def __init__(self, scores, others):
+        ranks = [np.argsort(np.argsort(side)) for side in (scores, others)]
+        self.agreement = np.corrcoef(*ranks)[0, 1]
+
+
+def test_one_target_is_one_attack():
+    scores = pipeline().scores("lira_fixed")
+    one = scores.target(3)
+    known = np.isfinite(scores.scores[3])
+    assert one.num_members == (known & scores.is_member[3]).sum()
+    total = sum(scores.target(target).num_members for target in range(12))
+    assert scores.pooled().num_members == total
+
+
+def test_canaries_are_reported_beside_the_population():
+    canaries = np.arange(40)
+    report = pipeline(models=24, effect=0.3, canaries=canaries).report(
+        ("loss", "lira"), canaries=canaries, name="leaky"
+    )
+    population, planted = report.slice("all")["lira"], report.slice(CANARIES)["lira"]
+    assert planted.tpr_at_fpr[0.01] > 0.5 > population.tpr_at_fpr[0.01]
+    assert planted.num_members < 24 * 40 < population.num_members
+    assert report.name == "leaky"
+    assert {index for index, _ in report["lira"].most_exposed}.isdisjoint(canaries)
+    assert any("40 canaries" in note for note in report.notes)
+
+
+def test_the_most_exposed_records_are_named():
+    exposed = [7, 70, 300]
+    result = pipeline(models=24, effect=0.0, canaries=exposed).scores("lira").result("lira")
+    named = [index for index, _ in result.most_exposed]
+    assert set(named[:3]) == set(exposed)
+    assert len(named) == 20
+    risks = [risk for _, risk in result.most_exposed]
+    assert risks == sorted(risks, reverse=True)
+
+
+def test_accuracies_are_of_both_sides():
+    statistics = pipeline(effect=3.0)
+    member, nonmember = statistics.accuracy()
+    assert member == statistics.correct[statistics.is_member].mean() > nonmember
+
+
+def test_unknown_attacks_and_too_few_models():
+    with pytest.raises(ValueError, match=r"`attack` to be one of 'loss', 'lira'.*attack='liar'"):
+        pipeline().scores("liar")
+    with pytest.raises(ValueError, match="enough shadow models for attack 'lira'. Received: 5"):
+        pipeline(models=5).scores("lira")
+    with pytest.raises(ValueError, match="enough shadow models"):
+        pipeline(models=5).scores_of(np.zeros((600, 1)), "lira")
+
+
+# --- intervals that draw records
+
+
+def test_one_target_gives_delongs_interval():
+    rng = np.random.default_rng(0)
+    scores, is_member = rng.normal(size=(1, 500)), rng.random((1, 500)) < 0.4
+    scores = np.round(scores + is_member, 1)
+    low, high = Clusters(scores, is_member).auc_ends()
+    expected = auc_interval(scores[is_member], scores[~is_member])
+    assert (low, high) == pytest.approx(expected, abs=1e-4)
+
+
+def clustered(rng, targets=16, records=120):
+    """Scores that are nearly the same for one record under all targets."""
+    is_member = rng.random((targets, records)) < 0.5
+    own = rng.normal(size=records)
+    scores = own + 0.3 * rng.normal(size=(targets, records)) + rng.normal(1, 1, records) * is_member
+    return scores, is_member
+
+
+@pytest.mark.slow
+def test_intervals_cover_although_records_recur():
+    rng = np.random.default_rng(0)
+    big = clustered(rng, records=60_000)
+    truth = ShadowScores(scores=big[0], is_member=big[1]).pooled()
+    auc, tpr = truth.auc(), truth.tpr_at_fpr(0.1)
+    covered = np.zeros(3)
+    draws = 250
+    for _ in range(draws):
+        scores, is_member = clustered(rng)
+        clusters = Clusters(scores, is_member)
+        low, high = clusters.auc_ends()
+        below, above = clusters.tpr_ends([0.1])[0.1]
+        naive = auc_interval(scores[is_member], scores[~is_member])
+        covered += (low <= auc <= high, below <= tpr <= above, naive[0] <= auc <= naive[1])
+    share = covered / draws
+    assert 0.90 <= share[0] <= 0.99
+    assert 0.85 <= share[1] <= 0.99
+    assert share[2] < 0.8  # taking the scores for independent draws
+
+
+def test_wider_than_intervals_of_independent_scores():
+    rng = np.random.default_rng(1)
+    scores, is_member = clustered(rng)
+    low, high = Clusters(scores, is_member).auc_ends()
+    naive = auc_interval(scores[is_member], scores[~is_member])
+    assert high - low > 1.5 * (naive[1] - naive[0])
+    result = ShadowScores(scores=scores, is_member=is_member).result("loss")
+    assert result.auc_interval == (low, high)
+    assert result.epsilon_lower_bound is None
+    ends = result.tpr_intervals[0.1]
+    assert ends[0] <= result.tpr_at_fpr[0.1] <= ends[1]
+
+
+def test_missing_scores_do_not_count():
+    rng = np.random.default_rng(2)
+    scores, is_member = clustered(rng)
+    scores[:, 100:] = np.nan
+    shorter = Clusters(scores[:, :100], is_member[:, :100]).auc_ends()
+    assert Clusters(scores, is_member).auc_ends() == pytest.approx(shorter)
