@@ -1,18 +1,18 @@
 """The answer of a report in one sentence, with an interval that holds for all its attacks."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
+from scipy import special
 
-from keras_dmp.audit.membership_scores import Interval, MembershipScores
-from keras_dmp.audit.rates import RocCurve
 from keras_dmp.audit.results import ENTIRE, AttackResult
 
 if TYPE_CHECKING:
     from keras_dmp.audit.report import AuditReport
 
 LOW_FPR = 0.01
+Ends = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,86 +20,133 @@ class Verdict:
     """What the strongest attack found.
 
     Attributes:
-        leaks: Whether an attack is better than guessing, beyond chance.
         sentence: The finding in words.
+        leaks: Whether an attack is better than guessing, beyond chance.
         strongest: The attack whose AUC is farthest from 0.5.
-        num_attacks: Attacks on all samples, for whose number the interval is corrected.
-        auc: The strongest attack's AUC with its corrected interval.
+        auc_ends: Its AUC's interval, corrected for the number of attacks, or `None`.
+        low_end: The attack that recognises most members at 1 % FPR, or `None`.
+        tpr_ends: The corrected interval of its TPR at 1 % FPR, or `None`.
+        num_attacks: Attacks for whose number the intervals are corrected.
     """
 
-    leaks: bool
     sentence: str
+    leaks: bool
     strongest: AttackResult
+    auc_ends: Ends | None
+    low_end: AttackResult | None
+    tpr_ends: Ends | None
     num_attacks: int
-    auc: Interval
 
 
-def judge(report: "AuditReport") -> Verdict:
-    """Name the strongest attack by AUC and by its TPR at 1 % FPR, and what follows."""
-    attacks = list(report.slice(ENTIRE).values())
-    confidence = corrected(len(attacks))
-    strongest = max(attacks, key=lambda result: abs(result.auc - 0.5))
-    auc = scores_of(strongest.roc).auc(interval=True, confidence=confidence)
-    low_end = _low_end(attacks, confidence)
-    by_auc = not auc.low <= 0.5 <= auc.high
-    return Verdict(
-        leaks=by_auc or low_end is not None,
-        sentence=_sentence(strongest, auc, by_auc, low_end, len(attacks)),
-        strongest=strongest,
-        num_attacks=len(attacks),
-        auc=auc,
-    )
+def judge(
+    report: "AuditReport", *, attacks: Sequence[str] | None = None, num_attacks: int | None = None
+) -> Verdict:
+    """Name the strongest attack by AUC and by its TPR at 1 % FPR, and what follows.
 
-
-def corrected(num_attacks: int) -> float:
-    """Confidence of each interval at which all hold together with 95 % (Bonferroni)."""
-    return 1 - 0.05 / num_attacks
-
-
-def scores_of(curve: RocCurve) -> MembershipScores:
-    """Scores that have this ROC curve: a report keeps no others.
-
-    Rates and their intervals depend on the order of the scores alone. A thinned curve gives the
-    rates of its points exactly, and the AUC to the fourth digit.
+    Args:
+        report: The report.
+        attacks: The attacks to look at. Defaults to all on all samples.
+        num_attacks: How many the intervals are corrected for. Defaults to the attacks looked at.
     """
-    steps = -np.arange(len(curve.false_positives) - 1.0)
-    return MembershipScores(
-        np.repeat(steps, np.diff(curve.true_positives)),
-        np.repeat(steps, np.diff(curve.false_positives)),
+    found = report.slice(ENTIRE)
+    results = [found[attack] for attack in (found if attacks is None else attacks)]
+    number = num_attacks or len(results)
+    strongest = max(results, key=strength)
+    auc_ends = widened(strongest.auc, strongest.auc_interval, number)
+    low_end = max(
+        (result for result in results if result.tpr_at_fpr.get(LOW_FPR) is not None),
+        key=lambda result: result.tpr_at_fpr[LOW_FPR],
+        default=None,
+    )
+    tpr_ends = None
+    if low_end is not None:
+        ends = low_end.tpr_intervals.get(LOW_FPR)
+        tpr_ends = widened(low_end.tpr_at_fpr[LOW_FPR], ends, number)
+    by_auc = auc_ends is not None and not auc_ends[0] <= 0.5 <= auc_ends[1]
+    by_tpr = tpr_ends is not None and tpr_ends[0] > LOW_FPR
+    return Verdict(
+        sentence=_sentence(strongest, auc_ends, by_auc, low_end if by_tpr else None, number),
+        leaks=by_auc or by_tpr,
+        strongest=strongest,
+        auc_ends=auc_ends,
+        low_end=low_end,
+        tpr_ends=tpr_ends,
+        num_attacks=number,
     )
 
 
-def _low_end(attacks: list[AttackResult], confidence: float) -> AttackResult | None:
-    """The attack that recognises most members at 1 % FPR, if they are more than by chance."""
-    resolved = [result for result in attacks if result.tpr_at_fpr.get(LOW_FPR) is not None]
-    if not resolved:
+def compare(reports: Mapping[str, "AuditReport"], attacks: Sequence[str]) -> str:
+    """Name the least and the most exposed model in one sentence."""
+    number = len(reports) * len(attacks)
+    verdicts = {
+        name: judge(report, attacks=attacks, num_attacks=number) for name, report in reports.items()
+    }
+    order = sorted(verdicts, key=lambda name: strength(verdicts[name].strongest))
+    least, most = (verdicts[name] for name in (order[0], order[-1]))
+    if len(order) == 1:
+        return f"{order[0]}: {least.sentence}"
+    apart = None not in (least.auc_ends, most.auc_ends) and (
+        _reach(least.auc_ends)[1] < _reach(most.auc_ends)[0]
+    )
+    finding = (
+        f"AUC {_auc(least)} on {order[0]}, {_auc(most)} on {order[-1]} "
+        f"by the strongest attack on each (95 % intervals, corrected for {number} attacks)"
+    )
+    if apart:
+        return f"{order[0]} leaks less than {order[-1]}: {finding}."
+    return f"These samples cannot tell which model leaks more: {finding}."
+
+
+def strength(result: AttackResult) -> float:
+    """Distance of the AUC from guessing; an attacker reverses an attack that looks wrong."""
+    return abs(result.auc - 0.5)
+
+
+def widened(value: float, ends: Ends | None, number: int) -> Ends | None:
+    """A 95 % interval as one of `number` that hold together with 95 % (Bonferroni).
+
+    Each arm grows as a normal interval's would: exact for the AUC, close for a TPR. That keeps
+    intervals that know more than the curve, as those of pooled shadow models do.
+    """
+    if ends is None:
         return None
-    best = max(resolved, key=lambda result: result.tpr_at_fpr[LOW_FPR])
-    tpr = scores_of(best.roc).tpr_at_fpr(LOW_FPR, interval=True, confidence=confidence)
-    return best if tpr.low > LOW_FPR else None
+    growth = float(special.ndtri(1 - 0.025 / number) / special.ndtri(0.975))
+    low, high = (value + growth * (end - value) for end in ends)
+    return max(0.0, low), min(1.0, high)
+
+
+def _reach(ends: Ends) -> Ends:
+    """Smallest and largest distance from guessing within an interval."""
+    distances = sorted(abs(end - 0.5) for end in ends)
+    return (0.0 if ends[0] <= 0.5 <= ends[1] else distances[0]), distances[1]
+
+
+def _auc(verdict: Verdict) -> str:
+    result, ends = verdict.strongest, verdict.auc_ends
+    interval = "" if ends is None else f", {ends[0]:.3f} to {ends[1]:.3f}"
+    return f"{result.auc:.3f} ({result.attack}{interval})"
 
 
 def _sentence(
     strongest: AttackResult,
-    auc: Interval,
+    ends: Ends | None,
     by_auc: bool,
     low_end: AttackResult | None,
-    num_attacks: int,
+    number: int,
 ) -> str:
-    one, correction = "the attack", ""
-    if num_attacks > 1:
-        one = f"the strongest of {num_attacks} attacks by AUC"
-        correction = f", corrected for {num_attacks} attacks"
-    finding = (
-        f"{one}, {strongest.attack}, reaches {strongest.auc:.3f} (95 % interval "
-        f"{auc.low:.3f} to {auc.high:.3f}{correction}; 0.5 is guessing)"
-    )
+    who, correction = "the attack", ""
+    if number > 1:
+        who, correction = f"the strongest of {number} attacks", f", corrected for {number} attacks"
+    interval = "no interval known"
+    if ends is not None:
+        interval = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}{correction}"
+    finding = f"{who}, {strongest.attack}, has AUC {strongest.auc:.3f} ({interval}; guessing: 0.5)"
     if by_auc and strongest.auc < 0.5:
         finding += ", the wrong way round, which an attacker would reverse"
     if low_end is not None:
         rate = low_end.tpr_at_fpr[LOW_FPR]
-        finding += f", and {low_end.attack} recognises {100 * rate:.3g} % of the members"
-        finding += " at 1 % false alarms"
+        which = "it" if low_end is strongest else low_end.attack
+        finding += f", and {which} recognises {100 * rate:.3g} % of the members at 1 % false alarms"
     if by_auc or low_end is not None:
         return f"Membership leaks: {finding}."
     return f"No leak found, which proves no privacy: {finding}."

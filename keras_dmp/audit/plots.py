@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_dmp import _validate
+from keras_dmp.audit import _verdict
 from keras_dmp.audit.results import AttackResult
 
 if TYPE_CHECKING:
+    from keras_dmp.audit.comparison import AuditComparison
     from keras_dmp.audit.report import AuditReport
 
 
@@ -77,6 +79,35 @@ def draw(
     axes.set_ylabel("true positive rate (members recognised)")
     axes.set_title(title)
     axes.legend(loc="lower right" if not log else "upper left", fontsize="small")
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def draw_privacy_utility(comparison: "AuditComparison", *, path: str | os.PathLike | None) -> Any:
+    """Figure with a point for each model: AUC of its strongest attack over test accuracy."""
+    known = {
+        name: report
+        for name, report in comparison.reports.items()
+        if report.nonmember_accuracy is not None
+    }
+    if not known:
+        raise ValueError(
+            "Expected a report with an accuracy on nonmembers. Received: none that knows it"
+        )
+    if path is not None:
+        _validate.writable_path(path=path)
+    figure = _new_figure()
+    axes = figure.add_subplot()
+    for name, report in known.items():
+        strongest = max((report[attack] for attack in comparison.attacks), key=_verdict.strength)
+        low, high = strongest.auc_interval or (strongest.auc, strongest.auc)
+        reach = [[strongest.auc - low], [high - strongest.auc]]
+        axes.errorbar([report.nonmember_accuracy], [strongest.auc], reach, fmt="o", label=name)
+    axes.axhline(0.5, color="0.6", linestyle="--", linewidth=1)
+    axes.set_xlabel("accuracy on nonmembers (test accuracy)")
+    axes.set_ylabel("AUC of the strongest attack (0.5 is guessing)")
+    axes.legend(fontsize="small")
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

@@ -36,7 +36,7 @@ class AuditReport:
         nonmember_loss: Mean cross-entropy on the nonmembers, in nats.
         seed: Seed of the trained attacks; the one drawn if none was given.
         notes: What the reader has to know: slices left out, rates that cannot be resolved.
-        name: What was attacked, in the reader's words.
+        name: What was attacked, in the reader's words, or `None`.
         class_names: Names of the classes, for slices by class; none by default.
         provenance: What the figures come from: versions, sizes, hashes.
 
@@ -62,7 +62,7 @@ class AuditReport:
     nonmember_loss: float | None = None
     seed: int | None = None
     notes: tuple[str, ...] = ()
-    name: str = ""
+    name: str | None = None
     class_names: tuple[str, ...] = ()
     provenance: Mapping[str, str | int | float] = dataclasses.field(default_factory=dict)
 
@@ -254,7 +254,7 @@ class AuditReport:
         """
         _files.require_format(values, name=_FORMAT, newest=_FORMAT_VERSION, what=_WHAT)
         if values["format_version"] == 1:
-            values = {"name": "", "class_names": (), "provenance": {}, **values}
+            values = {"name": None, "class_names": (), "provenance": {}, **values}
         with _files.malformed(_WHAT):
             own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
             own["results"] = tuple(AttackResult.from_dict(result) for result in own["results"])
@@ -350,9 +350,12 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def _require_names(report: AuditReport) -> None:
-    for name, value in (("name", report.name), *(("class_names", n) for n in report.class_names)):
-        if not isinstance(value, str):
-            raise TypeError(f"Expected `{name}` to be text. Received: {name}={value!r}")
+    if not isinstance(report.name, (str, type(None))):
+        raise TypeError(f"Expected `name` to be text. Received: name={report.name!r}")
+    if not all(isinstance(name, str) for name in report.class_names):
+        raise TypeError(
+            f"Expected `class_names` to be texts. Received: class_names={report.class_names!r:.200}"
+        )
     if report.class_names and report.num_classes not in (None, len(report.class_names)):
         raise ValueError(
             f"Expected `class_names` to be the names of {report.num_classes} classes. "
