@@ -64,6 +64,17 @@ def test_limits_apply_to_the_worst_attack():
     assert judge(attacks, limits).status == "pass"
 
 
+def test_of_equally_serious_checks_the_farthest_above_its_limit_decides():
+    attacks = {"some": shifted(0.7), "most": shifted(0.9), "more": shifted(0.8)}
+    verdict = judge(attacks, Limits(max_auc=0.6))
+    assert [check.attack for check in verdict.checks] == ["most", "more", "some"]
+    # Rates that cannot be told come after those that are known to be near the limit.
+    unclear = {"a": shifted(0.62, nonmembers=500)}
+    verdict = judge(unclear, Limits(max_tpr_at_fpr={0.001: 0.5}, max_auc=0.62))
+    assert [check.figure for check in verdict.checks] == ["AUC", "TPR at 0.1% FPR"]
+    assert verdict.status == "investigate"
+
+
 def test_several_limits_make_the_worst_of_their_verdicts():
     scores = {"loss": shifted(0.7)}
     passes = Limits(max_auc=0.9, max_tpr_at_fpr={0.1: 0.9})
