@@ -5,7 +5,8 @@ from typing import Literal
 
 # A trained attack splits each side in two folds, and each of these in three, where k-NN still
 # needs seven neighbours. Two samples a side make an ROC curve.
-_TRAINED = 20
+_LEAST_TRAINED = 20
+_LEAST = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,19 +14,20 @@ class Attack:
     """How an attack is run and described.
 
     Attributes:
-        engine: Who computes it: TF-Privacy, our scores of one output each, a function of the
-            model and its samples, or `"elsewhere"`, as for attacks with shadow models.
+        engine: Who computes it: TF-Privacy, our scores of each output, a function of the model
+            in `_model_attacks`, or `"elsewhere"`, as for attacks with shadow models.
         sees: What the attacker sees and does, in one sentence for a reader of reports.
-        function: `"module:name"` of a function `(model, members, nonmembers, *, seed, verbose)`
-            for the engine `"model"`. It returns a `MembershipScores`, or a pair of it and the
-            positions of the members that it scored.
-        least: Samples needed on each side.
+        trained: Whether it trains a classifier on the outputs, by cross-validation.
     """
 
     engine: Literal["tf_privacy", "scores", "model", "elsewhere"]
     sees: str
-    function: str | None = None
-    least: int = 2
+    trained: bool = False
+
+    @property
+    def least(self) -> int:
+        """Samples needed on each side."""
+        return _LEAST_TRAINED if self.trained else _LEAST
 
 
 _LOSS = "Sees the probability of the true class; a low loss means member."
@@ -39,11 +41,11 @@ ATTACKS = {
         sees="Sees all probabilities and the true class; a sure and right answer means member.",
     ),
     "logistic_regression": Attack(
-        engine="tf_privacy", sees=f"{_FIT} a logistic regression.", least=_TRAINED
+        engine="tf_privacy", sees=f"{_FIT} a logistic regression.", trained=True
     ),
-    "knn": Attack(engine="tf_privacy", sees=f"{_FIT} nearest neighbours.", least=_TRAINED),
-    "mlp": Attack(engine="tf_privacy", sees=f"{_FIT} a small network.", least=_TRAINED),
-    "random_forest": Attack(engine="tf_privacy", sees=f"{_FIT} random forests.", least=_TRAINED),
+    "knn": Attack(engine="tf_privacy", sees=f"{_FIT} nearest neighbours.", trained=True),
+    "mlp": Attack(engine="tf_privacy", sees=f"{_FIT} a small network.", trained=True),
+    "random_forest": Attack(engine="tf_privacy", sees=f"{_FIT} random forests.", trained=True),
     "loss": Attack(engine="scores", sees=_LOSS),
     "confidence": Attack(
         engine="scores",
@@ -67,6 +69,20 @@ ATTACKS = {
     "scaled_logit": Attack(
         engine="scores",
         sees="Sees the log odds of the true class; high odds mean member.",
+    ),
+    "black_box": Attack(
+        engine="model",
+        sees="Sees all outputs and the true class, and trains a network on half of the members.",
+    ),
+    "white_box": Attack(
+        engine="model",
+        sees="Has the weights: sees the last layers' activations and gradients too, and trains a "
+        "network on half of the members.",
+    ),
+    "label_only": Attack(
+        engine="model",
+        sees="Sees predicted classes only, also of altered copies; a class that holds means "
+        "member.",
     ),
     "lira": Attack(engine="elsewhere", sees=f"{_SHADOW} and compares this record's log odds."),
     "lira_fixed": Attack(

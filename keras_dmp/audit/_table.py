@@ -25,7 +25,6 @@ _FIGURES = [
     "\nAUC",
     "AUC 95 %\ninterval",
     "advan-\ntage",
-    "best\nacc.",
     *(f"TPR at\nFPR {100 * fpr:g}%" for fpr in FPRS),
     "eps.\n>=",
 ]
@@ -174,7 +173,6 @@ def _figures(result: AttackResult) -> list[str]:
         f"{result.auc:.3f}",
         range_of(result.auc_interval),
         f"{result.advantage:.3f}",
-        f"{result.balanced_accuracy:.3f}",
         *(rate_of(result.tpr_at_fpr.get(fpr)) for fpr in FPRS),
         epsilon_of(result),
     ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from keras_dmp.audit.membership_scores import MembershipScores
 from keras_dmp.audit.results import ENTIRE, AttackResult, slice_class
 
 if TYPE_CHECKING:
@@ -31,10 +32,11 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        "The audit runs the attacks of TF-Privacy, and tensorflow-privacy 0.8.10 cannot be "
-        f"imported on this Python {platform.python_version()} ({error}). It needs pandas 1.x and "
-        "scikit-learn below 1.5, which do not install on Python 3.12 or newer. Use Python 3.11 "
-        "with `pip install keras-dmp` for audits; the rest of keras_dmp works without it"
+        "These attacks are TF-Privacy's, and tensorflow-privacy 0.8.10 cannot be imported on this "
+        f"Python {platform.python_version()} ({error}). It needs pandas 1.x and scikit-learn below "
+        "1.5, which do not install on Python 3.12 or newer. Use Python 3.11 with `pip install "
+        "keras-dmp`, or attacks that do without it, such as 'loss', 'modified_entropy' and "
+        "'black_box'"
     ) from error
 
 _ATTACK_TYPES = {
@@ -62,11 +64,7 @@ class Outcome(NamedTuple):
 
     attack: str
     slice: str
-    member_scores: np.ndarray
-    nonmember_scores: np.ndarray
-    auc: float
-    advantage: float
-    positive_predictive_value: float
+    scores: MembershipScores
 
 
 def run_attack(
@@ -116,7 +114,11 @@ def attack_results(report: "AuditReport", *, label: str, epoch: int) -> object:
         epoch_num=epoch,
     )
     return data_structures.AttackResults(
-        single_attack_results=[_single_result(result) for result in report.results],
+        single_attack_results=[
+            _single_result(result)
+            for result in report.results
+            if result.attack in _ATTACK_TYPES and not result.slice.startswith("canaries")
+        ],
         privacy_report_metadata=metadata,
     )
 
@@ -167,11 +169,9 @@ def _outcome(attack: str, result: data_structures.SingleAttackResult) -> Outcome
     return Outcome(
         attack=attack,
         slice=_slice_name(result.slice_spec),
-        member_scores=sign * result.membership_scores_train,
-        nonmember_scores=sign * result.membership_scores_test,
-        auc=min(float(result.get_auc()), 1.0),
-        advantage=float(result.get_attacker_advantage()),
-        positive_predictive_value=float(result.get_ppv()),
+        scores=MembershipScores(
+            sign * result.membership_scores_train, sign * result.membership_scores_test
+        ),
     )
 
 

@@ -1,31 +1,20 @@
 """Audits: how well membership inference attacks tell members from nonmembers."""
 
-import importlib
-from collections.abc import Iterable
-from types import ModuleType
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_dmp import _heads, _validate
-from keras_dmp.audit import rates
+from keras_dmp.audit._attacks import ATTACKS, run_by_audit
+from keras_dmp.audit._engines import Engines, tf_privacy
+from keras_dmp.audit._notes import notes_on
 from keras_dmp.audit._observations import Observations, observe
-from keras_dmp.audit.report import AuditReport
-from keras_dmp.audit.results import (
-    ATTACKS,
-    ENTIRE,
-    FPRS,
-    SLICES,
-    TRAINED_ATTACKS,
-    AttackResult,
-)
-from keras_dmp.audit.scores import loss_and_entropy, two_columns
+from keras_dmp.audit.report import AuditReport, versions
+from keras_dmp.audit.results import SLICES, AttackResult
 
-# Two samples a side make an ROC curve. A trained attack splits each side in two folds, and each
-# of these in three, where k-NN still needs seven neighbours.
-_LEAST = 2
-_LEAST_TRAINED = 20
 # TF-Privacy's own limit.
 _MOST_CLASS_SLICES = 1_000
 
@@ -42,15 +31,18 @@ def audit_membership(
     batch_size: int | None = None,
     seed: int | None = None,
     verbose: int = 0,
+    most_exposed: int = 20,
+    name: str | None = None,
+    class_names: Sequence[str] = (),
 ) -> AuditReport:
-    """Attack a classifier with TF-Privacy's membership inference attacks.
+    """Attack a classifier with membership inference attacks, TF-Privacy's and our own.
 
     The attacks see the outputs of the model and the true labels of `members`, on which it was
     trained, and of as many or more `nonmembers` of the same distribution, which it has not seen.
-    They use no shadow models: a low figure here does not prove privacy. TF-Privacy's
-    `run_attacks` does the attacking, and AUC, advantage and positive predictive value are its
-    own; the loss (Yeom et al., "Privacy risk in machine learning", CSF 2018) and the modified
-    entropy (Song & Mittal, USENIX Security 2021) that it thresholds are computed in float64.
+    They use no shadow models: a low figure here does not prove privacy. Six of the attacks are
+    TF-Privacy's, run by its `run_attacks`; the loss (Yeom et al., "Privacy risk in machine
+    learning", CSF 2018) and the modified entropy (Song & Mittal, USENIX Security 2021) that it
+    thresholds are computed in float64. The others do without TF-Privacy.
 
     Args:
         model: A trained classifier with one output: logits, softmax or one sigmoid unit, which
@@ -60,10 +52,13 @@ def audit_membership(
             are integer classes of shape (n,) or (n, 1), or one-hot (n, classes). Datasets are
             read once and never held in memory; sample weights are ignored.
         nonmembers: Samples that the model was not trained on, in the same forms.
-        attacks: Names of the attacks: `"threshold"` on the loss, `"threshold_entropy"`, and the
-            trained `"logistic_regression"`, `"knn"`, `"mlp"` and `"random_forest"`, which see
-            outputs and loss and are scored by two-fold cross-validation. The last two take
-            minutes on thousands of samples.
+        attacks: Names of the attacks. TF-Privacy's: `"threshold"` on the loss,
+            `"threshold_entropy"`, and the trained `"logistic_regression"`, `"knn"`, `"mlp"` and
+            `"random_forest"`, which see outputs and loss and are scored by two-fold
+            cross-validation; the last two take minutes on thousands of samples. Scores of one
+            output each: `"loss"`, `"confidence"`, `"margin"`, `"entropy"`, `"modified_entropy"`,
+            `"correctness"`, `"scaled_logit"`. Attacks that ask the model once more and are not
+            sliced: `"black_box"`, `"white_box"` and `"label_only"`.
         slices: Parts of the samples that are attacked by themselves, beside all samples:
             `"correctness"` (classified correctly or not), `"class"` (each class), or none.
             Defaults to `("correctness",)`.
@@ -75,12 +70,16 @@ def audit_membership(
         seed: Seed of the trained attacks. Defaults to `None`: one is drawn, and the report
             names it. NumPy's global generator is left as it was.
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
+        most_exposed: How many members the report names by position, with their privacy risk.
+            Defaults to 20; 0 names none.
+        name: What the report calls the model. Defaults to `None`: nothing.
+        class_names: Names of the classes, for slices by class. Defaults to none.
 
     Returns:
         An `AuditReport`.
 
     Raises:
-        ImportError: If TF-Privacy is missing.
+        ImportError: If an attack is TF-Privacy's, and TF-Privacy is missing.
         TypeError: If `model`, `members` or `nonmembers` are of another type.
         ValueError: For unknown attacks or slices; samples or labels that do not fit the model,
             are not finite, too few, or on both sides; a model that is no single-label
@@ -95,43 +94,52 @@ def audit_membership(
     >>> 0 <= report["threshold"].auc <= 1
     True
     """
-    attacks = _names(attacks, ATTACKS, "attacks")
+    attacks = _names(attacks, run_by_audit(), "attacks")
     slices = _names(slices, SLICES, "slices")
     if not attacks:
         raise ValueError("Expected `attacks` to name at least one attack. Received: attacks=()")
     seed = _checked_seed(seed)
     _validate.boolean(slice_trained_attacks=slice_trained_attacks)
     _validate.one_of((0, 1), verbose=verbose)
+    _validate.integer_at_least(0, most_exposed=most_exposed)
     if batch_size is not None:
         _validate.integer_at_least(1, batch_size=batch_size)
     _require_model(model, from_logits, slices)
-    tf_privacy = _tf_privacy()
+    # Before the model is called: on newer Pythons TF-Privacy is missing.
+    uses_tf_privacy = any(ATTACKS[attack].engine == "tf_privacy" for attack in attacks)
+    if uses_tf_privacy:
+        tf_privacy()
 
-    trained = any(attack in TRAINED_ATTACKS for attack in attacks)
+    least = max(ATTACKS[attack].least for attack in attacks)
     sides = observe(
-        model,
-        members,
-        nonmembers,
-        batch_size=batch_size,
-        least=_LEAST_TRAINED if trained else _LEAST,
-        verbose=bool(verbose),
+        model, members, nonmembers, batch_size=batch_size, least=least, verbose=bool(verbose)
     )
     kind = _output_kind(model, sides, from_logits)
-    inputs = [_attack_inputs(tf_privacy, side, kind) for side in sides]
-    outcomes = []
+    engines = Engines(
+        model=model,
+        data=(members, nonmembers),
+        sides=sides,
+        kind=kind,
+        slices=slices,
+        slice_trained_attacks=slice_trained_attacks,
+        seed=seed,
+        verbose=int(verbose),
+    )
+    results = []
     bar = keras.utils.Progbar(len(attacks), verbose=int(verbose), unit_name="attack")
     for attack in attacks:
-        is_trained = attack in TRAINED_ATTACKS
-        outcomes += tf_privacy.run_attack(
-            attack,
-            *inputs,
-            from_logits=kind.from_logits,
-            slices=() if is_trained and not slice_trained_attacks else slices,
-            least=_LEAST_TRAINED if is_trained else _LEAST,
-            seed=seed,
-        )
+        for found in engines.run(attack):
+            results.append(AttackResult.from_scores(attack, most_exposed=most_exposed, **found))
         bar.add(1)
-    return _report(outcomes, inputs, kind, slices, seed)
+    return _report(
+        results,
+        engines,
+        num_classes=kind.num_classes,
+        seed=seed,
+        name=name,
+        class_names=tuple(class_names),
+        provenance=_provenance(sides, kind, uses_tf_privacy),
+    )
 
 
 def _names(names: Iterable[str], known: tuple[str, ...], argument: str) -> tuple[str, ...]:
@@ -170,10 +178,6 @@ def _require_model(model: Any, from_logits: bool | None, slices: tuple[str, ...]
         )
 
 
-def _tf_privacy() -> ModuleType:
-    return importlib.import_module("keras_dmp.audit._tf_privacy")
-
-
 def _output_kind(
     model: keras.Model, sides: tuple[Observations, ...], from_logits: bool | None
 ) -> _heads.OutputKind:
@@ -185,103 +189,49 @@ def _output_kind(
     return kind
 
 
-def _attack_inputs(tf_privacy: ModuleType, side: Observations, kind: _heads.OutputKind) -> Any:
-    loss, entropy = loss_and_entropy(side.outputs, side.labels, from_logits=kind.from_logits)
-    outputs = two_columns(side.outputs, from_logits=kind.from_logits)
-    return tf_privacy.Side(outputs=outputs, labels=side.labels, loss=loss, entropy=entropy)
-
-
-def _report(
-    outcomes: list[Any],
-    inputs: list[Any],
-    kind: _heads.OutputKind,
-    slices: tuple[str, ...],
-    seed: int,
-) -> AuditReport:
-    correct = [side.outputs.argmax(axis=1) == side.labels for side in inputs]
-    sizes = _slice_sizes(inputs, correct, slices)
+def _report(results: list[AttackResult], engines: Engines, **facts: Any) -> AuditReport:
+    views = engines.views
+    sizes = {name: tuple(map(len, rows)) for name, rows in engines.rows_by_slice.items()}
     order = list(sizes)
-    results = [_result(outcome) for outcome in outcomes]
     results.sort(key=lambda result: order.index(result.slice))
     return AuditReport(
         results=tuple(results),
-        num_members=len(inputs[0].labels),
-        num_nonmembers=len(inputs[1].labels),
-        num_classes=kind.num_classes,
-        member_accuracy=float(correct[0].mean()),
-        nonmember_accuracy=float(correct[1].mean()),
-        member_loss=float(inputs[0].loss.mean()),
-        nonmember_loss=float(inputs[1].loss.mean()),
-        seed=seed,
-        notes=_notes(results, sizes),
+        num_members=len(views[0].labels),
+        num_nonmembers=len(views[1].labels),
+        member_accuracy=float(views[0].correct.mean()),
+        nonmember_accuracy=float(views[1].correct.mean()),
+        member_loss=float(views[0].loss.mean()),
+        nonmember_loss=float(views[1].loss.mean()),
+        notes=_missing_slices(results, sizes) + notes_on(results),
+        **facts,
     )
 
 
-def _result(outcome: Any) -> AttackResult:
-    scores = (outcome.member_scores, outcome.nonmember_scores)
-    curve = rates.roc_curve(*scores)
-    return AttackResult(
-        attack=outcome.attack,
-        slice=outcome.slice,
-        num_members=curve.num_members,
-        num_nonmembers=curve.num_nonmembers,
-        auc=outcome.auc,
-        auc_interval=rates.auc_interval(*scores),
-        advantage=outcome.advantage,
-        positive_predictive_value=outcome.positive_predictive_value,
-        tpr_at_fpr={fpr: rates.tpr_at_fpr(curve, fpr) for fpr in FPRS},
-        roc=curve.thin(),
-    )
+def _provenance(
+    sides: tuple[Observations, ...], kind: _heads.OutputKind, uses_tf_privacy: bool
+) -> dict[str, str]:
+    theirs = ("tensorflow-privacy", "scikit-learn") if uses_tf_privacy else ()
+    digests = (hashlib.sha256(side.digests.astype("<u8").tobytes()).hexdigest() for side in sides)
+    members, nonmembers = digests
+    return {
+        **versions("tensorflow", "keras", *theirs),
+        "outputs": "logits" if kind.from_logits else "probabilities",
+        "members_sha256": members,
+        "nonmembers_sha256": nonmembers,
+    }
 
 
-def _slice_sizes(
-    inputs: list[Any], correct: list[np.ndarray], slices: tuple[str, ...]
-) -> dict[str, tuple[int, int]]:
-    """Members and nonmembers of every slice asked for, in the report's order."""
-    labels = [side.labels for side in inputs]
-    sizes = {ENTIRE: (len(labels[0]), len(labels[1]))}
-    if "correctness" in slices:
-        hits = [int(side.sum()) for side in correct]
-        sizes["correct"] = (hits[0], hits[1])
-        sizes["incorrect"] = (len(labels[0]) - hits[0], len(labels[1]) - hits[1])
-    if "class" in slices:
-        num_classes = 1 + max(int(side.max()) for side in labels)
-        counts = [np.bincount(side, minlength=num_classes).tolist() for side in labels]
-        for label, pair in enumerate(zip(*counts, strict=True)):
-            if any(pair):
-                sizes[f"class {label}"] = pair
-    return sizes
-
-
-def _notes(results: list[AttackResult], sizes: dict[str, tuple[int, int]]) -> tuple[str, ...]:
-    """What is missing from the results, and why."""
-    notes = []
+def _missing_slices(
+    results: list[AttackResult], sizes: dict[str, tuple[int, int]]
+) -> tuple[str, ...]:
+    """Slices that were asked for and not attacked, and why."""
     attacked = {result.slice for result in results}
     missing = [name for name in sizes if name not in attacked]
-    for name in missing[:3]:
-        members, nonmembers = sizes[name]
-        notes.append(
-            f"slice {name!r} was not attacked: {members} members and {nonmembers} nonmembers are "
-            "too few"
-        )
+    notes = [
+        f"slice {name!r} was not attacked: {sizes[name][0]} members and {sizes[name][1]} "
+        "nonmembers are too few"
+        for name in missing[:3]
+    ]
     if len(missing) > 3:
         notes.append(f"{len(missing) - 3} more slices were too small to be attacked")
-    for fpr in FPRS:
-        unresolved = {result.slice for result in results if result.tpr_at_fpr[fpr] is None}
-        if unresolved:
-            where = "" if ENTIRE in unresolved else f" in {len(unresolved)} of the slices"
-            notes.append(
-                f"TPR at {100 * fpr:g}% FPR is not resolved{where}: it needs {round(1 / fpr):,} "
-                "nonmembers"
-            )
-    reversed_attacks = [
-        result.attack
-        for result in results
-        if result.slice == ENTIRE and result.auc_interval and result.auc_interval[1] < 0.5
-    ]
-    if reversed_attacks:
-        notes.append(
-            f"AUC below 0.5 beyond chance for {', '.join(reversed_attacks)}: nonmembers look more "
-            "like members; an attacker would reverse it"
-        )
     return tuple(notes)

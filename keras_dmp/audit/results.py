@@ -12,11 +12,6 @@ from keras_dmp import _validate
 from keras_dmp.audit.membership_scores import MembershipScores
 from keras_dmp.audit.rates import RocCurve
 
-# Attacks that threshold one figure a sample, and attacks that train a classifier on the outputs.
-THRESHOLD_ATTACKS = ("threshold", "threshold_entropy")
-TRAINED_ATTACKS = ("logistic_regression", "knn", "mlp", "random_forest")
-ATTACKS = THRESHOLD_ATTACKS + TRAINED_ATTACKS
-
 # Ways to slice the samples.
 SLICES = ("correctness", "class")
 ENTIRE = "all"
