@@ -65,15 +65,17 @@ def clopper_pearson_high(hits: np.ndarray, trials: int, alpha: float) -> np.ndar
 def auc_ends(beaten: np.ndarray, beating: np.ndarray, confidence: float) -> tuple[float, float]:
     """Interval of the AUC from the placement values of members and nonmembers.
 
-    DeLong's variance; where it is 0 or unknown, Newcombe's score interval.
+    DeLong's variance on the logit scale, which keeps its promise near 0 and 1; where it is 0 or
+    unknown, Newcombe's score interval.
     """
     z = normal_quantile(confidence)
     centre = float(beaten.mean())
     if min(len(beaten), len(beating)) >= 2:
         variance = beaten.var(ddof=1) / len(beaten) + beating.var(ddof=1) / len(beating)
         if variance > 0:
-            reach = z * math.sqrt(variance)
-            return max(0.0, centre - reach), min(1.0, centre + reach)
+            reach = z * math.sqrt(variance) / (centre * (1 - centre))
+            log_odds = special.logit(centre)
+            return float(special.expit(log_odds - reach)), float(special.expit(log_odds + reach))
     return _newcombe_ends(centre, len(beaten), len(beating), z)
 
 
@@ -140,37 +142,6 @@ def tpr_ends(
     low = _mixture_quantile(hits_low, m - hits_low + 1, weights, alpha)
     high = _mixture_quantile(hits_high + 1, m - hits_high, weights, 1 - alpha)
     return low, high
-
-
-def rate_bounds(
-    takers: np.ndarray, others: np.ndarray, ranks: np.ndarray, alpha: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lower bounds of the takers' and upper bounds of the others' rates above thresholds.
-
-    The thresholds are the `ranks`-th largest of `others`, both sides in ascending order. Each
-    bound fails with probability `alpha` at most.
-    """
-    thresholds = others[len(others) - ranks]
-    hits = len(takers) - np.searchsorted(takers, thresholds, side="right")
-    # Above the k-th largest lies a share of the others' distribution that is at most
-    # Beta(k, n - k + 1): Clopper-Pearson's upper bound for k - 1 of n.
-    return (
-        clopper_pearson_low(hits, len(takers), alpha),
-        clopper_pearson_high(ranks - 1, len(others), alpha),
-    )
-
-
-def rank_grid(size: int) -> np.ndarray:
-    """Ranks 1, 2, 4, ... up to half of the sample."""
-    return 2 ** np.arange(1 + int(math.log2(max(1, size // 2))))
-
-
-def share_low(members: np.ndarray, nonmembers: np.ndarray, prior: float, alpha: float) -> float:
-    """Lower bound of the largest share of members above any threshold."""
-    ranks = rank_grid(len(nonmembers))
-    tpr, fpr = rate_bounds(members, nonmembers, ranks, alpha / (2 * len(ranks)))
-    # Where everything is taken for a member, the share is the prior.
-    return max(prior, float((prior * tpr / (prior * tpr + (1 - prior) * fpr)).max()))
 
 
 def _mixture_quantile(

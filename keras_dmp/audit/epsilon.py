@@ -1,10 +1,13 @@
 """Lower bound of epsilon from the scores of an attack, valid after the search for a threshold."""
 
-import math
-
 import numpy as np
+from scipy import special
 
-from keras_dmp.audit._intervals import rank_grid, rate_bounds
+_GRID_FACTOR = 4
+# Nodes of the quadrature over the rate of mistakes, in standard deviations of its normal score.
+_NODES = np.linspace(-8.0, 8.0, 97)
+_LARGEST_LOG_RATIO = 64.0
+_BISECTIONS = 48
 
 
 def epsilon_lower_bound(
@@ -13,22 +16,61 @@ def epsilon_lower_bound(
     """Largest epsilon that the scores refute, from both sides' scores in ascending order.
 
     Of an (epsilon, delta)-private training every threshold obeys TPR <= e^epsilon FPR + delta
-    and 1 - FPR <= e^epsilon (1 - TPR) + delta, and the same with members and nonmembers
-    exchanged (Kairouz, Oh & Viswanath 2015). At a fixed grid of order statistics both rates are
-    bounded by Clopper & Pearson, with Bonferroni over grid, inequalities and rates, as no sample
-    is set aside to choose a threshold (compare Jagielski et al. 2020, Nasr et al. 2021).
+    and 1 - FPR <= e^epsilon (1 - TPR) + delta (Kairouz, Oh & Viswanath 2015).
     """
-    views = (
-        (members, nonmembers),
-        (-nonmembers[::-1], -members[::-1]),
-        (-members[::-1], -nonmembers[::-1]),
-        (nonmembers, members),
+    members, nonmembers = without_ties(members, nonmembers)
+    views = ((members, nonmembers), (-nonmembers[::-1], -members[::-1]))
+    alpha = (1 - confidence) / len(views)
+    return max(0.0, *(log_ratio_low(*view, delta=delta, alpha=alpha) for view in views))
+
+
+def without_ties(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks of both sides among all scores, ties in random order, each side ascending.
+
+    An attacker who orders ties by the toss of a coin is still an attacker, and the rates above
+    an order statistic then have a known distribution whatever the scores are.
+    """
+    pooled = np.concatenate([members, nonmembers])
+    _, groups = np.unique(pooled, return_inverse=True)
+    order = np.argsort(groups.ravel() + np.random.default_rng(0).random(len(pooled)))
+    is_member = order < len(members)
+    return np.flatnonzero(is_member), np.flatnonzero(~is_member)
+
+
+def log_ratio_low(takers: np.ndarray, others: np.ndarray, *, delta: float, alpha: float) -> float:
+    """Lower bound of the largest log((P(taker > t) - delta) / P(other > t)) over thresholds t.
+
+    Thresholds are the 1st, 4th, 16th, ... largest of `others`, a grid that no score chooses,
+    with Bonferroni's correction. Above the k-th largest of n lies a share B of the others'
+    distribution, B ~ Beta(k, n - k + 1). Given it, the number of takers there is binomial, so
+    that "at least h of m" has probability P(X <= rate), X ~ Beta(h, m - h + 1), the relation of
+    Clopper & Pearson. A ratio r is refuted where P(X <= r B + delta) is at most alpha.
+
+    Args:
+        takers: Scores in ascending order, distinct from all others.
+        others: Scores in ascending order.
+        delta: Share of the takers' rate that is forgiven.
+        alpha: Largest probability that the bound is too high.
+    """
+    n, m = len(others), len(takers)
+    ranks = _GRID_FACTOR ** np.arange(1 + int(np.emath.logn(_GRID_FACTOR, max(1, n // 2)) + 1e-9))
+    hits = m - np.searchsorted(takers, others[n - ranks])
+    alpha /= len(ranks)
+    ranks, hits = ranks[hits > 0, None], hits[hits > 0, None]
+    if not len(hits):
+        return -np.inf
+    tail = special.ndtr(-np.abs(_NODES))
+    shares = np.where(
+        _NODES < 0,
+        special.betaincinv(ranks, n - ranks + 1, tail),
+        1.0 - special.betaincinv(n - ranks + 1, ranks, tail),
     )
-    grids = [rank_grid(len(view[1])) for view in views]
-    alpha = (1 - confidence) / (2 * sum(len(grid) for grid in grids))
-    best = 0.0
-    for (takers, others), grid in zip(views, grids, strict=True):
-        taken, mistaken = rate_bounds(takers, others, grid, alpha)
-        ratio = float(((taken - delta) / mistaken).max())
-        best = max(best, math.log(ratio) if ratio > 1 else 0.0)
-    return best
+    weights = np.exp(-(_NODES**2) / 2)
+    weights /= weights.sum()
+    low, high = -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        rates = np.minimum(np.exp(middle) * shares + delta, 1.0)
+        refuted = (special.betainc(hits, m - hits + 1, rates) @ weights).min() <= alpha
+        low, high = (middle, high) if refuted else (low, middle)
+    return low

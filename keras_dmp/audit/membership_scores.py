@@ -12,7 +12,7 @@ from keras_dmp import _validate
 from keras_dmp.audit import _intervals, rates
 from keras_dmp.audit._intervals import Interval
 from keras_dmp.audit._posterior import member_posterior
-from keras_dmp.audit.epsilon import epsilon_lower_bound
+from keras_dmp.audit.epsilon import epsilon_lower_bound, log_ratio_low, without_ties
 
 __all__ = ["Interval", "MembershipScores"]
 
@@ -201,8 +201,13 @@ class MembershipScores:
         _check_inside_unit("prior", prior)
         if fpr is None:
             value = _share(self._curve.tpr[1:], self._curve.fpr[1:], prior).max()
-            low = _intervals.share_low(*self._sorted, prior, (1 - confidence) / 2)
-            return _around(float(value), (low, 1.0), confidence) if interval else float(value)
+            if not interval:
+                return float(value)
+            alpha = (1 - confidence) / 2
+            ratio = math.exp(log_ratio_low(*without_ties(*self._sorted), delta=0.0, alpha=alpha))
+            # Where everything is taken for a member, the share is the prior.
+            low = max(prior, float(_share(ratio, 1.0, prior)))
+            return _around(float(value), (low, 1.0), confidence)
         tpr = self.tpr_at_fpr(fpr, interval=interval, confidence=confidence)
         if not interval or tpr.value is None:
             return tpr if tpr is None or interval else float(_share(tpr, fpr, prior))
@@ -259,9 +264,13 @@ class MembershipScores:
         return rates.placements(*self._sorted)
 
     def _halves(self, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Both sides' halves, each ascending, whatever the order of the samples."""
         rng = np.random.default_rng(seed)
-        drawn = [rng.permutation(side) for side in (self.member_scores, self.nonmember_scores)]
-        return [(side[: len(side) // 2], side[len(side) // 2 :]) for side in drawn]
+        halves = []
+        for side in self._sorted:
+            first = rng.permutation(len(side)) < len(side) // 2
+            halves.append((side[first], side[~first]))
+        return halves
 
     def _unresolved(self, fpr: float) -> str:
         return (
@@ -273,8 +282,9 @@ class MembershipScores:
 def _best_rule(members: np.ndarray, nonmembers: np.ndarray) -> tuple[float, int]:
     """Threshold and direction of the largest |TPR - FPR|: "sign * score >= threshold"."""
     values = np.unique(np.concatenate([members, nonmembers]))
+    # Below a value, and not above it.
     gap = [
-        np.searchsorted(np.sort(side), values, side=edge) / len(side)
+        np.searchsorted(side, values, side=edge) / len(side)
         for edge in ("left", "right")
         for side in (members, nonmembers)
     ]

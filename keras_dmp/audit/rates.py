@@ -17,15 +17,24 @@ _EXACT_POINTS = 1_000
 _MOST_POINTS = 2_000
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RocCurve:
     """Corners of an ROC curve, as counts, from (0, 0) to all samples.
 
-    Attributes:
-        false_positives: Nonmembers taken for members at each threshold, ascending.
-        true_positives: Members recognised at each threshold, ascending.
+    Args:
+        false_positives: Nonmembers taken for members at each threshold, ascending whole numbers.
+        true_positives: Members recognised at each threshold, ascending whole numbers.
         num_members: Members attacked.
         num_nonmembers: Nonmembers attacked.
+
+    Attributes:
+        false_positives: Array (points,), int64, read-only.
+        true_positives: Array (points,), int64, read-only.
+        num_members: Members attacked.
+        num_nonmembers: Nonmembers attacked.
+
+    Raises:
+        ValueError: If the counts do not rise to the sizes of both sides.
 
     Example:
     >>> curve = RocCurve(
@@ -38,18 +47,23 @@ class RocCurve:
     ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0])
     """
 
-    false_positives: tuple[int, ...]
-    true_positives: tuple[int, ...]
+    false_positives: np.ndarray
+    true_positives: np.ndarray
     num_members: int
     num_nonmembers: int
 
     def __post_init__(self) -> None:
-        counts = (self.false_positives, self.true_positives)
-        sizes = (self.num_nonmembers, self.num_members)
-        rising = all(
-            column and column[0] >= 0 and column[-1] == size and (np.diff(column) >= 0).all()
-            for column, size in zip(counts, sizes, strict=True)
-        )
+        sizes = {"false_positives": self.num_nonmembers, "true_positives": self.num_members}
+        rising = True
+        for name, size in sizes.items():
+            counts = np.array(getattr(self, name))
+            rising = rising and counts.ndim == 1 and counts.dtype.kind in "iu" and counts.size > 0
+            rising = rising and counts[0] >= 0 and counts[-1] == size
+            rising = rising and bool((counts[1:] >= counts[:-1]).all())
+            if rising:
+                counts = counts.astype(np.int64, copy=False)
+                counts.flags.writeable = False
+                object.__setattr__(self, name, counts)
         if not rising or len(self.false_positives) != len(self.true_positives):
             raise ValueError(
                 "Expected `false_positives` and `true_positives` to be equally many ascending "
@@ -57,15 +71,30 @@ class RocCurve:
                 f"{len(self.false_positives)} and {len(self.true_positives)} counts"
             )
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether all counts are the same."""
+        if not isinstance(other, RocCurve):
+            return NotImplemented
+        return (
+            (self.num_members, self.num_nonmembers) == (other.num_members, other.num_nonmembers)
+            and np.array_equal(self.false_positives, other.false_positives)
+            and np.array_equal(self.true_positives, other.true_positives)
+        )
+
+    def __hash__(self) -> int:
+        """Return the same number for equal curves."""
+        counts = (self.false_positives.tobytes(), self.true_positives.tobytes())
+        return hash((self.num_members, self.num_nonmembers, *counts))
+
     @property
     def fpr(self) -> np.ndarray:
         """False positive rates, (points,), float64."""
-        return np.asarray(self.false_positives) / self.num_nonmembers
+        return self.false_positives / self.num_nonmembers
 
     @property
     def tpr(self) -> np.ndarray:
         """True positive rates, (points,), float64."""
-        return np.asarray(self.true_positives) / self.num_members
+        return self.true_positives / self.num_members
 
     def thin(self) -> "RocCurve":
         """Return the curve with at most 2,000 points, the low-FPR end kept whole."""
@@ -76,23 +105,23 @@ class RocCurve:
         kept = np.concatenate([np.arange(_EXACT_POINTS), rest.astype(np.int64)])
         return dataclasses.replace(
             self,
-            false_positives=tuple(np.asarray(self.false_positives)[kept].tolist()),
-            true_positives=tuple(np.asarray(self.true_positives)[kept].tolist()),
+            false_positives=self.false_positives[kept],
+            true_positives=self.true_positives[kept],
         )
 
     def to_dict(self) -> dict[str, list[int]]:
         """Return the two columns of counts."""
         return {
-            "false_positives": list(self.false_positives),
-            "true_positives": list(self.true_positives),
+            "false_positives": self.false_positives.tolist(),
+            "true_positives": self.true_positives.tolist(),
         }
 
     @classmethod
     def from_dict(cls, columns: dict[str, Any], members: int, nonmembers: int) -> "RocCurve":
         """Rebuild a curve from `to_dict` and the sizes of both sides."""
         return cls(
-            false_positives=tuple(columns["false_positives"]),
-            true_positives=tuple(columns["true_positives"]),
+            false_positives=columns["false_positives"],
+            true_positives=columns["true_positives"],
             num_members=members,
             num_nonmembers=nonmembers,
         )
@@ -105,18 +134,20 @@ def roc_curve(member_scores: np.ndarray, nonmember_scores: np.ndarray) -> RocCur
         member_scores: Scores of the members, (members,), finite; higher is more a member.
         nonmember_scores: Scores of the nonmembers, (nonmembers,).
     """
-    members, nonmembers = len(member_scores), len(nonmember_scores)
-    thresholds = np.unique(np.concatenate([member_scores, nonmember_scores]))[::-1]
-    # "At least the threshold" is the count of all scores less the count of those below it.
-    hits = members - np.searchsorted(np.sort(member_scores), thresholds, side="left")
-    alarms = nonmembers - np.searchsorted(np.sort(nonmember_scores), thresholds, side="left")
-    hits, alarms = np.append(0, hits), np.append(0, alarms)
+    members, nonmembers = np.sort(member_scores), np.sort(nonmember_scores)
+    # A stable sort merges two sorted runs in one pass.
+    pooled = np.sort(np.concatenate([members, nonmembers]), kind="stable")
+    thresholds = pooled[np.append(True, pooled[1:] > pooled[:-1])][::-1]
+    hits, alarms = (
+        np.append(0, len(side) - np.searchsorted(side, thresholds, side="left"))
+        for side in (members, nonmembers)
+    )
     corners = _corners(alarms, hits)
     return RocCurve(
-        false_positives=tuple(alarms[corners].tolist()),
-        true_positives=tuple(hits[corners].tolist()),
-        num_members=members,
-        num_nonmembers=nonmembers,
+        false_positives=alarms[corners],
+        true_positives=hits[corners],
+        num_members=len(members),
+        num_nonmembers=len(nonmembers),
     )
 
 
@@ -135,8 +166,8 @@ def tpr_at_fpr(curve: RocCurve, fpr: float) -> float | None:
     allowed = math.floor(fpr * curve.num_nonmembers + 1e-9)
     if allowed < 1:
         return None
-    last = np.searchsorted(np.asarray(curve.false_positives), allowed, side="right") - 1
-    return curve.true_positives[last] / curve.num_members
+    last = np.searchsorted(curve.false_positives, allowed, side="right") - 1
+    return int(curve.true_positives[last]) / curve.num_members
 
 
 def auc_interval(
