@@ -8,6 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from keras_dmp import _numerics
+from keras_dmp.audit import scores
+from keras_dmp.audit.membership_scores import MembershipScores
+
 SCORES = ("member_scores", "nonmember_scores")
 OUTPUTS = ("member_outputs", "nonmember_outputs")
 LABELS = ("member_labels", "nonmember_labels")
@@ -70,6 +74,36 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
         raise ValueError(f"Expected outputs with {option}. Received: {_listed(arrays)}")
     _require_same_sizes(pairs)
     return Predictions(**pairs, from_logits=from_logits)
+
+
+def attack(predictions: Predictions) -> dict[str, MembershipScores]:
+    """Scores of every attack that the file allows: those saved, and all of `scores.SCORES`."""
+    attacks = {}
+    if predictions.scores is not None:
+        attacks["scores"] = MembershipScores(*predictions.scores)
+    if predictions.outputs is not None:
+        for name, score in scores.SCORES.items():
+            attacks[name] = MembershipScores(
+                *(
+                    score(outputs, labels, from_logits=predictions.from_logits)
+                    for outputs, labels in zip(predictions.outputs, predictions.labels, strict=True)
+                )
+            )
+    return attacks
+
+
+def facts(predictions: Predictions) -> dict[str, int | float]:
+    """What the outputs say of the model: classes, accuracy and loss of both sides."""
+    if predictions.outputs is None:
+        return {}
+    known = {"num_classes": predictions.num_classes}
+    sides = zip(("member", "nonmember"), predictions.outputs, predictions.labels, strict=True)
+    for side, outputs, labels in sides:
+        kind = {"from_logits": predictions.from_logits}
+        correct = _numerics.predicted_classes(outputs, **kind) == labels
+        known[f"{side}_accuracy"] = float(correct.mean())
+        known[f"{side}_loss"] = float(scores.loss_and_entropy(outputs, labels, **kind)[0].mean())
+    return known
 
 
 def _load(path: str | os.PathLike) -> dict[str, np.ndarray]:

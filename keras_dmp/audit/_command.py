@@ -1,0 +1,198 @@
+"""The command `python -m keras_dmp audit`: report on saved predictions, judge them by limits.
+
+Everything that takes long to import is imported once the arguments have been understood.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from keras_dmp.audit.gate import Limits, Verdict
+    from keras_dmp.audit.report import AuditReport
+
+_BAD_INPUT = 2
+_PROGRAM = "python -m keras_dmp"
+_DESCRIPTION = """\
+Attack saved predictions of any framework, report, and judge the attacks by limits.
+
+The npz file has member_scores and nonmember_scores, where higher means member, or
+member_outputs, member_labels, nonmember_outputs and nonmember_labels, or all six.
+Outputs are logits or probabilities, (samples, classes); labels are integers or one-hot.
+"""
+_EPILOG = """\
+exit status: 0 pass, or no limit set; 1 fail; 3 investigate: the interval of an attack holds its
+limit, or there are too few nonmembers to tell; 2 bad input. The worst attack decides, and it may
+be reversed. All intervals hold together at the confidence given.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status.
+
+    Args:
+        arguments: What follows the program's name. Defaults to `None`: those of the process.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return _audit(options)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        _complain(str(error))
+    except MemoryError:
+        _complain("not enough memory")
+    return _BAD_INPUT
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that complains on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        _complain(f"{message} (see {_PROGRAM} audit --help)")
+        self.exit(_BAD_INPUT)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=_PROGRAM, description="Audit the privacy of classifiers.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    audit = commands.add_parser(
+        "audit",
+        help="report on saved predictions and judge them by limits",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    audit.add_argument("predictions", metavar="predictions.npz", help="the file to audit")
+    audit.add_argument("--name", help="what was attacked; default: the file's name")
+    kind = audit.add_mutually_exclusive_group()
+    kind.add_argument("--from-logits", action="store_true", help="the outputs are logits")
+    kind.add_argument("--probabilities", action="store_true", help="the outputs are probabilities")
+    limits = audit.add_argument_group("limits")
+    limits.add_argument(
+        "--max-auc", type=float, metavar="AUC", help="largest AUC of any attack, 0.5 to 1"
+    )
+    limits.add_argument(
+        "--max-tpr-at-fpr",
+        type=_fpr_and_tpr,
+        action="append",
+        default=[],
+        metavar="FPR:TPR",
+        help="largest TPR of any attack at this FPR, as in 0.01:0.05; may be repeated",
+    )
+    limits.add_argument(
+        "--confidence",
+        type=float,
+        default=0.95,
+        help="confidence in all intervals of the verdict together; default: 0.95",
+    )
+    files = audit.add_argument_group("reports")
+    for kind_of_file, suffix in (("HTML", ".html"), ("JSON", ".json"), ("Markdown", ".md")):
+        files.add_argument(
+            f"--{kind_of_file.lower()}",
+            type=_path_ending(suffix),
+            metavar=f"FILE{suffix}",
+            help=f"write the report as {kind_of_file}",
+        )
+    return parser
+
+
+def _fpr_and_tpr(text: str) -> tuple[float, float]:
+    try:
+        fpr, tpr = (float(number) for number in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected FPR:TPR, two numbers as in 0.01:0.05, received {text!r}"
+        ) from None
+    return fpr, tpr
+
+
+def _path_ending(suffix: str) -> Callable[[str], str]:
+    def path(text: str) -> str:
+        if pathlib.Path(text).suffix != suffix:
+            raise argparse.ArgumentTypeError(
+                f"expected a path that ends in {suffix!r}, received {text!r}"
+            )
+        return text
+
+    return path
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from keras_dmp import _validate
+    from keras_dmp.audit import _predictions, gate
+    from keras_dmp.audit.report import AuditReport
+
+    limits = _limits(options)
+    for option in ("html", "json", "markdown"):
+        if getattr(options, option) is not None:
+            _validate.writable_path(**{f"--{option}": getattr(options, option)})
+    from_logits = True if options.from_logits else False if options.probabilities else None
+    predictions = _predictions.read(options.predictions, from_logits=from_logits)
+    scores = _predictions.attack(predictions)
+    verdict = None if limits is None else gate.judge(scores, limits, confidence=options.confidence)
+    file = pathlib.Path(options.predictions)
+    report = AuditReport.from_scores(
+        scores,
+        name=file.name if options.name is None else options.name,
+        provenance={"predictions": file.name, "predictions_sha256": _sha256(file)},
+        **_predictions.facts(predictions),
+    )
+    _write(options, report, verdict)
+    sys.stdout.write(f"{report}\n\n{_conclusion(report, verdict)}\n")
+    return 0 if verdict is None else verdict.exit_code
+
+
+def _limits(options: argparse.Namespace) -> "Limits | None":
+    from keras_dmp.audit.gate import Limits
+
+    tprs = dict(options.max_tpr_at_fpr)
+    if len(tprs) < len(options.max_tpr_at_fpr):
+        raise ValueError("Expected --max-tpr-at-fpr once for each FPR. Received: an FPR twice")
+    if options.max_auc is None and not tprs:
+        return None
+    return Limits(max_auc=options.max_auc, max_tpr_at_fpr=tprs)
+
+
+def _write(options: argparse.Namespace, report: "AuditReport", verdict: "Verdict | None") -> None:
+    """Write the reports asked for, all rendered before the first is written."""
+    from keras_dmp.audit import _files
+
+    values = report.to_dict()
+    if verdict is not None:
+        values["gate"] = verdict.to_dict()
+        report = dataclasses.replace(report, notes=(verdict.sentence, *report.notes))
+    html = None if options.html is None else report.to_html()
+    markdown = None if options.markdown is None else report.to_markdown()
+    if html is not None:
+        _files.write(options.html, html, suffix=".html")
+    if markdown is not None:
+        _files.write(options.markdown, markdown, suffix=".md")
+    if options.json is not None:
+        _files.write_json(options.json, values)
+
+
+def _conclusion(report: "AuditReport", verdict: "Verdict | None") -> str:
+    """The checks that did not pass, a line each, and the verdict on the last line."""
+    if verdict is None:
+        return f"REPORT: no limit was set. {report.verdict}"
+    lines = [f"{check.status:<11}  {check}" for check in verdict.checks if check.status != "pass"]
+    last = verdict.sentence
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        level = {"pass": "notice", "investigate": "warning", "fail": "error"}[verdict.status]
+        # A workflow command, in which per cent signs are escaped.
+        last = f"::{level} title=Membership audit::{last.replace('%', '%25')}"
+    return "\n".join([*lines, last])
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"keras_dmp audit: {' '.join(message.split())}\n")

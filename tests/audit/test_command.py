@@ -1,0 +1,277 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from keras_dmp.audit import _command
+from keras_dmp.audit.gate import Limits, judge
+from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.report import AuditReport
+from keras_dmp.audit.scores import SCORES
+
+HEAVY = ("tensorflow", "keras", "tensorflow_privacy", "sklearn", "pandas", "matplotlib")
+SLOW_TO_IMPORT = ("numpy", "scipy", "rich", "jinja2")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty working directory, outside of any continuous integration."""
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def scores(shift, size=2000):
+    """Members' and nonmembers' scores; a shift of 0 is no leak."""
+    rng = np.random.default_rng(0)
+    return rng.normal(shift, size=size), rng.normal(size=size)
+
+
+def save_scores(shift=0.0, size=2000):
+    members, nonmembers = scores(shift, size)
+    np.savez("saved.npz", member_scores=members, nonmember_scores=nonmembers)
+    return "saved.npz"
+
+
+def overfit_outputs(classes=4, size=400):
+    """Logits that are surer of the members' labels than of the nonmembers'."""
+    rng = np.random.default_rng(1)
+    entries = {}
+    for side, margin in (("member", 4.0), ("nonmember", 1.0)):
+        labels = rng.integers(classes, size=size)
+        entries[f"{side}_labels"] = labels
+        entries[f"{side}_outputs"] = (
+            rng.normal(size=(size, classes)) + margin * np.eye(classes)[labels]
+        )
+    return entries
+
+
+def softmax(logits):
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def audit(*arguments):
+    return _command.main(["audit", *arguments])
+
+
+def lines(text):
+    return [line for line in text.splitlines() if line]
+
+
+@pytest.mark.parametrize(
+    ("shift", "code", "word"), [(0.0, 0, "PASS"), (1.0, 1, "FAIL"), (0.36, 3, "INVESTIGATE")]
+)
+def test_exit_status_and_last_line(capsys, shift, code, word):
+    assert audit(save_scores(shift), "--max-auc", "0.6") == code
+    output = capsys.readouterr()
+    assert output.err == ""
+    verdict = judge({"scores": MembershipScores(*scores(shift))}, Limits(max_auc=0.6))
+    assert lines(output.out)[-1] == verdict.sentence
+    assert verdict.sentence.startswith(word)
+    # The check is listed by itself where it does not pass.
+    assert (lines(output.out)[-2] == f"{verdict.status:<11}  {verdict.decisive}") == bool(code)
+    assert "2,000 members, 2,000 nonmembers" in output.out
+
+
+def test_without_a_limit_it_reports(capsys):
+    assert audit(save_scores(3.0)) == 0
+    last = lines(capsys.readouterr().out)[-1]
+    assert last.startswith("REPORT: no limit was set. Membership leaks")
+
+
+def test_several_limits_and_confidence(capsys):
+    arguments = ["--max-auc", "0.9", "--max-tpr-at-fpr", "0.1:0.9", "--max-tpr-at-fpr", "1e-2:0.9"]
+    assert audit(save_scores(0.5), *arguments) == 0
+    assert audit(save_scores(0.5), *arguments, "--max-tpr-at-fpr", "0.05:0.01") == 1
+    assert "FAIL: 1 of 4 checks are above" in capsys.readouterr().out
+    assert audit("saved.npz", "--max-auc", "0.625", "--confidence", "0.5") == 1
+    assert audit("saved.npz", "--max-auc", "0.625", "--confidence", "0.99") == 3
+    capsys.readouterr()
+    assert audit("saved.npz", "--max-tpr-at-fpr", "0.0001:1") == 3
+    assert "needs 10,000 nonmembers, received 2,000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_outputs_are_attacked_by_every_score(capsys, probabilities):
+    entries = overfit_outputs()
+    correct = {
+        side: np.mean(entries[f"{side}_outputs"].argmax(axis=1) == entries[f"{side}_labels"])
+        for side in ("member", "nonmember")
+    }
+    if probabilities:
+        for side in correct:
+            entries[f"{side}_outputs"] = softmax(entries[f"{side}_outputs"])
+    np.savez("outputs.npz", **entries)
+    assert audit("outputs.npz", "--max-auc", "0.6", "--json", "report.json") == 1
+    report = AuditReport.load("report.json")
+    assert report.attacks == tuple(SCORES)
+    assert report.num_classes == 4
+    assert report.member_accuracy == correct["member"] > report.nonmember_accuracy
+    assert report.nonmember_accuracy == correct["nonmember"]
+    assert report.member_loss < report.nonmember_loss
+    # The gap attack's AUC is half of one plus the gap.
+    expected = (1 + correct["member"] - correct["nonmember"]) / 2
+    assert report["correctness"].auc == pytest.approx(expected)
+    assert f"of {len(SCORES)} checks" in capsys.readouterr().out
+
+
+def test_logits_and_their_probabilities_are_audited_alike():
+    entries = overfit_outputs()
+    np.savez("logits.npz", **entries)
+    for side in ("member", "nonmember"):
+        entries[f"{side}_outputs"] = softmax(entries[f"{side}_outputs"])
+    np.savez("probabilities.npz", **entries)
+    audit("logits.npz", "--json", "logits.json", "--from-logits")
+    audit("probabilities.npz", "--json", "probabilities.json", "--probabilities")
+    one, other = AuditReport.load("logits.json"), AuditReport.load("probabilities.json")
+    assert one.nonmember_loss == pytest.approx(other.nonmember_loss, rel=1e-6)
+    for name in SCORES:
+        assert one[name].auc == pytest.approx(other[name].auc, abs=1e-4)
+
+
+def test_saved_scores_beside_outputs_count_too(capsys):
+    members, nonmembers = scores(5.0, 400)
+    entries = overfit_outputs() | {"member_scores": members, "nonmember_scores": nonmembers}
+    np.savez("both.npz", **entries)
+    audit("both.npz", "--json", "report.json", "--max-auc", "0.98")
+    assert AuditReport.load("report.json").attacks == ("scores", *SCORES)
+    assert "AUC of scores" in lines(capsys.readouterr().out)[-1]
+
+
+def test_json_is_the_report_and_the_verdict():
+    audit(save_scores(0.5), "--max-auc", "0.6", "--json", "report.json", "--name", "student")
+    values = json.loads(pathlib.Path("report.json").read_text())
+    its = MembershipScores(*scores(0.5))
+    assert values["gate"] == judge({"scores": its}, Limits(max_auc=0.6)).to_dict()
+    assert isinstance(values["format_version"], int)
+    report = AuditReport.load("report.json")
+    assert report["scores"].auc == its.auc()
+    assert report.name == "student"
+    assert report.provenance["predictions"] == "saved.npz"
+    assert len(report.provenance["predictions_sha256"]) == 64
+    audit("saved.npz", "--json", "report.json")
+    assert "gate" not in json.loads(pathlib.Path("report.json").read_text())
+
+
+def test_html_and_markdown_have_the_verdict():
+    name = "<script>alert(1)</script>"
+    arguments = ["--max-auc", "0.6", "--html", "report.html", "--markdown", "report.md"]
+    assert audit(save_scores(0.5), *arguments, "--name", name) == 1
+    page, markdown = (
+        pathlib.Path(path).read_text(encoding="utf-8") for path in ("report.html", "report.md")
+    )
+    for text in (page, markdown):
+        assert "FAIL: 1 of 1 checks are above their limits; AUC of scores 0.6" in text
+    assert name not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+@pytest.mark.parametrize(("shift", "level"), [(0.0, "notice"), (1.0, "error"), (0.36, "warning")])
+def test_annotates_in_github_actions(capsys, monkeypatch, shift, level):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    audit(save_scores(shift), "--max-auc", "0.6")
+    last = lines(capsys.readouterr().out)[-1]
+    assert last.startswith(f"::{level} title=Membership audit::")
+    assert "95 %25 confidence" in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "predictions.npz"),
+        (["saved.npz", "--max-auc", "high"], "--max-auc: invalid float value"),
+        (["saved.npz", "--max-auc", "0.3"], "`max_auc` to lie in 0.5..1"),
+        (["saved.npz", "--max-auc", "nan"], "`max_auc` to lie in 0.5..1"),
+        (["saved.npz", "--max-tpr-at-fpr", "0.01"], "expected FPR:TPR"),
+        (["saved.npz", "--max-tpr-at-fpr", "0.01:0.05:1"], "expected FPR:TPR"),
+        (["saved.npz", "--max-tpr-at-fpr", "0:0.05"], "`max_tpr_at_fpr` to have TPRs"),
+        (["saved.npz", *["--max-tpr-at-fpr", "0.01:0.05"] * 2], "an FPR twice"),
+        (["saved.npz", "--max-auc", "0.6", "--confidence", "1"], "`confidence` to be above 0"),
+        (["saved.npz", "--from-logits"], "Expected outputs with --from-logits"),
+        (["saved.npz", "--from-logits", "--probabilities"], "not allowed with"),
+        (["saved.npz", "--html", "report.htm"], "expected a path that ends in '.html'"),
+        (["saved.npz", "--json", "folder/report.json"], "'folder/report.json'"),
+        (["saved.npz", "--max"], "unrecognized arguments: --max"),
+        (["missing.npz"], "No such file or directory: 'missing.npz'"),
+        (["text.npz"], "no zip archive"),
+        (["nan.npz"], "`member_scores` to be finite"),
+        (["missing\nline.npz"], "No such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(capsys, folder, arguments, message):
+    save_scores()
+    pathlib.Path("text.npz").write_text("text")
+    np.savez("nan.npz", member_scores=[np.nan], nonmember_scores=[0.0])
+    before = sorted(folder.iterdir())
+    outputs = ["--markdown", "report.md"]
+    try:
+        code = audit(*arguments, *outputs)
+    except SystemExit as stop:
+        code = stop.code
+    output = capsys.readouterr()
+    assert code == 2
+    assert output.out == ""
+    (line,) = output.err.splitlines()
+    assert line.startswith("keras_dmp audit: ")
+    assert message in line
+    assert sorted(folder.iterdir()) == before
+
+
+def test_nothing_is_written_unless_all_can_be(capsys, folder, monkeypatch):
+    def fail(report):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(AuditReport, "to_markdown", fail)
+    save_scores()
+    before = sorted(folder.iterdir())
+    written = ["--html", "report.html", "--json", "report.json", "--markdown", "report.md"]
+    assert audit("saved.npz", *written) == 2
+    assert capsys.readouterr().err == "keras_dmp audit: the disk is full\n"
+    assert sorted(folder.iterdir()) == before
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_runs_where_tensorflow_and_keras_cannot_be_imported(folder):
+    stubs = folder / "stubs"
+    stubs.mkdir()
+    for name in HEAVY:
+        (stubs / f"{name}.py").write_text(f"raise ImportError('{name} was imported')\n")
+    np.savez("outputs.npz", **overfit_outputs())
+    files = ["--html", "report.html", "--json", "report.json", "--markdown", "report.md"]
+    command = ["-m", "keras_dmp", "audit", "outputs.npz", "--max-tpr-at-fpr", "0.1:0.2", *files]
+    path = os.pathsep.join([str(stubs), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    done = run(*command, PYTHONPATH=path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert all((folder / name).stat().st_size for name in files[1::2])
+    assert "tensorflow was imported" in run("-c", "import tensorflow", PYTHONPATH=path).stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["audit", "--help"]])
+def test_help_imports_nothing_slow(arguments):
+    done = run("-X", "importtime", "-m", "keras_dmp", *arguments)
+    assert done.returncode == 0
+    assert "audit" in done.stdout
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in modules
+    assert modules.isdisjoint(HEAVY + SLOW_TO_IMPORT)
+
+
+def test_a_command_is_needed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        _command.main([])
+    assert stop.value.code == 2
+    assert "required: command" in capsys.readouterr().err
