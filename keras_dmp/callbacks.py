@@ -1,0 +1,275 @@
+"""Keras callbacks: the membership audit that runs while a model trains."""
+
+import logging
+import math
+import sys
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_dmp import _arrays, _inputs, _numerics, _validate
+from keras_dmp._forward import ForwardPass
+from keras_dmp._output_kind import output_kind
+from keras_dmp.audit import _sides
+from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.scores import SCORES
+from keras_dmp.distillation import DistillationTrainer
+
+# `audit_membership`'s names of attacks, and the score that each one thresholds.
+_NAMES_OF_AUDIT = {"threshold": "loss", "threshold_entropy": "modified_entropy"}
+# Samples that show by their values whether outputs are logits or probabilities.
+_KIND_SAMPLES = 256
+_LEAST = 2
+_FPR, _TPR = 0.01, "tpr_at_fpr_1%"
+_logger = logging.getLogger(__name__)
+
+
+class MembershipAudit(keras.callbacks.Callback):
+    """Attacks the model after each epoch and puts the figures into `logs`.
+
+    A callback for any `fit` of a classifier. It writes `mia_auc`, `mia_advantage` and
+    `mia_tpr_at_fpr_1%`, so that `History`, the progress bar, `EarlyStopping`, `ModelCheckpoint`,
+    `CSVLogger` and `TensorBoard` have them like any metric. In the `fit` of a
+    `DistillationTrainer` or `DMPTrainer` the student is audited.
+
+    - **List it first.** Callbacks share `logs` in the order of the list: those before the audit
+      do not see its figures.
+    - **Lower is better**, and Keras cannot know: monitors need `mode="min"`, as in
+      `EarlyStopping("mia_auc", mode="min")`.
+
+    It costs one forward pass over both sides for each audited epoch, and changes neither the
+    model nor its training: weights are the same, bit for bit, as without it. These attacks use
+    no shadow models; see `audit_membership` for what they miss. To choose a model by these
+    figures is to fit them: report those of other nonmembers.
+
+    Args:
+        members: Training samples of the model: a tuple (x, y) of arrays, or a
+            `tf.data.Dataset` or `keras.utils.PyDataset` of such batches. For a student, the
+            members of its teacher. Arrays are not copied. A dataset is read once at
+            construction and once for each audited epoch, and never held in memory.
+        nonmembers: Samples that the model is not trained on, in the same forms. With fewer
+            than 100, `mia_tpr_at_fpr_1%` cannot be resolved and is left out.
+        attacks: Names of the scores that are thresholded: `"threshold"` (the loss, also
+            `"loss"`) and `"threshold_entropy"` (also `"modified_entropy"`) are those of
+            `audit_membership`; others are `"confidence"`, `"margin"`, `"entropy"`,
+            `"correctness"` and `"scaled_logit"`. With several, each figure is the highest of
+            them, and `mia_<attack>_auc` and so on are each one's. Defaults to
+            `("threshold",)`.
+        every: Integer. Epochs 0, `every`, 2 `every` and so on are audited, and the first and
+            last of a `fit`; the others repeat the figures before them. Defaults to 1.
+        from_logits: Whether the model returns logits. Defaults to `None`: read from its loss,
+            its last activation or its outputs.
+        batch_size: Samples a forward call, for arrays. Defaults to the largest that pays.
+        prefix: What the names in `logs` begin with. Defaults to `"mia"`.
+        verbose: 0 or 1. 1 writes a line for each audited epoch. Defaults to 0.
+
+    Attributes:
+        scores_: `MembershipScores` by attack of the epoch that was audited last, for intervals
+            and other figures. None before the first, or if outputs were not finite: figures
+            are then NaN, as the loss is.
+
+    Raises:
+        TypeError: If members or nonmembers are of another type.
+        ValueError: For unknown attacks and settings out of range; labels that are missing or
+            no classes; samples on both sides. Before the first step of `fit`, for data that
+            does not fit the model, and outputs of unknown kind.
+
+    `copy.deepcopy` shares the data and leaves the model behind. `get_config` has the settings
+    without the data: `MembershipAudit(members, nonmembers, **audit.get_config())`.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(80, 4)), rng.integers(3, size=80)
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> audit = MembershipAudit((x[:40], y[:40]), (x[40:], y[40:]))
+    >>> stop = keras.callbacks.EarlyStopping("mia_auc", mode="min", patience=3)
+    >>> history = model.fit(x[:40], y[:40], epochs=2, callbacks=[audit, stop], verbose=0)
+    >>> list(history.history)
+    ['loss', 'mia_auc', 'mia_advantage']
+    """
+
+    def __init__(
+        self,
+        members: Any,
+        nonmembers: Any,
+        attacks: Iterable[str] = ("threshold",),
+        every: int = 1,
+        *,
+        from_logits: bool | None = None,
+        batch_size: int | None = None,
+        prefix: str = "mia",
+        verbose: int = 0,
+    ):
+        super().__init__()
+        self.attacks = _checked_attacks(attacks)
+        self._attack_scores = [SCORES[_NAMES_OF_AUDIT.get(name, name)] for name in self.attacks]
+        _validate.integer_at_least(1, every=every)
+        if batch_size is not None:
+            _validate.integer_at_least(1, batch_size=batch_size)
+        _validate.one_of((True, False, None), from_logits=from_logits)
+        _validate.one_of((0, 1), verbose=verbose)
+        if not isinstance(prefix, str) or not prefix:
+            raise ValueError(f"Expected `prefix` to be a string. Received: prefix={prefix!r}")
+        self.every = every
+        self.from_logits = from_logits
+        self.batch_size = batch_size
+        self.prefix = prefix
+        self.verbose = verbose
+        self._read(members, nonmembers)
+        self._forget()
+
+    def get_config(self) -> dict:
+        """Return the settings, without the data."""
+        return {
+            "attacks": list(self.attacks),
+            "every": self.every,
+            "from_logits": self.from_logits,
+            "batch_size": self.batch_size,
+            "prefix": self.prefix,
+            "verbose": self.verbose,
+        }
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Check that the data fits the model, before the first step."""
+        del logs
+        self._forget()
+        model, from_logits = self.model, self.from_logits
+        if isinstance(model, DistillationTrainer):
+            from_logits = model.from_logits if from_logits is None else from_logits
+            model = model.student
+        samples = [_first_samples(side, model) for side in self._sides]
+        _sides.require_alike(samples[1], samples[0], "nonmembers", "members", model)
+        self._kind = output_kind(model, "model", samples[0], from_logits)
+        for side, highest in zip(self._sides, self._highest_labels, strict=True):
+            _sides.labels(np.array([highest]), self._kind.num_classes, side.name)
+        self._forward = ForwardPass(model)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Put the figures of this epoch, or of the last audited one, into `logs`."""
+        is_last = epoch + 1 == (self.params or {}).get("epochs")
+        if self._figures is None or is_last or epoch % self.every == 0:
+            self._figures = self._audit()
+            if self.verbose:
+                listed = " - ".join(f"{key}: {value:.4f}" for key, value in self._figures.items())
+                sys.stdout.write(f"\nEpoch {epoch + 1}: {listed}\n")
+        if logs is not None:
+            logs.update(self._figures)
+
+    def __deepcopy__(self, memo: dict) -> "MembershipAudit":
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(self.__dict__)
+        twin.set_model(None)
+        twin.set_params(None)
+        twin._forget()
+        return twin
+
+    def _read(self, members: Any, nonmembers: Any) -> None:
+        """Look once at all samples and labels, which is not repeated in any epoch."""
+        self._sides = (
+            _sides.open_side(members, "members"),
+            _sides.open_side(nonmembers, "nonmembers"),
+        )
+        surveys = [_surveyed(side) for side in self._sides]
+        _sides.require_disjoint(*(survey.digests for survey in surveys))
+        self._highest_labels = [survey.highest_label for survey in surveys]
+        self._figure_names = ("auc", "advantage", _TPR)
+        if surveys[1].samples < round(1 / _FPR):
+            self._figure_names = ("auc", "advantage")
+            _logger.info(
+                "%s is left out of the logs: it needs %d nonmembers, received %d",
+                self._key(_TPR),
+                round(1 / _FPR),
+                surveys[1].samples,
+            )
+
+    def _forget(self) -> None:
+        self.scores_ = self._figures = self._forward = self._kind = None
+
+    def _audit(self) -> dict[str, float]:
+        """Figures of the model as it is now, by their names in `logs`."""
+        found = [self._side_scores(side) for side in self._sides]
+        if None in found:
+            self.scores_ = None
+            by_attack = dict.fromkeys(self.attacks, dict.fromkeys(self._figure_names, math.nan))
+        else:
+            pairs = zip(self.attacks, zip(*found, strict=True), strict=True)
+            self.scores_ = {attack: MembershipScores(*pair) for attack, pair in pairs}
+            by_attack = {attack: _figures(scores) for attack, scores in self.scores_.items()}
+        figures = {
+            self._key(name): max(of[name] for of in by_attack.values())
+            for name in self._figure_names
+        }
+        if len(self.attacks) > 1:
+            for attack, of in by_attack.items():
+                figures |= {self._key(f"{attack}_{name}"): of[name] for name in self._figure_names}
+        return figures
+
+    def _side_scores(self, side: Any) -> list[np.ndarray] | None:
+        """Scores of one side by each attack, None if outputs are not finite."""
+        parts = []
+        for x, y in side.batches(self.batch_size):
+            outputs = self._forward(x)
+            if not np.isfinite(outputs).all():
+                return None
+            labels = _sides.labels(y, self._kind.num_classes, side.name)
+            _sides.require_paired(len(outputs), len(labels), side.name)
+            # Logits of a small batch can look like probabilities, which their logs cannot.
+            log_p = _numerics.log_probabilities(outputs, from_logits=self._kind.from_logits)
+            parts.append([score(log_p, labels, from_logits=True) for score in self._attack_scores])
+        return [np.concatenate(scores) for scores in zip(*parts, strict=True)]
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}_{name}"
+
+
+class _Survey(NamedTuple):
+    """What one pass over a side has shown."""
+
+    samples: int
+    highest_label: int
+    digests: np.ndarray
+
+
+def _surveyed(side: Any) -> _Survey:
+    highest, digests = -1, []
+    for x, y in side.batches(None):
+        labels = _sides.labels(y, None, side.name)
+        _sides.require_paired(_arrays.num_samples(x), len(labels), side.name)
+        highest = max(highest, int(labels.max()))
+        if side.digests is None:
+            digests.append(_sides.digests(x, None))
+    digests = np.concatenate(digests) if side.digests is None else side.digests
+    _sides.require_enough(len(digests), side.name, _LEAST)
+    return _Survey(len(digests), highest, digests)
+
+
+def _first_samples(side: Any, model: keras.Model) -> Any:
+    x, _ = next(side.batches(None))
+    sample = _arrays.take(x, slice(0, _KIND_SAMPLES))
+    _inputs.require_model_input(sample, model, side.name)
+    return sample
+
+
+def _figures(scores: MembershipScores) -> dict[str, float | None]:
+    return {
+        "auc": scores.auc(),
+        "advantage": scores.advantage(),
+        _TPR: scores.tpr_at_fpr(_FPR),
+    }
+
+
+def _checked_attacks(attacks: Iterable[str]) -> tuple[str, ...]:
+    """The names, each once."""
+    names = (attacks,) if isinstance(attacks, str) else tuple(dict.fromkeys(attacks))
+    known = (*_NAMES_OF_AUDIT, *SCORES)
+    if not names or any(name not in known for name in names):
+        raise ValueError(
+            f"Expected `attacks` to be among {', '.join(map(repr, known))}, at least one. "
+            f"Received: attacks={names!r}"
+        )
+    return names
