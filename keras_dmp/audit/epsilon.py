@@ -18,23 +18,9 @@ def epsilon_lower_bound(
     Of an (epsilon, delta)-private training every threshold obeys TPR <= e^epsilon FPR + delta
     and 1 - FPR <= e^epsilon (1 - TPR) + delta (Kairouz, Oh & Viswanath 2015).
     """
-    members, nonmembers = without_ties(members, nonmembers)
     views = ((members, nonmembers), (-nonmembers[::-1], -members[::-1]))
     alpha = (1 - confidence) / len(views)
     return max(0.0, *(log_ratio_low(*view, delta=delta, alpha=alpha) for view in views))
-
-
-def without_ties(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks of both sides among all scores, ties in random order, each side ascending.
-
-    An attacker who orders ties by the toss of a coin is still an attacker, and the rates above
-    an order statistic then have a known distribution whatever the scores are.
-    """
-    pooled = np.concatenate([members, nonmembers])
-    _, groups = np.unique(pooled, return_inverse=True)
-    order = np.argsort(groups.ravel() + np.random.default_rng(0).random(len(pooled)))
-    is_member = order < len(members)
-    return np.flatnonzero(is_member), np.flatnonzero(~is_member)
 
 
 def log_ratio_low(takers: np.ndarray, others: np.ndarray, *, delta: float, alpha: float) -> float:
@@ -54,7 +40,7 @@ def log_ratio_low(takers: np.ndarray, others: np.ndarray, *, delta: float, alpha
     """
     n, m = len(others), len(takers)
     ranks = _GRID_FACTOR ** np.arange(1 + int(np.emath.logn(_GRID_FACTOR, max(1, n // 2)) + 1e-9))
-    hits = m - np.searchsorted(takers, others[n - ranks])
+    hits = _hits(takers, others, ranks)
     alpha /= len(ranks)
     ranks, hits = ranks[hits > 0, None], hits[hits > 0, None]
     if not len(hits):
@@ -74,3 +60,15 @@ def log_ratio_low(takers: np.ndarray, others: np.ndarray, *, delta: float, alpha
         refuted = (special.betainc(hits, m - hits + 1, rates) @ weights).min() <= alpha
         low, high = (middle, high) if refuted else (low, middle)
     return low
+
+
+def _hits(takers: np.ndarray, others: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Takers above the `ranks`-th largest of `others`, ties shared out and rounded down."""
+    thresholds = others[len(others) - ranks]
+    up_to, below = (np.searchsorted(takers, thresholds, side) for side in ("right", "left"))
+    others_up_to, others_below = (
+        np.searchsorted(others, thresholds, side) for side in ("right", "left")
+    )
+    place = ranks - (len(others) - others_up_to)
+    shared = (up_to - below) * place // (others_up_to - others_below + 1)
+    return len(takers) - up_to + shared

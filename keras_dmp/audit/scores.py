@@ -41,8 +41,9 @@ def loss_scores(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool) -
             the samples or the classes.
 
     Example:
-    >>> loss_scores(np.array([[0.5, 0.5], [0.0, 1.0]]), np.array([0, 1]), from_logits=False).round(4)
-    array([-0.6931, -0.    ])
+    >>> outputs, labels = np.array([[0.5, 0.5], [0.75, 0.25]]), np.array([0, 1])
+    >>> loss_scores(outputs, labels, from_logits=False).round(4)
+    array([-0.6931, -1.3863])
     """
     return _by_row(_label_log_probability, outputs, labels, from_logits)
 
@@ -247,23 +248,24 @@ def _checked(
 
 
 def _require_values(outputs: np.ndarray, from_logits: bool) -> None:
-    bad = len(outputs) - np.count_nonzero(np.isfinite(outputs).all(axis=1))
+    # By row, as an array of booleans for every value could be larger than the outputs.
+    low, high = outputs.min(axis=1), outputs.max(axis=1)
+    bad = np.count_nonzero(~(np.isfinite(low) & np.isfinite(high)))
     if bad:
         raise ValueError(
             "Expected `outputs` to be finite. "
             f"Received: NaN or infinite values for {bad} of {len(outputs)} samples"
         )
-    outside = (outputs < -_RANGE_TOLERANCE) | (outputs > 1 + _RANGE_TOLERANCE)
+    outside = (low < -_RANGE_TOLERANCE) | (high > 1 + _RANGE_TOLERANCE)
     sums = outputs.sum(axis=1, dtype=np.float64)
-    unnormed = (np.abs(sums - 1) > _SUM_TOLERANCE) & (outputs.shape[1] > 1)
-    wrong = outside.any(axis=1) | unnormed
+    wrong = outside | ((np.abs(sums - 1) > _SUM_TOLERANCE) & (outputs.shape[1] > 1))
     if not from_logits and wrong.any():
         worst = int(np.argmax(wrong))
-        how = "leave [0, 1]" if outside[worst].any() else f"sum to {sums[worst]:.4g}"
+        how = "leave [0, 1]" if outside[worst] else f"sum to {sums[worst]:.4g}"
         raise ValueError(
             "Expected `outputs` to be probabilities, in [0, 1] and summing to 1; or "
-            f"`from_logits` to be True. Received: {int(wrong.sum())} of {len(outputs)} samples "
-            f"that are not, such as sample {worst}, whose values {how}"
+            f"`from_logits` to be True. Received: {np.count_nonzero(wrong)} of {len(outputs)} "
+            f"samples that are not, such as sample {worst}, whose values {how}"
         )
     if from_logits and outputs.shape[1] > 1 and not wrong.any():
         raise ValueError(
