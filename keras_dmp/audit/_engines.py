@@ -10,13 +10,12 @@ import keras
 import numpy as np
 
 from keras_dmp import _heads
-from keras_dmp.audit import scores as sample_scores
 from keras_dmp.audit._attacks import ATTACKS
 from keras_dmp.audit._model_attacks import MODEL_ATTACKS
 from keras_dmp.audit._observations import Observations
 from keras_dmp.audit.membership_scores import MembershipScores
 from keras_dmp.audit.results import ENTIRE
-from keras_dmp.audit.scores import loss_and_entropy, two_columns
+from keras_dmp.audit.scores import SCORES, loss_and_entropy, two_columns
 
 
 class View(NamedTuple):
@@ -99,9 +98,7 @@ class Engines:
 
     def _by_scores(self, attack: str) -> list[dict[str, Any]]:
         whole = [
-            sample_scores.SCORES[attack](
-                side.outputs, side.labels, from_logits=self.kind.from_logits
-            )
+            SCORES[attack](side.outputs, side.labels, from_logits=self.kind.from_logits)
             for side in self.sides
         ]
         return [

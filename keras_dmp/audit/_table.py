@@ -96,7 +96,10 @@ def printable(words: str) -> str:
 def paragraph(words: str) -> Text:
     """Words in lines of the table's width; those of an item hang under its dash."""
     indent = "  " if words.startswith("- ") else ""
-    return Text(textwrap.fill(printable(words), _TEXT_WIDTH, subsequent_indent=indent))
+    wrap = textwrap.TextWrapper(
+        _TEXT_WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return Text(wrap.fill(printable(words)))
 
 
 def slice_name(name: str, class_names: Sequence[str]) -> str:

@@ -105,14 +105,22 @@ def strength(result: AttackResult) -> float:
 def widened(value: float, ends: Ends | None, number: int) -> Ends | None:
     """A 95 % interval as one of `number` that hold together with 95 % (Bonferroni).
 
-    Each arm grows as a normal interval's would: exact for the AUC, close for a TPR. That keeps
-    intervals that know more than the curve, as those of pooled shadow models do.
+    Each arm grows as a normal interval's of the log odds: exact for the AUC, close for a TPR.
+    That keeps intervals that know more than the curve, as those of pooled shadow models do.
     """
     if ends is None:
         return None
     growth = float(special.ndtri(1 - 0.025 / number) / special.ndtri(0.975))
-    low, high = (value + growth * (end - value) for end in ends)
-    return max(0.0, low), min(1.0, high)
+    low, high = (_farther(value, end, growth) for end in ends)
+    return low, high
+
+
+def _farther(value: float, end: float, growth: float) -> float:
+    if not (0 < value < 1 and 0 < end < 1):
+        # A rate of 0 or 1 has no log odds; an end there can go no farther.
+        return min(1.0, max(0.0, value + growth * (end - value)))
+    odds, reach = special.logit(value), special.logit(end) - special.logit(value)
+    return float(special.expit(odds + growth * reach))
 
 
 def _reach(ends: Ends) -> Ends:

@@ -117,6 +117,8 @@ def test_trained_attacks_need_more_samples(audit, samples):
         ({"slices": "percentile"}, "`slices` to be among 'correctness', 'class'"),
         ({"seed": -1}, "`seed` to be a whole number of at least 0"),
         ({"seed": 2**32}, "`seed` to be below 2\\*\\*32"),
+        ({"most_exposed": -1}, "`most_exposed` to be a whole number of at least 0"),
+        ({"attacks": "lira"}, "`attacks` to be among .*'label_only'. Received: attacks=.'lira'"),
         ({"batch_size": 0}, "`batch_size` to be a whole number of at least 1"),
         ({"verbose": 2}, "`verbose` to be one of 0, 1"),
         ({"slice_trained_attacks": 1}, "`slice_trained_attacks` to be True or False"),
@@ -269,3 +271,7 @@ def test_tf_privacy_missing(audit, uncallable, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_privacy", None)
     with pytest.raises(ImportError, match=r"tensorflow-privacy 0.8.10 cannot be imported on this"):
         audit(model=uncallable)
+    with pytest.raises(RuntimeError, match="the model was called"):
+        audit(model=uncallable, attacks="loss")
+    report = audit(attacks=("loss", "modified_entropy"), slices=("correctness", "class"))
+    assert report["loss"].auc > 0.6

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import logging
 import warnings
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dmp.audit import audit_membership
+from keras_dmp.audit import _attacks, _model_attacks, audit_membership
+from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.scores import SCORES
 
 TRAINED = ("logistic_regression", "knn")
 
@@ -294,6 +297,122 @@ def test_curves_of_many_samples_are_thinned_after_the_figures(victim):
     assert result.auc == pytest.approx(np.mean(members[:, None] < nonmembers), abs=1e-6)
     allowed = np.sort(nonmembers)[400]
     assert result.tpr_at_fpr[0.1] == pytest.approx(np.mean(members < allowed), abs=1e-12)
+
+
+OWN = ("loss", "confidence", "margin", "entropy", "modified_entropy", "correctness", "scaled_logit")
+
+
+def test_attacks_of_our_own_are_their_scores(victim, samples):
+    report = audit_membership(victim, *samples, attacks=OWN, slices=(), seed=0)
+    outputs = [victim.predict(x, verbose=0) for x, _ in samples]
+    for attack in OWN:
+        scores = MembershipScores(
+            *(
+                SCORES[attack](its_outputs, y, from_logits=True)
+                for its_outputs, (_, y) in zip(outputs, samples, strict=True)
+            )
+        )
+        assert report[attack].auc == pytest.approx(scores.auc(), abs=1e-6)
+        assert report[attack].auc > 0.5
+    assert report.attacks == OWN
+    assert "tensorflow-privacy" not in report.provenance
+
+
+def test_our_loss_attack_is_tf_privacys(victim, samples, report):
+    slices = ("correctness", "class")
+    ours, theirs = (
+        audit_membership(victim, *samples, attacks=attacks, slices=slices, seed=0)
+        for attacks in (("loss", "modified_entropy"), ("threshold", "threshold_entropy"))
+    )
+    assert ours.slices == theirs.slices
+    renamed = {"threshold": "loss", "threshold_entropy": "modified_entropy"}
+    for result in theirs.results:
+        same = ours.slice(result.slice)[renamed[result.attack]]
+        if result.attack == "threshold":
+            assert dataclasses.replace(same, attack="threshold") == result
+        assert (same.num_members, same.num_nonmembers) == (
+            result.num_members,
+            result.num_nonmembers,
+        )
+
+
+def test_figures_of_positive_predictive_value_are_tf_privacys(victim, samples, report):
+    (x, y), (other_x, other_y) = samples
+    expected = by_hand(
+        "threshold",
+        3,
+        logits_train=victim.predict(x, verbose=0).astype("float64"),
+        logits_test=victim.predict(other_x, verbose=0).astype("float64"),
+        labels_train=y,
+        labels_test=other_y,
+    )
+    ppv = report["threshold"].positive_predictive_value
+    assert ppv == pytest.approx(expected.get_ppv(), abs=1e-6)
+
+
+def test_own_attacks_leave_small_slices_out(victim, samples):
+    (x, _), nonmembers = samples
+    learned = victim.predict(x, verbose=0).argmax(axis=1)
+    report = audit_membership(victim, (x, learned), nonmembers, attacks="loss")
+    assert report.slices == ("all", "correct")
+    assert any("'incorrect' was not attacked: 0 members" in note for note in report.notes)
+
+
+def test_attacks_that_ask_the_model_join_the_report(victim, samples, monkeypatch):
+    asked = {}
+
+    def attack(model, members, nonmembers, **settings):
+        asked.update(settings, model=model, sizes=(len(members[0]), len(nonmembers[0])))
+        return MembershipScores(np.arange(150.0), np.arange(130.0)), np.arange(150, 300)
+
+    monkeypatch.setitem(_model_attacks.MODEL_ATTACKS, "black_box", attack)
+    report = audit_membership(victim, *samples, attacks=("loss", "black_box"), seed=4)
+    assert asked == {
+        "model": victim,
+        "sizes": (300, 260),
+        "from_logits": True,
+        "seed": 4,
+        "verbose": 0,
+    }
+    assert report["black_box"].num_members == 150
+    assert report["black_box"].most_exposed[0][0] == 299
+    assert "black_box" not in report.slice("correct")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["black_box", "white_box", "label_only"])
+def test_registered_attacks_repeat_with_the_seed(victim, samples, attack):
+    first, second = (
+        audit_membership(victim, *samples, attacks=attack, seed=1)[attack] for _ in range(2)
+    )
+    assert first == second
+    assert first.auc > 0.5
+    assert len(first.most_exposed) == 20
+
+
+def test_every_attack_is_described_and_has_an_engine():
+    assert set(_attacks.ATTACKS) > set(_model_attacks.MODEL_ATTACKS) | set(SCORES)
+    for name, attack in _attacks.ATTACKS.items():
+        assert (attack.engine == "model") == (name in _model_attacks.MODEL_ATTACKS)
+        assert (attack.engine == "scores") == (name in SCORES)
+        assert attack.sees.endswith(".")
+        assert attack.sees.count(".") == 1
+
+
+def test_provenance_tells_versions_and_data(victim, samples, report):
+    assert report.provenance["keras"] == keras.__version__
+    assert report.provenance["tensorflow"] == tf.__version__
+    assert report.provenance["tensorflow-privacy"] == "0.8.10"
+    assert report.provenance["outputs"] == "logits"
+    fewer = audit_membership(victim, (samples[0][0][1:], samples[0][1][1:]), samples[1], seed=3)
+    keys = {k for k, v in fewer.provenance.items() if v != report.provenance[k]}
+    assert keys == {"members_sha256"}
+
+
+def test_names_reach_the_report(victim, samples):
+    names = ("a", "b", "c", "d")
+    report = audit_membership(victim, *samples, attacks="loss", name="victim", class_names=names)
+    assert (report.name, report.class_names) == ("victim", names)
 
 
 def test_verbose(victim, samples, capfd):
