@@ -48,7 +48,10 @@ class Limits:
                     "Expected `max_tpr_at_fpr` to have TPRs in 0..1 by FPRs above 0 and at most "
                     f"1. Received: max_tpr_at_fpr={tprs!r}"
                 )
-        object.__setattr__(self, "max_tpr_at_fpr", tprs)
+        if self.max_auc is not None:
+            object.__setattr__(self, "max_auc", float(self.max_auc))
+        plain = {float(fpr): float(tpr) for fpr, tpr in tprs.items()}
+        object.__setattr__(self, "max_tpr_at_fpr", plain)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -191,7 +191,8 @@ def test_a_true_figure_at_the_limit_is_rarely_judged(num_attacks):
 
 
 def test_the_dictionary_is_plain_and_complete():
-    verdict = judge({"loss": shifted(0.7)}, Limits(max_auc=0.6, max_tpr_at_fpr={1e-4: 0.1}))
+    limits = Limits(max_auc=np.float32(0.6), max_tpr_at_fpr={1e-4: np.float32(0.1)})
+    verdict = judge({"loss": shifted(0.7)}, limits)
     values = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
     assert values == verdict.to_dict()
     assert (values["status"], values["exit_code"], values["confidence"]) == ("fail", 1, 0.95)
