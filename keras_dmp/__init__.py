@@ -14,6 +14,7 @@ _HOMES = {
     "DMPTrainer": "keras_dmp.trainer",
     "DistillationTrainer": "keras_dmp.distillation",
     "EntropyReferenceSelector": "keras_dmp.reference",
+    "MembershipAudit": "keras_dmp.callbacks",
     "PrivateSplit": "keras_dmp.splits",
     "ReferenceSummary": "keras_dmp.reference",
     "SoftTargetKLDivergence": "keras_dmp.losses",

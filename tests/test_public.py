@@ -58,6 +58,7 @@ def test_public_names():
         "DMPTrainer",
         "DistillationTrainer",
         "EntropyReferenceSelector",
+        "MembershipAudit",
         "PrivacyWarning",
         "PrivateSplit",
         "ReferenceSummary",

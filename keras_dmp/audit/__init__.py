@@ -1,4 +1,4 @@
-"""Membership inference audits of Keras classifiers, run by TF-Privacy's attacks.
+"""Membership inference audits: attacks, figures with intervals, reports.
 
 Names load when they are first used, so that importing this package imports no TensorFlow.
 """
@@ -8,10 +8,46 @@ from typing import Any
 
 _HOMES = {
     "AttackResult": "keras_dmp.audit.results",
+    "AuditComparison": "keras_dmp.audit.comparison",
     "AuditReport": "keras_dmp.audit.report",
+    "Canaries": "keras_dmp.audit.canaries",
+    "CanaryScores": "keras_dmp.audit.canaries",
+    "Check": "keras_dmp.audit.gate",
+    "Interval": "keras_dmp.audit.membership_scores",
+    "Limits": "keras_dmp.audit.gate",
+    "MembershipScores": "keras_dmp.audit.membership_scores",
+    "NetworkAttackResult": "keras_dmp.audit.network_attacks",
     "RocCurve": "keras_dmp.audit.rates",
+    "ScoreHistogram": "keras_dmp.audit.results",
+    "ShadowAudit": "keras_dmp.audit.shadow",
+    "ShadowScores": "keras_dmp.audit.shadow_scores",
+    "ShadowStatistics": "keras_dmp.audit.shadow_scores",
+    "StackedTrainer": "keras_dmp.audit.stacked",
+    "Verdict": "keras_dmp.audit.gate",
+    "adaptive_attack": "keras_dmp.audit.adaptive",
     "audit_membership": "keras_dmp.audit.membership",
+    "audit_reference": "keras_dmp.audit.reference_audit",
+    "black_box_attack": "keras_dmp.audit.network_attacks",
+    "canary_scores": "keras_dmp.audit.canaries",
+    "class_thresholds": "keras_dmp.audit.class_thresholds",
+    "compare_audits": "keras_dmp.audit.comparison",
+    "confidence_scores": "keras_dmp.audit.scores",
+    "correctness_scores": "keras_dmp.audit.scores",
+    "entropy_scores": "keras_dmp.audit.scores",
+    "judge": "keras_dmp.audit.gate",
+    "label_only_attack": "keras_dmp.audit.label_only",
+    "less_class_thresholds": "keras_dmp.audit.class_thresholds",
+    "lira": "keras_dmp.audit.likelihood",
+    "lira_leave_one_out": "keras_dmp.audit.likelihood",
+    "loss_scores": "keras_dmp.audit.scores",
+    "margin_scores": "keras_dmp.audit.scores",
+    "modified_entropy_scores": "keras_dmp.audit.scores",
+    "plant_canaries": "keras_dmp.audit.canaries",
     "plot_rocs": "keras_dmp.audit.plots",
+    "rmia": "keras_dmp.audit.relative",
+    "rmia_leave_one_out": "keras_dmp.audit.relative",
+    "scaled_logits": "keras_dmp.audit.scores",
+    "white_box_attack": "keras_dmp.audit.network_attacks",
 }
 
 __all__ = list(_HOMES)

@@ -91,8 +91,9 @@ class JobDirectory:
         """
         path = self._file(job)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return _unpacked({name: file[name] for name in file.files}, shape)
+            # NumPy leaves a file open that it cannot read, if it has opened it itself.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return _unpacked({name: arrays[name] for name in arrays.files}, shape)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
@@ -164,7 +165,7 @@ def _packed(result: Job) -> dict[str, np.ndarray]:
 
 
 def _unpacked(arrays: dict[str, np.ndarray], shape: tuple[int, int]) -> Job:
-    names = [str(arrays[f"name_{index}"]) for index in range(len(arrays) // 3)]
+    names = [str(arrays[f"name_{index}"]) for index in range(max(1, len(arrays) // 3))]
     for index in range(len(names)):
         found = arrays[f"scaled_logits_{index}"].shape, arrays[f"correct_{index}"].shape
         if found != (shape, shape[:1]):

@@ -37,8 +37,8 @@ class ShadowAudit:
     figures of a model that betrays nothing below chance.
 
     Every run is a job: a file in `directory`, written whole or not at all. A process that is
-    killed goes on with the job that was unfinished; the result is the same. `directory` tells who is
-    a member of what; it can be read by its owner only.
+    killed goes on with the job that was unfinished; the result is the same. `directory` tells who
+    is a member of what; it can be read by its owner only.
 
     Args:
         train_fn: Callable `(x, y, seed) -> model`, which trains a model on the members `x`, `y`; or
@@ -153,9 +153,7 @@ class ShadowAudit:
         with self._jobs.owned(mine):
             todo = [job for job in mine if self._read(job) is None]
             # Passes would read as steps of a training: finished jobs are no news.
-            bar = keras.utils.Progbar(
-                len(mine), verbose=0 if not verbose else 1, unit_name="model"
-            )
+            bar = keras.utils.Progbar(len(mine), verbose=0 if not verbose else 1, unit_name="model")
             bar.update(len(mine) - len(todo), finalize=not todo)
             for group in self._groups(todo):
                 for job, models in zip(group, self._train(group), strict=True):
@@ -274,7 +272,7 @@ class ShadowAudit:
             return
         for seed, members in zip(seeds, rows, strict=True):
             policy = keras.config.dtype_policy()
-            keras.utils.clear_session()
+            keras.utils.clear_session(free_memory=False)
             keras.config.set_dtype_policy(policy)
             keras.utils.set_random_seed(seed)
             yield _by_name(self._train_fn(_arrays.take(self._x, members), self._y[members], seed))
@@ -292,9 +290,7 @@ class ShadowAudit:
                 )
                 _heads.require_outputs(outputs, kind, "model outputs")
                 _arrays.class_ids(self._labels, kind.num_classes, "y")
-                columns.append(
-                    scaled_logits(outputs, self._labels, from_logits=kind.from_logits)
-                )
+                columns.append(scaled_logits(outputs, self._labels, from_logits=kind.from_logits))
                 if query is None:
                     correct[name] = _correct(outputs, self._labels, kind)
             logits[name] = np.stack(columns, axis=1)

@@ -9,9 +9,7 @@ from keras_dmp.audit.shadow_scores import ATTACKS, CANARIES, ShadowScores, Shado
 def pipeline(models=12, records=600, *, effect=1.0, difficulty=4.0, seed=0, canaries=()):
     """Statistics of a pipeline: records of very different difficulty, members a little better."""
     rng = np.random.default_rng(seed)
-    is_member = np.stack(
-        [rng.permutation(records) < records // 2 for _ in range(models)]
-    )
+    is_member = np.stack([rng.permutation(records) < records // 2 for _ in range(models)])
     shift = np.full(records, effect)
     shift[list(canaries)] = 6.0
     values = rng.normal(scale=difficulty, size=records) + rng.normal(size=(models, records))
@@ -29,7 +27,13 @@ def auc_of(scores, is_member):
 
 @pytest.mark.parametrize(
     ("attack", "least"),
-    [("lira", 0.8), ("lira_fixed", 0.8), ("lira_offline", 0.8), ("rmia", 0.8), ("rmia_offline", 0.66)],
+    [
+        ("lira", 0.8),
+        ("lira_fixed", 0.8),
+        ("lira_offline", 0.8),
+        ("rmia", 0.8),
+        ("rmia_offline", 0.66),
+    ],
 )
 def test_shadow_models_find_what_the_loss_hides(attack, least):
     statistics = pipeline(models=24, effect=1.5)
@@ -45,16 +49,6 @@ def test_a_pipeline_that_betrays_nothing_is_at_chance(attack, models):
     statistics = pipeline(models=models, records=4_000, effect=0.0)
     auc = statistics.scores(attack).pooled().auc()
     assert abs(auc - 0.5) < 0.008
-
-
-def test_halves_balanced_over_the_models_would_be_below_chance():
-    # Why the audit draws halves independently: here each record is a member of exactly half.
-    rng = np.random.default_rng(0)
-    balanced = np.argsort(rng.random((16, 4_000)), axis=0) < 8
-    statistics = ShadowStatistics(
-        scaled_logits=rng.normal(size=(16, 4_000, 1)), correct=balanced, is_member=balanced
-    )
-    assert statistics.scores("lira").pooled().auc() < 0.494
 
 
 def test_scores_that_lack_models_are_left_out_and_tell_nothing():
@@ -139,7 +133,7 @@ def test_accuracies_are_of_both_sides():
 def test_unknown_attacks_and_too_few_models():
     with pytest.raises(ValueError, match=r"`attack` to be one of 'loss', 'lira'.*attack='liar'"):
         pipeline().scores("liar")
-    with pytest.raises(ValueError, match="enough shadow models for attack 'lira'. Received: 5"):
+    with pytest.raises(ValueError, match=r"enough shadow models for attack 'lira'\. Received: 5"):
         pipeline(models=5).scores("lira")
     with pytest.raises(ValueError, match="enough shadow models"):
         pipeline(models=5).scores_of(np.zeros((600, 1)), "lira")
