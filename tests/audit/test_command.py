@@ -200,7 +200,7 @@ def test_annotates_in_github_actions(capsys, monkeypatch, shift, level):
         (["missing.npz"], "No such file or directory: 'missing.npz'"),
         (["text.npz"], "no zip archive"),
         (["nan.npz"], "`member_scores` to be finite"),
-        (["missing\nline.npz"], "No such file"),
+        (["saved.npz", "--no\nsuch"], "unrecognized arguments: --no such"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(capsys, folder, arguments, message):
