@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+from scipy import special
 
 from keras_dmp.audit._intervals import normal_quantile
 
@@ -35,7 +36,7 @@ class Clusters:
         self._ends = np.flatnonzero(np.append(np.diff(self._values) != 0, True))
 
     def auc_ends(self) -> tuple[float, float] | None:
-        """95 % interval of the AUC: DeLong's variance with sums over each record.
+        """95 % interval of the AUC: DeLong's variance with sums over each record, in log odds.
 
         Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 1997.
         """
@@ -48,10 +49,11 @@ class Clusters:
         )
         sums = np.bincount(self._records, influence, minlength=self._num_records)
         variance = float(np.square(sums).sum()) * self._correction()
-        if variance == 0:
+        if variance == 0 or auc in (0.0, 1.0):
             return None
-        reach = normal_quantile(_CONFIDENCE) * math.sqrt(variance)
-        return max(0.0, auc - reach), min(1.0, auc + reach)
+        reach = normal_quantile(_CONFIDENCE) * math.sqrt(variance) / (auc * (1 - auc))
+        log_odds = special.logit(auc)
+        return float(special.expit(log_odds - reach)), float(special.expit(log_odds + reach))
 
     def tpr_ends(self, fprs: Iterable[float]) -> dict[float, tuple[float, float]]:
         """95 % intervals of the TPR at each FPR: percentiles over draws of records."""
