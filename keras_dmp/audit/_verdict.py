@@ -52,7 +52,7 @@ def judge(
     results = [found[attack] for attack in (found if attacks is None else attacks)]
     number = num_attacks or len(results)
     strongest = max(results, key=strength)
-    auc_ends = widened(strongest.auc, strongest.auc_interval, number)
+    auc_ends = widened(strongest.auc, strongest.auc_interval, number, log_odds=True)
     low_end = max(
         (result for result in results if result.tpr_at_fpr.get(LOW_FPR) is not None),
         key=lambda result: result.tpr_at_fpr[LOW_FPR],
@@ -61,7 +61,7 @@ def judge(
     tpr_ends = None
     if low_end is not None:
         ends = low_end.tpr_intervals.get(LOW_FPR)
-        tpr_ends = widened(low_end.tpr_at_fpr[LOW_FPR], ends, number)
+        tpr_ends = widened(low_end.tpr_at_fpr[LOW_FPR], ends, number, log_odds=False)
     by_auc = auc_ends is not None and not auc_ends[0] <= 0.5 <= auc_ends[1]
     by_tpr = tpr_ends is not None and tpr_ends[0] > LOW_FPR
     return Verdict(
@@ -102,25 +102,23 @@ def strength(result: AttackResult) -> float:
     return abs(result.auc - 0.5)
 
 
-def widened(value: float, ends: Ends | None, number: int) -> Ends | None:
+def widened(value: float, ends: Ends | None, number: int, *, log_odds: bool) -> Ends | None:
     """A 95 % interval as one of `number` that hold together with 95 % (Bonferroni).
 
-    Each arm grows as a normal interval's of the log odds: exact for the AUC, close for a TPR.
-    That keeps intervals that know more than the curve, as those of pooled shadow models do.
+    Each arm grows as a normal interval's would. That keeps intervals that know more than the
+    curve, as those of pooled shadow models do. On the scale of log odds it is exact for an AUC;
+    for a TPR it is close, and on the safe side at the lower end, on the plain scale.
     """
     if ends is None:
         return None
     growth = float(special.ndtri(1 - 0.025 / number) / special.ndtri(0.975))
-    low, high = (_farther(value, end, growth) for end in ends)
-    return low, high
-
-
-def _farther(value: float, end: float, growth: float) -> float:
-    if not (0 < value < 1 and 0 < end < 1):
-        # A rate of 0 or 1 has no log odds; an end there can go no farther.
-        return min(1.0, max(0.0, value + growth * (end - value)))
-    odds, reach = special.logit(value), special.logit(end) - special.logit(value)
-    return float(special.expit(odds + growth * reach))
+    # Rates of 0 and 1 have no log odds.
+    if log_odds and 0 < ends[0] <= value <= ends[1] < 1:
+        odds = special.logit(value)
+        low, high = (special.expit(odds + growth * (special.logit(end) - odds)) for end in ends)
+    else:
+        low, high = (value + growth * (end - value) for end in ends)
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def _reach(ends: Ends) -> Ends:
