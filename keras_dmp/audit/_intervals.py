@@ -11,7 +11,7 @@ from scipy import special
 
 # The number of nonmembers above a threshold is followed this many standard deviations out.
 _REACH = 8.0
-_BISECTIONS = 50
+_BISECTIONS = 32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,9 @@ from scipy import special
 
 _GRID_FACTOR = 4
 # Nodes of the quadrature over the rate of mistakes, in standard deviations of its normal score.
-_NODES = np.linspace(-8.0, 8.0, 97)
-_LARGEST_LOG_RATIO = 64.0
-_BISECTIONS = 48
+_NODES = np.linspace(-8.0, 8.0, 65)
+_LARGEST = 64.0
+_BISECTIONS = 32
 
 
 def epsilon_lower_bound(
@@ -20,7 +20,7 @@ def epsilon_lower_bound(
     """
     views = ((members, nonmembers), (-nonmembers[::-1], -members[::-1]))
     alpha = (1 - confidence) / len(views)
-    return max(0.0, *(log_ratio_low(*view, delta=delta, alpha=alpha) for view in views))
+    return max(log_ratio_low(*view, delta=delta, alpha=alpha) for view in views)
 
 
 def log_ratio_low(takers: np.ndarray, others: np.ndarray, *, delta: float, alpha: float) -> float:
@@ -30,36 +30,56 @@ def log_ratio_low(takers: np.ndarray, others: np.ndarray, *, delta: float, alpha
     with Bonferroni's correction. Above the k-th largest of n lies a share B of the others'
     distribution, B ~ Beta(k, n - k + 1). Given it, the number of takers there is binomial, so
     that "at least h of m" has probability P(X <= rate), X ~ Beta(h, m - h + 1), the relation of
-    Clopper & Pearson. A ratio r is refuted where P(X <= r B + delta) is at most alpha.
+    Clopper & Pearson. A ratio r is refuted where P(X <= r B + delta) is at most alpha. Among
+    equal scores the takers above a threshold are as many as a random order would have on average.
 
     Args:
-        takers: Scores in ascending order, distinct from all others.
+        takers: Scores in ascending order.
         others: Scores in ascending order.
         delta: Share of the takers' rate that is forgiven.
         alpha: Largest probability that the bound is too high.
+
+    Returns:
+        The bound, 0 where it is not above 0.
     """
     n, m = len(others), len(takers)
-    ranks = _GRID_FACTOR ** np.arange(1 + int(np.emath.logn(_GRID_FACTOR, max(1, n // 2)) + 1e-9))
-    hits = _hits(takers, others, ranks)
+    ranks = _ranks(n)
+    hits = _hits(takers, others, ranks)[:, None]
     alpha /= len(ranks)
-    ranks, hits = ranks[hits > 0, None], hits[hits > 0, None]
-    if not len(hits):
-        return -np.inf
-    tail = special.ndtr(-np.abs(_NODES))
-    shares = np.where(
-        _NODES < 0,
-        special.betaincinv(ranks, n - ranks + 1, tail),
-        1.0 - special.betaincinv(n - ranks + 1, ranks, tail),
-    )
-    weights = np.exp(-(_NODES**2) / 2)
-    weights /= weights.sum()
-    low, high = -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO
+    shares, weights = _shares(ranks, n)
+
+    def refuted(log_ratio: float) -> bool:
+        rates = np.minimum(np.exp(log_ratio) * shares + delta, 1.0)
+        at_least = special.betainc(np.maximum(hits, 1), m - hits + 1, rates) @ weights
+        return bool((at_least[hits[:, 0] > 0] <= alpha).any())
+
+    if not refuted(0.0):
+        return 0.0
+    low, high = 0.0, _LARGEST
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        rates = np.minimum(np.exp(middle) * shares + delta, 1.0)
-        refuted = (special.betainc(hits, m - hits + 1, rates) @ weights).min() <= alpha
-        low, high = (middle, high) if refuted else (low, middle)
+        low, high = (middle, high) if refuted(middle) else (low, middle)
     return low
+
+
+def _ranks(size: int) -> np.ndarray:
+    """Ranks 1, 4, 16, ... up to half of the sample."""
+    ranks = [1]
+    while _GRID_FACTOR * ranks[-1] <= size // 2:
+        ranks.append(_GRID_FACTOR * ranks[-1])
+    return np.array(ranks)
+
+
+def _shares(ranks: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values of Beta(k, n - k + 1), (ranks, nodes), and the weight of each node."""
+    ranks, tail = ranks[:, None], special.ndtr(-np.abs(_NODES))
+    shares = np.where(
+        _NODES < 0,
+        special.betaincinv(ranks, size - ranks + 1, tail),
+        1.0 - special.betaincinv(size - ranks + 1, ranks, tail),
+    )
+    weights = np.exp(-(_NODES**2) / 2)
+    return shares, weights / weights.sum()
 
 
 def _hits(takers: np.ndarray, others: np.ndarray, ranks: np.ndarray) -> np.ndarray:

@@ -1,0 +1,382 @@
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from scipy import special
+
+from keras_dmp.audit.membership_scores import Interval, MembershipScores
+
+FIGURES = {
+    "auc": lambda scores, **kwargs: scores.auc(**kwargs),
+    "advantage": lambda scores, **kwargs: scores.advantage(**kwargs),
+    "balanced_accuracy": lambda scores, **kwargs: scores.balanced_accuracy(**kwargs),
+    "tpr_at_fpr": lambda scores, **kwargs: scores.tpr_at_fpr(0.1, **kwargs),
+    "positive_predictive_value": lambda scores, **kwargs: scores.positive_predictive_value(
+        0.1, **kwargs
+    ),
+    "largest_ppv": lambda scores, **kwargs: scores.positive_predictive_value(**kwargs),
+}
+
+
+def draw(size=150, shift=0.7, seed=5, ties=False):
+    rng = np.random.default_rng(seed)
+    sides = rng.normal(shift, 1, size=size), rng.normal(size=size + 20)
+    return MembershipScores(*(np.round(2 * side) for side in sides) if ties else sides)
+
+
+def separated():
+    return MembershipScores(np.arange(10.0) + 20, np.arange(12.0))
+
+
+@pytest.fixture(params=["continuous", "ties"])
+def scores(request):
+    return draw(ties=request.param == "ties")
+
+
+# Figures against a few lines of NumPy.
+
+
+def rates_by_hand(scores):
+    """TPR and FPR of "at least the threshold", for every threshold and for none."""
+    members, nonmembers = scores.member_scores, scores.nonmember_scores
+    thresholds = np.append(np.unique(np.concatenate([members, nonmembers])), np.inf)
+    return (
+        (members[:, None] >= thresholds).mean(axis=0),
+        (nonmembers[:, None] >= thresholds).mean(axis=0),
+    )
+
+
+def test_auc_is_the_share_of_pairs_in_order(scores):
+    gaps = scores.member_scores[:, None] - scores.nonmember_scores
+    assert scores.auc() == pytest.approx((gaps > 0).mean() + (gaps == 0).mean() / 2, abs=1e-12)
+
+
+def test_advantage_is_the_largest_gap_of_rates(scores):
+    tpr, fpr = rates_by_hand(scores)
+    assert scores.advantage() == pytest.approx(np.abs(tpr - fpr).max(), abs=1e-12)
+
+
+@pytest.mark.parametrize("fpr", [0.01, 0.1, 0.5, 1.0])
+def test_tpr_at_fpr_is_the_best_allowed_threshold(scores, fpr):
+    tpr, alarms = rates_by_hand(scores)
+    assert scores.tpr_at_fpr(fpr) == pytest.approx(tpr[alarms <= fpr + 1e-12].max(), abs=1e-12)
+
+
+def test_positive_predictive_value_is_bayes_rule(scores):
+    tpr, fpr = rates_by_hand(scores)
+    at_tenth = scores.tpr_at_fpr(0.1)
+    assert scores.positive_predictive_value(0.1) == pytest.approx(at_tenth / (at_tenth + 0.1))
+    rare = scores.positive_predictive_value(0.1, prior=0.01)
+    assert rare == pytest.approx(0.01 * at_tenth / (0.01 * at_tenth + 0.99 * 0.1))
+    some = tpr + fpr > 0
+    best = (tpr[some] / (tpr[some] + fpr[some])).max()
+    assert scores.positive_predictive_value() == pytest.approx(best, abs=1e-12)
+
+
+def test_roc_has_the_rates_of_every_threshold(scores):
+    curve, (tpr, fpr) = scores.roc(), rates_by_hand(scores)
+    hull = np.interp(fpr, curve.fpr, curve.tpr)
+    rises = {(round(a, 9), round(b, 9)) for a, b in zip(curve.fpr, curve.tpr, strict=True)}
+    assert {(round(a, 9), round(b, 9)) for a, b in zip(fpr, tpr, strict=True)} >= rises
+    assert (hull >= tpr - 1e-12).all()
+    assert scores.roc() is curve
+
+
+def test_balanced_accuracy_is_measured_where_it_was_not_chosen():
+    # On noise the chosen half looks better than chance, the other one does not.
+    held, chosen = [], []
+    for seed in range(300):
+        noise = draw(size=40, shift=0.0, seed=seed)
+        held.append(noise.balanced_accuracy())
+        chosen.append((1 + noise.advantage()) / 2)
+    assert np.mean(held) == pytest.approx(0.5, abs=0.015)
+    assert np.mean(chosen) > 0.55
+
+
+def test_balanced_accuracy_finds_threshold_and_direction():
+    assert separated().balanced_accuracy() == 1.0
+    turned = separated()
+    assert MembershipScores(turned.nonmember_scores, turned.member_scores).balanced_accuracy() == 1
+
+
+def test_balanced_accuracy_needs_two_samples_a_side():
+    lone = MembershipScores([1.0], [0.0, 0.0])
+    assert lone.balanced_accuracy() is None
+    assert (
+        lone.balanced_accuracy(interval=True).reason == "halves need 2 samples a side, received 1"
+    )
+
+
+# Properties.
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_the_same_for_any_order_and_rising_transform(name):
+    scores, rng = draw(), np.random.default_rng(0)
+    shuffled = MembershipScores(
+        rng.permutation(scores.member_scores), rng.permutation(scores.nonmember_scores)
+    )
+    assert FIGURES[name](shuffled, interval=True) == FIGURES[name](scores, interval=True)
+    if name != "balanced_accuracy":  # its halves are drawn from the scores themselves
+        scaled = MembershipScores(
+            np.exp(scores.member_scores) - 7, np.exp(scores.nonmember_scores) - 7
+        )
+        assert FIGURES[name](scaled, interval=True) == FIGURES[name](scores, interval=True)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_intervals_hold_the_figure_and_widen_with_the_confidence(name, scores):
+    figure = FIGURES[name]
+    narrow, wide = (figure(scores, interval=True, confidence=c) for c in (0.8, 0.999))
+    assert figure(scores) == narrow.value == wide.value
+    assert wide.low < narrow.low < narrow.value <= narrow.high <= wide.high
+    assert (narrow.confidence, wide.confidence) == (0.8, 0.999)
+    assert 0 <= wide.low <= wide.high <= 1
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_intervals_shrink_with_the_samples(name):
+    few, many = (FIGURES[name](draw(size=size), interval=True) for size in (100, 10_000))
+    assert many.high - many.low < (few.high - few.low) * (0.9 if name == "largest_ppv" else 0.2)
+
+
+@pytest.mark.parametrize("name", [*FIGURES, "epsilon", "risk"])
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_constant_scores_say_nothing(name, value):
+    constant = MembershipScores(np.full(30, value), np.full(40, value))
+    if name == "epsilon":
+        assert constant.epsilon_lower_bound() == 0.0
+    elif name == "risk":
+        np.testing.assert_allclose(np.concatenate(constant.privacy_risk()), 0.5)
+    else:
+        expected = {"advantage": 0.0, "tpr_at_fpr": 0.0, "positive_predictive_value": 0.0}
+        interval = FIGURES[name](constant, interval=True)
+        assert interval.value == expected.get(name, 0.5)
+        assert interval.low <= interval.value <= interval.high
+
+
+def test_separated_scores_stay_honest_about_their_number():
+    scores = separated()
+    assert (scores.auc(), scores.advantage(), scores.tpr_at_fpr(0.1)) == (1, 1, 1)
+    assert 0.6 < scores.auc(interval=True).low < 0.95
+    assert 0.2 < scores.advantage(interval=True).low < 0.6
+    assert scores.tpr_at_fpr(0.1, interval=True).low < 0.7
+    assert 0 < scores.epsilon_lower_bound() < 2
+
+
+def test_a_low_fpr_that_few_nonmembers_resolve_has_a_reason_and_no_figure():
+    scores = MembershipScores(np.arange(400.0), np.arange(400.0))
+    assert scores.tpr_at_fpr(0.001) is None
+    assert scores.positive_predictive_value(0.001) is None
+    reason = "a false positive rate of 0.001 needs 1,000 nonmembers, received 400"
+    missing = Interval(None, None, None, 0.9, reason)
+    assert scores.tpr_at_fpr(0.001, interval=True, confidence=0.9) == missing
+    assert scores.positive_predictive_value(0.001, interval=True, confidence=0.9) == missing
+
+
+def test_a_tpr_at_the_edge_of_resolution_has_no_lower_end():
+    # No nonmember may be above the true threshold with probability 0.37: nothing bounds the TPR.
+    scores = MembershipScores(np.arange(1_000) + 5_000.0, np.arange(1_000.0))
+    assert scores.tpr_at_fpr(0.001, interval=True).low == 0.0
+    assert scores.tpr_at_fpr(0.01, interval=True).low > 0.99
+
+
+# Coverage where the truth is known.
+
+TRUTHS = {
+    "null": (0.0, {"auc": 0.5, "advantage": 0.0, "balanced_accuracy": 0.5, "tpr_at_fpr": 0.1}),
+    "shifted": (
+        1.0,
+        {
+            "auc": special.ndtr(np.sqrt(0.5)),
+            "advantage": 2 * special.ndtr(0.5) - 1,
+            "tpr_at_fpr": special.ndtr(1 + special.ndtri(0.1)),
+        },
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TRUTHS)
+@pytest.mark.parametrize("size", [200, 1_000])
+def test_intervals_hold_the_truth_as_often_as_they_say(kind, size):
+    shift, truths = TRUTHS[kind]
+    held, draws = dict.fromkeys(truths, 0), 300
+    for seed in range(draws):
+        rng = np.random.default_rng([seed, size])
+        scores = MembershipScores(rng.normal(shift, 1, size=size), rng.normal(size=size))
+        for name, truth in truths.items():
+            interval = FIGURES[name](scores, interval=True)
+            held[name] += interval.low <= truth <= interval.high
+    # Three standard errors of 300 draws are 3.8 points.
+    assert all(count / draws >= 0.912 for count in held.values()), held
+
+
+NULLS = {
+    "continuous": lambda rng, size: rng.normal(size=size),
+    "counts": lambda rng, size: rng.poisson(1.0, size=size),
+    "bits": lambda rng, size: rng.random(size) < 0.8,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("continuous", 200), ("continuous", 1_000), ("counts", 200), ("bits", 200)]
+)
+def test_equal_distributions_are_calibrated(kind, size):
+    held = false_alarms = 0
+    for seed in range(300):
+        rng = np.random.default_rng([seed, size])
+        scores = MembershipScores(NULLS[kind](rng, size), NULLS[kind](rng, size))
+        interval = scores.auc(interval=True)
+        held += interval.low <= 0.5 <= interval.high
+        false_alarms += scores.epsilon_lower_bound() > 0
+    assert 0.912 <= held / 300 <= 0.988
+    assert false_alarms / 300 <= 0.088
+
+
+# Privacy risk.
+
+
+def test_privacy_risk_is_the_posterior():
+    rng = np.random.default_rng(3)
+    scores = MembershipScores(rng.normal(1, 1, size=20_000), rng.normal(size=10_000))
+    for prior in (0.5, 0.1):
+        for risk, side in zip(
+            scores.privacy_risk(prior=prior),
+            (scores.member_scores, scores.nonmember_scores),
+            strict=True,
+        ):
+            odds = np.exp(side - 0.5) * prior / (1 - prior)
+            assert np.abs(risk - odds / (1 + odds)).mean() < 0.02
+
+
+def test_privacy_risk_rises_with_the_score_and_is_never_certain(scores):
+    risk = np.concatenate(scores.privacy_risk())
+    order = np.argsort(np.concatenate([scores.member_scores, scores.nonmember_scores]))
+    assert (np.diff(risk[order]) >= 0).all()
+    assert 0 < risk.min() < 0.5 < risk.max() < 1
+
+
+def test_privacy_risk_finds_the_few_exposed():
+    rng = np.random.default_rng(3)
+    members = np.append(rng.normal(size=2_000), np.full(60, 30.0))
+    risk, _ = MembershipScores(members, rng.normal(size=2_000)).privacy_risk()
+    assert risk[-60:].min() > 0.9
+    assert np.median(risk) == pytest.approx(0.5, abs=0.05)
+
+
+# What is accepted and what is refused.
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "float16", "float32", ">f8"])
+def test_any_real_scores_will_do(dtype):
+    bits = np.array([1, 1, 0, 1]), np.array([0, 1, 0, 0])
+    scores = MembershipScores(*(side.astype(dtype) for side in bits))
+    assert scores.auc() == 0.75
+    assert scores.member_scores.dtype == np.float64
+
+
+def test_scores_are_copied_and_cannot_be_changed():
+    given = np.array([2.0, 1.0])
+    scores = MembershipScores(given, [0.0])
+    given[0] = -5
+    assert scores.member_scores.tolist() == [2.0, 1.0]
+    with pytest.raises(ValueError, match="read-only"):
+        scores.member_scores[0] = 3
+    with pytest.raises(AttributeError):
+        scores.member_scores = given
+    assert repr(scores) == "MembershipScores(num_members=2, num_nonmembers=1)"
+
+
+@pytest.mark.parametrize("side", ["member_scores", "nonmember_scores"])
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        ([0.0, np.nan, np.inf], ValueError, "finite.*NaN or infinite values for 2 of 3"),
+        ([], ValueError, r"shape \(samples,\).*Received: shape \(0,\)"),
+        (np.zeros((2, 1)), ValueError, r"Received: shape \(2, 1\)"),
+        (1.0, ValueError, r"Received: shape \(\)"),
+        ([1j, 2.0], TypeError, "real numbers. Received: dtype complex128"),
+        (np.array([1.0, None]), TypeError, "Received: dtype object"),
+        (["0.5"], TypeError, "Received: dtype <U3"),
+    ],
+)
+def test_scores_that_cannot_be_used(side, bad, error, message):
+    sides = {"member_scores": [1.0, 2.0], "nonmember_scores": [0.0], side: bad}
+    with pytest.raises(error, match=f"Expected `{side}` to .*{message}"):
+        MembershipScores(**sides)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.auc(confidence=95), "`confidence` to be a number between 0 and 1"),
+        (lambda s: s.auc(interval=1), "`interval` to be True or False"),
+        (lambda s: s.tpr_at_fpr(0), "`fpr` to be a number above 0 and at most 1"),
+        (lambda s: s.positive_predictive_value(0.5, prior=1), "`prior` to be a number between"),
+        (lambda s: s.privacy_risk(prior=np.nan), "`prior` to be a number between"),
+        (lambda s: s.balanced_accuracy(seed=-1), "`seed` to be a whole number of at least 0"),
+        (lambda s: s.epsilon_lower_bound(delta=1.0), "`delta` to be below 1"),
+        (lambda s: s.epsilon_lower_bound(delta=-0.1), "`delta` to be a finite number"),
+        (lambda s: s.epsilon_lower_bound(confidence=1), "`confidence` to be a number between"),
+    ],
+)
+def test_arguments_that_cannot_be_used(call, message):
+    with pytest.raises(ValueError, match=f"Expected {message}"):
+        call(separated())
+
+
+def test_interval_refuses_ends_beside_the_value():
+    with pytest.raises(ValueError, match="`value` to lie between `low` and `high`"):
+        Interval(0.5, 0.6, 0.7)
+    with pytest.raises(ValueError, match="with a `reason`"):
+        Interval(None, None, None)
+
+
+# Size, speed, dependencies.
+
+
+def test_all_intervals_of_ten_thousand_a_side_are_quick():
+    scores = draw(size=10_000)
+    start = time.process_time()
+    for figure in FIGURES.values():
+        figure(scores, interval=True)
+    scores.privacy_risk()
+    scores.epsilon_lower_bound()
+    assert time.process_time() - start < 0.3
+
+
+@pytest.mark.slow
+def test_a_million_scores_a_side_take_seconds_and_little_memory():
+    code = """
+import resource, time
+import numpy as np
+from keras_dmp.audit.membership_scores import MembershipScores
+rng = np.random.default_rng(0)
+scores = MembershipScores(rng.normal(0.3, 1, 1_000_000), rng.normal(size=1_000_000))
+start = time.process_time()
+scores.roc(), scores.auc(interval=True), scores.advantage(interval=True)
+scores.balanced_accuracy(interval=True), scores.positive_predictive_value(interval=True)
+[scores.tpr_at_fpr(fpr, interval=True) for fpr in (0.1, 0.01, 0.001)]
+scores.privacy_risk(), scores.epsilon_lower_bound()
+print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, kilobytes = map(float, done.stdout.split())
+    assert seconds < 5
+    assert kilobytes < 1e6
+
+
+def test_nothing_heavy_is_imported():
+    code = """
+import sys
+from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit import class_thresholds, scores
+figures = MembershipScores([2.0, 1.0, 3.0] * 9, [0.0, 1.0] * 9)
+figures.auc(interval=True), figures.epsilon_lower_bound(), figures.privacy_risk()
+print([name for name in ("tensorflow", "keras", "sklearn", "scipy.stats") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
