@@ -186,7 +186,7 @@ def test_a_second_fit_starts_anew(sides):
     for seed in (1, 2):
         model = compiled(nets.classifier(seed=seed))
         watch = Watch(lambda model: auc_of(model, *sides))
-        history = train(audit, sides, model, callbacks=[watch], epochs=1)
+        history = train(audit, sides, model, callbacks=[watch], initial_epoch=1, epochs=3)
         np.testing.assert_allclose(history["mia_auc"], watch.seen, atol=1e-6)
 
 
@@ -303,7 +303,10 @@ def test_a_distillation_audits_its_student(sides, teacher, student, reference):
     )
     np.testing.assert_allclose(history["mia_auc"], watch.seen, atol=1e-6)
     assert set(history) == {"loss", *KEYS}
-    assert trainer.compiled
+    assert audit.model is trainer
+    narrow = tuple((x[:, :5], y) for x, y in sides)
+    with pytest.raises(ValueError, match="Expected `members` to have shape"):
+        nets.distil(student, reference, teacher=teacher, callbacks=[MembershipAudit(*narrow)])
 
 
 def test_the_phases_of_dmp_are_audited_by_themselves(sides, reference):
