@@ -4,13 +4,13 @@
     python examples/quickstart.py --dataset adult       # or fashion_mnist, digits, latent_shoppers
     python examples/quickstart.py --smoke               # a few seconds, on digits
 
-Writes `protected.keras`, `audit.json`, `roc.png` and `privacy_utility.png` to `runs/quickstart`.
+Writes `protected.keras`, `report.html`, `audit.json`, `roc.png` and `privacy_utility.png` to
+`runs/quickstart`.
 """
 
 # %% Imports, without TensorFlow's notes on the machine it runs on
 import argparse
 import contextlib
-import json
 import os
 import pathlib
 import time
@@ -35,13 +35,12 @@ with without_native_log():
 
     tf.config.list_logical_devices()  # wakes the GPU, or the note that there is none
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 import keras_dmp
 from keras_dmp import DMPTrainer, EntropyReferenceSelector, audit_membership, datasets, models
-from keras_dmp.audit import plot_rocs
+from keras_dmp.audit import compare_audits, plot_rocs
 
 SEED = 0
 BATCH_SIZE = 128
@@ -144,17 +143,11 @@ def write(folder, protected, reports):
     """Write the protected model, all audits and both pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     protected.save(folder / "protected.keras")
-    audits = {name: report.to_dict() for name, report in reports.items()}
-    (folder / "audit.json").write_text(json.dumps(audits, indent=1))
+    comparison = compare_audits(reports)
+    comparison.save(folder / "audit.json")
+    comparison.save_html(folder / "report.html")
+    comparison.plot_privacy_utility(folder / "privacy_utility.png")
     plot_rocs(reports, folder / "roc.png")
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel="test accuracy", ylabel="attack AUC (0.5 is chance)")
-    axes.axhline(0.5, color="grey", linestyle=":")
-    for name, report in reports.items():
-        point = (report.nonmember_accuracy, report["threshold"].auc)
-        axes.plot(*point, "o", markersize=9, label=name)
-    axes.legend(title="lower right is better")
-    figure.savefig(folder / "privacy_utility.png", dpi=150)
     print(f"Wrote {', '.join(sorted(path.name for path in folder.iterdir()))} to {folder}")
 
 

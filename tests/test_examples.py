@@ -9,7 +9,7 @@ import zipfile
 import keras
 import pytest
 
-from keras_dmp.audit import AuditReport
+from keras_dmp.audit import AuditComparison
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -25,17 +25,19 @@ def run(*command, expected=(0,)):
 def test_quickstart_smoke_writes_what_it_says(tmp_path):
     result = run("examples/quickstart.py", "--smoke", "--output", tmp_path / "out")
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"protected.keras", "audit.json", "roc.png", "privacy_utility.png"}
-    audits = json.loads((tmp_path / "out" / "audit.json").read_text())
-    assert list(audits) == [
+    pictures = {"roc.png", "privacy_utility.png"}
+    assert written == {"protected.keras", "audit.json", "report.html"} | pictures
+    comparison = AuditComparison.load(tmp_path / "out" / "audit.json")
+    assert list(comparison.reports) == [
         "undefended",
         "early stopping",
         "DMP random reference",
         "DMP lowest entropy",
         "DMP lowest entropy, hard labels",
     ]
-    reports = {name: AuditReport.from_dict(audit) for name, audit in audits.items()}
-    for name, report in reports.items():
+    page = (tmp_path / "out" / "report.html").read_text()
+    for name, report in comparison.reports.items():
+        assert name in page
         assert name in result.stdout
         assert f"{report['threshold'].auc:.3f}" in result.stdout
         assert f"{report.nonmember_accuracy:.3f}" in result.stdout
@@ -43,6 +45,16 @@ def test_quickstart_smoke_writes_what_it_says(tmp_path):
     assert keras.models.load_model(tmp_path / "out" / "protected.keras").output_shape == (None, 10)
     for noise in ("I0000", "oneDNN", "cuInit", "Traceback"):
         assert noise not in result.stdout + result.stderr
+
+
+def test_shadow_audit_smoke_ends_in_a_report(tmp_path):
+    result = run("examples/shadow_audit.py", "--smoke", "--output", tmp_path / "out")
+    report = AuditComparison.load(tmp_path / "out" / "audit.json")["undefended"]
+    assert report.slice("canaries")["lira"].num_members > 100
+    assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
+    assert "LiRA sees more of the undefended model than the loss attack" in result.stdout
+    again = run("examples/shadow_audit.py", "--smoke", "--output", tmp_path / "out")
+    assert "0 of 8 shadow models to train" in again.stdout
 
 
 @pytest.mark.slow

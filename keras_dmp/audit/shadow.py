@@ -125,6 +125,11 @@ class ShadowAudit:
         """Records, of which half are members of each model."""
         return len(self._labels)
 
+    @property
+    def num_unfinished(self) -> int:
+        """Models that `run` has still to train, in all shards."""
+        return sum(not self._jobs.is_finished(job) for job in range(self.num_shadow_models))
+
     def is_member(self, model: int) -> np.ndarray:
         """Which records are members of one of the models, (records,), bool."""
         rng = np.random.default_rng((self.seed, model))
@@ -136,9 +141,9 @@ class ShadowAudit:
         """Train the models that are not finished yet.
 
         Args:
-            shard: `(i, n)`: this process trains every nth model from the ith. Processes with
-                shards of their own, on one machine or several with a directory in common, share the
-                work. Defaults to `(0, 1)`, all of it.
+            shard: `(i, n)`: this process trains every nth model (of a `StackedTrainer`, every nth
+                group) from the ith. Processes with shards of their own, on one machine or several
+                with a directory in common, share the work. Defaults to `(0, 1)`, all of it.
             verbose: 0 is silent. Otherwise one progress bar over the models.
 
         Returns:
@@ -149,16 +154,19 @@ class ShadowAudit:
             ValueError: If a model is no classifier of these labels.
         """
         index, count = _checked_shard(shard)
-        mine = range(index, self.num_shadow_models, count)
+        groups = self._groups()[index::count]
+        mine = [job for group in groups for job in group]
         with self._jobs.owned(mine):
-            todo = [job for job in mine if self._read(job) is None]
-            # Passes would read as steps of a training: finished jobs are no news.
-            bar = keras.utils.Progbar(len(mine), verbose=0 if not verbose else 1, unit_name="model")
+            todo = {job for job in mine if self._read(job) is None}
+            bar = keras.utils.Progbar(len(mine), verbose=int(bool(verbose)), unit_name="model")
             bar.update(len(mine) - len(todo), finalize=not todo)
-            for group in self._groups(todo):
+            for group in groups:
+                if todo.isdisjoint(group):
+                    continue
                 for job, models in zip(group, self._train(group), strict=True):
-                    self._jobs.write(job, self._observe(models))
-                    bar.add(1)
+                    if job in todo:
+                        self._jobs.write(job, self._observe(models))
+                        bar.add(1)
         return self
 
     def statistics(self, model: str | None = None) -> ShadowStatistics:
@@ -257,11 +265,13 @@ class ShadowAudit:
     def _read(self, job: int) -> Job | None:
         return self._jobs.read(job, (self.num_records, 1 + len(self._queries)))
 
-    def _groups(self, jobs: list[int]) -> list[list[int]]:
+    def _groups(self) -> list[range]:
+        """Jobs that are trained together: always the same, as rounding depends on the company."""
         size = self._train_fn.group_size if _trains_many(self._train_fn) else 1
-        return [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        last = self.num_shadow_models
+        return [range(start, min(start + size, last)) for start in range(0, last, size)]
 
-    def _train(self, jobs: list[int]) -> Iterable[dict[str, keras.Model]]:
+    def _train(self, jobs: range) -> Iterable[dict[str, keras.Model]]:
         """The models of some jobs, by name; nothing that one leaves behind reaches the next."""
         seeds = [_job_seed(self.seed, job) for job in jobs]
         rows = [np.flatnonzero(self.is_member(job)) for job in jobs]

@@ -172,6 +172,33 @@ def test_processes_share_the_work(tmp_path):
     assert files(tmp_path / "shared") == files(tmp_path / "whole")
 
 
+class Together:
+    """Trains in groups, and tells the company in the weights, as rounding would."""
+
+    group_size = 3
+
+    def __init__(self):
+        self.calls = []
+
+    def train_many(self, x, y, rows, seeds):
+        self.calls.append(len(rows))
+        return [ridge(x[mine], y[mine], sum(seeds)) for mine in rows]
+
+
+def test_groups_are_the_same_whatever_is_missing_and_whoever_trains(tmp_path):
+    quiet(audit_in(tmp_path / "whole", Together()))
+    whole = files(tmp_path / "whole")
+    for shard in ((1, 2), (0, 2)):
+        audit_in(tmp_path / "parts", Together()).run(shard=shard, verbose=0)
+    assert files(tmp_path / "parts") == whole
+    for name in ("model_00001.npz", "model_00002.npz"):
+        (tmp_path / "whole" / name).unlink()
+    again = Together()
+    quiet(audit_in(tmp_path / "whole", again))
+    assert again.calls == [3]
+    assert files(tmp_path / "whole") == whole
+
+
 def test_two_processes_on_one_shard(tmp_path):
     process = start(tmp_path, delay=0.5)
     while not files(tmp_path):
