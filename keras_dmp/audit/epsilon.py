@@ -4,8 +4,8 @@ import numpy as np
 from scipy import special
 
 _GRID_FACTOR = 4
-# Nodes of the quadrature over the rate of mistakes, in standard deviations of its normal score.
-_NODES = np.linspace(-8.0, 8.0, 97)
+# Nodes of the quadrature over the takers' rate, in standard deviations of its normal score.
+_NODES = np.linspace(-8.0, 8.0, 65)
 _LARGEST = 64.0
 _BISECTIONS = 24
 
@@ -44,14 +44,15 @@ def log_ratio_low(takers: np.ndarray, others: np.ndarray, *, delta: float, alpha
     """
     n, m = len(others), len(takers)
     ranks = _ranks(n)
-    hits = _hits(takers, others, ranks)[:, None]
-    alpha /= len(ranks)
-    shares, weights = _shares(ranks, n)
+    hits = _hits(takers, others, ranks)
+    # No hits refute nothing.
+    ranks, hits, alpha = ranks[hits > 0, None], hits[hits > 0, None], alpha / len(ranks)
+    rates, weights = _beta_nodes(hits, m - hits + 1)
 
     def refuted(log_ratio: float) -> bool:
-        rates = np.minimum(np.exp(log_ratio) * shares + delta, 1.0)
-        at_least = special.betainc(np.maximum(hits, 1), m - hits + 1, rates) @ weights
-        return bool((at_least[hits[:, 0] > 0] <= alpha).any())
+        shares = np.maximum(rates - delta, 0.0) / np.exp(log_ratio)
+        chances = 1.0 - special.betainc(ranks, n - ranks + 1, shares) @ weights
+        return bool((chances <= alpha).any())
 
     if not refuted(0.0):
         return 0.0
@@ -70,16 +71,12 @@ def _ranks(size: int) -> np.ndarray:
     return np.array(ranks)
 
 
-def _shares(ranks: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values of Beta(k, n - k + 1), (ranks, nodes), and the weight of each node."""
-    ranks, tail = ranks[:, None], special.ndtr(-np.abs(_NODES))
-    shares = np.where(
-        _NODES < 0,
-        special.betaincinv(ranks, size - ranks + 1, tail),
-        1.0 - special.betaincinv(size - ranks + 1, ranks, tail),
-    )
+def _beta_nodes(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values of Beta(a, b), (thresholds, nodes), and the weight of each node."""
+    tail = special.ndtr(-np.abs(_NODES))
+    lower, upper = special.betaincinv(a, b, tail), 1.0 - special.betaincinv(b, a, tail)
     weights = np.exp(-(_NODES**2) / 2)
-    return shares, weights / weights.sum()
+    return np.where(_NODES < 0, lower, upper), weights / weights.sum()
 
 
 def _hits(takers: np.ndarray, others: np.ndarray, ranks: np.ndarray) -> np.ndarray:

@@ -19,9 +19,9 @@ def randomised_response(rng, size, true_epsilon, blurred):
 def test_the_bound_stays_below_a_known_epsilon(blurred):
     bounds = [
         randomised_response(np.random.default_rng(seed), 300, 1.0, blurred).epsilon_lower_bound()
-        for seed in range(150)
+        for seed in range(100)
     ]
-    assert np.mean(np.array(bounds) > 1.0) <= 0.103  # 5 % and three standard errors
+    assert np.mean(np.array(bounds) > 1.0) <= 0.115  # 5 % and three standard errors
     assert np.mean(bounds) > 0.5
 
 
@@ -40,7 +40,7 @@ def test_one_threshold_is_tested_exactly():
     ratio = math.exp(epsilon.log_ratio_low(members, nonmembers, delta=0.0, alpha=alpha))
     shares = (np.arange(200_000) + 0.5) / 200_000
     chance = np.mean(stats.beta.pdf(shares, 1, 2) * np.minimum(ratio * shares, 1) ** 5)
-    assert chance == pytest.approx(alpha, abs=1e-3)
+    assert chance == pytest.approx(alpha, abs=1e-5)
 
 
 def test_it_is_tighter_than_two_separate_bounds():
