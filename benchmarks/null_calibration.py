@@ -137,12 +137,17 @@ def uncorrected_epsilon(scores, bound):
     curve = scores.roc()
     members, nonmembers = curve.num_members, curve.num_nonmembers
     hits, alarms = curve.true_positives, curve.false_positives
-    best = max(
-        bound(hits, members, alarms, nonmembers).max(),
-        bound(nonmembers - alarms, nonmembers, members - hits, members).max(),
-        bound(alarms, nonmembers, hits, members).max(),
-        bound(members - hits, members, nonmembers - alarms, nonmembers).max(),
-    )
+    best = 0.0
+    for taken, takers, mistaken, others in (
+        (hits, members, alarms, nonmembers),
+        (nonmembers - alarms, nonmembers, members - hits, members),
+        (alarms, nonmembers, hits, members),
+        (members - hits, members, nonmembers - alarms, nonmembers),
+    ):
+        # Elsewhere the ratio is not even observed above 1.
+        useful = taken * others > mistaken * takers
+        ratios = bound(taken[useful], takers, mistaken[useful], others)
+        best = max(best, ratios.max(initial=0.0))
     return math.log(best) if best > 1 else 0.0
 
 
