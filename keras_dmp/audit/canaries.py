@@ -1,13 +1,12 @@
 """Canaries: records planted among the members that show what the worst-off member risks."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_dmp import _arrays, _inputs, _validate
-from keras_dmp.audit.membership_scores import MembershipScores
 
 KINDS = ("mislabelled", "duplicates", "near_reference", "outliers")
 
@@ -43,13 +42,6 @@ class Canaries:
         return f"{len(self.indices)} of {len(self.y)} records are canaries: {self.kind}{repeated}"
 
 
-class CanaryScores(NamedTuple):
-    """Membership scores of the canaries, and of the other records of the same data set."""
-
-    canaries: MembershipScores
-    population: MembershipScores
-
-
 def plant_canaries(
     x: Any,
     y: Any,
@@ -67,7 +59,7 @@ def plant_canaries(
     An average hides the records that fare worst (Aerni, Zhang & Tramèr, "Evaluations of machine
     learning privacy defenses are misleading", CCS 2024, arXiv 2404.17399). Plant canaries before
     shadow models are trained, so that each of them is a member of half of the models, and
-    compare their rates with the population's by `canary_scores`.
+    compare their rates with the population's in its report.
 
     - `"mislabelled"`: another class, drawn uniformly, in place of the label.
     - `"duplicates"`: the record as it is, trained on `copies` times. A record is a member with
@@ -151,75 +143,6 @@ def plant_canaries(
         reference_indices=sources,
         seed=int(seed),
     )
-
-
-def canary_scores(scores: Any, is_member: Any, indices: Any) -> CanaryScores:
-    """Split the scores of a shadow-model attack into canaries and population.
-
-    Where a canary is a member of a target model, its score counts as a member's, and where it is
-    not, as a nonmember's; so do the other records among themselves. The rates of the canaries
-    are at thresholds of their own: at 0.1 % FPR, one canary in a thousand is accused wrongly.
-
-    Args:
-        scores: Score of each record under each target model, (models, samples) or (samples,);
-            higher is more a member.
-        is_member: Whether the record is a member of the model, the same shape, boolean.
-        indices: Positions of the canaries, `Canaries.indices`.
-
-    Returns:
-        `CanaryScores(canaries, population)`, pooled over the models.
-
-    Raises:
-        ValueError: If the shapes differ, an index is out of range or twice there, or one of the
-            four groups is empty.
-
-    Example:
-    >>> import numpy as np
-    >>> scores = np.array([[0.9, 0.5, 0.6, 0.4], [0.1, 0.6, 0.5, 0.3]])
-    >>> is_member = np.array([[True, True, False, False], [False, False, True, True]])
-    >>> split = canary_scores(scores, is_member, indices=[0])
-    >>> split.canaries.auc(), split.population.num_members
-    (1.0, 3)
-    """
-    scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    is_member = np.atleast_2d(np.asarray(is_member))
-    if scores.ndim != 2 or scores.shape != is_member.shape or is_member.dtype != bool:
-        raise ValueError(
-            "Expected `scores` and boolean `is_member` of one shape, (models, samples). Received: "
-            f"shape {scores.shape} and shape {is_member.shape} dtype {is_member.dtype}"
-        )
-    is_canary = _mask(indices, scores.shape[1])
-    return CanaryScores(
-        *(
-            _pooled(scores[:, part], is_member[:, part], name)
-            for name, part in (("canaries", is_canary), ("population", ~is_canary))
-        )
-    )
-
-
-def _pooled(scores: np.ndarray, is_member: np.ndarray, name: str) -> MembershipScores:
-    members, nonmembers = scores[is_member], scores[~is_member]
-    if not len(members) or not len(nonmembers):
-        raise ValueError(
-            f"Expected the {name} to be members of some models and nonmembers of others. "
-            f"Received: {len(members)} scores of members and {len(nonmembers)} of nonmembers"
-        )
-    return MembershipScores(members, nonmembers)
-
-
-def _mask(indices: Any, samples: int) -> np.ndarray:
-    indices = np.asarray(indices)
-    whole = indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer)
-    if not whole or ((indices < 0) | (indices >= samples)).any():
-        raise ValueError(
-            f"Expected `indices` to be positions from 0 to {samples - 1}. "
-            f"Received: indices={indices!r}"
-        )
-    if len(np.unique(indices)) != len(indices):
-        raise ValueError("Expected `indices` to name each canary once. Received: repeated ones")
-    mask = np.zeros(samples, dtype=bool)
-    mask[indices] = True
-    return mask
 
 
 def _require_at_most(samples: int, count: int, name: str) -> None:

@@ -228,9 +228,15 @@ class ShadowStatistics:
             canaries: Positions of planted records; "all" is the population without them then.
             name: Name of the model.
             seed: Seed of the audit, for the record.
+
+        Raises:
+            ValueError: For unknown attacks, too few models, or canaries that are no positions.
         """
         records = np.arange(self.is_member.shape[1])
-        population = records if canaries is None else np.setdiff1d(records, canaries)
+        population = records
+        if canaries is not None:
+            canaries = _checked_canaries(canaries, len(records))
+            population = np.setdiff1d(records, canaries)
         results = []
         for attack in attacks:
             scores = self.scores(attack)
@@ -280,6 +286,17 @@ def _attack(attack: str) -> ShadowAttack:
             f"Received: attack={attack!r}"
         )
     return ATTACKS[attack]
+
+
+def _checked_canaries(canaries: np.ndarray, records: int) -> np.ndarray:
+    canaries = np.asarray(canaries)
+    is_proper = canaries.ndim == 1 and canaries.dtype.kind in "iu" and len(canaries)
+    if not is_proper or canaries.min() < 0 or canaries.max() >= records:
+        raise ValueError(
+            f"Expected `canaries` to be positions of records, 0 to {records - 1}. Received: shape "
+            f"{canaries.shape} dtype {canaries.dtype}"
+        )
+    return np.unique(canaries)
 
 
 def _require_some(rows: np.ndarray, models: int, attack: str) -> None:

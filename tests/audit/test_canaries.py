@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from keras_dmp.audit.canaries import KINDS, canary_scores, plant_canaries
-from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.canaries import KINDS, plant_canaries
+from keras_dmp.audit.shadow_scores import ShadowScores
 
 SAMPLES, FEATURES, CLASSES = 60, 8, 5
 
@@ -162,29 +162,6 @@ def test_outliers_keep_columns_and_break_rows():
     assert abs(np.corrcoef(rows.T) - np.eye(6)).max() < 0.15
 
 
-def test_scores_are_split_by_hand():
-    scores = np.array([[5, 1, 4, 3], [2, 6, 8, 7]])
-    is_member = np.array([[True, False, True, False], [False, True, True, False]])
-    split = canary_scores(scores, is_member, [0, 1])
-    assert split.canaries.member_scores.tolist() == [5, 6]
-    assert split.canaries.nonmember_scores.tolist() == [1, 2]
-    assert split.population.member_scores.tolist() == [4, 8]
-    assert split.population.nonmember_scores.tolist() == [3, 7]
-    assert isinstance(split.population, MembershipScores)
-
-
-def test_no_score_is_lost():
-    rng = np.random.default_rng(0)
-    scores, is_member = rng.normal(size=(8, 50)), rng.random((8, 50)) < 0.5
-    split = canary_scores(scores, is_member, [3, 30, 31])
-    parts = [
-        getattr(part, side) for part in split for side in ("member_scores", "nonmember_scores")
-    ]
-    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.sort(scores, axis=None))
-    single = canary_scores(scores[0], is_member[0], np.arange(25))
-    assert single.canaries.num_members == is_member[0, :25].sum()
-
-
 def memorise(x, y, classes):
     """Logits of a ridge regression on random features, enough of them to learn every label."""
     rng = np.random.default_rng(1)
@@ -217,10 +194,12 @@ def test_a_model_that_memorises_betrays_canaries_more_than_the_rest(kind):
         model = memorise(planted.x[members], planted.y[members], 4)
         scores.append(-losses(model(planted.x), planted.y))
         is_member.append(members)
-    split = canary_scores(scores, is_member, planted.indices)
-    assert split.canaries.auc() > split.population.auc() + 0.1
+    found = ShadowScores(scores=np.stack(scores), is_member=np.stack(is_member))
+    canaries = found.pooled(planted.indices)
+    population = found.pooled(np.setdiff1d(np.arange(800), planted.indices))
+    assert canaries.auc() > population.auc() + 0.1
     if kind != "near_reference":  # a random label of four is right too often
-        assert split.canaries.tpr_at_fpr(0.01) > split.population.tpr_at_fpr(0.01) + 0.1
+        assert canaries.tpr_at_fpr(0.01) > population.tpr_at_fpr(0.01) + 0.1
 
 
 @pytest.mark.parametrize(
@@ -263,21 +242,3 @@ def test_integers_that_are_no_bits_are_not_perturbed():
     x = np.arange(40).reshape(20, 2)
     with pytest.raises(ValueError, match="cast images to floats"):
         plant_canaries(x, np.arange(20) % 2, count=5, kind="near_reference", reference=x)
-
-
-@pytest.mark.parametrize(
-    ("scores", "is_member", "indices", "message"),
-    [
-        (np.ones((2, 3)), np.ones((2, 4), bool), [0], "of one shape"),
-        (np.ones((2, 3)), np.ones((2, 3)), [0], "boolean `is_member`"),
-        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [3], "positions from 0 to 2"),
-        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [-1], "positions from 0 to 2"),
-        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [True], "positions from 0 to 2"),
-        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [0, 0], "name each canary once"),
-        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [2], "the canaries to be members of some"),
-        (np.ones((2, 3)), np.eye(2, 3, dtype=bool), [0, 1], "the population to be members of some"),
-    ],
-)
-def test_bad_scores(scores, is_member, indices, message):
-    with pytest.raises(ValueError, match=message):
-        canary_scores(scores, is_member, indices)

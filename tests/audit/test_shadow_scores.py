@@ -114,6 +114,23 @@ def test_canaries_are_reported_beside_the_population():
     assert any("40 canaries" in note for note in report.notes)
 
 
+def test_scores_of_some_records_by_hand():
+    scores = ShadowScores(
+        scores=np.array([[5.0, 1, 4, 3], [2, 6, 8, 7]]),
+        is_member=np.array([[True, False, True, False], [False, True, True, False]]),
+    )
+    canaries = scores.pooled(np.array([0, 1]))
+    assert canaries.member_scores.tolist() == [5, 6]
+    assert canaries.nonmember_scores.tolist() == [1, 2]
+    assert scores.target(1, np.array([2, 3])).member_scores.tolist() == [8]
+
+
+@pytest.mark.parametrize("canaries", [[], [-1], [600], [0.5], [True], 3, [[1]]])
+def test_canaries_that_are_no_positions(canaries):
+    with pytest.raises(ValueError, match="`canaries` to be positions of records, 0 to 599"):
+        pipeline().report(("loss",), canaries=canaries)
+
+
 def test_the_most_exposed_records_are_named():
     exposed = [7, 70, 300]
     result = pipeline(models=24, effect=0.0, canaries=exposed).scores("lira").result("lira")
