@@ -108,7 +108,11 @@ def test_figures_are_those_of_the_scores():
     assert result.tpr_at_fpr[0.001] is result.tpr_intervals[0.001] is None
     assert result.advantage == scores.advantage()
     assert result.epsilon_lower_bound == scores.epsilon_lower_bound()
-    assert result.positive_predictive_value == scores.positive_predictive_value(prior=5 / 9)
+
+
+def test_the_positive_predictive_value_counts_the_sides_as_they_are():
+    scores = MembershipScores([1, 1, 1, 0], [1, 0])
+    assert AttackResult.from_scores("loss", scores).positive_predictive_value == 0.75
 
 
 def test_histograms_count_every_sample():
@@ -252,7 +256,8 @@ def test_markdown_has_the_figures_and_shows_names_as_they_are(make_report):
 def test_names_are_shown_literally_on_the_console(make_report):
     report = make_report([1, 2, 3], [1, 2], attack="[red]x[/red]\x1b[31m\n", name="[bold]")
     text = str(report)
-    assert "[red]x[/red]\\x1b[31m\\n" in text
+    row = next(line for line in text.splitlines() if line.startswith("all "))
+    assert row.split()[1] == "[red]x[/red]\\x1b[31m\\n"
     assert "audit of [bold]:" in text
     assert "\x1b" not in text
     console = rich.console.Console(file=io.StringIO(), force_terminal=True, width=200)
