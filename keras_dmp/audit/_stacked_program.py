@@ -1,0 +1,127 @@
+"""One compiled training step for models whose weights are stacked along a new first axis."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class StackedProgram:
+    """The training of several models of one architecture as one TensorFlow program.
+
+    Args:
+        models: Built models of one architecture; the layers of the first are the program.
+        optimizer: A Keras optimizer that works weight by weight; a copy of it is used.
+        loss: A loss that gives one number a batch.
+        data: Samples and labels, tensors like those that will be trained on.
+        compiled: Whether to compile the optimizer, which takes about half a second.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[keras.Model],
+        optimizer: keras.optimizers.Optimizer,
+        loss: keras.losses.Loss,
+        data: tuple,
+        *,
+        compiled: bool,
+    ):
+        self._model, self._loss, self._count = models[0], loss, len(models)
+        self._trainable = [self._stacked(own) for own in self._model.trainable_variables]
+        self._others = [self._stacked(own) for own in self._model.non_trainable_variables]
+        self._optimizer = type(optimizer).from_config(optimizer.get_config())
+        self._optimizer.build(self._trainable)
+        self._fresh_state = [np.array(variable) for variable in self._optimizer.variables]
+        # A dozen passes over all weights are one in XLA; matrix products are slower there.
+        self._update = tf.function(
+            lambda gradients: self._optimizer.apply(gradients, self._trainable),
+            jit_compile=compiled,
+        )
+        self._data_specs = _specs(data)
+        # Steps and samples a step are left open, so that one trace serves them all.
+        batches = tf.TensorSpec([None, self._count, None], tf.int32)
+        self._epoch = tf.function(self._steps, input_signature=(*self._data_specs, batches))
+
+    def fits(self, models: Sequence[keras.Model], data: tuple) -> bool:
+        """Whether these models and data have the shapes of this program."""
+        alike = all(_shapes(model) == _shapes(self._model) for model in models)
+        return alike and _specs(data) == self._data_specs
+
+    def load(self, models: Sequence[keras.Model]) -> None:
+        """Start from the weights of these models, with a fresh optimizer."""
+        for stacked, own in self._pairs(models):
+            stacked.assign(np.stack([np.array(variable) for variable in own]))
+        for variable, value in zip(self._optimizer.variables, self._fresh_state, strict=True):
+            variable.assign(value)
+
+    def store(self, models: Sequence[keras.Model]) -> None:
+        """Give each model its trained weights."""
+        for stacked, own in self._pairs(models):
+            for variable, value in zip(own, np.array(stacked), strict=True):
+                variable.assign(value)
+
+    def run_epoch(self, data: tuple, order: np.ndarray, batch_size: int) -> None:
+        """Pass over the samples of each model once.
+
+        Args:
+            data: All samples, a structure of tensors that the model takes, and their labels.
+            order: Positions of each model's samples in the order of the pass, (models, samples).
+            batch_size: Samples a step; the last step has those that are left.
+        """
+        whole = order.shape[1] - order.shape[1] % batch_size
+        for part, size in ((order[:, :whole], batch_size), (order[:, whole:], None)):
+            if part.size:
+                batches = part.reshape(self._count, -1, size or part.shape[1]).swapaxes(0, 1)
+                self._epoch(*data, tf.constant(batches, tf.int32))
+
+    def _steps(self, x: Any, y: tf.Tensor, batches: tf.Tensor) -> None:
+        for step in tf.range(tf.shape(batches)[0]):
+            samples = keras.tree.map_structure(
+                lambda leaf, rows=batches[step]: tf.gather(leaf, rows), (x, y)
+            )
+            trainable = [tf.convert_to_tensor(variable) for variable in self._trainable]
+            others = [tf.convert_to_tensor(variable) for variable in self._others]
+            with tf.GradientTape() as tape:
+                tape.watch(trainable)
+                losses, others = tf.vectorized_map(
+                    self._loss_of_one, (trainable, others, *samples), fallback_to_while_loop=False
+                )
+            # The sum's gradient: no model's loss depends on another's weights.
+            self._update(tape.gradient(losses, trainable))
+            for variable, value in zip(self._others, others, strict=True):
+                variable.assign(value)
+
+    def _loss_of_one(self, arguments: tuple) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        trainable, others, x, y = arguments
+        outputs, others, penalties = self._model.stateless_call(
+            trainable, others, x, training=True, return_losses=True
+        )
+        return sum(penalties, self._loss(y, outputs)), others
+
+    def _stacked(self, variable: keras.Variable) -> keras.Variable:
+        return keras.Variable(
+            np.zeros((self._count, *variable.shape), variable.dtype),
+            trainable=variable.trainable,
+            name=variable.name,
+        )
+
+    def _pairs(self, models: Sequence[keras.Model]) -> Iterator[tuple[keras.Variable, tuple]]:
+        """Each stacked variable with those of the models that it stands for."""
+        trainable = zip(*(model.trainable_variables for model in models), strict=True)
+        others = zip(*(model.non_trainable_variables for model in models), strict=True)
+        yield from zip(self._trainable, trainable, strict=True)
+        yield from zip(self._others, others, strict=True)
+
+
+def _specs(data: tuple) -> tuple:
+    """Shapes and dtypes with the number of samples left open."""
+    return keras.tree.map_structure(
+        lambda leaf: tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype), data
+    )
+
+
+def _shapes(model: keras.Model) -> list[list[tuple]]:
+    kinds = model.trainable_variables, model.non_trainable_variables
+    return [[(tuple(one.shape), one.dtype) for one in variables] for variables in kinds]
