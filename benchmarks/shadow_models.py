@@ -69,9 +69,8 @@ def make_audit(options):
     x, y = split.members
     num_classes, canaries = 100, None
     if options.canaries:
-        planted = plant_canaries(
-            x, y, count=NUM_CANARIES, kind=options.canaries, reference=split.reference
-        )
+        near = {"reference": split.reference} if options.canaries == "near_reference" else {}
+        planted = plant_canaries(x, y, count=NUM_CANARIES, kind=options.canaries, **near)
         x, y, canaries = planted.x, planted.y, planted.indices
     kinds = ("soft", "hard") if options.canaries else ("soft",)
     directory = options.directory or pathlib.Path("runs") / f"shadow_{options.canaries or 'all'}"
