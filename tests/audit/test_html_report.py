@@ -142,6 +142,14 @@ def test_charts_are_the_reports_numbers():
     assert before[-1, 1] == pytest.approx(y, abs=0.5)
 
 
+def test_curves_step_along_before_they_step_up():
+    """Between two thresholds there is none: a line straight across would promise too much."""
+    scores = MembershipScores(np.zeros(100), np.zeros(100))
+    page = Page(AuditReport.from_scores({"loss": scores}).to_html())
+    path = next(a["d"] for t, a in page.elements if t == "path" and a["class"] == "line s1")
+    assert path == "M52 248L322 248L322 10"
+
+
 def test_most_exposed_can_be_left_out():
     scores = MembershipScores(np.arange(20.0), np.arange(5.0))
     text = Page(AuditReport.from_scores({"loss": scores}, most_exposed=0).to_html()).text
