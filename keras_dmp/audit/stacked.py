@@ -137,7 +137,8 @@ class StackedTrainer:
         Args:
             x: All samples, an array or a structure of arrays.
             y: Their labels.
-            rows: The positions of each model's samples, equally many for each.
+            rows: The positions of each model's samples. Models of equally many are trained at
+                once, others one after the other.
             seeds: The seed of each model, which fixes its initial weights and the order of its
                 samples.
 
@@ -153,11 +154,12 @@ class StackedTrainer:
         _arrays.require_same_length(x, y, "x", "y")
         selections = _checked_rows(rows, len(y))
         seeds = _checked_seeds(seeds, len(selections))
-        models = []
-        for start in range(0, len(seeds), self.group_size):
-            group = slice(start, start + self.group_size)
-            models += self._train_group(x, y, selections[group], seeds[group])
-        return models
+        models: dict[int, keras.Model] = {}
+        for group in _groups([len(mine) for mine in selections], self.group_size):
+            mine = np.stack([selections[model] for model in group])
+            trained = self._train_group(x, y, mine, [seeds[model] for model in group])
+            models.update(zip(group, trained, strict=True))
+        return [models[model] for model in range(len(seeds))]
 
     def _train_group(
         self, x: Any, y: np.ndarray, rows: np.ndarray, seeds: list[int]
@@ -269,23 +271,30 @@ def _checked_loss(loss: Any) -> keras.losses.Loss:
     return loss
 
 
-def _checked_rows(rows: Any, samples: int) -> np.ndarray:
-    """Positions of each model's samples, (models, samples of a model)."""
-    lists = [np.asarray(mine) for mine in rows]
-    sizes = sorted({mine.size for mine in lists})
-    positions = all(mine.ndim == 1 and mine.dtype.kind in "iu" for mine in lists)
-    if not positions or len(sizes) != 1 or sizes == [0]:
-        raise ValueError(
-            "Expected `rows` to be positions of samples, equally many and at least one for each "
-            f"model. Received: {len(lists)} selections of {sizes} samples"
-        )
-    stacked = np.stack(lists)
-    if stacked.min() < 0 or stacked.max() >= samples:
-        raise ValueError(
-            f"Expected `rows` to be positions of samples, 0 to {samples - 1}. Received: positions "
-            f"from {stacked.min()} to {stacked.max()}"
-        )
-    return stacked
+def _groups(sizes: list[int], group_size: int) -> Iterator[list[int]]:
+    """Models to train at once: neighbours, as far as they have equally many samples."""
+    for start in range(0, len(sizes), group_size):
+        alike: dict[int, list[int]] = {}
+        for model in range(start, min(start + group_size, len(sizes))):
+            alike.setdefault(sizes[model], []).append(model)
+        yield from alike.values()
+
+
+def _checked_rows(rows: Any, samples: int) -> list[np.ndarray]:
+    """Positions of each model's samples."""
+    selections = [np.asarray(mine) for mine in rows]
+    for model, mine in enumerate(selections):
+        if mine.ndim != 1 or mine.dtype.kind not in "iu" or not mine.size:
+            raise ValueError(
+                "Expected `rows` to be positions of samples, at least one for each model. "
+                f"Received: {mine.dtype} of shape {mine.shape} for model {model}"
+            )
+        if mine.min() < 0 or mine.max() >= samples:
+            raise ValueError(
+                f"Expected `rows` to be positions of samples, 0 to {samples - 1}. Received: "
+                f"positions from {mine.min()} to {mine.max()} for model {model}"
+            )
+    return selections
 
 
 def _checked_seeds(seeds: Any, models: int) -> list[int]:

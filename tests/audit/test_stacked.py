@@ -118,6 +118,11 @@ def test_a_model_is_the_same_alone_in_a_group_and_again(data):
         nets.assert_same_weights(twin, model.get_weights())
         alone = one(x[mine], y[mine], seed)
         nets.assert_same_weights(alone, model.get_weights(), atol=1e-5)
+    # Of different numbers of samples, and in the order of the arguments all the same.
+    shorter = one.train_many(x, y, [rows[0], rows[1][:-8]], seeds[:2])
+    nets.assert_same_weights(shorter[0], models[0].get_weights(), atol=1e-5)
+    alone = one(x[rows[1][:-8]], y[rows[1][:-8]], seeds[1])
+    nets.assert_same_weights(shorter[1], alone.get_weights(), atol=1e-5)
     differences = models[0].get_weights()[0] - models[1].get_weights()[0]
     assert np.abs(differences).max() > 0.1
 
@@ -200,12 +205,9 @@ def test_bad_settings_are_named(settings, error, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"rows": [[0, 1], [2]]},
-            "equally many and at least one .* 2 selections of .1, 2. samples",
-        ),
+        ({"rows": [[0, 1], []]}, r"at least one for each model. .* shape \(0,\) for model 1"),
         ({"rows": [[0.5], [1.0]]}, "Expected `rows` to be positions of samples"),
-        ({"rows": [[0], [160]]}, "positions of samples, 0 to 159. Received: positions from 0 to"),
+        ({"rows": [[0], [160]]}, "of samples, 0 to 159. Received: positions from 160"),
         ({"seeds": [1]}, "Expected `seeds` to be one for each of the 2 selections"),
         ({"seeds": [1, -1]}, "Expected `seeds` to be a whole number of at least 0"),
         ({"y": np.zeros(3, int)}, "Expected `x` and `y` to have as many samples"),
