@@ -95,10 +95,10 @@ def test_automatic_strength_does_not_look_at_memberships(caplog):
     assert strengths[0] == pytest.approx(strengths[1], rel=0.15)
 
 
-def test_automatic_strength_keeps_nine_answers_of_ten():
+def test_automatic_strength_keeps_85_percent_of_the_answers():
     samples = at_distance(0.7, 500), (at_distance(0.7, 500)[0] + 1e-5, np.ones(500, dtype=int))
     scores = label_only_attack(sign, *samples, num_queries=200, seed=0)
-    assert both(scores).mean() - 1 == pytest.approx(0.9, abs=0.03)
+    assert both(scores).mean() - 1 == pytest.approx(0.85, abs=0.03)
 
 
 def test_same_seed_gives_the_same_scores_in_batches_of_any_size():

@@ -1,0 +1,266 @@
+"""The audit of the reference set: was a sample among those that taught the student?"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dmp import _arrays, _forward, _heads, _inputs, _numerics, _validate
+from keras_dmp._reference_data import reference_arrays
+from keras_dmp.audit import _sides, scores
+from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.report import AuditReport, versions
+from keras_dmp.reference import EntropyReferenceSelector
+
+_LABELLED = ("loss", "modified_entropy", "correctness", "scaled_logit")
+_LEAST = 2
+_CHUNK_ROWS = 16_384
+
+_MEANING = (
+    "members are the samples of the reference here, nonmembers are samples that did not teach the "
+    "student"
+)
+_UNFAIR = (
+    "the nonmembers were not selected as the reference was: where low entropy chose the reference, "
+    "the figures show what was chosen and not only what was learned; pass the teacher for a fair "
+    "comparison"
+)
+_OWNER = (
+    "distillation_loss compares the student with the teacher, which no outsider has: the owner's "
+    "upper limit"
+)
+
+
+def audit_reference(
+    student: keras.Model,
+    reference: Any,
+    nonreference: Any,
+    *,
+    teacher: keras.Model | None = None,
+    labels: tuple[Any, Any] | None = None,
+    from_logits: bool | None = None,
+    name: str | None = None,
+    batch_size: int | None = None,
+    verbose: int = 0,
+) -> AuditReport:
+    """Attack a distilled student: which samples were in its reference set?
+
+    Who gives reference data is exposed by the student too (Shejwalkar & Houmansadr, AAAI 2021,
+    Table 10). The reference has no labels, so the attacks need none: confidence, entropy, and
+    the lead of the predicted class over the next, all on the student's outputs.
+
+    The trap is the selection. Reference samples were chosen because the teacher is sure of them,
+    so that a student that has never seen them is surer of them too than of others: an attack
+    tells them from samples at large without any trace of training. With the `teacher`, only
+    those of `nonreference` are compared that the same rule would have chosen: with a selector,
+    by its order and by class if it balances classes; else entropy at most the reference's
+    highest. The notes give the AUC of the teacher's entropy itself, which is 0.5 where the
+    comparison is fair, and say so where there is none.
+
+    Args:
+        student: The released student, a classifier with one output. It is not changed.
+        reference: The samples that taught it, arrays or a dataset, or the
+            `EntropyReferenceSelector` that has chosen them. Labels in a dataset are ignored.
+        nonreference: Samples of the pool's distribution that neither student nor teacher has
+            seen, such as a held-out part of the pool, in the same forms.
+        teacher: The teacher that the reference was selected by. Defaults to `None`: all of
+            `nonreference` is compared, and the notes warn. With it the report also has
+            `"distillation_loss"`, how closely the student follows the teacher.
+        labels: True classes (of `reference`, of `nonreference`), where they are known. They add
+            the attacks that need them: loss, modified entropy, correctness, scaled logit.
+        from_logits: Whether the models return logits. Defaults to `None`: read from their loss,
+            their last activation and their outputs.
+        name: What is audited, for the report.
+        batch_size: Samples a forward call. Defaults to the largest that pays.
+        verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
+
+    Returns:
+        An `AuditReport` whose members are the reference samples.
+
+    Raises:
+        TypeError: If `student` or `teacher` are no models.
+        ValueError: For samples or labels that do not fit the models or each other, that are on
+            both sides, or of which the rule would have chosen fewer than two; for a selector
+            that has not chosen yet.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> def net():
+    ...     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> teacher, student, pool = net(), net(), rng.normal(size=(80, 4))
+    >>> selector = EntropyReferenceSelector(size=20)
+    >>> _ = selector.select(teacher, pool[:40])
+    >>> report = audit_reference(student, selector, pool[40:], teacher=teacher)
+    >>> report.attacks
+    ('confidence', 'entropy', 'predicted_margin', 'distillation_loss')
+    """
+    for model, argument in ((student, "student"), (teacher, "teacher")):
+        if model is not None or argument == "student":
+            _heads.require_model(model, argument)
+    _validate.one_of((0, 1), verbose=verbose)
+    if batch_size is not None:
+        _validate.integer_at_least(1, batch_size=batch_size)
+    selector = reference if isinstance(reference, EntropyReferenceSelector) else None
+    samples = _samples(student, reference, nonreference, selector)
+    classes = _checked_labels(labels, samples, _sides.num_classes(student))
+
+    predict = {"batch_size": batch_size, "verbose": bool(verbose)}
+    notes = [_MEANING]
+    theirs = None
+    if teacher is None:
+        notes.append(_UNFAIR)
+    else:
+        theirs = [_forward.predict(teacher, x, **predict) for x in samples]
+        kind = _kind(teacher, "teacher", theirs, from_logits)
+        kept, note = _as_selected(theirs, kind, selector)
+        notes += [note, _OWNER]
+        samples[1] = _arrays.take(samples[1], kept)
+        theirs = [_log_probabilities(side, kind) for side in (theirs[0], theirs[1][kept])]
+        classes = None if classes is None else [classes[0], classes[1][kept]]
+
+    outputs = [_forward.predict(student, x, **predict) for x in samples]
+    kind = _kind(student, "student", outputs, from_logits)
+    found = _attacks(outputs, kind, classes)
+    if theirs is not None:
+        own = [_log_probabilities(side, kind) for side in outputs]
+        found["distillation_loss"] = MembershipScores(*map(_closeness, theirs, own))
+    return AuditReport.from_scores(
+        found,
+        name=name,
+        num_classes=kind.num_classes,
+        notes=tuple(notes),
+        provenance=versions("keras", "tensorflow"),
+        **_facts(found),
+    )
+
+
+def _samples(
+    student: keras.Model,
+    reference: Any,
+    nonreference: Any,
+    selector: EntropyReferenceSelector | None,
+) -> list[Any]:
+    """Both sides as arrays that the student takes and that share no record."""
+    if selector is not None:
+        if selector.reference is None:
+            raise ValueError(
+                "Expected `reference` to be a selector that has chosen. Received: a selector "
+                "before `fit` or `select`"
+            )
+        reference = selector.reference
+    samples = [
+        reference_arrays(x, argument, student)
+        for x, argument in ((reference, "reference"), (nonreference, "nonreference"))
+    ]
+    _inputs.require_alike(samples[1], samples[0], "nonreference", "reference")
+    digests = [_sides.digests(x, student) for x in samples]
+    shared = int(np.isin(digests[1], digests[0]).sum())
+    if shared:
+        raise ValueError(
+            "Expected `reference` and `nonreference` to share no records. Received: "
+            f"{shared} of {len(digests[1])} nonreference samples that are in the reference"
+        )
+    return samples
+
+
+def _checked_labels(
+    labels: Any, samples: list[Any], num_classes: int | None
+) -> list[np.ndarray] | None:
+    if labels is None:
+        return None
+    if not isinstance(labels, tuple | list) or len(labels) != 2:
+        raise ValueError(
+            "Expected `labels` to be a pair: classes of `reference`, classes of `nonreference`. "
+            f"Received: {type(labels).__name__}"
+        )
+    checked = []
+    for x, y, argument in zip(samples, labels, ("reference", "nonreference"), strict=True):
+        checked.append(_sides.labels(y, num_classes, argument))
+        _sides.require_paired(_arrays.num_samples(x), len(checked[-1]), argument)
+    return checked
+
+
+def _kind(
+    model: keras.Model, name: str, outputs: list[np.ndarray], from_logits: bool | None
+) -> _heads.OutputKind:
+    for side in outputs:
+        kind = _heads.resolve_output_kind(model, name, from_logits=from_logits, outputs=side)
+        _heads.require_outputs(side, kind, f"{name} outputs")
+    return kind
+
+
+def _as_selected(
+    outputs: list[np.ndarray], kind: _heads.OutputKind, selector: EntropyReferenceSelector | None
+) -> tuple[np.ndarray, str]:
+    """Positions of the nonreference samples that the rule would have chosen, and a note.
+
+    Args:
+        outputs: The teacher's for the reference and for all nonreference samples.
+        kind: What they are.
+        selector: Whose rule it is; without one the rule is the lowest entropy.
+    """
+    entropies = [_numerics.prediction_entropy(o, from_logits=kind.from_logits) for o in outputs]
+    # Groups within which entropy chose: all samples, or those of one predicted class.
+    groups = [np.zeros(len(side), dtype=np.int64) for side in outputs]
+    if selector is not None and selector.balance_classes:
+        groups = [_numerics.predicted_classes(o, from_logits=kind.from_logits) for o in outputs]
+    order = "lowest" if selector is None else selector.order
+    sign = {"lowest": 1, "highest": -1, "random": 0}[order]
+    furthest = np.full(kind.num_classes, -np.inf)
+    np.maximum.at(furthest, groups[0], sign * entropies[0])
+    kept = np.flatnonzero(sign * entropies[1] <= furthest[groups[1]])
+    if len(kept) < _LEAST:
+        raise ValueError(
+            f"Expected `nonreference` to have at least {_LEAST} samples that selection by the "
+            f"teacher would have chosen. Received: {len(kept)} of {len(outputs[1])}; give more "
+            "samples of the pool's distribution"
+        )
+    by_selection = MembershipScores(-entropies[0], -entropies[1][kept]).auc()
+    rule = {"lowest": "low", "highest": "high", "random": "any"}[order]
+    return kept, (
+        f"nonmembers are the {len(kept):,} of {len(outputs[1]):,} samples whose entropy under the "
+        f"teacher is {rule} enough for the reference; by that entropy alone they are told apart "
+        f"with an AUC of {by_selection:.3f} (0.5 where the comparison is fair)"
+    )
+
+
+def _attacks(
+    outputs: list[np.ndarray], kind: _heads.OutputKind, classes: list[np.ndarray] | None
+) -> dict[str, MembershipScores]:
+    by_logits = {"from_logits": kind.from_logits}
+    predicted = [_numerics.predicted_classes(side, **by_logits) for side in outputs]
+    wanted = {
+        "confidence": (scores.confidence_scores, predicted),
+        "entropy": (scores.entropy_scores, predicted),
+        "predicted_margin": (scores.margin_scores, predicted),
+    }
+    if classes is not None:
+        wanted |= {attack: (scores.SCORES[attack], classes) for attack in _LABELLED}
+    return {
+        attack: MembershipScores(
+            *(score(o, y, **by_logits) for o, y in zip(outputs, labels, strict=True))
+        )
+        for attack, (score, labels) in wanted.items()
+    }
+
+
+def _facts(found: dict[str, MembershipScores]) -> dict[str, float]:
+    """Accuracy and loss of the student on both sides, where there are labels."""
+    if "loss" not in found:
+        return {}
+    return {
+        "member_accuracy": float(found["correctness"].member_scores.mean()),
+        "nonmember_accuracy": float(found["correctness"].nonmember_scores.mean()),
+        "member_loss": -float(found["loss"].member_scores.mean()),
+        "nonmember_loss": -float(found["loss"].nonmember_scores.mean()),
+    }
+
+
+def _log_probabilities(outputs: np.ndarray, kind: _heads.OutputKind) -> np.ndarray:
+    return _numerics.log_probabilities(outputs, from_logits=kind.from_logits)
+
+
+def _closeness(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """Minus KL(teacher || student) of log probabilities, (samples,), in nats."""
+    return -np.sum(np.exp(teacher) * (teacher - student), axis=1)
