@@ -12,8 +12,12 @@ from keras_dmp._resident import ResidentBatches
 from keras_dmp.audit._white_box_features import DenseGradients
 from keras_dmp.audit.scores import loss_and_entropy, scaled_logits
 
+# Rows worked on at a time: the float64 working copies stay small.
+_CHUNK_ROWS = 16_384
 _UNITS = 64
 _DROPOUT = 0.2
+# Of so few numbers, such as the loss, none can be dropped without harm.
+_FEW = 8
 _LEARNING_RATE = 1e-3
 _PATIENCE = 5
 # Beyond this many standard deviations a value says no more.
@@ -30,11 +34,14 @@ def output_evidence(
         labels: Classes, (samples,), int64.
         from_logits: Whether the outputs are logits.
     """
-    log_p = _numerics.log_probabilities(outputs, from_logits=from_logits)
+    log_p = np.empty((len(outputs), max(2, outputs.shape[1])), dtype=np.float32)
+    for start in range(0, len(outputs), _CHUNK_ROWS):
+        rows = slice(start, start + _CHUNK_ROWS)
+        log_p[rows] = _numerics.log_probabilities(outputs[rows], from_logits=from_logits)
     loss, entropy = loss_and_entropy(outputs, labels, from_logits=from_logits)
     log_odds = scaled_logits(outputs, labels, from_logits=from_logits)
     return {
-        "outputs": log_p.astype(np.float32),
+        "outputs": log_p,
         "label": labels[:, None],
         "loss": np.stack([log_odds, loss, entropy], axis=1).astype(np.float32),
     }
@@ -143,6 +150,8 @@ def _network(
 
 
 def _dropout(tensor: Any, rng: np.random.Generator) -> Any:
+    if tensor.shape[1] <= _FEW:
+        return tensor
     return layers.Dropout(_DROPOUT, seed=_seed(rng), dtype="float32")(tensor)
 
 
