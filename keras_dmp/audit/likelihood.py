@@ -129,7 +129,7 @@ def lira_leave_one_out(
     scores = np.empty(is_member.shape)
     for model, opposite in enumerate(_last_opposite(is_member)):
         values, members = shadow[model], is_member[model]
-        other = shadow[opposite, np.arange(len(members))]
+        other = shadow[opposite, np.arange(len(members))] if balanced else values
         fits = [
             side and side.fit_without(np.where(mine[:, None], values, other), mine | balanced)
             for side, mine in ((inside, members), (outside, ~members))
