@@ -112,6 +112,25 @@ def test_scores_of_a_saturated_head_are_finite_and_ordered(name, dtype):
     assert (np.diff(scores) > 0).all()
 
 
+@pytest.mark.parametrize("gap", [10.0, 40.0, 300.0])
+def test_scores_keep_their_digits_where_a_probability_rounds_to_one(gap):
+    rest = np.exp(-gap) / (1 + np.exp(-gap))
+    entropy = -(1 - rest) * np.log1p(-rest) - rest * np.log(rest)
+    modified = -rest * np.log1p(-rest) - rest * np.log1p(-rest)
+    expected = {
+        "loss": np.log1p(-rest),
+        "confidence": np.log1p(-rest),
+        "margin": gap,
+        "entropy": -entropy,
+        "modified_entropy": -modified,
+        "correctness": 1.0,
+        "scaled_logit": gap,
+    }
+    for name, score in SCORES.items():
+        value = score(np.array([[gap, 0.0]]), np.array([0]), from_logits=True)[0]
+        assert value == pytest.approx(expected[name], rel=1e-12, abs=0), name
+
+
 def test_scaled_logits_are_exact_at_any_size():
     for size in (60.0, 1_000.0, 1e30):
         outputs = np.array([[size, 0.0], [size, 0.0]])

@@ -27,11 +27,12 @@ def test_thresholds_are_the_best_of_each_class():
         assert threshold == pytest.approx(4 * label + 0.5, abs=0.6)
 
 
-def test_a_rare_class_has_the_threshold_of_all():
-    scores = MembershipScores(np.append(np.full(50, 3.0), 100.0), np.full(50, 1.0))
-    members = np.append(np.zeros(50, int), 2)
-    thresholds = class_thresholds(scores, members, np.zeros(50, int))
-    assert thresholds.tolist() == [2.0, 2.0, 2.0]
+@pytest.mark.parametrize(("rare", "expected"), [(9, 2.0), (10, 99.5)])
+def test_a_rare_class_has_the_threshold_of_all(rare, expected):
+    # Class 1 is empty; of class 2 there are nine or ten a side, all of them far above.
+    scores = MembershipScores([3.0] * 50 + [100.0] * rare, [1.0] * 50 + [99.0] * rare)
+    labels = np.repeat([0, 2], [50, rare])
+    assert class_thresholds(scores, labels, labels).tolist() == [2.0, 2.0, expected]
 
 
 def test_they_find_what_one_threshold_misses():

@@ -58,6 +58,11 @@ def test_advantage_is_the_largest_gap_of_rates(scores):
     assert scores.advantage() == pytest.approx(np.abs(tpr - fpr).max(), abs=1e-12)
 
 
+def test_advantage_is_that_of_the_turned_attack(scores):
+    turned = MembershipScores(-scores.member_scores, -scores.nonmember_scores)
+    assert turned.advantage() == pytest.approx(scores.advantage(), abs=1e-12)
+
+
 @pytest.mark.parametrize("fpr", [0.01, 0.1, 0.5, 1.0])
 def test_tpr_at_fpr_is_the_best_allowed_threshold(scores, fpr):
     tpr, alarms = rates_by_hand(scores)
@@ -183,6 +188,42 @@ def test_a_tpr_at_the_edge_of_resolution_has_no_lower_end():
     assert scores.tpr_at_fpr(0.01, interval=True).low > 0.99
 
 
+# Ends by their formulas.
+
+
+def test_advantage_interval_is_a_band_below_and_a_score_interval_above(scores):
+    interval = scores.advantage(interval=True)
+    size = 1 / scores.num_members + 1 / scores.num_nonmembers
+    # Kolmogorov's distribution at 97.5 %.
+    assert interval.low == pytest.approx(
+        max(0, interval.value - 1.480208 * np.sqrt(size)), abs=1e-5
+    )
+    spread = np.sqrt(size * (1 - interval.high**2) / 4)
+    assert interval.high - interval.value == pytest.approx(1.959964 * spread, abs=1e-5)
+
+
+def test_balanced_accuracy_interval_joins_two_exact_ones():
+    interval = MembershipScores(np.ones(40), np.zeros(60)).balanced_accuracy(interval=True)
+    # Clopper & Pearson's lower end for 20 of 20 and 30 of 30.
+    missing = np.array([1 - 0.025 ** (1 / 20), 1 - 0.025 ** (1 / 30)])
+    assert (interval.value, interval.high) == (1.0, 1.0)
+    assert interval.low == pytest.approx(1 - np.sqrt((missing**2).sum()) / 2)
+
+
+def test_tpr_interval_follows_threshold_and_members():
+    # A bootstrap over both sides agrees where no count is small.
+    scores, rng = draw(size=2_000, shift=1.0), np.random.default_rng(0)
+    resampled = [
+        MembershipScores(
+            rng.choice(scores.member_scores, 2_000), rng.choice(scores.nonmember_scores, 2_020)
+        ).tpr_at_fpr(0.2)
+        for _ in range(800)
+    ]
+    interval = scores.tpr_at_fpr(0.2, interval=True, confidence=0.9)
+    low, high = np.quantile(resampled, [0.05, 0.95])
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.008)
+
+
 # Coverage where the truth is known.
 
 TRUTHS = {
@@ -257,6 +298,12 @@ def test_privacy_risk_rises_with_the_score_and_is_never_certain(scores):
     order = np.argsort(np.concatenate([scores.member_scores, scores.nonmember_scores]))
     assert (np.diff(risk[order]) >= 0).all()
     assert 0 < risk.min() < 0.5 < risk.max() < 1
+
+
+def test_privacy_risk_adds_one_sample_of_each_side():
+    members, nonmembers = MembershipScores(np.ones(20), np.zeros(20)).privacy_risk()
+    np.testing.assert_allclose(members, 21 / 22)
+    np.testing.assert_allclose(nonmembers, 1 / 22)
 
 
 def test_privacy_risk_finds_the_few_exposed():
