@@ -27,6 +27,17 @@ class NetworkAttackResult:
         member_indices: Positions of the scored members in `members`, ascending, (members,).
         nonmember_indices: Positions of the scored nonmembers in `nonmembers`, ascending.
         seed: Seed that repeats the attack.
+
+    Example:
+    >>> import numpy as np
+    >>> result = NetworkAttackResult(
+    ...     scores=MembershipScores([2.0, 1.0], [0.0, -1.0]),
+    ...     member_indices=np.array([0, 3]),
+    ...     nonmember_indices=np.array([1, 2]),
+    ...     seed=0,
+    ... )
+    >>> result.scores.auc()
+    1.0
     """
 
     scores: MembershipScores
