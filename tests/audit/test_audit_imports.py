@@ -12,13 +12,36 @@ def run(code):
 
 
 # These work on outputs of any framework, and on Pythons for which TF-Privacy is not made.
-LIGHT = (
-    "AttackResult AuditComparison AuditReport Check Interval Limits MembershipScores RocCurve "
-    "ScoreHistogram ShadowScores ShadowStatistics Verdict class_thresholds compare_audits "
-    "confidence_scores correctness_scores entropy_scores judge less_class_thresholds lira "
-    "lira_leave_one_out loss_scores margin_scores modified_entropy_scores plot_rocs rmia "
-    "rmia_leave_one_out scaled_logits"
-).split()
+LIGHT = [
+    "AttackResult",
+    "AuditComparison",
+    "AuditReport",
+    "Check",
+    "Interval",
+    "Limits",
+    "MembershipScores",
+    "RocCurve",
+    "ScoreHistogram",
+    "ShadowScores",
+    "ShadowStatistics",
+    "Verdict",
+    "class_thresholds",
+    "compare_audits",
+    "confidence_scores",
+    "correctness_scores",
+    "entropy_scores",
+    "judge",
+    "less_class_thresholds",
+    "lira",
+    "lira_leave_one_out",
+    "loss_scores",
+    "margin_scores",
+    "modified_entropy_scores",
+    "plot_rocs",
+    "rmia",
+    "rmia_leave_one_out",
+    "scaled_logits",
+]
 # These take a Keras model or make one.
 NEED_KERAS = {
     "Canaries",
