@@ -420,7 +420,7 @@ def test_nothing_heavy_is_imported():
     code = """
 import sys
 from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit import class_thresholds, scores
+from keras_dmp.audit import per_class, scores
 figures = MembershipScores([2.0, 1.0, 3.0] * 9, [0.0, 1.0] * 9)
 figures.auc(interval=True), figures.epsilon_lower_bound(), figures.privacy_risk()
 print([name for name in ("tensorflow", "keras", "sklearn", "scipy.stats") if name in sys.modules])

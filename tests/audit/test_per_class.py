@@ -1,8 +1,11 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from keras_dmp.audit.class_thresholds import class_thresholds, less_class_thresholds
 from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.per_class import class_thresholds, less_class_thresholds
 
 
 def draw(size=400, classes=3, gap=1.0, spread=4.0, seed=0):
@@ -103,3 +106,12 @@ def test_a_class_of_one_half_only_is_no_error():
 def test_what_cannot_be_used(call, message):
     with pytest.raises(ValueError, match=f"Expected .*{message}"):
         call(*draw())
+
+
+def test_the_public_name_is_the_function_whatever_was_loaded_before():
+    code = (
+        "import keras_dmp.audit as audit; audit.less_class_thresholds; "
+        "print(type(audit.class_thresholds).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "function"
