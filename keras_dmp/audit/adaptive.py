@@ -33,8 +33,9 @@ def adaptive_attack(
 ) -> NetworkAttackResult:
     """Attack a student by what its public pool tells about it.
 
-    The attacker of Shejwalkar & Houmansadr (AAAI 2021) who knows the defence: the pool of
-    reference samples is public, and low entropy chose among them. The teacher is not public, so
+    The adaptive attacker of Shejwalkar & Houmansadr (AAAI 2021) knows the defence: the pool of
+    reference samples is public, and low entropy chose among them. What this one makes of it is
+    this library's own, after the difficulty calibration of Watson et al. (ICLR 2022). The teacher is not public, so
     the attacker takes the `size` samples of the pool on which the student itself has the lowest
     entropy for the reference. Of each sample z the attacker sees the student's log odds of its
     label, the entropy of the student's prediction and its rank among those on the pool, the

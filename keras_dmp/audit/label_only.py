@@ -55,7 +55,8 @@ def label_only_attack(
         model: A trained classifier, of which only the most probable class is used, or any
             callable that takes samples as `members` has them and returns classes (n,).
         members: Training samples of the model: a tuple (x, y) of arrays, or a `tf.data.Dataset`
-            or `keras.utils.PyDataset` that yields such batches, read batch by batch.
+            or `keras.utils.PyDataset` that yields such batches, read batch by batch, the first one
+            twice with `"auto"`.
         nonmembers: Samples that the model was not trained on, in the same forms.
         perturbation: `"noise"` adds Gaussian noise to numbers, `"flip"` flips binary features
             at random, `"shift"` moves images by whole pixels, `"shift_and_mirror"` also turns
