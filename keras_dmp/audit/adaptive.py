@@ -35,14 +35,15 @@ def adaptive_attack(
 
     The adaptive attacker of Shejwalkar & Houmansadr (AAAI 2021) knows the defence: the pool of
     reference samples is public, and low entropy chose among them. What this one makes of it is
-    this library's own, after the difficulty calibration of Watson et al. (ICLR 2022). The teacher is not public, so
-    the attacker takes the `size` samples of the pool on which the student itself has the lowest
-    entropy for the reference. Of each sample z the attacker sees the student's log odds of its
-    label, the entropy of the student's prediction and its rank among those on the pool, the
-    distance from z to its nearest neighbours in that reference, the student's log odds of the
-    label of z on these neighbours, and how far z is ahead of them: what the neighbours explain
-    is difficulty, the rest may be membership. A logistic regression on these and their squares is
-    fitted to half of the members and as many nonmembers; the rest is scored.
+    this library's own, after the difficulty calibration of Watson et al. (ICLR 2022). The teacher
+    is not public, so the attacker takes the `size` samples of the pool on which the student
+    itself has the lowest entropy for the reference. Of each sample z the attacker sees the
+    student's log odds of its label, the entropy of the student's prediction and its rank among
+    those on the pool, the distance from z to its nearest neighbours in that reference, the
+    student's log odds of the label of z on these neighbours, and how far z is ahead of them: what
+    the neighbours explain is difficulty, the rest may be membership. A logistic regression on
+    these and their squares is fitted to half of the members and as many nonmembers; the rest is
+    scored.
 
     Compare it with the loss attack on the same samples, those of `member_indices` and
     `nonmember_indices`. It needs no model of the attacker's own: shadow models that repeat the
