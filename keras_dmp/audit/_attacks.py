@@ -106,6 +106,19 @@ ATTACKS = {
         sees="Trains models of the same kind without each record, and compares its likelihood "
         "with other records'.",
     ),
+    "adaptive": Attack(
+        engine="elsewhere",
+        sees="Has the public pool too, and compares a sample with low-entropy ones near it.",
+    ),
+    "predicted_margin": Attack(
+        engine="elsewhere",
+        sees="Sees how far the predicted class is ahead of the next one, no label; far means "
+        "member.",
+    ),
+    "distillation_loss": Attack(
+        engine="elsewhere",
+        sees="Compares the student with its teacher, which no outsider has; close means member.",
+    ),
 }
 _UNKNOWN = "An attack made elsewhere and added under this name."
 

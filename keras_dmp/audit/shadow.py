@@ -74,10 +74,11 @@ class ShadowAudit:
     ...     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     ...     model.fit(x, y, verbose=0)
     ...     return model
-    >>> directory = tempfile.TemporaryDirectory()
-    >>> audit = ShadowAudit(train, x, y, num_shadow_models=6, directory=directory.name)
-    >>> audit.run(verbose=0).scores("lira").num_targets
-    6
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     audit = ShadowAudit(train, x, y, num_shadow_models=6, directory=directory)
+    ...     scores = audit.run(verbose=0).scores("lira_fixed")
+    >>> scores.num_targets, scores.scores.shape
+    (6, (6, 60))
     """
 
     def __init__(
@@ -259,16 +260,21 @@ class ShadowAudit:
             "seed": self.seed,
             "queries": len(self._queries),
             "repeated": int(self._repeats.sum()) - self.num_records,
+            # Models that are trained together are the same but for rounding alone.
+            "group_size": self._group_size,
             "config": dict(config or {}),
         }
+
+    @property
+    def _group_size(self) -> int:
+        return self._train_fn.group_size if _trains_many(self._train_fn) else 1
 
     def _read(self, job: int) -> Job | None:
         return self._jobs.read(job, (self.num_records, 1 + len(self._queries)))
 
     def _groups(self) -> list[range]:
         """Jobs that are trained together: always the same, as rounding depends on the company."""
-        size = self._train_fn.group_size if _trains_many(self._train_fn) else 1
-        last = self.num_shadow_models
+        size, last = self._group_size, self.num_shadow_models
         return [range(start, min(start + size, last)) for start in range(0, last, size)]
 
     def _train(self, jobs: range) -> Iterable[dict[str, keras.Model]]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_dmp.audit.shadow import ShadowAudit
+from keras_dmp.audit.stacked import StackedTrainer
 
 CLASSES, FEATURES, MODELS = 3, 6, 6
 # What a process of its own trains: it is killed, and it shares the work with others.
@@ -197,6 +198,27 @@ def test_groups_are_the_same_whatever_is_missing_and_whoever_trains(tmp_path):
     quiet(audit_in(tmp_path / "whole", again))
     assert again.calls == [3]
     assert files(tmp_path / "whole") == whole
+    with pytest.raises(ValueError, match="group_size is 3 there and 1 here"):
+        audit_in(tmp_path / "whole")
+
+
+def test_stacked_training_is_a_train_fn(tmp_path):
+    def build():
+        return keras.Sequential(
+            [keras.Input((FEATURES,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(CLASSES)]
+        )
+
+    trainer = StackedTrainer(build, optimizer=keras.optimizers.Adam(0.02), epochs=30, batch_size=8)
+    audit = quiet(audit_in(tmp_path, trainer, num_shadow_models=12))
+    found = audit.statistics()
+    half = np.flatnonzero(audit.is_member(3))
+    x, y = records()
+    (alone,) = trainer.train_many(x, y, [half], [_seed_of(3)])
+    outputs = alone.predict(x, verbose=0).astype("float64")
+    p = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+    mine = p[np.arange(len(y)), y]
+    np.testing.assert_allclose(found.scaled_logits[3, :, 0], np.log(mine / (1 - mine)), atol=1e-2)
+    assert audit.scores("lira_fixed").pooled().auc() > 0.7
 
 
 def test_two_processes_on_one_shard(tmp_path):
