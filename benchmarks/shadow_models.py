@@ -6,7 +6,7 @@
     python benchmarks/shadow_models.py --models 64 --table         # only reads what was trained
 
 Each run draws 10,000 of 20,000 records as members, trains a teacher on them (the undefended model),
-chooses 10,000 of 31,000 public records by its entropy and trains a student on its soft labels, and
+chooses 10,000 of 31,534 public records by its entropy and trains a student on its soft labels, and
 with canaries a second one on its hard labels. Killed, it goes on where it was.
 """
 
@@ -25,6 +25,7 @@ from keras_dmp.audit import ShadowAudit, compare_audits, plant_canaries
 RECORDS, REFERENCE, BATCH_SIZE = 20_000, 10_000, 128
 TEACHER_EPOCHS, STUDENT_EPOCHS = 15, 20
 NUM_CANARIES = 1_000
+KINDS = ("mislabelled", "duplicates", "near_reference", "outliers")
 ATTACKS = ("loss", "lira", "lira_fixed", "lira_offline", "rmia", "rmia_offline")
 
 
@@ -67,11 +68,11 @@ def make_audit(options):
     x, y = datasets.load("grocery_baskets")
     split = keras_dmp.split_private(x, y, RECORDS, 2)
     x, y = split.members
-    num_classes, canaries = 100, None
+    num_classes, repeats, canaries = 100, None, None
     if options.canaries:
         near = {"reference": split.reference} if options.canaries == "near_reference" else {}
         planted = plant_canaries(x, y, count=NUM_CANARIES, kind=options.canaries, **near)
-        x, y, canaries = planted.x, planted.y, planted.indices
+        x, y, repeats, canaries = planted.x, planted.y, planted.repeats, planted.indices
     kinds = ("soft", "hard") if options.canaries else ("soft",)
     directory = options.directory or pathlib.Path("runs") / f"shadow_{options.canaries or 'all'}"
     audit = ShadowAudit(
@@ -79,6 +80,7 @@ def make_audit(options):
         x,
         y,
         num_shadow_models=options.models,
+        repeats=repeats,
         directory=directory,
         config={
             "teacher_epochs": TEACHER_EPOCHS,
@@ -91,15 +93,39 @@ def make_audit(options):
     return audit, canaries, ["undefended", *(f"dmp_{kind}" for kind in kinds)]
 
 
+def show(reports):
+    """Print a row of Markdown for each model, attack and slice, with 95 % intervals."""
+    print("| model | test accuracy | attack | records | AUC | TPR at 1 % FPR | TPR at 0.1 % FPR |")
+    print("|---|---|---|---|---|---|---|")
+    for name, report in reports.items():
+        for result in sorted(report.results, key=lambda result: ATTACKS.index(result.attack)):
+            cells = [name, f"{report.nonmember_accuracy:.3f}", result.attack, result.slice]
+            cells.append(f"{result.auc:.3f} {ends(result.auc_interval, 1, '.3f')}")
+            for fpr in (0.01, 0.001):
+                rate, interval = result.tpr_at_fpr[fpr], result.tpr_intervals[fpr]
+                shown = "too few" if rate is None else f"{100 * rate:.2f} % {ends(interval)}"
+                cells.append(shown)
+            print(f"| {' | '.join(cells)} |")
+
+
+def ends(interval, unit=100, digits=".2f"):
+    """Both ends of an interval in brackets, nothing if there is none."""
+    if interval is None:
+        return ""
+    low, high = (format(unit * end, digits) for end in interval)
+    return f"({low}-{high})"
+
+
 def main(arguments=None):
     """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=64)
-    parser.add_argument("--canaries", choices=("mislabelled", "near_reference", "outliers"))
+    parser.add_argument("--canaries", choices=KINDS)
     parser.add_argument("--shard", default="0/1", metavar="I/N")
     parser.add_argument("--directory", type=pathlib.Path)
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--json", type=pathlib.Path, help="where to write the comparison")
+    parser.add_argument("--html", type=pathlib.Path, help="where to write it for people")
     options = parser.parse_args(arguments)
 
     audit, canaries, names = make_audit(options)
@@ -110,10 +136,13 @@ def main(arguments=None):
     reports = {
         name: audit.report(ATTACKS, model=name, canaries=canaries, name=name) for name in names
     }
+    show(reports)
     comparison = compare_audits(reports)
-    print(comparison)
+    print(f"\n{comparison.verdict}")
     if options.json:
         comparison.save(options.json)
+    if options.html:
+        comparison.save_html(options.html)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,18 @@ class Attack:
             in `_model_attacks`, or `"elsewhere"`, as for attacks with shadow models.
         sees: What the attacker sees and does, in one sentence for a reader of reports.
         trained: Whether it trains a classifier on the outputs, by cross-validation.
+        learns: Whether it trains a network on half of the samples.
     """
 
     engine: Literal["tf_privacy", "scores", "model", "elsewhere"]
     sees: str
     trained: bool = False
+    learns: bool = False
 
     @property
     def least(self) -> int:
         """Samples needed on each side."""
-        return _LEAST_TRAINED if self.trained else _LEAST
+        return _LEAST_TRAINED if self.trained or self.learns else _LEAST
 
 
 _LOSS = "Sees the probability of the true class; a low loss means member."
@@ -49,7 +51,7 @@ ATTACKS = {
     "loss": Attack(engine="scores", sees=_LOSS),
     "confidence": Attack(
         engine="scores",
-        sees="Sees the probability of the true class; a high one means member.",
+        sees="Sees the largest probability, no label; a sure answer means member.",
     ),
     "margin": Attack(
         engine="scores",
@@ -72,10 +74,12 @@ ATTACKS = {
     ),
     "black_box": Attack(
         engine="model",
+        learns=True,
         sees="Sees all outputs and the true class, and trains a network on half of the members.",
     ),
     "white_box": Attack(
         engine="model",
+        learns=True,
         sees="Has the weights: sees the last layers' activations and gradients too, and trains a "
         "network on half of the members.",
     ),

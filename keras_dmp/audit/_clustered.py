@@ -13,6 +13,7 @@ from scipy import special
 from keras_dmp.audit._intervals import normal_quantile
 
 _DRAWS = 400
+_FEWEST = 10
 _CONFIDENCE = 0.95
 
 
@@ -55,8 +56,12 @@ class Clusters:
         log_odds = special.logit(auc)
         return float(special.expit(log_odds - reach)), float(special.expit(log_odds + reach))
 
-    def tpr_ends(self, fprs: Iterable[float]) -> dict[float, tuple[float, float]]:
-        """95 % intervals of the TPR at each FPR: percentiles over draws of records."""
+    def tpr_ends(self, fprs: Iterable[float]) -> dict[float, tuple[float, float] | None]:
+        """95 % intervals of the TPR at each FPR: percentiles over draws of records.
+
+        None where fewer than ten records are behind the false alarms allowed: draws of so few
+        say nothing of their rate.
+        """
         fprs = tuple(fprs)
         rng = np.random.default_rng(0)
         drawn = np.empty((_DRAWS, len(fprs)))
@@ -71,7 +76,10 @@ class Clusters:
                 draw[column] = hits[last] / hits[-1] if last >= 0 else 0.0
         tail = (1 - _CONFIDENCE) / 2
         low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
-        return {fpr: (float(a), float(b)) for fpr, a, b in zip(fprs, low, high, strict=True)}
+        return {
+            fpr: (float(a), float(b)) if self._alarmed(fpr) >= _FEWEST else None
+            for fpr, a, b in zip(fprs, low, high, strict=True)
+        }
 
     def most_exposed(self, count: int) -> tuple[tuple[int, float], ...]:
         """Records whose scores as a member lie highest among all scores as a nonmember.
@@ -87,6 +95,11 @@ class Clusters:
         exposure = np.where(times > 0, total / np.maximum(times, 1), -1.0)
         order = np.argsort(-exposure, kind="stable")[:count]
         return tuple((int(row), float(exposure[row])) for row in order if times[row])
+
+    def _alarmed(self, fpr: float) -> int:
+        """Different records among the nonmembers that score highest, up to this FPR."""
+        nonmembers = self._records[~self._members]
+        return len(np.unique(nonmembers[: math.floor(fpr * len(nonmembers) + 1e-9)]))
 
     def _placements(self) -> np.ndarray:
         """Share of the other side below each score, ties half; (scores,), in falling order."""

@@ -19,14 +19,15 @@ def write(path: str | os.PathLike, text: str, *, suffix: str) -> None:
     """
     path = _suffixed(path, suffix)
     _validate.writable_path(path=path)
-    _replace_file(path, text)
+    replace(path, text.encode(), mode=_permissions(path))
 
 
 def write_json(path: str | os.PathLike, values: dict[str, Any]) -> None:
     """Write plain values to a `.json` file, whole or not at all."""
     path = _suffixed(path, ".json")
     _validate.writable_path(path=path)
-    _replace_file(path, json.dumps(values, allow_nan=False, indent=1) + "\n")
+    text = json.dumps(values, allow_nan=False, indent=1) + "\n"
+    replace(path, text.encode(), mode=_permissions(path))
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -72,28 +73,35 @@ def malformed(what: str):
         ) from error
 
 
+def replace(path: pathlib.Path, content: bytes, *, mode: int) -> None:
+    """Write a file beside `path`, onto the disk, and move it there: nobody sees half of it."""
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            os.chmod(file.name, mode)
+            os.replace(file.name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)
+            raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def _suffixed(path: str | os.PathLike, suffix: str) -> pathlib.Path:
     if pathlib.Path(path).suffix != suffix:
         raise ValueError(
             f"Expected `path` to end in {suffix!r}. Received: path={os.fspath(path)!r}"
         )
     return pathlib.Path(path)
-
-
-def _replace_file(path: pathlib.Path, text: str) -> None:
-    """Write a file next to `path` and move it there: no reader ever sees half of it."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            file.write(text)
-            file.close()
-            os.chmod(file.name, _permissions(path))
-            os.replace(file.name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(file.name)
-            raise
 
 
 def _permissions(path: pathlib.Path) -> int:

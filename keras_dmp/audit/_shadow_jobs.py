@@ -11,18 +11,35 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from keras_dmp.audit import _files
+
 _FORMAT = "keras_dmp.shadow_audit"
 _FORMAT_VERSION = 1
 _MANIFEST, _LOCK = "shadow_audit.json", "lock"
-_OWNER_ONLY = 0o700
+_OWNER_ONLY, _OWNER_ONLY_FILE = 0o700, 0o600
+# Locked while the manifest is written; the bytes below are the jobs'.
+_MANIFEST_BYTE = 1 << 40
+
+
+# What NumPy and zipfile raise for one bad byte or another.
+_DAMAGE = (
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,20 +68,23 @@ class JobDirectory:
 
     def __init__(self, path: str | os.PathLike, configuration: dict[str, Any]):
         self.path = pathlib.Path(path)
-        self._configuration = json.loads(json.dumps(configuration))
-        manifest = self.path / _MANIFEST
-        if manifest.exists():
-            self._require_same(manifest)
-            return
-        if self.path.exists() and not _is_free(self.path):
+        self._configuration = json.loads(json.dumps(configuration, allow_nan=False))
+        if self.path.exists() and not _is_ours(self.path):
             raise ValueError(
                 "Expected `directory` to be empty, new or one of an earlier shadow audit. "
                 f"Received: directory={str(path)!r}, which holds something else"
             )
         self.path.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
         self.path.chmod(_OWNER_ONLY)
-        values = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **self._configuration}
-        _write_whole(manifest, json.dumps(values, indent=1).encode())
+        manifest = self.path / _MANIFEST
+        with open(self.path / _LOCK, "ab") as file:
+            # Processes that start together agree on who writes the manifest.
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, _MANIFEST_BYTE)
+            if manifest.exists():
+                self._require_same(manifest)
+                return
+            values = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **self._configuration}
+            _files.replace(manifest, json.dumps(values, indent=1).encode(), mode=_OWNER_ONLY_FILE)
 
     @contextlib.contextmanager
     def owned(self, jobs: Iterable[int]) -> Iterator[None]:
@@ -83,7 +103,7 @@ class JobDirectory:
         return self._file(job).exists()
 
     def read(self, job: int, shape: tuple[int, int]) -> Job | None:
-        """A finished job, None if it is not finished; a damaged file is reported and removed.
+        """A finished job, None if it is not; a damaged file is reported, and counts as none.
 
         Args:
             job: Number of the job.
@@ -91,17 +111,18 @@ class JobDirectory:
         """
         path = self._file(job)
         try:
-            # NumPy leaves a file open that it cannot read, if it has opened it itself.
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return _unpacked({name: arrays[name] for name in arrays.files}, shape)
+            content = io.BytesIO(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        try:
+            with np.load(content, allow_pickle=False) as arrays:
+                return _unpacked({name: arrays[name] for name in arrays.files}, shape)
+        except _DAMAGE as error:
             warnings.warn(
-                f"The shadow model in {path.name} is damaged ({error}); it is trained again",
+                f"The file of shadow model {job}, {path.name}, is damaged ({error}): the model has "
+                "to be trained again, which `run` does",
                 stacklevel=2,
             )
-            path.unlink()
             return None
 
     def write(self, job: int, result: Job) -> None:
@@ -110,7 +131,7 @@ class JobDirectory:
         np.savez(content, **_packed(result))
         for left_behind in path.parent.glob(f".{path.name}.*"):
             left_behind.unlink()
-        _write_whole(path, content.getvalue())
+        _files.replace(path, content.getvalue(), mode=_OWNER_ONLY_FILE)
 
     def _file(self, job: int) -> pathlib.Path:
         return self.path / f"model_{job:05d}.npz"
@@ -148,7 +169,7 @@ class JobDirectory:
         try:
             # One byte a job: shards that overlap only in part are noticed too.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, job)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             raise RuntimeError(
                 f"Shadow model {job} in {str(self.path)!r} is being trained by another process. "
                 "Expected a shard of its own for each process, such as shard=(0, 2) and (1, 2)"
@@ -176,30 +197,11 @@ def _unpacked(arrays: dict[str, np.ndarray], shape: tuple[int, int]) -> Job:
     )
 
 
-def _is_free(path: pathlib.Path) -> bool:
-    """Whether a directory holds nothing but what another process may be writing this moment."""
-    return path.is_dir() and all(
-        entry.name == _LOCK or entry.name.startswith(f".{_MANIFEST}") for entry in path.iterdir()
+def _is_ours(path: pathlib.Path) -> bool:
+    """Whether a directory has a manifest, or nothing but what leads to one."""
+    if not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    return _MANIFEST in names or all(
+        name == _LOCK or name.startswith(f".{_MANIFEST}") for name in names
     )
-
-
-def _write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Write next to `path`, onto the disk, and move there."""
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(file.name)
-            raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -127,8 +127,8 @@ def epsilon_of(result: AttackResult) -> str:
 
 
 def rate_of(rate: float | None) -> str:
-    """A true positive rate to four digits."""
-    return "-" if rate is None else f"{rate:.4f}"
+    """A true positive rate to four digits; a note says how many nonmembers it needs."""
+    return "too few" if rate is None else f"{rate:.4f}"
 
 
 def _line(words: str | None) -> Text | None:

@@ -1,6 +1,7 @@
 """Shadow-model audits: the whole pipeline, defence included, is run many times over."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from keras_dmp.audit.shadow_scores import ShadowScores, ShadowStatistics
 
 # What a model is called whose `train_fn` returns it alone.
 ONLY = "model"
+# Records by which queries of one audit are told from those of another.
+_SAMPLE = slice(0, 64)
 
 
 class ShadowAudit:
@@ -44,7 +47,8 @@ class ShadowAudit:
         train_fn: Callable `(x, y, seed) -> model`, which trains a model on the members `x`, `y`; or
             a dictionary of models by name that come from one run, such as a teacher and its
             student, audited side by side; or a `StackedTrainer`, which trains many at once.
-            `keras.utils.set_random_seed(seed)` is called before each call.
+            `keras.utils.clear_session()` and `keras.utils.set_random_seed(seed)` are called
+            before each call, so that no run depends on another.
         x: Records, an array or a structure of arrays; each model gets a random half.
         y: Their classes: integers, a column or one-hot.
         num_shadow_models: Models to train, at least 4. It may be raised later: finished jobs stay.
@@ -114,12 +118,21 @@ class ShadowAudit:
         if len(self._labels) < 4:
             raise ValueError(f"Expected `x` to have at least 4 records. Received: {len(y)}")
         self._queries = tuple(queries)
+        if not all(callable(query) for query in self._queries):
+            raise TypeError(f"Expected `queries` to be callables x -> x. Received: {queries!r}")
         self._repeats = _checked_repeats(repeats, len(self._labels))
         self._from_logits = from_logits
         self._batch_size = batch_size
         self.num_shadow_models = num_shadow_models
-        self.seed = seed
-        self._jobs = JobDirectory(directory, self._configuration(config))
+        self.seed = int(seed)
+        configuration = self._configuration(config)
+        self._jobs = JobDirectory(directory, configuration)
+        self._provenance = {
+            "shadow models": num_shadow_models,
+            "records": self.num_records,
+            "data": configuration["data"],
+            "train_fn settings": json.dumps(configuration["config"], sort_keys=True),
+        }
 
     @property
     def num_records(self) -> int:
@@ -187,6 +200,12 @@ class ShadowAudit:
                 f"{len(missing)} that are not, model {missing[0]} the first; call `run`"
             )
         name = _name_among(jobs[0].scaled_logits, model)
+        without = [number for number, job in enumerate(jobs) if name not in job.scaled_logits]
+        if without:
+            raise ValueError(
+                f"Expected every run to have given a model {name!r}. Received: none from run "
+                f"{without[0]}, of another `train_fn`; choose another directory"
+            )
         return ShadowStatistics(
             scaled_logits=np.stack([job.scaled_logits[name] for job in jobs]),
             correct=np.stack([job.correct[name] for job in jobs]),
@@ -247,23 +266,33 @@ class ShadowAudit:
             canaries: Positions of planted records. The report then tells them from the rest.
             name: What the report calls the model.
         """
-        return self.statistics(model).report(
-            tuple(attacks), canaries=canaries, name=name or model, seed=self.seed
-        )
+        attacks = (attacks,) if isinstance(attacks, str) else tuple(attacks)
+        settings = {"canaries": canaries, "name": name or model, "seed": self.seed}
+        return self.statistics(model).report(attacks, provenance=self._provenance, **settings)
 
     def _configuration(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
         """What jobs depend on, but for `train_fn`; the number of models may grow."""
-        digests = _arrays.record_digests(self._x)
+        queried = [_arrays.record_digests(self._query(query, _SAMPLE)) for query in self._queries]
         return {
             "records": self.num_records,
-            "data": _checksum(digests, self._labels),
+            "data": _checksum(_arrays.record_digests(self._x), self._labels),
             "seed": self.seed,
-            "queries": len(self._queries),
-            "repeated": int(self._repeats.sum()) - self.num_records,
+            "queries": [_checksum(digests) for digests in queried],
+            "repeats": _checksum(self._repeats) if (self._repeats > 1).any() else None,
+            "from_logits": self._from_logits,
             # Models that are trained together are the same but for rounding alone.
             "group_size": self._group_size,
             "config": dict(config or {}),
         }
+
+    def _query(self, query: Callable[[Any], Any], rows: slice = slice(None)) -> Any:
+        """Records as one of the queries alters them."""
+        x = _arrays.take(self._x, rows)
+        altered = _arrays.as_arrays(query(x), "queries")
+        _arrays.require_same_length(altered, x, "queries", "x")
+        _inputs.require_alike(altered, x, "queries", "x")
+        _arrays.require_finite(altered, "queries")
+        return altered
 
     @property
     def _group_size(self) -> int:
@@ -299,7 +328,7 @@ class ShadowAudit:
             _inputs.require_model_input(self._x, model, "x")
             columns = []
             for query in (None, *self._queries):
-                x = self._x if query is None else query(self._x)
+                x = self._x if query is None else self._query(query)
                 outputs = _forward.predict(model, x, batch_size=self._batch_size)
                 kind = _heads.resolve_output_kind(
                     model, "model", from_logits=self._from_logits, outputs=outputs
@@ -348,12 +377,14 @@ def _job_seed(seed: int, job: int) -> int:
 
 def _by_name(models: Any) -> dict[str, keras.Model]:
     named = dict(models) if isinstance(models, Mapping) else {ONLY: models}
-    for name, model in named.items():
-        if not isinstance(name, str) or not isinstance(model, keras.Model):
-            raise TypeError(
-                "Expected `train_fn` to return a keras.Model or a dictionary of models by name. "
-                f"Received: {type(models).__name__}"
-            )
+    is_proper = all(
+        isinstance(name, str) and isinstance(model, keras.Model) for name, model in named.items()
+    )
+    if not named or not is_proper:
+        raise TypeError(
+            "Expected `train_fn` to return a keras.Model or a dictionary of models by name. "
+            f"Received: {type(models).__name__}"
+        )
     return named
 
 
@@ -369,11 +400,11 @@ def _name_among(names: Iterable[str], model: str | None) -> str:
     return model
 
 
-def _checksum(digests: np.ndarray, labels: np.ndarray) -> str:
-    """Hash of all records and labels, in their order."""
+def _checksum(*columns: np.ndarray) -> str:
+    """Hash of columns of 64-bit numbers, in their order."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(digests.astype("<u8").tobytes())
-    digest.update(labels.astype("<i8").tobytes())
+    for column in columns:
+        digest.update(np.asarray(column).astype(column.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
 
 

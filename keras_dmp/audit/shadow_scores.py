@@ -1,8 +1,8 @@
-"""Figures of a shadow audit: every model is the target once. NumPy alone, no training."""
+"""Figures of a shadow audit: every model is the target once. No training, no TensorFlow."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from keras_dmp.audit import _clustered
 from keras_dmp.audit.likelihood import lira, lira_leave_one_out
 from keras_dmp.audit.membership_scores import MembershipScores
 from keras_dmp.audit.relative import rmia, rmia_leave_one_out
-from keras_dmp.audit.report import AuditReport
+from keras_dmp.audit.report import AuditReport, versions
 from keras_dmp.audit.results import ENTIRE, FPRS, AttackResult
 
 CANARIES = "canaries"
@@ -206,12 +206,14 @@ class ShadowStatistics:
         )
         return scores
 
-    def accuracy(self) -> tuple[float, float]:
-        """Mean accuracy on members and on nonmembers."""
-        return (
-            float(self.correct[self.is_member].mean()),
-            float(self.correct[~self.is_member].mean()),
-        )
+    def accuracy(self, records: np.ndarray | slice = slice(None)) -> tuple[float, float]:
+        """Mean accuracy on members and on nonmembers.
+
+        Args:
+            records: Positions of the records wanted. Defaults to all.
+        """
+        correct, is_member = self.correct[:, records], self.is_member[:, records]
+        return float(correct[is_member].mean()), float(correct[~is_member].mean())
 
     def report(
         self,
@@ -220,6 +222,7 @@ class ShadowStatistics:
         canaries: np.ndarray | None = None,
         name: str | None = None,
         seed: int = 0,
+        provenance: Mapping[str, str | int | float] | None = None,
     ) -> AuditReport:
         """All targets under several attacks.
 
@@ -228,6 +231,7 @@ class ShadowStatistics:
             canaries: Positions of planted records; "all" is the population without them then.
             name: Name of the model.
             seed: Seed of the audit, for the record.
+            provenance: What the statistics come from, added to the versions of the packages.
 
         Raises:
             ValueError: For unknown attacks, too few models, or canaries that are no positions.
@@ -237,44 +241,57 @@ class ShadowStatistics:
         if canaries is not None:
             canaries = _checked_canaries(canaries, len(records))
             population = np.setdiff1d(records, canaries)
-        results = []
+        for attack in attacks:
+            _attack(attack)
+        results, notes = [], []
         for attack in attacks:
             scores = self.scores(attack)
+            share = np.isfinite(scores.scores).mean()
+            if share < 1:
+                notes.append(
+                    f"{attack} scores {100 * share:.4g} % of records and targets: the others have "
+                    "too few shadow models with the record, or without it"
+                )
             results.append(scores.result(attack, records=population))
             if canaries is not None:
                 results.append(scores.result(attack, slice=CANARIES, records=canaries))
         results.sort(key=lambda result: result.slice != ENTIRE)
-        return _as_report(self, results, name, seed, canaries)
+        report = _as_report(self, results, canaries, population, notes)
+        provenance = {**versions("tensorflow", "keras"), **(provenance or {})}
+        return dataclasses.replace(report, name=name, seed=seed, provenance=provenance)
 
 
 def _as_report(
     statistics: ShadowStatistics,
     results: list[AttackResult],
-    name: str | None,
-    seed: int,
     canaries: np.ndarray | None,
+    population: np.ndarray,
+    missing: list[str],
 ) -> AuditReport:
     models = len(statistics.is_member)
-    member_accuracy, nonmember_accuracy = statistics.accuracy()
-    loss = np.logaddexp(0, -statistics.scaled_logits[..., 0])
+    member_accuracy, nonmember_accuracy = statistics.accuracy(population)
+    loss = np.logaddexp(0, -statistics.scaled_logits[:, population, 0])
+    is_member = statistics.is_member[:, population]
     notes = [
         f"{models} models were trained on random halves of {statistics.is_member.shape[1]:,} "
         "records; each is the target once, the others are its shadow models",
         "scores of all targets are pooled; intervals draw records, not scores",
+        "most exposed: positions among all records, and the share of all nonmembers' scores that "
+        "the record's scores as a member beat",
+        *missing,
     ]
     if canaries is not None:
         notes.append(f"{len(canaries):,} canaries were planted; 'all' is without them")
     return AuditReport(
         results=tuple(results),
-        num_members=int(statistics.is_member.sum()),
-        num_nonmembers=int((~statistics.is_member).sum()),
+        num_members=int(is_member.sum()),
+        num_nonmembers=int((~is_member).sum()),
         num_classes=None,
         member_accuracy=member_accuracy,
         nonmember_accuracy=nonmember_accuracy,
-        member_loss=float(loss[statistics.is_member].mean()),
-        nonmember_loss=float(loss[~statistics.is_member].mean()),
-        seed=seed,
-        name=name,
+        member_loss=float(loss[is_member].mean()),
+        nonmember_loss=float(loss[~is_member].mean()),
+        seed=0,
         notes=tuple(notes),
     )
 

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import pathlib
@@ -5,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import keras
 import numpy as np
 import pytest
 
+from keras_dmp.audit._shadow_jobs import Job
 from keras_dmp.audit.shadow import ShadowAudit
 from keras_dmp.audit.stacked import StackedTrainer
 
@@ -24,9 +27,12 @@ index, count, directory, delay = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
 def train(x, y, seed):
     time.sleep(delay)
-    return test_shadow.ridge(x, y, seed)
+    return getattr(test_shadow, sys.argv[5])(x, y, seed)
 
-test_shadow.audit_in(directory, train).run(shard=(index, count), verbose=0)
+models = int(sys.argv[6])
+test_shadow.audit_in(directory, train, num_shadow_models=models).run(
+    shard=(index, count), verbose=0
+)
 """
 
 
@@ -58,20 +64,23 @@ def files(directory):
     return {path.name: path.read_bytes() for path in pathlib.Path(directory).glob("*.npz")}
 
 
-def start(directory, shard=(0, 1), delay=0.0):
+def start(directory, shard=(0, 1), delay=0.0, train="ridge", models=MODELS):
     code = SCRIPT.format(folder=str(pathlib.Path(__file__).parent))
-    arguments = [sys.executable, "-c", code, *map(str, (*shard, directory, delay))]
+    given = (*shard, directory, delay, train, models)
+    arguments = [sys.executable, "-c", code, *map(str, given)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def kill_once(process, directory, finished):
-    """Kill the process as soon as it has finished so many jobs."""
+def kill_once(process, directory, finished, later=0.0):
+    """Kill the process some time after it has finished so many jobs; whether it was still alive."""
     deadline = time.monotonic() + 120
     while len(files(directory)) < finished and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
+    time.sleep(later)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    return process.returncode == -signal.SIGKILL
 
 
 def quiet(audit):
@@ -147,21 +156,53 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+def fitted(x, y, seed):
+    """A small network trained by Keras, whose weights depend on every step."""
+    model = keras.Sequential(
+        [keras.Input((FEATURES,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(CLASSES)]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(x, y, epochs=3, batch_size=4, verbose=0)
+    return model
+
+
 @pytest.mark.slow
 def test_killed_at_ten_moments(tmp_path):
-    quiet(audit_in(tmp_path / "whole", num_shadow_models=20))
-    rng = np.random.default_rng(0)
-    directory, kills = tmp_path / "killed", 0
-    while kills < 10:
-        process = start(directory, delay=0.4)
+    settings = {"num_shadow_models": 30}
+    quiet(audit_in(tmp_path / "whole", fitted, **settings))
+    directory = tmp_path / "killed"
+    moments = np.random.default_rng(0).uniform(0, 1.5, size=10)
+    for kill, moment in enumerate(moments):
         already = len(files(directory))
-        kill_once(process, directory, finished=already + (kills > 0))
-        kills += process.returncode == -signal.SIGKILL
-        time.sleep(rng.random() * 0.1)
-    assert len(files(directory)) < 10 or kills == 10
-    quiet(audit_in(directory))
+        process = start(directory, train="fitted", models=30)
+        assert kill_once(process, directory, already + (kill > 0), moment), "ended before the kill"
+        assert len(files(directory)) < 30
+    quiet(audit_in(directory, fitted, **settings))
     assert files(directory) == files(tmp_path / "whole")
     assert not list(directory.glob(".model_*"))
+
+
+@pytest.mark.parametrize("name", ["shadow_audit.json", "model_00001.npz"])
+def test_killed_between_writing_a_file_and_putting_it_in_place(tmp_path, monkeypatch, name):
+    quiet(audit_in(tmp_path / "whole", num_shadow_models=4))
+    replace = os.replace
+
+    def killed(source, target):
+        if pathlib.Path(target).name == name:
+            raise KeyboardInterrupt  # a kill, but for the temporary file, which stays behind then
+        replace(source, target)
+
+    unlink = os.unlink
+    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(os, "unlink", lambda path: None)
+    with pytest.raises(KeyboardInterrupt):
+        quiet(audit_in(tmp_path / "killed", num_shadow_models=4))
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert list((tmp_path / "killed").glob(f".{name}.*"))
+    quiet(audit_in(tmp_path / "killed", num_shadow_models=4))
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
 def test_processes_share_the_work(tmp_path):
@@ -222,9 +263,10 @@ def test_stacked_training_is_a_train_fn(tmp_path):
 
 
 def test_two_processes_on_one_shard(tmp_path):
-    process = start(tmp_path, delay=0.5)
+    process, deadline = start(tmp_path, delay=0.5), time.monotonic() + 120
     while not files(tmp_path):
         assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     with pytest.raises(RuntimeError, match="is being trained by another process"):
         quiet(audit_in(tmp_path))
@@ -247,9 +289,69 @@ def test_a_damaged_job_is_done_again(tmp_path, damage):
         path.write_bytes(content)
     else:
         path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
-    with pytest.warns(UserWarning, match=r"model_00002.npz is damaged .*trained again"):
+    with pytest.warns(UserWarning, match=r"model_00002.npz, is damaged .*trained again"):
         quiet(audit_in(tmp_path))
     assert files(tmp_path) == whole
+
+
+def test_any_bad_byte_is_noticed(tmp_path):
+    audit = quiet(audit_in(tmp_path, num_shadow_models=4))
+    path = tmp_path / "model_00000.npz"
+    content = path.read_bytes()
+    for place in (*range(0, len(content), 41), *range(30), *range(len(content) - 60, len(content))):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            job = audit._read(0)
+        assert (job is None) == bool(caught)
+        if job is not None:  # a byte that means nothing, such as a date
+            np.testing.assert_array_equal(
+                job.scaled_logits["model"], audit_job(content).scaled_logits["model"]
+            )
+
+
+def audit_job(content):
+    with np.load(io.BytesIO(content)) as arrays:
+        return Job(scaled_logits={"model": arrays["scaled_logits_0"]}, correct={})
+
+
+def test_reading_a_damaged_file_removes_nothing(tmp_path):
+    audit = quiet(audit_in(tmp_path))
+    path = tmp_path / "model_00002.npz"
+    path.write_bytes(b"damaged")
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(ValueError, match="1 that are not, model 2 the first"),
+    ):
+        audit.statistics()
+    assert path.read_bytes() == b"damaged"
+
+
+def test_a_failing_disk_is_no_damage(tmp_path, monkeypatch):
+    audit = quiet(audit_in(tmp_path))
+
+    def fail(self):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        audit.statistics()
+
+
+def test_processes_that_start_together_agree(tmp_path):
+    directory = tmp_path / "new"
+    script = (
+        "import sys; from keras_dmp.audit._shadow_jobs import JobDirectory\n"
+        "try:\n    JobDirectory(sys.argv[1], {'seed': int(sys.argv[2])})\n"
+        "except ValueError: sys.exit(9)"
+    )
+    command = [sys.executable, "-c", script, str(directory)]
+    processes = [subprocess.Popen([*command, str(index % 2)]) for index in range(6)]
+    codes = np.array([process.wait() for process in processes])
+    winner = json.loads((directory / "shadow_audit.json").read_text())["seed"]
+    assert codes.tolist() == [0 if index % 2 == winner else 9 for index in range(6)]
 
 
 def test_a_pickle_among_the_jobs_is_not_loaded(tmp_path):
@@ -269,7 +371,9 @@ def test_a_pickle_among_the_jobs_is_not_loaded(tmp_path):
     [
         ({"seed": 1}, "seed is 0 there and 1 here"),
         ({"config": {"epochs": 3}}, r"config is .* there and \{'epochs': 3\} here"),
-        ({"queries": (np.negative,)}, "queries is 0 there and 1 here"),
+        ({"queries": (np.negative,)}, r"queries is \[\] there and \['.*'\] here"),
+        ({"from_logits": None}, "from_logits is True there and None here"),
+        ({"repeats": np.arange(48) % 2 + 1}, "repeats is None there and '.*' here"),
     ],
 )
 def test_a_directory_of_another_configuration(tmp_path, change, message):
@@ -359,8 +463,8 @@ def test_repeated_records_are_repeated_where_they_are_members(tmp_path):
 
     audit = quiet(audit_in(tmp_path, train, repeats=repeats))
     assert sizes == [24 + 3 * audit.is_member(job)[:5].sum() for job in range(MODELS)]
-    with pytest.raises(ValueError, match="repeated is 15 there and 0 here"):
-        audit_in(tmp_path)
+    with pytest.raises(ValueError, match=r"repeats is '.*' there and '.*' here"):
+        audit_in(tmp_path, repeats=repeats[::-1])
     with pytest.raises(ValueError, match="`repeats` to be 48 whole numbers of at least 1"):
         audit_in(tmp_path / "new", repeats=np.zeros(48, dtype=int))
 
@@ -374,9 +478,13 @@ def test_bad_data_and_functions(tmp_path):
         ShadowAudit(ridge, x, y[:-1], **new)
     with pytest.raises(ValueError, match="`x` to be finite"):
         ShadowAudit(ridge, np.where(x > 1, np.nan, x), y, **new)
-    assert not (tmp_path / "new").exists()
-    with pytest.raises(TypeError, match=r"`train_fn` to return a keras.Model or a dict.*NoneType"):
-        quiet(audit_in(tmp_path / "none", lambda x, y, seed: None))
+    with pytest.raises(TypeError, match="`queries` to be callables"):
+        ShadowAudit(ridge, x, y, queries=("flip",), **new)
+    for nothing in (None, {}):
+        with pytest.raises(TypeError, match=r"`train_fn` to return a keras.Model or a dictionary"):
+            quiet(audit_in(tmp_path / "none", lambda x, y, seed, it=nothing: it))
+    with pytest.raises(ValueError, match="`queries` and `x` to have as many samples"):
+        audit_in(tmp_path / "short", queries=(lambda x: x[1:],))
     two = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"labels `y` to lie in 0..1"):
         quiet(audit_in(tmp_path / "two", lambda x, y, seed: two))
