@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format docs check benchmark adult fashion-mnist browser constraints clean
+.PHONY: help demo test test-all test-light lint format docs check benchmark adult fashion-mnist browser constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -17,6 +17,16 @@ test: lint docs $(VENV)/.test  ## Set up, then lint, docs with warnings as error
 
 test-all: lint docs $(VENV)/.test  ## The same with the slow tests
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# What works on outputs of any framework: these tests need no Keras.
+LIGHT = $(foreach name,audit_rates audit_scores command comparison epsilon gate html_report \
+  likelihood membership_scores per_class predictions rmia shadow_scores,tests/audit/test_$(name).py)
+
+test-light:  ## Test what needs no TensorFlow where there is none: make test-light PYTHON=python3.13
+	$(PYTHON) -m venv --clear build/light
+	build/light/bin/python -m pip install --quiet numpy scipy rich jinja2 pytest
+	build/light/bin/python -m pip install --quiet --no-deps --editable .
+	build/light/bin/python -m pytest --noconftest $(LIGHT)
 
 lint: $(VENV)/.test  ## Check style and formatting
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_dmp import DMPTrainer, audit_membership
+from keras_dmp import callbacks as callbacks_module
 from keras_dmp.audit.membership_scores import MembershipScores
 from keras_dmp.callbacks import MembershipAudit
 
@@ -525,3 +526,20 @@ def test_outputs_of_unknown_kind(sides):
     with pytest.raises(ValueError, match="Expected `from_logits` to be True or False"):
         train(MembershipAudit(*sides), sides, model)
     assert "mia_auc" in train(MembershipAudit(*sides, from_logits=False), sides, model)
+
+
+def test_no_forward_call_sees_more_than_a_batch(sides, monkeypatch):
+    sizes, forward = [], callbacks_module.ForwardPass.__call__
+
+    def call(self, x):
+        sizes.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(callbacks_module.ForwardPass, "__call__", call)
+    train(MembershipAudit(*sides, batch_size=32), sides, epochs=1)
+    assert max(sizes) == 32
+    assert sum(sizes) == 240
+    sizes.clear()
+    datasets = [tf.data.Dataset.from_tensor_slices(side).batch(50) for side in sides]
+    train(MembershipAudit(*datasets), sides, epochs=1)
+    assert max(sizes) == 50

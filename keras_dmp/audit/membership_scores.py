@@ -13,7 +13,7 @@ import numpy as np
 from keras_dmp import _validate
 from keras_dmp.audit import _intervals, rates
 from keras_dmp.audit._intervals import Interval
-from keras_dmp.audit._posterior import member_posterior
+from keras_dmp.audit._posterior import member_posterior, member_posterior_ends
 from keras_dmp.audit.epsilon import epsilon_lower_bound, log_ratio_low
 
 __all__ = ["Interval", "MembershipScores"]
@@ -220,7 +220,9 @@ class MembershipScores:
         ends = _share(np.array([tpr.value, tpr.low, tpr.high]), fpr, prior).tolist()
         return Interval(*ends, confidence)
 
-    def privacy_risk(self, *, prior: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    def privacy_risk(
+        self, *, prior: float = 0.5, interval: bool = False, confidence: float = 0.95
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Probability that a sample with this score is a member, for each sample.
 
         The privacy risk score of Song & Mittal, "Systematic evaluation of privacy risks of
@@ -230,12 +232,21 @@ class MembershipScores:
 
         Args:
             prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+            interval: Boolean. Whether to return both ends of an interval of each in its place:
+                Clopper & Pearson's, of the share of members among samples of neighbouring
+                scores. Defaults to `False`.
+            confidence: Float in (0, 1). Defaults to 0.95.
 
         Returns:
-            Two arrays, (members,) and (nonmembers,), in the order of the scores, float64.
+            Two arrays, (members,) and (nonmembers,), in the order of the scores, float64; with
+            `interval=True` (members, 2) and (nonmembers, 2), low and high.
         """
+        _check(interval, confidence)
         _check_inside_unit("prior", prior)
-        return member_posterior(self.member_scores, self.nonmember_scores, prior)
+        sides = (self.member_scores, self.nonmember_scores)
+        if interval:
+            return member_posterior_ends(*sides, prior, confidence)
+        return member_posterior(*sides, prior)
 
     def epsilon_lower_bound(self, delta: float = 0.0, confidence: float = 0.95) -> float:
         """Largest epsilon such that training is not (epsilon, `delta`)-private, by these scores.

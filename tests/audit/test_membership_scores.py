@@ -427,3 +427,44 @@ print([name for name in ("tensorflow", "keras", "sklearn", "scipy.stats") if nam
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_intervals_of_the_privacy_risk_hold_it_and_are_clopper_and_pearsons():
+    rng = np.random.default_rng(0)
+    scores = MembershipScores(rng.normal(1, 1, size=400), rng.normal(size=300))
+    for prior in (0.5, 0.1):
+        for risk, ends in zip(
+            scores.privacy_risk(prior=prior),
+            scores.privacy_risk(prior=prior, interval=True),
+            strict=True,
+        ):
+            assert ends.shape == (len(risk), 2)
+            assert (ends[:, 0] <= risk).all()
+            assert (risk <= ends[:, 1]).all()
+    # One bin for all: 3 of 7 samples are members.
+    few = MembershipScores([1.0, 1.0, 1.0], [1.0] * 4)
+    low, high = few.privacy_risk(prior=3 / 7, interval=True)[0][0]
+    assert low == pytest.approx(special.betaincinv(3, 5, 0.025))
+    assert high == pytest.approx(special.betaincinv(4, 4, 0.975))
+    certain = MembershipScores([1.0] * 40, [0.0] * 40).privacy_risk(interval=True)
+    assert certain[0][0, 1] == 1
+    assert certain[1][0, 0] == 0
+    wide = scores.privacy_risk(interval=True, confidence=0.99)[0]
+    narrow = scores.privacy_risk(interval=True, confidence=0.9)[0]
+    assert (np.ptp(wide, axis=1) > np.ptp(narrow, axis=1)).all()
+
+
+@pytest.mark.slow
+def test_intervals_of_the_privacy_risk_cover_where_scores_are_few():
+    # Three scores: members 1, 2, 3 with 20, 30, 50 %, nonmembers with 60, 30, 10 %.
+    rng = np.random.default_rng(1)
+    truth = np.array([0.25, 0.5, 5 / 6])
+    inside = np.zeros(3)
+    for _ in range(300):
+        members = rng.choice(3, p=(0.2, 0.3, 0.5), size=300)
+        nonmembers = rng.choice(3, p=(0.6, 0.3, 0.1), size=300)
+        ends = MembershipScores(members, nonmembers).privacy_risk(interval=True)[0]
+        for score in range(3):
+            low, high = ends[members == score][0]
+            inside[score] += low <= truth[score] <= high
+    assert (inside / 300 >= 0.92).all()

@@ -1,3 +1,8 @@
+import contextlib
+import io
+import pathlib
+import re
+
 import numpy as np
 import pytest
 
@@ -216,3 +221,19 @@ def test_missing_scores_do_not_count():
     scores[:, 100:] = np.nan
     shorter = Clusters(scores[:, :100], is_member[:, :100]).auc_ends()
     assert Clusters(scores, is_member).auc_ends() == pytest.approx(shorter)
+
+
+def test_the_planted_membership_of_the_documentation():
+    """The figures that docs/shadow.md says its own code prints."""
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "shadow.md").read_text()
+    start = page.index("import numpy as np\nfrom keras_dmp.audit import ShadowStatistics")
+    code = page[start : page.index("```", start)]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "shadow.md", "exec"), {})
+    figures = [float(figure) for figure in re.findall(r"0\.\d{3}", printed.getvalue())]
+    quoted = page[page.index("It prints an AUC of") :].partition("\n\n")[0]
+    assert [float(figure) for figure in re.findall(r"0\.\d{3}", quoted)] == figures
+    loss, lira, rmia = figures[0], figures[2], figures[4]
+    assert loss < 0.6
+    assert min(lira, rmia) > 0.8
