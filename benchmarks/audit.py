@@ -13,12 +13,9 @@ Beside them: a default audit of 10,000 + 10,000 samples, and all figures with th
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
-import platform
 import statistics
-import subprocess
 import time
 import tracemalloc
 
@@ -26,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
+from rows import Measured
 
 import keras_dmp
 from keras_dmp import datasets, models
@@ -40,21 +37,12 @@ LIMIT, AUC_MARGIN, SECONDS, MEGABYTES = 1 / 3, 0.01, 5.0, 1_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Measured):
     """One task, once."""
 
     task: str
     repetition: int
-    seconds: float
     auc: float
-    seed: int
-    tensorflow: str = tf.__version__
-    keras: str = keras.__version__
-    numpy: str = np.__version__
-    keras_dmp: str = keras_dmp.__version__
-    commit: str = ""
-    cores: int = os.cpu_count() or 0
-    machine: str = platform.machine()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,13 +141,6 @@ TASKS = {
 def measure(repetitions, seed):
     """Yield a row for each task and repetition, the tasks in turn."""
     victim = overfit(seed)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     for repetition in range(repetitions):
         for name, task in TASKS.items():
             start = time.perf_counter()
@@ -170,7 +151,6 @@ def measure(repetitions, seed):
                 seconds=time.perf_counter() - start,
                 auc=auc,
                 seed=seed + repetition,
-                commit=commit,
             )
 
 
@@ -199,7 +179,7 @@ def main(arguments=None):
     rows = []
     for row in measure(options.repetitions, options.seed):
         rows.append(row)
-        line = json.dumps(dataclasses.asdict(row))
+        line = row.to_json()
         print(line, flush=True)
         if options.output:
             with options.output.open("a") as lines:

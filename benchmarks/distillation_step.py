@@ -10,12 +10,9 @@ Distiller does in every step. Prints the median seconds and the ratios to the Di
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
-import platform
 import statistics
-import subprocess
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,8 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from rows import Measured
 
-import keras_dmp
 from keras_dmp import DistillationTrainer, models
 
 SAMPLES, FEATURES, CLASSES, BATCH_SIZE = 10_000, 600, 100, 128
@@ -32,20 +29,12 @@ LIMIT = 0.70
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Measured):
     """One timing."""
 
     method: str
     repetition: int
-    seconds: float
     epochs: int
-    seed: int
-    tensorflow: str = tf.__version__
-    keras: str = keras.__version__
-    keras_dmp: str = keras_dmp.__version__
-    commit: str = ""
-    cores: int = os.cpu_count() or 0
-    machine: str = platform.machine()
 
 
 def build():
@@ -112,13 +101,6 @@ METHODS = {
 def measure(repetitions, epochs, seed):
     """Yield a row for each method and repetition, the methods in turn."""
     x = (np.random.default_rng(seed).random((SAMPLES, FEATURES)) < 0.03).astype(np.float32)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     for repetition in range(repetitions):
         for method, prepare in METHODS.items():
             keras.utils.set_random_seed(seed + repetition)
@@ -131,7 +113,6 @@ def measure(repetitions, epochs, seed):
                 seconds=time.perf_counter() - start,
                 epochs=epochs,
                 seed=seed,
-                commit=commit,
             )
 
 
@@ -150,7 +131,7 @@ def main(arguments=None):
         print(f"{row.repetition + 1}/{options.repetitions}  {row.seconds:6.2f} s  {row.method}")
         if options.output:
             with options.output.open("a") as lines:
-                lines.write(json.dumps(dataclasses.asdict(row)) + "\n")
+                lines.write(row.to_json() + "\n")
     seconds = {name: [row.seconds for row in rows if row.method == name] for name in METHODS}
     reference = seconds["keras.distillation.Distiller"]
     print(

@@ -18,19 +18,15 @@ than 97 % of the draws, or the bound of epsilon is above 0 in more than 6.5 %.
 
 import argparse
 import dataclasses
-import json
 import math
 import pathlib
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 
 import numpy as np
-import scipy
+from rows import Measured
 from scipy import special
 
-import keras_dmp
 from keras_dmp.audit.membership_scores import MembershipScores
 
 SIZES = (200, 1_000, 5_000)
@@ -54,7 +50,7 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Measured):
     """Share of draws in which a figure's interval holds the truth, or its bound is too high."""
 
     setting: str
@@ -62,13 +58,6 @@ class Row:
     figure: str
     share: float
     draws: int
-    seed: int
-    seconds: float
-    numpy: str = np.__version__
-    scipy: str = scipy.__version__
-    keras_dmp: str = keras_dmp.__version__
-    python: str = platform.python_version()
-    commit: str = ""
 
 
 def normal(rng, size, is_member):
@@ -195,13 +184,6 @@ def checks(scores, setting):
 
 def measure(sizes, draws, seed):
     """Yield the rows of one setting and size after another."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     for number, (name, setting) in enumerate(SETTINGS.items()):
         for size in sizes:
             rng, start = np.random.default_rng([seed, number, size]), time.perf_counter()
@@ -223,7 +205,6 @@ def measure(sizes, draws, seed):
                         draws=draws,
                         seed=seed,
                         seconds=seconds,
-                        commit=commit,
                     )
 
 
@@ -255,7 +236,7 @@ def main(arguments=None):
     print_table(rows)
     if options.out:
         with options.out.open("a") as lines:
-            lines.writelines(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
+            lines.writelines(row.to_json() + "\n" for row in rows)
     equal = [row for row in rows if row.setting == "equal, normal"]
     calibrated = all(0.93 <= row.share <= 0.97 for row in equal if row.figure == "auc")
     valid = all(row.share <= 0.065 for row in equal if row.figure == "epsilon")

@@ -12,11 +12,8 @@ if stacking the small net is not at least twice as fast.
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
-import platform
-import subprocess
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,8 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from rows import Measured
 
-import keras_dmp
 from keras_dmp import models
 from keras_dmp.audit.stacked import StackedTrainer
 
@@ -39,23 +36,15 @@ LIMIT = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Measured):
     """One timing; seconds are of one model, from building to trained."""
 
     net: str
     method: str
     models: int
-    seconds: float
     processor_seconds: float
     epochs: int
     members: int
-    seed: int
-    tensorflow: str = tf.__version__
-    keras: str = keras.__version__
-    keras_dmp: str = keras_dmp.__version__
-    commit: str = ""
-    cores: int = os.cpu_count() or 0
-    machine: str = platform.machine()
 
 
 def one_by_one(jit_compile):
@@ -101,13 +90,6 @@ def measure(net, num_models, group_sizes, seed):
     methods = {"fit": (one_by_one(False), 3), "fit, XLA": (one_by_one(True), 3)}
     for size in group_sizes:
         methods[f"stacked, {size} at once"] = (stacked(size), num_models)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     one_by_one(False)(build_of(hidden), x[:BATCH_SIZE], y[:BATCH_SIZE], [np.arange(BATCH_SIZE)], 1)
     for method, (train, count) in methods.items():
         start, processor = time.perf_counter(), time.process_time()
@@ -121,7 +103,6 @@ def measure(net, num_models, group_sizes, seed):
             epochs=epochs,
             members=members,
             seed=seed,
-            commit=commit,
         )
 
 
@@ -155,7 +136,7 @@ def main(arguments=None):
             )
             if options.output:
                 with options.output.open("a") as file:
-                    file.write(json.dumps(dataclasses.asdict(row)) + "\n")
+                    file.write(row.to_json() + "\n")
         stacks = [row for row in rows if row.method.startswith("stacked")]
         best[net] = fastest / min(row.processor_seconds for row in stacks)
     return int(best.get("small", LIMIT) < LIMIT)

@@ -85,8 +85,13 @@ def main(arguments=None):
     comparison = compare_audits(reports)
     print(comparison)
     for name, report in reports.items():
-        auc = {part: report.slice(part)["lira"].auc for part in ("all", "canaries")}
-        print(f"{name}: LiRA's AUC {auc['all']:.3f}, on canaries {auc['canaries']:.3f}")
+        for part in ("all", "canaries"):
+            found = report.slice(part)["lira_fixed"]
+            tprs = ", ".join(
+                f"{'too few' if tpr is None else f'{tpr:.3f}'} at an FPR of {fpr:g}"
+                for fpr, tpr in found.tpr_at_fpr.items()
+            )
+            print(f"{name}, {part}: LiRA's AUC {found.auc:.3f}, TPR {tprs}")
     comparison.save(options.output / "audit.json")
     comparison.save_html(options.output / "report.html")
     print(f"Wrote audit.json and report.html to {options.output}")

@@ -72,11 +72,28 @@ def test_benchmark_of_the_student_phase_writes_rows(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("null_calibration.py", "--draws", 20, "--sizes", 200, "--out"),
+        ("stacked_training.py", "--net", "small", "--models", 4, "--group-sizes", 4, "--output"),
+    ],
+)
+def test_benchmarks_of_audits_write_rows(tmp_path, command):
+    path = tmp_path / "rows.jsonl"
+    run(f"benchmarks/{command[0]}", *command[1:], path, expected=(0, 1))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) > 1
+    assert all(row["keras_dmp"] and row["numpy"] and row["seconds"] >= 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_the_wheel_holds_the_library_and_nothing_else(tmp_path):
     run("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ".")
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "keras_dmp/py.typed" in names
     assert "keras_dmp/audit/_tf_privacy.py" in names
+    assert "keras_dmp/audit/templates/report.html.j2" in names
     folders = {name.split("/")[0] for name in names}
     assert folders == {"keras_dmp", next(f for f in folders if f.endswith(".dist-info"))}

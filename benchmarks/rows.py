@@ -1,0 +1,48 @@
+"""Rows of the benchmarks: figures with what they were measured on, as JSON lines."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+
+
+def version(package):
+    """Version of an installed package, empty without it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@functools.cache
+def commit():
+    """The commit that is measured, marked where the tree differs from it."""
+    command = ["git", "describe", "--always", "--dirty"]
+    folder = pathlib.Path(__file__).parent
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a row was measured on; each benchmark adds its figures."""
+
+    seconds: float
+    seed: int
+    commit: str = dataclasses.field(default_factory=commit)
+    python: str = platform.python_version()
+    keras_dmp: str = version("keras-dmp")
+    tensorflow: str = version("tensorflow")
+    keras: str = version("keras")
+    numpy: str = version("numpy")
+    scipy: str = version("scipy")
+    cores: int = os.cpu_count() or 0
+    machine: str = platform.machine()
+
+    def to_json(self):
+        """Return one line of JSON."""
+        return json.dumps(dataclasses.asdict(self))
