@@ -85,6 +85,9 @@ class ShadowScores:
     scores: np.ndarray
     is_member: np.ndarray
 
+    def __post_init__(self) -> None:
+        _require_matrix(self.is_member, scores=np.shape(self.scores))
+
     @property
     def num_targets(self) -> int:
         """Models attacked."""
@@ -167,6 +170,15 @@ class ShadowStatistics:
     scaled_logits: np.ndarray
     correct: np.ndarray
     is_member: np.ndarray
+
+    def __post_init__(self) -> None:
+        shapes = {"scaled_logits": np.shape(self.scaled_logits)[:2], "correct": self.correct.shape}
+        _require_matrix(self.is_member, **shapes)
+        if np.ndim(self.scaled_logits) != 3 or not np.isfinite(self.scaled_logits).all():
+            raise ValueError(
+                "Expected `scaled_logits` to be finite, of shape (models, records, queries). "
+                f"Received: shape {np.shape(self.scaled_logits)}"
+            )
 
     def scores(self, attack: str = "lira") -> ShadowScores:
         """Scores of every model, the others being its shadow models."""
@@ -294,6 +306,20 @@ def _as_report(
         seed=0,
         notes=tuple(notes),
     )
+
+
+def _require_matrix(is_member: np.ndarray, **shapes: tuple[int, ...]) -> None:
+    if np.ndim(is_member) != 2 or is_member.dtype != bool:
+        raise ValueError(
+            "Expected `is_member` to be booleans of shape (models, records). Received: "
+            f"{is_member.dtype} of shape {np.shape(is_member)}"
+        )
+    for name, shape in shapes.items():
+        if shape != is_member.shape:
+            raise ValueError(
+                f"Expected `{name}` to be of {is_member.shape[0]} models and {is_member.shape[1]} "
+                f"records, as `is_member` is. Received: {shape}"
+            )
 
 
 def _attack(attack: str) -> ShadowAttack:
