@@ -1,6 +1,6 @@
 """Attack a protected classifier as the strongest attacker does: with shadow models and canaries.
 
-    python examples/shadow_audit.py            # latent shoppers, seven minutes on two cores; resumes
+    python examples/shadow_audit.py            # latent shoppers, minutes on two cores; resumes
     python examples/shadow_audit.py --smoke    # some seconds, on digits
 
 The whole pipeline (teacher, selection, student) is run many times on random halves of the records,
