@@ -4,6 +4,7 @@ Scores of one record are alike under all models, so that a record with all of it
 unit that is drawn. NumPy and SciPy's special functions only.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 
@@ -41,7 +42,7 @@ class Clusters:
 
         Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 1997.
         """
-        placements = self._placements()
+        placements = self._placements
         members = self._members
         num_members, num_others = int(members.sum()), int((~members).sum())
         auc = float(placements[members].mean())
@@ -88,7 +89,7 @@ class Clusters:
             Position of each record and its exposure: the share of all nonmembers' scores that
             its scores as a member beat, on average. Highest first.
         """
-        placements = self._placements()
+        placements = self._placements
         mine = self._records[self._members]
         times = np.bincount(mine, minlength=self._num_records)
         total = np.bincount(mine, placements[self._members], minlength=self._num_records)
@@ -101,6 +102,7 @@ class Clusters:
         nonmembers = self._records[~self._members]
         return len(np.unique(nonmembers[: math.floor(fpr * len(nonmembers) + 1e-9)]))
 
+    @functools.cached_property
     def _placements(self) -> np.ndarray:
         """Share of the other side below each score, ties half; (scores,), in falling order."""
         starts = np.append(0, self._ends[:-1] + 1)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_dmp import _forward, _inputs
+from keras_dmp import _forward
 from keras_dmp.audit import _sides
 
 
@@ -35,18 +35,14 @@ def observe_layers(
         least: Samples needed on each side.
         verbose: Whether to show a progress bar.
     """
-    sides = [_sides.open_side(members, "members", model)]
-    sides.append(_sides.open_side(nonmembers, "nonmembers", model))
-    if all(side.digests is not None for side in sides):
-        _inputs.require_alike(sides[1].x, sides[0].x, "nonmembers", "members")
-        _require_sound([side.digests for side in sides], least)
+    sides = _sides.open_sides(members, nonmembers, model, least)
     steps = [side.num_batches(None) for side in sides]
     bar = keras.utils.Progbar(
         None if None in steps else sum(steps), verbose=int(verbose), unit_name="batch"
     )
     forward = _forward.ForwardPass(trunk)
     read = [_read(side, model, forward, bar) for side in sides]
-    _require_sound([digests for _, digests in read], least)
+    _sides.require_sound([digests for _, digests in read], least)
     return [seen for seen, _ in read]
 
 
@@ -63,9 +59,3 @@ def _read(
         bar.add(1)
     seen = LayerObservations(np.concatenate(activations), np.concatenate(labels))
     return seen, np.concatenate(digests) if side.digests is None else side.digests
-
-
-def _require_sound(digests: list[np.ndarray], least: int) -> None:
-    for name, side in zip(("members", "nonmembers"), digests, strict=True):
-        _sides.require_enough(len(side), name, least)
-    _sides.require_disjoint(*digests)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _forward, _heads, _inputs
+from keras_dmp import _arrays, _forward, _heads
 from keras_dmp.audit import _sides
 
 
@@ -50,22 +50,12 @@ def observe(
         ValueError: For samples or labels that do not fit the model or each other, and for
             records that are on both sides.
     """
-    sides = (
-        _sides.open_side(members, "members", model),
-        _sides.open_side(nonmembers, "nonmembers", model),
-    )
-    if all(isinstance(side, _sides.ArraySide) for side in sides):
-        _inputs.require_alike(sides[1].x, sides[0].x, "nonmembers", "members")
-        for side in sides:
-            _sides.require_enough(len(side.digests), side.name, least)
-        _sides.require_disjoint(sides[0].digests, sides[1].digests)
+    sides = _sides.open_sides(members, nonmembers, model, least)
     steps = [side.num_batches(batch_size) for side in sides]
     reader = _Reader(model, None if None in steps else sum(steps), verbose)
     observed = tuple(reader.read(side, batch_size) for side in sides)
     reader.finish()
-    for side, seen in zip(sides, observed, strict=True):
-        _sides.require_enough(len(seen.labels), side.name, least)
-    _sides.require_disjoint(observed[0].digests, observed[1].digests)
+    _sides.require_sound([seen.digests for seen in observed], least)
     return observed
 
 

@@ -1,6 +1,6 @@
 """The two sides of an audit, members and nonmembers, checked and read batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -82,6 +82,24 @@ def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySi
         f"Expected `{name}` to be a tuple (x, y) of arrays, or a tf.data.Dataset or PyDataset that "
         f"yields such batches. Received: {received}"
     )
+
+
+def open_sides(
+    members: Any, nonmembers: Any, model: keras.Model, least: int
+) -> tuple[ArraySide | DatasetSide, ArraySide | DatasetSide]:
+    """Both sides; arrays are held against each other at once, datasets once they are read."""
+    sides = (open_side(members, "members", model), open_side(nonmembers, "nonmembers", model))
+    if all(isinstance(side, ArraySide) for side in sides):
+        _inputs.require_alike(sides[1].x, sides[0].x, "nonmembers", "members")
+        require_sound([side.digests for side in sides], least)
+    return sides
+
+
+def require_sound(digests: Sequence[np.ndarray], least: int) -> None:
+    """Raise ValueError for too few members or nonmembers, or records that are both."""
+    for name, side in zip(("members", "nonmembers"), digests, strict=True):
+        require_enough(len(side), name, least)
+    require_disjoint(*digests)
 
 
 def num_classes(model: keras.Model | None) -> int | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -268,9 +269,9 @@ class ShadowStatistics:
             if canaries is not None:
                 results.append(scores.result(attack, slice=CANARIES, records=canaries))
         results.sort(key=lambda result: result.slice != ENTIRE)
-        report = _as_report(self, results, canaries, population, notes)
         provenance = {**versions("tensorflow", "keras"), **(provenance or {})}
-        return dataclasses.replace(report, name=name, seed=seed, provenance=provenance)
+        stated = {"name": name, "seed": seed, "provenance": provenance}
+        return _as_report(self, results, canaries, population, notes, **stated)
 
 
 def _as_report(
@@ -279,6 +280,7 @@ def _as_report(
     canaries: np.ndarray | None,
     population: np.ndarray,
     missing: list[str],
+    **stated: Any,
 ) -> AuditReport:
     models = len(statistics.is_member)
     member_accuracy, nonmember_accuracy = statistics.accuracy(population)
@@ -303,8 +305,8 @@ def _as_report(
         nonmember_accuracy=nonmember_accuracy,
         member_loss=float(loss[is_member].mean()),
         nonmember_loss=float(loss[~is_member].mean()),
-        seed=0,
         notes=tuple(notes),
+        **stated,
     )
 
 
