@@ -14,6 +14,7 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+from rows import figures
 
 import keras_dmp
 from keras_dmp import DMPTrainer, EntropyReferenceSelector, audit_membership, datasets, models
@@ -65,12 +66,7 @@ def show(comparison):
     print("| attack | model | AUC | TPR at 1 % FPR | TPR at 0.1 % FPR |")
     print("|---|---|---|---|---|")
     for name, _, result in comparison.rows():
-        low, high = result.auc_interval
-        cells = [f"{result.auc:.3f} ({low:.3f}-{high:.3f})"]
-        for fpr in (0.01, 0.001):
-            low, high = result.tpr_intervals[fpr]
-            cells.append(f"{100 * result.tpr_at_fpr[fpr]:.2f} % ({100 * low:.2f}-{100 * high:.2f})")
-        print(f"| {result.attack} | {name} | {' | '.join(cells)} |")
+        print(f"| {' | '.join([result.attack, name, *figures(result)])} |")
 
 
 def main(arguments=None):

@@ -1,4 +1,4 @@
-"""Rows of the benchmarks: figures with what they were measured on, as JSON lines."""
+"""Rows of the benchmarks: figures with what they were measured on, for machines and for pages."""
 
 import dataclasses
 import functools
@@ -46,3 +46,20 @@ class Measured:
     def to_json(self):
         """Return one line of JSON."""
         return json.dumps(dataclasses.asdict(self))
+
+
+def figures(result):
+    """AUC and TPR at 1 and 0.1 % FPR of an attack's result, each with its interval, as cells."""
+    cells = [f"{result.auc:.3f} {_ends(result.auc_interval, 1, '.3f')}"]
+    for fpr in (0.01, 0.001):
+        rate, interval = result.tpr_at_fpr[fpr], result.tpr_intervals[fpr]
+        cells.append("too few" if rate is None else f"{100 * rate:.2f} % {_ends(interval)}")
+    return cells
+
+
+def _ends(interval, unit=100, digits=".2f"):
+    """Both ends of an interval in brackets, nothing if there is none."""
+    if interval is None:
+        return ""
+    low, high = (format(unit * end, digits) for end in interval)
+    return f"({low}-{high})"

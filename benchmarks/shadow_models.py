@@ -17,6 +17,7 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+from rows import figures
 
 import keras_dmp
 from keras_dmp import DMPTrainer, EntropyReferenceSelector, datasets, models
@@ -100,20 +101,7 @@ def show(reports):
     for name, report in reports.items():
         for result in sorted(report.results, key=lambda result: ATTACKS.index(result.attack)):
             cells = [name, f"{report.nonmember_accuracy:.3f}", result.attack, result.slice]
-            cells.append(f"{result.auc:.3f} {ends(result.auc_interval, 1, '.3f')}")
-            for fpr in (0.01, 0.001):
-                rate, interval = result.tpr_at_fpr[fpr], result.tpr_intervals[fpr]
-                shown = "too few" if rate is None else f"{100 * rate:.2f} % {ends(interval)}"
-                cells.append(shown)
-            print(f"| {' | '.join(cells)} |")
-
-
-def ends(interval, unit=100, digits=".2f"):
-    """Both ends of an interval in brackets, nothing if there is none."""
-    if interval is None:
-        return ""
-    low, high = (format(unit * end, digits) for end in interval)
-    return f"({low}-{high})"
+            print(f"| {' | '.join([*cells, *figures(result)])} |")
 
 
 def main(arguments=None):
