@@ -4,10 +4,10 @@ import contextlib
 import json
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 from keras_dmp import _validate
+from keras_dmp._files import replace
 
 
 def write(path: str | os.PathLike, text: str, *, suffix: str) -> None:
@@ -71,29 +71,6 @@ def malformed(what: str):
         raise ValueError(
             f"Expected {what}. Received: a malformed one ({type(error).__name__}: {error})"
         ) from error
-
-
-def replace(path: pathlib.Path, content: bytes, *, mode: int) -> None:
-    """Write a file beside `path`, onto the disk, and move it there: nobody sees half of it."""
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            os.chmod(file.name, mode)
-            os.replace(file.name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(file.name)
-            raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _suffixed(path: str | os.PathLike, suffix: str) -> pathlib.Path:

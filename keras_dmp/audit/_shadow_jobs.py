@@ -6,28 +6,19 @@ by its owner only.
 
 import contextlib
 import dataclasses
-import fcntl
 import io
-import json
 import os
 import pathlib
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
-from keras_dmp.audit import _files
-
-_FORMAT = "keras_dmp.shadow_audit"
-_FORMAT_VERSION = 1
-_MANIFEST, _LOCK = "shadow_audit.json", "lock"
-_OWNER_ONLY, _OWNER_ONLY_FILE = 0o700, 0o600
-# Locked while the manifest is written; the bytes below are the jobs'.
-_MANIFEST_BYTE = 1 << 40
-
+from keras_dmp import _files
+from keras_dmp._directories import PrivateDirectory
 
 # What NumPy and zipfile raise for one bad byte or another.
 _DAMAGE = (
@@ -67,36 +58,27 @@ class JobDirectory:
     """
 
     def __init__(self, path: str | os.PathLike, configuration: dict[str, Any]):
-        self.path = pathlib.Path(path)
-        self._configuration = json.loads(json.dumps(configuration, allow_nan=False))
-        if self.path.exists() and not _is_ours(self.path):
-            raise ValueError(
-                "Expected `directory` to be empty, new or one of an earlier shadow audit. "
-                f"Received: directory={str(path)!r}, which holds something else"
-            )
-        self.path.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
-        self.path.chmod(_OWNER_ONLY)
-        manifest = self.path / _MANIFEST
-        with open(self.path / _LOCK, "ab") as file:
-            # Processes that start together agree on who writes the manifest.
-            fcntl.lockf(file, fcntl.LOCK_EX, 1, _MANIFEST_BYTE)
-            if manifest.exists():
-                self._require_same(manifest)
-                return
-            values = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **self._configuration}
-            _files.replace(manifest, json.dumps(values, indent=1).encode(), mode=_OWNER_ONLY_FILE)
+        self._directory = PrivateDirectory(
+            path,
+            configuration,
+            what="shadow audit",
+            manifest="shadow_audit.json",
+            format="keras_dmp.shadow_audit",
+            version=1,
+        )
+        self.path = self._directory.path
 
-    @contextlib.contextmanager
-    def owned(self, jobs: Iterable[int]) -> Iterator[None]:
+    def owned(self, jobs: Iterable[int]) -> contextlib.AbstractContextManager[None]:
         """Hold the locks of some jobs; they go with their process, however it ends.
 
         Raises:
             RuntimeError: If another process holds one of them.
         """
-        with open(self.path / _LOCK, "ab") as file:
-            for job in jobs:
-                self._lock(file, job)
-            yield
+        refusal = (
+            "Shadow model {} in {!r} is being trained by another process. Expected a shard of its "
+            "own for each process, such as shard=(0, 2) and (1, 2)"
+        )
+        return self._directory.owned({job: refusal.format(job, str(self.path)) for job in jobs})
 
     def is_finished(self, job: int) -> bool:
         """Whether there is a file of the job, sound or not."""
@@ -129,51 +111,11 @@ class JobDirectory:
         """Keep a finished job; a crash leaves all of the file or nothing."""
         path, content = self._file(job), io.BytesIO()
         np.savez(content, **_packed(result))
-        for left_behind in path.parent.glob(f".{path.name}.*"):
-            left_behind.unlink()
-        _files.replace(path, content.getvalue(), mode=_OWNER_ONLY_FILE)
+        _files.remove_left_behind(path)
+        _files.replace(path, content.getvalue(), mode=_files.OWNER_ONLY)
 
     def _file(self, job: int) -> pathlib.Path:
         return self.path / f"model_{job:05d}.npz"
-
-    def _require_same(self, manifest: pathlib.Path) -> None:
-        try:
-            found = json.loads(manifest.read_text())
-        except ValueError:
-            found = {}
-        if not isinstance(found, dict) or found.pop("format", None) != _FORMAT:
-            raise ValueError(
-                f"Expected `directory` to hold a shadow audit. Received: {str(manifest)!r}, "
-                "which is damaged or something else"
-            )
-        version = found.pop("format_version", None)
-        if version != _FORMAT_VERSION:
-            raise ValueError(
-                f"Expected a shadow audit of format version {_FORMAT_VERSION}. "
-                f"Received: version {version!r}"
-            )
-        keys = sorted({*found, *self._configuration})
-        differing = [
-            f"{key} is {found.get(key)!r} there and {self._configuration.get(key)!r} here"
-            for key in keys
-            if found.get(key) != self._configuration.get(key)
-        ]
-        if differing:
-            raise ValueError(
-                "Expected `directory` to be of the same data and settings. Received: "
-                f"directory={str(self.path)!r}, where {'; '.join(differing)}. Nothing was changed; "
-                "choose another directory"
-            )
-
-    def _lock(self, file: BinaryIO, job: int) -> None:
-        try:
-            # One byte a job: shards that overlap only in part are noticed too.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, job)
-        except (BlockingIOError, PermissionError) as error:
-            raise RuntimeError(
-                f"Shadow model {job} in {str(self.path)!r} is being trained by another process. "
-                "Expected a shard of its own for each process, such as shard=(0, 2) and (1, 2)"
-            ) from error
 
 
 def _packed(result: Job) -> dict[str, np.ndarray]:
@@ -194,14 +136,4 @@ def _unpacked(arrays: dict[str, np.ndarray], shape: tuple[int, int]) -> Job:
     return Job(
         scaled_logits={name: arrays[f"scaled_logits_{i}"] for i, name in enumerate(names)},
         correct={name: arrays[f"correct_{i}"] for i, name in enumerate(names)},
-    )
-
-
-def _is_ours(path: pathlib.Path) -> bool:
-    """Whether a directory has a manifest, or nothing but what leads to one."""
-    if not path.is_dir():
-        return False
-    names = {entry.name for entry in path.iterdir()}
-    return _MANIFEST in names or all(
-        name == _LOCK or name.startswith(f".{_MANIFEST}") for name in names
     )
