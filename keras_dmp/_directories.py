@@ -64,24 +64,6 @@ class PrivateDirectory:
             _files.replace(self._manifest, content, mode=_files.OWNER_ONLY)
 
     @contextlib.contextmanager
-    def locked(self, *, refusal: str) -> Iterator[None]:
-        """Hold the directory; the lock goes with its process, however that ends.
-
-        Args:
-            refusal: The message where another run holds it, of this process or of another.
-
-        Raises:
-            RuntimeError: If another run holds it.
-        """
-        # Unlike the POSIX locks of `lockf`, this one also tells two runs of one process apart.
-        with open(self.path / _LOCK, "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RuntimeError(refusal) from error
-            yield
-
-    @contextlib.contextmanager
     def owned(self, parts: dict[int, str]) -> Iterator[None]:
         """Hold some parts of the directory, such as the jobs of a shard.
 
@@ -137,3 +119,32 @@ class PrivateDirectory:
                 f"directory={str(self.path)!r}, where {'; '.join(differing)}. Nothing was changed; "
                 "choose another directory"
             )
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, *, refusal: str) -> Iterator[None]:
+    """Hold a directory; the lock goes with its process, however that ends.
+
+    Args:
+        path: The directory.
+        refusal: The message where another run holds it, of this process or of another.
+
+    Raises:
+        RuntimeError: If another run holds it.
+    """
+    # Unlike the POSIX locks of `lockf`, this one also tells two runs of one process apart.
+    with open(path / _LOCK, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(refusal) from error
+        yield
+
+
+def remove(path: pathlib.Path, manifest: str) -> None:
+    """Remove manifest and lock, and the directory if nothing else is in it."""
+    _files.remove_left_behind(path / manifest)
+    for name in (manifest, _LOCK):
+        (path / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.rmdir()

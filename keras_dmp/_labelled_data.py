@@ -1,6 +1,7 @@
 """Labelled data as `DMPTrainer.fit` is given it: members and validation, read once and checked."""
 
 import dataclasses
+import hashlib
 from typing import Any, Self
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 
 from keras_dmp import _arrays, _batches, _heads, _inputs
 from keras_dmp._resident import ResidentBatches
+from keras_dmp._shuffled_batches import ShuffledBatches
 
 _DEFAULT_BATCH_SIZE = 32
 
@@ -21,12 +23,16 @@ class LabelledData:
         y: Labels as given, or None with a dataset.
         sample_weight: (samples,) or None.
         digests: Hash of each record as the model sees it, (samples,) uint64.
+        labels_digest: Hash of all labels and weights in their order.
+        name: What messages call `x`.
     """
 
     x: Any
     y: np.ndarray | None
     sample_weight: np.ndarray | None
     digests: np.ndarray
+    labels_digest: bytes
+    name: str
 
     @classmethod
     def read(
@@ -65,11 +71,39 @@ class LabelledData:
             if sample_weight is not None:
                 sample_weight = np.asarray(sample_weight, dtype=np.float32)
             batches = [_batches.Batch(x, y, sample_weight)]
-        digests = [_checked(batch, names, model, kind, needs_labels) for batch in batches]
-        data = cls(x=x, y=y, sample_weight=sample_weight, digests=np.concatenate(digests))
+        digests, labels_hash = [], hashlib.blake2b(digest_size=16)
+        for batch in batches:
+            records, labels = _checked(batch, names, model, kind, needs_labels)
+            digests.append(records)
+            labels_hash.update(labels)
+        data = cls(
+            x=x,
+            y=y,
+            sample_weight=sample_weight,
+            digests=np.concatenate(digests),
+            labels_digest=labels_hash.digest(),
+            name=names[0],
+        )
         if len(data.digests) < 2:
             raise ValueError(f"Expected `{names[0]}` to have at least two samples. Received: one")
         return data
+
+    def require_fixed_order(self, model: keras.Model) -> None:
+        """Raise ValueError for a dataset that yields another order at every reading.
+
+        Its first batch tells: a shuffle buffer reaches beyond one.
+        """
+        if not _batches.is_dataset(self.x):
+            return
+        x = _batches.first_batch(self.x, self.name, model).x
+        digests = _arrays.record_digests(x, _inputs.input_dtypes(model, x))
+        if np.any(digests != self.digests[: len(digests)]):
+            raise ValueError(
+                f"Expected `{self.name}` to yield the same order at every reading with "
+                "`directory`, since a run that goes on must see what it would have seen: remove "
+                "its `shuffle`, or give arrays or a PyDataset, which `shuffle=True` reorders. "
+                "Received: a dataset whose first batch differs at a second reading"
+            )
 
     def for_keras(self) -> Any:
         """What `validation_data` of `Model.fit` takes."""
@@ -88,9 +122,12 @@ class LabelledData:
         **arguments: Any,
     ) -> keras.callbacks.History:
         """`model.fit` on this data, from resident tensors where it is arrays."""
+        if shuffle and isinstance(self.x, keras.utils.PyDataset):
+            order = ShuffledBatches(self.x, seed=seed)
+            callbacks = [order, *callbacks]
+            return model.fit(order.dataset, shuffle=False, callbacks=callbacks, **arguments)
         if _batches.is_dataset(self.x):
-            shuffle = shuffle and isinstance(self.x, keras.utils.PyDataset)
-            return model.fit(self.x, shuffle=shuffle, callbacks=callbacks, **arguments)
+            return model.fit(self.x, shuffle=False, callbacks=callbacks, **arguments)
         batches = ResidentBatches(
             (self.x, self.y) if self.sample_weight is None else self._columns(),
             batch_size=batch_size or _DEFAULT_BATCH_SIZE,
@@ -111,16 +148,20 @@ def _checked(
     model: keras.Model,
     kind: _heads.OutputKind,
     needs_labels: bool,
-) -> np.ndarray:
-    """Digests of a batch whose samples, labels and weights have been found right."""
+) -> tuple[np.ndarray, bytes]:
+    """Digests of a batch found right, and its labels and weights as bytes."""
+    labels = weights = b""
     _inputs.require_model_input(batch.x, model, names[0])
     _arrays.require_finite(batch.x, names[0])
     if batch.y is not None:
-        labels = _arrays.class_ids(batch.y, kind.num_classes, names[1])
-        _arrays.require_same_length(batch.x, labels, names[0], names[1])
+        classes = _arrays.class_ids(batch.y, kind.num_classes, names[1])
+        _arrays.require_same_length(batch.x, classes, names[0], names[1])
+        labels = classes.tobytes()
     elif needs_labels:
         raise ValueError(f"Expected `{names[1]}` to be class labels. Received: {names[1]}=None")
     if batch.sample_weight is not None:
         _arrays.require_same_length(batch.x, batch.sample_weight, names[0], names[2])
         _arrays.require_finite(batch.sample_weight, names[2])
-    return _arrays.record_digests(batch.x, _inputs.input_dtypes(model, batch.x))
+        weights = batch.sample_weight.tobytes()
+    digests = _arrays.record_digests(batch.x, _inputs.input_dtypes(model, batch.x))
+    return digests, labels + weights

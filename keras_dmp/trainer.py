@@ -1,45 +1,32 @@
 """The three phases of DMP behind the methods of a Keras model."""
 
+import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_dmp import (
-    _arrays,
-    _batches,
+    _callback_state,
     _callbacks,
-    _fresh,
+    _fingerprint,
     _heads,
-    _inputs,
-    _overlap,
+    _interruptions,
+    _phases,
+    _plan,
+    _run_directory,
     _validate,
 )
-from keras_dmp._labelled_data import LabelledData
-from keras_dmp._output_kind import output_kind
-from keras_dmp._reference_data import read_reference
+from keras_dmp._compiled import Compiled
 from keras_dmp._resident import new_seed
+from keras_dmp._run_directory import RunDirectory
 from keras_dmp._settings import require_settings
 from keras_dmp.distillation import DistillationTrainer
 from keras_dmp.reference import EntropyReferenceSelector, selector_among
-
-_SAMPLE = slice(0, 256)
-_COMPILE_ARGUMENTS = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Run:
-    """What one call of `fit` works with, all of it checked."""
-
-    teacher: keras.Model
-    student: keras.Model
-    kind: _heads.OutputKind
-    members: LabelledData | None
-    reference: Any
-    reference_batch_size: int | None
-    validation: LabelledData | None
 
 
 class DMPTrainer:
@@ -67,6 +54,12 @@ class DMPTrainer:
             compiled loss, the last activation or the values.
         seed: Integer that fixes the whole of `fit` through `keras.utils.set_random_seed`.
             Defaults to `None`: the global state as it is.
+        directory: A folder for checkpoints, with which a `fit` that was killed goes on when it
+            is called again, to the same student bit for bit on a CPU. It is private: only its
+            owner can read it, and `purge` removes it. It needs a `seed`. Defaults to `None`:
+            nothing is written.
+        distribution_strategy: A `tf.distribute.Strategy` in whose scope all is built and
+            trained. Defaults to `None`: the current one.
 
     Attributes:
         student: The protected model after `fit`: a plain `keras.Model`, compiled.
@@ -102,6 +95,8 @@ class DMPTrainer:
         compensate_temperature: bool = False,
         from_logits: bool | None = None,
         seed: int | None = None,
+        directory: str | os.PathLike | None = None,
+        distribution_strategy: tf.distribute.Strategy | None = None,
     ):
         if not isinstance(model, keras.Model) and not callable(model):
             raise TypeError(
@@ -117,6 +112,18 @@ class DMPTrainer:
             )
         if seed is not None:
             _validate.integer_at_least(0, seed=seed)
+        if directory is not None and seed is None:
+            raise ValueError(
+                "Expected `seed` to be an integer with `directory`: a run that goes on must draw "
+                "what it would have drawn. Received: seed=None"
+            )
+        if distribution_strategy is not None and not isinstance(
+            distribution_strategy, tf.distribute.Strategy
+        ):
+            raise TypeError(
+                "Expected `distribution_strategy` to be a tf.distribute.Strategy. Received: "
+                f"{type(distribution_strategy).__name__}"
+            )
         require_settings(temperature, labels, compensate_temperature)
         self._model = model
         self._given_teacher = teacher
@@ -127,7 +134,9 @@ class DMPTrainer:
         }
         self._from_logits = from_logits
         self._seed = seed
-        self._compiled: dict[str, Any] | None = None
+        self._directory = directory
+        self._strategy = distribution_strategy
+        self._compiled: Compiled | None = None
         self._student: keras.Model | None = None
         self._teacher = teacher
         self.selector = selector
@@ -166,21 +175,7 @@ class DMPTrainer:
             **kwargs: `weighted_metrics`, `run_eagerly`, `steps_per_execution`, `jit_compile`
                 and `auto_scale_loss` of `keras.Model.compile`, for both.
         """
-        if loss is None:
-            raise ValueError("Expected `loss` to be the teacher's loss. Received: loss=None")
-        if not set(kwargs) <= {*_COMPILE_ARGUMENTS, "weighted_metrics"}:
-            raise TypeError(
-                f"Expected keyword arguments among {('weighted_metrics', *_COMPILE_ARGUMENTS)}. "
-                f"Received: {sorted(kwargs)}"
-            )
-        self._compiled = {
-            "student_optimizer": keras.optimizers.get(optimizer),
-            "teacher_optimizer": keras.optimizers.get(teacher_optimizer or optimizer),
-            "loss": loss,
-            "metrics": metrics,
-            "weighted_metrics": kwargs.pop("weighted_metrics", None),
-            "arguments": kwargs,
-        }
+        self._compiled = Compiled.read(optimizer, loss, metrics, teacher_optimizer, kwargs)
 
     def fit(
         self,
@@ -210,7 +205,8 @@ class DMPTrainer:
                 a ready teacher it may be None; if given, it serves the overlap check.
             y: Labels of the members.
             reference: Samples without labels that are no members: arrays or a dataset, whose
-                labels are dropped. It is kept in memory.
+                labels are dropped. A dataset is read twice, once to check it and once for the
+                teacher's labels; what is chosen is kept.
             epochs: Epochs of the student, and of the teacher unless `teacher_epochs` is given.
             teacher_epochs: Epochs of the teacher.
             batch_size: Samples a step of both; a dataset of members keeps its own. Defaults to
@@ -235,7 +231,9 @@ class DMPTrainer:
             One `History` over both: the teacher's keys carry the prefix `teacher_`.
 
         Raises:
-            ValueError: Before any training, for data or models that do not fit together.
+            ValueError: Before any training, for data or models that do not fit together, and for
+                a `directory` of other data or settings.
+            RuntimeError: If another run is at work in `directory`.
         """
         self._require_compiled()
         _validate.integer_at_least(1, epochs=epochs)
@@ -249,61 +247,52 @@ class DMPTrainer:
             class_weight=class_weight,
             sample_weight=sample_weight,
         )
-        if self._seed is not None:
-            keras.utils.set_random_seed(self._seed)
         callbacks = _callbacks.as_list(callbacks)
         if self.selector is not None:
             callbacks = [self.selector, *callbacks]
-        run = self._prepare(
-            x, y, sample_weight, reference, validation_data, selector_among(callbacks)
+        settings = _FitSettings(
+            epochs={"teacher": teacher_epochs or epochs, "student": epochs},
+            callbacks={"teacher": _callbacks.as_list(teacher_callbacks), "student": callbacks},
+            batch_size=batch_size,
+            shuffle=shuffle,
+            verbose=1 if verbose == "auto" else verbose,
+            class_weight=class_weight,
+            validation_batch_size=validation_batch_size or batch_size,
+            validation_freq=validation_freq,
         )
-        digests = _digests(run)
-        if groups is not None and run.members is None:
-            raise ValueError(
-                "Expected `x` to be the members when `groups` tells theirs. Received: x=None"
+        with contextlib.ExitStack() as stack:
+            if self._strategy is not None:
+                stack.enter_context(self._strategy.scope())
+            if self._seed is not None:
+                keras.utils.set_random_seed(self._seed)
+            plan = _plan.prepare(
+                self._model,
+                self._given_teacher,
+                loss=self._compiled.loss,
+                from_logits=self._from_logits,
+                members=(x, y, sample_weight),
+                reference=reference,
+                validation_data=validation_data,
+                selectors=[one for one in [selector_among(callbacks)] if one is not None],
+                groups=groups,
+                allow_overlap=allow_overlap,
             )
-        if run.members is not None:
-            _overlap.refuse_overlap(digests, groups=groups, allow=allow_overlap)
-        distiller = DistillationTrainer(
-            run.student, run.teacher, from_logits=run.kind.from_logits, **self._settings
-        )
-        distiller.compile(**self._compile_arguments("student", for_student_phase=True))
-        shared = {
-            "batch_size": batch_size,
-            "shuffle": shuffle,
-            "verbose": 1 if verbose == "auto" else verbose,
-            "validation_data": None if run.validation is None else run.validation.for_keras(),
-            "validation_freq": validation_freq,
-        }
-        if validation_batch_size or batch_size:
-            shared["validation_batch_size"] = validation_batch_size or batch_size
+            directory = self._opened_directory(plan, settings)
+            if directory is not None:
+                stack.enter_context(directory.locked())
+                stack.enter_context(_interruptions.sigterm_leaves())
+            return self._run(plan, settings, directory)
 
-        # Should this run break off, no student of an earlier one stands beside its teacher.
-        self._student = None
-        history = keras.callbacks.History()
-        history.history = {}
-        if self._given_teacher is None:
-            _announce("Teacher: training on the members", verbose)
-            trained = self._fit_teacher(
-                run,
-                epochs=teacher_epochs or epochs,
-                callbacks=_callbacks.as_list(teacher_callbacks),
-                class_weight=class_weight,
-                **shared,
-            )
-            history.history |= {f"teacher_{key}": of for key, of in trained.history.items()}
-            self._teacher = run.teacher
-        _announce("Student: labelling the reference, training on it", verbose)
-        shared["batch_size"] = batch_size or run.reference_batch_size
-        trained = distiller.fit(run.reference, epochs=epochs, callbacks=callbacks, **shared)
-        run.student.compile(**self._compile_arguments("student"))
-        # Keras warns at loading of an optimizer that was saved before it had variables.
-        run.student.optimizer.build(run.student.trainable_variables)
-        self._student = run.student
-        history.history |= trained.history
-        history.epoch, history.params = trained.epoch, trained.params
-        history.set_model(run.student)
-        return history
+    def purge(self) -> None:
+        """Remove `directory` with all that runs have written there; the student stays in memory.
+
+        Raises:
+            RuntimeError: If a run is at work there.
+            ValueError: If the trainer has no `directory`.
+        """
+        if self._directory is None:
+            raise ValueError("Expected the trainer to have a `directory`. Received: directory=None")
+        _run_directory.purge(self._directory)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """Return loss and metrics of the student, as `keras.Model.evaluate`."""
@@ -338,104 +327,129 @@ class DMPTrainer:
                 f"Received: {given[0]}={arguments[given[0]]!r}"
             )
 
-    def _compile_arguments(self, phase: str, for_student_phase: bool = False) -> dict[str, Any]:
-        """Arguments of `Model.compile` with an optimizer and metrics of their own."""
-        compiled = self._compiled
+    def _run(
+        self, plan: _plan.Plan, settings: "_FitSettings", directory: RunDirectory | None
+    ) -> keras.callbacks.History:
+        """The three phases, on data that has been checked."""
+        distiller = DistillationTrainer(
+            plan.student, plan.teacher, from_logits=plan.kind.from_logits, **self._settings
+        )
+        distiller.compile(**self._compiled.for_distillation())
+        run = {"seed": self._seed, "directory": directory}
+        # Should this run break off, no student of an earlier one stands beside its teacher.
+        self._student = None
+        history = keras.callbacks.History()
+        history.history = {}
+        if self._given_teacher is None:
+            trained = self._train_teacher(plan, settings, **run)
+            history.history |= {f"teacher_{key}": of for key, of in trained.history.items()}
+            self._teacher = plan.teacher
+        trained = self._train_student(plan, settings, distiller, **run)
+        plan.student.compile(**self._compiled.for_labels("student"))
+        # Keras warns at loading of an optimizer that was saved before it had variables.
+        plan.student.optimizer.build(plan.student.trainable_variables)
+        self._student = plan.student
+        history.history |= trained.history
+        history.epoch, history.params = trained.epochs, trained.params
+        history.set_model(plan.student)
+        return history
+
+    def _train_teacher(self, plan, settings: "_FitSettings", **run: Any) -> _phases.Trained:
+        _announce("Teacher: training on the members", settings.verbose)
+        plan.teacher.compile(**self._compiled.for_labels("teacher"))
+
+        def fit(**arguments):
+            return plan.members.fit(
+                plan.teacher,
+                seed=new_seed(),
+                batch_size=settings.batch_size,
+                shuffle=settings.shuffle,
+                class_weight=settings.class_weight,
+                **settings.for_keras(plan),
+                **arguments,
+            )
+
+        return _phases.train("teacher", plan.teacher, fit, **settings.of("teacher"), **run)
+
+    def _train_student(
+        self, plan, settings: "_FitSettings", distiller: DistillationTrainer, **run: Any
+    ) -> _phases.Trained:
+        _announce("Student: labelling the reference, training on it", settings.verbose)
+        labelled = _phases.label(
+            distiller,
+            plan.reference,
+            selector_among(settings.callbacks["student"]),
+            directory=run["directory"],
+            verbose=settings.verbose == 1,
+        )
+
+        def fit(**arguments):
+            return distiller.fit(
+                labelled,
+                batch_size=settings.batch_size or plan.reference.batch_size,
+                shuffle=settings.shuffle,
+                **settings.for_keras(plan),
+                **arguments,
+            )
+
+        return _phases.train("student", distiller, fit, **settings.of("student"), **run)
+
+    def _opened_directory(self, plan: _plan.Plan, settings: "_FitSettings") -> RunDirectory | None:
+        if self._directory is None:
+            return None
+        for phase, name in (("teacher", "teacher_callbacks"), ("student", "callbacks")):
+            kept = [one for one in settings.callbacks[phase] if one is not self.selector]
+            _callback_state.require_savable(kept, name)
+        if plan.members is not None:
+            plan.members.require_fixed_order(plan.student)
+        return RunDirectory(
+            self._directory,
+            {
+                **_fingerprint.of_data(plan),
+                "model": _fingerprint.of_model(plan.student),
+                "settings": {**self._settings, "seed": self._seed},
+                "compiled": _fingerprint.of_object(vars(self._compiled)),
+                "fit": _fingerprint.of_object(settings.in_fingerprint()),
+            },
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _FitSettings:
+    """What one `fit` was asked for; by phase, "teacher" or "student", where both have their own."""
+
+    epochs: dict[str, int]
+    callbacks: dict[str, list[keras.callbacks.Callback]]
+    batch_size: int | None
+    shuffle: bool
+    verbose: Any
+    class_weight: dict[int, float] | None
+    validation_batch_size: int | None
+    validation_freq: Any
+
+    def of(self, phase: str) -> dict[str, Any]:
+        """Epochs and callbacks of a phase."""
+        return {"epochs": self.epochs[phase], "callbacks": self.callbacks[phase]}
+
+    def for_keras(self, plan: _plan.Plan) -> dict[str, Any]:
+        """Arguments of every `fit`."""
         arguments = {
-            "optimizer": _copy(compiled[f"{phase}_optimizer"]),
-            "metrics": _copies(compiled["metrics"]),
-            "weighted_metrics": _copies(compiled["weighted_metrics"]),
-            **compiled["arguments"],
+            "verbose": self.verbose,
+            "validation_data": None if plan.validation is None else plan.validation.for_keras(),
+            "validation_freq": self.validation_freq,
         }
-        return arguments if for_student_phase else {**arguments, "loss": compiled["loss"]}
+        if self.validation_batch_size:
+            arguments["validation_batch_size"] = self.validation_batch_size
+        return arguments
 
-    def _prepare(self, x, y, sample_weight, reference, validation_data, selector) -> _Run:
-        """Build the models, read the data, and check all of it before any training."""
-        if reference is None:
-            raise ValueError("Expected `reference` to be samples. Received: reference=None")
-        if x is None and self._given_teacher is None:
-            raise ValueError(
-                "Expected `x` to be the members, or a ready `teacher` in the constructor. "
-                "Received: x=None and teacher=None"
-            )
-        student = _fresh.fresh_model(self._model)
-        source, name = (reference, "reference") if x is None else (x, "x")
-        sample = _batches.first_batch(source, name, student).x
-        _inputs.require_model_input(sample, student, name)
-        _arrays.require_finite(sample, name)
-        sample = _arrays.take(sample, _SAMPLE)
-        teacher, student = _fresh.teacher_and_student(
-            self._model, self._given_teacher, student, sample
-        )
-        kind = self._output_kind(teacher, student, sample)
-
-        reading = {"model": student, "kind": kind}
-        members = validation = None
-        if x is not None:
-            members = LabelledData.read(
-                x,
-                y,
-                sample_weight,
-                names=("x", "y", "sample_weight"),
-                needs_labels=self._given_teacher is None,
-                **reading,
-            )
-        pool, pool_batch_size = read_reference(reference, "reference", student)
-        if members is not None:
-            _inputs.require_alike(pool, sample, "reference", "x")
-        if selector is not None:
-            selector.require_narrows(_arrays.num_samples(pool))
-        if validation_data is not None:
-            columns = (
-                (validation_data, None, None)
-                if _batches.is_dataset(validation_data)
-                else keras.utils.unpack_x_y_sample_weight(validation_data)
-            )
-            names = ("validation_data", "validation_data labels", "validation_data weights")
-            validation = LabelledData.read(*columns, names=names, **reading)
-        _fresh.warn_of_adapted_layers(student)
-        return _Run(
-            teacher=teacher,
-            student=student,
-            kind=kind,
-            members=members,
-            reference=pool,
-            reference_batch_size=pool_batch_size,
-            validation=validation,
-        )
-
-    def _output_kind(self, teacher, student, sample) -> _heads.OutputKind:
-        loss = self._compiled["loss"]
-        kind = output_kind(student, "model", sample, self._from_logits, loss=loss)
-        if self._given_teacher is not None:
-            of_teacher = output_kind(teacher, "teacher", sample, self._from_logits)
-            _heads.require_same_kind(of_teacher, kind)
-        return kind
-
-    def _fit_teacher(self, run: _Run, **arguments: Any) -> keras.callbacks.History:
-        run.teacher.compile(**self._compile_arguments("teacher"))
-        return run.members.fit(run.teacher, seed=new_seed(), **arguments)
-
-
-def _digests(run: _Run) -> dict[str, Any]:
-    """Hash of each record as the model sees it, by the name of its part."""
-    dtypes = _inputs.input_dtypes(run.student, run.reference)
-    digests = {"reference": _arrays.record_digests(run.reference, dtypes)}
-    for name, part in (("members", run.members), ("validation", run.validation)):
-        if part is not None:
-            digests[name] = part.digests
-    return digests
-
-
-def _copy(part: Any) -> Any:
-    """A new optimizer or metric with the same configuration; names and functions stay."""
-    if isinstance(part, keras.optimizers.Optimizer | keras.metrics.Metric):
-        return type(part).from_config(part.get_config())
-    return part
-
-
-def _copies(metrics: Any) -> Any:
-    return None if metrics is None else keras.tree.map_structure(_copy, metrics)
+    def in_fingerprint(self) -> dict[str, Any]:
+        """What the result depends on."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        names = {
+            phase: [type(callback).__name__ for callback in callbacks]
+            for phase, callbacks in self.callbacks.items()
+        }
+        return {**values, "verbose": None, "callbacks": names}
 
 
 def _announce(phase: str, verbose: Any) -> None:

@@ -1,0 +1,60 @@
+"""What a run depends on, by name, so that a directory of another one is refused with what differs.
+
+Data enters by hashes. Names of layers, which depend on what a process has built before, do not.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dmp._plan import Plan
+
+
+def of_data(plan: Plan) -> dict[str, str]:
+    """Size and hash of each part of the data."""
+    parts = {}
+    for name, digests in plan.digests.items():
+        part = getattr(plan, name)
+        content = hashlib.blake2b(np.ascontiguousarray(digests).tobytes(), digest_size=8)
+        content.update(getattr(part, "labels_digest", b""))
+        parts[name] = f"{len(digests)} samples {content.hexdigest()}"
+    return parts
+
+
+def of_model(model: keras.Model) -> str:
+    """Size of a model and hash of its architecture."""
+    try:
+        text = json.dumps(_plain(model.get_config()), sort_keys=True)
+    except NotImplementedError:
+        text = type(model).__name__
+    names = sorted((layer.name for layer in model._flatten_layers()), key=len, reverse=True)
+    for name in names:
+        text = text.replace(f'"{name}"', '""')
+    shapes = [(tuple(variable.shape), variable.dtype) for variable in model.variables]
+    text += str((shapes, [variable.trainable for variable in model.variables]))
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return f"{model.count_params()} parameters {digest}"
+
+
+def of_object(value: Any) -> Any:
+    """A setting, an optimizer, a loss or metrics as JSON values without generated names."""
+    try:
+        config = keras.saving.serialize_keras_object(value)
+    except (TypeError, ValueError, NotImplementedError):
+        config = type(value).__name__
+    return _plain(config)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(of) for key, of in value.items() if key != "name"}
+    if isinstance(value, list | tuple | set):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(type(value).__name__)

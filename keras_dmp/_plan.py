@@ -1,0 +1,160 @@
+"""What a run of `DMPTrainer` works with: models built, data read, all of it checked."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+
+from keras_dmp import _arrays, _batches, _fresh, _heads, _inputs, _overlap
+from keras_dmp._labelled_data import LabelledData
+from keras_dmp._output_kind import output_kind
+from keras_dmp._reference_data import read_reference
+from keras_dmp.reference import EntropyReferenceSelector
+
+_SAMPLE = slice(0, 256)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferencePool:
+    """Reference samples, read and checked."""
+
+    source: Any
+    first: Any
+    num_samples: int
+    digests: Any
+    batch_size: int | None
+
+    @classmethod
+    def read(cls, x, name, model):
+        x, batch_size = read_reference(x, name, model)
+        return cls(
+            source=x,
+            first=x,
+            num_samples=_arrays.num_samples(x),
+            digests=_arrays.record_digests(x, _inputs.input_dtypes(model, x)),
+            batch_size=batch_size,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Models and data of one run.
+
+    Attributes:
+        teacher: The teacher, ready or to be trained.
+        student: A student with weights of its own.
+        kind: What both return.
+        members: The private members, or None with a ready teacher.
+        reference: The pool.
+        validation: Validation data of both phases, or None.
+        digests: Hash of each record as the model sees it, by the name of its part.
+    """
+
+    teacher: keras.Model
+    student: keras.Model
+    kind: _heads.OutputKind
+    members: LabelledData | None
+    reference: ReferencePool
+    validation: LabelledData | None
+    digests: dict[str, Any]
+
+
+def prepare(
+    model: keras.Model | Callable[[], keras.Model],
+    ready_teacher: keras.Model | None,
+    *,
+    loss: Any,
+    from_logits: bool | None,
+    members: tuple[Any, Any, Any],
+    reference: Any,
+    validation_data: Any,
+    selectors: Iterable[EntropyReferenceSelector],
+    groups: dict[str, Any] | None,
+    allow_overlap: bool,
+) -> Plan:
+    """Build the models, read the data once, and check all of it before any training.
+
+    Args:
+        model: What builds teacher and student.
+        ready_teacher: A trained teacher, or None.
+        loss: The compiled loss, which may tell what outputs are.
+        from_logits: What the user says of that.
+        members: x, y and sample_weight of `DMPTrainer.fit`.
+        reference: Its `reference`.
+        validation_data: Its `validation_data`.
+        selectors: Selectors that will choose from the reference.
+        groups: Its `groups`.
+        allow_overlap: Its `allow_overlap`.
+
+    Raises:
+        ValueError: For data or models that do not fit together.
+    """
+    x, y, sample_weight = members
+    _require_parts(x, reference, ready_teacher, groups)
+    student = _fresh.fresh_model(model)
+    source, name = (reference, "reference") if x is None else (x, "x")
+    sample = _batches.first_batch(source, name, student).x
+    _inputs.require_model_input(sample, student, name)
+    _arrays.require_finite(sample, name)
+    sample = _arrays.take(sample, _SAMPLE)
+    teacher, student = _fresh.teacher_and_student(model, ready_teacher, student, sample)
+    kind = output_kind(student, "model", sample, from_logits, loss=loss)
+    if ready_teacher is not None:
+        of_teacher = output_kind(teacher, "teacher", sample, from_logits)
+        _heads.require_same_kind(of_teacher, kind)
+
+    reading = {"model": student, "kind": kind}
+    known = validation = None
+    if x is not None:
+        names = ("x", "y", "sample_weight")
+        known = LabelledData.read(
+            x, y, sample_weight, names=names, needs_labels=ready_teacher is None, **reading
+        )
+    pool = ReferencePool.read(reference, "reference", student)
+    if known is not None:
+        _inputs.require_alike(pool.first, sample, "reference", "x")
+    for selector in selectors:
+        selector.require_narrows(pool.num_samples)
+    if validation_data is not None:
+        validation = _validation(validation_data, **reading)
+    _fresh.warn_of_adapted_layers(student)
+    digests = {"reference": pool.digests}
+    for name, part in (("members", known), ("validation", validation)):
+        if part is not None:
+            digests[name] = part.digests
+    if known is not None:
+        _overlap.refuse_overlap(digests, groups=groups, allow=allow_overlap)
+    return Plan(
+        teacher=teacher,
+        student=student,
+        kind=kind,
+        members=known,
+        reference=pool,
+        validation=validation,
+        digests=digests,
+    )
+
+
+def _require_parts(x: Any, reference: Any, ready_teacher: Any, groups: Any) -> None:
+    if reference is None:
+        raise ValueError("Expected `reference` to be samples. Received: reference=None")
+    if x is None and ready_teacher is None:
+        raise ValueError(
+            "Expected `x` to be the members, or a ready `teacher` in the constructor. "
+            "Received: x=None and teacher=None"
+        )
+    if groups is not None and x is None:
+        raise ValueError(
+            "Expected `x` to be the members when `groups` tells theirs. Received: x=None"
+        )
+
+
+def _validation(validation_data: Any, **reading: Any) -> LabelledData:
+    columns = (
+        (validation_data, None, None)
+        if _batches.is_dataset(validation_data)
+        else keras.utils.unpack_x_y_sample_weight(validation_data)
+    )
+    names = ("validation_data", "validation_data labels", "validation_data weights")
+    return LabelledData.read(*columns, names=names, **reading)
