@@ -1,0 +1,260 @@
+"""What every defence is: settings that turn a builder and a split into a protected model."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import keras
+import numpy as np
+
+from keras_dmp import _arrays, _fresh, _heads, _inputs, _validate
+from keras_dmp._labelled_data import LabelledData
+from keras_dmp._output_kind import output_kind
+from keras_dmp._reference_data import read_reference
+from keras_dmp._resident import ResidentBatches, new_seed
+from keras_dmp.splits import PrivateSplit
+
+# Samples that show by their values whether outputs are logits or probabilities.
+_SAMPLE = slice(0, 256)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Defense(abc.ABC):
+    """Settings of one defence; the base of all of them.
+
+    A subclass is a frozen, keyword-only dataclass that checks its settings in `__post_init__`
+    and trains in `_protect`.
+
+    Attributes:
+        name: Name of the defence in `defenses.get`.
+        parts: Parts of the split, beside the members, that the defence cannot do without.
+    """
+
+    name: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = ()
+
+    def protect(
+        self,
+        build_model: keras.Model | Callable[[], keras.Model],
+        split: PrivateSplit,
+        *,
+        epochs: int,
+        batch_size: int = 32,
+        optimizer: Any = "adam",
+        from_logits: bool | None = None,
+        seed: int | None = None,
+        verbose: int = 0,
+    ) -> keras.Model:
+        """Train a classifier on the members of a split so that it can be released.
+
+        The nonmembers of the split are never looked at: they are for the audit.
+
+        Args:
+            build_model: A callable that builds a fresh classifier, or a Keras model, which is
+                cloned with fresh weights.
+            split: A `PrivateSplit`.
+            epochs: Passes over the members.
+            batch_size: Samples a step. Defaults to 32.
+            optimizer: What trains on the members: a Keras optimizer, its name or its
+                configuration. Each training gets a copy. Defaults to `"adam"`.
+            from_logits: Whether the classifier returns logits. Defaults to `None`: read from
+                its last activation or its values.
+            seed: Integer that fixes everything through `keras.utils.set_random_seed`. Defaults
+                to `None`: the global state as it is.
+            verbose: 0, 1 or 2, as in `keras.Model.fit`. Defaults to 0.
+
+        Returns:
+            The protected `keras.Model`, compiled with a fresh optimizer, the cross-entropy and
+            accuracy.
+
+        Raises:
+            TypeError: If `build_model` or `split` are of another type.
+            ValueError: Before the first step, for arguments out of range, a part of the split
+                that is missing or too small, and models that the defence cannot train.
+        """
+        run = Run.prepare(
+            self,
+            build_model,
+            split,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            from_logits=from_logits,
+            seed=seed,
+            verbose=verbose,
+        )
+        return self._protect(run)
+
+    @abc.abstractmethod
+    def _protect(self, run: "Run") -> keras.Model:
+        """Train, and return the model to release; what it cannot train it refuses first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one call of `protect` works with, all of it checked.
+
+    Attributes:
+        build_model: What builds further models.
+        model: The first model built, with fresh weights.
+        kind: What its outputs are.
+        x: The members' samples, a structure of arrays.
+        y: Their classes, (samples,), int64.
+        validation: `(x, y)` of the split's validation part, or None.
+        reference: The split's reference pool, a structure of arrays, or None.
+        epochs: Passes over the members.
+        batch_size: Samples a step.
+        optimizer: The optimizer to copy.
+        seed: The seed of the call, or None.
+        verbose: As in `keras.Model.fit`.
+    """
+
+    build_model: Any
+    model: keras.Model
+    kind: _heads.OutputKind
+    x: Any
+    y: np.ndarray
+    validation: tuple[Any, np.ndarray] | None
+    reference: Any
+    epochs: int
+    batch_size: int
+    optimizer: keras.optimizers.Optimizer
+    seed: int | None
+    verbose: int
+
+    @classmethod
+    def prepare(
+        cls, defense: Defense, build_model: Any, split: Any, *, from_logits: Any, **fit: Any
+    ) -> Self:
+        """Check the arguments of `protect`, set the seed, and build the model."""
+        _require_split(split, defense)
+        _validate.integer_at_least(1, epochs=fit["epochs"], batch_size=fit["batch_size"])
+        _validate.one_of((0, 1, 2), verbose=fit["verbose"])
+        optimizer = copied_optimizer(fit.pop("optimizer"), "optimizer")
+        if fit["seed"] is not None:
+            _validate.integer_at_least(0, seed=fit["seed"])
+            keras.utils.set_random_seed(fit["seed"])
+        model = _fresh.fresh_model(build_model)
+        x = _arrays.as_arrays(split.members[0], "split.members")
+        _inputs.require_model_input(x, model, "split.members")
+        sample = _arrays.take(x, _SAMPLE)
+        _arrays.require_finite(sample, "split.members")
+        _fresh.ensure_built(model, sample)
+        kind = output_kind(model, "build_model", sample, from_logits)
+        parts = {
+            part: _labelled(getattr(split, part), f"split.{part}", model, kind)
+            for part in ("members", "validation")
+        }
+        reference = split.reference
+        if reference is not None:
+            reference, _ = read_reference(reference, "split.reference", model)
+        _fresh.warn_of_adapted_layers(model)
+        return cls(
+            build_model=build_model,
+            model=model,
+            kind=kind,
+            x=parts["members"][0],
+            y=parts["members"][1],
+            validation=parts["validation"],
+            reference=reference,
+            optimizer=optimizer,
+            **fit,
+        )
+
+    @property
+    def num_members(self) -> int:
+        """Number of members."""
+        return len(self.y)
+
+    def loss(self) -> keras.losses.Loss:
+        """The cross-entropy of class numbers for these outputs."""
+        if self.kind.units == 1:
+            return keras.losses.BinaryCrossentropy(from_logits=self.kind.from_logits)
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=self.kind.from_logits)
+
+    def metrics(self) -> list[Any]:
+        """Accuracy; Keras' own choice for one unit thresholds logits at 0.5."""
+        if self.kind.units == 1 and self.kind.from_logits:
+            return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)]
+        return ["accuracy"]
+
+    def compile(self, model: keras.Model, loss: keras.losses.Loss | None = None) -> None:
+        """Compile a model with a fresh optimizer."""
+        optimizer = copied_optimizer(self.optimizer)
+        model.compile(optimizer, loss or self.loss(), metrics=self.metrics())
+
+    def fit(
+        self,
+        model: keras.Model,
+        rows: np.ndarray | slice = slice(None),
+        *,
+        loss: keras.losses.Loss | None = None,
+        epochs: int | None = None,
+        **arguments: Any,
+    ) -> keras.callbacks.History:
+        """Compile a model and train it on the members, or on some rows of them."""
+        self.compile(model, loss)
+        batches = ResidentBatches(
+            (_arrays.take(self.x, rows), self.y[rows]),
+            batch_size=self.batch_size,
+            shuffle=True,
+            seed=new_seed(),
+        )
+        callbacks = [batches, *arguments.pop("callbacks", ())]
+        return model.fit(
+            batches.dataset,
+            shuffle=False,
+            epochs=epochs or self.epochs,
+            callbacks=callbacks,
+            verbose=self.verbose,
+            **arguments,
+        )
+
+    def released(self, model: keras.Model) -> keras.Model:
+        """The model as it goes out: the moments of an optimizer would tell of the members."""
+        self.compile(model)
+        # Keras warns at loading of an optimizer that was saved before it had variables.
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+
+def copied_optimizer(optimizer: Any, name: str = "optimizer") -> keras.optimizers.Optimizer:
+    """A new optimizer from an optimizer, its name or its configuration.
+
+    Raises:
+        ValueError: If Keras knows no such optimizer.
+    """
+    try:
+        found = keras.optimizers.get(optimizer)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected `{name}` to be a Keras optimizer, its name or its configuration. "
+            f"Received: {name}={optimizer!r}"
+        ) from error
+    return type(found).from_config(found.get_config())
+
+
+def _require_split(split: Any, defense: Defense) -> None:
+    if not isinstance(split, PrivateSplit):
+        raise TypeError(
+            "Expected `split` to be a PrivateSplit, such as `split_private` returns. Received: "
+            f"{type(split).__name__}"
+        )
+    for part in defense.parts:
+        if getattr(split, part) is None:
+            raise ValueError(
+                f"Expected `split` to have {part} data, which {defense.name!r} needs; see "
+                f"`split_private(..., {part}=...)`. Received: split.{part}=None"
+            )
+
+
+def _labelled(
+    data: Any, name: str, model: keras.Model, kind: _heads.OutputKind
+) -> tuple[Any, np.ndarray] | None:
+    """Samples and class numbers of a labelled part, checked."""
+    if data is None:
+        return None
+    names = (name, f"{name} labels", f"{name} weights")
+    read = LabelledData.read(*data, None, names=names, model=model, kind=kind)
+    return read.x, _arrays.class_ids(read.y, kind.num_classes, names[1])

@@ -1,0 +1,112 @@
+"""Distillation for membership privacy behind the contract of all defences."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import keras
+
+from keras_dmp import _arrays, _validate
+from keras_dmp._settings import require_settings
+from keras_dmp.defenses._contract import Defense, Run, copied_optimizer
+from keras_dmp.reference import EntropyReferenceSelector
+from keras_dmp.trainer import DMPTrainer
+
+_ORDERS = ("lowest", "highest", "random")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DMP(Defense):
+    """Distillation for membership privacy (Shejwalkar & Houmansadr, AAAI 2021).
+
+    An unprotected teacher labels reference samples on which its predictions have low entropy; a
+    student trained on these labels alone is released. See `DMPTrainer`, which does the work.
+
+    Args:
+        size: Reference samples to choose. Defaults to `None`: all of them.
+        order: Which samples to choose: `"lowest"` entropy, or the controls `"highest"` and
+            `"random"`. Defaults to `"lowest"`.
+        labels: `"soft"` or `"hard"` teacher labels. Defaults to `"soft"`.
+        temperature: Finite number above 0. Defaults to 1.
+        balance_classes: Whether the chosen samples keep the pool's mix of predicted classes.
+            Defaults to `False`.
+        student_epochs: Passes over the reference. Defaults to `None`: the `epochs` of `protect`.
+        student_optimizer: What trains the student: a Keras optimizer, its name or its
+            configuration. Defaults to `None`: the `optimizer` of `protect`.
+
+    Raises:
+        ValueError: For settings out of range.
+
+    Example:
+    >>> DMP(size=10_000, labels="hard").order
+    'lowest'
+    """
+
+    name: ClassVar[str] = "dmp"
+    parts: ClassVar[tuple[str, ...]] = ("reference",)
+
+    size: int | None = None
+    order: str = "lowest"
+    labels: str = "soft"
+    temperature: float = 1.0
+    balance_classes: bool = False
+    student_epochs: int | None = None
+    student_optimizer: Any = None
+
+    def __post_init__(self):
+        _validate.one_of(_ORDERS, order=self.order)
+        _validate.boolean(balance_classes=self.balance_classes)
+        require_settings(self.temperature, self.labels, False)
+        if self.size is not None:
+            _validate.integer_at_least(1, size=self.size)
+        elif self.order != "lowest" or self.balance_classes:
+            raise ValueError(
+                "Expected `size` to be a number: without it all reference samples are used, "
+                f"whatever their order. Received: size=None, order={self.order!r}, "
+                f"balance_classes={self.balance_classes}"
+            )
+        if self.student_epochs is not None:
+            _validate.integer_at_least(1, student_epochs=self.student_epochs)
+        if self.student_optimizer is not None:
+            copied_optimizer(self.student_optimizer, "student_optimizer")
+
+    def _protect(self, run: Run) -> keras.Model:
+        trainer = DMPTrainer(
+            run.build_model,
+            selector=self._selector(run),
+            temperature=self.temperature,
+            labels=self.labels,
+            from_logits=run.kind.from_logits,
+            seed=run.seed,
+        )
+        trainer.compile(
+            optimizer=copied_optimizer(self.student_optimizer or run.optimizer),
+            teacher_optimizer=run.optimizer,
+            loss=run.loss(),
+            metrics=run.metrics(),
+        )
+        trainer.fit(
+            run.x,
+            run.y,
+            reference=run.reference,
+            epochs=self.student_epochs or run.epochs,
+            teacher_epochs=run.epochs,
+            batch_size=run.batch_size,
+            verbose=run.verbose,
+        )
+        return run.released(trainer.student)
+
+    def _selector(self, run: Run) -> EntropyReferenceSelector | None:
+        if self.size is None:
+            return None
+        pool = _arrays.num_samples(run.reference)
+        if self.size > pool:
+            raise ValueError(
+                f"Expected `size` to be at most the {pool} samples of split.reference. Received: "
+                f"size={self.size}"
+            )
+        return EntropyReferenceSelector(
+            size=self.size,
+            order=self.order,
+            balance_classes=self.balance_classes,
+            seed=run.seed or 0,
+        )

@@ -1,0 +1,66 @@
+"""Weight decay: an L2 penalty on the kernels while training."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from keras_dmp import _validate
+from keras_dmp.defenses._contract import Defense, Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightDecay(Defense):
+    """Ordinary training with `decay / 2 * sum(w ** 2)` of the kernels added to the loss.
+
+    With plain SGD each step then shrinks the kernels by `learning_rate * decay`. Variables with
+    fewer than two axes, such as biases, are left alone. A regularizer that the model brings
+    along counts too. In Keras itself: `kernel_regularizer=keras.regularizers.L2(decay / 2)`.
+
+    Args:
+        decay: Finite number of at least 0. Defaults to 1e-3.
+
+    Raises:
+        ValueError: If `decay` is out of range.
+
+    Example:
+    >>> WeightDecay(decay=1e-4)
+    WeightDecay(decay=0.0001)
+    """
+
+    name: ClassVar[str] = "weight_decay"
+
+    decay: float = 1e-3
+
+    def __post_init__(self):
+        _validate.non_negative(decay=self.decay)
+
+    def _protect(self, run: Run) -> keras.Model:
+        with _decaying(run.model, self.decay):
+            run.fit(run.model)
+        return run.released(run.model)
+
+
+@contextlib.contextmanager
+def _decaying(model: keras.Model, decay: float) -> Iterator[None]:
+    """Regularize the kernels; afterwards they have the regularizers of before."""
+    kernels = [variable for variable in model.trainable_variables if len(variable.shape) > 1]
+    before = [kernel.regularizer for kernel in kernels]
+    for kernel in kernels:
+        kernel.regularizer = _with_decay(kernel.regularizer, decay)
+    try:
+        yield
+    finally:
+        for kernel, own in zip(kernels, before, strict=True):
+            kernel.regularizer = own
+
+
+def _with_decay(own: Callable | None, decay: float) -> Callable[[Any], Any]:
+    def penalty(kernel):
+        squares = 0.5 * decay * ops.sum(ops.square(kernel))
+        return squares if own is None else own(kernel) + squares
+
+    return penalty
