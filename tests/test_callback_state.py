@@ -1,0 +1,132 @@
+"""What a callback is made of, as plain values and back."""
+
+import math
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dmp import _callback_state
+
+PLAIN = {
+    "numbers": [1, -2.5, math.inf, True, None],
+    "nested": {"tuple": (1, ("a",)), 3: {"deep": []}, "set": {1, 2}},
+    "array": np.arange(4.0).reshape(2, 2),
+    "scalar": np.float32(0.1),
+    "path": pathlib.Path("logs") / "a.csv",
+}
+
+
+class Plain(keras.callbacks.Callback):
+    def __init__(self, **attributes):
+        super().__init__()
+        vars(self).update(attributes)
+
+
+class Own(keras.callbacks.Callback):
+    """A callback that knows how to save what its attributes do not show."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = object()
+        self.seen = 3
+
+    def get_state(self):
+        return {"seen": self.seen}
+
+    def set_state(self, state):
+        self.seen = state["seen"]
+
+
+def round_trip(value):
+    arrays = []
+    return _callback_state.decode(_callback_state.encode(value, arrays), arrays)
+
+
+def test_plain_values_come_back_with_their_types():
+    found = round_trip(PLAIN)
+    assert found.keys() == PLAIN.keys()
+    for name in ("numbers", "nested", "path"):
+        assert found[name] == PLAIN[name]
+    assert type(found["nested"]["tuple"]) is tuple
+    np.testing.assert_array_equal(found["array"], PLAIN["array"])
+    assert found["array"].flags.writeable
+    assert type(found["scalar"]) is np.float32 and found["scalar"] == np.float32(0.1)
+
+
+@pytest.mark.parametrize("value", [object(), np.array([object()]), [1, {2: object()}], 1j])
+def test_other_values_are_refused(value):
+    with pytest.raises(_callback_state.UnsavableError):
+        _callback_state.encode(value, [])
+
+
+def test_attributes_are_the_state_and_functions_are_code():
+    callback = Plain(seen=[1, 2], best=0.5, compare=np.less, schedule=lambda epoch: epoch)
+    callback.set_model(keras.Sequential())
+    callback.set_params({"epochs": 3})
+    state = _callback_state.state_of(callback)
+    assert state == {"seen": [1, 2], "best": 0.5}
+    other = Plain(seen=[], best=None)
+    _callback_state.set_state(other, state)
+    assert other.seen == [1, 2] and other.best == 0.5
+
+
+def test_own_methods_come_first():
+    callback = Own()
+    callback.seen = 8
+    state = _callback_state.state_of(callback)
+    assert state == {"seen": 8}
+    other = Own()
+    _callback_state.set_state(other, state)
+    assert other.seen == 8
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        keras.callbacks.EarlyStopping(),
+        keras.callbacks.ReduceLROnPlateau(),
+        keras.callbacks.ModelCheckpoint("model.keras"),
+        keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2),
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None),
+        keras.callbacks.CSVLogger("log.csv", append=True),
+        keras.callbacks.TensorBoard("logs"),
+        keras.callbacks.SwapEMAWeights(),
+        Own(),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_callbacks_of_keras_can_be_saved(callback):
+    _callback_state.require_savable([callback], "callbacks")
+
+
+def test_functions_that_remember_are_refused():
+    seen = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    with pytest.raises(
+        ValueError, match="LambdaCallback, where `on_epoch_end` is of type function"
+    ):
+        _callback_state.require_savable([callback], "callbacks")
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (Plain(file=open), None),
+        (Plain(file=object()), r"callback in `callbacks` to be savable.*Plain, where `file` is of"),
+        (keras.callbacks.CSVLogger("log.csv"), "append=True with `directory`.*append=False"),
+        (
+            keras.callbacks.BackupAndRestore("backup"),
+            "leave resuming to `directory`. Received: BackupAndRestore",
+        ),
+    ],
+    ids=["code", "object", "CSVLogger", "BackupAndRestore"],
+)
+def test_what_cannot_be_saved_is_refused(callback, message):
+    if message is None:
+        _callback_state.require_savable([callback], "callbacks")
+        return
+    with pytest.raises(ValueError, match=message):
+        _callback_state.require_savable([callback], "callbacks")

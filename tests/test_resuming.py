@@ -1,0 +1,401 @@
+"""A run of DMPTrainer that was broken off goes on in its directory to the same student."""
+
+import json
+import os
+import pathlib
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import keras
+import nets
+import numpy as np
+import pytest
+import resumable
+import tensorflow as tf
+from resumable import EPOCHS, TEACHER_EPOCHS, fit, trainer_in
+
+from keras_dmp import DMPTrainer, _checkpoint_file
+
+KILLS = 20
+
+
+class BreakOff(keras.callbacks.Callback):
+    """Raises in the middle of an epoch, once."""
+
+    def __init__(self, epoch, error=KeyboardInterrupt):
+        super().__init__()
+        self.epoch, self.error = epoch, error
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_test_begin(self, logs=None):
+        if self.epoch is not None and self.now == self.epoch:
+            self.epoch = None
+            raise self.error
+
+
+def broken_off(directory, *, teacher=None, student=None, error=KeyboardInterrupt):
+    """Start a run that breaks off in an epoch of one of the phases."""
+    given = resumable.arguments()
+    given["teacher_callbacks"].append(BreakOff(teacher, error))
+    given["callbacks"].append(BreakOff(student, error))
+    with pytest.raises(error):
+        fit(trainer_in(directory), **given)
+
+
+def resumed(directory):
+    """The same call again, with callbacks of the same types that break nothing off."""
+    given = resumable.arguments()
+    given["teacher_callbacks"].append(BreakOff(None))
+    given["callbacks"].append(BreakOff(None))
+    return fit(trainer_in(directory), **given)
+
+
+def names(directory):
+    return sorted(entry.name for entry in pathlib.Path(directory).iterdir())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    return resumed(tmp_path_factory.mktemp("whole") / "run")
+
+
+# Going on
+
+
+@pytest.mark.parametrize(
+    "place",
+    [{"teacher": 0}, {"teacher": 3}, {"student": 0}, {"student": EPOCHS - 1}],
+    ids=str,
+)
+def test_broken_off_and_resumed_equals_uninterrupted(tmp_path, whole, place):
+    broken_off(tmp_path / "run", **place)
+    assert resumed(tmp_path / "run") == whole
+
+
+def test_broken_off_again_and_again(tmp_path, whole):
+    for place in ({"teacher": 1}, {"teacher": 2}, {"student": 1}, {"student": 3}):
+        broken_off(tmp_path / "run", **place)
+    assert resumed(tmp_path / "run") == whole
+
+
+def test_a_finished_phase_is_not_done_again(tmp_path, whole, monkeypatch):
+    broken_off(tmp_path / "run", student=2)
+    steps = []
+    monkeypatch.setattr(keras.Sequential, "fit", lambda *_, **__: steps.append("teacher"))
+    assert resumed(tmp_path / "run") == whole
+    monkeypatch.setattr("keras_dmp.distillation._forward.predict", steps.append)
+    assert resumed(tmp_path / "run") == whole
+    assert not steps
+
+
+def test_without_a_directory_the_student_is_the_same(tmp_path, whole):
+    # Dropout and data order are functions of the seed with and without checkpoints.
+    assert json.loads(fit(trainer_in(None)))[0] == json.loads(whole)[0]
+
+
+def test_early_stopping_stays_stopped(tmp_path):
+    given = {"teacher_callbacks": [keras.callbacks.EarlyStopping(patience=1, min_delta=10)]}
+    run = fit(trainer_in(tmp_path / "run"), **given)
+    history = json.loads(run)[1]
+    assert len(history["teacher_loss"]) == 2 < TEACHER_EPOCHS
+    # As a run that was killed before it wrote down that the teacher is finished.
+    max((tmp_path / "run").glob("teacher-*")).unlink()
+    given = {"teacher_callbacks": [keras.callbacks.EarlyStopping(patience=1, min_delta=10)]}
+    assert fit(trainer_in(tmp_path / "run"), **given) == run
+
+
+@pytest.mark.parametrize("kind", ["dataset", "PyDataset"])
+def test_members_in_batches(tmp_path, kind):
+    x, y = nets.prototypes(200, seed=1)
+
+    def run(directory, place=None):
+        if kind == "dataset":
+            members = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
+        else:
+            members = nets.Pairs(x, y, batch_size=32)
+        given = resumable.arguments()
+        given["teacher_callbacks"].append(BreakOff(place))
+        trainer = trainer_in(directory)
+        trainer.fit(members, **given)
+        return b"".join(weight.tobytes() for weight in trainer.student.get_weights())
+
+    expected = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", place=2)
+    assert run(tmp_path / "run") == expected
+
+
+def test_a_shuffling_dataset_of_members_is_refused(tmp_path):
+    x, y = nets.prototypes(200, seed=1)
+    members = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(200).batch(32)
+    with pytest.raises(ValueError, match="`x` to yield the same order at every reading"):
+        trainer_in(tmp_path / "run").fit(members, **resumable.arguments())
+    assert not (tmp_path / "run").exists()
+
+
+# Damage
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "changed":
+        path.write_bytes(content[:-40] + bytes([content[-40] ^ 1]) + content[-39:])
+    else:
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("how", ["truncated", "changed", "empty"])
+@pytest.mark.parametrize("phase", ["teacher", "student"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole, phase, how):
+    broken_off(tmp_path / "run", **{phase: 3})
+    newest = max((tmp_path / "run").glob(f"{phase}-*"))
+    damage(newest, how)
+    with pytest.warns(UserWarning, match=f"A checkpoint of the {phase} is damaged.*{newest.name}"):
+        assert resumed(tmp_path / "run") == whole
+
+
+def test_all_checkpoints_damaged_starts_the_phase_anew(tmp_path, whole):
+    broken_off(tmp_path / "run", student=3)
+    for path in (tmp_path / "run").glob("teacher-*"):
+        damage(path, "changed")
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert resumed(tmp_path / "run") == whole
+
+
+def test_damaged_labels_are_asked_for_again(tmp_path, whole):
+    broken_off(tmp_path / "run", student=3)
+    largest = max((tmp_path / "run" / "labels").iterdir(), key=lambda path: path.stat().st_size)
+    damage(largest, "changed")
+    with pytest.warns(UserWarning, match="labels of the reference are damaged"):
+        assert resumed(tmp_path / "run") == whole
+
+
+def test_a_full_disk_leaves_the_last_good_state(tmp_path, whole, monkeypatch):
+    write, written = _checkpoint_file.write, []
+
+    def full(path, checkpoint):
+        written.append(path)
+        if len(written) > 4:
+            raise OSError(28, "No space left on device")
+        write(path, checkpoint)
+
+    monkeypatch.setattr(_checkpoint_file, "write", full)
+    with pytest.raises(OSError, match=r"could not be written .No space left.*goes on from there"):
+        resumed(tmp_path / "run")
+    monkeypatch.undo()
+    assert [n for n in names(tmp_path / "run") if "teacher" in n] == [
+        "teacher-000002.checkpoint",
+        "teacher-000003.checkpoint",
+    ]
+    assert resumed(tmp_path / "run") == whole
+
+
+# Other runs
+
+
+CHANGES = {
+    "members": ({}, {"y": 1}, "members is"),
+    "seed": ({"seed": 4}, {}, "settings is"),
+    "temperature": ({"temperature": 2.0}, {}, "settings is .*'temperature': 1.0.* there"),
+    "epochs": ({}, {"epochs": EPOCHS + 1}, "fit is"),
+    "reference": ({}, {"reference": nets.prototypes(239, seed=2)[0]}, "reference is '240 sample"),
+    "batch_size": (
+        {},
+        {"batch_size": 16},
+        "'batch_size': 32.* there and .*'batch_size': 16.* here",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_directory_of_another_run_is_refused_with_what_differs(tmp_path, what):
+    settings, changes, message = CHANGES[what]
+    broken_off(tmp_path / "run", teacher=1)
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in names(tmp_path / "run")}
+    given = resumable.arguments()
+    given["teacher_callbacks"].append(BreakOff(None))
+    given["callbacks"].append(BreakOff(None))
+    shift = changes.pop("y", 0) if "y" in changes else 0
+    x, y = nets.prototypes(200, seed=1)
+    with pytest.raises(ValueError, match=f"same data and settings.*{message}.*Nothing was changed"):
+        trainer_in(tmp_path / "run", **settings).fit(
+            x, (y + shift) % nets.CLASSES, **{**given, **changes}
+        )
+    assert before == {n: (tmp_path / "run" / n).read_bytes() for n in names(tmp_path / "run")}
+
+
+def test_another_model_is_refused(tmp_path):
+    fit(trainer_in(tmp_path / "run"))
+    trainer = DMPTrainer(
+        lambda: nets.classifier(seed=None),
+        selector=trainer_in(None).selector,
+        seed=3,
+        directory=tmp_path / "run",
+    )
+    trainer.compile(keras.optimizers.Adam(0.01), resumable.LOSS, metrics=["accuracy"])
+    with pytest.raises(ValueError, match=r"model is '.* parameters .*' there"):
+        fit(trainer)
+
+
+def test_names_of_layers_do_not_matter(tmp_path):
+    run = fit(trainer_in(tmp_path / "run"))
+    for _ in range(3):
+        resumable.build()
+    assert fit(trainer_in(tmp_path / "run")) == run
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match=r"an earlier run of DMPTrainer.*holds something else"):
+        fit(trainer_in(tmp_path))
+    assert names(tmp_path) == ["thesis.tex"]
+
+
+def test_two_runs_in_one_directory(tmp_path):
+    class Second(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            given = resumable.arguments()
+            given["teacher_callbacks"].append(Second())
+            with pytest.raises(RuntimeError, match="used by one run at a time"):
+                fit(trainer_in(tmp_path / "run"), **given)
+            with pytest.raises(RuntimeError, match="used by one run at a time"):
+                trainer_in(tmp_path / "run").purge()
+
+    given = resumable.arguments()
+    given["teacher_callbacks"].append(Second())
+    fit(trainer_in(tmp_path / "run"), **given)
+
+
+# Privacy
+
+
+def test_everything_is_the_owners_alone(tmp_path):
+    fit(trainer_in(tmp_path / "run"))
+    for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_purge_removes_all_of_it(tmp_path):
+    trainer = trainer_in(tmp_path / "run")
+    fit(trainer)
+    trainer.purge()
+    assert not (tmp_path / "run").exists()
+    assert trainer.predict(nets.prototypes(5)[0], verbose=0).shape == (5, nets.CLASSES)
+    trainer.purge()
+
+
+def test_purge_leaves_what_is_not_its_own(tmp_path):
+    trainer = trainer_in(tmp_path / "run")
+    fit(trainer)
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    trainer.purge()
+    assert names(tmp_path / "run") == ["notes.txt"]
+
+
+def test_saved_students_hold_nothing_of_it(tmp_path):
+    trainer = trainer_in(tmp_path / "run")
+    fit(trainer)
+    trainer.save(tmp_path / "student.keras")
+    content = (tmp_path / "student.keras").read_bytes()
+    for weight in trainer.teacher.get_weights():
+        assert weight.size < 4 or weight.tobytes() not in content
+    assert str(tmp_path).encode() not in content
+
+
+# Bad input
+
+
+def test_a_directory_needs_a_seed(tmp_path):
+    with pytest.raises(ValueError, match="`seed` to be an integer with `directory`"):
+        DMPTrainer(resumable.build, directory=tmp_path)
+
+
+def test_purge_needs_a_directory():
+    with pytest.raises(ValueError, match=r"to have a `directory`\. Received: directory=None"):
+        trainer_in(None).purge()
+
+
+@pytest.mark.parametrize("name", ["callbacks", "teacher_callbacks"])
+def test_callbacks_whose_state_cannot_be_saved_are_refused(tmp_path, name):
+    class Open(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.connection = object()
+
+    with pytest.raises(ValueError, match=f"each callback in `{name}` to be savable.*`connection`"):
+        fit(trainer_in(tmp_path / "run"), **{name: [Open(), resumable.Losses()]})
+    assert not (tmp_path / "run").exists()
+
+
+# Real processes
+
+
+def start(directory, result, scale=1):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-W", "error", resumable.__file__, directory, result, str(scale)]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+
+
+def finished(process):
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()[-2000:]
+    return output
+
+
+def test_sigterm_leaves_and_the_run_goes_on(tmp_path):
+    process = start(tmp_path / "run", tmp_path / "result")
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "run").glob("teacher-*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert b"Stopped by SIGTERM: the same call goes on" in errors
+    assert not [name for name in names(tmp_path / "run") if name.startswith(".")]
+    finished(start(tmp_path / "run", tmp_path / "result"))
+    finished(start(tmp_path / "whole", tmp_path / "expected"))
+    assert (tmp_path / "result").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path):
+    # Long enough that kills fall into epochs of both phases, not only between them.
+    scale = 12
+    process = start(tmp_path / "whole", tmp_path / "expected", scale)
+    process.stdout.readline()
+    begin = time.monotonic()
+    finished(process)
+    seconds = time.monotonic() - begin
+    expected = (tmp_path / "expected").read_bytes()
+    rng, phases = np.random.default_rng(0), []
+    for kill in range(KILLS):
+        directory, result = tmp_path / f"run_{kill}", tmp_path / f"result_{kill}"
+        process = start(directory, result, scale)
+        process.stdout.readline()
+        time.sleep(seconds * (kill + rng.random()) / KILLS)
+        process.kill()
+        process.communicate()
+        there = "".join(names(directory)) if directory.exists() else ""
+        phases.append(next((p for p in ("student", "labels", "teacher") if p in there), "before"))
+        finished(start(directory, result, scale))
+        assert result.read_bytes() == expected, (kill, phases[-1])
+        assert process.returncode in (-signal.SIGKILL, 0)
+    assert {"teacher", "student"} <= set(phases), phases
