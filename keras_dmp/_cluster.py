@@ -1,0 +1,151 @@
+"""The workers of a run as `TF_CONFIG` names them, checked before TensorFlow waits for them."""
+
+import dataclasses
+import errno
+import json
+import os
+import socket
+from typing import Any, Self
+
+_JOBS = ("chief", "worker")
+_EXAMPLE = (
+    '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Workers that train together.
+
+    Attributes:
+        addresses: `host:port` of each, the chief's first.
+        index: Position of this process among them.
+    """
+
+    addresses: tuple[str, ...]
+    index: int
+
+    @classmethod
+    def from_tf_config(cls, text: str | None = None) -> Self | None:
+        """The cluster of `TF_CONFIG`, or None where it names none.
+
+        Args:
+            text: JSON. Defaults to the environment variable.
+
+        Raises:
+            ValueError: If it is malformed, or the two parts contradict each other.
+        """
+        text = os.environ.get("TF_CONFIG", "") if text is None else text
+        if not text.strip():
+            return None
+        try:
+            config = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise _malformed(f"to be JSON, such as {_EXAMPLE}", f"{text!r} ({error})") from error
+        if not isinstance(config, dict):
+            raise _malformed(f"to be a JSON object, such as {_EXAMPLE}", repr(text))
+        if not config.get("cluster"):
+            return None
+        jobs = _checked_jobs(config["cluster"])
+        job, task = _checked_task(config.get("task"), jobs)
+        chiefs = jobs.get("chief", [])
+        return cls(
+            addresses=(*chiefs, *jobs.get("worker", [])),
+            index=task if job == "chief" else len(chiefs) + task,
+        )
+
+    @property
+    def peers(self) -> dict[int, str]:
+        """Addresses of the other workers by their positions."""
+        return {i: address for i, address in enumerate(self.addresses) if i != self.index}
+
+    def require_free_port(self) -> None:
+        """Raise ValueError if another process listens at this worker's own port."""
+        port = host_and_port(self.addresses[self.index])[1]
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+                raise _malformed(
+                    "to name a port that this worker can open",
+                    f"{self.addresses[self.index]!r}: {os.strerror(error.errno)}; an earlier run "
+                    "may still be there, or another worker have the same index",
+                ) from error
+
+    def silent_peers(self, timeout: float = 1.0) -> dict[int, str]:
+        """Those of the others at whose port nobody listens."""
+        return {i: peer for i, peer in self.peers.items() if not _listens(peer, timeout)}
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of `host:port`; brackets of an IPv6 address are taken off."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _checked_jobs(cluster: Any) -> dict[str, list[str]]:
+    if not isinstance(cluster, dict):
+        raise _malformed("to have an object of jobs as `cluster`", f"cluster={cluster!r}")
+    unknown = sorted(set(cluster) - {*_JOBS, "evaluator"})
+    if unknown or not cluster.keys() & set(_JOBS):
+        raise _malformed(
+            'to have the jobs "worker" and, optionally, "chief" in `cluster`',
+            f"jobs {sorted(cluster)}",
+        )
+    jobs = {}
+    for job in (job for job in _JOBS if job in cluster):
+        addresses = cluster[job]
+        if not isinstance(addresses, list) or not addresses:
+            raise _malformed(f"to list addresses for `{job}`", f"{job}={addresses!r}")
+        for address in addresses:
+            _require_address(address)
+        jobs[job] = addresses
+    if len(jobs.get("chief", [])) > 1:
+        raise _malformed("to have at most one chief", f"chief={jobs['chief']!r}")
+    every = [address for addresses in jobs.values() for address in addresses]
+    twice = sorted({address for address in every if every.count(address) > 1})
+    if twice:
+        raise _malformed("to give each worker an address of its own", f"{twice[0]!r} twice")
+    return jobs
+
+
+def _require_address(address: Any) -> None:
+    if isinstance(address, str):
+        host, _, port = address.rpartition(":")
+        if host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536:
+            return
+    raise _malformed("to have addresses of the form host:port", repr(address))
+
+
+def _checked_task(task: Any, jobs: dict[str, list[str]]) -> tuple[str, int]:
+    if not isinstance(task, dict) or "type" not in task or "index" not in task:
+        raise _malformed(
+            'to say which worker this process is, as "task": {"type": ..., "index": ...}',
+            f"task={task!r}",
+        )
+    job, index = task["type"], task["index"]
+    if job not in jobs:
+        raise _malformed(f"to have a task `type` among {sorted(jobs)}", f"type={job!r}")
+    whole = str(index).isascii() and str(index).isdigit() and not isinstance(index, bool)
+    if not whole or int(index) >= len(jobs[job]):
+        raise _malformed(
+            f"to have a task `index` from 0 to {len(jobs[job]) - 1}, by the {job} addresses",
+            f"index={index!r}",
+        )
+    return job, int(index)
+
+
+def _malformed(expected: str, received: str) -> ValueError:
+    return ValueError(f"Expected `TF_CONFIG` {expected}. Received: {received}")
+
+
+def _listens(address: str, timeout: float) -> bool:
+    try:
+        with socket.create_connection(host_and_port(address), timeout=timeout):
+            return True
+    except OSError:
+        return False

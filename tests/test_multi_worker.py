@@ -1,0 +1,98 @@
+"""Real worker processes on loopback compute what one process does, and end with a lost one."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import worker_tasks
+import workers
+
+from keras_dmp.distribution import LOST_WORKER_EXIT_CODE
+
+ONE_DEVICE = tf.distribute.get_strategy()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return worker_tasks.keras_figures(ONE_DEVICE)
+
+
+def assert_same_figures(found, alone):
+    for case, figures in alone.items():
+        for name, values in figures.items():
+            np.testing.assert_allclose(
+                found[case][name], values, rtol=0, atol=1e-6, err_msg=f"{case} {name}"
+            )
+
+
+def check(results, alone):
+    for result in results:
+        assert_same_figures(result["keras"], alone)
+    agreements = [result["agreement"] for result in results]
+    assert [found["index"] for found in agreements] == list(range(len(results)))
+    assert [found["written_by"] for found in agreements] == [1] + [0] * (len(results) - 1)
+    model = worker_tasks.compiled(ONE_DEVICE)
+    weights = sum(weight.sum() for weight in model.get_weights())
+    for found in agreements:
+        assert found["workers"] == len(results)
+        assert found["number"] == 3.5
+        assert found["array"] == [[0, 1, 2], [3, 4, 5]]
+        assert found["dtype"] == "uint32"
+        assert found["one_true"] is True
+        assert found["none_true"] is False
+        assert found["weights"] == pytest.approx(weights, abs=1e-5)
+
+
+def test_two_workers_are_as_good_as_one(tmp_path, alone):
+    check(workers.run("everything", 2, tmp_path), alone)
+
+
+@pytest.mark.slow
+def test_three_workers_are_as_good_as_one(tmp_path, alone):
+    check(workers.run("everything", 3, tmp_path, timeout=180), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_the_others_end_when_a_worker_is_lost(tmp_path, lost):
+    with workers.started("endless", 3, tmp_path) as processes:
+        for index in processes:
+            workers.wait_for("epoch 2", tmp_path, 3, index, timeout=180)
+        processes[lost].kill()
+        killed = time.monotonic()
+        for index, process in processes.items():
+            if index != lost:
+                assert process.wait(60) not in (0, None)
+                assert time.monotonic() - killed < 60
+                said = workers.output(tmp_path, 3, index)
+                assert f"Worker {lost} (127.0.0.1:" in said
+                assert "is lost" in said
+                assert "Start all workers again" in said
+
+
+@pytest.mark.slow
+def test_a_worker_that_waits_for_nothing_ends_too(tmp_path):
+    with workers.started("endless", 2, tmp_path, busy=True) as processes:
+        workers.wait_for("busy", tmp_path, 2, 0, timeout=120)
+        processes[1].kill()
+        assert processes[0].wait(60) == LOST_WORKER_EXIT_CODE
+    assert "Worker 1 (127.0.0.1:" in workers.output(tmp_path, 2, 0)
+
+
+@pytest.mark.slow
+def test_a_worker_that_never_came_is_named(tmp_path):
+    with workers.started("endless", 2, tmp_path, missing=[1], startup_timeout=3) as processes:
+        assert processes[0].wait(60) == LOST_WORKER_EXIT_CODE
+    said = workers.output(tmp_path, 2, 0)
+    assert "Expected all 2 workers to have started within 3 seconds. Missing: 1 (127." in said
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_worker(tmp_path):
+    with workers.started("endless", 2, tmp_path) as processes:
+        workers.wait_for("epoch 1", tmp_path, 2, 1, timeout=120)
+        processes[1].send_signal(signal.SIGTERM)
+        assert processes[1].wait(20) == -signal.SIGTERM
+        assert processes[0].wait(60) != 0

@@ -1,0 +1,119 @@
+"""What the worker processes of the tests run: `worker_tasks.py TASK RESULT.json ARGUMENTS`."""
+
+import json
+import os
+import pathlib
+import sys
+import time
+
+import keras
+import nets
+import numpy as np
+import tensorflow as tf
+
+from keras_dmp.distribution import MultiWorkerStrategy, WholeBatchLoss
+
+BATCH = 16
+
+
+def say(text):
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def compiled(strategy, *, whole_batch=False):
+    """A classifier built and compiled in the scope of a strategy."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with strategy.scope():
+        model = nets.classifier(seed=12)
+        model.compile(
+            keras.optimizers.SGD(0.1),
+            WholeBatchLoss(loss) if whole_batch else loss,
+            metrics=["accuracy"],
+        )
+    return model
+
+
+def trained(strategy, batch_size, samples, **settings):
+    """Figures of Keras' own methods; 69 samples to evaluate leave a last batch of 5 of 16."""
+    keras.utils.set_random_seed(0)
+    x, y = nets.prototypes(samples, seed=2)
+    model = compiled(strategy, **settings)
+    history = model.fit(x, y, batch_size=batch_size, epochs=3, shuffle=True, verbose=0)
+    more, labels = nets.prototypes(69, seed=3)
+    dataset = tf.data.Dataset.from_tensor_slices((more, labels)).batch(BATCH)
+    return {
+        "loss": history.history["loss"],
+        "accuracy": history.history["accuracy"],
+        "evaluate": model.evaluate(more, labels, batch_size=BATCH, verbose=0),
+        "evaluate_dataset": model.evaluate(dataset, verbose=0),
+        "outputs": model.predict(more, batch_size=BATCH, verbose=0).tolist(),
+        "weights": np.concatenate([w.ravel() for w in model.get_weights()]).tolist(),
+    }
+
+
+def keras_figures(strategy=None):
+    """Of batches that divide by two and by three, and of batches that do not."""
+    strategy = strategy or MultiWorkerStrategy()
+    return {
+        "even": trained(strategy, 12, 60),
+        "uneven": trained(strategy, BATCH, 69, whole_batch=True),
+    }
+
+
+def everything():
+    """All of this that needs no worker to be lost, since starting workers takes seconds."""
+    strategy = MultiWorkerStrategy()
+    return {"keras": keras_figures(strategy), "agreement": agreement(strategy)}
+
+
+def agreement(strategy):
+    """What workers agree on."""
+    index = strategy.worker_index
+    model = compiled(strategy)
+    model.set_weights([weight + index for weight in model.get_weights()])
+    strategy.synchronize(model)
+    strategy.barrier()
+    callback = keras.callbacks.ModelCheckpoint("x.keras")
+    return {
+        "index": index,
+        "workers": strategy.num_workers,
+        "number": strategy.broadcast(3.5 + index).tolist(),
+        "array": strategy.broadcast(np.arange(6, dtype=np.uint8).reshape(2, 3) + index).tolist(),
+        "dtype": strategy.broadcast(np.zeros(1, np.uint32)).dtype.name,
+        "one_true": strategy.any_worker(index == strategy.num_workers - 1),
+        "none_true": strategy.any_worker(False),
+        "written_by": len(strategy.chief_only(callback)),
+        "weights": float(sum(weight.sum() for weight in model.get_weights())),
+    }
+
+
+def endless(busy=False, startup_timeout=600.0):
+    """Trains until something stops it; the chief may be busy with something else meanwhile."""
+    strategy = MultiWorkerStrategy(startup_timeout=startup_timeout)
+    x, y = nets.prototypes(32, seed=2)
+    model = compiled(strategy)
+
+    class Report(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            say(f"epoch {epoch}")
+            if busy and strategy.is_chief and epoch == 1:
+                say("busy")
+                while True:
+                    time.sleep(0.01)
+
+    model.fit(x, y, batch_size=BATCH, epochs=1_000_000, verbose=0, callbacks=[Report()])
+
+
+def main():
+    task, result, arguments = sys.argv[1:]
+    keras.utils.set_random_seed(0)
+    found = globals()[task](**json.loads(arguments))
+    path = pathlib.Path(result)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(found))
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main()
