@@ -20,6 +20,7 @@ from keras_dmp import (
     _plan,
     _run_directory,
     _validate,
+    _workers,
 )
 from keras_dmp._compiled import Compiled
 from keras_dmp._resident import new_seed
@@ -411,6 +412,7 @@ class DMPTrainer:
                 "compiled": _fingerprint.of_object(vars(self._compiled)),
                 "fit": _fingerprint.of_object(settings.in_fingerprint()),
             },
+            _workers.of(tf.distribute.get_strategy()),
         )
 
 
