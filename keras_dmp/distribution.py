@@ -89,6 +89,9 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             cluster = Cluster.from_tf_config()
             if cluster is not None:
                 cluster.require_free_port()
+            elif not os.environ.get("TF_CONFIG", "{}").strip():
+                # Set to nothing, which TensorFlow takes for broken JSON.
+                del os.environ["TF_CONFIG"]
         else:
             cluster = _resolved(cluster_resolver)
         self._cluster = cluster
