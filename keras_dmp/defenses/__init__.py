@@ -12,6 +12,7 @@ _DEFENSES = {
     "none": "NoDefense",
     "early_stopping": "EarlyStopping",
     "dmp": "DMP",
+    "dp_sgd": "DPSGD",
     "weight_decay": "WeightDecay",
     "dropout": "Dropout",
     "label_smoothing": "LabelSmoothing",
@@ -21,8 +22,11 @@ _DEFENSES = {
 _HOMES = {
     **{class_name: name for name, class_name in _DEFENSES.items()},
     "ConfidencePenaltyCrossentropy": "confidence_penalty",
+    "DPModel": "dp_sgd",
     "Defense": "_contract",
     "LabelSmoothingCrossentropy": "label_smoothing",
+    "PrivacyGuarantee": "guarantee",
+    "guarantee_of": "guarantee",
     "with_dropout": "dropout",
 }
 

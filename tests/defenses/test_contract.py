@@ -25,6 +25,7 @@ SETTINGS = {
     "none": {},
     "early_stopping": {},
     "dmp": {"size": 48, "balance_classes": True},
+    "dp_sgd": {"noise_multiplier": 1.0},
     "weight_decay": {},
     "dropout": {},
     "label_smoothing": {},

@@ -1,0 +1,167 @@
+"""Differentially private training: clipped per-example gradients with noise."""
+
+import dataclasses
+from typing import ClassVar
+
+import keras
+
+from keras_dmp import _validate
+from keras_dmp._resident import new_seed
+from keras_dmp.defenses._accounting import (
+    ACCOUNTANTS,
+    Spent,
+    default_delta,
+    dp_accounting,
+    epsilon_of,
+    noise_for,
+)
+from keras_dmp.defenses._contract import Defense, Run
+from keras_dmp.defenses._dp_batches import secret_seed
+from keras_dmp.defenses._dp_model import (
+    DPModel,
+    require_delta,
+    require_independent_samples,
+    require_settings,
+)
+from keras_dmp.defenses.guarantee import PrivacyGuarantee, state_guarantee
+
+__all__ = ["DPSGD", "DPModel"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DPSGD(Defense):
+    """DP-SGD (Abadi et al., CCS 2016), with a formal guarantee.
+
+    `guarantee_of(model)` has the epsilon of a model that `protect` returned; `guarantee` tells it
+    before any training. In plain Keras: `DPModel`.
+
+    Without a `seed` batches and noise come from the operating system. With one they can be
+    computed by all who know it: use it for experiments, and not for a model that is released.
+
+    Args:
+        noise_multiplier: Noise in units of the clip norm, a finite number of at least 0.
+        target_epsilon: The epsilon to keep with the least noise; instead of `noise_multiplier`.
+        delta: Above 0 and below 1. Defaults to `None`: a tenth of one over the members.
+        clip_norm: Largest L2 norm of an example's gradient, above 0; infinite only without
+            noise. Defaults to 1.
+        sampling: `"poisson"` or `"shuffled"`; see `DPModel`. Defaults to `"poisson"`.
+        accountant: `"rdp"`, or `"pld"`, which is slower and tighter. Defaults to `"rdp"`.
+        microbatch_size: Examples whose gradients are in memory at once. Defaults to 32.
+
+    Raises:
+        ValueError: For settings out of range, or unless one of `noise_multiplier` and
+            `target_epsilon` is given; in `protect`, for models that mix samples.
+
+    Example:
+    >>> private = DPSGD(target_epsilon=4.0)
+    >>> told = private.guarantee(num_members=10_000, epochs=10, batch_size=200)
+    >>> 3.9 < told.epsilon <= 4.0
+    True
+    """
+
+    name: ClassVar[str] = "dp_sgd"
+
+    noise_multiplier: float | None = None
+    target_epsilon: float | None = None
+    delta: float | None = None
+    clip_norm: float = 1.0
+    sampling: str = "poisson"
+    accountant: str = "rdp"
+    microbatch_size: int = 32
+
+    def __post_init__(self):
+        if (self.noise_multiplier is None) == (self.target_epsilon is None):
+            raise ValueError(
+                "Expected one of `noise_multiplier` and `target_epsilon`. Received: "
+                f"noise_multiplier={self.noise_multiplier!r}, "
+                f"target_epsilon={self.target_epsilon!r}"
+            )
+        noise = self.noise_multiplier
+        if self.target_epsilon is not None:
+            _validate.positive(target_epsilon=self.target_epsilon)
+            noise = 1.0
+        require_settings(self.clip_norm, noise, self.sampling, self.microbatch_size)
+        if self.delta is not None:
+            require_delta(self.delta)
+        _validate.one_of(ACCOUNTANTS, accountant=self.accountant)
+
+    def guarantee(self, num_members: int, *, epochs: int, batch_size: int = 32) -> PrivacyGuarantee:
+        """Return the guarantee that `protect` will give.
+
+        Args:
+            num_members: Number of members.
+            epochs: As for `protect`.
+            batch_size: As for `protect`.
+
+        Returns:
+            A `PrivacyGuarantee`.
+
+        Raises:
+            ImportError: If dp-accounting is not installed.
+            ValueError: For arguments out of range, and an epsilon out of reach.
+        """
+        _validate.integer_at_least(1, num_members=num_members, epochs=epochs)
+        _validate.integer_at_least(1, batch_size=batch_size)
+        spent = self._plan(num_members, epochs, batch_size)
+        return self._stated((spent,), num_members)
+
+    def _protect(self, run: Run) -> keras.Model:
+        dp_accounting()
+        require_independent_samples(run.model, "build_model")
+        if run.batch_size > run.num_members:
+            raise ValueError(
+                f"Expected `batch_size` to be at most the {run.num_members} members. Received: "
+                f"batch_size={run.batch_size}"
+            )
+        plan = self._plan(run.num_members, run.epochs, run.batch_size)
+        trainer = DPModel(
+            run.model,
+            clip_norm=self.clip_norm,
+            noise_multiplier=plan.noise_multiplier,
+            sampling=self.sampling,
+            microbatch_size=self.microbatch_size,
+            seed=secret_seed() if run.seed is None else new_seed(),
+        )
+        run.compile(trainer)
+        trainer.fit(run.x, run.y, batch_size=run.batch_size, epochs=run.epochs, verbose=run.verbose)
+        model = run.released(run.model)
+        state_guarantee(model, self._stated(trainer.ledger, run.num_members))
+        return model
+
+    def _plan(self, num_members: int, epochs: int, batch_size: int) -> Spent:
+        """What a whole training spends, with the noise that it needs."""
+        if self.sampling == "poisson":
+            steps = epochs * -(-num_members // batch_size)
+            spent = {"count": steps, "probability": min(1.0, batch_size / num_members)}
+        else:
+            spent = {"count": epochs, "probability": None}
+        noise = self.noise_multiplier
+        if noise is None:
+            delta = self._delta(num_members)
+            noise = noise_for(self.target_epsilon, delta, accountant=self.accountant, **spent)
+        return Spent(noise_multiplier=noise, **spent)
+
+    def _stated(self, ledger: tuple[Spent, ...], num_members: int) -> PrivacyGuarantee:
+        delta = self._delta(num_members)
+        poisson = self.sampling == "poisson"
+        (spent,) = ledger
+        return PrivacyGuarantee(
+            epsilon=epsilon_of(ledger, delta, self.accountant),
+            delta=delta,
+            neighbors=(
+                "one member added or removed" if poisson else "one member's gradients set to zero"
+            ),
+            mechanism=(
+                f"{spent.count} {'steps' if poisson else 'epochs'} of DP-SGD with noise "
+                f"{spent.noise_multiplier:.4g}, "
+                + (
+                    f"Poisson batches with probability {spent.probability:.4g}"
+                    if poisson
+                    else "shuffled batches without amplification"
+                )
+                + f", {self.accountant.upper()} accountant"
+            ),
+        )
+
+    def _delta(self, num_members: int) -> float:
+        return default_delta(num_members) if self.delta is None else self.delta
