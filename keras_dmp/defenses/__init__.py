@@ -12,6 +12,7 @@ _DEFENSES = {
     "none": "NoDefense",
     "early_stopping": "EarlyStopping",
     "dmp": "DMP",
+    "adversarial_regularization": "AdversarialRegularization",
     "dp_sgd": "DPSGD",
     "weight_decay": "WeightDecay",
     "dropout": "Dropout",
@@ -21,6 +22,7 @@ _DEFENSES = {
 # Each class is in the module of its defence's name, together with its form for plain Keras.
 _HOMES = {
     **{class_name: name for name, class_name in _DEFENSES.items()},
+    "AdversarialModel": "adversarial_regularization",
     "ConfidencePenaltyCrossentropy": "confidence_penalty",
     "DPModel": "dp_sgd",
     "Defense": "_contract",

@@ -25,6 +25,7 @@ SETTINGS = {
     "none": {},
     "early_stopping": {},
     "dmp": {"size": 48, "balance_classes": True},
+    "adversarial_regularization": {"attack_units": (8,)},
     "dp_sgd": {"noise_multiplier": 1.0},
     "weight_decay": {},
     "dropout": {},
