@@ -14,6 +14,7 @@ _DEFENSES = {
     "dmp": "DMP",
     "adversarial_regularization": "AdversarialRegularization",
     "dp_sgd": "DPSGD",
+    "pate": "PATE",
     "weight_decay": "WeightDecay",
     "dropout": "Dropout",
     "label_smoothing": "LabelSmoothing",

@@ -109,9 +109,7 @@ def test_bad_settings(settings, message):
 
 def test_bad_data(split):
     x, y = nets.prototypes(16)
-    with pytest.raises(
-        ValueError, match=r"Expected the labels `nonmembers labels` to lie in 0\.\.3"
-    ):
+    with pytest.raises(ValueError, match=r"labels `nonmembers labels` to lie in 0\.\.3"):
         game(build()).fit(x, y, nonmembers=(x, y + 4), verbose=0)
     with pytest.raises(ValueError, match="Expected `nonmembers` to have shape"):
         game(build()).fit(x, y, nonmembers=(x[:, :3], y), verbose=0)

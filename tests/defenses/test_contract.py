@@ -27,6 +27,7 @@ SETTINGS = {
     "dmp": {"size": 48, "balance_classes": True},
     "adversarial_regularization": {"attack_units": (8,)},
     "dp_sgd": {"noise_multiplier": 1.0},
+    "pate": {"num_teachers": 2},
     "weight_decay": {},
     "dropout": {},
     "label_smoothing": {},

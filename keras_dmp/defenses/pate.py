@@ -1,0 +1,187 @@
+"""PATE: a student of noisy votes of teachers that share no member."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from keras_dmp import _arrays, _forward, _fresh, _numerics, _validate
+from keras_dmp.defenses._accounting import default_delta, dp_accounting
+from keras_dmp.defenses._contract import Defense, Run, copied_optimizer
+from keras_dmp.defenses._dp_model import require_delta
+from keras_dmp.defenses._noisy_votes import VotingRule, count_votes
+from keras_dmp.defenses.guarantee import PrivacyGuarantee, state_guarantee
+from keras_dmp.distillation import DistillationTrainer
+
+# The fewest samples that a teacher can be trained on, and a student.
+_FEWEST = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PATE(Defense):
+    """Private aggregation of teacher ensembles (Papernot et al., ICLR 2018).
+
+    Teachers are trained on disjoint shards of the members. For each query, a reference sample,
+    the class with most votes after noise is the label (GNMax). With a `threshold` only queries
+    are answered on which enough teachers agree, by a noisy count (Confident-GNMax). A student
+    trained on the answered queries is released.
+
+    `guarantee_of(model)` has the guarantee. Its epsilon holds whatever the votes are, for all
+    `queries` and `answers`. Its `data_dependent_epsilon` is for the votes that were cast, and so
+    it is itself private.
+
+    Args:
+        num_teachers: Number of shards. Defaults to 10.
+        noise: Standard deviation of the noise on each class's votes, at least 0. Defaults to 2.
+        threshold: Votes that the first class must have, by a noisy count. Defaults to `None`:
+            every query is answered.
+        threshold_noise: Standard deviation of the noise of that count, at least 0; with a
+            `threshold` only.
+        queries: Reference samples to ask about, drawn at random. Defaults to `None`: all.
+        answers: Most answers; the rest of the queries is not asked. Defaults to `None`: as many
+            as queries.
+        delta: Above 0 and below 1. Defaults to `None`: a tenth of one over the members.
+        student_epochs: Passes over the answers. Defaults to `None`: the `epochs` of `protect`.
+        student_optimizer: What trains the student: a Keras optimizer, its name or its
+            configuration. Defaults to `None`: the `optimizer` of `protect`.
+
+    Raises:
+        ValueError: For settings out of range; in `protect`, for fewer members than the shards
+            need, and, when the teachers have voted, if hardly any query is answered.
+
+    Example:
+    >>> PATE(num_teachers=250, noise=40, threshold=200, threshold_noise=150).num_teachers
+    250
+    """
+
+    name: ClassVar[str] = "pate"
+    parts: ClassVar[tuple[str, ...]] = ("reference",)
+
+    num_teachers: int = 10
+    noise: float = 2.0
+    threshold: float | None = None
+    threshold_noise: float | None = None
+    queries: int | None = None
+    answers: int | None = None
+    delta: float | None = None
+    student_epochs: int | None = None
+    student_optimizer: Any = None
+
+    def __post_init__(self):
+        _validate.integer_at_least(1, num_teachers=self.num_teachers)
+        _validate.non_negative(noise=self.noise)
+        if (self.threshold is None) != (self.threshold_noise is None):
+            raise ValueError(
+                "Expected `threshold` and `threshold_noise` together, or neither. Received: "
+                f"threshold={self.threshold!r}, threshold_noise={self.threshold_noise!r}"
+            )
+        if self.threshold is not None:
+            _validate.positive(threshold=self.threshold)
+            _validate.non_negative(threshold_noise=self.threshold_noise)
+        for name in ("queries", "answers"):
+            if getattr(self, name) is not None:
+                _validate.integer_at_least(_FEWEST, **{name: getattr(self, name)})
+        if self.delta is not None:
+            require_delta(self.delta)
+        if self.student_epochs is not None:
+            _validate.integer_at_least(1, student_epochs=self.student_epochs)
+        if self.student_optimizer is not None:
+            copied_optimizer(self.student_optimizer, "student_optimizer")
+
+    def _protect(self, run: Run) -> keras.Model:
+        dp_accounting()
+        pool = _arrays.num_samples(run.reference)
+        self._require_enough(run.num_members, pool)
+        shards = np.random.default_rng(run.seed)
+        noise = np.random.default_rng(None if run.seed is None else [run.seed, 1])
+        queries = self._queries(pool, shards)
+        x = _arrays.take(run.reference, queries)
+        votes = self._votes(run, x, shards)
+        rule = VotingRule(
+            noise=self.noise, threshold=self.threshold, threshold_noise=self.threshold_noise
+        )
+        most = self._most_answers(len(queries))
+        rows, classes, asked = rule.answers(votes, most, noise)
+        if len(rows) < _FEWEST:
+            raise ValueError(
+                f"Expected at least {_FEWEST} queries that the teachers agree on. Received: "
+                f"{len(rows)} of {asked} answered with threshold={self.threshold!r} among "
+                f"{self.num_teachers} teachers; lower it"
+            )
+        student = self._student(run, _arrays.take(x, rows), classes)
+        delta = default_delta(run.num_members) if self.delta is None else self.delta
+        guarantee = PrivacyGuarantee(
+            epsilon=rule.epsilon(len(queries), most, delta),
+            delta=delta,
+            neighbors="one member replaced",
+            mechanism=self._mechanism(len(queries), most),
+            data_dependent_epsilon=rule.data_dependent_epsilon(votes, rows, asked, delta),
+        )
+        state_guarantee(student, guarantee)
+        return student
+
+    def _require_enough(self, members: int, pool: int) -> None:
+        if members < _FEWEST * self.num_teachers:
+            raise ValueError(
+                f"Expected at least {_FEWEST * self.num_teachers} members, {_FEWEST} in each "
+                f"shard. Received: {members} members for num_teachers={self.num_teachers}"
+            )
+        if self.queries is not None and self.queries > pool:
+            raise ValueError(
+                f"Expected `queries` to be at most the {pool} samples of split.reference. "
+                f"Received: queries={self.queries}"
+            )
+
+    def _queries(self, pool: int, rng: np.random.Generator) -> np.ndarray:
+        """Positions of the queries in the pool, in its order."""
+        if self.queries is None:
+            return np.arange(pool)
+        return np.sort(rng.choice(pool, self.queries, replace=False))
+
+    def _votes(self, run: Run, x: Any, rng: np.random.Generator) -> np.ndarray:
+        """Votes of teachers for each query, (queries, classes); a teacher at a time."""
+        order = rng.permutation(run.num_members)
+        classes = []
+        for shard in np.array_split(order, self.num_teachers):
+            teacher = _fresh.fresh_model(run.build_model)
+            _fresh.ensure_built(teacher, _arrays.take(x, slice(0, 1)))
+            run.fit(teacher, np.sort(shard))
+            outputs = _forward.predict(teacher, x)
+            classes.append(_numerics.predicted_classes(outputs, from_logits=run.kind.from_logits))
+        return count_votes(np.stack(classes), run.kind.num_classes)
+
+    def _student(self, run: Run, x: Any, classes: np.ndarray) -> keras.Model:
+        trainer = DistillationTrainer(run.model, labels="hard", from_logits=run.kind.from_logits)
+        trainer.compile(copied_optimizer(self.student_optimizer or run.optimizer))
+        trainer.fit(
+            x,
+            _as_outputs(classes, run),
+            batch_size=run.batch_size,
+            epochs=self.student_epochs or run.epochs,
+            verbose=run.verbose,
+        )
+        return run.released(run.model)
+
+    def _most_answers(self, queries: int) -> int:
+        return queries if self.answers is None else min(self.answers, queries)
+
+    def _mechanism(self, queries: int, answers: int) -> str:
+        rule = f"GNMax with noise {self.noise:.4g}"
+        if self.threshold is not None:
+            rule = (
+                f"Confident-GNMax with threshold {self.threshold:.4g}, noise "
+                f"{self.threshold_noise:.4g} and {self.noise:.4g}"
+            )
+        asked = f"at most {answers} answers to {queries} queries"
+        return f"{asked} of {self.num_teachers} teachers, {rule}"
+
+
+def _as_outputs(classes: np.ndarray, run: Run) -> np.ndarray:
+    """Outputs of the student's kind with these classes on top; their sizes do not matter."""
+    if run.kind.units == 1:
+        top = classes[:, None].astype(np.float32)
+        return 2 * top - 1 if run.kind.from_logits else top
+    top = np.eye(run.kind.units, dtype=np.float32)[classes]
+    # Values from 0 to 1 that sum to 1 would pass for probabilities.
+    return 2 * top if run.kind.from_logits else top
