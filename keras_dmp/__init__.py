@@ -16,12 +16,14 @@ _HOMES = {
     "EntropyReferenceSelector": "keras_dmp.reference",
     "MembershipAudit": "keras_dmp.callbacks",
     "PrivateSplit": "keras_dmp.splits",
+    "LabelledReference": "keras_dmp.labelled_reference",
     "ReferenceSummary": "keras_dmp.reference",
     "SoftTargetKLDivergence": "keras_dmp.losses",
+    "Sweep": "keras_dmp.sweep",
     "audit_membership": "keras_dmp.audit",
     "split_private": "keras_dmp.splits",
 }
-_MODULES = ("audit", "datasets", "models")
+_MODULES = ("audit", "datasets", "defenses", "distribution", "models")
 
 __all__ = ["PrivacyWarning", *_HOMES, *_MODULES]
 

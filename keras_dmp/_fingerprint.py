@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_dmp._plan import Plan
+from keras_dmp.reference import EntropyReferenceSelector
 
 
 def of_data(plan: Plan) -> dict[str, str]:
@@ -37,6 +38,14 @@ def of_model(model: keras.Model) -> str:
     text += str((shapes, [variable.trainable for variable in model.variables]))
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return f"{model.count_params()} parameters {digest}"
+
+
+def of_selector(selector: EntropyReferenceSelector | None) -> Any:
+    """The rule of a selector."""
+    if selector is None:
+        return None
+    names = ("size", "fraction", "max_entropy", "order", "balance_classes", "seed")
+    return {name: getattr(selector, name) for name in names}
 
 
 def of_object(value: Any) -> Any:

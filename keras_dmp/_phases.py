@@ -1,17 +1,60 @@
-"""The trainings of a DMP run: each from its start or, in a directory, from where it was left."""
+"""The phases of a DMP run: each from its start or, in a directory, from where it was left."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
+from keras_dmp import _batches
+from keras_dmp._compiled import Compiled
 from keras_dmp._epoch_checkpoints import EpochCheckpoints, seed_of
+from keras_dmp._fit_arguments import FitArguments
+from keras_dmp._plan import Plan
+from keras_dmp._resident import new_seed
 from keras_dmp._run_directory import RunDirectory
+from keras_dmp.distillation import DistillationTrainer
+from keras_dmp.labelled_reference import LabelledReference
 from keras_dmp.reference import EntropyReferenceSelector
 
-_NUMBERS = {"teacher": 1, "student": 2}
+_TEACHER, _STUDENT = 1, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the phases work with.
+
+    Attributes:
+        plan: Models and data.
+        arguments: What `fit` was given.
+        compiled: What `compile` was given.
+        seed: Seed of the run, or None to leave the global generators as they are.
+        directory: Where checkpoints are, or None. It needs a seed.
+        teacher_is_ready: Whether the teacher is not to be trained.
+        model: What builds models.
+    """
+
+    plan: Plan
+    arguments: FitArguments
+    compiled: Compiled
+    seed: int | None
+    directory: RunDirectory | None
+    teacher_is_ready: bool
+    model: keras.Model | Callable[[], keras.Model]
+
+    def distiller(self, student: keras.Model, **settings: Any) -> DistillationTrainer:
+        """A compiled trainer of a student."""
+        distiller = DistillationTrainer(
+            student,
+            self.plan.teacher,
+            from_logits=self.plan.kind.from_logits,
+            drop_labels=True,
+            **settings,
+        )
+        distiller.compile(**self.compiled.for_distillation())
+        return distiller
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,35 +72,117 @@ class Trained:
     params: dict[str, Any]
 
 
-def train(
+def train_teacher(run: Run) -> Trained:
+    """Train the teacher on the members."""
+    announce("Teacher: training on the members", run)
+    teacher, arguments, validation = run.plan.teacher, run.arguments, run.plan.validation
+    teacher.compile(**run.compiled.for_labels("teacher"))
+
+    def fit(**of_phase):
+        return run.plan.members.fit(
+            teacher,
+            seed=new_seed(),
+            batch_size=arguments.batch_size,
+            class_weight=arguments.class_weight,
+            **arguments.for_keras(validation and validation.for_keras()),
+            **of_phase,
+        )
+
+    epochs = arguments.teacher_epochs or arguments.epochs
+    callbacks = arguments.teacher_callbacks
+    return _train(run, "teacher", _TEACHER, teacher, fit, epochs=epochs, callbacks=callbacks)
+
+
+def label(
+    run: Run,
+    distiller: DistillationTrainer,
+    selectors: Sequence[EntropyReferenceSelector | None],
+) -> list[LabelledReference]:
+    """Ask the teacher for its outputs on the reference once; what each selector chose."""
+    announce("Student: labelling the reference, training on it", run)
+    pool, directory = run.plan.reference, run.directory
+    labelled = None
+    if directory is not None:
+        arrays = None if _batches.is_dataset(pool.source) else pool.source
+        labelled = directory.read_labels(len(selectors), arrays)
+    if labelled is None:
+        labelled = distiller.label_many(
+            pool.source,
+            selectors=list(selectors),
+            num_samples=pool.num_samples,
+            folder=None if directory is None else directory.path,
+            verbose=run.arguments.verbose == 1,
+        )
+        if directory is not None:
+            directory.write_labels(labelled)
+    for selector, chosen in zip(selectors, labelled, strict=True):
+        if selector is not None:
+            selector.restore(chosen)
+    return labelled
+
+
+def train_student(
+    run: Run, distiller: DistillationTrainer, labelled: LabelledReference, *, phase: str = "student"
+) -> Trained:
+    """Train a student on the teacher's outputs, and compile it for labels.
+
+    Args:
+        run: The run.
+        distiller: Its trainer.
+        labelled: What it is trained on.
+        phase: Name of its checkpoints.
+    """
+    arguments, validation = run.arguments, run.plan.validation
+
+    def fit(**of_phase):
+        return distiller.fit(
+            labelled,
+            batch_size=arguments.batch_size or run.plan.reference.batch_size,
+            **arguments.for_keras(validation and validation.for_keras()),
+            **of_phase,
+        )
+
+    callbacks = arguments.callbacks
+    trained = _train(
+        run, phase, _STUDENT, distiller, fit, epochs=arguments.epochs, callbacks=callbacks
+    )
+    student = distiller.student
+    student.compile(**run.compiled.for_labels("student"))
+    # Keras warns at loading of an optimizer that was saved before it had variables.
+    student.optimizer.build(student.trainable_variables)
+    return trained
+
+
+def _train(
+    run: Run,
     phase: str,
+    number: int,
     model: keras.Model,
     fit: Callable[..., keras.callbacks.History],
     *,
     epochs: int,
     callbacks: list[keras.callbacks.Callback],
-    seed: int | None,
-    directory: RunDirectory | None,
 ) -> Trained:
-    """Train the model of a phase.
+    """Train the compiled model of a phase.
 
     Args:
-        phase: "teacher" or "student".
-        model: Its compiled model.
+        run: The run.
+        phase: Name of the phase's checkpoints.
+        number: What its seeds depend on besides the run's.
+        model: The model.
         fit: Trains it; takes `epochs`, `initial_epoch` and `callbacks`.
         epochs: Epochs in all.
         callbacks: The user's callbacks.
-        seed: Seed of the run, or None to leave the global generators as they are.
-        directory: Where its checkpoints are, or None. It needs a seed.
     """
-    if seed is not None:
-        seed = seed_of(seed, _NUMBERS[phase])
+    seed = None
+    if run.seed is not None:
+        seed = seed_of(run.seed, number)
         keras.utils.set_random_seed(seed)
-    if directory is None:
+    if run.directory is None:
         trained = fit(epochs=epochs, initial_epoch=0, callbacks=callbacks)
         return Trained(history=trained.history, epochs=trained.epoch, params=trained.params)
-    write = functools.partial(directory.write, phase)
-    start = directory.newest(phase)
+    write = functools.partial(run.directory.write, phase)
+    start = run.directory.newest(phase)
     # What a selector chose is kept with the labels.
     with_state = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
     checkpoints = EpochCheckpoints(write, with_state, seed=seed, start=start)
@@ -77,7 +202,8 @@ def train(
     )
 
 
-def label(distiller, pool, selector, *, directory, verbose):
-    """Reference samples."""
-    del distiller, selector, directory, verbose
-    return pool.source
+def announce(words: str, run: Run) -> None:
+    """A line among the progress bars, as verbose as Keras."""
+    if run.arguments.verbose:
+        sys.stdout.write(f"{words}\n")
+        sys.stdout.flush()

@@ -7,34 +7,13 @@ from typing import Any
 import keras
 
 from keras_dmp import _arrays, _batches, _fresh, _heads, _inputs, _overlap
+from keras_dmp._fit_arguments import FitArguments
 from keras_dmp._labelled_data import LabelledData
 from keras_dmp._output_kind import output_kind
-from keras_dmp._reference_data import read_reference
+from keras_dmp._reference_data import ReferencePool
 from keras_dmp.reference import EntropyReferenceSelector
 
 _SAMPLE = slice(0, 256)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReferencePool:
-    """Reference samples, read and checked."""
-
-    source: Any
-    first: Any
-    num_samples: int
-    digests: Any
-    batch_size: int | None
-
-    @classmethod
-    def read(cls, x, name, model):
-        x, batch_size = read_reference(x, name, model)
-        return cls(
-            source=x,
-            first=x,
-            num_samples=_arrays.num_samples(x),
-            digests=_arrays.record_digests(x, _inputs.input_dtypes(model, x)),
-            batch_size=batch_size,
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +28,7 @@ class Plan:
         reference: The pool.
         validation: Validation data of both phases, or None.
         digests: Hash of each record as the model sees it, by the name of its part.
+        sample: A few samples.
     """
 
     teacher: keras.Model
@@ -58,40 +38,33 @@ class Plan:
     reference: ReferencePool
     validation: LabelledData | None
     digests: dict[str, Any]
+    sample: Any
 
 
 def prepare(
     model: keras.Model | Callable[[], keras.Model],
     ready_teacher: keras.Model | None,
+    arguments: FitArguments,
     *,
     loss: Any,
     from_logits: bool | None,
-    members: tuple[Any, Any, Any],
-    reference: Any,
-    validation_data: Any,
     selectors: Iterable[EntropyReferenceSelector],
-    groups: dict[str, Any] | None,
-    allow_overlap: bool,
 ) -> Plan:
     """Build the models, read the data once, and check all of it before any training.
 
     Args:
         model: What builds teacher and student.
         ready_teacher: A trained teacher, or None.
+        arguments: The data, as `DMPTrainer.fit` was given it.
         loss: The compiled loss, which may tell what outputs are.
         from_logits: What the user says of that.
-        members: x, y and sample_weight of `DMPTrainer.fit`.
-        reference: Its `reference`.
-        validation_data: Its `validation_data`.
         selectors: Selectors that will choose from the reference.
-        groups: Its `groups`.
-        allow_overlap: Its `allow_overlap`.
 
     Raises:
         ValueError: For data or models that do not fit together.
     """
-    x, y, sample_weight = members
-    _require_parts(x, reference, ready_teacher, groups)
+    x, reference = arguments.x, arguments.reference
+    _require_parts(x, reference, ready_teacher, arguments.groups)
     student = _fresh.fresh_model(model)
     source, name = (reference, "reference") if x is None else (x, "x")
     sample = _batches.first_batch(source, name, student).x
@@ -109,22 +82,27 @@ def prepare(
     if x is not None:
         names = ("x", "y", "sample_weight")
         known = LabelledData.read(
-            x, y, sample_weight, names=names, needs_labels=ready_teacher is None, **reading
+            x,
+            arguments.y,
+            arguments.sample_weight,
+            names=names,
+            needs_labels=ready_teacher is None,
+            **reading,
         )
     pool = ReferencePool.read(reference, "reference", student)
     if known is not None:
         _inputs.require_alike(pool.first, sample, "reference", "x")
     for selector in selectors:
         selector.require_narrows(pool.num_samples)
-    if validation_data is not None:
-        validation = _validation(validation_data, **reading)
+    if arguments.validation_data is not None:
+        validation = read_labelled(arguments.validation_data, "validation_data", **reading)
     _fresh.warn_of_adapted_layers(student)
     digests = {"reference": pool.digests}
     for name, part in (("members", known), ("validation", validation)):
         if part is not None:
             digests[name] = part.digests
     if known is not None:
-        _overlap.refuse_overlap(digests, groups=groups, allow=allow_overlap)
+        _overlap.refuse_overlap(digests, groups=arguments.groups, allow=arguments.allow_overlap)
     return Plan(
         teacher=teacher,
         student=student,
@@ -133,6 +111,7 @@ def prepare(
         reference=pool,
         validation=validation,
         digests=digests,
+        sample=sample,
     )
 
 
@@ -150,11 +129,21 @@ def _require_parts(x: Any, reference: Any, ready_teacher: Any, groups: Any) -> N
         )
 
 
-def _validation(validation_data: Any, **reading: Any) -> LabelledData:
+def read_labelled(
+    data: Any, name: str, *, model: keras.Model, kind: _heads.OutputKind
+) -> LabelledData:
+    """Samples with labels as one argument: a tuple of arrays or a dataset, checked.
+
+    Args:
+        data: `(x, y)`, `(x, y, sample_weight)` or a dataset of them.
+        name: The argument's name, for messages.
+        model: A built classifier that takes the samples.
+        kind: What its outputs are.
+    """
     columns = (
-        (validation_data, None, None)
-        if _batches.is_dataset(validation_data)
-        else keras.utils.unpack_x_y_sample_weight(validation_data)
+        (data, None, None)
+        if _batches.is_dataset(data)
+        else keras.utils.unpack_x_y_sample_weight(data)
     )
-    names = ("validation_data", "validation_data labels", "validation_data weights")
-    return LabelledData.read(*columns, names=names, **reading)
+    names = (name, f"{name} labels", f"{name} weights")
+    return LabelledData.read(*columns, names=names, model=model, kind=kind)

@@ -8,12 +8,14 @@ import os
 import pathlib
 import shutil
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
-from keras_dmp import _checkpoint_file, _directories
+from keras_dmp import _checkpoint_file, _directories, _files
 from keras_dmp._checkpoint_file import Checkpoint
 from keras_dmp._directories import PrivateDirectory
 from keras_dmp._workers import Workers
+from keras_dmp.labelled_reference import LabelledReference
 
 # The newest checkpoint, and one to fall back to.
 _KEPT = 2
@@ -46,11 +48,6 @@ class RunDirectory:
                 f"directory={str(path)!r}, where the chief's files are not seen"
             )
         _opened(self.path, configuration)
-
-    @property
-    def labels(self) -> pathlib.Path:
-        """The folder of the teacher's outputs for the reference."""
-        return self.path / _LABELS
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Hold the directory, for all workers; the lock goes with its process, however that ends.
@@ -104,6 +101,41 @@ class RunDirectory:
             ) from error
         for path in self._checkpoints(phase)[:-_KEPT]:
             path.unlink()
+
+    def read_labels(self, count: int, pool: Any) -> list[LabelledReference] | None:
+        """The labelled references that `write_labels` has written, None where they are not whole.
+
+        Args:
+            count: How many there must be.
+            pool: The arrays that they were chosen from, or None for a dataset.
+        """
+        folders = [self.path / _LABELS / str(number) for number in range(count)]
+        found = self._read_labels(folders, pool) if self._workers.is_chief else None
+        whole = bool(self._workers.broadcast(int(found is not None)))
+        if whole and not self._workers.is_chief:
+            return [LabelledReference.read(folder, pool) for folder in folders]
+        return found
+
+    def write_labels(self, labelled: Sequence[LabelledReference]) -> None:
+        """Keep labelled references, for the students to come."""
+        if not self._workers.is_chief:
+            return
+        (self.path / _LABELS).mkdir(mode=_files.OWNER_ONLY_FOLDER, exist_ok=True)
+        for number, one in enumerate(labelled):
+            one.write(self.path / _LABELS / str(number))
+
+    @staticmethod
+    def _read_labels(folders: list[pathlib.Path], pool: Any) -> list[LabelledReference] | None:
+        if not all(LabelledReference.is_written(folder) for folder in folders):
+            return None
+        try:
+            return [LabelledReference.read(folder, pool) for folder in folders]
+        except (ValueError, OSError) as error:
+            warnings.warn(
+                f"The labels of the reference are damaged ({error}): the teacher is asked again",
+                stacklevel=2,
+            )
+            return None
 
     def _file(self, phase: str, number: int) -> pathlib.Path:
         return self.path / f"{phase}-{number:06d}.checkpoint"

@@ -1,18 +1,15 @@
 """The three phases of DMP behind the methods of a Keras model."""
 
 import contextlib
-import dataclasses
 import os
-import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from keras_dmp import (
     _callback_state,
-    _callbacks,
     _fingerprint,
     _heads,
     _interruptions,
@@ -23,11 +20,14 @@ from keras_dmp import (
     _workers,
 )
 from keras_dmp._compiled import Compiled
-from keras_dmp._resident import new_seed
+from keras_dmp._fit_arguments import FitArguments
+from keras_dmp._phases import Run
 from keras_dmp._run_directory import RunDirectory
 from keras_dmp._settings import require_settings
-from keras_dmp.distillation import DistillationTrainer
 from keras_dmp.reference import EntropyReferenceSelector, selector_among
+
+if TYPE_CHECKING:
+    from keras_dmp.sweep import Sweep
 
 
 class DMPTrainer:
@@ -236,53 +236,84 @@ class DMPTrainer:
                 a `directory` of other data or settings.
             RuntimeError: If another run is at work in `directory`.
         """
-        self._require_compiled()
-        _validate.integer_at_least(1, epochs=epochs)
-        if teacher_epochs is not None:
-            _validate.integer_at_least(1, teacher_epochs=teacher_epochs)
-        if batch_size is not None:
-            _validate.integer_at_least(1, batch_size=batch_size)
-        self._refuse_for_ready_teacher(
+        arguments = FitArguments(
+            x=x,
+            y=y,
+            reference=reference,
+            epochs=epochs,
             teacher_epochs=teacher_epochs,
+            batch_size=batch_size,
+            verbose=verbose,
+            callbacks=callbacks,
             teacher_callbacks=teacher_callbacks,
+            validation_data=validation_data,
+            shuffle=shuffle,
             class_weight=class_weight,
             sample_weight=sample_weight,
-        )
-        callbacks = _callbacks.as_list(callbacks)
-        if self.selector is not None:
-            callbacks = [self.selector, *callbacks]
-        settings = _FitSettings(
-            epochs={"teacher": teacher_epochs or epochs, "student": epochs},
-            callbacks={"teacher": _callbacks.as_list(teacher_callbacks), "student": callbacks},
-            batch_size=batch_size,
-            shuffle=shuffle,
-            verbose=1 if verbose == "auto" else verbose,
-            class_weight=class_weight,
-            validation_batch_size=validation_batch_size or batch_size,
+            validation_batch_size=validation_batch_size,
             validation_freq=validation_freq,
+            groups=groups,
+            allow_overlap=allow_overlap,
         )
-        with contextlib.ExitStack() as stack:
-            if self._strategy is not None:
-                stack.enter_context(self._strategy.scope())
-            if self._seed is not None:
-                keras.utils.set_random_seed(self._seed)
-            plan = _plan.prepare(
-                self._model,
-                self._given_teacher,
-                loss=self._compiled.loss,
-                from_logits=self._from_logits,
-                members=(x, y, sample_weight),
-                reference=reference,
-                validation_data=validation_data,
-                selectors=[one for one in [selector_among(callbacks)] if one is not None],
-                groups=groups,
-                allow_overlap=allow_overlap,
+        if self.selector is not None:
+            arguments = arguments.with_callbacks([self.selector, *arguments.callbacks])
+        with self._prepared(arguments, [selector_among(arguments.callbacks)]) as run:
+            return self._run(run)
+
+    def sweep(
+        self,
+        x: Any = None,
+        y: Any = None,
+        reference: Any = None,
+        *,
+        nonmembers: Any,
+        temperatures: Iterable[float] = (1.0,),
+        sizes: Iterable[int | None] = (None,),
+        orders: Iterable[str] = ("lowest",),
+        labels: Iterable[str] = ("soft",),
+        **fit: Any,
+    ) -> "Sweep":
+        """Train one teacher, label once, and train and audit a student for each combination.
+
+        A point is what `fit` gives with its settings. Temperature, labels and selector of the
+        trainer are not looked at, but for the selector's `balance_classes` and `seed`.
+
+        Args:
+            x: The private members, as in `fit`; the audit needs them with a ready teacher too.
+            y: Labels of the members.
+            reference: Reference samples, as in `fit`.
+            nonmembers: (x, y) or a dataset for the audit; neither members nor reference.
+            temperatures: Temperatures. Defaults to 1 alone.
+            sizes: Numbers of reference samples to choose, None for all. Defaults to all.
+            orders: `"lowest"`, `"highest"`, `"random"`. Defaults to the lowest entropy.
+            labels: `"soft"`, `"hard"`; hard ones take temperature 1 alone. Defaults to soft.
+            **fit: Further arguments of `fit`, for all students.
+
+        Returns:
+            A `Sweep`: a table, a plot, the students.
+
+        Raises:
+            RuntimeError: As `fit`.
+            ValueError: As `fit`, and for settings out of range.
+        """
+        from keras_dmp import _sweeping
+
+        arguments = FitArguments(x=x, y=y, reference=reference, **fit)
+        if x is None:
+            raise ValueError("Expected `x` to be the members, for the audit. Received: x=None")
+        if selector_among(arguments.callbacks) is not None:
+            raise ValueError(
+                "Expected `callbacks` without an EntropyReferenceSelector: `sizes` and `orders` "
+                "say what is chosen. Received: one"
             )
-            directory = self._opened_directory(plan, settings)
-            if directory is not None:
-                stack.enter_context(directory.locked())
-                stack.enter_context(_interruptions.sigterm_leaves())
-            return self._run(plan, settings, directory)
+        compensate = {"compensate_temperature": self._settings["compensate_temperature"]}
+        grid = _sweeping.Grid.of(temperatures, sizes, orders, labels, **compensate)
+        selectors = grid.selectors(self.selector)
+        more = {"sweep": grid.in_fingerprint()}
+        with self._prepared(arguments, selectors, **more) as run:
+            found = _sweeping.sweep(run, grid, selectors, nonmembers=nonmembers, **compensate)
+            self._teacher = run.plan.teacher
+            return found
 
     def purge(self) -> None:
         """Remove `directory` with all that runs have written there; the student stays in memory.
@@ -316,146 +347,86 @@ class DMPTrainer:
         _validate.writable_path(path=path)
         student.save(path, overwrite=overwrite)
 
-    def _require_compiled(self) -> None:
+    @contextlib.contextmanager
+    def _prepared(
+        self, arguments: FitArguments, selectors: list[EntropyReferenceSelector | None], **more: Any
+    ) -> Iterator[Run]:
+        """All that a run works with, checked, in the strategy's scope, its directory held.
+
+        Args:
+            arguments: What the user gave.
+            selectors: What will choose from the reference.
+            **more: What else the result depends on.
+        """
         if self._compiled is None:
             raise ValueError("Expected `compile` to be called before `fit`. Received: no call")
-
-    def _refuse_for_ready_teacher(self, **arguments: Any) -> None:
-        given = [name for name, value in arguments.items() if value is not None]
-        if self._given_teacher is not None and given:
-            raise ValueError(
-                f"Expected `{given[0]}` to be None with a ready teacher, which is not retrained. "
-                f"Received: {given[0]}={arguments[given[0]]!r}"
+        if self._given_teacher is not None:
+            arguments.refuse_for_ready_teacher()
+        with contextlib.ExitStack() as stack:
+            if self._strategy is not None:
+                stack.enter_context(self._strategy.scope())
+            if self._seed is not None:
+                keras.utils.set_random_seed(self._seed)
+            plan = _plan.prepare(
+                self._model,
+                self._given_teacher,
+                arguments,
+                loss=self._compiled.loss,
+                from_logits=self._from_logits,
+                selectors=[selector for selector in selectors if selector is not None],
+            )
+            directory = self._opened_directory(plan, arguments, more)
+            if directory is not None:
+                stack.enter_context(directory.locked())
+                stack.enter_context(_interruptions.sigterm_leaves())
+            # Should this run break off, no student of an earlier one stands beside its teacher.
+            self._student = None
+            yield Run(
+                plan=plan,
+                arguments=arguments,
+                compiled=self._compiled,
+                seed=self._seed,
+                directory=directory,
+                teacher_is_ready=self._given_teacher is not None,
+                model=self._model,
             )
 
-    def _run(
-        self, plan: _plan.Plan, settings: "_FitSettings", directory: RunDirectory | None
-    ) -> keras.callbacks.History:
+    def _run(self, run: Run) -> keras.callbacks.History:
         """The three phases, on data that has been checked."""
-        distiller = DistillationTrainer(
-            plan.student, plan.teacher, from_logits=plan.kind.from_logits, **self._settings
-        )
-        distiller.compile(**self._compiled.for_distillation())
-        run = {"seed": self._seed, "directory": directory}
-        # Should this run break off, no student of an earlier one stands beside its teacher.
-        self._student = None
         history = keras.callbacks.History()
         history.history = {}
-        if self._given_teacher is None:
-            trained = self._train_teacher(plan, settings, **run)
+        if not run.teacher_is_ready:
+            trained = _phases.train_teacher(run)
             history.history |= {f"teacher_{key}": of for key, of in trained.history.items()}
-            self._teacher = plan.teacher
-        trained = self._train_student(plan, settings, distiller, **run)
-        plan.student.compile(**self._compiled.for_labels("student"))
-        # Keras warns at loading of an optimizer that was saved before it had variables.
-        plan.student.optimizer.build(plan.student.trainable_variables)
-        self._student = plan.student
+            self._teacher = run.plan.teacher
+        student = run.plan.student
+        distiller = run.distiller(student, **self._settings)
+        (labelled,) = _phases.label(run, distiller, [selector_among(run.arguments.callbacks)])
+        trained = _phases.train_student(run, distiller, labelled)
+        self._student = student
         history.history |= trained.history
         history.epoch, history.params = trained.epochs, trained.params
-        history.set_model(plan.student)
+        history.set_model(student)
         return history
 
-    def _train_teacher(self, plan, settings: "_FitSettings", **run: Any) -> _phases.Trained:
-        _announce("Teacher: training on the members", settings.verbose)
-        plan.teacher.compile(**self._compiled.for_labels("teacher"))
-
-        def fit(**arguments):
-            return plan.members.fit(
-                plan.teacher,
-                seed=new_seed(),
-                batch_size=settings.batch_size,
-                shuffle=settings.shuffle,
-                class_weight=settings.class_weight,
-                **settings.for_keras(plan),
-                **arguments,
-            )
-
-        return _phases.train("teacher", plan.teacher, fit, **settings.of("teacher"), **run)
-
-    def _train_student(
-        self, plan, settings: "_FitSettings", distiller: DistillationTrainer, **run: Any
-    ) -> _phases.Trained:
-        _announce("Student: labelling the reference, training on it", settings.verbose)
-        labelled = _phases.label(
-            distiller,
-            plan.reference,
-            selector_among(settings.callbacks["student"]),
-            directory=run["directory"],
-            verbose=settings.verbose == 1,
-        )
-
-        def fit(**arguments):
-            return distiller.fit(
-                labelled,
-                batch_size=settings.batch_size or plan.reference.batch_size,
-                shuffle=settings.shuffle,
-                **settings.for_keras(plan),
-                **arguments,
-            )
-
-        return _phases.train("student", distiller, fit, **settings.of("student"), **run)
-
-    def _opened_directory(self, plan: _plan.Plan, settings: "_FitSettings") -> RunDirectory | None:
+    def _opened_directory(
+        self, plan: _plan.Plan, arguments: FitArguments, more: dict[str, Any]
+    ) -> RunDirectory | None:
+        workers = _workers.of(tf.distribute.get_strategy())
         if self._directory is None:
             return None
-        for phase, name in (("teacher", "teacher_callbacks"), ("student", "callbacks")):
-            kept = [one for one in settings.callbacks[phase] if one is not self.selector]
-            _callback_state.require_savable(kept, name)
+        for name in ("callbacks", "teacher_callbacks"):
+            callbacks = [one for one in getattr(arguments, name) if one is not self.selector]
+            _callback_state.require_savable(callbacks, name)
         if plan.members is not None:
             plan.members.require_fixed_order(plan.student)
-        return RunDirectory(
-            self._directory,
-            {
-                **_fingerprint.of_data(plan),
-                "model": _fingerprint.of_model(plan.student),
-                "settings": {**self._settings, "seed": self._seed},
-                "compiled": _fingerprint.of_object(vars(self._compiled)),
-                "fit": _fingerprint.of_object(settings.in_fingerprint()),
-            },
-            _workers.of(tf.distribute.get_strategy()),
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _FitSettings:
-    """What one `fit` was asked for; by phase, "teacher" or "student", where both have their own."""
-
-    epochs: dict[str, int]
-    callbacks: dict[str, list[keras.callbacks.Callback]]
-    batch_size: int | None
-    shuffle: bool
-    verbose: Any
-    class_weight: dict[int, float] | None
-    validation_batch_size: int | None
-    validation_freq: Any
-
-    def of(self, phase: str) -> dict[str, Any]:
-        """Epochs and callbacks of a phase."""
-        return {"epochs": self.epochs[phase], "callbacks": self.callbacks[phase]}
-
-    def for_keras(self, plan: _plan.Plan) -> dict[str, Any]:
-        """Arguments of every `fit`."""
-        arguments = {
-            "verbose": self.verbose,
-            "validation_data": None if plan.validation is None else plan.validation.for_keras(),
-            "validation_freq": self.validation_freq,
+        configuration = {
+            **_fingerprint.of_data(plan),
+            "model": _fingerprint.of_model(plan.student),
+            "settings": {**self._settings, "seed": self._seed},
+            "selector": _fingerprint.of_selector(self.selector),
+            "compiled": _fingerprint.of_object(vars(self._compiled)),
+            "fit": _fingerprint.of_object(arguments.in_fingerprint()),
+            **_fingerprint.of_object(more),
         }
-        if self.validation_batch_size:
-            arguments["validation_batch_size"] = self.validation_batch_size
-        return arguments
-
-    def in_fingerprint(self) -> dict[str, Any]:
-        """What the result depends on."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        names = {
-            phase: [type(callback).__name__ for callback in callbacks]
-            for phase, callbacks in self.callbacks.items()
-        }
-        return {**values, "verbose": None, "callbacks": names}
-
-
-def _announce(phase: str, verbose: Any) -> None:
-    """A heading above the progress bars, as verbose as Keras."""
-    if verbose:
-        sys.stdout.write(f"{phase}\n")
-        sys.stdout.flush()
+        return RunDirectory(self._directory, configuration, workers)

@@ -95,7 +95,7 @@ def test_a_finished_phase_is_not_done_again(tmp_path, whole, monkeypatch):
     steps = []
     monkeypatch.setattr(keras.Sequential, "fit", lambda *_, **__: steps.append("teacher"))
     assert resumed(tmp_path / "run") == whole
-    monkeypatch.setattr("keras_dmp.distillation._forward.predict", steps.append)
+    monkeypatch.setattr("keras_dmp._labelling.label", lambda *_, **__: steps.append("label"))
     assert resumed(tmp_path / "run") == whole
     assert not steps
 
@@ -178,8 +178,7 @@ def test_all_checkpoints_damaged_starts_the_phase_anew(tmp_path, whole):
 
 def test_damaged_labels_are_asked_for_again(tmp_path, whole):
     broken_off(tmp_path / "run", student=3)
-    largest = max((tmp_path / "run" / "labels").iterdir(), key=lambda path: path.stat().st_size)
-    damage(largest, "changed")
+    damage(max((tmp_path / "run" / "labels" / "0").glob("labels_*")), "changed")
     with pytest.warns(UserWarning, match="labels of the reference are damaged"):
         assert resumed(tmp_path / "run") == whole
 

@@ -27,8 +27,8 @@ def of_report(report: "AuditReport") -> str:
     blocks = [
         f"# Membership audit{f' of {escape(report.name)}' if report.name else ''}",
         escape(report.verdict),
-        _table_of(("figure", "members", "nonmembers"), _facts(report), left=1),
-        _table_of(
+        table_of(("figure", "members", "nonmembers"), _facts(report), left=1),
+        table_of(
             ("attack", "members", "nonmembers", *_FIGURES),
             [(r.attack, *_sizes(r), *_figures(r)) for r in entire],
             left=1,
@@ -41,7 +41,7 @@ def of_report(report: "AuditReport") -> str:
             for r in sliced
         ]
         heads = ("slice", "attack", "members", "nonmembers", *_FIGURES)
-        blocks.append(_table_of(heads, rows, left=2))
+        blocks.append(table_of(heads, rows, left=2))
     blocks.append("\n".join(f"- {escape(note)}" for note in report.notes))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -55,7 +55,7 @@ def of_comparison(comparison: "AuditComparison") -> str:
     blocks = [
         "# Membership audits compared",
         escape(comparison.verdict),
-        _table_of(("model", "attack", "test accuracy", *_FIGURES), rows, left=2),
+        table_of(("model", "attack", "test accuracy", *_FIGURES), rows, left=2),
         "\n".join(f"- {escape(note)}" for note in comparison.notes),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -70,7 +70,8 @@ def escape(words: str) -> str:
     return re.sub(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\_", words)
 
 
-def _table_of(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
+def table_of(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
+    """A table: `left` columns of words, then figures."""
     rule = [":--" if column < left else "--:" for column in range(len(heads))]
     lines = [heads, rule, *([escape(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

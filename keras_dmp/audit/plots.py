@@ -11,6 +11,7 @@ from keras_dmp.audit.results import AttackResult
 if TYPE_CHECKING:
     from keras_dmp.audit.comparison import AuditComparison
     from keras_dmp.audit.report import AuditReport
+    from keras_dmp.sweep import Sweep
 
 
 def plot_rocs(
@@ -107,6 +108,34 @@ def draw_privacy_utility(comparison: "AuditComparison", *, path: str | os.PathLi
     axes.axhline(0.5, color="0.6", linestyle="--", linewidth=1)
     axes.set_xlabel("accuracy on nonmembers (test accuracy)")
     axes.set_ylabel("AUC of the strongest attack (0.5 is guessing)")
+    axes.legend(fontsize="small")
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def draw_frontier(sweep: "Sweep", *, path: str | os.PathLike | None) -> Any:
+    """Figure of a sweep: AUC over test accuracy of each student, a line through the frontier."""
+    if path is not None:
+        _validate.writable_path(path=path)
+    figure = _new_figure()
+    axes = figure.add_subplot()
+    kinds = dict.fromkeys((point.labels, point.order) for point in sweep.points)
+    for labels, order in kinds:
+        points = [p for p in sweep.points if (p.labels, p.order) == (labels, order)]
+        accuracies, aucs = [p.accuracy for p in points], [p.auc for p in points]
+        axes.plot(accuracies, aucs, "o", label=f"{labels} labels, {order}")
+        for point in points:
+            note = f" {point.size}, T={point.temperature:g}"
+            axes.annotate(note, (point.accuracy, point.auc), fontsize="x-small")
+    frontier = sweep.frontier
+    axes.plot([p.accuracy for p in frontier], [p.auc for p in frontier], color="0.4", linewidth=1)
+    undefended = sweep.undefended
+    strongest = max(result.auc for result in undefended.results)
+    axes.plot([undefended.nonmember_accuracy], [strongest], "kx", label="undefended")
+    axes.axhline(0.5, color="0.6", linestyle="--", linewidth=1)
+    axes.set_xlabel("accuracy on nonmembers (test accuracy)")
+    axes.set_ylabel("AUC of the loss attack (0.5 is guessing)")
     axes.legend(fontsize="small")
     if path is not None:
         figure.savefig(path, dpi=150)

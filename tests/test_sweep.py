@@ -1,0 +1,240 @@
+"""A sweep: one teacher, one labelling, a student a point, and what it says of them."""
+
+import json
+
+import keras
+import nets
+import numpy as np
+import pytest
+
+from keras_dmp import DMPTrainer, EntropyReferenceSelector, Sweep, split_private
+from keras_dmp.audit import AuditReport, MembershipScores
+from keras_dmp.sweep import SweepPoint
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def build():
+    return keras.Sequential(
+        [
+            keras.Input((nets.FEATURES,)),
+            keras.layers.Dense(nets.HIDDEN, activation="tanh"),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(nets.CLASSES),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def split():
+    x, y = nets.prototypes(400)
+    return split_private(x, y, members=80, nonmembers=80, validation=40, seed=0)
+
+
+def trainer(**settings):
+    made = DMPTrainer(build, **{"seed": 3, **settings})
+    made.compile(keras.optimizers.SGD(0.2, momentum=0.9), LOSS)
+    return made
+
+
+def sweep(split, made=None, **arguments):
+    given = {"epochs": 2, "batch_size": 16, "verbose": 0, "nonmembers": split.nonmembers}
+    made = made or trainer()
+    return made.sweep(*split.members, split.reference, **{**given, **arguments})
+
+
+def weights(model):
+    return [np.array(weight) for weight in model.get_weights()]
+
+
+def report(accuracy, auc):
+    """An audit with a given AUC: one member among nonmembers of known scores."""
+    nonmembers = np.arange(1000.0)
+    scores = MembershipScores(np.full(50, 1000 * auc - 0.5), nonmembers)
+    facts = {"member_accuracy": 1.0, "nonmember_accuracy": accuracy}
+    return AuditReport.from_scores({"loss": scores}, **facts)
+
+
+def point(accuracy, auc, size=10):
+    settings = {"temperature": 1.0, "labels": "soft", "order": "lowest", "mean_entropy": 0.1}
+    return SweepPoint(**settings, size=size, report=report(accuracy, auc))
+
+
+@pytest.fixture
+def found():
+    points = (point(0.6, 0.55, 1), point(0.5, 0.6, 2), point(0.7, 0.7, 3), point(0.7, 0.75, 4))
+    return Sweep(undefended=report(0.7, 0.9), points=points)
+
+
+# What it trains
+
+
+def test_each_point_is_what_fit_gives(split):
+    found = sweep(split, temperatures=(1.0, 4.0), sizes=(48, None), orders=("lowest", "random"))
+    given = [(p.order, p.size, p.temperature) for p in found.points]
+    everything = len(split.reference)
+    assert given == [
+        (order, size, temperature)
+        for order, size in (("lowest", 48), ("lowest", everything), ("random", 48))
+        for temperature in (1.0, 4.0)
+    ]
+    for chosen in found.points:
+        selector = None
+        if chosen.size < everything:
+            selector = EntropyReferenceSelector(size=chosen.size, order=chosen.order)
+        alone = trainer(selector=selector, temperature=chosen.temperature)
+        alone.fit(*split.members, split.reference, epochs=2, batch_size=16, verbose=0)
+        for mine, theirs in zip(weights(chosen.student), weights(alone.student), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        if selector is not None:
+            assert chosen.mean_entropy == selector.summary.mean_entropy
+
+
+def test_teacher_and_labels_are_made_once(split, monkeypatch):
+    calls = []
+    fit, label = keras.Sequential.fit, "keras_dmp._labelling.label"
+    monkeypatch.setattr(
+        keras.Sequential, "fit", lambda self, *a, **k: calls.append("fit") or fit(self, *a, **k)
+    )
+    import keras_dmp._labelling as labelling
+
+    original = labelling.label
+    monkeypatch.setattr(label, lambda *a, **k: calls.append("label") or original(*a, **k))
+    found = sweep(split, sizes=(32, 48, 64))
+    assert calls == ["fit", "label"]
+    assert len({id(p.student) for p in found.points}) == 3
+
+
+def test_hard_labels_have_one_temperature(split):
+    found = sweep(split, temperatures=(1.0, 2.0), labels=("soft", "hard"))
+    assert [(p.labels, p.temperature) for p in found.points] == [
+        ("soft", 1.0),
+        ("soft", 2.0),
+        ("hard", 1.0),
+    ]
+
+
+def test_audits_are_those_of_the_students(split):
+    from keras_dmp import audit_membership
+
+    found = sweep(split, sizes=(48,))
+    again = audit_membership(
+        found.points[0].student, split.members, split.nonmembers, attacks=("loss",), slices=()
+    )
+    assert found.points[0].auc == again["loss"].auc
+    assert found.points[0].accuracy == again.nonmember_accuracy
+    assert found.undefended.member_accuracy > found.points[0].report.member_accuracy
+
+
+def test_a_ready_teacher(split):
+    teacher = build()
+    teacher.compile("sgd", LOSS)
+    teacher.fit(*split.members, epochs=2, verbose=0)
+    before = weights(teacher)
+    found = sweep(split, trainer(teacher=teacher), sizes=(48,))
+    assert len(found.points) == 1
+    for mine, theirs in zip(weights(teacher), before, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_goes_on_in_its_directory(split, tmp_path):
+    class BreakOff(keras.callbacks.Callback):
+        starts = 0
+
+        def on_epoch_begin(self, epoch, logs=None):
+            BreakOff.starts += 1
+            if BreakOff.starts == 4:
+                raise KeyboardInterrupt
+
+    given = {"sizes": (48, 64), "callbacks": [BreakOff()]}
+    expected = sweep(split, sizes=(48, 64))
+    with pytest.raises(KeyboardInterrupt):
+        sweep(split, trainer(directory=tmp_path / "run"), **given)
+    found = sweep(split, trainer(directory=tmp_path / "run"), **given)
+    for mine, theirs in zip(found.points, expected.points, strict=True):
+        assert mine.report.to_dict() == theirs.report.to_dict()
+    made = trainer(directory=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"where .*sweep is"):
+        sweep(split, made, sizes=(48, 65), callbacks=[BreakOff()])
+    made.purge()
+    assert not (tmp_path / "run").exists()
+
+
+# What it says
+
+
+def test_frontier_and_best(found):
+    assert [p.size for p in found.frontier] == [1, 3]
+    assert found.best(max_auc=0.99).size == 3
+    assert found.best(max_auc=0.65).size == 1
+    with pytest.raises(ValueError, match=r"most private one has an interval up to 0\.\d+"):
+        found.best(max_auc=0.5)
+
+
+def test_table(found):
+    lines = str(found).splitlines()
+    assert lines[0].split()[:3] == ["labels", "order", "frontier"]
+    assert lines[2].split()[0] == "undefended"
+    assert "0.900" in lines[2]
+    assert sum("yes" in line for line in lines) == 2
+    markdown = found.to_markdown().splitlines()
+    assert len(markdown) == 2 + 1 + 4
+    assert markdown[3].startswith("| soft | lowest | yes | 1 | 0.100 | 1 | 1.000 | 0.600 | 0.550 |")
+
+
+def test_round_trip(found, tmp_path):
+    found.save(tmp_path / "sweep.json")
+    assert Sweep.load(tmp_path / "sweep.json") == found
+    values = json.loads((tmp_path / "sweep.json").read_text())
+    values["points"][0].pop("report")
+    (tmp_path / "sweep.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="malformed"):
+        Sweep.load(tmp_path / "sweep.json")
+
+
+def test_plot_shows_all_points_and_the_frontier(found, tmp_path):
+    figure = found.plot(tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 1000
+    points, frontier, undefended, _ = figure.axes[0].lines
+    np.testing.assert_allclose(points.get_xdata(), [p.accuracy for p in found.points])
+    np.testing.assert_allclose(frontier.get_ydata(), [p.auc for p in found.frontier])
+    assert undefended.get_xdata() == [0.7]
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperatures": 2.0}, r"`temperatures` to be several values.*temperatures=2\.0"),
+        ({"temperatures": (0.0,)}, "`temperature`"),
+        ({"labels": "soft"}, "`labels` to be several values"),
+        ({"labels": ("firm",)}, "`labels`.*firm"),
+        ({"orders": ()}, "`orders` to have at least one value"),
+        ({"orders": ("best",), "sizes": (4,)}, "`order`.*best"),
+        ({"sizes": (0,)}, "`sizes`"),
+        ({"sizes": (10_000,)}, "`size` to be at most the"),
+        ({"callbacks": [EntropyReferenceSelector(size=4)]}, "without an EntropyReferenceSelector"),
+        ({"epochs": 0}, "`epochs`"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value)[:30],
+)
+def test_bad_settings_are_refused_before_any_training(split, arguments, message, monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=message):
+        sweep(split, **arguments)
+
+
+@pytest.mark.parametrize("part", ["members", "reference"])
+def test_nonmembers_are_neither_members_nor_reference(split, part, monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained"))
+    x = split.members[0] if part == "members" else split.reference
+    y = np.zeros(len(x), int)
+    with pytest.raises(ValueError, match=f"no records of the {part}. Received: {len(x)} of"):
+        sweep(split, nonmembers=(x, y))
+
+
+def test_unknown_arguments(split):
+    with pytest.raises(TypeError, match="epoch"):
+        sweep(split, epoch=3)
