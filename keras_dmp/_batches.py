@@ -1,6 +1,6 @@
 """Batches of what Keras users hold: arrays, `tf.data.Dataset`, `keras.utils.PyDataset`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -60,18 +60,45 @@ def iterate(dataset: Any, name: str, model: keras.Model | None = None) -> Iterat
         raise _nothing(name)
 
 
-def materialise(dataset: Any, name: str, model: keras.Model | None = None) -> tuple[Batch, int]:
-    """All batches of a dataset in memory, as one, and the samples in the first of them."""
-    batches = list(iterate(dataset, name, model))
-    first = batches[0]
-    whole = Batch(
-        _arrays.concatenate([batch.x for batch in batches]),
-        None if first.y is None else _arrays.concatenate([batch.y for batch in batches]),
-        None
-        if first.sample_weight is None
-        else np.concatenate([batch.sample_weight for batch in batches]),
-    )
-    return whole, _arrays.num_samples(first.x)
+def regroup(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
+    """Yield the same samples in batches of `rows`, the last one smaller."""
+    waiting: list[Batch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += _arrays.num_samples(batch.x)
+        if count < rows:
+            continue
+        whole = concatenate(waiting)
+        full = count - count % rows
+        for start in range(0, full, rows):
+            yield _take(whole, slice(start, start + rows))
+        count -= full
+        waiting = [_take(whole, slice(full, None))] if count else []
+    if waiting:
+        yield concatenate(waiting)
+
+
+def concatenate(batches: list[Batch]) -> Batch:
+    """Several batches as one.
+
+    Raises:
+        ValueError: If they differ in structure, or in the shape of a sample.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    columns = []
+    for parts in zip(*batches, strict=True):
+        missing = [part is None for part in parts]
+        try:
+            if any(missing) != all(missing):
+                raise ValueError("some have labels or weights that others lack")
+            columns.append(None if missing[0] else _arrays.concatenate(list(parts)))
+        except ValueError as error:
+            raise ValueError(
+                f"Expected all batches of a dataset to be alike. Received: batches where {error}"
+            ) from error
+    return Batch(*columns)
 
 
 def first_batch(data: Any, name: str, model: keras.Model | None = None) -> Batch:
@@ -125,6 +152,10 @@ def _batch(element: Any, name: str) -> Batch:
     labels = None if y is None else keras.tree.map_structure(np.asarray, y)
     weights = None if sample_weight is None else np.asarray(sample_weight)
     return Batch(_arrays.as_arrays(x, name), labels, weights)
+
+
+def _take(batch: Batch, rows: slice) -> Batch:
+    return Batch(*(None if part is None else _arrays.take(part, rows) for part in batch))
 
 
 def _nothing(name: str) -> ValueError:

@@ -176,24 +176,56 @@ def require_same_kind(teacher: OutputKind, student: OutputKind) -> None:
 
 def require_outputs(outputs: np.ndarray, kind: OutputKind, name: str) -> None:
     """Raise ValueError unless `outputs` are finite (samples, units) of the given kind."""
-    if outputs.ndim != 2 or outputs.shape[1] != kind.units:
-        raise ValueError(
-            f"Expected `{name}` to have shape (samples, {kind.units}). "
-            f"Received: shape {outputs.shape}"
-        )
-    bad = np.count_nonzero(~np.isfinite(outputs).all(axis=1))
-    if bad:
-        raise ValueError(
-            f"Expected `{name}` to be finite. "
-            f"Received: NaN or infinite values for {bad} of {len(outputs)} samples"
-        )
-    seen = _kind_by_value(outputs)
-    if seen is not None and seen != kind.from_logits:
-        received = "probabilities" if kind.from_logits else "values that are no probabilities"
-        raise ValueError(
-            f"Expected `{name}` to be {'logits' if kind.from_logits else 'probabilities'}. "
-            f"Received: {received}"
-        )
+    check = StreamedCheck(kind, name)
+    check.add(outputs)
+    check.finish()
+
+
+class StreamedCheck:
+    """`require_outputs` for outputs that come part after part.
+
+    What one part shows is refused at once. That logits look like probabilities takes all of
+    them: a few may do so by chance.
+
+    Args:
+        kind: What they should be.
+        name: What messages call them.
+    """
+
+    def __init__(self, kind: OutputKind, name: str):
+        self._kind, self._name = kind, name
+        self._look_like_probabilities = True
+        self.samples = 0
+
+    def add(self, outputs: np.ndarray) -> None:
+        """Check a part."""
+        if outputs.ndim != 2 or outputs.shape[1] != self._kind.units:
+            raise ValueError(
+                f"Expected `{self._name}` to have shape (samples, {self._kind.units}). "
+                f"Received: shape {outputs.shape}"
+            )
+        bad = np.count_nonzero(~np.isfinite(outputs).all(axis=1))
+        if bad:
+            raise ValueError(
+                f"Expected `{self._name}` to be finite. "
+                f"Received: NaN or infinite values for {bad} of {len(outputs)} samples"
+            )
+        self.samples += len(outputs)
+        # Once they cannot all be probabilities, logits need no further look.
+        if not self._kind.from_logits or self._look_like_probabilities:
+            seen = _kind_by_value(outputs)
+            self._look_like_probabilities &= seen is False
+            if seen and not self._kind.from_logits:
+                raise self._other("values that are no probabilities")
+
+    def finish(self) -> None:
+        """Check what takes all parts."""
+        if self._kind.from_logits and self.samples and self._look_like_probabilities:
+            raise self._other("probabilities")
+
+    def _other(self, received: str) -> ValueError:
+        expected = "logits" if self._kind.from_logits else "probabilities"
+        return ValueError(f"Expected `{self._name}` to be {expected}. Received: {received}")
 
 
 def _require_classifier(name: str, units: int | None, activation: str | None, loss: Any) -> None:

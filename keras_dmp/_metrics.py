@@ -31,6 +31,13 @@ def for_one_hot_labels(metrics: Any, kind: OutputKind | None) -> Any:
     return [_for_one_hot_labels(metric, kind) for metric in keras.tree.flatten(metrics)]
 
 
+def cross_entropy(kind: OutputKind) -> keras.losses.Loss:
+    """The loss of one-hot true labels."""
+    if kind.units == 1:
+        return keras.losses.BinaryCrossentropy(from_logits=kind.from_logits, dtype="float32")
+    return keras.losses.CategoricalCrossentropy(from_logits=kind.from_logits, dtype="float32")
+
+
 def one_hot_labels(labels: Any, units: int) -> Any:
     """True labels as float32 (batch, units) from (batch,), (batch, 1) or one-hot tensors."""
     labels = ops.convert_to_tensor(labels)

@@ -1,45 +1,64 @@
-"""What `DistillationTrainer.fit` is given, as arrays, before the teacher is asked."""
+"""Reference samples as `fit`, `label` and the selector are given them."""
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any, Self
 
 import keras
 import numpy as np
 
 from keras_dmp import _arrays, _batches, _inputs
+from keras_dmp._batches import Batch
+
+# Samples that show what the data is.
+_FIRST = slice(0, 256)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReferenceData:
-    """Reference samples with what belongs to each of them.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ReferenceSource:
+    """Reference samples about to be labelled: arrays, or a dataset that is read once.
 
     Attributes:
-        x: Structure of arrays.
-        outputs: The teacher's outputs for `x`, (samples, units), or None if not given.
-        sample_weight: (samples,), or None.
-        batch_size: Samples a batch of the dataset that `x` came from, or None.
+        first: The first samples, with the teacher's outputs for them where these were given.
+        batch_size: Samples a batch of the dataset, or None for arrays.
+        num_samples: Samples in all, or None for a dataset that nobody has counted.
+        arrays: All samples where they are arrays, else None.
     """
 
-    x: Any
-    outputs: np.ndarray | None
-    sample_weight: np.ndarray | None
-    batch_size: int | None = None
+    first: Batch
+    batch_size: int | None
+    num_samples: int | None
+    arrays: Batch | None
+    _stream: Iterator[Batch] | None = None
 
     @classmethod
-    def read(
+    def open(
         cls,
         x: Any,
-        y: Any,
-        sample_weight: Any,
+        y: Any = None,
+        sample_weight: Any = None,
         *,
         model: keras.Model,
         has_teacher: bool,
         drop_labels: bool,
+        num_samples: int | None = None,
+        name: str = "x",
     ) -> Self:
-        """Check and copy what the caller gave; datasets are read once."""
+        """Check what the caller gave, of a dataset the first batch for now.
+
+        Args:
+            x: Samples.
+            y: Outputs of a teacher for them.
+            sample_weight: Weights.
+            model: A model that takes the samples.
+            has_teacher: Whether a teacher will be asked.
+            drop_labels: Whether labels of a dataset are left alone.
+            num_samples: Samples of a dataset, where they have been counted.
+            name: What messages call the samples.
+        """
         if x is None:
-            raise ValueError("Expected `x` to be reference samples. Received: x=None")
-        batch_size = None
+            raise ValueError(f"Expected `{name}` to be reference samples. Received: {name}=None")
         if _batches.is_dataset(x):
             if y is not None or sample_weight is not None:
                 raise ValueError(
@@ -49,37 +68,99 @@ class ReferenceData:
                 )
             if has_teacher and not drop_labels:
                 refuse_labels(_batches.has_labels(x), "a dataset of (x, y)")
-            (x, y, sample_weight), batch_size = _batches.materialise(x, "x", model)
-            y = None if has_teacher else y
-        elif has_teacher:
-            refuse_labels(y is not None, "y")
-        x = reference_arrays(x, "x", model)
-        if y is None and not has_teacher:
-            raise ValueError(
-                "Expected a teacher to ask, or its outputs for `x` as `y`. Received: neither. "
-                "Call `trainer.attach_teacher(teacher)`, for instance after loading, or "
-                "`fit(x, teacher_outputs)`"
+            batches = _batches.iterate(x, name, model)
+            stream = (_checked(batch, name, model, has_teacher) for batch in batches)
+            first = next(stream)
+            return cls(
+                first=first,
+                batch_size=_arrays.num_samples(first.x),
+                num_samples=num_samples,
+                arrays=None,
+                _stream=stream,
             )
+        if has_teacher:
+            refuse_labels(y is not None, "y")
+        whole = Batch(_arrays.as_arrays(x, name), y, sample_weight)
+        whole = _checked(whole, name, model, has_teacher)
+        samples = _arrays.num_samples(whole.x)
+        _require_two(samples, name)
+        first = Batch(*(None if part is None else _arrays.take(part, _FIRST) for part in whole))
+        return cls(first=first, batch_size=None, num_samples=samples, arrays=whole)
+
+    def parts(self, rows: int) -> Iterator[Batch]:
+        """All samples in parts of `rows`, the last one smaller; of a dataset only once."""
+        if self.arrays is None:
+            yield from _batches.regroup(self.each(), rows)
+            return
+        for start in range(0, self.num_samples, rows):
+            part = slice(start, start + rows)
+            yield Batch(*(None if of is None else _arrays.take(of, part) for of in self.arrays))
+
+    def each(self) -> Iterator[Batch]:
+        """All samples as they came: batches of a dataset, only once, or all at once."""
+        return iter([self.arrays]) if self.arrays else itertools.chain([self.first], self._stream)
+
+    def require_length(self, samples: int, name: str = "x") -> None:
+        """Raise ValueError unless a dataset that has been read had as many samples as expected."""
+        if self.num_samples is not None and samples != self.num_samples:
+            raise ValueError(
+                f"Expected `{name}` to have {self.num_samples} samples, as many as were counted. "
+                f"Received: a dataset that has yielded {samples}"
+            )
+        _require_two(samples, name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ReferencePool:
+    """Reference samples, read and checked before any training.
+
+    Of a dataset only hashes stay, since it may exceed the memory.
+
+    Attributes:
+        source: The samples: a structure of arrays, or the dataset.
+        first: The first samples, a structure of arrays.
+        num_samples: Samples in all.
+        digests: Hash of each record as the model sees it, (samples,) uint64.
+        batch_size: Samples a batch of the dataset, or None for arrays.
+    """
+
+    source: Any
+    first: Any
+    num_samples: int
+    digests: np.ndarray
+    batch_size: int | None
+
+    @classmethod
+    def read(cls, x: Any, name: str, model: keras.Model) -> Self:
+        """Check every sample, in one pass; labels of a dataset are left alone.
+
+        Args:
+            x: Arrays or a dataset.
+            name: What messages call it.
+            model: A built classifier that takes the samples.
+
+        Raises:
+            ValueError: For samples that are none of these, that are not finite, or fewer than two.
+        """
+        source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
+        dtypes = _inputs.input_dtypes(model, source.first.x)
+        digests = np.concatenate([_arrays.record_digests(part.x, dtypes) for part in source.each()])
+        _require_two(len(digests), name)
         return cls(
-            x=x,
-            outputs=None if y is None else _precomputed(y, x),
-            sample_weight=None if sample_weight is None else _weights(sample_weight, x),
-            batch_size=batch_size,
+            source=x if source.arrays is None else source.arrays.x,
+            first=_arrays.take(source.first.x, _FIRST),
+            num_samples=len(digests),
+            digests=digests,
+            batch_size=source.batch_size,
         )
 
-    def columns(self) -> tuple:
-        """Return what `Model.fit` trains on."""
-        columns = (self.x, self.outputs)
-        return columns if self.sample_weight is None else (*columns, self.sample_weight)
 
-    def take(self, indices: np.ndarray) -> Self:
-        """Return the rows `indices`."""
-        return dataclasses.replace(
-            self,
-            x=_arrays.take(self.x, indices),
-            outputs=None if self.outputs is None else self.outputs[indices],
-            sample_weight=None if self.sample_weight is None else self.sample_weight[indices],
-        )
+def count(x: Any, name: str, model: keras.Model) -> int:
+    """Samples of a pool, every one of them checked; labels of a dataset are left alone."""
+    source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
+    samples = sum(_arrays.num_samples(part.x) for part in source.each())
+    _require_two(samples, name)
+    return samples
 
 
 def first_unlabelled(dataset: Any, model: keras.Model, *, drop_labels: bool) -> Any:
@@ -99,17 +180,12 @@ def reference_arrays(x: Any, name: str, model: keras.Model) -> Any:
 
 def read_reference(x: Any, name: str, model: keras.Model) -> tuple[Any, int | None]:
     """The same with the samples in a batch of the dataset they came from, if they did."""
-    batch_size = None
-    if _batches.is_dataset(x):
-        batch, batch_size = _batches.materialise(x, name, model)
-        x = batch.x
-    else:
-        x = _arrays.as_arrays(x, name)
-    _inputs.require_model_input(x, model, name)
-    _arrays.require_finite(x, name)
-    if _arrays.num_samples(x) < 2:
-        raise ValueError(f"Expected `{name}` to have at least two samples. Received: one")
-    return x, batch_size
+    source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
+    if source.arrays is not None:
+        return source.arrays.x, None
+    x = _arrays.concatenate([part.x for part in source.each()])
+    _require_two(_arrays.num_samples(x), name)
+    return x, source.batch_size
 
 
 def refuse_labels(has_labels: bool, received: str) -> None:
@@ -121,6 +197,29 @@ def refuse_labels(has_labels: bool, received: str) -> None:
             "of a dataset, or precomputed teacher outputs to a trainer without a teacher. "
             f"Received: {received}"
         )
+
+
+def _checked(batch: Batch, name: str, model: keras.Model, has_teacher: bool) -> Batch:
+    """A batch whose samples, outputs and weights are what they should be."""
+    _inputs.require_model_input(batch.x, model, name)
+    _arrays.require_finite(batch.x, name)
+    if batch.y is None and not has_teacher:
+        raise ValueError(
+            "Expected a teacher to ask, or its outputs for `x` as `y`. Received: neither. "
+            "Call `trainer.attach_teacher(teacher)`, for instance after loading, or "
+            "`fit(x, teacher_outputs)`"
+        )
+    weights = batch.sample_weight
+    return Batch(
+        batch.x,
+        None if has_teacher else _precomputed(batch.y, batch.x),
+        None if weights is None else _weights(weights, batch.x),
+    )
+
+
+def _require_two(samples: int, name: str) -> None:
+    if samples < 2:
+        raise ValueError(f"Expected `{name}` to have at least two samples. Received: one")
 
 
 def _precomputed(outputs: Any, x: Any) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 Keras' NumPy adapter shuffles and slices in a pipeline whose cost shows on small models; a
 gather from resident tensors does not. The order of epoch e is a function of (seed, e) alone.
+Arrays that are mapped to files stay there, and their rows are read as batches need them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -23,13 +25,22 @@ class ResidentBatches(keras.callbacks.Callback):
         batch_size: Samples a batch; the last batch of an epoch may be smaller.
         shuffle: Whether each epoch has an order of its own.
         seed: Integer seed of the orders.
+        decode: Turns a batch of `data` into one of what `fit` takes. Defaults to the batch.
     """
 
-    def __init__(self, data: Any, *, batch_size: int, shuffle: bool, seed: int):
+    def __init__(
+        self,
+        data: Any,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        decode: Callable[[Any], Any] | None = None,
+    ):
         super().__init__()
         samples = _arrays.num_samples(data)
         with tf.device("CPU:0"):
-            tensors = keras.tree.map_structure(tf.convert_to_tensor, data)
+            columns = [_column(leaf) for leaf in keras.tree.flatten(data)]
             self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
 
         def order(_):
@@ -40,7 +51,9 @@ class ResidentBatches(keras.callbacks.Callback):
             return tf.data.Dataset.from_tensor_slices(indices)
 
         def gather(indices):
-            return keras.tree.map_structure(lambda leaf: tf.gather(leaf, indices), tensors)
+            rows = [column(indices) for column in columns]
+            batch = keras.tree.pack_sequence_as(data, rows)
+            return batch if decode is None else decode(batch)
 
         options = tf.data.Options()
         # There are no files to share among workers, only batches.
@@ -56,11 +69,33 @@ class ResidentBatches(keras.callbacks.Callback):
             .prefetch(2)
             .with_options(options)
         )
+        self._batch_size = batch_size
+
+    @property
+    def full_batch(self) -> Any:
+        """Specification of a batch of the full size."""
+        return keras.tree.map_structure(
+            lambda of: tf.TensorSpec([self._batch_size, *of.shape[1:]], of.dtype),
+            self.dataset.element_spec,
+        )
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Set the epoch whose order the next iteration of the dataset follows."""
         del logs
         self._epoch.assign(epoch)
+
+
+def _column(leaf: Any) -> Callable[[tf.Tensor], tf.Tensor]:
+    """What gathers rows of an array: one in memory as a tensor, a mapped one where it is."""
+    if not isinstance(leaf, np.memmap) or leaf.dtype.kind in "US":
+        tensor = tf.convert_to_tensor(leaf)
+        return lambda indices: tf.gather(tensor, indices)
+
+    def gather(indices):
+        (rows,) = tf.numpy_function(lambda rows: [leaf[rows]], [indices], [leaf.dtype])
+        return tf.ensure_shape(rows, (None, *leaf.shape[1:]))
+
+    return gather
 
 
 def new_seed() -> int:

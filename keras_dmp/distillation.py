@@ -1,33 +1,31 @@
 """The student phase: a Keras model that trains its student on a teacher's predictions."""
 
-import dataclasses
+import os
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_dmp import (
-    _arrays,
     _batches,
     _callbacks,
-    _forward,
     _heads,
     _inputs,
+    _labelling,
     _metrics,
     _replicas,
+    _settled_kind,
+    _soft_labels,
     _validate,
 )
 from keras_dmp._fast_steps import ChosenSpeed
+from keras_dmp._labeller import Labeller
 from keras_dmp._output_kind import output_kind
-from keras_dmp._reference_data import ReferenceData, first_unlabelled
 from keras_dmp._resident import ResidentBatches, new_seed
 from keras_dmp._settings import require_settings
 from keras_dmp._validation_data import checked_validation
+from keras_dmp.labelled_reference import LabelledReference
 from keras_dmp.losses import SoftTargetKLDivergence, harden
-from keras_dmp.reference import selector_among
-
-# Samples that show by their values whether outputs are logits or probabilities.
-_KIND_SAMPLES = 256
+from keras_dmp.reference import EntropyReferenceSelector, selector_among
 
 
 class _Untracked:
@@ -74,6 +72,11 @@ class DistillationTrainer(keras.Model):
             then checked. Defaults to `True`.
         drop_labels: Boolean. Whether a dataset of `(x, y)` is taken for its `x`; otherwise it
             is refused. Defaults to `False`.
+        label_format: How the teacher's outputs are kept: `"float32"`, `"float16"`, or a whole
+            number k for the k most probable classes, the probability left spread evenly over
+            the others. Defaults to `None`: float32 in memory, float16 on disk.
+        memory_limit: Bytes of samples and outputs to keep in memory; beyond it they go to
+            files that vanish with them. Defaults to `None`: a quarter of the machine's memory.
         **kwargs: `name` and `dtype` of the model.
 
     Raises:
@@ -101,11 +104,16 @@ class DistillationTrainer(keras.Model):
         from_logits: bool | None = None,
         cache: bool = True,
         drop_labels: bool = False,
+        label_format: str | int | None = None,
+        memory_limit: int | None = None,
         **kwargs: Any,
     ):
         _heads.require_model(student, "student")
         require_settings(temperature, labels, compensate_temperature)
         _validate.boolean(cache=cache, drop_labels=drop_labels)
+        _soft_labels.require_format(label_format)
+        if memory_limit is not None:
+            _validate.integer_at_least(0, memory_limit=memory_limit)
         kwargs.setdefault("dtype", student.dtype_policy)
         super().__init__(**kwargs)
         self.student = student
@@ -115,6 +123,8 @@ class DistillationTrainer(keras.Model):
         self.from_logits = from_logits
         self.cache = cache
         self.drop_labels = drop_labels
+        self.label_format = label_format
+        self.memory_limit = memory_limit
         self._source = _Untracked(None)
         self._kind: _heads.OutputKind | None = None
         self.built = student.built
@@ -124,12 +134,7 @@ class DistillationTrainer(keras.Model):
     def attach_teacher(self, teacher: keras.Model) -> None:
         """Set the teacher whose predictions `fit` asks for; it is not saved with the trainer."""
         _heads.require_model(teacher, "teacher")
-        shared = {id(v) for v in teacher.variables} & {id(v) for v in self.student.variables}
-        if teacher is self.student or shared:
-            raise ValueError(
-                "Expected teacher and student to be separate models. Received: models that share "
-                f"{len(shared)} variables"
-            )
+        _settled_kind.require_separate(self.student, teacher)
         self._source = _Untracked(teacher)
         # A traced step may hold the teacher before.
         self.train_function = None
@@ -223,8 +228,8 @@ class DistillationTrainer(keras.Model):
         """Train the student on reference samples.
 
         Args:
-            x: Reference samples: arrays, `tf.data.Dataset` or `PyDataset`, without labels.
-                With `cache=True` a dataset is read once and kept in memory.
+            x: Reference samples: arrays, `tf.data.Dataset` or `PyDataset`, without labels, or a
+                `LabelledReference`. With `cache=True` a dataset is read once and kept.
             y: The teacher's outputs for `x`, (samples, units), where the trainer has no teacher.
             batch_size: Samples a step. Defaults to the dataset's, or 32.
             epochs: As in `keras.Model.fit`.
@@ -237,7 +242,7 @@ class DistillationTrainer(keras.Model):
                 too. Without `cache` a dataset keeps its own order.
             sample_weight: One weight a reference sample; a dataset carries its own.
             initial_epoch: As in `keras.Model.fit`.
-            steps_per_epoch: As in `keras.Model.fit`; only without `cache`.
+            steps_per_epoch: The same, only without `cache`.
             validation_steps: As in `keras.Model.fit`.
             validation_batch_size: As in `keras.Model.fit`.
             validation_freq: As in `keras.Model.fit`.
@@ -262,8 +267,10 @@ class DistillationTrainer(keras.Model):
             "validation_batch_size": validation_batch_size or batch_size,
             "validation_freq": validation_freq,
         }
+        labeller = self._labeller()
         if not self.cache and _batches.is_dataset(x):
-            x = self._labelled_while_training(x, y, sample_weight, selector)
+            x, kind = labeller.while_training(x, y, sample_weight, selector)
+            self._use_kind(kind)
             if steps_per_epoch is None:
                 _batches.require_readable(x, "x")
             arguments["validation_data"] = self._checked(validation_data)
@@ -275,27 +282,73 @@ class DistillationTrainer(keras.Model):
                 "Expected `steps_per_epoch` to be None: an epoch is one pass over the chosen "
                 f"samples. Received: steps_per_epoch={steps_per_epoch!r}"
             )
-        data = ReferenceData.read(
-            x,
-            y,
-            sample_weight,
-            model=self.student,
-            has_teacher=self._source.model is not None,
-            drop_labels=self.drop_labels,
-        )
-        self._settle_kind(data.x, data.outputs)
+        source, kind = labeller.open(x, y, sample_weight)
+        self._use_kind(kind)
         arguments["validation_data"] = self._checked(validation_data)
-        data = self._labelled(data, selector, verbose=verbose in (1, "auto"))
+        data = labeller.narrowed(source, kind, selector, verbose=verbose in (1, "auto"))
         batches = ResidentBatches(
             data.columns(),
             batch_size=batch_size or data.batch_size or 32,
             shuffle=shuffle,
             seed=new_seed(),
+            decode=data.decode,
         )
-        self._speed.choose(self, len(batches.dataset), epochs, callbacks)
+        self._speed.choose(self, batches, epochs, callbacks)
         return super().fit(
             batches.dataset, callbacks=[batches, *callbacks], shuffle=False, **arguments
         )
+
+    def label(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        selector: EntropyReferenceSelector | None = None,
+        folder: str | os.PathLike | None = None,
+        num_samples: int | None = None,
+        verbose: bool = False,
+    ) -> LabelledReference:
+        """Ask the teacher about reference samples, once, for trainings to come.
+
+        A dataset of any size is read once: with a selector only the best samples so far are
+        kept, and what exceeds `memory_limit` goes to files.
+
+        Args:
+            x: Arrays, `tf.data.Dataset` or `PyDataset`, as in `fit`.
+            y: As in `fit`.
+            sample_weight: As in `fit`.
+            selector: Chooses from the samples. Defaults to `None`: all of them.
+            folder: Where files go. Defaults to the folder for temporary files.
+            num_samples: Samples of a dataset, where they have been counted: with `fraction` or
+                `balance_classes` less is kept on the way.
+            verbose: Boolean. Whether to show a progress bar. Defaults to `False`.
+
+        Returns:
+            A `LabelledReference` for `fit`.
+
+        Raises:
+            OSError: If a disk is full.
+            ValueError: As in `fit`.
+        """
+        options = {"folder": folder, "num_samples": num_samples, "verbose": verbose}
+        return self.label_many(x, y, sample_weight, selectors=[selector], **options)[0]
+
+    def label_many(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        selectors: list[EntropyReferenceSelector | None],
+        num_samples: int | None = None,
+        **options: Any,
+    ) -> list[LabelledReference]:
+        """`label` for several selectors, which choose in one pass over the same samples."""
+        labeller = self._labeller()
+        source, kind = labeller.open(x, y, sample_weight, num_samples)
+        self._use_kind(kind)
+        return labeller.label(source, kind, selectors, **options)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """Return loss and metrics of the student against true labels, as `keras.Model.evaluate`.
@@ -313,6 +366,10 @@ class DistillationTrainer(keras.Model):
 
     def train_step(self, data: Any) -> dict:
         """Take one step on a batch of reference samples."""
+        return self._speed.train_step(self, self._step, data)
+
+    def _step(self, data: Any) -> dict:
+        """A step of any size, in TensorFlow's operations."""
         x, outputs, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if outputs.shape[-1] == 0:
             outputs = self._source.model(x, training=False)
@@ -320,7 +377,7 @@ class DistillationTrainer(keras.Model):
             outputs = harden(outputs, from_logits=self._kind.from_logits)
         if self._speed.update is None:
             return super().train_step((x, outputs, sample_weight))
-        return self._speed.train_step(self, x, outputs, sample_weight)
+        return self._speed.update_weights(self, x, outputs, sample_weight)
 
     def test_step(self, data: Any) -> dict:
         """Evaluate a batch with true labels."""
@@ -330,15 +387,11 @@ class DistillationTrainer(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Return the divergence from the teacher, or in evaluation the labels' cross-entropy."""
-        from_logits = self._kind.from_logits
         if training:
-            loss = SoftTargetKLDivergence(
-                self.temperature, self.compensate_temperature, from_logits
-            )
-        elif self._kind.units == 1:
-            loss = keras.losses.BinaryCrossentropy(from_logits=from_logits, dtype="float32")
+            settings = self.temperature, self.compensate_temperature, self._kind.from_logits
+            loss = SoftTargetKLDivergence(*settings)
         else:
-            loss = keras.losses.CategoricalCrossentropy(from_logits=from_logits, dtype="float32")
+            loss = _metrics.cross_entropy(self._kind)
         divergence = loss(y, y_pred, sample_weight)
         if training:
             divergence = _replicas.weigh_by_samples(divergence, keras.ops.shape(y_pred)[0])
@@ -364,6 +417,8 @@ class DistillationTrainer(keras.Model):
             "from_logits": self._kind.from_logits if self._kind else self.from_logits,
             "cache": self.cache,
             "drop_labels": self.drop_labels,
+            "label_format": self.label_format,
+            "memory_limit": self.memory_limit,
         }
 
     @classmethod
@@ -374,77 +429,22 @@ class DistillationTrainer(keras.Model):
         )
         return cls(**{**config, "student": student})
 
-    def _settle_kind(self, x: Any, outputs: np.ndarray | None) -> None:
-        """Decide what outputs mean, and that they mean the same for teacher and student."""
-        sample = _arrays.take(x, slice(0, _KIND_SAMPLES))
-        student = output_kind(self.student, "student", sample, self.from_logits, required=False)
+    def _labeller(self) -> Labeller:
+        return Labeller(
+            student=self.student,
+            teacher=self._source.model,
+            from_logits=self.from_logits,
+            cache=self.cache,
+            drop_labels=self.drop_labels,
+            storage=_labelling.Storage(self.label_format, self.memory_limit),
+        )
+
+    def _use_kind(self, kind: _heads.OutputKind) -> None:
+        """Take what outputs mean; steps that were traced for another meaning go."""
         self.built = True
-        if outputs is None:
-            kind = self._teacher_kind(sample)
-        elif student is None:
-            kind = _heads.kind_of_outputs(outputs, "y", from_logits=self.from_logits)
-        else:
-            kind = student
-        if student is None:
-            units = _heads.output_units(
-                self.student, "student", _forward.call(self.student, sample)
-            )
-            student = dataclasses.replace(kind, units=units)
-        _heads.require_same_kind(kind, student)
-        if outputs is not None:
-            _heads.require_outputs(outputs, kind, "y")
         if kind != self._kind:
             self._kind = kind
             self.train_function = self.test_function = None
 
     def _checked(self, validation_data: Any) -> Any:
         return checked_validation(validation_data, self.student, self._kind)
-
-    def _teacher_kind(self, sample: Any) -> _heads.OutputKind:
-        """What the teacher returns; with a cache by its own word, since all is checked later."""
-        teacher = self._source.model
-        told = self.cache and _heads.resolve_output_kind(
-            teacher, "teacher", from_logits=self.from_logits, required=False
-        )
-        if told:
-            return told
-        outputs = _forward.call(teacher, sample)
-        kind = _heads.resolve_output_kind(
-            teacher, "teacher", from_logits=self.from_logits, outputs=outputs
-        )
-        _heads.require_outputs(outputs, kind, "teacher outputs")
-        return kind
-
-    def _labelled(self, data: ReferenceData, selector, *, verbose: bool) -> ReferenceData:
-        """The reference, narrowed by the selector, with the teacher's outputs."""
-        if selector is not None:
-            selector.require_narrows(_arrays.num_samples(data.x))
-        if data.outputs is None and (self.cache or selector is not None):
-            outputs = _forward.predict(self._source.model, data.x, verbose=verbose)
-            _heads.require_outputs(outputs, self._kind, "teacher outputs")
-            data = dataclasses.replace(data, outputs=outputs)
-        if selector is not None:
-            data = data.take(selector.narrow_fit(data.outputs, data.x, self._kind))
-        if not self.cache and self._source.model is not None:
-            # No columns: `train_step` asks the teacher.
-            pending = np.empty((_arrays.num_samples(data.x), 0), dtype=np.float32)
-            data = dataclasses.replace(data, outputs=pending)
-        return data
-
-    def _labelled_while_training(self, dataset, y, sample_weight, selector) -> Any:
-        """A dataset for `Model.fit` whose batches the teacher labels as they come."""
-        if self._source.model is None:
-            raise ValueError(
-                "Expected a teacher with cache=False. Received: none; call "
-                "`trainer.attach_teacher(teacher)`"
-            )
-        if selector is not None or y is not None or sample_weight is not None:
-            raise ValueError(
-                "Expected a dataset alone with cache=False: it yields its own weights, and an "
-                "EntropyReferenceSelector needs fixed samples to choose from (arrays, or "
-                "cache=True). Received: a dataset and "
-                + ("a selector" if selector is not None else "y or sample_weight")
-            )
-        first = first_unlabelled(dataset, self.student, drop_labels=self.drop_labels)
-        self._settle_kind(first, None)
-        return _batches.with_pending_outputs(dataset)

@@ -1,6 +1,5 @@
 """Selection of the reference samples by the entropy of the teacher's predictions."""
 
-import dataclasses
 import logging
 import warnings
 from typing import Any
@@ -8,39 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _forward, _heads, _numerics, _validate
-from keras_dmp._reference_data import reference_arrays
+from keras_dmp import _arrays, _heads, _labelling, _numerics, _validate
+from keras_dmp._reference_data import ReferenceSource, count
+from keras_dmp._selection import Criteria, ReferenceSummary, Selection, StreamedSelection
+from keras_dmp.labelled_reference import LabelledReference
+
+__all__ = ["EntropyReferenceSelector", "ReferenceSummary", "selector_among"]
 
 _ORDERS = ("lowest", "highest", "random")
 _logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReferenceSummary:
-    """What a selection chose, without the samples.
-
-    Attributes:
-        size: Samples chosen.
-        pool_size: Samples to choose from.
-        mean_entropy: Mean entropy of the teacher's predictions on the chosen samples, in nats.
-        pool_mean_entropy: The same over the whole pool.
-        class_counts: Chosen samples by the class that the teacher predicts.
-    """
-
-    size: int
-    pool_size: int
-    mean_entropy: float
-    pool_mean_entropy: float
-    class_counts: tuple[int, ...]
-
-    def __str__(self) -> str:
-        """Return one line for people."""
-        used = sum(count > 0 for count in self.class_counts)
-        return (
-            f"{self.size} of {self.pool_size} reference samples, mean entropy "
-            f"{self.mean_entropy:.3f} nats (pool {self.pool_mean_entropy:.3f}), "
-            f"{used} of {len(self.class_counts)} classes"
-        )
 
 
 class EntropyReferenceSelector(keras.callbacks.Callback):
@@ -143,11 +118,13 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         self.batch_size = batch_size
         # Whether the `fit` about to begin, and the one that runs, is a distillation.
         self._narrows_fit = self._narrowed = False
-        self._pool_samples = None
         self._forget()
 
     def select(self, teacher: keras.Model, pool: Any = None, verbose: bool = False) -> Any:
         """Choose from `pool` by the teacher's predictions, one pass over it.
+
+        Of a dataset only the chosen samples stay; beyond a quarter of the machine's memory they
+        go to files that vanish with them.
 
         Args:
             teacher: A trained classifier; it is not changed.
@@ -161,67 +138,90 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         pool = self.pool if pool is None else pool
         if pool is None:
             raise ValueError("Expected a `pool` to select from. Received: pool=None")
-        x = reference_arrays(pool, "pool", teacher)
-        self.require_pool_size(_arrays.num_samples(x))
-        outputs = _forward.predict(teacher, x, batch_size=self.batch_size, verbose=verbose)
-        kind = _heads.resolve_output_kind(
-            teacher, "teacher", from_logits=self.from_logits, outputs=outputs
+        self._forget()
+        source = ReferenceSource.open(
+            pool, model=teacher, has_teacher=True, drop_labels=True, name="pool"
         )
-        return self.select_by_outputs(outputs, x, kind)
+        (labelled,) = _labelling.label(
+            source,
+            teacher,
+            None,
+            [self.criteria],
+            from_logits=self.from_logits,
+            batch_size=self.batch_size,
+            verbose=verbose,
+        )
+        self._remember(labelled.selection, labelled.x, stacklevel=3)
+        return self.reference
 
     def select_by_outputs(self, outputs: np.ndarray, x: Any, kind: _heads.OutputKind) -> Any:
         """Choose from `x` by outputs (samples, units) that the teacher has given for it."""
         self._forget()
-        samples = len(outputs)
-        self.require_pool_size(samples)
+        self.criteria.require_pool_size(len(outputs))
         _heads.require_outputs(outputs, kind, "teacher outputs")
-        entropy = _numerics.prediction_entropy(outputs, from_logits=kind.from_logits)
-        classes = _numerics.predicted_classes(outputs, from_logits=kind.from_logits)
-        candidates = np.arange(samples)
-        if self.max_entropy is not None:
-            candidates = np.flatnonzero(entropy <= self.max_entropy)
-            if not len(candidates):
-                raise ValueError(
-                    "Expected `max_entropy` to admit at least one sample; the lowest entropy in "
-                    f"the pool is {entropy.min():.4g} nats. "
-                    f"Received: max_entropy={self.max_entropy!r}"
-                )
-        size = min(self._wanted(samples), len(candidates))
-        ranked = candidates[self._rank(entropy[candidates])]
-        if self.balance_classes:
-            chosen = _balanced_head(ranked, classes[ranked], size)
-        else:
-            chosen = ranked[:size]
-        self._remember(np.sort(chosen), entropy, classes, x, kind.num_classes)
+        selection = StreamedSelection(self.criteria, kind.num_classes, pool_size=len(outputs))
+        selection.add(
+            _numerics.prediction_entropy(outputs, from_logits=kind.from_logits),
+            _numerics.predicted_classes(outputs, from_logits=kind.from_logits),
+        )
+        chosen, _ = selection.finish()
+        self._remember(chosen, _arrays.take(x, chosen.indices), stacklevel=3)
         return self.reference
 
-    def require_pool_size(self, samples: int) -> None:
-        """Raise ValueError if more samples are wanted than the pool has."""
-        if self.size is not None and self.size > samples:
-            raise ValueError(
-                f"Expected `size` to be at most the {samples} samples of the pool. "
-                f"Received: size={self.size}"
-            )
+    @property
+    def criteria(self) -> Criteria:
+        """The rule, as it is set now."""
+        return Criteria(
+            size=self.size,
+            fraction=self.fraction,
+            max_entropy=self.max_entropy,
+            order=self.order,
+            balance_classes=self.balance_classes,
+            seed=self.seed,
+        )
 
-    def require_narrows(self, samples: int) -> None:
-        """Raise ValueError if this selector cannot narrow a reference of so many samples."""
+    def restore(self, labelled: LabelledReference) -> None:
+        """Become what it was after it had chosen `labelled`, bit for bit.
+
+        Args:
+            labelled: What `DistillationTrainer.label` returned for this selector or one with the
+                same settings, or what `LabelledReference.read` has read of it.
+
+        Raises:
+            ValueError: If `labelled` was not chosen by such a selector.
+        """
+        if labelled.selection is None or labelled.selection.criteria != self.criteria:
+            raise ValueError(
+                f"Expected a reference that was chosen by {self.criteria}. Received: "
+                + (
+                    "one with all samples"
+                    if labelled.selection is None
+                    else f"one chosen by {labelled.selection.criteria}"
+                )
+            )
+        self._remember(labelled.selection, labelled.x, stacklevel=None)
+
+    def require_narrows(self, samples: int | None) -> None:
+        """Raise ValueError if this selector cannot narrow a reference of so many samples.
+
+        None stands for a dataset that nobody has counted.
+        """
         if self.pool is not None:
             raise ValueError(
                 "Expected the selector to have no `pool` of its own: the reference given to "
                 "`fit` is the pool. Received: a selector with a `pool`"
             )
-        self.require_pool_size(samples)
+        self.criteria.require_pool_size(samples)
 
-    def narrow_fit(self, outputs: np.ndarray, x: Any, kind: _heads.OutputKind) -> np.ndarray:
-        """Choose for the `fit` about to run; `DistillationTrainer` calls this.
+    def narrow_fit(self, labelled: LabelledReference, *, fresh: bool) -> None:
+        """Stand for a reference that the `fit` about to run trains on.
 
-        Returns:
-            The positions of the chosen samples.
+        `DistillationTrainer` calls this; `fresh` says whether it has just been chosen.
         """
-        self.require_narrows(len(outputs))
-        self.select_by_outputs(outputs, x, kind)
+        self.restore(labelled)
+        if fresh:
+            self._announce(stacklevel=6)
         self._narrows_fit = True
-        return self.indices_
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Refuse to run where nothing could be selected."""
@@ -234,9 +234,8 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
                 "`fit`. Received: pool=None"
             )
         if not self._narrowed:
-            # Read now, so that what is wrong with it does not come after the training.
-            self._pool_samples = reference_arrays(self.pool, "pool", self.model)
-            self.require_pool_size(_arrays.num_samples(self._pool_samples))
+            # Looked at now, so that what is wrong with it does not come after the training.
+            self.criteria.require_pool_size(count(self.pool, "pool", self.model))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Put `reference_entropy` and `reference_size` into the logs of a distillation."""
@@ -247,8 +246,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
     def on_train_end(self, logs: dict | None = None) -> None:
         """Select from `pool` with the classifier that has just been trained."""
         if not self._narrowed:
-            self.select(self.model, self._pool_samples)
-            self._pool_samples = None
+            self.select(self.model)
         self._log(logs)
 
     def _log(self, logs: dict | None) -> None:
@@ -256,42 +254,28 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             logs["reference_entropy"] = self.summary.mean_entropy
             logs["reference_size"] = self.summary.size
 
-    def _wanted(self, samples: int) -> int:
-        if self.fraction is not None:
-            return max(1, round(self.fraction * samples))
-        return samples if self.size is None else self.size
-
-    def _rank(self, entropy: np.ndarray) -> np.ndarray:
-        """Positions from most to least wanted; ties go to the earlier sample."""
-        if self.order == "random":
-            return np.random.default_rng(self.seed).permutation(len(entropy))
-        return np.argsort(entropy if self.order == "lowest" else -entropy, kind="stable")
-
     def _forget(self) -> None:
         self.indices_ = self.entropy_ = self.pool_entropy_ = None
         self.reference = self.summary = None
 
-    def _remember(self, chosen, entropy, classes, x, num_classes) -> None:
-        counts = np.bincount(classes[chosen], minlength=num_classes)
-        empty = np.flatnonzero(counts == 0)
+    def _remember(self, selection: Selection, x: Any, *, stacklevel: int | None) -> None:
+        self.indices_ = selection.indices
+        self.entropy_ = selection.pool_entropy[selection.indices]
+        self.pool_entropy_ = selection.pool_entropy
+        self.reference = x
+        self.summary = selection.summary
+        if stacklevel is not None:
+            self._announce(stacklevel + 1)
+
+    def _announce(self, stacklevel: int) -> None:
+        _logger.info("selected %s", self.summary)
+        empty = np.flatnonzero(np.array(self.summary.class_counts) == 0)
         if len(empty):
             warnings.warn(
                 f"No chosen reference sample is predicted as class {_listed(empty)}: the student "
                 "cannot learn what it never sees. Choose more samples, or set balance_classes=True",
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
-        self.indices_ = chosen
-        self.entropy_ = entropy[chosen]
-        self.pool_entropy_ = entropy
-        self.reference = _arrays.take(x, chosen)
-        self.summary = ReferenceSummary(
-            size=len(chosen),
-            pool_size=len(entropy),
-            mean_entropy=float(entropy[chosen].mean()),
-            pool_mean_entropy=float(entropy.mean()),
-            class_counts=tuple(int(count) for count in counts),
-        )
-        _logger.info("selected %s", self.summary)
 
 
 def selector_among(
@@ -305,21 +289,6 @@ def selector_among(
             f"Received: {len(selectors)}"
         )
     return selectors[0] if selectors else None
-
-
-def _balanced_head(ranked: np.ndarray, classes: np.ndarray, size: int) -> np.ndarray:
-    """First `size` of `ranked` with each class in proportion to its share of `ranked`.
-
-    Seats that the proportions leave fractional go to the largest remainders, ties to the
-    lower class (Hamilton's method), so no class exceeds its supply.
-    """
-    counts = np.bincount(classes)
-    exact = counts * (size / len(ranked))
-    seats = np.floor(exact).astype(np.int64)
-    left = size - int(seats.sum())
-    seats[np.argsort(seats - exact, kind="stable")[:left]] += 1
-    taken = [ranked[classes == label][:count] for label, count in enumerate(seats)]
-    return np.concatenate(taken)
 
 
 def _listed(classes: np.ndarray, most: int = 10) -> str:

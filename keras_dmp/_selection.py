@@ -1,0 +1,251 @@
+"""The rule that chooses reference samples, for a pool that comes part after part.
+
+Only entropies and classes are looked at; what belongs to a sample is kept elsewhere, by the
+positions that this module names. Needs NumPy alone.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+# Below so many kept rows there is nothing to win by cutting.
+_LEAST_CUT = 4_096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferenceSummary:
+    """What a selection chose, without the samples.
+
+    Attributes:
+        size: Samples chosen.
+        pool_size: Samples to choose from.
+        mean_entropy: Mean entropy of the teacher's predictions on the chosen samples, in nats.
+        pool_mean_entropy: The same over the whole pool.
+        class_counts: Chosen samples by the class that the teacher predicts.
+    """
+
+    size: int
+    pool_size: int
+    mean_entropy: float
+    pool_mean_entropy: float
+    class_counts: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        used = sum(count > 0 for count in self.class_counts)
+        return (
+            f"{self.size} of {self.pool_size} reference samples, mean entropy "
+            f"{self.mean_entropy:.3f} nats (pool {self.pool_mean_entropy:.3f}), "
+            f"{used} of {len(self.class_counts)} classes"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Criteria:
+    """What an `EntropyReferenceSelector` was told to choose; see there."""
+
+    size: int | None
+    fraction: float | None
+    max_entropy: float | None
+    order: str
+    balance_classes: bool
+    seed: int
+
+    def wanted(self, samples: int) -> int:
+        """Samples to choose from a pool, if so many are candidates."""
+        if self.fraction is not None:
+            return max(1, round(self.fraction * samples))
+        return samples if self.size is None else self.size
+
+    def require_pool_size(self, samples: int | None) -> None:
+        """Raise ValueError if more samples are wanted than the pool, if counted, has."""
+        if None not in (samples, self.size) and self.size > samples:
+            raise ValueError(
+                f"Expected `size` to be at most the {samples} samples of the pool. "
+                f"Received: size={self.size}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Selection:
+    """What was chosen from a pool.
+
+    Attributes:
+        criteria: The rule.
+        indices: Positions of the chosen samples in the pool, ascending, (size,) int64.
+        pool_entropy: Entropies of the whole pool in nats, (pool_size,) float64.
+        summary: Its figures.
+    """
+
+    criteria: Criteria
+    indices: np.ndarray
+    pool_entropy: np.ndarray
+    summary: ReferenceSummary
+
+
+class StreamedSelection:
+    """Chooses from a pool in one pass, and keeps in mind only what can still be chosen.
+
+    The best samples are those with the lowest key, ties to the earlier one. `add` names the
+    rows of a part that may still be chosen; the caller appends them to its rows, and drops what
+    `cut` and `finish` leave out. Memory of its own is 10 bytes a sample of the pool.
+
+    Args:
+        criteria: The rule.
+        num_classes: Classes of the teacher.
+        pool_size: Samples of the pool, where they have been counted: with it `fraction` keeps
+            the best so far only, and `balance_classes` less.
+    """
+
+    def __init__(self, criteria: Criteria, num_classes: int, *, pool_size: int | None = None):
+        self._criteria = criteria
+        self._num_classes = num_classes
+        self._pool_size = pool_size
+        self._generator = np.random.default_rng(criteria.seed)
+        self._entropy: list[np.ndarray] = []
+        self._seen = 0
+        # Candidates by class so far.
+        self._counts = np.zeros(num_classes, np.int64)
+        # Of the kept rows; what is new waits in parts, so that a part costs what it has.
+        self._index = np.empty(0, np.int64)
+        self._key = np.empty(0, np.float64)
+        self._class = np.empty(0, np.int32)
+        self._new: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._kept = 0
+        # Samples of a group with keys from here on are beaten by enough others of it.
+        self._beaten = np.full(num_classes if criteria.balance_classes else 1, np.inf)
+        self._cut_at = _LEAST_CUT
+
+    def add(self, entropy: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Positions in a part of the pool whose rows are to be kept for now, ascending."""
+        key = self._keys(entropy)
+        admitted = np.ones(len(entropy), bool)
+        if self._criteria.max_entropy is not None:
+            admitted = entropy <= self._criteria.max_entropy
+        self._counts += np.bincount(classes[admitted], minlength=self._num_classes)
+        kept = np.flatnonzero(admitted & (key < self._beaten[self._groups(classes)]))
+        self._new.append((self._seen + kept, key[kept], classes[kept].astype(np.int32)))
+        self._kept += len(kept)
+        self._entropy.append(entropy)
+        self._seen += len(entropy)
+        return kept
+
+    def cut(self) -> np.ndarray | None:
+        """Positions among the kept rows that can still be chosen, None if it is not yet time."""
+        seats = self._most_seats()
+        if seats is None or self._kept < self._cut_at:
+            return None
+        kept = self._best(seats)
+        self._take(kept)
+        groups = self._groups(self._class)
+        for group in np.flatnonzero(np.bincount(groups, minlength=len(seats)) >= seats):
+            self._beaten[group] = self._key[groups == group].max()
+        self._cut_at = max(_LEAST_CUT, 2 * len(kept))
+        return kept
+
+    def finish(self) -> tuple[Selection, np.ndarray]:
+        """The selection, and the positions of the chosen among the kept rows, ascending.
+
+        Raises:
+            ValueError: If the pool has fewer samples than wanted, or none within `max_entropy`.
+        """
+        criteria, entropy = self._criteria, np.concatenate(self._entropy)
+        criteria.require_pool_size(len(entropy))
+        candidates = int(self._counts.sum())
+        if not candidates:
+            raise ValueError(
+                "Expected `max_entropy` to admit at least one sample; the lowest entropy in "
+                f"the pool is {entropy.min():.4g} nats. "
+                f"Received: max_entropy={criteria.max_entropy!r}"
+            )
+        size = min(criteria.wanted(len(entropy)), candidates)
+        seats = _shares(self._counts, size) if criteria.balance_classes else np.array([size])
+        kept = self._best(seats)
+        self._take(kept)
+        counts = np.bincount(self._class, minlength=self._num_classes)
+        summary = ReferenceSummary(
+            size=len(kept),
+            pool_size=len(entropy),
+            mean_entropy=float(entropy[self._index].mean()),
+            pool_mean_entropy=float(entropy.mean()),
+            class_counts=tuple(int(count) for count in counts),
+        )
+        selection = Selection(
+            criteria=criteria, indices=self._index, pool_entropy=entropy, summary=summary
+        )
+        return selection, kept
+
+    def _keys(self, entropy: np.ndarray) -> np.ndarray:
+        if self._criteria.order == "random":
+            # One draw a sample of the pool, so that parts of any size draw the same.
+            return self._generator.random(len(entropy))
+        return entropy if self._criteria.order == "lowest" else -entropy
+
+    def _groups(self, classes: np.ndarray) -> np.ndarray:
+        """What samples compete in: their class, or all in one."""
+        return classes if self._criteria.balance_classes else np.zeros_like(classes)
+
+    def _most_seats(self) -> np.ndarray | None:
+        """Samples of each group that can be chosen at most, None where that is unknown."""
+        criteria = self._criteria
+        if criteria.size is None and (criteria.fraction is None or self._pool_size is None):
+            return None
+        most = criteria.wanted(self._pool_size or 0)
+        seats = np.full(len(self._beaten), most)
+        if criteria.balance_classes and self._pool_size and criteria.max_entropy is None:
+            possible = self._counts + (self._pool_size - self._seen)
+            # One seat more for the remainder, one for the rounding of the share.
+            seats = np.minimum(seats, possible * most // self._pool_size + 2)
+        return seats
+
+    def _best(self, seats: np.ndarray) -> np.ndarray:
+        """Positions of the first `seats` of each group among the kept rows, ascending."""
+        parts = zip((self._index, self._key, self._class), *self._new, strict=True)
+        self._index, self._key, self._class = (np.concatenate(part) for part in parts)
+        self._new = []
+        groups = self._groups(self._class)
+        # Stable, and the rows are in the pool's order: ties go to the earlier sample.
+        ranked = np.lexsort((self._key, groups))
+        sizes = np.bincount(groups, minlength=len(seats))
+        rank = np.arange(len(ranked)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return np.sort(ranked[rank < np.repeat(seats, sizes)])
+
+    def _take(self, kept: np.ndarray) -> None:
+        self._index, self._key = self._index[kept], self._key[kept]
+        self._class = self._class[kept]
+        self._kept = len(kept)
+
+
+def _shares(counts: np.ndarray, size: int) -> np.ndarray:
+    """Seats of each class in proportion to its count, `size` in all.
+
+    Seats that the proportions leave fractional go to the largest remainders, ties to the
+    lower class (Hamilton's method), so no class exceeds its supply.
+    """
+    exact = counts * (size / counts.sum())
+    seats = np.floor(exact).astype(np.int64)
+    left = size - int(seats.sum())
+    seats[np.argsort(seats - exact, kind="stable")[:left]] += 1
+    return seats
+
+
+def as_json(selection: Selection) -> dict[str, Any]:
+    """Rule and figures of a selection as JSON values; its arrays are left out."""
+    return {
+        "criteria": dataclasses.asdict(selection.criteria),
+        "summary": dataclasses.asdict(selection.summary),
+    }
+
+
+def from_json(values: dict[str, Any], indices: np.ndarray, pool_entropy: np.ndarray) -> Selection:
+    """The selection whose rule and figures `as_json` has returned."""
+    summary = values["summary"]
+    return Selection(
+        criteria=Criteria(**values["criteria"]),
+        indices=indices,
+        pool_entropy=pool_entropy,
+        summary=ReferenceSummary(
+            **{**summary, "class_counts": tuple(summary["class_counts"])},
+        ),
+    )
