@@ -5,9 +5,11 @@ import errno
 import json
 import os
 import socket
+import time
 from typing import Any, Self
 
 _JOBS = ("chief", "worker")
+_PAUSE_SECONDS = 0.2
 _EXAMPLE = (
     '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
     '"task": {"type": "worker", "index": 0}}'
@@ -60,25 +62,45 @@ class Cluster:
         """Addresses of the other workers by their positions."""
         return {i: address for i, address in enumerate(self.addresses) if i != self.index}
 
-    def require_free_port(self) -> None:
-        """Raise ValueError if another process listens at this worker's own port."""
-        port = host_and_port(self.addresses[self.index])[1]
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError as error:
-                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                    raise
-                raise _malformed(
-                    "to name a port that this worker can open",
-                    f"{self.addresses[self.index]!r}: {os.strerror(error.errno)}; an earlier run "
-                    "may still be there, or another worker have the same index",
-                ) from error
+    def meet(self, seconds: float) -> None:
+        """Wait until every worker is there: until each has been seen to listen at its port.
 
-    def silent_peers(self, timeout: float = 1.0) -> dict[int, str]:
-        """Those of the others at whose port nobody listens."""
-        return {i: peer for i, peer in self.peers.items() if not _listens(peer, timeout)}
+        TensorFlow waits for them itself, for an hour, in one call that no thread can break off.
+
+        Args:
+            seconds: How long to wait.
+
+        Raises:
+            ValueError: If another process listens at this worker's own port.
+            TimeoutError: If some have not come.
+        """
+        deadline = time.monotonic() + seconds
+        missing = self.peers
+        # TensorFlow opens the port later, and others look for it now.
+        with self._listening():
+            while missing:
+                missing = {i: peer for i, peer in missing.items() if not _listens(peer)}
+                if missing and time.monotonic() >= deadline:
+                    listed = ", ".join(f"worker {i} at {peer}" for i, peer in missing.items())
+                    raise TimeoutError(
+                        f"Expected all {len(self.addresses)} workers to have started within "
+                        f"{seconds:g} seconds. Received: no answer from {listed}"
+                    )
+                time.sleep(_PAUSE_SECONDS if missing else 0)
+
+    def _listening(self) -> socket.socket:
+        """This worker's own port, open."""
+        address = self.addresses[self.index]
+        try:
+            return socket.create_server(("", host_and_port(address)[1]))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            raise ValueError(
+                "Expected this worker's address in the cluster to have a port that it can open. "
+                f"Received: {address!r}: {os.strerror(error.errno)}; an earlier run may still be "
+                "there, or another worker have the same index"
+            ) from error
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -102,7 +124,7 @@ def _checked_jobs(cluster: Any) -> dict[str, list[str]]:
         if not isinstance(addresses, list) or not addresses:
             raise _malformed(f"to list addresses for `{job}`", f"{job}={addresses!r}")
         for address in addresses:
-            _require_address(address)
+            require_address(address)
         jobs[job] = addresses
     if len(jobs.get("chief", [])) > 1:
         raise _malformed("to have at most one chief", f"chief={jobs['chief']!r}")
@@ -113,12 +135,15 @@ def _checked_jobs(cluster: Any) -> dict[str, list[str]]:
     return jobs
 
 
-def _require_address(address: Any) -> None:
+def require_address(address: Any, source: str = "`TF_CONFIG`") -> None:
+    """Raise ValueError for what is not `host:port`."""
     if isinstance(address, str):
         host, _, port = address.rpartition(":")
         if host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536:
             return
-    raise _malformed("to have addresses of the form host:port", repr(address))
+    raise ValueError(
+        f"Expected {source} to have addresses of the form host:port. Received: {address!r}"
+    )
 
 
 def _checked_task(task: Any, jobs: dict[str, list[str]]) -> tuple[str, int]:
@@ -143,9 +168,9 @@ def _malformed(expected: str, received: str) -> ValueError:
     return ValueError(f"Expected `TF_CONFIG` {expected}. Received: {received}")
 
 
-def _listens(address: str, timeout: float) -> bool:
+def _listens(address: str) -> bool:
     try:
-        with socket.create_connection(host_and_port(address), timeout=timeout):
+        with socket.create_connection(host_and_port(address), timeout=1.0):
             return True
     except OSError:
         return False

@@ -2,6 +2,10 @@
 
 `predict` leaves compiled functions and a resolved `jit_compile` on the model it is called
 on; a teacher or an audited model belongs to the caller and is not touched.
+
+A model that was built in the scope of a `tf.distribute` strategy is computed by all of the
+strategy's replicas, each of them a part of the batch. With several workers all must ask for the
+same samples, and each gets all outputs.
 """
 
 from typing import Any
@@ -10,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dmp import _arrays
+from keras_dmp import _arrays, _replicas
 
 # Measured on fully connected and small convolutional nets: more samples a batch gain
 # nothing, and the inputs of one batch stay within 64 MiB.
@@ -27,6 +31,7 @@ class ForwardPass:
 
     def __init__(self, model: keras.Model):
         self._model = model
+        self._strategy = _replicas.strategy_of(model)
         # By shape: one trace serves all batches that differ in their number of samples.
         self._traces: dict[tuple, Any] = {}
 
@@ -47,13 +52,18 @@ class ForwardPass:
         def forward(*leaves):
             return self._model(keras.tree.pack_sequence_as(x, leaves), training=False)
 
-        function = tf.function(forward).get_concrete_function(*specs)
+        if self._strategy.num_replicas_in_sync > 1:
+            forward = _replicas.shared_out(forward, self._strategy)
+        with self._strategy.scope():
+            function = tf.function(forward).get_concrete_function(*specs)
         return lambda *leaves: function(*map(tf.convert_to_tensor, leaves))
 
 
 def call(model: keras.Model, x: Any) -> np.ndarray | Any:
-    """Outputs for a few samples, without compiling anything."""
-    outputs = model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False)
+    """Outputs for a few samples, without compiling anything; it builds an unbuilt model."""
+    # Where variables are made, they are the strategy's.
+    with _replicas.strategy_of(model).scope():
+        outputs = model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False)
     return tf.cast(outputs, tf.float32).numpy() if tf.is_tensor(outputs) else outputs
 
 
@@ -69,11 +79,12 @@ def predict(
     Args:
         model: A model with one output.
         x: A structure of arrays.
-        batch_size: Samples a call. Defaults to the largest that pays.
+        batch_size: Samples a call, of all replicas together. Defaults to the largest that pays.
         verbose: Whether to show a Keras progress bar.
     """
     samples = _arrays.num_samples(x)
-    batch_size = batch_size or labelling_batch_size(x)
+    replicas = _replicas.strategy_of(model).num_replicas_in_sync
+    batch_size = batch_size or replicas * labelling_batch_size(x)
     forward = ForwardPass(model)
     bar = keras.utils.Progbar(-(-samples // batch_size), verbose=int(verbose), unit_name="batch")
     outputs = None

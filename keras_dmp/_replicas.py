@@ -1,9 +1,111 @@
-"""Losses under `tf.distribute`: what Keras' own scaling leaves wrong."""
+"""`tf.distribute` around models: where they live, who computes what, losses by samples."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+
+def strategy_of(model: keras.Model) -> tf.distribute.Strategy:
+    """The strategy in whose scope a model was built; TensorFlow's default one if in none."""
+    return model.distribute_strategy
+
+
+def shared_out(forward: Callable[..., Any], strategy: tf.distribute.Strategy) -> Callable[..., Any]:
+    """A function of a batch that each replica computes a part of.
+
+    Args:
+        forward: A function of the tensors of a batch, which have as many rows.
+        strategy: With several workers, all of them call the function with the same batch.
+
+    Returns:
+        A function for graphs. It gives all rows, in order, on every worker.
+    """
+    replicas = strategy.num_replicas_in_sync
+
+    def part(*leaves):
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        replica = tf.cast(tf.convert_to_tensor(replica), tf.int32)
+        with tf.device("CPU:0"):
+            samples = tf.shape(leaves[0])[0]
+            start = samples * replica // replicas
+            stop = samples * (replica + 1) // replicas
+            # Layers need not know what to do with no rows: where there are too few samples, some
+            # are computed twice.
+            start = tf.where(samples < replicas, tf.minimum(replica, samples - 1), start)
+            stop = tf.maximum(start + 1, stop)
+            leaves = [leaf[start:stop] for leaf in leaves]
+        return forward(*leaves)
+
+    def whole(*leaves):
+        samples = tf.shape(leaves[0])[0]
+        outputs = strategy.run(part, args=leaves)
+        return keras.tree.map_structure(lambda each: _in_order(each, strategy)[:samples], outputs)
+
+    return whole
+
+
+def chosen(
+    models: dict[str, keras.Model], strategy: tf.distribute.Strategy | None
+) -> tf.distribute.Strategy:
+    """The strategy that models are trained under: the one that is given, or their own.
+
+    Args:
+        models: Models by what messages call them.
+        strategy: What the user gave, or None.
+
+    Raises:
+        TypeError: If `strategy` is none.
+        ValueError: If a model was not built in its scope.
+    """
+    if strategy is None:
+        return strategy_of(next(iter(models.values())))
+    require_strategy(strategy)
+    for name, model in models.items():
+        if strategy_of(model) is not strategy or not _made_in(strategy, model.variables):
+            raise ValueError(
+                f"Expected the {name} to be built in the scope of `distribution_strategy`. "
+                f"Received: a {name} built outside of it; build it under `with "
+                "strategy.scope():`"
+            )
+    return strategy
+
+
+def require_strategy(strategy: Any) -> None:
+    """Raise TypeError for what is no strategy."""
+    if not isinstance(strategy, tf.distribute.Strategy):
+        raise TypeError(
+            "Expected `distribution_strategy` to be a tf.distribute.Strategy, such as "
+            f"tf.distribute.MirroredStrategy(). Received: {type(strategy).__name__}"
+        )
+
+
+def require_made_in_scope(strategy: tf.distribute.Strategy, **parts: Any) -> None:
+    """Raise ValueError for optimizers or metrics that were created outside of the scope.
+
+    Args:
+        strategy: The strategy of the model.
+        **parts: Structures of optimizers, metrics and names, by argument.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return
+    for name, part in parts.items():
+        for leaf in keras.tree.flatten(part):
+            variables = getattr(leaf, "variables", [])
+            if not _made_in(strategy, variables):
+                raise ValueError(
+                    f"Expected `{name}` to be created in the scope of the strategy that the "
+                    f"student was built in. Received: {leaf!r}, created outside of it; create "
+                    "it under `with strategy.scope():`, or give its name"
+                )
+
+
+def agreed(strategy: tf.distribute.Strategy, value: int) -> int:
+    """The chief's value on every worker; the value itself where there is one worker."""
+    broadcast = getattr(strategy, "broadcast", None)
+    return value if broadcast is None else int(broadcast(np.int64(value)))
 
 
 def num_replicas() -> int:
@@ -29,6 +131,21 @@ def weigh_by_samples(loss: Any, samples: Any) -> Any:
     total = replica.all_reduce(tf.distribute.ReduceOp.SUM, samples)
     share = tf.cast(samples * num_replicas() / total, loss.dtype)
     return share * loss + tf.stop_gradient((1 - share) * loss)
+
+
+def _in_order(parts: Any, strategy: tf.distribute.Strategy) -> tf.Tensor:
+    """The rows of all replicas as one tensor; with several workers it travels."""
+    here = strategy.experimental_local_results(parts)
+    rows = tf.concat([tf.convert_to_tensor(part) for part in here], axis=0)
+    # Not on one machine: TensorFlow's collectives mix up the strategies of one process.
+    return rows if len(here) == strategy.num_replicas_in_sync else strategy.gather(rows, axis=0)
+
+
+def _made_in(strategy: tf.distribute.Strategy, variables: list[Any]) -> bool:
+    return all(
+        strategy.extended.variable_created_in_scope(getattr(variable, "value", variable))
+        for variable in variables
+    )
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp")

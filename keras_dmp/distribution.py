@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp._cluster import Cluster, host_and_port
+from keras_dmp._cluster import Cluster, host_and_port, require_address
 from keras_dmp._peers import PeerWatch
 from keras_dmp._replicas import WholeBatchLoss as WholeBatchLoss
 
@@ -52,8 +53,7 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         cluster_resolver: A `tf.distribute.cluster_resolver.ClusterResolver`. Defaults to `None`:
             `TF_CONFIG` is read, and checked.
         communication_options: As for `tf.distribute.MultiWorkerMirroredStrategy`.
-        startup_timeout: Seconds to wait for the other workers, after which this process ends
-            with exit code 75. Defaults to 600.
+        startup_timeout: Seconds to wait for the other workers. Defaults to 600.
         peer_timeout: Seconds of silence after which a worker counts as lost; one whose process
             ended is noticed at once. Defaults to 30.
 
@@ -63,7 +63,8 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         worker_index: This worker's position; the chief's is 0.
 
     Raises:
-        ValueError: If `TF_CONFIG` is malformed, or its port is taken.
+        ValueError: If `TF_CONFIG` is malformed, or the worker's port is taken.
+        TimeoutError: If not all workers have come within `startup_timeout`.
         RuntimeError: If TensorFlow has been used before.
 
     Example:
@@ -87,18 +88,20 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         _validate.positive(startup_timeout=startup_timeout, peer_timeout=peer_timeout)
         if cluster_resolver is None:
             cluster = Cluster.from_tf_config()
-            if cluster is not None:
-                cluster.require_free_port()
-            elif not os.environ.get("TF_CONFIG", "{}").strip():
+            if cluster is None and not os.environ.get("TF_CONFIG", "{}").strip():
                 # Set to nothing, which TensorFlow takes for broken JSON.
                 del os.environ["TF_CONFIG"]
         else:
             cluster = _resolved(cluster_resolver)
         self._cluster = cluster
-        with _own_sigterm(), _startup_deadline(cluster, startup_timeout):
+        if self.num_workers == 1:
             super().__init__(cluster_resolver, communication_options)
-            if self.num_workers > 1:
-                self._watch_peers(peer_timeout)
+            return
+        cluster.meet(startup_timeout)
+        # One of them may be lost right now.
+        with _own_sigterm(), _deadline(startup_timeout):
+            super().__init__(cluster_resolver, communication_options)
+            self._watch_peers(peer_timeout)
 
     @property
     def is_chief(self) -> bool:
@@ -271,31 +274,18 @@ def _own_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _startup_deadline(cluster: Cluster | None, seconds: float) -> Iterator[None]:
-    """End the process, naming who is missing, if others have not come in time.
-
-    TensorFlow waits in one call for an hour, which no exception can break off.
-    """
-    started = threading.Event()
-
-    def wait() -> None:
-        if not started.wait(seconds):
-            missing = ", ".join(f"{i} ({at})" for i, at in cluster.silent_peers().items())
-            _logger.critical(
-                "Expected all %d workers to have started within %g seconds. Missing: %s. This "
-                "process ends.",
-                len(cluster.addresses),
-                seconds,
-                missing or "none, but one has not joined",
-            )
-            _exit()
-
-    if cluster is not None and len(cluster.addresses) > 1:
-        threading.Thread(target=wait, name="keras_dmp-startup", daemon=True).start()
+def _deadline(seconds: float) -> Iterator[None]:
+    """End the process if a call of TensorFlow's, which no thread can break off, takes so long."""
+    try:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    except (AttributeError, ValueError, OSError):
+        # There is no standard error to write to.
+        yield
+        return
     try:
         yield
     finally:
-        started.set()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _resolved(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Cluster | None:
@@ -310,6 +300,8 @@ def _resolved(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Clust
             "Expected `cluster_resolver` to name a chief or worker as this process's task. "
             f"Received: task_type={job!r}, task_id={task!r}"
         )
+    for address in addresses:
+        require_address(address, "`cluster_resolver`")
     chiefs = len(jobs.get("chief", []))
     return Cluster(addresses=addresses, index=task if job == "chief" else chiefs + task)
 

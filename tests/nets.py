@@ -2,9 +2,22 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 FEATURES, CLASSES, HIDDEN = 12, 4, 16
+
+
+def mirrored(replicas=2):
+    """A strategy of logical CPUs.
+
+    Its replicas are added up without collectives: those of an earlier strategy in the same
+    process, with other shapes, would break this one's.
+    """
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{index}" for index in range(replicas)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
 
 
 def prototypes(samples, *, features=FEATURES, classes=CLASSES, seed=0):

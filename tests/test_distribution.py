@@ -9,9 +9,9 @@ import threading
 import time
 
 import keras
+import nets
 import numpy as np
 import pytest
-import tensorflow as tf
 import workers
 
 from keras_dmp._cluster import Cluster, host_and_port
@@ -76,17 +76,44 @@ def test_malformed(text, message):
         Cluster.from_tf_config(text)
 
 
-def test_ports():
-    with socket.create_server(("127.0.0.1", 0)) as server:
+def cluster_on(ports, index):
+    return Cluster(addresses=tuple(f"127.0.0.1:{port}" for port in ports), index=index)
+
+
+def test_workers_meet_whoever_comes_first():
+    ports = workers.free_ports(3)
+    there, all_met = [], threading.Barrier(3)
+
+    def worker(index):
+        cluster_on(ports, index).meet(10)
+        there.append(index)
+        # Stands for TensorFlow, which opens the port again: the slower ones look for it.
+        with socket.create_server(("", ports[index])):
+            all_met.wait(10)
+
+    threads = [threading.Thread(target=worker, args=[index]) for index in range(3)]
+    threads[0].start()
+    threads[1].start()
+    threads[1].join(0.3)
+    assert there == []
+    threads[2].start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(there) == [0, 1, 2]
+
+
+def test_a_worker_that_does_not_come():
+    ports = workers.free_ports(2)
+    message = "to have started within 0.1 seconds. Received: no answer from worker 1 at 127.0.0.1:"
+    with pytest.raises(TimeoutError, match=message):
+        cluster_on(ports, 0).meet(0.1)
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("", 0)) as server:
         taken = server.getsockname()[1]
-        free = workers.free_ports(1)[0]
-        cluster = Cluster(addresses=(f"127.0.0.1:{taken}", f"127.0.0.1:{free}"), index=0)
         with pytest.raises(ValueError, match=f"127.0.0.1:{taken}': Address already in use; an"):
-            cluster.require_free_port()
-        assert cluster.silent_peers() == {1: f"127.0.0.1:{free}"}
-        other = Cluster(addresses=cluster.addresses, index=1)
-        other.require_free_port()
-        assert other.silent_peers() == {}
+            cluster_on([taken], 0).meet(0.1)
 
 
 class Watched:
@@ -155,7 +182,7 @@ def test_members_hear_of_the_chief(watched):
     three = watched(3)
     three.start()
     for link in three.watches[0]._links.values():
-        link.connection.shutdown(socket.SHUT_RDWR)
+        link.connection.shutdown(socket.SHUT_WR)
     three.until_lost(1, 2)
     assert [losses[0][0] for losses in three.losses[1:]] == [0, 0]
 
@@ -223,9 +250,8 @@ def test_whole_batch_loss_gives_the_gradient_of_one_device(samples):
     y = np.random.default_rng(1).normal(size=(samples, 2)).astype("float32")
     weights = np.random.default_rng(2).random(samples).astype("float32")
     found = []
-    for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
-        strategy = tf.distribute.MirroredStrategy(devices)
-        with strategy.scope():
+    for replicas in (1, 2):
+        with nets.mirrored(replicas).scope():
             model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
             model.set_weights([np.ones((3, 2)), np.zeros(2)])
             loss = WholeBatchLoss(keras.losses.MeanSquaredError())

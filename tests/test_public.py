@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "_peers.py": set(),
     "distribution.py": {"_cluster", "_peers", "_replicas", "_validate"},
     "_batches.py": {"_arrays"},
-    "_forward.py": {"_arrays"},
+    "_forward.py": {"_arrays", "_replicas"},
     "_inputs.py": {"_arrays"},
     "_resident.py": {"_arrays"},
     "_metrics.py": {"_heads"},

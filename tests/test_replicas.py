@@ -4,7 +4,6 @@ import keras
 import nets
 import numpy as np
 import pytest
-import tensorflow as tf
 from nets import distil
 
 from keras_dmp import SoftTargetKLDivergence
@@ -14,8 +13,7 @@ BATCH = 16
 
 def run(replicas, make_optimizer, x, *, teacher, labels="soft", sample_weight=None, **fit):
     """Losses of the steps, history and weights of a student with a regularizer."""
-    devices = [f"CPU:{index}" for index in range(replicas)]
-    strategy = tf.distribute.MirroredStrategy(devices)
+    strategy = nets.mirrored(replicas)
     assert strategy.num_replicas_in_sync == replicas
     steps = nets.Steps()
     with strategy.scope():
@@ -96,7 +94,7 @@ def test_the_loss_divides_by_the_replicas(reference, teacher, student):
     outputs = np.array(teacher(reference)), np.array(student(reference))
     loss = SoftTargetKLDivergence()
     alone = float(loss(*outputs))
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = nets.mirrored()
     each = strategy.run(lambda: loss(*outputs))
     assert [float(value) for value in strategy.experimental_local_results(each)] == pytest.approx(
         [alone / 2] * 2

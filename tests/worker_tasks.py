@@ -88,9 +88,9 @@ def agreement(strategy):
     }
 
 
-def endless(busy=False, startup_timeout=600.0):
+def endless(busy=False):
     """Trains until something stops it; the chief may be busy with something else meanwhile."""
-    strategy = MultiWorkerStrategy(startup_timeout=startup_timeout)
+    strategy = MultiWorkerStrategy()
     x, y = nets.prototypes(32, seed=2)
     model = compiled(strategy)
 
