@@ -1,0 +1,246 @@
+"""MemGuard as a Keras model around another one."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_dmp import _heads, _validate
+from keras_dmp.losses import class_logits
+
+# Weights of the loss that finds the noise: of keeping the class, and at first of the distance.
+_KEEP_CLASS = 10.0
+_FIRST_DISTANCE = 0.1
+# Factor from one search for smaller noise to the next.
+_DISTANCE_FACTOR = 10.0
+_STEP = 0.1
+
+
+@keras.saving.register_keras_serializable(package="keras_dmp")
+class MemGuardModel(keras.Model):
+    """Returns a classifier's outputs with noise that misleads a membership detector.
+
+    MemGuard (Jia et al., CCS 2019). For each sample, steps of gradient descent look for noise on
+    the logits with which `detector` cannot tell any more, and which leaves the most probable class
+    as it is. It is added with such a probability that the expected L1 distance of the
+    probabilities stays within `budget`. The draw is a hash of the sample and `key`, so that
+    asking twice gives the same answer.
+
+    Logits come in and go out, or probabilities. The weights are not protected: who has them has
+    the outputs without noise.
+
+    Args:
+        classifier: The classifier, built.
+        detector: Built model from probabilities in descending order, (batch, classes), to the
+            logit of being a member, (batch, 1).
+        budget: Largest expected L1 distance of the probabilities, 0 to 2. Defaults to 1.
+        max_iterations: Most steps of a search. Defaults to 300.
+        searches: Searches, each for smaller noise than the one before. Defaults to 3.
+        from_logits: Whether the classifier returns logits. Defaults to `True`.
+        key: Integer of the hash, secret in principle. Defaults to 0.
+        **kwargs: `name` and `dtype` of the model.
+
+    Raises:
+        TypeError: If `classifier` or `detector` is no Keras model.
+        ValueError: For arguments out of range.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> detector = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    >>> x = np.ones((2, 4), "float32")
+    >>> guarded = MemGuardModel(net, detector, budget=0.0)
+    >>> bool(np.all(guarded(x) == net(x)))
+    True
+    """
+
+    def __init__(
+        self,
+        classifier: keras.Model,
+        detector: keras.Model,
+        budget: float = 1.0,
+        *,
+        max_iterations: int = 300,
+        searches: int = 3,
+        from_logits: bool = True,
+        key: int = 0,
+        **kwargs: Any,
+    ):
+        _heads.require_model(classifier, "classifier")
+        _heads.require_model(detector, "detector")
+        require_settings(budget, max_iterations, searches)
+        _validate.boolean(from_logits=from_logits)
+        _validate.integer_at_least(0, key=key)
+        kwargs.setdefault("dtype", classifier.dtype_policy)
+        super().__init__(**kwargs)
+        self.classifier = classifier
+        self.detector = detector
+        self.budget = float(budget)
+        self.max_iterations = max_iterations
+        self.searches = searches
+        self.from_logits = from_logits
+        self.key = key
+        detector.trainable = False
+        self.built = classifier.built and detector.built
+
+    def build(self, input_shape: Any) -> None:
+        """Build the classifier."""
+        if not self.classifier.built:
+            self.classifier.build(input_shape)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        """Return the outputs with noise; in training without."""
+        outputs = self.classifier(inputs, training=training)
+        if training or not self.budget:
+            return outputs
+        logits = tf.stop_gradient(class_logits(outputs, from_logits=self.from_logits))
+        noise = self._noise(logits)
+        before, after = ops.softmax(logits), ops.softmax(logits + noise)
+        distance = tf.reduce_sum(tf.abs(after - before), axis=1)
+        doubt = [tf.abs(tf.sigmoid(self._detect(p)) - 0.5) for p in (before, after)]
+        chance = tf.minimum(1.0, self.budget / tf.maximum(distance, 1e-30))
+        chance = tf.where(doubt[1] < doubt[0], chance, 0.0)
+        noisy = self._as_outputs(logits + noise, outputs)
+        keeps = _predicted(noisy, self.from_logits) == _predicted(outputs, self.from_logits)
+        adds = (uniform_of(inputs, self.key) < chance) & keeps
+        return tf.where(adds[:, None], noisy, outputs)
+
+    def get_config(self) -> dict:
+        """Return the arguments that rebuild this model."""
+        return {
+            **super().get_config(),
+            "classifier": keras.saving.serialize_keras_object(self.classifier),
+            "detector": keras.saving.serialize_keras_object(self.detector),
+            "budget": self.budget,
+            "max_iterations": self.max_iterations,
+            "searches": self.searches,
+            "from_logits": self.from_logits,
+            "key": self.key,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None):
+        """Rebuild a model."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in ("classifier", "detector")
+        }
+        return cls(**{**config, **parts})
+
+    def _noise(self, logits: tf.Tensor) -> tf.Tensor:
+        """The smallest noise found for each row, 0 where there is none."""
+        label = tf.one_hot(tf.argmax(logits, axis=1), logits.shape[1])
+        found = tf.zeros_like(logits)
+        searching = tf.ones_like(logits[:, 0], dtype=tf.bool)
+        weight = _FIRST_DISTANCE
+        for _ in range(self.searches):
+            noise, searching = self._search(logits, label, searching, weight)
+            found = tf.where(searching[:, None], noise, found)
+            weight *= _DISTANCE_FACTOR
+        return found
+
+    def _search(
+        self, logits: tf.Tensor, label: tf.Tensor, searching: tf.Tensor, weight: float
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Descend from no noise until the detector changes its mind; noise, and where it does."""
+        before = ops.softmax(logits)
+        side = tf.sign(self._detect(before))
+
+        def fooled(noise):
+            noisy = logits + noise
+            kept = tf.reduce_sum(label * noisy, axis=1) >= tf.reduce_max(noisy, axis=1)
+            return kept & (self._detect(ops.softmax(noisy)) * side <= 0)
+
+        def step(number, noise, active):
+            gradient = self._gradient(logits, noise, label, before, weight)
+            length = tf.norm(gradient, axis=1, keepdims=True)
+            moved = noise - _STEP * gradient / tf.maximum(length, 1e-12)
+            noise = tf.where(active[:, None], moved, noise)
+            return number + 1, noise, active & ~fooled(noise)
+
+        _, noise, active = tf.while_loop(
+            lambda number, _, active: (number < self.max_iterations) & tf.reduce_any(active),
+            step,
+            (0, tf.zeros_like(logits), searching),
+        )
+        return noise, searching & ~active
+
+    def _gradient(self, logits, noise, label, before, weight) -> tf.Tensor:
+        """Gradient at the noise of the loss in section 4.2 of the paper."""
+        with tf.GradientTape() as tape:
+            tape.watch(noise)
+            noisy = logits + noise
+            after = ops.softmax(noisy)
+            others = tf.reduce_max(noisy - 1e9 * label, axis=1)
+            loss = (
+                tf.abs(self._detect(after))
+                + _KEEP_CLASS * tf.nn.relu(others - tf.reduce_sum(label * noisy, axis=1))
+                + weight * tf.reduce_sum(tf.abs(after - before), axis=1)
+            )
+        return tape.gradient(loss, noise)
+
+    def _detect(self, probabilities: tf.Tensor) -> tf.Tensor:
+        return self.detector(descending(probabilities), training=False)[:, 0]
+
+    def _as_outputs(self, logits: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        """Logits of all classes as outputs of the classifier's kind."""
+        single = outputs.shape[1] == 1
+        if not self.from_logits:
+            noisy = ops.softmax(logits)
+            noisy = noisy[:, 1:] if single else noisy
+        else:
+            noisy = logits[:, 1:] - logits[:, :1] if single else logits
+        return tf.cast(noisy, outputs.dtype)
+
+
+def descending(probabilities: Any) -> tf.Tensor:
+    """Rows in descending order: what a detector sees of a prediction."""
+    return tf.math.top_k(probabilities, probabilities.shape[1]).values
+
+
+def uniform_of(inputs: Any, key: int) -> tf.Tensor:
+    """A number in [0, 1) for each sample, (batch,), float32: a hash of its bits and the key.
+
+    It does not depend on the other samples of the batch.
+    """
+    total = 0
+    for number, leaf in enumerate(keras.tree.flatten(inputs)):
+        bits = _bits(tf.convert_to_tensor(leaf))
+        factors = tf.random.stateless_uniform(
+            [tf.shape(bits)[1]], seed=[key, number], minval=None, maxval=None, dtype=tf.int64
+        )
+        # Odd factors lose nothing; the high bits of the sum are those that are mixed.
+        total += tf.reduce_sum(bits * tf.bitwise.bitwise_or(factors, 1), axis=1)
+    offset = tf.random.stateless_uniform(
+        [2], seed=[key, -1], minval=None, maxval=None, dtype=tf.int64
+    )
+    # Once more, since records may differ in a few low bits only.
+    total = tf.bitcast(total + offset[0], tf.uint64)
+    total = tf.bitwise.bitwise_xor(total, tf.bitwise.right_shift(total, tf.constant(32, tf.uint64)))
+    total *= tf.bitcast(tf.bitwise.bitwise_or(offset[1], 1), tf.uint64)
+    high = tf.bitwise.right_shift(total, tf.constant(40, tf.uint64))
+    return tf.cast(tf.cast(high, tf.int64), tf.float32) * 2.0**-24
+
+
+def require_settings(budget: Any, max_iterations: Any, searches: Any) -> None:
+    """Raise ValueError for settings of MemGuard that are out of range."""
+    _validate.non_negative(budget=budget)
+    _validate.integer_at_least(1, max_iterations=max_iterations, searches=searches)
+
+
+def _bits(leaf: tf.Tensor) -> tf.Tensor:
+    """The values of each sample as integers, (batch, values)."""
+    if leaf.dtype == tf.string:
+        leaf = tf.strings.to_hash_bucket_fast(leaf, 2**62)
+    elif leaf.dtype.is_floating:
+        # -0.0 becomes 0.0.
+        leaf = tf.bitcast(tf.cast(leaf, tf.float32) + 0.0, tf.int32)
+    return tf.cast(tf.reshape(leaf, [tf.shape(leaf)[0], -1]), tf.int64)
+
+
+def _predicted(outputs: tf.Tensor, from_logits: bool) -> tf.Tensor:
+    if outputs.shape[1] == 1:
+        return tf.cast(outputs[:, 0] > (0.0 if from_logits else 0.5), tf.int64)
+    return tf.argmax(outputs, axis=1)

@@ -1,0 +1,139 @@
+"""MemGuard: noise on the predictions, and none on the training."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from keras_dmp import _arrays, _forward, _fresh, _numerics, _validate
+from keras_dmp._resident import ResidentBatches, new_seed
+from keras_dmp.defenses._contract import Defense, Run
+from keras_dmp.defenses._memguard_model import MemGuardModel, require_settings
+
+__all__ = ["MemGuard", "MemGuardModel"]
+
+_SOURCES = ("reference", "validation")
+_DETECTOR_BATCH = 64
+_DETECTOR_RATE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemGuard(Defense):
+    """Noise on each prediction that misleads a membership detector (Jia et al., CCS 2019).
+
+    An ordinary classifier is trained, and then a detector that tells its predictions on members
+    from those on samples that are none. The released model is a `MemGuardModel`: it holds the
+    classifier **and the detector**, which has been trained on members' predictions, and it loads
+    where keras_dmp is installed. It defends where predictions are served, and not where the
+    weights are given away.
+
+    Args:
+        budget: Largest expected L1 distance of the probabilities, 0 to 2. Defaults to 1.
+        nonmembers: The part of the split that shows the detector predictions on samples that
+            are no members: `"reference"` or `"validation"`. Defaults to `"reference"`.
+        detector_units: Units of the detector's layers. Defaults to `(256, 128, 64)`.
+        detector_epochs: Passes of the detector over predictions. Defaults to 50.
+        max_iterations: Most steps of a search for noise. Defaults to 300.
+        searches: Searches, each for smaller noise than the one before. Defaults to 3.
+
+    Raises:
+        ValueError: For settings out of range.
+
+    Example:
+    >>> MemGuard(budget=0.5).parts
+    ('reference',)
+    """
+
+    name: ClassVar[str] = "memguard"
+
+    budget: float = 1.0
+    nonmembers: str = "reference"
+    detector_units: tuple[int, ...] = (256, 128, 64)
+    detector_epochs: int = 50
+    max_iterations: int = 300
+    searches: int = 3
+
+    def __post_init__(self):
+        require_settings(self.budget, self.max_iterations, self.searches)
+        _validate.one_of(_SOURCES, nonmembers=self.nonmembers)
+        _validate.integer_at_least(1, detector_epochs=self.detector_epochs)
+        if not isinstance(self.detector_units, list | tuple):
+            raise ValueError(
+                "Expected `detector_units` to be the units of layers. Received: "
+                f"detector_units={self.detector_units!r}"
+            )
+        for units in self.detector_units:
+            _validate.integer_at_least(1, detector_units=units)
+        # A list would make equal settings unequal and unhashable.
+        object.__setattr__(self, "detector_units", tuple(self.detector_units))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The part that shows predictions on samples that are no members."""
+        return (self.nonmembers,)
+
+    def _protect(self, run: Run) -> keras.Model:
+        run.fit(run.model)
+        rng = np.random.default_rng(new_seed())
+        others = run.reference if self.nonmembers == "reference" else run.validation[0]
+        # Models that were compiled would bring the moments of their optimizers into the archive.
+        classifier = _fresh.fresh_model(run.build_model)
+        _fresh.ensure_built(classifier, _arrays.take(run.x, slice(0, 1)))
+        classifier.set_weights(run.model.get_weights())
+        model = MemGuardModel(
+            classifier,
+            self._detector(run, others, rng),
+            self.budget,
+            max_iterations=self.max_iterations,
+            searches=self.searches,
+            from_logits=run.kind.from_logits,
+            key=int(rng.integers(2**31)),
+        )
+        return run.released(model)
+
+    def _detector(self, run: Run, others: Any, rng: np.random.Generator) -> keras.Model:
+        """A trained detector, of as many members as others."""
+        size = min(run.num_members, _arrays.num_samples(others))
+        evidence = []
+        for x in (run.x, others):
+            rows = np.sort(rng.choice(_arrays.num_samples(x), size, replace=False))
+            outputs = _forward.predict(run.model, _arrays.take(x, rows))
+            log_p = _numerics.log_probabilities(outputs, from_logits=run.kind.from_logits)
+            evidence.append(-np.sort(-np.exp(log_p), axis=1))
+        detector = detector_network(run.kind.num_classes, self.detector_units, rng)
+        detector.compile(
+            keras.optimizers.Adam(_DETECTOR_RATE), keras.losses.BinaryCrossentropy(from_logits=True)
+        )
+        is_member = np.repeat([1.0, 0.0], size).astype(np.float32)[:, None]
+        batches = ResidentBatches(
+            (np.concatenate(evidence).astype(np.float32), is_member),
+            batch_size=_DETECTOR_BATCH,
+            shuffle=True,
+            seed=int(rng.integers(2**31)),
+        )
+        detector.fit(
+            batches.dataset,
+            epochs=self.detector_epochs,
+            shuffle=False,
+            callbacks=[batches],
+            verbose=run.verbose,
+        )
+        released = detector_network(run.kind.num_classes, self.detector_units, rng)
+        released.set_weights(detector.get_weights())
+        return released
+
+
+def detector_network(
+    num_classes: int, units: Sequence[int], rng: np.random.Generator
+) -> keras.Model:
+    """A network from probabilities in descending order to the logit of being a member."""
+    layers = [keras.Input((num_classes,))]
+    for width, activation in [*((each, "relu") for each in units), (1, None)]:
+        initializer = keras.initializers.HeNormal(seed=int(rng.integers(2**31)))
+        # The caller's policy may be half precision.
+        layers.append(
+            keras.layers.Dense(width, activation, kernel_initializer=initializer, dtype="float32")
+        )
+    return keras.Sequential(layers, name="membership_detector")

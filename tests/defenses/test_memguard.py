@@ -1,0 +1,185 @@
+"""MemGuard: what it changes, what it never changes, and that it asks nothing of chance."""
+
+import keras
+import nets
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_dmp
+from keras_dmp import defenses
+from keras_dmp.defenses._memguard_model import descending, uniform_of
+
+QUICK = {"max_iterations": 60, "searches": 2}
+
+
+def detector(units=nets.CLASSES, slope=6.0, offset=-3.5):
+    """A detector that takes confident predictions for members."""
+    model = keras.Sequential([keras.Input((units,)), layers.Dense(1)])
+    kernel = np.zeros((units, 1))
+    kernel[0] = slope
+    model.set_weights([kernel, np.array([offset])])
+    return model
+
+
+def guarded(classifier, *, units=nets.CLASSES, **settings):
+    return defenses.MemGuardModel(classifier, detector(units), **{**QUICK, **settings})
+
+
+def samples(count=40):
+    return nets.prototypes(count, seed=8)[0]
+
+
+@pytest.fixture(scope="module")
+def confident():
+    return nets.classifier(seed=11, scale=4.0)
+
+
+def test_no_budget_changes_nothing(confident):
+    x = samples()
+    model = guarded(confident, budget=0.0)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), confident.predict(x, verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("units", "activation"), [(4, None), (4, "softmax"), (1, None), (1, "sigmoid")]
+)
+def test_class_is_kept_and_detector_misled(units, activation):
+    classifier = nets.classifier(units, activation, seed=11, scale=4.0)
+    from_logits = activation is None
+    model = guarded(classifier, units=max(2, units), budget=2.0, from_logits=from_logits)
+    x = samples(200)
+    before, after = classifier.predict(x, verbose=0), model.predict(x, verbose=0)
+    assert before.shape == after.shape
+    threshold = 0.0 if from_logits else 0.5
+
+    def classes(outputs):
+        return outputs[:, 0] > threshold if units == 1 else outputs.argmax(axis=1)
+
+    np.testing.assert_array_equal(classes(after), classes(before))
+
+    def probabilities(outputs):
+        if units == 1:
+            p = outputs if not from_logits else 1 / (1 + np.exp(-outputs))
+            return np.hstack([1 - p, p])
+        return nets.softmax(outputs) if from_logits else outputs
+
+    def doubt(outputs):
+        logit = 6.0 * probabilities(outputs).max(axis=1) - 3.5
+        return np.abs(1 / (1 + np.exp(-logit)) - 0.5)
+
+    changed = np.any(after != before, axis=1)
+    assert changed.mean() > 0.5
+    assert np.all(doubt(after)[changed] < doubt(before)[changed])
+    if not from_logits and units > 1:
+        np.testing.assert_allclose(after.sum(axis=1), 1, atol=1e-5)
+
+
+def test_expected_distance_keeps_the_budget(confident):
+    x = samples(600)
+    p = nets.softmax(confident.predict(x, verbose=0))
+
+    def distances(budget):
+        noisy = nets.softmax(guarded(confident, budget=budget).predict(x, verbose=0))
+        return np.abs(noisy - p).sum(axis=1)
+
+    whole, some = distances(2.0), distances(0.2)
+    assert whole.mean() > 0.4
+    # Each sample's own noise has distance d and is added with probability 0.2 / d.
+    expected = np.minimum(whole, 0.2).mean()
+    np.testing.assert_allclose(some.mean(), expected, atol=4 * whole.std() / np.sqrt(600))
+    added = some > 1e-6
+    np.testing.assert_allclose(some[added], whole[added], atol=1e-5)
+
+
+def test_answers_are_the_same_in_every_company(confident):
+    x = samples(30)
+    model = guarded(confident, budget=0.3)
+    whole = model.predict(x, verbose=0)
+    one = np.concatenate([model.predict(x[row : row + 1], verbose=0) for row in range(8)])
+    np.testing.assert_allclose(one, whole[:8], atol=1e-4)
+    np.testing.assert_allclose(model(x[::-1])[::-1], whole, atol=1e-4)
+
+
+def test_keys_draw_apart(confident):
+    x = samples(200)
+    one, other = (guarded(confident, budget=0.3, key=key).predict(x, verbose=0) for key in (0, 1))
+    assert np.any(one != other)
+
+
+def test_draws_are_uniform_and_independent_of_small_differences():
+    x = np.zeros((4_000, 6), "float32")
+    x[:, 2] = np.arange(4_000)
+    flags = (np.arange(4_000)[:, None] >> np.arange(12) & 1).astype("int32")
+    words = np.array([f"word {n}" for n in range(4_000)])[:, None]
+    for inputs in (x, flags, {"a": x, "b": flags}, words):
+        draws = np.asarray(uniform_of(inputs, 5))
+        assert draws.min() >= 0
+        assert draws.max() < 1
+        counts, _ = np.histogram(draws, 20, (0, 1))
+        assert np.sum((counts - 200) ** 2 / 200) < 45  # chi-square, 19 degrees: 0.999 is 43.8
+        assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 0.06
+    np.testing.assert_array_equal(uniform_of(-x[:1], 5), uniform_of(x[:1], 5))
+
+
+def test_descending_orders_rows():
+    np.testing.assert_array_equal(descending(np.array([[0.1, 0.7, 0.2]])), [[0.7, 0.2, 0.1]])
+
+
+def test_training_sees_no_noise(confident):
+    x = samples(10)
+    model = guarded(confident, budget=2.0)
+    np.testing.assert_allclose(model(x, training=True), confident(x), atol=1e-6)
+    trainable = {id(v) for v in model.trainable_variables}
+    assert trainable == {id(v) for v in confident.trainable_variables}
+
+
+def test_labels_are_those_of_no_defense(split):
+    fit = {"epochs": 2, "batch_size": 16, "seed": 3}
+    plain = defenses.NoDefense().protect(nets.classifier, split, **fit)
+    private = defenses.MemGuard(detector_units=(8,), detector_epochs=2, **QUICK)
+    mine = private.protect(nets.classifier, split, **fit)
+    x = split.nonmembers[0]
+    before, after = plain.predict(x, verbose=0), mine.predict(x, verbose=0)
+    np.testing.assert_array_equal(after.argmax(axis=1), before.argmax(axis=1))
+    nets.assert_same_weights(mine.classifier, nets.snapshot(plain), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_noise_lowers_what_a_loss_attack_finds():
+    x, _ = nets.prototypes(600, seed=3)
+    y = np.random.default_rng(0).integers(nets.CLASSES, size=600)
+    split = keras_dmp.split_private(x, y, members=200, nonmembers=200, reference=200)
+
+    def build():
+        return keras.Sequential(
+            [keras.Input((nets.FEATURES,)), layers.Dense(128, "relu"), layers.Dense(nets.CLASSES)]
+        )
+
+    fit = {"epochs": 150, "batch_size": 50, "seed": 0, "optimizer": keras.optimizers.Adam(0.01)}
+    areas = {}
+    for name, settings in (("none", {}), ("memguard", {"budget": 2.0})):
+        model = defenses.get(name, **settings).protect(build, split, **fit)
+        report = keras_dmp.audit_membership(
+            model, split.members, split.nonmembers, attacks=("entropy",), slices=(), seed=0
+        )
+        areas[name] = report["entropy"].auc
+    assert areas["none"] > 0.8
+    assert areas["memguard"] < areas["none"] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": -1}, "`budget` to be a finite number of at least 0"),
+        ({"nonmembers": "nonmembers"}, "`nonmembers` to be one of 'reference', 'validation'"),
+        ({"detector_units": 8}, "`detector_units` to be the units of layers"),
+        ({"detector_units": (0,)}, "`detector_units` to be a whole number of at least 1"),
+        ({"detector_epochs": 0}, "`detector_epochs` to be a whole number of at least 1"),
+        ({"max_iterations": 0}, "`max_iterations` to be a whole number of at least 1"),
+        ({"searches": 0}, "`searches` to be a whole number of at least 1"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        defenses.MemGuard(**settings)
