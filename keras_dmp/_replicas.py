@@ -1,6 +1,7 @@
 """`tf.distribute` around models: where they live, who computes what, losses by samples."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -82,24 +83,28 @@ def require_strategy(strategy: Any) -> None:
         )
 
 
-def require_made_in_scope(strategy: tf.distribute.Strategy, **parts: Any) -> None:
-    """Raise ValueError for optimizers or metrics that were created outside of the scope.
+@contextlib.contextmanager
+def scope_for(model: keras.Model, **parts: Any) -> Iterator[None]:
+    """The scope of a model's strategy, to compile the model in.
 
     Args:
-        strategy: The strategy of the model.
-        **parts: Structures of optimizers, metrics and names, by argument.
+        model: A model.
+        **parts: Optimizers and metrics by argument; names of them are made in the scope.
+
+    Raises:
+        ValueError: For those that were created outside of it.
     """
-    if strategy.num_replicas_in_sync == 1:
-        return
+    strategy = strategy_of(model)
     for name, part in parts.items():
         for leaf in keras.tree.flatten(part):
-            variables = getattr(leaf, "variables", [])
-            if not _made_in(strategy, variables):
+            if not _made_in(strategy, getattr(leaf, "variables", [])):
                 raise ValueError(
                     f"Expected `{name}` to be created in the scope of the strategy that the "
-                    f"student was built in. Received: {leaf!r}, created outside of it; create "
-                    "it under `with strategy.scope():`, or give its name"
+                    f"model was built in. Received: {type(leaf).__name__}, created outside of it; "
+                    "create it under `with strategy.scope():`, or give its name"
                 )
+    with strategy.scope():
+        yield
 
 
 def agreed(strategy: tf.distribute.Strategy, value: int) -> int:
@@ -141,7 +146,22 @@ def _in_order(parts: Any, strategy: tf.distribute.Strategy) -> tf.Tensor:
     return rows if len(here) == strategy.num_replicas_in_sync else strategy.gather(rows, axis=0)
 
 
+def with_penalties(loss: Any, penalties: list[Any], samples: Any = None) -> Any:
+    """A loss by samples with regularizers, which must be divided by the replicas as losses are.
+
+    Args:
+        loss: As in `weigh_by_samples`.
+        penalties: `losses` of a model.
+        samples: Samples on this replica, or None where no gradient is taken.
+    """
+    if samples is not None:
+        loss = weigh_by_samples(loss, samples)
+    return sum((tf.cast(one, tf.float32) / num_replicas() for one in penalties), loss)
+
+
 def _made_in(strategy: tf.distribute.Strategy, variables: list[Any]) -> bool:
+    if strategy.num_replicas_in_sync == 1:
+        return True
     return all(
         strategy.extended.variable_created_in_scope(getattr(variable, "value", variable))
         for variable in variables

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_dmp import (
     _batches,
@@ -22,17 +23,11 @@ from keras_dmp._labeller import Labeller
 from keras_dmp._output_kind import output_kind
 from keras_dmp._resident import ResidentBatches, new_seed
 from keras_dmp._settings import require_settings
+from keras_dmp._untracked import Untracked
 from keras_dmp._validation_data import checked_validation
 from keras_dmp.labelled_reference import LabelledReference
 from keras_dmp.losses import SoftTargetKLDivergence, harden
 from keras_dmp.reference import EntropyReferenceSelector, selector_among
-
-
-class _Untracked:
-    """Holds a model where Keras neither tracks nor saves it."""
-
-    def __init__(self, model: keras.Model | None):
-        self.model = model
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
@@ -77,6 +72,8 @@ class DistillationTrainer(keras.Model):
             the others. Defaults to `None`: float32 in memory, float16 on disk.
         memory_limit: Bytes of samples and outputs to keep in memory; beyond it they go to
             files that vanish with them. Defaults to `None`: a quarter of the machine's memory.
+        distribution_strategy: The `tf.distribute.Strategy` in whose scope the student was built.
+            Optimizers and metrics are made there too. Defaults to `None`: the student tells it.
         **kwargs: `name` and `dtype` of the model.
 
     Raises:
@@ -106,6 +103,7 @@ class DistillationTrainer(keras.Model):
         drop_labels: bool = False,
         label_format: str | int | None = None,
         memory_limit: int | None = None,
+        distribution_strategy: tf.distribute.Strategy | None = None,
         **kwargs: Any,
     ):
         _heads.require_model(student, "student")
@@ -115,7 +113,8 @@ class DistillationTrainer(keras.Model):
         if memory_limit is not None:
             _validate.integer_at_least(0, memory_limit=memory_limit)
         kwargs.setdefault("dtype", student.dtype_policy)
-        super().__init__(**kwargs)
+        with _replicas.chosen({"student": student}, distribution_strategy).scope():
+            super().__init__(**kwargs)
         self.student = student
         self.temperature = float(temperature)
         self.labels = labels
@@ -125,7 +124,7 @@ class DistillationTrainer(keras.Model):
         self.drop_labels = drop_labels
         self.label_format = label_format
         self.memory_limit = memory_limit
-        self._source = _Untracked(None)
+        self._source = Untracked(None)
         self._kind: _heads.OutputKind | None = None
         self.built = student.built
         if teacher is not None:
@@ -135,7 +134,7 @@ class DistillationTrainer(keras.Model):
         """Set the teacher whose predictions `fit` asks for; it is not saved with the trainer."""
         _heads.require_model(teacher, "teacher")
         _settled_kind.require_separate(self.student, teacher)
-        self._source = _Untracked(teacher)
+        self._source = Untracked(teacher)
         # A traced step may hold the teacher before.
         self.train_function = None
 
@@ -184,15 +183,16 @@ class DistillationTrainer(keras.Model):
             self.student, "student", from_logits=self.from_logits, required=False
         )
         self._speed = ChosenSpeed(steps=steps_per_execution is None, compiles=jit_compile == "auto")
-        super().compile(
-            optimizer=optimizer,
-            metrics=_metrics.for_one_hot_labels(metrics, kind),
-            weighted_metrics=_metrics.for_one_hot_labels(weighted_metrics, kind),
-            run_eagerly=run_eagerly,
-            steps_per_execution=steps_per_execution or 1,
-            jit_compile=jit_compile,
-            auto_scale_loss=auto_scale_loss,
-        )
+        with _replicas.scope_for(self, optimizer=optimizer, metrics=[metrics, weighted_metrics]):
+            super().compile(
+                optimizer=optimizer,
+                metrics=_metrics.for_one_hot_labels(metrics, kind),
+                weighted_metrics=_metrics.for_one_hot_labels(weighted_metrics, kind),
+                run_eagerly=run_eagerly,
+                steps_per_execution=steps_per_execution or 1,
+                jit_compile=jit_compile,
+                auto_scale_loss=auto_scale_loss,
+            )
 
     def compile_from_config(self, config: dict) -> None:
         """Compile a loaded trainer as it was."""
@@ -290,7 +290,7 @@ class DistillationTrainer(keras.Model):
             data.columns(),
             batch_size=batch_size or data.batch_size or 32,
             shuffle=shuffle,
-            seed=new_seed(),
+            seed=_replicas.agreed(self.distribute_strategy, new_seed()),
             decode=data.decode,
         )
         self._speed.choose(self, batches, epochs, callbacks)
@@ -392,13 +392,8 @@ class DistillationTrainer(keras.Model):
             loss = SoftTargetKLDivergence(*settings)
         else:
             loss = _metrics.cross_entropy(self._kind)
-        divergence = loss(y, y_pred, sample_weight)
-        if training:
-            divergence = _replicas.weigh_by_samples(divergence, keras.ops.shape(y_pred)[0])
-        # A `keras.losses.Loss` divides by the number of replicas; regularizers must too.
-        replicas = _replicas.num_replicas()
-        penalties = [keras.ops.cast(penalty, "float32") / replicas for penalty in self.losses]
-        return sum(penalties, divergence)
+        samples = keras.ops.shape(y_pred)[0] if training else None
+        return _replicas.with_penalties(loss(y, y_pred, sample_weight), self.losses, samples)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update the metrics with one-hot labels: the true ones, or the teacher's choice."""

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "_heads.py": set(),
     "_replicas.py": set(),
     "_cluster.py": set(),
+    "_untracked.py": set(),
     "_peers.py": set(),
     "distribution.py": {"_cluster", "_peers", "_replicas", "_validate"},
     "_batches.py": {"_arrays"},
