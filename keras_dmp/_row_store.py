@@ -5,6 +5,7 @@ The files have no name: they go with the arrays that are mapped to them, or with
 
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -123,8 +124,9 @@ class _InFile:
     """A column in a file without a name."""
 
     def __init__(self, like: np.ndarray, folder: str | os.PathLike | None):
-        # Open as long as the column, its maps longer.
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        # Its maps outlive it.
+        weakref.finalize(self, self._file.close)
         self._like = np.array(like)
         self._rows = 0
 

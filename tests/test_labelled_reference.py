@@ -1,0 +1,243 @@
+"""A labelled reference comes back from its folder bit for bit, or not at all."""
+
+import json
+import os
+import stat
+
+import keras
+import nets
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_dmp import DistillationTrainer, EntropyReferenceSelector, _memory
+from keras_dmp.labelled_reference import LabelledReference
+
+pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
+
+
+def trainer(teacher=None, **settings):
+    made = DistillationTrainer(nets.classifier(seed=12), teacher=teacher, **settings)
+    made.compile(keras.optimizers.SGD(0.5))
+    return made
+
+
+def labelled_by(teacher, x, *, as_dataset=False, selector=None, weights=None, **settings):
+    made = trainer(teacher, drop_labels=True, **settings)
+    if not as_dataset:
+        return made.label(x, sample_weight=weights, selector=selector)
+    columns = (x, np.zeros(96)) if weights is None else (x, np.zeros(96), weights)
+    dataset = tf.data.Dataset.from_tensor_slices(columns).batch(20)
+    return made.label(dataset, selector=selector)
+
+
+def assert_same(read, written):
+    for mine, theirs in zip(read.labels, written.labels, strict=True):
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs)
+    keras.tree.map_structure(np.testing.assert_array_equal, read.x, written.x)
+    for name in ("label_format", "batch_size", "pool_size", "from_dataset", "kind", "summary"):
+        assert getattr(read, name) == getattr(written, name)
+    for name in ("sample_weight", "indices", "entropy"):
+        mine, theirs = getattr(read, name), getattr(written, name)
+        assert (mine is None) == (theirs is None)
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+@pytest.mark.parametrize("rule", [None, {"size": 30}, {"max_entropy": 0.9, "order": "random"}])
+@pytest.mark.parametrize("settings", [{}, {"label_format": 2}, {"memory_limit": 0}], ids=str)
+@pytest.mark.parametrize("memory", [10**9, 0])
+def test_what_is_written_is_read(
+    tmp_path, reference, teacher, as_dataset, rule, settings, memory, monkeypatch
+):
+    selector = rule and EntropyReferenceSelector(**rule)
+    weights = np.linspace(0, 1, 96).astype("float32") if rule else None
+    written = labelled_by(
+        teacher, reference, as_dataset=as_dataset, selector=selector, weights=weights, **settings
+    )
+    folder = tmp_path / "labels"
+    assert not LabelledReference.is_written(folder)
+    written.write(folder)
+    assert LabelledReference.is_written(folder)
+    monkeypatch.setattr(_memory, "available", lambda: 4 * memory)
+    read = LabelledReference.read(folder, pool=reference)
+    assert_same(read, written)
+    assert isinstance(read.labels[0], np.memmap) == (memory == 0)
+    has_samples = any(name.startswith("samples") for name in os.listdir(folder))
+    assert has_samples == as_dataset
+    if rule:
+        twin = EntropyReferenceSelector(**rule)
+        twin.restore(read)
+        for name in ("indices_", "entropy_", "pool_entropy_", "reference"):
+            np.testing.assert_array_equal(getattr(twin, name), getattr(selector, name))
+        assert twin.summary == selector.summary
+    # Written again, from files to files, over what is there.
+    read.write(folder)
+    assert_same(LabelledReference.read(folder, pool=reference), written)
+
+
+def test_the_student_is_the_same(tmp_path, reference, teacher):
+    selector = EntropyReferenceSelector(size=40)
+    written = labelled_by(teacher, reference, as_dataset=True, selector=selector)
+    written.write(tmp_path)
+    twin = EntropyReferenceSelector(size=40)
+    results = []
+    for labelled, callback in [
+        (written, selector),
+        (LabelledReference.read(tmp_path), twin),
+    ]:
+        keras.utils.set_random_seed(3)
+        made = trainer()
+        history = made.fit(labelled, epochs=2, verbose=0, callbacks=[callback]).history
+        results.append((history, nets.snapshot(made.student)))
+    assert results[0][0] == results[1][0]
+    assert results[0][0]["reference_size"] == [40, 40]
+    nets.assert_same_weights(made.student, results[0][1])
+
+
+def test_structures_and_strings(tmp_path):
+    class Words(keras.layers.Layer):
+        def call(self, inputs):
+            number = tf.cast(tf.strings.length(inputs["word"]), tf.float32)
+            return number[:, None] * inputs["number"]
+
+    x = {
+        "word": np.array(["a", "bb", "cccc"] * 4),
+        "number": np.arange(24.0).reshape(12, 2).astype("float32"),
+    }
+    net = keras.Sequential([Words(), keras.layers.Dense(3)])
+    student = keras.Sequential([Words(), keras.layers.Dense(3)])
+    net(x), student(x)
+    made = DistillationTrainer(student, teacher=net, from_logits=True)
+    written = made.label(tf.data.Dataset.from_tensor_slices(x).batch(5))
+    written.write(tmp_path)
+    assert_same(LabelledReference.read(tmp_path), written)
+    np.testing.assert_array_equal(written.x["word"].astype(str), x["word"])
+
+
+def test_only_the_owner_can_read(tmp_path, reference, teacher):
+    folder = tmp_path / "a" / "labels"
+    labelled_by(teacher, reference, as_dataset=True).write(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+# What is no whole labelled reference.
+
+
+@pytest.fixture
+def folder(tmp_path, reference, teacher):
+    selector = EntropyReferenceSelector(size=30)
+    labelled_by(teacher, reference, as_dataset=True, selector=selector).write(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["samples_0", "labels_0", "indices", "pool_entropy"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "longer", "changed"])
+def test_damaged_files_are_named(folder, name, damage):
+    path = folder / f"{name}.bin"
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[:-1])
+    elif damage == "longer":
+        path.write_bytes(content + b"\0")
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    what = {"gone": "is missing", "changed": "has other content than was written"}
+    message = what.get(damage, "bytes where .* were written")
+    with pytest.raises(
+        ValueError, match=rf"whole labelled reference\. Received: .*{name}.*{message}"
+    ):
+        LabelledReference.read(folder)
+
+
+def change(manifest, **values):
+    return json.dumps({**json.loads(manifest), **values}).encode()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda text: text[:-20], "damaged or of something else"),
+        (lambda text: b"", "damaged or of something else"),
+        (lambda text: b"\xff\xfe", "damaged or of something else"),
+        (lambda text: b"[1]", "damaged or of something else"),
+        (lambda text: change(text, format="keras_dmp.run"), "of format 'keras_dmp.run'"),
+        (lambda text: change(text, format_version=2), "format version 1. Received: version 2"),
+        (lambda text: change(text, values={}), "checksum does not fit its content"),
+        (lambda text: change(text, files={}), "checksum does not fit its content"),
+    ],
+)
+def test_damaged_manifests(folder, make, message):
+    path = folder / "manifest.json"
+    path.write_bytes(make(path.read_bytes()))
+    with pytest.raises(ValueError, match=message):
+        LabelledReference.read(folder)
+
+
+def test_a_folder_of_nothing(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=r"has no manifest.json: nothing was written there"):
+            LabelledReference.read(folder)
+
+
+def test_a_write_that_breaks_off_leaves_no_whole_one(folder, reference, teacher, monkeypatch):
+    replace = os.replace
+
+    def full(source, target):
+        if str(target).endswith("indices.bin"):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    written = labelled_by(teacher, reference, selector=EntropyReferenceSelector(size=9))
+    with pytest.raises(OSError, match="No space left"):
+        written.write(folder)
+    assert not LabelledReference.is_written(folder)
+    monkeypatch.undo()
+    # What a killed writer leaves goes with the next one.
+    (folder / ".indices.bin.abc").write_bytes(b"half")
+    written.write(folder)
+    assert_same(LabelledReference.read(folder, reference), written)
+    assert not list(folder.glob(".*"))
+
+
+def test_foreign_folders_are_left_alone(tmp_path, reference, teacher):
+    written = labelled_by(teacher, reference)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="`folder` to be new, empty or one that was written"):
+        written.write(tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+    path = tmp_path / "file"
+    path.write_text("mine")
+    with pytest.raises(ValueError, match="holds something else"):
+        written.write(path)
+
+
+def test_refuses_another_pool(tmp_path, reference, teacher):
+    written = labelled_by(teacher, reference, selector=EntropyReferenceSelector(size=30))
+    written.write(tmp_path)
+    other = reference.copy()
+    other[written.indices[4], 0] += 1
+    for pool, message in [
+        (None, "the folder has their positions only. Received: pool=None"),
+        (reference[:-1], "`pool` to be the 96 samples that were labelled. Received: 95"),
+        (reference[::-1], "in their order. Received: others"),
+        (reference.astype("float64"), "in their order. Received: others"),
+        (other, "in their order. Received: others"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            LabelledReference.read(tmp_path, pool)
+
+
+def test_a_selector_of_other_settings_is_not_restored(folder):
+    read = LabelledReference.read(folder)
+    for settings in ({"size": 31}, {"size": 30, "order": "highest"}, {"size": 30, "seed": 1}):
+        selector = EntropyReferenceSelector(**settings)
+        with pytest.raises(ValueError, match="Expected a reference that was chosen by"):
+            selector.restore(read)
+        assert selector.indices_ is None
