@@ -148,38 +148,36 @@ class MemGuardModel(keras.Model):
         before = ops.softmax(logits)
         side = tf.sign(self._detect(before))
 
-        def fooled(noise):
-            noisy = logits + noise
-            kept = tf.reduce_sum(label * noisy, axis=1) >= tf.reduce_max(noisy, axis=1)
-            return kept & (self._detect(ops.softmax(noisy)) * side <= 0)
-
         def step(number, noise, active):
-            gradient = self._gradient(logits, noise, label, before, weight)
+            gradient, fooled = self._gradient(logits, noise, label, before, side, weight)
+            active = active & ~fooled
             length = tf.norm(gradient, axis=1, keepdims=True)
             moved = noise - _STEP * gradient / tf.maximum(length, 1e-12)
-            noise = tf.where(active[:, None], moved, noise)
-            return number + 1, noise, active & ~fooled(noise)
+            return number + 1, tf.where(active[:, None], moved, noise), active
 
         _, noise, active = tf.while_loop(
-            lambda number, _, active: (number < self.max_iterations) & tf.reduce_any(active),
+            # The last round takes no step, it only looks where the one before led.
+            lambda number, _, active: (number <= self.max_iterations) & tf.reduce_any(active),
             step,
             (0, tf.zeros_like(logits), searching),
         )
         return noise, searching & ~active
 
-    def _gradient(self, logits, noise, label, before, weight) -> tf.Tensor:
-        """Gradient at the noise of the loss in section 4.2 of the paper."""
+    def _gradient(self, logits, noise, label, before, side, weight) -> tuple[tf.Tensor, tf.Tensor]:
+        """Gradient at the noise of the loss in section 4.2 of the paper, and where it is enough."""
         with tf.GradientTape() as tape:
             tape.watch(noise)
             noisy = logits + noise
             after = ops.softmax(noisy)
-            others = tf.reduce_max(noisy - 1e9 * label, axis=1)
+            detected = self._detect(after)
+            behind = tf.reduce_max(noisy - 1e9 * label, axis=1)
+            behind -= tf.reduce_sum(label * noisy, axis=1)
             loss = (
-                tf.abs(self._detect(after))
-                + _KEEP_CLASS * tf.nn.relu(others - tf.reduce_sum(label * noisy, axis=1))
+                tf.abs(detected)
+                + _KEEP_CLASS * tf.nn.relu(behind)
                 + weight * tf.reduce_sum(tf.abs(after - before), axis=1)
             )
-        return tape.gradient(loss, noise)
+        return tape.gradient(loss, noise), (behind <= 0) & (detected * side <= 0)
 
     def _detect(self, probabilities: tf.Tensor) -> tf.Tensor:
         return self.detector(descending(probabilities), training=False)[:, 0]
