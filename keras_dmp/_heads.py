@@ -286,13 +286,13 @@ def _seen(
 
 def _kind_by_value(outputs: np.ndarray) -> bool | None:
     """True for logits, False for probabilities, None if the values do not tell."""
-    outputs = np.asarray(outputs, dtype=np.float64)
-    inside = np.all((outputs >= -_RANGE_TOLERANCE) & (outputs <= 1 + _RANGE_TOLERANCE))
-    if not inside:
+    outputs = np.asarray(outputs)
+    if not (outputs.min() >= -_RANGE_TOLERANCE and outputs.max() <= 1 + _RANGE_TOLERANCE):
         return True
     if outputs.shape[1] == 1:
         return None
-    return not np.all(np.abs(outputs.sum(axis=1) - 1) <= _SUM_TOLERANCE)
+    sums = outputs.sum(axis=1, dtype=np.float64)
+    return not np.all(np.abs(sums - 1) <= _SUM_TOLERANCE)
 
 
 def _last_activation(model: keras.Model) -> str | None:

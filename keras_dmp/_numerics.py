@@ -9,12 +9,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# Rows worked on at a time: float64 copies of a million outputs never exist at once.
-_CHUNK_ROWS = 65_536
+# Values worked on at a time: what a core keeps close, some five times as fast as main memory.
+_CHUNK_VALUES = 25_600
 
 
 def log_probabilities(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
     """Log of the class probabilities, (samples, classes), float64."""
+    shifted = _shifted_logits(outputs, from_logits=from_logits)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _shifted_logits(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
+    """Logits of all classes whose highest is 0, a new float64 array."""
     outputs = np.asarray(outputs, dtype=np.float64)
     if not from_logits:
         tiny = np.finfo(np.float32).tiny
@@ -26,17 +32,19 @@ def log_probabilities(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
     else:
         logits = outputs
     # Normalising probabilities too undoes the rounding of low-precision softmax heads.
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logits - logits.max(axis=1, keepdims=True)
 
 
 def prediction_entropy(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
     """Entropy H(p) = -sum p log p of each prediction in nats, (samples,), float64."""
     entropy = np.empty(len(outputs))
-    for rows in _chunks(len(outputs)):
-        log_p = log_probabilities(outputs[rows], from_logits=from_logits)
-        # log(1) can round to above 0; an entropy is never negative.
-        entropy[rows] = np.maximum(-np.sum(np.exp(log_p) * log_p, axis=1), 0.0)
+    for rows in _chunks(len(outputs), max(1, _CHUNK_VALUES // max(1, outputs.shape[1]))):
+        logits = _shifted_logits(outputs[rows], from_logits=from_logits)
+        weights = np.exp(logits)
+        total = np.einsum("ij->i", weights)
+        # H = log sum w - sum w z / sum w, where w = exp z; it can round to below 0.
+        mean = np.einsum("ij,ij->i", weights, logits) / total
+        entropy[rows] = np.maximum(np.log(total) - mean, 0.0)
     return entropy
 
 
@@ -48,5 +56,5 @@ def predicted_classes(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
     return outputs.argmax(axis=1)
 
 
-def _chunks(rows: int) -> Iterator[slice]:
-    return (slice(start, start + _CHUNK_ROWS) for start in range(0, rows, _CHUNK_ROWS))
+def _chunks(rows: int, step: int) -> Iterator[slice]:
+    return (slice(start, start + step) for start in range(0, rows, step))

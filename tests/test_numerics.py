@@ -59,7 +59,7 @@ def test_entropy_of_extremes(outputs, from_logits, expected):
 
 def test_entropy_over_several_chunks(monkeypatch, logits):
     whole = _numerics.prediction_entropy(logits, from_logits=True)
-    monkeypatch.setattr(_numerics, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(_numerics, "_CHUNK_VALUES", 7 * logits.shape[1])
     np.testing.assert_array_equal(_numerics.prediction_entropy(logits, from_logits=True), whole)
 
 
