@@ -20,6 +20,7 @@ _HOMES = {
     "ReferenceSummary": "keras_dmp.reference",
     "SoftTargetKLDivergence": "keras_dmp.losses",
     "Sweep": "keras_dmp.sweep",
+    "SweepPoint": "keras_dmp.sweep",
     "audit_membership": "keras_dmp.audit",
     "split_private": "keras_dmp.splits",
 }
