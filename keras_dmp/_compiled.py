@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from keras_dmp import _replicas
+
 _ARGUMENTS = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
 
 
@@ -56,7 +58,9 @@ class Compiled:
 
     def for_labels(self, phase: str) -> dict[str, Any]:
         """Arguments for a model that learns labels, optimizer and metrics new."""
-        return {**self.for_distillation(phase), "loss": self.loss}
+        # The student's is what it is released with.
+        loss = _replicas.whole_batch(self.loss) if phase == "teacher" else self.loss
+        return {**self.for_distillation(phase), "loss": loss}
 
     def for_distillation(self, phase: str = "student") -> dict[str, Any]:
         """Arguments for a `DistillationTrainer`, whose loss is given."""

@@ -226,3 +226,25 @@ class WholeBatchLoss(keras.losses.Loss):
         """Rebuild a loss."""
         loss = keras.saving.deserialize_keras_object(config["loss"])
         return cls(**{**config, "loss": loss})
+
+
+def whole_batch(loss: Any) -> Any:
+    """The loss for `compile` with the gradient of one device, as far as it is Keras' own mean.
+
+    Args:
+        loss: What the user compiles with: a loss, the name of one, or anything that Keras takes.
+
+    Returns:
+        A `WholeBatchLoss` under a strategy of several replicas, for a `keras.losses.Loss` that
+        averages over samples or the name of one; anything else as it is.
+    """
+    if num_replicas() == 1:
+        return loss
+    if isinstance(loss, str):
+        name = "".join(f"{part[0].upper()}{part[1:]}" for part in loss.split("_") if part)
+        made = getattr(keras.losses, name, None)
+        if not (isinstance(made, type) and issubclass(made, keras.losses.Loss)):
+            return loss
+        loss = made()
+    averages = getattr(loss, "reduction", None) == "sum_over_batch_size"
+    return WholeBatchLoss(loss) if averages else loss

@@ -16,20 +16,19 @@ ONE_DEVICE = tf.distribute.get_strategy()
 
 @pytest.fixture(scope="module")
 def alone():
-    return worker_tasks.keras_figures(ONE_DEVICE)
+    return {
+        "keras": worker_tasks.keras_figures(ONE_DEVICE),
+        "dmp": worker_tasks.dmp_figures(ONE_DEVICE),
+    }
 
 
-def assert_same_figures(found, alone):
-    for case, figures in alone.items():
-        for name, values in figures.items():
-            np.testing.assert_allclose(
-                found[case][name], values, rtol=0, atol=1e-6, err_msg=f"{case} {name}"
-            )
+def assert_same_figures(found, alone, **tolerance):
+    assert sorted(found) == sorted(alone)
+    for name, values in alone.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, err_msg=name, **tolerance)
 
 
-def check(results, alone):
-    for result in results:
-        assert_same_figures(result["keras"], alone)
+def assert_agreement(results):
     agreements = [result["agreement"] for result in results]
     assert [found["index"] for found in agreements] == list(range(len(results)))
     assert [found["written_by"] for found in agreements] == [1] + [0] * (len(results) - 1)
@@ -45,13 +44,24 @@ def check(results, alone):
         assert found["weights"] == pytest.approx(weights, abs=1e-5)
 
 
-def test_two_workers_are_as_good_as_one(tmp_path, alone):
-    check(workers.run("everything", 2, tmp_path), alone)
+def test_two_workers_are_as_good_as_one(tmp_path):
+    results = workers.run("quick", 2, tmp_path)
+    alone = worker_tasks.trained(ONE_DEVICE, 12, 24)
+    for result in results:
+        assert_same_figures(result["even"], alone, atol=1e-6)
+    assert_agreement(results)
 
 
 @pytest.mark.slow
-def test_three_workers_are_as_good_as_one(tmp_path, alone):
-    check(workers.run("everything", 3, tmp_path, timeout=180), alone)
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_workers_are_as_good_as_one(tmp_path, alone, count):
+    results = workers.run("everything", count, tmp_path, timeout=240)
+    for result in results:
+        for case in ("even", "uneven"):
+            assert_same_figures(result["keras"][case], alone["keras"][case], atol=1e-6)
+        assert result["dmp"]["indices"] == alone["dmp"]["indices"]
+        assert_same_figures(result["dmp"], alone["dmp"], atol=1e-4)
+    assert_agreement(results)
 
 
 @pytest.mark.slow

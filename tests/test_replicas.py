@@ -4,9 +4,12 @@ import keras
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
+import worker_tasks
 from nets import distil
 
-from keras_dmp import SoftTargetKLDivergence
+from keras_dmp import DistillationTrainer, SoftTargetKLDivergence, _forward, _replicas
+from keras_dmp.audit import audit_membership
 
 BATCH = 16
 
@@ -99,3 +102,107 @@ def test_the_loss_divides_by_the_replicas(reference, teacher, student):
     assert [float(value) for value in strategy.experimental_local_results(each)] == pytest.approx(
         [alone / 2] * 2
     )
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return worker_tasks.dmp_figures(tf.distribute.get_strategy())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy",
+    [nets.mirrored, lambda: tf.distribute.OneDeviceStrategy("CPU:1")],
+    ids=["two replicas", "one device"],
+)
+def test_all_of_dmp(alone, strategy):
+    found = worker_tasks.dmp_figures(strategy())
+    assert found["indices"] == alone["indices"]
+    assert sorted(found) == sorted(alone)
+    for name, values in alone.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 50])
+@pytest.mark.parametrize("batch_size", [None, 1, 7])
+def test_forward_passes_are_shared_out_in_order(samples, batch_size):
+    x = np.random.default_rng(0).normal(size=(samples, nets.FEATURES)).astype("float32")
+    model = nets.classifier(seed=3)
+    with nets.mirrored().scope():
+        shared = nets.classifier(seed=3)
+    np.testing.assert_allclose(
+        _forward.predict(shared, x, batch_size=batch_size), np.asarray(model(x)), atol=1e-6
+    )
+
+
+def test_each_replica_computes_its_part():
+    def forward(x):
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return x + tf.cast(replica, tf.float32)
+
+    whole = tf.function(_replicas.shared_out(forward, nets.mirrored()))
+    np.testing.assert_array_equal(whole(tf.zeros([7, 1]))[:, 0], [0, 0, 0, 1, 1, 1, 1])
+    np.testing.assert_array_equal(whole(tf.zeros([1, 1]))[:, 0], [0])
+
+
+def test_audits_use_the_models_replicas(labelled):
+    x, y = labelled
+    reports = []
+    for replicas in (1, 2):
+        with nets.mirrored(replicas).scope():
+            model = nets.classifier(seed=3)
+        sides = (x[:23], y[:23]), (x[23:], y[23:])
+        reports.append(
+            audit_membership(model, *sides, attacks=("loss",), slices=(), seed=0, from_logits=True)
+        )
+    one, two = reports
+    assert two["loss"].auc == pytest.approx(one["loss"].auc, abs=1e-6)
+    assert two.member_loss == pytest.approx(one.member_loss, abs=1e-6)
+
+
+def test_the_students_strategy_is_the_trainers(reference, teacher):
+    strategy = nets.mirrored()
+    with strategy.scope():
+        student = nets.classifier(seed=12)
+    for given in (None, strategy):
+        trainer = DistillationTrainer(student, teacher, distribution_strategy=given)
+        assert trainer.distribute_strategy is strategy
+        trainer.compile("sgd", metrics=["accuracy"])
+        trainer.fit(reference, epochs=1, batch_size=BATCH, verbose=0)
+
+
+def test_what_is_outside_of_the_scope_is_refused(student):
+    strategy = nets.mirrored()
+    with pytest.raises(ValueError, match="Expected the student to be built in the scope of"):
+        DistillationTrainer(student, distribution_strategy=strategy)
+    with pytest.raises(TypeError, match=r"a tf.distribute.Strategy.* Received: str"):
+        DistillationTrainer(student, distribution_strategy="mirrored")
+    with strategy.scope():
+        inside = nets.classifier(seed=12)
+    trainer = DistillationTrainer(inside)
+    with pytest.raises(ValueError, match=r"Expected `optimizer` to be created in the scope.*SGD"):
+        trainer.compile(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match=r"Expected `metrics` to be created.*CategoricalAccuracy"):
+        trainer.compile("sgd", metrics=[keras.metrics.CategoricalAccuracy()])
+
+
+@pytest.mark.parametrize(
+    ("loss", "wrapped"),
+    [
+        (keras.losses.CategoricalCrossentropy(), True),
+        ("sparse_categorical_crossentropy", True),
+        ("SparseCategoricalCrossentropy", True),
+        (keras.losses.MeanSquaredError("sum"), False),
+        ("mse", False),
+        (keras.losses.mean_squared_error, False),
+    ],
+)
+def test_losses_of_the_whole_batch(loss, wrapped):
+    assert _replicas.whole_batch(loss) is loss
+    with nets.mirrored().scope():
+        made = _replicas.whole_batch(loss)
+    assert isinstance(made, _replicas.WholeBatchLoss) is wrapped
+    if wrapped and not isinstance(loss, str):
+        assert made.loss is loss
+    if not wrapped:
+        assert made is loss

@@ -11,6 +11,8 @@ import nets
 import numpy as np
 import tensorflow as tf
 
+import keras_dmp
+from keras_dmp import _forward
 from keras_dmp.distribution import MultiWorkerStrategy, WholeBatchLoss
 
 BATCH = 16
@@ -34,6 +36,11 @@ def compiled(strategy, *, whole_batch=False):
     return model
 
 
+def flat(model):
+    """All weights in one list."""
+    return np.concatenate([weight.ravel() for weight in model.get_weights()]).tolist()
+
+
 def trained(strategy, batch_size, samples, **settings):
     """Figures of Keras' own methods; 69 samples to evaluate leave a last batch of 5 of 16."""
     keras.utils.set_random_seed(0)
@@ -48,7 +55,7 @@ def trained(strategy, batch_size, samples, **settings):
         "evaluate": model.evaluate(more, labels, batch_size=BATCH, verbose=0),
         "evaluate_dataset": model.evaluate(dataset, verbose=0),
         "outputs": model.predict(more, batch_size=BATCH, verbose=0).tolist(),
-        "weights": np.concatenate([w.ravel() for w in model.get_weights()]).tolist(),
+        "weights": flat(model),
     }
 
 
@@ -61,10 +68,51 @@ def keras_figures(strategy=None):
     }
 
 
+def quick():
+    """What shows most in little time."""
+    strategy = MultiWorkerStrategy()
+    return {"even": trained(strategy, 12, 24), "agreement": agreement(strategy)}
+
+
 def everything():
     """All of this that needs no worker to be lost, since starting workers takes seconds."""
     strategy = MultiWorkerStrategy()
-    return {"keras": keras_figures(strategy), "agreement": agreement(strategy)}
+    return {
+        "keras": keras_figures(strategy),
+        "dmp": dmp_figures(strategy),
+        "agreement": agreement(strategy),
+    }
+
+
+def dmp_figures(strategy=None, directory=None, optimizer="sgd", epochs=3):
+    """All three phases; 33 members and 65 reference samples leave last batches of one."""
+    strategy = strategy or MultiWorkerStrategy()
+    keras.utils.set_random_seed(0)
+    x, y = nets.prototypes(33, seed=2)
+    # No two nets start alike.
+    seeds = iter(range(20))
+    trainer = keras_dmp.DMPTrainer(
+        lambda: nets.classifier(seed=next(seeds)),
+        selector=keras_dmp.EntropyReferenceSelector(size=49),
+        seed=0,
+        distribution_strategy=strategy,
+        directory=directory,
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    make = {"sgd": lambda: keras.optimizers.SGD(0.2), "adam": lambda: keras.optimizers.Adam(1e-2)}
+    with strategy.scope():
+        trainer.compile(make[optimizer](), loss, metrics=["accuracy"])
+    reference = nets.prototypes(65, seed=3)[0]
+    validation = nets.prototypes(33, seed=4)
+    fit = {"epochs": epochs, "batch_size": BATCH, "validation_data": validation, "verbose": 0}
+    history = trainer.fit(x, y, reference=reference, **fit).history
+    return {
+        **{name: history[name] for name in sorted(history)},
+        "indices": trainer.selector.indices_.tolist(),
+        "teacher": flat(trainer.teacher),
+        "student": flat(trainer.student),
+        "labels": _forward.predict(trainer.teacher, reference, batch_size=30).tolist(),
+    }
 
 
 def agreement(strategy):
