@@ -1,5 +1,6 @@
 """Batches of what Keras users hold: arrays, `tf.data.Dataset`, `keras.utils.PyDataset`."""
 
+import concurrent.futures
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -77,6 +78,15 @@ def regroup(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
         waiting = [_take(whole, slice(full, None))] if count else []
     if waiting:
         yield concatenate(waiting)
+
+
+def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield the same batches, the next one being read in a thread meanwhile."""
+    with concurrent.futures.ThreadPoolExecutor(1) as reader:
+        following = reader.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = reader.submit(next, batches, None)
+            yield batch
 
 
 def concatenate(batches: list[Batch]) -> Batch:

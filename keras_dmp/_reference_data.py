@@ -90,7 +90,7 @@ class ReferenceSource:
     def parts(self, rows: int) -> Iterator[Batch]:
         """All samples in parts of `rows`, the last one smaller; of a dataset only once."""
         if self.arrays is None:
-            yield from _batches.regroup(self.each(), rows)
+            yield from _batches.read_ahead(_batches.regroup(self.each(), rows))
             return
         for start in range(0, self.num_samples, rows):
             part = slice(start, start + rows)
