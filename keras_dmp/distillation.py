@@ -293,9 +293,9 @@ class DistillationTrainer(keras.Model):
             seed=_replicas.agreed(self.distribute_strategy, new_seed()),
             decode=data.decode,
         )
-        self._speed.choose(self, batches, epochs, callbacks)
+        speed = self._speed.choose(self, self._step, batches, epochs, callbacks)
         return super().fit(
-            batches.dataset, callbacks=[batches, *callbacks], shuffle=False, **arguments
+            batches.dataset, callbacks=[batches, *speed, *callbacks], shuffle=False, **arguments
         )
 
     def label(
@@ -366,10 +366,9 @@ class DistillationTrainer(keras.Model):
 
     def train_step(self, data: Any) -> dict:
         """Take one step on a batch of reference samples."""
-        return self._speed.train_step(self, self._step, data)
+        return self._speed.train_step(self._step, data)
 
     def _step(self, data: Any) -> dict:
-        """A step of any size, in TensorFlow's operations."""
         x, outputs, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if outputs.shape[-1] == 0:
             outputs = self._source.model(x, training=False)

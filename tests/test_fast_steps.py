@@ -4,21 +4,32 @@ import keras
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
+from keras import layers
 
 from keras_dmp import DistillationTrainer, _fast_steps
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.2, momentum=0.9),
-    "adam": lambda: keras.optimizers.Adam(0.01),
+    "adam": lambda: keras.optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=5),
     "adamw": lambda: keras.optimizers.AdamW(0.01, clipnorm=0.5),
     "schedule": lambda: keras.optimizers.RMSprop(
         keras.optimizers.schedules.ExponentialDecay(0.01, 3, 0.5)
     ),
+    "accumulation": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=4),
 }
+STEPS = 3 * 14
 
 
-def train(reference, teacher, optimizer, *, callbacks=(), **compile):
-    student = nets.classifier(seed=12, kernel_regularizer="l2")
+@pytest.fixture
+def compiled(monkeypatch):
+    """Compile however short the training and small the net."""
+    monkeypatch.setattr(_fast_steps, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(_fast_steps, "_MIN_WEIGHTS", 0)
+
+
+def train(reference, teacher, optimizer, *, student=None, callbacks=(), fit=None, **compile):
+    student = student or nets.classifier(seed=12, kernel_regularizer="l2")
     trainer, history = nets.distil(
         student,
         reference,
@@ -27,35 +38,129 @@ def train(reference, teacher, optimizer, *, callbacks=(), **compile):
         batch_size=7,
         epochs=3,
         callbacks=list(callbacks),
+        **(fit or {}),
     )
     return trainer, history
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_compiled_update_equals_keras_own(reference, teacher, name, monkeypatch):
-    own, own_history = train(reference, teacher, OPTIMIZERS[name]())
-    assert own._speed.update is None
-    monkeypatch.setattr(_fast_steps, "_WORTH_COMPILING", 1)
-    fast, fast_history = train(reference, teacher, OPTIMIZERS[name]())
-    assert fast._speed.update is not None
-    nets.assert_same_weights(fast.student, own.student.get_weights(), atol=2e-6)
+def layered(*between):
+    """A net with these layers in it, its weights the same in every call."""
+    keras.utils.set_random_seed(3)
+    return keras.Sequential(
+        [keras.Input((nets.FEATURES,)), layers.Dense(9), *between, layers.Dense(nets.CLASSES)]
+    )
+
+
+def convolutional():
+    return layered(layers.Reshape((9, 1)), layers.Conv1D(2, 3), layers.Flatten())
+
+
+def assert_equal_trainings(fast, own):
+    (trainer, history), (own_trainer, own_history) = fast, own
+    nets.assert_same_weights(trainer.student, own_trainer.student.get_weights(), atol=2e-6)
+    assert history.keys() == own_history.keys()
     for key, values in own_history.items():
-        np.testing.assert_allclose(fast_history[key], values, rtol=1e-5)
-    assert int(fast.optimizer.iterations) == int(own.optimizer.iterations) == 3 * 14
+        np.testing.assert_allclose(history[key], values, rtol=1e-5)
+    assert int(trainer.optimizer.iterations) == int(own_trainer.optimizer.iterations)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "adam" else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS],
+)
+def test_compiled_step_equals_keras_own(reference, teacher, name, compiled):
+    own = train(reference, teacher, OPTIMIZERS[name](), jit_compile=False)
+    assert own[0]._speed.step is None
+    fast = train(reference, teacher, OPTIMIZERS[name]())
+    assert fast[0]._speed.step is not None
+    assert_equal_trainings(fast, own)
+
+
+def test_compiled_step_with_weights_and_statistics(reference, teacher, compiled):
+    weights = np.random.default_rng(0).random(len(reference)).astype("float32")
+    own, fast = (
+        train(
+            reference,
+            teacher,
+            "sgd",
+            student=layered(layers.BatchNormalization()),
+            fit={"sample_weight": weights},
+            weighted_metrics=["accuracy"],
+            jit_compile=jit,
+        )
+        for jit in (False, "auto")
+    )
+    assert fast[0]._speed.step is not None
+    assert_equal_trainings(fast, own)
+
+
+@pytest.mark.parametrize("make", [convolutional, lambda: layered(layers.Dropout(0.3, seed=1))])
+def test_update_alone_is_compiled_where_xla_is_slower_or_random(reference, teacher, make, compiled):
+    own = train(reference, teacher, "adam", student=make(), jit_compile=False)
+    fast = train(reference, teacher, "adam", student=make())
+    assert fast[0]._speed.step is None
+    assert fast[0]._speed.update is not None
+    assert_equal_trainings(fast, own)
+
+
+class NotForXla(layers.Layer):
+    """Rounds through text, which XLA has not."""
+
+    def call(self, x):
+        text = tf.strings.as_string(tf.stop_gradient(x))
+        return x + 0.0 * tf.strings.to_number(text)
+
+
+def test_model_that_xla_refuses_is_trained_unharmed(reference, teacher, compiled):
+    own = train(reference, teacher, "adam", student=layered(NotForXla()), jit_compile=False)
+    fast = train(reference, teacher, "adam", student=layered(NotForXla()))
+    assert fast[0]._speed.step is None
+    assert_equal_trainings(fast, own)
+
+
+def test_same_seed_gives_the_same_student(reference, teacher, compiled):
+    first, second = (train(reference, teacher, "sgd")[0] for _ in range(2))
+    assert first._speed.step is not None
+    nets.assert_same_weights(second.student, first.student.get_weights())
+
+
+def test_later_batches_of_other_sizes_and_columns(reference, teacher, compiled):
+    trainer, _ = train(reference, teacher, "sgd")
+    outputs = teacher.predict(reference, verbose=0)
+    trainer.train_on_batch(reference[:5], outputs[:5])
+    trainer.train_on_batch(reference[:7], outputs[:7], sample_weight=np.ones(7, "float32"))
+    assert int(trainer.optimizer.iterations) == STEPS + 2
+
+
+def test_another_fit_compiles_for_its_batches(reference, teacher, compiled):
+    trainer, _ = train(reference, teacher, "sgd")
+    own, _ = train(reference, teacher, "sgd", jit_compile=False)
+    step = trainer._speed.step
+    for each in (trainer, own):
+        each.fit(reference, batch_size=7, shuffle=False, verbose=0)
+    assert trainer._speed.step is step
+    for each in (trainer, own):
+        each.fit(reference, batch_size=32, shuffle=False, verbose=0)
+    assert trainer._speed.step is not step
+    nets.assert_same_weights(trainer.student, own.student.get_weights(), atol=2e-6)
 
 
 @pytest.mark.parametrize("compile", [{"jit_compile": False}, {"run_eagerly": True}])
-def test_an_explicit_choice_is_kept(reference, teacher, compile, monkeypatch):
+def test_an_explicit_choice_is_kept(reference, teacher, compile, compiled):
+    speed = train(reference, teacher, "adam", **compile)[0]._speed
+    assert speed.step is None
+    assert speed.update is None
+
+
+def test_short_trainings_and_small_nets_are_not_compiled(reference, teacher, monkeypatch):
     monkeypatch.setattr(_fast_steps, "_WORTH_COMPILING", 1)
-    assert train(reference, teacher, "adam", **compile)[0]._speed.update is None
-
-
-def test_callers_optimizers_are_not_compiled(reference, teacher, monkeypatch):
-    class Own(keras.optimizers.SGD):
-        pass
-
-    monkeypatch.setattr(_fast_steps, "_WORTH_COMPILING", 1)
-    assert train(reference, teacher, Own(0.1))[0]._speed.update is None
+    assert train(reference, teacher, "adam")[0]._speed.batch is None
+    monkeypatch.setattr(_fast_steps, "_MIN_WEIGHTS", 0)
+    weights = nets.classifier().count_params()
+    monkeypatch.setattr(_fast_steps, "_WORTH_COMPILING", STEPS * weights + 1)
+    assert train(reference, teacher, "adam")[0]._speed.batch is None
+    monkeypatch.setattr(_fast_steps, "_WORTH_COMPILING", STEPS * weights)
+    assert train(reference, teacher, "adam")[0]._speed.batch is not None
 
 
 def test_several_steps_an_execution_equal_single_ones(teacher):
