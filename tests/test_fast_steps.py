@@ -45,10 +45,13 @@ def train(reference, teacher, optimizer, *, student=None, callbacks=(), fit=None
 
 def layered(*between):
     """A net with these layers in it, its weights the same in every call."""
-    keras.utils.set_random_seed(3)
-    return keras.Sequential(
+    model = keras.Sequential(
         [keras.Input((nets.FEATURES,)), layers.Dense(9), *between, layers.Dense(nets.CLASSES)]
     )
+    rng = np.random.default_rng(3)
+    # Variances are among them, and must not be negative.
+    model.set_weights([rng.random(weight.shape) / 3 for weight in model.get_weights()])
+    return model
 
 
 def convolutional():
