@@ -191,10 +191,12 @@ class Run:
         *,
         loss: keras.losses.Loss | None = None,
         epochs: int | None = None,
+        is_compiled: bool = False,
         **arguments: Any,
     ) -> keras.callbacks.History:
         """Compile a model and train it on the members, or on some rows of them."""
-        self.compile(model, loss)
+        if not is_compiled:
+            self.compile(model, loss)
         batches = ResidentBatches(
             (_arrays.take(self.x, rows), self.y[rows]),
             batch_size=self.batch_size,

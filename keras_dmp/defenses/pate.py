@@ -142,14 +142,26 @@ class PATE(Defense):
     def _votes(self, run: Run, x: Any, rng: np.random.Generator) -> np.ndarray:
         """Votes of teachers for each query, (queries, classes); a teacher at a time."""
         order = rng.permutation(run.num_members)
+        teacher = self._fresh_teacher(run)
+        run.compile(teacher)
+        teacher.optimizer.build(teacher.trainable_variables)
+        fresh_state = [np.array(variable) for variable in teacher.optimizer.variables]
         classes = []
-        for shard in np.array_split(order, self.num_teachers):
-            teacher = _fresh.fresh_model(run.build_model)
-            _fresh.ensure_built(teacher, _arrays.take(x, slice(0, 1)))
-            run.fit(teacher, np.sort(shard))
+        for number, shard in enumerate(np.array_split(order, self.num_teachers)):
+            if number:
+                # The next teacher in the body of the last: tracing costs more than small shards.
+                teacher.set_weights(self._fresh_teacher(run).get_weights())
+                for variable, value in zip(teacher.optimizer.variables, fresh_state, strict=True):
+                    variable.assign(value)
+            run.fit(teacher, np.sort(shard), is_compiled=True)
             outputs = _forward.predict(teacher, x)
             classes.append(_numerics.predicted_classes(outputs, from_logits=run.kind.from_logits))
         return count_votes(np.stack(classes), run.kind.num_classes)
+
+    def _fresh_teacher(self, run: Run) -> keras.Model:
+        teacher = _fresh.fresh_model(run.build_model)
+        _fresh.ensure_built(teacher, _arrays.take(run.x, slice(0, 1)))
+        return teacher
 
     def _student(self, run: Run, x: Any, classes: np.ndarray) -> keras.Model:
         trainer = DistillationTrainer(run.model, labels="hard", from_logits=run.kind.from_logits)

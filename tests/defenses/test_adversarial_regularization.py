@@ -24,7 +24,9 @@ def build():
 
 
 def game(classifier, **settings):
-    trainer = defenses.AdversarialModel(classifier, **{"attack_units": (16,), **settings})
+    trainer = defenses.AdversarialModel(
+        classifier, **{"attack_units": (16,), "attack_steps": 1, **settings}
+    )
     trainer.compile(keras.optimizers.SGD(0.5), CROSSENTROPY, metrics=["accuracy"])
     return trainer
 

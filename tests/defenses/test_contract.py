@@ -27,7 +27,7 @@ SETTINGS = {
     "none": {},
     "early_stopping": {},
     "dmp": {"size": 48, "balance_classes": True},
-    "adversarial_regularization": {"attack_units": (8,)},
+    "adversarial_regularization": {"attack_units": (8,), "attack_steps": 1},
     "dp_sgd": {"noise_multiplier": 1.0},
     "pate": {"num_teachers": 2},
     "memguard": {"detector_units": (8,), "detector_epochs": 2, "max_iterations": 20},

@@ -156,7 +156,7 @@ def test_noise_lowers_what_a_loss_attack_finds():
             [keras.Input((nets.FEATURES,)), layers.Dense(128, "relu"), layers.Dense(nets.CLASSES)]
         )
 
-    fit = {"epochs": 100, "batch_size": 50, "seed": 0, "optimizer": keras.optimizers.Adam(0.01)}
+    fit = {"epochs": 60, "batch_size": 50, "seed": 0, "optimizer": keras.optimizers.Adam(0.01)}
     areas = {}
     for name, settings in (("none", {}), ("memguard", {"budget": 2.0})):
         model = defenses.get(name, **settings).protect(build, split, **fit)
@@ -164,8 +164,8 @@ def test_noise_lowers_what_a_loss_attack_finds():
             model, split.members, split.nonmembers, attacks=("entropy",), slices=(), seed=0
         )
         areas[name] = report["entropy"].auc
-    assert areas["none"] > 0.8
-    assert areas["memguard"] < areas["none"] - 0.1
+    assert areas["none"] > 0.7
+    assert areas["memguard"] < areas["none"] - 0.1, areas
 
 
 @pytest.mark.parametrize(

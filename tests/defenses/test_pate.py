@@ -1,5 +1,7 @@
 """PATE: votes, their price against exact divergences, and equivalence with distillation."""
 
+import dataclasses
+
 import dp_accounting
 import keras
 import nets
@@ -192,6 +194,38 @@ def test_shards_are_disjoint_and_hold_all_members(split):
     assert sorted(sizes) == [21, 21, 22]
     assert set(seen) == {row.tobytes() for row in split.members[0]}
     assert len(seen) == 64
+
+
+def test_every_teacher_starts_afresh(split):
+    """Teachers that are equal at the start, on equal shards, vote alike: nothing is left over."""
+    x, y = nets.prototypes(20, seed=3)
+    doubled = dataclasses.replace(split, members=(np.repeat(x, 2, axis=0), np.repeat(y, 2)))
+    starts, ends = [], []
+
+    def same():
+        model = build()
+        nets.randomise(model, seed=1)
+        fit, starting = model.fit, []
+
+        def watched(data, **arguments):
+            starting.append(nets.snapshot(model))
+            history = fit(data, **arguments)
+            ends.append(nets.snapshot(model))
+            starts.append((starting[-1], [np.array(v) for v in model.optimizer.variables]))
+            return history
+
+        model.fit = watched
+        return model
+
+    fit = {"epochs": 1, "batch_size": 40, "optimizer": keras.optimizers.Adam(0.01), "seed": 0}
+    defenses.PATE(num_teachers=3).protect(same, doubled, **fit)
+    assert len(starts) == 3
+    for (weights, state), (others, other_state) in zip(starts[1:], starts[:-1], strict=True):
+        for one, other in zip(weights, others, strict=True):
+            np.testing.assert_array_equal(one, other)
+        # One step each: the optimizer has counted to one, every time.
+        assert state[0] == other_state[0] == 1
+    assert not np.array_equal(ends[0][0], ends[1][0])
 
 
 @pytest.mark.parametrize(
