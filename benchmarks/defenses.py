@@ -1,0 +1,278 @@
+"""Train every defence on some data sets, attack each model, and write a row for it.
+
+    python -m benchmarks.defenses --dataset grocery_baskets --seeds 0 1 2 --out results.jsonl
+    python -m benchmarks.defenses --dataset adult latent_shoppers --scale 0.2 --out results.jsonl
+    python -m benchmarks.defenses --dataset grocery_baskets --headline --out results.jsonl
+
+A row is a data set, a net, a defence with its settings, and a seed, which draws the parts of the
+data too. Rows that are in the file already are not computed again, so that a run which was
+interrupted goes on. The most important rows come first. `--headline` adds audits with shadow
+models, whose runs are kept in `runs/`. `python -m benchmarks.tabulate` makes tables of the file.
+"""
+
+import argparse
+import functools
+import gc
+import logging
+import os
+import pathlib
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from benchmarks import defense_cases, defense_shadows
+from benchmarks.defense_rows import PeakMemory, PointRow, ResultFile, attack_figures, finite
+from keras_dmp import defenses
+from keras_dmp.audit import MembershipScores, black_box_attack, loss_scores, white_box_attack
+
+# What these models do not show: MemGuard stands between the net and the attacker.
+NO_WHITE_BOX = ("memguard",)
+PREDICT_BATCH = 512
+
+
+def outputs_of(model, split):
+    """Logits for members and nonmembers, each sample asked for once."""
+    return [
+        np.asarray(model.predict(part[0], batch_size=PREDICT_BATCH, verbose=0))
+        for part in (split.members, split.nonmembers)
+    ]
+
+
+def answering(outputs):
+    """A model from positions to recorded outputs, for attacks that see no more than these.
+
+    MemGuard searches for its noise at each prediction; so does nobody ask it twice.
+    """
+    count, classes = outputs.shape
+    table = keras.layers.Embedding(count, classes, trainable=False)
+    model = keras.Sequential([keras.Input((), dtype="int32"), table])
+    table.set_weights([outputs])
+    return model
+
+
+def attack(model, split, outputs, seed, white_box):
+    """Figures of each attack by name, None for one that does not apply."""
+    labels = [split.members[1], split.nonmembers[1]]
+    losses = [
+        loss_scores(side, truth, from_logits=True)
+        for side, truth in zip(outputs, labels, strict=True)
+    ]
+    everyone = np.arange(sum(map(len, outputs)), dtype=np.int32)
+    first = len(outputs[0])
+    positions = [(everyone[:first], labels[0]), (everyone[first:], labels[1])]
+    recorded = answering(np.concatenate(outputs))
+    black = black_box_attack(recorded, *positions, from_logits=True, seed=seed)
+    found = {
+        "loss": attack_figures(MembershipScores(*losses)),
+        "black_box": attack_figures(black.scores),
+        "white_box": None,
+    }
+    if white_box:
+        white = white_box_attack(model, split.members, split.nonmembers, seed=seed)
+        found["white_box"] = attack_figures(white.scores)
+    return found
+
+
+def measure(task, split, point, *, scale, seed, undefended_seconds):
+    """Train one model, attack it, and return its row."""
+    fit = task.fit_arguments(point)
+    defense = defenses.get(point.defense, **point.settings)
+    with PeakMemory() as peak:
+        start = time.perf_counter()
+        model = defense.protect(task.builder(split), split, **fit, seed=seed)
+        seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        outputs = outputs_of(model, split)
+        attacks = attack(model, split, outputs, seed, point.defense not in NO_WHITE_BOX)
+        audit_seconds = time.perf_counter() - start
+    sides = zip(outputs, (split.members, split.nonmembers), strict=True)
+    accuracies = [float((side.argmax(axis=1) == part[1]).mean()) for side, part in sides]
+    guarantee = defenses.guarantee_of(model)
+    if point.curve == "none":
+        undefended_seconds = seconds
+    return PointRow(
+        key=point.key(task, scale, seed),
+        dataset=task.dataset,
+        model=task.model,
+        scale=scale,
+        curve=point.curve,
+        defense=point.defense,
+        setting=point.setting,
+        value=point.value,
+        settings=dict(point.settings),
+        fit=fit,
+        headline=point.headline,
+        sizes={part: len(split.indices[part]) for part in split.indices},
+        member_accuracy=accuracies[0],
+        test_accuracy=accuracies[1],
+        gap=accuracies[0] - accuracies[1],
+        attacks=attacks,
+        seconds=seconds,
+        seconds_multiple=seconds / undefended_seconds if undefended_seconds else None,
+        audit_seconds=audit_seconds,
+        peak_megabytes=peak.megabytes,
+        epsilon=finite(guarantee.epsilon) if guarantee else None,
+        delta=finite(guarantee.delta) if guarantee else None,
+        seed=seed,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _split(dataset, scale, seed):
+    return defense_cases.TASKS[dataset].split(scale, seed)
+
+
+def unfinished(options, results):
+    """Task, point and seed of each row to compute, in the order of their use."""
+    todo = []
+    for dataset in options.dataset:
+        task = defense_cases.TASKS[dataset]
+        points = [
+            point
+            for point in defense_cases.points(task, options.scale)
+            if (point.headline or options.points == "all")
+            and (not options.defenses or {point.curve, point.defense} & set(options.defenses))
+        ]
+        todo += [
+            (task, point, seed)
+            for point, seed in defense_cases.ordered(points, options.seeds)
+            if point.key(task, options.scale, seed) not in results
+        ]
+    return todo
+
+
+def run(options, results):
+    """Compute the rows that are missing; return how many failed."""
+    todo = unfinished(options, results)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rows]} rows"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    failed = 0
+    with Progress(*columns, speed_estimate_period=1e5) as progress:
+        # Rows count by what they cost, so that the time left is about right.
+        costs = [max(1, round(point.cost)) for _, point, _ in todo]
+        bar = progress.add_task("defences", total=sum(costs), rows=f"0/{len(todo)}")
+        for number, ((task, point, seed), cost) in enumerate(zip(todo, costs, strict=True), 1):
+            name = f"{task.dataset} {point.curve}"
+            name += f" {point.setting}={point.value}" if point.setting else ""
+            progress.update(bar, description=f"{name} seed={seed}")
+            try:
+                row = measure(
+                    task,
+                    _split(task.dataset, options.scale, seed),
+                    point,
+                    scale=options.scale,
+                    seed=seed,
+                    undefended_seconds=results.undefended_seconds(
+                        task.dataset, options.scale, seed
+                    ),
+                )
+            except Exception as error:
+                # One row that fails must not take a night's other rows along.
+                failed += 1
+                progress.console.print(
+                    f"{name} seed={seed} failed: {type(error).__name__}: {error}",
+                    markup=False,
+                    soft_wrap=True,
+                )
+            else:
+                results.append(row)
+                line = _line(name, row)
+                progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            progress.update(bar, advance=cost, rows=f"{number}/{len(todo)}")
+            keras.utils.clear_session()
+            gc.collect()
+    return failed
+
+
+def _line(name, row):
+    return (
+        f"{name} seed={row.seed}: {row.member_accuracy:.3f} / {row.test_accuracy:.3f}, AUC loss "
+        f"{row.attacks['loss']['auc']:.3f}, black box {row.attacks['black_box']['auc']:.3f}; "
+        f"{row.seconds:.1f} + {row.audit_seconds:.1f} s"
+    )
+
+
+def require_data(names):
+    """Load each data set once.
+
+    Raises:
+        SystemExit: With one line that says how to prepare it, if one is not prepared.
+    """
+    for name in names:
+        try:
+            defense_cases.datasets.load(name)
+        except (FileNotFoundError, ImportError):
+            command = defense_cases.PREPARED_BY.get(name, "see docs/data.md")
+            raise SystemExit(f"{name} is not prepared. Prepare it with: {command}") from None
+
+
+def _options(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.defenses", description=__doc__.splitlines()[0]
+    )
+    tasks, named = defense_cases.TASKS, set(defenses.names())
+    for task in tasks.values():
+        named |= set(defense_cases.curves(task, 1.0))
+    parser.add_argument("--dataset", nargs="+", choices=tasks, required=True)
+    parser.add_argument(
+        "--defenses", nargs="+", metavar="NAME", help="defences or curves; default: all"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--points", choices=("all", "headline"), default="all")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the sizes")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON lines, appended to")
+    parser.add_argument("--headline", action="store_true", help="shadow models and canaries too")
+    parser.add_argument("--shadow-models", type=int, default=16)
+    parser.add_argument(
+        "--rivals", nargs="+", metavar="CURVE", help="default: the two that DMP gains least over"
+    )
+    parser.add_argument("--directory", type=pathlib.Path, default=pathlib.Path("runs/defenses"))
+    options = parser.parse_args(arguments)
+    unknown = sorted({*(options.defenses or ()), *(options.rivals or ())} - named)
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(sorted(named))}")
+    if not 0 < options.scale <= 1:
+        parser.error(f"--scale must be above 0 and at most 1, not {options.scale}")
+    if options.headline and options.shadow_models < 16:
+        parser.error(f"--shadow-models must be at least 16, not {options.shadow_models}")
+    if not options.out.absolute().parent.is_dir():
+        parser.error(f"the folder of --out does not exist: {options.out}")
+    return options
+
+
+def main(arguments=None):
+    """Run the benchmark; exit status 1 if a row failed."""
+    options = _options(arguments)
+    # Every row has models of its own: that functions are traced anew is no news.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    try:
+        results = ResultFile(options.out)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    require_data(options.dataset)
+    failed = run(options, results)
+    if options.headline:
+        for dataset in options.dataset:
+            defense_shadows.run(defense_cases.TASKS[dataset], options, results)
+    print(f"{len(results.rows)} rows in {options.out}, {failed} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,135 @@
+"""Accuracy against risk: the frontier of a defence, and what another gains at equal risk."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.defense_rows import POINT
+
+# Name of a risk: attack and figure in the rows. The paper's risk is the attacks' accuracy.
+RISKS = {
+    "loss_auc": ("loss", "auc"),
+    "black_box_auc": ("black_box", "auc"),
+    "black_box_accuracy": ("black_box", "balanced_accuracy"),
+    "white_box_auc": ("white_box", "auc"),
+    "white_box_accuracy": ("white_box", "balanced_accuracy"),
+}
+OURS = "dmp_soft"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gain:
+    """Two accuracies at one risk.
+
+    Attributes:
+        risk: The risk that both may have at most.
+        ours: Accuracy of the first defence.
+        theirs: Accuracy of the second.
+    """
+
+    risk: float
+    ours: float
+    theirs: float
+
+    @property
+    def relative(self) -> float:
+        """Relative gain of the first over the second: 0.2 is 20 % more accurate."""
+        return self.ours / self.theirs - 1
+
+
+def risk_of(row: dict, risk: str) -> float | None:
+    """A row's risk by an attack, None where the attack does not apply."""
+    attack, figure = RISKS[risk]
+    figures = row["attacks"].get(attack)
+    return None if figures is None else figures[figure]
+
+
+def frontier(points: Iterable[tuple[float, float]]) -> np.ndarray:
+    """Points (risk, accuracy) that no other point beats in both, by ascending risk."""
+    kept: list[tuple[float, float]] = []
+    for risk, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or accuracy > kept[-1][1]:
+            kept.append((risk, accuracy))
+    return np.array(kept, dtype=float).reshape(-1, 2)
+
+
+def accuracy_at(points: np.ndarray, risk: float) -> float:
+    """Accuracy that a frontier reaches with at most some risk, linear between its points.
+
+    NaN below its first point. Beyond its last one it is that point's, whose risk is lower.
+    """
+    if not len(points) or risk < points[0, 0]:
+        return float("nan")
+    return float(np.interp(risk, points[:, 0], points[:, 1]))
+
+
+def gain(ours: np.ndarray, risk: float, theirs: np.ndarray) -> Gain:
+    """Compare two frontiers at a risk, or at the lowest above it that both reach."""
+    risk = max(risk, ours[0, 0], theirs[0, 0])
+    return Gain(risk=risk, ours=accuracy_at(ours, risk), theirs=accuracy_at(theirs, risk))
+
+
+def mean_and_ends(values: Iterable[float], confidence: float = 0.95) -> tuple[float, ...]:
+    """Mean, and Student's interval of it; (mean,) alone of a single value."""
+    values = np.asarray(list(values), dtype=float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return (mean,)
+    error = stats.sem(values) * stats.t.ppf((1 + confidence) / 2, len(values) - 1)
+    return mean, mean - float(error), mean + float(error)
+
+
+def curves_by_seed(rows: Iterable[dict], risk: str) -> dict[str, dict[int, list[dict]]]:
+    """Rows of points with a risk, by curve and seed."""
+    found: dict[str, dict[int, list[dict]]] = {}
+    for row in rows:
+        if row["kind"] == POINT and risk_of(row, risk) is not None:
+            found.setdefault(row["curve"], {}).setdefault(row["seed"], []).append(row)
+    return found
+
+
+def gains(rows: Iterable[dict], risk: str, ours: str = OURS) -> dict[str, list[Gain]]:
+    """What a curve gains over each other one, a `Gain` for each seed.
+
+    It is compared at the risk of its headline point. Seeds count that have every point of both
+    curves which any seed has: a frontier with fewer points would lose by that alone.
+
+    Args:
+        rows: Rows of one data set and scale.
+        risk: One of `RISKS`.
+        ours: The curve that is compared with all others.
+    """
+    by_curve = {curve: _whole(seeds) for curve, seeds in curves_by_seed(rows, risk).items()}
+    mine = by_curve.pop(ours, {})
+    found = {}
+    for curve, theirs in by_curve.items():
+        compared = []
+        for seed in sorted(mine.keys() & theirs.keys()):
+            at = [risk_of(row, risk) for row in mine[seed] if row["headline"]]
+            if at:
+                ends = (_frontier(mine[seed], risk), _frontier(theirs[seed], risk))
+                compared.append(gain(ends[0], at[0], ends[1]))
+        if compared:
+            found[curve] = compared
+    return found
+
+
+def best_rivals(rows: Iterable[dict], count: int = 2, risk: str = "black_box_auc") -> list[str]:
+    """The curves that DMP gains least over, without the controls and DMP's own."""
+    means = {
+        curve: np.mean([each.relative for each in compared])
+        for curve, compared in gains(rows, risk).items()
+        if curve not in ("none", "early_stopping") and not curve.startswith("dmp_")
+    }
+    return sorted(means, key=means.get)[:count]
+
+
+def _whole(seeds: dict[int, list[dict]]) -> dict[int, list[dict]]:
+    most = max(map(len, seeds.values()))
+    return {seed: rows for seed, rows in seeds.items() if len(rows) == most}
+
+
+def _frontier(rows: list[dict], risk: str) -> np.ndarray:
+    return frontier((risk_of(row, risk), row["test_accuracy"]) for row in rows)
