@@ -78,6 +78,8 @@ class Labeller:
         for selector, chosen in zip(selectors, labelled, strict=True):
             if selector is not None:
                 selector.restore(chosen)
+                # At who called `fit` or `label`.
+                selector.announce(stacklevel=5)
         return labelled
 
     def narrowed(
@@ -91,14 +93,14 @@ class Labeller:
         """What to train on: the reference, narrowed by the selector, with outputs."""
         if isinstance(source, LabelledReference):
             if selector is not None:
-                selector.narrow_fit(source, fresh=False)
+                selector.narrow_fit(source)
             return source
         asks_in_steps = not self.cache and self.teacher is not None
         if asks_in_steps and selector is None:
             return _pending(source.arrays, kind)
         (labelled,) = self.label(source, kind, [selector], verbose=verbose)
         if selector is not None:
-            selector.narrow_fit(labelled, fresh=True)
+            selector.narrow_fit(labelled)
         if not asks_in_steps:
             return labelled
         return _pending(_batches.Batch(labelled.x, None, labelled.sample_weight), kind)

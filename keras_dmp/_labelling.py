@@ -70,6 +70,10 @@ def label(
     Raises:
         ValueError: For samples, outputs or rules that do not fit together.
     """
+    if storage.folder is not None and not os.path.isdir(storage.folder):
+        raise ValueError(
+            f"Expected `folder` to be a folder that is there. Received: folder={storage.folder!r}"
+        )
     for rule in criteria:
         if rule is not None:
             rule.require_pool_size(source.num_samples)

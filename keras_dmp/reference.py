@@ -45,7 +45,8 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         balance_classes: Boolean. Whether the chosen samples keep the pool's mix of predicted
             classes; entropy then ranks within each class. Defaults to `False`.
         pool: Reference samples to choose from when the callback is given to a classifier's
-            own `fit`: arrays, `tf.data.Dataset` or `PyDataset`; labels in it are ignored.
+            own `fit`: arrays, `tf.data.Dataset` or `PyDataset`; labels in it are ignored. A
+            dataset is read when training begins, to check it, and when it ends.
         seed: Seed of `order="random"`. Defaults to 0.
         from_logits: Whether the teacher returns logits. Defaults to `None`: read from its
             loss, its last activation or its values.
@@ -151,7 +152,8 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             batch_size=self.batch_size,
             verbose=verbose,
         )
-        self._remember(labelled.selection, labelled.x, stacklevel=3)
+        self._remember(labelled.selection, labelled.x)
+        self.announce(stacklevel=3)
         return self.reference
 
     def select_by_outputs(self, outputs: np.ndarray, x: Any, kind: _heads.OutputKind) -> Any:
@@ -165,7 +167,8 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             _numerics.predicted_classes(outputs, from_logits=kind.from_logits),
         )
         chosen, _ = selection.finish()
-        self._remember(chosen, _arrays.take(x, chosen.indices), stacklevel=3)
+        self._remember(chosen, _arrays.take(x, chosen.indices))
+        self.announce(stacklevel=3)
         return self.reference
 
     @property
@@ -199,7 +202,18 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
                     else f"one chosen by {labelled.selection.criteria}"
                 )
             )
-        self._remember(labelled.selection, labelled.x, stacklevel=None)
+        self._remember(labelled.selection, labelled.x)
+
+    def announce(self, stacklevel: int) -> None:
+        """Log what was chosen, and warn of classes that were not; `select` and `fit` do so."""
+        _logger.info("selected %s", self.summary)
+        empty = np.flatnonzero(np.array(self.summary.class_counts) == 0)
+        if len(empty):
+            warnings.warn(
+                f"No chosen reference sample is predicted as class {_listed(empty)}: the student "
+                "cannot learn what it never sees. Choose more samples, or set balance_classes=True",
+                stacklevel=stacklevel,
+            )
 
     def require_narrows(self, samples: int | None) -> None:
         """Raise ValueError if this selector cannot narrow a reference of so many samples.
@@ -213,14 +227,12 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             )
         self.criteria.require_pool_size(samples)
 
-    def narrow_fit(self, labelled: LabelledReference, *, fresh: bool) -> None:
+    def narrow_fit(self, labelled: LabelledReference) -> None:
         """Stand for a reference that the `fit` about to run trains on.
 
-        `DistillationTrainer` calls this; `fresh` says whether it has just been chosen.
+        `DistillationTrainer` calls this.
         """
         self.restore(labelled)
-        if fresh:
-            self._announce(stacklevel=6)
         self._narrows_fit = True
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -258,24 +270,12 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         self.indices_ = self.entropy_ = self.pool_entropy_ = None
         self.reference = self.summary = None
 
-    def _remember(self, selection: Selection, x: Any, *, stacklevel: int | None) -> None:
+    def _remember(self, selection: Selection, x: Any) -> None:
         self.indices_ = selection.indices
         self.entropy_ = selection.pool_entropy[selection.indices]
         self.pool_entropy_ = selection.pool_entropy
         self.reference = x
         self.summary = selection.summary
-        if stacklevel is not None:
-            self._announce(stacklevel + 1)
-
-    def _announce(self, stacklevel: int) -> None:
-        _logger.info("selected %s", self.summary)
-        empty = np.flatnonzero(np.array(self.summary.class_counts) == 0)
-        if len(empty):
-            warnings.warn(
-                f"No chosen reference sample is predicted as class {_listed(empty)}: the student "
-                "cannot learn what it never sees. Choose more samples, or set balance_classes=True",
-                stacklevel=stacklevel,
-            )
 
 
 def selector_among(

@@ -144,6 +144,17 @@ def test_the_teacher_sees_each_sample_once_for_several_selectors(pool):
     assert int(counter.count) == SAMPLES
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("method", ["fit", "label"])
+def test_an_empty_class_is_named_once_to_the_caller(pool, teacher, method):
+    made, selector = trainer(teacher), EntropyReferenceSelector(size=2)
+    of_fit = {"callbacks": [selector], "verbose": 0}
+    arguments = of_fit if method == "fit" else {"selector": selector}
+    with pytest.warns(UserWarning, match="is predicted as class") as caught:
+        getattr(made, method)(pool, **arguments)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 # Training on it.
 
 
@@ -248,6 +259,7 @@ def test_outputs_may_come_with_a_dataset(pool, teacher):
     ("make", "message"),
     [
         (lambda x: {"x": x, "selector": EntropyReferenceSelector(size=501)}, "at most the 500"),
+        (lambda x: {"x": x, "folder": "/nowhere"}, "`folder` to be a folder that is there"),
         (lambda x: {"x": x, "num_samples": 499}, "`x` to have 499 samples.*yielded 500"),
         (lambda x: {"x": x, "y": np.ones(3)}, "`y` and `sample_weight` to be None"),
         (lambda x: {"x": x.take(0)}, "yields none"),
