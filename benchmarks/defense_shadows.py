@@ -1,5 +1,6 @@
 """Shadow models that repeat the defences of the headline rows, with canaries among the records."""
 
+import copy
 import dataclasses
 import json
 import time
@@ -10,7 +11,7 @@ import keras_dmp
 from benchmarks import defense_cases
 from benchmarks.defense_rows import ShadowRow, result_figures
 from benchmarks.frontier import best_rivals
-from keras_dmp import DMPTrainer, EntropyReferenceSelector, datasets, defenses
+from keras_dmp import DMPTrainer, EntropyReferenceSelector, datasets
 from keras_dmp.audit import ShadowAudit, plant_canaries
 
 KIND = "mislabelled"
@@ -43,9 +44,9 @@ def core(task, split, points):
     def train(x, y, seed):
         own = dataclasses.replace(split, members=(x, y))
         trained = {
-            name: defenses.get(points[name].defense, **points[name].settings).protect(
-                build, own, **task.fit_arguments(points[name]), seed=seed
-            )
+            name: points[name]
+            .make()
+            .protect(build, own, **task.fit_arguments(points[name]), seed=seed)
             for name in ("none", "early_stopping")
         }
         for name in ("dmp_soft", "dmp_hard"):
@@ -66,7 +67,7 @@ def student(task, build, split, point, teacher, seed):
         seed=seed,
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    trainer.compile(keras.optimizers.get(settings["student_optimizer"]), loss=loss)
+    trainer.compile(keras.optimizers.get(copy.deepcopy(settings["student_optimizer"])), loss=loss)
     trainer.fit(
         *split.members,
         reference=split.reference,
@@ -83,8 +84,8 @@ def rival(task, split, point):
 
     def train(x, y, seed):
         own = dataclasses.replace(split, members=(x, y))
-        defense = defenses.get(point.defense, **point.settings)
-        return {point.curve: defense.protect(build, own, **task.fit_arguments(point), seed=seed)}
+        model = point.make().protect(build, own, **task.fit_arguments(point), seed=seed)
+        return {point.curve: model}
 
     return train
 

@@ -33,7 +33,7 @@ from rich.progress import (
 
 from benchmarks import defense_cases, defense_shadows
 from benchmarks.defense_rows import PeakMemory, PointRow, ResultFile, attack_figures, finite
-from keras_dmp import defenses
+from keras_dmp import datasets, defenses
 from keras_dmp.audit import MembershipScores, black_box_attack, loss_scores, white_box_attack
 
 # What these models do not show: MemGuard stands between the net and the attacker.
@@ -87,7 +87,7 @@ def attack(model, split, outputs, seed, white_box):
 def measure(task, split, point, *, scale, seed, undefended_seconds):
     """Train one model, attack it, and return its row."""
     fit = task.fit_arguments(point)
-    defense = defenses.get(point.defense, **point.settings)
+    defense = point.make()
     with PeakMemory() as peak:
         start = time.perf_counter()
         model = defense.protect(task.builder(split), split, **fit, seed=seed)
@@ -208,7 +208,7 @@ def _line(name, row):
     )
 
 
-def require_data(names):
+def require_data(names, data_dir=None):
     """Load each data set once.
 
     Raises:
@@ -216,7 +216,7 @@ def require_data(names):
     """
     for name in names:
         try:
-            defense_cases.datasets.load(name)
+            datasets.load(name, data_dir=data_dir)
         except (FileNotFoundError, ImportError):
             command = defense_cases.PREPARED_BY.get(name, "see docs/data.md")
             raise SystemExit(f"{name} is not prepared. Prepare it with: {command}") from None

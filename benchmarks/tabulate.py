@@ -1,0 +1,284 @@
+"""Tables and plots of the rows of `benchmarks.defenses`.
+
+    python -m benchmarks.tabulate results.jsonl                      # Markdown to the terminal
+    python -m benchmarks.tabulate results.jsonl --out-dir docs/reports --risk white_box_accuracy
+
+Prints, for each data set: every defence and setting, with means over seeds and their 95 %
+intervals (Student's); what the shadow models found; and what DMP gains in accuracy over each
+defence at equal risk. With `--out-dir` also writes `defenses_<data set>.md` and the frontier plot
+`defenses_<data set>.svg`.
+"""
+
+import argparse
+import pathlib
+import statistics
+
+from benchmarks import frontier
+from benchmarks.defense_rows import FPRS, POINT, SHADOW, read_rows
+
+CONTROLS = ("none", "early_stopping")
+LABELS = {
+    "loss_auc": "AUC of the loss attack",
+    "black_box_auc": "AUC of the black-box attack network",
+    "black_box_accuracy": "accuracy of the black-box attack network",
+    "white_box_auc": "AUC of the white-box attack network",
+    "white_box_accuracy": "accuracy of the white-box attack network",
+}
+
+
+def table(header, rows):
+    """Lines of a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def groups(rows):
+    """Rows by data set and scale, in the order in which they first occur."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["dataset"], row["scale"]), []).append(row)
+    return found
+
+
+def by_setting(rows):
+    """Rows of points by curve, setting and value: those that differ in the seed alone."""
+    found = {}
+    for row in rows:
+        if row["kind"] == POINT:
+            found.setdefault((row["curve"], row["setting"], str(row["value"])), []).append(row)
+    return found
+
+
+def points_table(rows):
+    """A line for each defence and setting, with means over the seeds."""
+    undefended = {
+        row["seed"]: row["seconds"]
+        for row in rows
+        if (row["kind"], row["curve"]) == (POINT, "none")
+    }
+    lines = []
+    for (curve, setting, value), group in by_setting(rows).items():
+        name = curve if setting is None else f"{curve}, {setting} {_short(value)}"
+        lines.append(
+            [
+                name,
+                len(group),
+                _percent(row["member_accuracy"] for row in group),
+                _percent(row["test_accuracy"] for row in group),
+                *(_figure(group, attack, "auc") for attack in ("loss", "black_box", "white_box")),
+                *(_rate(group, fpr) for fpr in FPRS),
+                _multiple(group, undefended),
+                f"{max(row['peak_megabytes'] for row in group):.0f}",
+                _epsilon(group),
+            ]
+        )
+    header = [
+        *("defence", "seeds", "member acc. %", "test acc. %"),
+        *("AUC loss", "AUC black box", "AUC white box"),
+        *(f"TPR % at {100 * fpr:g} % FPR" for fpr in FPRS),
+        *("training time", "MB", "epsilon"),
+    ]
+    return table(header, lines)
+
+
+def gains_table(rows, risk, ours=frontier.OURS):
+    """What a curve gains over each other one at equal risk, with intervals over the seeds."""
+    lines = []
+    for curve, compared in frontier.gains(rows, risk, ours).items():
+        lines.append(
+            [
+                curve,
+                len(compared),
+                f"{statistics.mean(each.risk for each in compared):.3f}",
+                f"{100 * statistics.mean(each.ours for each in compared):.1f}",
+                f"{100 * statistics.mean(each.theirs for each in compared):.1f}",
+                _percent((each.relative for each in compared), sign="+"),
+            ]
+        )
+    header = [
+        *("defence", "seeds", LABELS[risk], f"{ours}, test acc. %"),
+        *("its test acc. %", "relative gain %"),
+    ]
+    return table(header, lines)
+
+
+def shadow_table(rows):
+    """A line for each defence and attack of the audits with shadow models."""
+    lines = []
+    for row in rows:
+        if row["kind"] != SHADOW:
+            continue
+        for part in ("attacks", "canaries"):
+            for attack, figures in row[part].items():
+                lines.append(
+                    [
+                        row["curve"],
+                        row["shadow_models"],
+                        f"{100 * row['test_accuracy']:.1f}",
+                        attack,
+                        "all others" if part == "attacks" else f"{row['canary_kind']} canaries",
+                        _with_ends(figures["auc"], figures["auc_interval"], 1, ".3f"),
+                        *(
+                            _with_ends(
+                                figures["tpr_at_fpr"][str(fpr)],
+                                figures["tpr_intervals"][str(fpr)],
+                                100,
+                                ".2f",
+                            )
+                            for fpr in FPRS
+                        ),
+                    ]
+                )
+    header = [
+        *("defence", "shadow models", "test acc. %", "attack", "records", "AUC"),
+        *(f"TPR % at {100 * fpr:g} % FPR" for fpr in FPRS),
+    ]
+    return table(header, lines) if lines else ""
+
+
+def page(dataset, scale, rows, risk):
+    """The Markdown of one data set at one scale."""
+    points = [row for row in rows if row["kind"] == POINT]
+    parts = [f"### {dataset}{'' if scale == 1 else f', scale {scale:g}'}"]
+    if points:
+        parts += [
+            _sizes(points),
+            points_table(points),
+            f"DMP's gain at equal risk, {LABELS[risk]}:",
+            gains_table(points, risk),
+        ]
+    shadows = shadow_table(rows)
+    if shadows:
+        parts += ["With shadow models that repeat the defence:", shadows]
+    return "\n\n".join(parts) + "\n"
+
+
+def plot(rows, risk, path):
+    """Draw accuracy against risk, a curve for each defence over its main setting."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    # Equal rows give equal files, which keeps them quiet in version control.
+    matplotlib.rcParams["svg.hashsalt"] = "keras_dmp"
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    markers = "osv^<>DPXh*pd"
+    for number, (curve, points) in enumerate(mean_points(rows, risk).items()):
+        axes.plot(
+            *zip(*points, strict=True),
+            label=curve,
+            marker=markers[number % len(markers)],
+            markersize=5,
+            linewidth=2 if curve.startswith("dmp_") else 1,
+            linestyle="--" if curve in CONTROLS else "-",
+            color=f"C{number % 10}",
+        )
+    axes.set_xlabel(LABELS[risk])
+    axes.set_ylabel("test accuracy")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def mean_points(rows, risk):
+    """Risk and accuracy of each point, means over its seeds, by curve and by ascending risk."""
+    found = {}
+    for (curve, _, _), group in by_setting(rows).items():
+        risks = [frontier.risk_of(row, risk) for row in group]
+        if None not in risks:
+            accuracy = statistics.mean(row["test_accuracy"] for row in group)
+            found.setdefault(curve, []).append((statistics.mean(risks), accuracy))
+    return {curve: sorted(points) for curve, points in found.items()}
+
+
+def _sizes(rows):
+    sizes, newest = rows[-1]["sizes"], rows[-1]
+    parts = ", ".join(f"{count:,} {part}" for part, count in sizes.items())
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    return (
+        f"{newest['model']}; {parts}; {newest['cores']} cores; TensorFlow {newest['tensorflow']}, "
+        f"Keras {newest['keras']}; commit {commits}."
+    )
+
+
+def _percent(values, sign=""):
+    return _mean((100 * value for value in values), sign + ".1f")
+
+
+def _mean(values, digits):
+    mean, *ends = (format(value, digits) for value in frontier.mean_and_ends(values))
+    return f"{mean} ({' to '.join(ends)})" if ends else mean
+
+
+def _figure(group, attack, figure):
+    figures = [row["attacks"].get(attack) for row in group]
+    return "" if None in figures else _mean((each[figure] for each in figures), ".3f")
+
+
+def _rate(group, fpr):
+    """TPR of the loss attack or the black box, whichever finds more on average."""
+    means = []
+    for attack in ("loss", "black_box"):
+        rates = [row["attacks"][attack]["tpr_at_fpr"][str(fpr)] for row in group]
+        if None not in rates:
+            means.append(statistics.mean(rates))
+    return f"{100 * max(means):.2f}" if means else "too few"
+
+
+def _multiple(group, undefended):
+    multiples = [
+        row["seconds"] / undefended[row["seed"]] for row in group if row["seed"] in undefended
+    ]
+    return f"{statistics.mean(multiples):.1f}x" if multiples else ""
+
+
+def _epsilon(group):
+    epsilons = [row["epsilon"] for row in group]
+    return "" if None in epsilons else f"{max(epsilons):.3g}"
+
+
+def _with_ends(value, interval, unit, digits):
+    if value is None:
+        return "too few"
+    ends = "" if interval is None else " to ".join(format(unit * end, digits) for end in interval)
+    return f"{unit * value:{digits}}" + (f" ({ends})" if ends else "")
+
+
+def _short(value):
+    return value if len(value) < 12 else f"{value[:11]}..."
+
+
+def main(arguments=None):
+    """Print or write the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tabulate", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("results", nargs="+", type=pathlib.Path)
+    parser.add_argument("--out-dir", type=pathlib.Path)
+    parser.add_argument("--risk", choices=frontier.RISKS, default="black_box_auc")
+    options = parser.parse_args(arguments)
+    missing = [str(path) for path in options.results if not path.is_file()]
+    if missing:
+        parser.error(f"no such file: {', '.join(missing)}")
+    try:
+        rows = read_rows(*options.results)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    if options.out_dir:
+        options.out_dir.mkdir(parents=True, exist_ok=True)
+    for (dataset, scale), group in groups(rows).items():
+        text = page(dataset, scale, group, options.risk)
+        if not options.out_dir:
+            print(text)
+            continue
+        stem = f"defenses_{dataset}" + ("" if scale == 1 else f"_{scale:g}")
+        (options.out_dir / f"{stem}.md").write_text(text)
+        if any(row["kind"] == POINT for row in group):
+            plot(group, options.risk, options.out_dir / f"{stem}.svg")
+        print(f"wrote {stem} to {options.out_dir}")
+
+
+if __name__ == "__main__":
+    main()
