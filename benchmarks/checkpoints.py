@@ -2,7 +2,7 @@
 
     python benchmarks/checkpoints.py [--repetitions 3] [--output results.jsonl]
 
-Synthetic records of the Purchase100 shape, the paper's net with Adam in both phases, 16 MB an epoch.
+Synthetic records of the Purchase100 shape, the paper's net, Adam in both phases: 16 MB an epoch.
 Runs in turn in one process; prints the median of the ratios.
 """
 

@@ -48,8 +48,20 @@ def of_selector(selector: EntropyReferenceSelector | None) -> Any:
     return {name: getattr(selector, name) for name in names}
 
 
+def of_weights(model: keras.Model) -> str:
+    """Hash of a trained model's variables."""
+    content = hashlib.blake2b(digest_size=8)
+    for variable in model.variables:
+        content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+    return content.hexdigest()
+
+
 def of_object(value: Any) -> Any:
     """A setting, an optimizer, a loss or metrics as JSON values without generated names."""
+    if isinstance(value, dict):
+        return {str(key): of_object(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [of_object(entry) for entry in value]
     try:
         config = keras.saving.serialize_keras_object(value)
     except (TypeError, ValueError, NotImplementedError):

@@ -60,7 +60,7 @@ class FitArguments:
         """Raise ValueError for what would train a teacher."""
         for name in _OF_TEACHER:
             value = getattr(self, name)
-            if value is not None and value != []:
+            if value is not None and not (isinstance(value, list) and not value):
                 raise ValueError(
                     f"Expected `{name}` to be None with a ready teacher, which is not retrained. "
                     f"Received: {name}={value!r}"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_dmp import _validate
+from keras_dmp import _soft_labels, _validate
 
 _LABELS = ("soft", "hard")
 
@@ -17,3 +17,10 @@ def require_settings(temperature: Any, labels: Any, compensate_temperature: Any)
             "Expected `temperature` to be 1 with labels='hard': a most probable class has no "
             f"temperature. Received: temperature={temperature!r}"
         )
+
+
+def require_storage(label_format: Any, memory_limit: Any) -> None:
+    """Raise ValueError for settings of how labels are kept that are out of range."""
+    _soft_labels.require_format(label_format)
+    if memory_limit is not None:
+        _validate.integer_at_least(0, memory_limit=memory_limit)

@@ -38,7 +38,6 @@ class Grid:
         sizes: Iterable[int | None],
         orders: Iterable[str],
         labels: Iterable[str],
-        *,
         compensate_temperature: bool,
     ) -> "Grid":
         """Check the settings; hard labels, which have no temperature, take 1 alone.
@@ -86,19 +85,24 @@ def sweep(
     run: Run,
     grid: Grid,
     selectors: Sequence[EntropyReferenceSelector | None],
-    *,
-    compensate_temperature: bool,
+    settings: dict[str, Any],
     nonmembers: Any,
 ) -> Sweep:
     """Train one teacher and a student a point, and audit all of them.
 
     All students start from the same weights and see the same orders, so that points differ by
     their settings alone, and a point is what `fit` gives with these settings.
+
+    Args:
+        run: What the phases work with.
+        grid: The points.
+        selectors: The grid's selectors.
+        settings: Settings of the distillation that all points share.
+        nonmembers: Samples for the audit.
     """
     _require_nonmembers(run, nonmembers)
     if not run.teacher_is_ready:
         _phases.train_teacher(run)
-    settings = {"compensate_temperature": compensate_temperature}
     labelled = _phases.label(run, run.distiller(run.plan.student, **settings), selectors)
     start = [keras.ops.convert_to_numpy(variable) for variable in run.plan.student.variables]
     undefended = _audit(run, run.plan.teacher, nonmembers, "undefended")

@@ -15,14 +15,13 @@ from keras_dmp import (
     _metrics,
     _replicas,
     _settled_kind,
-    _soft_labels,
     _validate,
 )
 from keras_dmp._fast_steps import ChosenSpeed
 from keras_dmp._labeller import Labeller
 from keras_dmp._output_kind import output_kind
 from keras_dmp._resident import ResidentBatches, new_seed
-from keras_dmp._settings import require_settings
+from keras_dmp._settings import require_settings, require_storage
 from keras_dmp._untracked import Untracked
 from keras_dmp._validation_data import checked_validation
 from keras_dmp.labelled_reference import LabelledReference
@@ -109,9 +108,7 @@ class DistillationTrainer(keras.Model):
         _heads.require_model(student, "student")
         require_settings(temperature, labels, compensate_temperature)
         _validate.boolean(cache=cache, drop_labels=drop_labels)
-        _soft_labels.require_format(label_format)
-        if memory_limit is not None:
-            _validate.integer_at_least(0, memory_limit=memory_limit)
+        require_storage(label_format, memory_limit)
         kwargs.setdefault("dtype", student.dtype_policy)
         with _replicas.chosen({"student": student}, distribution_strategy).scope():
             super().__init__(**kwargs)

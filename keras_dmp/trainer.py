@@ -23,7 +23,7 @@ from keras_dmp._compiled import Compiled
 from keras_dmp._fit_arguments import FitArguments
 from keras_dmp._phases import Run
 from keras_dmp._run_directory import RunDirectory
-from keras_dmp._settings import require_settings
+from keras_dmp._settings import require_settings, require_storage
 from keras_dmp.reference import EntropyReferenceSelector, selector_among
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class DMPTrainer:
             nothing is written.
         distribution_strategy: A `tf.distribute.Strategy` in whose scope all is built and
             trained. Defaults to `None`: the current one.
+        label_format: As in `DistillationTrainer`.
+        memory_limit: As in `DistillationTrainer`.
 
     Attributes:
         student: The protected model after `fit`: a plain `keras.Model`, compiled.
@@ -98,6 +100,8 @@ class DMPTrainer:
         seed: int | None = None,
         directory: str | os.PathLike | None = None,
         distribution_strategy: tf.distribute.Strategy | None = None,
+        label_format: str | int | None = None,
+        memory_limit: int | None = None,
     ):
         if not isinstance(model, keras.Model) and not callable(model):
             raise TypeError(
@@ -126,12 +130,15 @@ class DMPTrainer:
                 f"{type(distribution_strategy).__name__}"
             )
         require_settings(temperature, labels, compensate_temperature)
+        require_storage(label_format, memory_limit)
         self._model = model
         self._given_teacher = teacher
         self._settings = {
             "temperature": temperature,
             "labels": labels,
             "compensate_temperature": compensate_temperature,
+            "label_format": label_format,
+            "memory_limit": memory_limit,
         }
         self._from_logits = from_logits
         self._seed = seed
@@ -306,12 +313,13 @@ class DMPTrainer:
                 "Expected `callbacks` without an EntropyReferenceSelector: `sizes` and `orders` "
                 "say what is chosen. Received: one"
             )
-        compensate = {"compensate_temperature": self._settings["compensate_temperature"]}
-        grid = _sweeping.Grid.of(temperatures, sizes, orders, labels, **compensate)
+        fixed = {k: of for k, of in self._settings.items() if k not in ("temperature", "labels")}
+        compensate = fixed["compensate_temperature"]
+        grid = _sweeping.Grid.of(temperatures, sizes, orders, labels, compensate)
         selectors = grid.selectors(self.selector)
         more = {"sweep": grid.in_fingerprint()}
         with self._prepared(arguments, selectors, **more) as run:
-            found = _sweeping.sweep(run, grid, selectors, nonmembers=nonmembers, **compensate)
+            found = _sweeping.sweep(run, grid, selectors, fixed, nonmembers)
             self._teacher = run.plan.teacher
             return found
 
@@ -420,8 +428,10 @@ class DMPTrainer:
             _callback_state.require_savable(callbacks, name)
         if plan.members is not None:
             plan.members.require_fixed_order(plan.student)
+        ready = self._given_teacher
         configuration = {
             **_fingerprint.of_data(plan),
+            "teacher": None if ready is None else _fingerprint.of_weights(ready),
             "model": _fingerprint.of_model(plan.student),
             "settings": {**self._settings, "seed": self._seed},
             "selector": _fingerprint.of_selector(self.selector),

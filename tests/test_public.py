@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "_overlap.py": {"_warnings"},
     "_callbacks.py": set(),
     "_fast_steps.py": set(),
-    "_settings.py": {"_validate"},
+    "_settings.py": {"_soft_labels", "_validate"},
     "_output_kind.py": {"_forward", "_heads"},
     "_labelled_data.py": {
         "_arrays",

@@ -250,6 +250,20 @@ def test_another_model_is_refused(tmp_path):
         fit(trainer)
 
 
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
+def test_another_ready_teacher_is_refused(tmp_path):
+    given = {"teacher_epochs": None, "teacher_callbacks": None, "validation_data": None}
+    given = resumable.arguments(callbacks=[], **given)
+    for seed, message in ((1, None), (1, None), (2, r"teacher is '\w+' there and '\w+' here")):
+        teacher = nets.classifier(seed=seed, scale=3.0)
+        trainer = trainer_in(tmp_path / "run", teacher=teacher)
+        if message is None:
+            trainer.fit(**given)
+            continue
+        with pytest.raises(ValueError, match=message):
+            trainer.fit(**given)
+
+
 def test_names_of_layers_do_not_matter(tmp_path):
     run = fit(trainer_in(tmp_path / "run"))
     for _ in range(3):

@@ -302,6 +302,15 @@ def test_a_dataset_of_reference_samples_keeps_its_batch_size(split):
     assert len(steps.losses) == 2
 
 
+def test_a_reference_beyond_the_memory_limit_gives_the_same_student(split):
+    dataset = tf.data.Dataset.from_tensor_slices(split.reference).batch(16)
+    settings = {"label_format": "float32", "selector": EntropyReferenceSelector(size=160)}
+    in_memory, _ = train(split, fit={"reference": dataset}, **settings)
+    on_disk, _ = train(split, fit={"reference": dataset}, memory_limit=0, **settings)
+    assert isinstance(on_disk.selector.reference, np.memmap)
+    nets.assert_same_weights(on_disk.student, nets.snapshot(in_memory.student))
+
+
 @pytest.mark.parametrize(
     "wrap", [lambda c: c, lambda c: [[c]], lambda c: keras.callbacks.CallbackList([c])]
 )
