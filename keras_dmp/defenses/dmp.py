@@ -1,17 +1,22 @@
 """Distillation for membership privacy behind the contract of all defences."""
 
 import dataclasses
+import logging
 from typing import Any, ClassVar
 
 import keras
 
 from keras_dmp import _arrays, _validate
+from keras_dmp._resident import new_seed
 from keras_dmp._settings import require_settings
 from keras_dmp.defenses._contract import Defense, Run, copied_optimizer
 from keras_dmp.reference import EntropyReferenceSelector
+from keras_dmp.synthetic import synthesize, synthetic_size
 from keras_dmp.trainer import DMPTrainer
 
+_logger = logging.getLogger(__name__)
 _ORDERS = ("lowest", "highest", "random")
+_REFERENCES = ("split", "synthetic")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,12 @@ class DMP(Defense):
         student_epochs: Passes over the reference. Defaults to `None`: the `epochs` of `protect`.
         student_optimizer: What trains the student: a Keras optimizer, its name or its
             configuration. Defaults to `None`: the `optimizer` of `protect`.
+        reference: `"split"`, the split's reference pool, or `"synthetic"`, a pool of a generator
+            that is trained on the members, for data of which no public sample exists; see
+            `keras_dmp.synthetic.synthesize`. Defaults to `"split"`.
+        synthetic_size: Size of the synthetic pool, from which `size` samples are chosen: a float
+            in units of the members, or an integer. Defaults to 1.0.
+        synthetic_epochs: Passes of the generator over the members. Defaults to 60.
 
     Raises:
         ValueError: For settings out of range.
@@ -42,7 +53,6 @@ class DMP(Defense):
     """
 
     name: ClassVar[str] = "dmp"
-    parts: ClassVar[tuple[str, ...]] = ("reference",)
 
     size: int | None = None
     order: str = "lowest"
@@ -51,6 +61,9 @@ class DMP(Defense):
     balance_classes: bool = False
     student_epochs: int | None = None
     student_optimizer: Any = None
+    reference: str = "split"
+    synthetic_size: float | int = 1.0
+    synthetic_epochs: int = 60
 
     def __post_init__(self):
         _validate.one_of(_ORDERS, order=self.order)
@@ -68,6 +81,14 @@ class DMP(Defense):
             _validate.integer_at_least(1, student_epochs=self.student_epochs)
         if self.student_optimizer is not None:
             copied_optimizer(self.student_optimizer, "student_optimizer")
+        _validate.one_of(_REFERENCES, reference=self.reference)
+        synthetic_size(self.synthetic_size, 1, "synthetic_size")
+        _validate.integer_at_least(1, synthetic_epochs=self.synthetic_epochs)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Reference data, unless it is synthetic."""
+        return ("reference",) if self.reference == "split" else ()
 
     def _protect(self, run: Run) -> keras.Model:
         trainer = DMPTrainer(
@@ -87,7 +108,7 @@ class DMP(Defense):
         trainer.fit(
             run.x,
             run.y,
-            reference=run.reference,
+            reference=self._pool(run),
             epochs=self.student_epochs or run.epochs,
             teacher_epochs=run.epochs,
             batch_size=run.batch_size,
@@ -95,13 +116,30 @@ class DMP(Defense):
         )
         return run.released(trainer.student)
 
+    def _pool(self, run: Run) -> Any:
+        """The pool to choose from; a synthetic one is trained now."""
+        if self.reference == "split":
+            return run.reference
+        pool = synthesize(
+            run.x,
+            self.synthetic_size,
+            epochs=self.synthetic_epochs,
+            seed=new_seed(),
+            verbose=run.verbose,
+        )
+        _logger.info("synthetic reference: %s", pool)
+        return pool.x
+
     def _selector(self, run: Run) -> EntropyReferenceSelector | None:
         if self.size is None:
             return None
-        pool = _arrays.num_samples(run.reference)
+        if self.reference == "split":
+            pool, name = _arrays.num_samples(run.reference), "split.reference"
+        else:
+            pool, name = synthetic_size(self.synthetic_size, run.num_members), "the synthetic pool"
         if self.size > pool:
             raise ValueError(
-                f"Expected `size` to be at most the {pool} samples of split.reference. Received: "
+                f"Expected `size` to be at most the {pool} samples of {name}. Received: "
                 f"size={self.size}"
             )
         return EntropyReferenceSelector(
