@@ -52,7 +52,8 @@ def test_plain_values_come_back_with_their_types():
     assert type(found["nested"]["tuple"]) is tuple
     np.testing.assert_array_equal(found["array"], PLAIN["array"])
     assert found["array"].flags.writeable
-    assert type(found["scalar"]) is np.float32 and found["scalar"] == np.float32(0.1)
+    assert type(found["scalar"]) is np.float32
+    assert found["scalar"] == np.float32(0.1)
 
 
 @pytest.mark.parametrize("value", [object(), np.array([object()]), [1, {2: object()}], 1j])
@@ -69,7 +70,8 @@ def test_attributes_are_the_state_and_functions_are_code():
     assert state == {"seen": [1, 2], "best": 0.5}
     other = Plain(seen=[], best=None)
     _callback_state.set_state(other, state)
-    assert other.seen == [1, 2] and other.best == 0.5
+    assert other.seen == [1, 2]
+    assert other.best == 0.5
 
 
 def test_own_methods_come_first():
