@@ -1,6 +1,11 @@
 """Real worker processes on loopback compute what one process does, and end with a lost one."""
 
+import json
+import os
+import pathlib
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -11,6 +16,7 @@ import workers
 
 from keras_dmp.distribution import LOST_WORKER_EXIT_CODE
 
+ROOT = pathlib.Path(__file__).parents[1]
 ONE_DEVICE = tf.distribute.get_strategy()
 
 
@@ -92,9 +98,72 @@ def test_a_worker_that_waits_for_nothing_ends_too(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_exception_of_one_worker_ends_the_others(tmp_path):
+    with workers.started("endless", 2, tmp_path, raises=True) as processes:
+        assert processes[1].wait(120) == 1
+        assert processes[0].wait(60) != 0
+    assert "Worker 1 (127.0.0.1:" in workers.output(tmp_path, 2, 0)
+
+
+@pytest.mark.slow
 def test_sigterm_ends_a_worker(tmp_path):
     with workers.started("endless", 2, tmp_path) as processes:
         workers.wait_for("epoch 1", tmp_path, 2, 1, timeout=120)
         processes[1].send_signal(signal.SIGTERM)
         assert processes[1].wait(20) == -signal.SIGTERM
         assert processes[0].wait(60) != 0
+
+
+@pytest.mark.slow
+def test_all_restarted_finish_as_if_nothing_had_happened(tmp_path):
+    folder = tmp_path / "run"
+    with workers.started("dmp_run", 2, tmp_path, directory=str(folder)) as processes:
+        deadline = time.monotonic() + 200
+        while not list(folder.glob("student-000002.*")):
+            assert time.monotonic() < deadline, workers.output(tmp_path, 2, 0)
+            time.sleep(0.01)
+        processes[1].kill()
+        assert processes[0].wait(60) != 0
+    resumed = workers.run("dmp_run", 2, tmp_path, timeout=200, directory=str(folder))
+    alone = worker_tasks.dmp_figures(ONE_DEVICE, epochs=6)
+    for found in resumed:
+        assert found["indices"] == alone["indices"]
+        assert_same_figures(found, alone, atol=1e-4)
+
+
+def run_program(*command):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def test_the_gpu_benchmark_without_a_gpu():
+    done = run_program("benchmarks/gpu.py")
+    assert (done.returncode, done.stdout) == (0, "No GPU is present: nothing was measured.\n")
+
+
+@pytest.mark.slow
+def test_the_example_recovers(tmp_path):
+    done = run_program("examples/multi_worker.py", "--smoke", "--kill", "--output", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The workers resumed from the last checkpoint" in done.stdout
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"protected.keras", "history.json", "worker-0.log", "worker-1.log"}
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_workers(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    options = ("--workers", 1, 2, "--epochs", 1, "--hidden", 16, "--output", rows)
+    done = run_program("benchmarks/workers.py", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [row["workers"] for row in found] == [1, 2]
+    assert found[0]["gradient_bytes"] == 4 * (600 * 16 + 16 + 16 * 100 + 100)

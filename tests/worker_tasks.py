@@ -84,7 +84,7 @@ def everything():
     }
 
 
-def dmp_figures(strategy=None, directory=None, optimizer="sgd", epochs=3):
+def dmp_figures(strategy=None, directory=None, epochs=3):
     """All three phases; 33 members and 65 reference samples leave last batches of one."""
     strategy = strategy or MultiWorkerStrategy()
     keras.utils.set_random_seed(0)
@@ -93,15 +93,14 @@ def dmp_figures(strategy=None, directory=None, optimizer="sgd", epochs=3):
     seeds = iter(range(20))
     trainer = keras_dmp.DMPTrainer(
         lambda: nets.classifier(seed=next(seeds)),
-        selector=keras_dmp.EntropyReferenceSelector(size=49),
+        selector=keras_dmp.EntropyReferenceSelector(size=49, balance_classes=True),
         seed=0,
         distribution_strategy=strategy,
         directory=directory,
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    make = {"sgd": lambda: keras.optimizers.SGD(0.2), "adam": lambda: keras.optimizers.Adam(1e-2)}
     with strategy.scope():
-        trainer.compile(make[optimizer](), loss, metrics=["accuracy"])
+        trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"])
     reference = nets.prototypes(65, seed=3)[0]
     validation = nets.prototypes(33, seed=4)
     fit = {"epochs": epochs, "batch_size": BATCH, "validation_data": validation, "verbose": 0}
@@ -113,6 +112,11 @@ def dmp_figures(strategy=None, directory=None, optimizer="sgd", epochs=3):
         "student": flat(trainer.student),
         "labels": _forward.predict(trainer.teacher, reference, batch_size=30).tolist(),
     }
+
+
+def dmp_run(directory):
+    """A run that can be broken off, with an optimizer that has a state."""
+    return dmp_figures(directory=directory, epochs=6)
 
 
 def agreement(strategy):
@@ -136,8 +140,13 @@ def agreement(strategy):
     }
 
 
-def endless(busy=False):
-    """Trains until something stops it; the chief may be busy with something else meanwhile."""
+def endless(busy=False, raises=False):
+    """Trains until something stops it.
+
+    Args:
+        busy: Whether the chief comes to do something else meanwhile.
+        raises: Whether the last worker ends by an exception.
+    """
     strategy = MultiWorkerStrategy()
     x, y = nets.prototypes(32, seed=2)
     model = compiled(strategy)
@@ -149,6 +158,8 @@ def endless(busy=False):
                 say("busy")
                 while True:
                     time.sleep(0.01)
+            if raises and strategy.worker_index == strategy.num_workers - 1 and epoch == 1:
+                raise KeyError("a callback of one worker")
 
     model.fit(x, y, batch_size=BATCH, epochs=1_000_000, verbose=0, callbacks=[Report()])
 
