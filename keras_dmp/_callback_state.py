@@ -5,6 +5,7 @@ arrays and containers of these are state, functions are code.
 """
 
 import pathlib
+import sys
 import types
 from typing import Any
 
@@ -71,12 +72,12 @@ def state_of(callback: keras.callbacks.Callback) -> dict[str, Any]:
         return state
     state = {}
     for name, value in vars(callback).items():
-        if name in _OF_FIT or _is_code(value):
+        if name in _OF_FIT:
             continue
         try:
             encode(value, [])
         except UnsavableError as error:
-            if isinstance(callback, _WITH_FILES):
+            if isinstance(callback, _WITH_FILES) or _is_code(value):
                 continue
             raise UnsavableError(f"`{name}` is of type {type(value).__name__}") from error
         state[name] = value
@@ -103,6 +104,9 @@ def encode(value: Any, arrays: list[np.ndarray]) -> Any:
         return value
     if isinstance(value, pathlib.PurePath):
         return {"path": str(value)}
+    if isinstance(value, types.FunctionType) and _named(*_name(value)) is value:
+        # Keras' callbacks choose how to compare while they run, and change other attributes then.
+        return {"function": list(_name(value))}
     if type(value) is list:
         return [encode(entry, arrays) for entry in value]
     if type(value) is tuple:
@@ -128,9 +132,20 @@ def decode(value: Any, arrays: list[np.ndarray]) -> Any:
         return arrays[content][()]
     if kind == "path":
         return pathlib.Path(content)
+    if kind == "function":
+        return _named(*content)
     if kind == "dict":
         return {decode(key, arrays): decode(of, arrays) for key, of in content}
     return {"tuple": tuple, "set": set}[kind](decode(entry, arrays) for entry in content)
+
+
+def _name(function: types.FunctionType) -> tuple[str, str]:
+    return function.__module__, function.__qualname__
+
+
+def _named(module: str, name: str) -> Any:
+    """A function of a module that has been imported, None if there is none of that name."""
+    return getattr(sys.modules.get(module), name, None)
 
 
 def _is_code(value: Any) -> bool:

@@ -74,6 +74,42 @@ def test_attributes_are_the_state_and_functions_are_code():
     assert other.best == 0.5
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.callbacks.ReduceLROnPlateau(patience=2, min_delta=0.05, cooldown=1),
+        lambda: keras.callbacks.EarlyStopping(patience=3, min_delta=0.05),
+        lambda: keras.callbacks.ModelCheckpoint("never.keras", save_freq=10_000),
+    ],
+    ids=["ReduceLROnPlateau", "EarlyStopping", "ModelCheckpoint"],
+)
+@pytest.mark.parametrize("broken_off", [1, 2, 5, 8])
+def test_callbacks_of_keras_go_on_as_if_nothing_had_happened(make, broken_off):
+    losses = [1.0, 0.9, 0.88, 0.87, 0.7, 0.69, 0.68, 0.67, 0.66, 0.65, 0.64, 0.64]
+
+    def run(callback, epochs, rate, state=None):
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(rate), "mse")
+        model.stop_training = False
+        callback.set_model(model)
+        callback.on_train_begin()
+        if state is not None:
+            _callback_state.set_state(callback, round_trip(state))
+        seen = []
+        for epoch in epochs:
+            callback.on_epoch_end(epoch, {"loss": losses[epoch], "val_loss": losses[epoch]})
+            rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+            seen.append((rate, model.stop_training))
+        return seen, rate
+
+    whole, _ = run(make(), range(len(losses)), 1.0)
+    callback = make()
+    before, rate = run(callback, range(broken_off), 1.0)
+    state = _callback_state.state_of(callback)
+    after, _ = run(make(), range(broken_off, len(losses)), rate, state)
+    assert before + after == whole
+
+
 def test_own_methods_come_first():
     callback = Own()
     callback.seen = 8
