@@ -30,7 +30,12 @@ SETTINGS = {
     "adversarial_regularization": {"attack_units": (8,), "attack_steps": 1},
     "dp_sgd": {"noise_multiplier": 1.0},
     "pate": {"num_teachers": 2},
-    "memguard": {"detector_units": (8,), "detector_epochs": 2, "max_iterations": 20},
+    "memguard": {
+        "detector_units": (8,),
+        "detector_epochs": 1,
+        "max_iterations": 5,
+        "searches": 1,
+    },
     "weight_decay": {},
     "dropout": {},
     "label_smoothing": {},
@@ -38,6 +43,8 @@ SETTINGS = {
 }
 # Released models that are more than the classifier, and cannot load without the library.
 OWN_CLASS = {"memguard"}
+# Defences that draw more than initial weights and orders.
+RANDOM = {"dp_sgd", "pate", "memguard", "dropout"}
 FIT = {"epochs": 2, "batch_size": 16, "seed": 3}
 every_defense = pytest.mark.parametrize("name", defenses.names())
 
@@ -162,8 +169,8 @@ def test_saves_and_loads(name, protected, split, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     x = split.nonmembers[0]
-    np.testing.assert_allclose(loaded.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
-    assert loaded.evaluate(*split.nonmembers, verbose=0)[0] > 0
+    np.testing.assert_allclose(loaded(x), model(x), atol=1e-6)
+    assert loaded.compiled
     config = zipfile.ZipFile(tmp_path / "model.keras").read("config.json").decode()
     assert ("keras_dmp" in config) == (name in OWN_CLASS)
 
@@ -214,7 +221,13 @@ def test_audits(name, protected, split):
     assert 0 <= report["loss"].auc <= 1
 
 
-@every_defense
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in RANDOM else pytest.param(name, marks=pytest.mark.slow)
+        for name in defenses.names()
+    ],
+)
 def test_same_seed_same_weights(name, protected, split):
     model, _ = protected(name)
     keras.utils.set_random_seed(77)

@@ -10,7 +10,7 @@ import keras_dmp
 from keras_dmp import defenses
 from keras_dmp.defenses._memguard_model import descending, uniform_of
 
-QUICK = {"max_iterations": 60, "searches": 2}
+QUICK = {"max_iterations": 60, "searches": 1}
 
 
 def detector(units=nets.CLASSES, slope=6.0, offset=-3.5):
@@ -42,7 +42,13 @@ def test_no_budget_changes_nothing(confident):
 
 
 @pytest.mark.parametrize(
-    ("units", "activation"), [(4, None), (4, "softmax"), (1, None), (1, "sigmoid")]
+    ("units", "activation"),
+    [
+        (4, None),
+        pytest.param(4, "softmax", marks=pytest.mark.slow),
+        pytest.param(1, None, marks=pytest.mark.slow),
+        (1, "sigmoid"),
+    ],
 )
 def test_class_is_kept_and_detector_misled(units, activation):
     classifier = nets.classifier(units, activation, seed=11, scale=4.0)
@@ -76,7 +82,7 @@ def test_class_is_kept_and_detector_misled(units, activation):
 
 
 def test_expected_distance_keeps_the_budget(confident):
-    x = samples(600)
+    x = samples(300)
     p = nets.softmax(confident.predict(x, verbose=0))
 
     def distances(budget):
@@ -87,7 +93,7 @@ def test_expected_distance_keeps_the_budget(confident):
     assert whole.mean() > 0.4
     # Each sample's own noise has distance d and is added with probability 0.2 / d.
     expected = np.minimum(whole, 0.2).mean()
-    np.testing.assert_allclose(some.mean(), expected, atol=4 * whole.std() / np.sqrt(600))
+    np.testing.assert_allclose(some.mean(), expected, atol=4 * whole.std() / np.sqrt(300))
     added = some > 1e-6
     np.testing.assert_allclose(some[added], whole[added], atol=1e-5)
 
@@ -96,15 +102,15 @@ def test_answers_are_the_same_in_every_company(confident):
     x = samples(30)
     model = guarded(confident, budget=0.3)
     whole = model.predict(x, verbose=0)
-    one = np.concatenate([model.predict(x[row : row + 1], verbose=0) for row in range(8)])
-    np.testing.assert_allclose(one, whole[:8], atol=1e-4)
-    np.testing.assert_allclose(model(x[::-1])[::-1], whole, atol=1e-4)
+    one = np.concatenate([model.predict(x[row : row + 1], verbose=0) for row in range(4)])
+    np.testing.assert_allclose(one, whole[:4], atol=1e-4)
+    np.testing.assert_allclose(model.predict(x[::-1], verbose=0)[::-1], whole, atol=1e-4)
 
 
-def test_keys_draw_apart(confident):
+def test_keys_draw_apart():
     x = samples(200)
-    one, other = (guarded(confident, budget=0.3, key=key).predict(x, verbose=0) for key in (0, 1))
-    assert np.any(one != other)
+    one, other = (np.asarray(uniform_of(x, key)) for key in (0, 1))
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.3
 
 
 def test_draws_are_uniform_and_independent_of_small_differences():
@@ -143,6 +149,19 @@ def test_labels_are_those_of_no_defense(split):
     before, after = plain.predict(x, verbose=0), mine.predict(x, verbose=0)
     np.testing.assert_array_equal(after.argmax(axis=1), before.argmax(axis=1))
     nets.assert_same_weights(mine.classifier, nets.snapshot(plain), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.slow
+def test_later_searches_find_smaller_noise(confident):
+    x = samples(100)
+    p = nets.softmax(confident.predict(x, verbose=0))
+    distances = []
+    for searches in (1, 3):
+        model = guarded(confident, budget=2.0, max_iterations=300, searches=searches)
+        noisy = nets.softmax(model.predict(x, verbose=0))
+        distances.append(np.abs(noisy - p).sum(axis=1))
+    assert np.mean(distances[1]) < np.mean(distances[0])
 
 
 @pytest.mark.slow

@@ -53,6 +53,7 @@ def test_nothing_of_a_defense_is_no_defense(name, settings, split, undefended):
     nets.assert_same_weights(mine, undefended, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_early_stopping_trains_for_as_long_as_it_may(split, undefended):
     fewer = defenses.EarlyStopping(patience=None, max_epochs=2)
     mine = fewer.protect(build, split, **{**FIT, "epochs": 50})
@@ -94,6 +95,7 @@ def test_weight_decay_leaves_no_regularizer_behind(split):
     assert second is None
 
 
+@pytest.mark.slow
 def test_weight_decay_adds_to_a_regularizer_of_the_model(split):
     def regularized():
         model = build()
