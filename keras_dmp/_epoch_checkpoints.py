@@ -71,6 +71,8 @@ class EpochCheckpoints(keras.callbacks.Callback):
         keras.utils.set_random_seed(seed_of(self._seed, epoch))
         if epoch == self.initial_epoch and self._start is not None:
             _restore(self.model.metrics_variables, self._start, "metric")
+            # Keras has done so before this hook; only what a metric keeps across epochs stays.
+            self.model.reset_metrics()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Keep the state."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from test_resuming import broken_off, resumed
 
 from keras_dmp import DistillationTrainer, _fast_steps
 
@@ -125,6 +126,13 @@ def test_same_seed_gives_the_same_student(reference, teacher, compiled):
     first, second = (train(reference, teacher, "sgd")[0] for _ in range(2))
     assert first._speed.step is not None
     nets.assert_same_weights(second.student, first.student.get_weights())
+
+
+@pytest.mark.slow
+def test_compiled_run_goes_on_to_the_same_student(tmp_path, compiled):
+    whole = resumed(tmp_path / "whole")
+    broken_off(tmp_path / "run", student=2)
+    assert resumed(tmp_path / "run") == whole
 
 
 def test_later_batches_of_other_sizes_and_columns(reference, teacher, compiled):
