@@ -126,15 +126,12 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             value: A value a replica, or a structure of them.
             axis: Axis to reduce as well, or `None`. Scalars have none: it is left out.
         """
-        if not tf.nest.is_nested(value):
-            return self._reduce_one(reduce_op, value, axis)
-        if axis is None and self.num_workers > 1 and tf.executing_eagerly():
-            # Keras asks for the mean of a batch to learn shapes and dtypes, with parts that may
-            # be of different lengths, or text. One part tells as much.
-            return keras.tree.map_structure(
-                lambda each: self.experimental_local_results(each)[0], value
-            )
-        return keras.tree.map_structure(lambda each: self._reduce_one(reduce_op, each, axis), value)
+        # Keras asks for the mean of a batch to learn shapes and dtypes. Parts of different lengths
+        # have none, and neither has text: this worker's part tells as much.
+        alike = axis is not None or not self._spans_workers_now() or self._are_alike(value)
+        return keras.tree.map_structure(
+            lambda each: self._reduce_one(reduce_op, each, axis, alike), value
+        )
 
     def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
         """As `tf.distribute.Strategy.experimental_distribute_dataset`, by batches, not files.
@@ -208,12 +205,31 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         """
         return list(callbacks) if self.is_chief else []
 
-    def _reduce_one(self, reduce_op: Any, value: Any, axis: Any) -> Any:
-        part = self.experimental_local_results(value)[0]
+    def _reduce_one(self, reduce_op: Any, value: Any, axis: Any, alike: bool) -> Any:
+        part = tf.convert_to_tensor(self.experimental_local_results(value)[0])
         # Keras reduces its metrics, which are scalars, along an axis 0.
-        if axis is not None and tf.convert_to_tensor(part).shape.rank == 0:
+        if part.shape.rank == 0:
             axis = None
+        elif not alike or part.dtype == tf.string:
+            return part
         return super().reduce(reduce_op, value, axis=axis)
+
+    def _spans_workers_now(self) -> bool:
+        return self.num_workers > 1 and tf.executing_eagerly()
+
+    def _are_alike(self, value: Any) -> bool:
+        """Whether all replicas of all workers have arrays of the same shapes."""
+        replicas = zip(
+            *(self.experimental_local_results(leaf) for leaf in keras.tree.flatten(value)),
+            strict=True,
+        )
+        shapes = [
+            [size for leaf in leaves for size in tf.convert_to_tensor(leaf).shape]
+            for leaves in replicas
+        ]
+        mine = np.array(shapes[0], dtype=np.int64)
+        differ = any(shape != shapes[0] for shape in shapes)
+        return not self.any_worker(differ or not np.array_equal(mine, self.broadcast(mine)))
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
         """Sum over the workers."""

@@ -45,6 +45,11 @@ def assert_agreement(results):
         assert found["number"] == 3.5
         assert found["array"] == [[0, 1, 2], [3, 4, 5]]
         assert found["dtype"] == "uint32"
+        total = sum(range(1, len(results) + 1))
+        assert found["sums"] == [total, [total, 2 * total]]
+        assert found["mean"] == pytest.approx(1.5 * total / len(results))
+        # Parts that have no mean: the worker's own.
+        assert found["uneven"] == [1.0] * (1 + found["index"])
         assert found["one_true"] is True
         assert found["none_true"] is False
         assert found["weights"] == pytest.approx(weights, abs=1e-5)
