@@ -167,8 +167,8 @@ class DistillationTrainer(keras.Model):
             run_eagerly: As in `keras.Model.compile`.
             steps_per_execution: As in `keras.Model.compile`. Defaults to `None`: several with
                 a cache, unless a callback looks at batches.
-            jit_compile: As in `keras.Model.compile`. `"auto"` also compiles the update of
-                Keras' own optimizers on a CPU where a training is long enough to repay it.
+            jit_compile: As in `keras.Model.compile`. `"auto"` also compiles the step, or
+                the optimizer's update, on a CPU where a training is long enough to repay it.
             auto_scale_loss: As in `keras.Model.compile`.
         """
         if loss is not None:
