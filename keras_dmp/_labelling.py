@@ -4,6 +4,7 @@ The pool comes in parts, from arrays or from a dataset of any length; the teache
 part, however many selectors choose from it.
 """
 
+import concurrent.futures
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -70,33 +71,45 @@ def label(
     Raises:
         ValueError: For samples, outputs or rules that do not fit together.
     """
+    _require(storage, criteria, source.num_samples)
+    replicas = 1 if teacher is None else _replicas.strategy_of(teacher).num_replicas_in_sync
+    rows = batch_size or replicas * _forward.labelling_batch_size(source.first.x)
+    steps = source.num_samples and -(-source.num_samples // rows)
+    bar = keras.utils.Progbar(steps, verbose=int(verbose), unit_name="batch")
+    forward = None if teacher is None else _forward.ForwardPass(teacher)
+    name = "y" if teacher is None else "teacher outputs"
+    keepers: list[_Keeper] = []
+    # The next part is asked about while a thread keeps what it needs of the last one.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        keeping = None
+        for step, part in enumerate(source.parts(rows)):
+            outputs = part.y if forward is None else forward(part.x)
+            if not keepers:
+                kind = kind or _heads.resolve_output_kind(
+                    teacher, "teacher", from_logits=from_logits, outputs=outputs
+                )
+                check = _heads.StreamedCheck(kind, name)
+                keepers = [_Keeper(rule, source, kind, storage, len(criteria)) for rule in criteria]
+            check.add(outputs)
+            if keeping is not None:
+                keeping.result()
+            keeping = thread.submit(_keep, keepers, part, outputs, kind)
+            bar.update(step + 1)
+        keeping.result()
+    check.finish()
+    source.require_length(check.samples)
+    return [keeper.finish() for keeper in keepers]
+
+
+def _require(storage: Storage, criteria: Sequence[Criteria | None], samples: int | None) -> None:
+    """Raise ValueError for what can be seen before the pass."""
     if storage.folder is not None and not os.path.isdir(storage.folder):
         raise ValueError(
             f"Expected `folder` to be a folder that is there. Received: folder={storage.folder!r}"
         )
     for rule in criteria:
         if rule is not None:
-            rule.require_pool_size(source.num_samples)
-    replicas = 1 if teacher is None else _replicas.strategy_of(teacher).num_replicas_in_sync
-    rows = batch_size or replicas * _forward.labelling_batch_size(source.first.x)
-    steps = source.num_samples and -(-source.num_samples // rows)
-    bar = keras.utils.Progbar(steps, verbose=int(verbose), unit_name="batch")
-    forward = None if teacher is None else _forward.ForwardPass(teacher)
-    keepers, check, name = [], None, "y" if teacher is None else "teacher outputs"
-    for step, part in enumerate(source.parts(rows)):
-        outputs = part.y if forward is None else forward(part.x)
-        if check is None:
-            kind = kind or _heads.resolve_output_kind(
-                teacher, "teacher", from_logits=from_logits, outputs=outputs
-            )
-            check = _heads.StreamedCheck(kind, name)
-            keepers = [_Keeper(rule, source, kind, storage, len(criteria)) for rule in criteria]
-        check.add(outputs)
-        _keep(keepers, part, outputs, kind)
-        bar.update(step + 1)
-    check.finish()
-    source.require_length(check.samples)
-    return [keeper.finish() for keeper in keepers]
+            rule.require_pool_size(samples)
 
 
 def _keep(keepers: list["_Keeper"], part: Batch, outputs: np.ndarray, kind: OutputKind) -> None:
