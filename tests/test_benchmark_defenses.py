@@ -72,7 +72,7 @@ def row(curve, value, seed, risk, accuracy, *, headline=False, seconds=10.0, **c
 
 @pytest.fixture
 def rows():
-    """Two seeds of DMP and of a rival, and a third of DMP's headline alone."""
+    """Three seeds of DMP and of a rival, the third with DMP's headline point alone."""
     return [
         row("none", None, 0, 0.9, 0.66, headline=True, seconds=5.0),
         row("dmp_soft", 1, 0, 0.60, 0.60, headline=True),
@@ -84,6 +84,8 @@ def rows():
         row("dropout", 1, 1, 0.55, 0.40, headline=True),
         row("dropout", 2, 1, 0.65, 0.50),
         row("dmp_soft", 1, 2, 0.60, 0.99, headline=True),
+        row("dropout", 1, 2, 0.55, 0.40, headline=True),
+        row("dropout", 2, 2, 0.65, 0.50),
         row("memguard", 1, 0, 0.80, 0.66, headline=True),
     ]
 
@@ -151,7 +153,7 @@ def test_points_table_by_hand(rows):
     by_name = {line.split(" | ")[0][2:]: line.strip("| ").split(" | ") for line in lines[2:]}
     assert list(by_name)[:3] == ["none", "dmp_soft, dial 1", "dmp_soft, dial 2"]
     dropout = by_name["dropout, dial 1"]
-    assert dropout[1:4] == ["2", "50.0 (50.0 to 50.0)", "40.0 (40.0 to 40.0)"]
+    assert dropout[1:4] == ["3", "50.0 (50.0 to 50.0)", "40.0 (40.0 to 40.0)"]
     assert dropout[4:6] == ["0.500 (0.500 to 0.500)", "0.550 (0.550 to 0.550)"]
     # Of the two attacks the one that finds more; and twice the seconds of no defence.
     assert dropout[7:10] == ["20.00", "too few", "2.0x"]
