@@ -214,7 +214,7 @@ def curves(task: Task, scale: float) -> dict[str, Curve]:
             )
             for order in controls
         ),
-        *_rivals(task),
+        *_rivals(task, chosen[0]),
         Curve(
             name="dmp_synthetic",
             defense="dmp",
@@ -251,13 +251,14 @@ def _regularizers() -> list[Curve]:
     ]
 
 
-def _rivals(task: Task) -> list[Curve]:
+def _rivals(task: Task, chosen: int) -> list[Curve]:
+    student = {"student_optimizer": dict(task.student_optimizer), "student_epochs": task.epochs}
     return [
         Curve(
             name="adversarial_regularization",
             defense="adversarial_regularization",
             setting="penalty",
-            values=(3.0, 1.0, 10.0),
+            values=(1.0, 0.3, 3.0),
             cost=3,
         ),
         Curve(
@@ -265,8 +266,10 @@ def _rivals(task: Task) -> list[Curve]:
             defense="pate",
             setting="num_teachers",
             values=(10, 5, 25),
-            fixed={"student_optimizer": dict(task.student_optimizer)},
-            cost=2.5,
+            fixed={**student, "queries": chosen, "noise": 1.0},
+            # A shard is small: at the batch and epochs of the others a teacher hardly moves.
+            fit={"batch_size": 32, "epochs": 2 * task.epochs},
+            cost=4,
         ),
         Curve(
             name="dp_sgd",
