@@ -178,7 +178,8 @@ class Point:
             "curve": self.curve,
             "defense": self.defense,
             "settings": self.settings,
-            "fit": self.fit,
+            "fit": task.fit_arguments(self),
+            "sizes": task.sizes(scale),
             "seed": seed,
         }
         return json.dumps(facts, sort_keys=True)

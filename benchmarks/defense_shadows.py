@@ -99,7 +99,8 @@ def key(task, scale, point, models):
         "scale": scale,
         "curve": point.curve,
         "settings": dict(point.settings),
-        "fit": dict(point.fit),
+        "fit": task.fit_arguments(point),
+        "members": task.sizes(scale)["members"],
     }
     return json.dumps(facts, sort_keys=True)
 

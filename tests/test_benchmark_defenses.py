@@ -251,6 +251,9 @@ def test_keys_are_unique_and_stay_the_same(task, scale):
         assert point.make().name == point.defense
         keras.optimizers.get(task.fit_arguments(point)["optimizer"])
     assert keys == [point.key(task, scale, seed) for point in points for seed in (0, 1)]
+    longer = dataclasses.replace(task, epochs=task.epochs + 1)
+    others = {point.key(longer, scale, 0) for point in defense_cases.points(longer, scale)}
+    assert not others & set(keys)
     sizes = task.sizes(scale)
     for point in points:
         assert point.settings.get("size", 0) <= sizes["reference"]
