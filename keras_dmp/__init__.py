@@ -24,7 +24,7 @@ _HOMES = {
     "audit_membership": "keras_dmp.audit",
     "split_private": "keras_dmp.splits",
 }
-_MODULES = ("audit", "datasets", "defenses", "distribution", "models")
+_MODULES = ("audit", "datasets", "defenses", "distribution", "models", "synthetic")
 
 __all__ = ["PrivacyWarning", *_HOMES, *_MODULES]
 

@@ -31,13 +31,23 @@ class _Alone:
         pass
 
 
-def of(strategy: tf.distribute.Strategy) -> Workers:
+def of(strategy: tf.distribute.Strategy, seed: int | None) -> Workers:
     """The workers of a strategy.
 
+    Args:
+        strategy: The strategy of a run.
+        seed: The run's seed, which several workers need: each draws weights and orders itself.
+
     Raises:
-        ValueError: For TensorFlow's own strategy of several workers, which Keras 3 cannot use.
+        ValueError: Without a seed for several workers, and for TensorFlow's own strategy of
+            several workers, which Keras 3 cannot use.
     """
     if isinstance(strategy, MultiWorkerStrategy):
+        if strategy.num_workers > 1 and seed is None:
+            raise ValueError(
+                "Expected `seed` to be an integer with several workers, which must all draw the "
+                "same. Received: seed=None"
+            )
         return strategy
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise ValueError(

@@ -21,6 +21,8 @@ from keras_dmp._cluster import Cluster, host_and_port, require_address
 from keras_dmp._peers import PeerWatch
 from keras_dmp._replicas import WholeBatchLoss as WholeBatchLoss
 
+__all__ = ["MultiWorkerStrategy", "WholeBatchLoss"]
+
 _logger = logging.getLogger(__name__)
 
 # "Temporary failure", sysexits.h: what a supervisor may take for "start all again".

@@ -40,7 +40,8 @@ class LabelledReference:
     >>> net = lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> trainer = DistillationTrainer(net(), teacher=net())
     >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
-    >>> labelled = trainer.label(x, selector=EntropyReferenceSelector(size=16))
+    >>> selector = EntropyReferenceSelector(size=16, balance_classes=True)
+    >>> labelled = trainer.label(x, selector=selector)
     >>> labelled.outputs.shape, labelled.indices.shape
     ((16, 3), (16,))
     """

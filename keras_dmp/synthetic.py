@@ -10,6 +10,8 @@ from keras_dmp import _arrays, _validate
 from keras_dmp._generators import ImageGenerator, TableGenerator
 from keras_dmp._nearest import nearest_distances
 
+__all__ = ["SyntheticReference", "synthesize"]
+
 _KINDS = ("auto", "image", "tabular")
 _GENERATORS = {"image": ImageGenerator, "tabular": TableGenerator}
 _AXES = {4: "image", 2: "tabular"}

@@ -420,7 +420,7 @@ class DMPTrainer:
     def _opened_directory(
         self, plan: _plan.Plan, arguments: FitArguments, more: dict[str, Any]
     ) -> RunDirectory | None:
-        workers = _workers.of(tf.distribute.get_strategy())
+        workers = _workers.of(tf.distribute.get_strategy(), self._seed)
         if self._directory is None:
             return None
         for name in ("callbacks", "teacher_callbacks"):

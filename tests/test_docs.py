@@ -43,7 +43,8 @@ def blocks(path, language):
 
 
 def public_objects():
-    for module in (keras_dmp, keras_dmp.audit, keras_dmp.datasets):
+    modules = (keras_dmp.audit, keras_dmp.datasets, keras_dmp.defenses)
+    for module in (keras_dmp, *modules, keras_dmp.distribution, keras_dmp.synthetic):
         for name in module.__all__:
             yield f"{module.__name__}.{name}", getattr(module, name)
     for name, value in vars(keras_dmp.models).items():

@@ -160,6 +160,7 @@ def test_public_names():
         "distribution",
         "models",
         "split_private",
+        "synthetic",
     ]
 
 
