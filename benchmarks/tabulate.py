@@ -144,6 +144,8 @@ def page(dataset, scale, rows, risk):
         parts += [
             _sizes(points),
             points_table(points),
+            "TPR: of the loss attack or the black box, whichever finds more. Accuracies and AUCs: "
+            "means over the seeds with 95 % intervals, which one seed does not have.",
             f"DMP's gain at equal risk, {LABELS[risk]}:",
             gains_table(points, risk),
         ]
