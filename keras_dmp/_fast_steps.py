@@ -101,7 +101,8 @@ class ChosenSpeed:
             y_pred = trainer(x, training=True)
             loss = trainer.compute_loss(x, y, y_pred, sample_weight, training=True)
         weights = trainer.trainable_weights
-        self.update(tape.gradient(loss, weights, unconnected_gradients="zero"))
+        # None for weights that the loss does not depend on, which Keras leaves alone.
+        self.update(tape.gradient(loss, weights))
         mean_loss = next(metric for metric in trainer.metrics if metric.name == "loss")
         mean_loss.update_state(loss, sample_weight=tf.shape(y_pred)[0])
         return trainer.compute_metrics(x, y, y_pred, sample_weight)
@@ -125,9 +126,12 @@ class _Compilation(keras.callbacks.Callback):
             trainer.make_train_function(force=True)
             if not _runs(trainer, self._batches, variables):
                 speed.step = None
-        if speed.step is None:
-            if _has_plain_optimizer(trainer):
-                speed.update = _compiled_update(trainer)
+        if speed.step is None and _has_plain_optimizer(trainer):
+            speed.update = _compiled_update(trainer)
+            trainer.make_train_function(force=True)
+            if not _runs(trainer, self._batches, variables):
+                speed.update = None
+        if speed.step is None and speed.update is None:
             trainer.make_train_function(force=True)
 
 
@@ -187,10 +191,11 @@ def _runs(trainer: keras.Model, batches: Any, variables: Iterable[tf.Variable]) 
     try:
         trainer.train_function(iter(batches.dataset.take(1)))
     except tf.errors.OpError:
-        # XLA compiles all of it before it runs any of it, so nothing has changed.
         return False
-    for variable, value in before:
-        variable.assign(value)
+    finally:
+        # After an error too: TensorFlow may have run what precedes the compiled part.
+        for variable, value in before:
+            variable.assign(value)
     return True
 
 

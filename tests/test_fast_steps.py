@@ -122,6 +122,50 @@ def test_model_that_xla_refuses_is_trained_unharmed(reference, teacher, compiled
     assert_equal_trainings(fast, own)
 
 
+class ByText(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that goes through text, which XLA has not."""
+
+    def __call__(self, step):
+        return tf.strings.to_number(tf.strings.as_string(0.01 / (1.0 + tf.cast(step, tf.float32))))
+
+
+def test_update_that_xla_refuses_is_found_out_before_the_first_step(reference, teacher, compiled):
+    own, fast = (
+        train(
+            reference,
+            teacher,
+            keras.optimizers.Adam(ByText()),
+            student=layered(layers.BatchNormalization(), layers.Dropout(0.3, seed=1)),
+            jit_compile=jit,
+        )
+        for jit in (False, "auto")
+    )
+    assert fast[0]._speed.batch is not None
+    assert fast[0]._speed.update is None
+    assert_equal_trainings(fast, own)
+
+
+class Unused(layers.Layer):
+    """Has a weight that no output depends on."""
+
+    def build(self, shape):
+        self.idle = self.add_weight(shape=(3,), initializer="ones")
+
+    def call(self, x):
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_weights_without_gradient_are_left_alone(reference, teacher, compiled):
+    student = layered(Unused(), layers.Dropout(0.3, seed=1))
+    idle = student.layers[1].idle.numpy()
+    trainer, _ = train(
+        reference, teacher, keras.optimizers.AdamW(0.01, weight_decay=0.1), student=student
+    )
+    assert trainer._speed.update is not None
+    np.testing.assert_array_equal(student.layers[1].idle.numpy(), idle)
+
+
 def test_same_seed_gives_the_same_student(reference, teacher, compiled):
     first, second = (train(reference, teacher, "sgd")[0] for _ in range(2))
     assert first._speed.step is not None
