@@ -1,7 +1,9 @@
 """The teacher's outputs in less room: half precision, or the most probable classes alone.
 
 An encoded batch is a tuple of arrays with one row a sample. What comes back are outputs of the
-same kind: logits up to a constant of each sample, which no softmax sees, or probabilities.
+same kind: logits up to a constant of each sample, which no softmax sees, or probabilities. These are
+stored by their logarithms: half precision has nothing between 0 and 6e-8, nor between 0.9995 and 1,
+and a temperature above 1 brings out what is there.
 """
 
 import dataclasses
@@ -62,11 +64,7 @@ class LabelFormat:
         if self.name == "float32":
             return (outputs,)
         if self.name == "float16":
-            if self.kind.from_logits and self.kind.units > 1:
-                # The constant that softmax does not see would cost precision.
-                outputs = outputs - outputs.max(axis=1, keepdims=True)
-            limit = np.finfo(np.float16).max
-            return (np.clip(outputs, -limit, limit).astype(np.float16),)
+            return (_as_half_logits(outputs, self.kind),)
         return self._most_probable(outputs)
 
     def decode(self, columns: tuple[Any, ...]) -> Any:
@@ -75,7 +73,9 @@ class LabelFormat:
             return columns[0]
         outputs = tf.cast(columns[0], tf.float32)
         if self.name == "float16":
-            return outputs
+            if self.kind.from_logits:
+                return outputs
+            return tf.sigmoid(outputs) if self.kind.units == 1 else tf.nn.softmax(outputs)
         classes, rest = tf.cast(columns[1], tf.int32), tf.cast(columns[2], tf.float32)
         samples = tf.shape(outputs)[0]
         rows = tf.repeat(tf.range(samples), self.name)
@@ -103,3 +103,15 @@ class LabelFormat:
             classes.astype(narrow),
             rest.astype(np.float16),
         )
+
+
+def _as_half_logits(outputs: np.ndarray, kind: OutputKind) -> np.ndarray:
+    """Logits of outputs, (samples, units) float16."""
+    if not kind.from_logits:
+        logs = np.maximum(_numerics.log_probabilities(outputs, from_logits=False), _LEAST_LOG)
+        outputs = logs[:, 1:] - logs[:, :1] if kind.units == 1 else logs
+    elif kind.units > 1:
+        # The constant that softmax does not see would cost precision.
+        outputs = outputs - outputs.max(axis=1, keepdims=True)
+    limit = np.finfo(np.float16).max
+    return np.clip(outputs, -limit, limit).astype(np.float16)

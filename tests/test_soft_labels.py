@@ -4,6 +4,7 @@ import nets
 import numpy as np
 import pytest
 
+from keras_dmp import _numerics
 from keras_dmp._heads import OutputKind
 from keras_dmp._soft_labels import LabelFormat, require_format
 
@@ -52,6 +53,20 @@ def test_float16_holds_logits_of_any_size():
     decoded, _ = round_trip("float16", outputs, True)
     assert np.isfinite(decoded).all()
     np.testing.assert_allclose(nets.softmax(decoded), nets.softmax(outputs), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [[[1 - 4e-9, 3e-9, 1e-9], [0.99, 0.01, 0.0]], [[1 - 1e-5], [1e-9], [0.4]]],
+)
+def test_float16_keeps_small_probabilities_for_a_temperature(outputs):
+    outputs = np.array(outputs, "float32")
+    decoded, _ = round_trip("float16", outputs, False)
+    tempered = [
+        nets.softmax(_numerics.log_probabilities(of, from_logits=False) / 4)
+        for of in (outputs, decoded)
+    ]
+    np.testing.assert_allclose(tempered[1], tempered[0], rtol=0.01)
 
 
 @pytest.mark.parametrize("from_logits", [True, False])
