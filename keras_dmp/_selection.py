@@ -194,7 +194,8 @@ class StreamedSelection:
         most = criteria.wanted(self._pool_size or 0)
         seats = np.full(len(self._beaten), most)
         if criteria.balance_classes and self._pool_size and criteria.max_entropy is None:
-            possible = self._counts + (self._pool_size - self._seen)
+            # A pool that goes on beyond its count is refused at its end.
+            possible = self._counts + max(0, self._pool_size - self._seen)
             # One seat more for the remainder, one for the rounding of the share.
             seats = np.minimum(seats, possible * most // self._pool_size + 2)
         return seats

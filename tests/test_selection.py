@@ -130,6 +130,14 @@ def test_what_is_beaten_is_not_kept_at_all():
     assert kept == [100] + [0] * 9
 
 
+def test_a_pool_beyond_its_count_does_not_break_the_pass():
+    """Whoever reads it says so at its end, in words."""
+    selection = StreamedSelection(rule(size=5, balance_classes=True), 2, pool_size=100)
+    for start in (0, 5_000):
+        selection.add(np.arange(start, start + 5_000) / 1e4, np.arange(5_000) % 2)
+        assert selection.cut() is not None or start
+
+
 def test_figures_as_json_come_back():
     entropy = np.random.default_rng(0).random(40)
     result, _, _ = stream(rule(size=7), entropy, np.arange(40) % 3, 3, [], None)
