@@ -65,18 +65,23 @@ class PeerWatch:
             token: Number that workers of this run show.
 
         Raises:
-            OSError: If one of them has not come in time.
+            OSError: If one of them has not come in time; those that have need not watch any more.
         """
         deadline = time.monotonic() + self._timeout
-        with server:
-            while len(self._links) < self._num_workers - 1:
-                server.settimeout(max(0.01, deadline - time.monotonic()))
-                connection, _ = server.accept()
-                index = _welcome(connection, token)
-                if index is None:
-                    connection.close()
-                else:
-                    self._links[index] = _Link(connection)
+        try:
+            with server:
+                while len(self._links) < self._num_workers - 1:
+                    server.settimeout(max(0.01, deadline - time.monotonic()))
+                    connection, _ = server.accept()
+                    index = _welcome(connection, token)
+                    if index is None:
+                        connection.close()
+                    else:
+                        self._links[index] = _Link(connection)
+        except OSError:
+            # Or they would take the end of their connection for that of the chief.
+            self.leave()
+            raise
         self._thread.start()
 
     def connect(self, host: str, port: int, token: int) -> None:

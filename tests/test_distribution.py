@@ -205,6 +205,16 @@ def test_a_goodbye_is_no_loss(watched, order):
     assert three.losses == [[], [], []]
 
 
+def test_workers_that_came_go_on_where_another_cannot_be_watched(watched):
+    three = watched(3, timeout=0.3)
+    server = three.watches[0].listen()
+    three.watches[1].connect("127.0.0.1", server.getsockname()[1], 7)
+    with pytest.raises(TimeoutError):
+        three.watches[0].accept(server, 7)
+    three.watches[1]._thread.join(5)
+    assert three.losses == [[], [], []]
+
+
 def test_strangers_are_turned_away(watched):
     two = watched(2, timeout=0.3)
     with pytest.raises(TimeoutError):
