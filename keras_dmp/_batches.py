@@ -182,7 +182,10 @@ def _pending(element: tuple) -> tuple:
 
 
 class _PendingOutputs(keras.utils.PyDataset):
-    """A `PyDataset` whose labels have been replaced by outputs of no columns."""
+    """A `PyDataset` whose labels have been replaced by outputs of no columns.
+
+    NumPy's: its batches may be made in forked processes, in which TensorFlow hangs.
+    """
 
     def __init__(self, dataset: keras.utils.PyDataset):
         super().__init__(
@@ -197,8 +200,9 @@ class _PendingOutputs(keras.utils.PyDataset):
         return self._dataset.num_batches
 
     def __getitem__(self, index: int) -> tuple:
-        element = self._dataset[index]
-        return _pending(element if isinstance(element, tuple) else (element,))
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(self._dataset[index])
+        outputs = np.zeros((_arrays.num_samples(x), 0), dtype=np.float32)
+        return (x, outputs) if sample_weight is None else (x, outputs, sample_weight)
 
     def on_epoch_begin(self) -> None:
         self._dataset.on_epoch_begin()

@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras import layers
 from nets import distil
 
-from keras_dmp import DistillationTrainer, _forward
+from keras_dmp import DistillationTrainer, _batches, _forward
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp_tests")
@@ -154,6 +154,17 @@ def test_without_cache_labels_follow_samples_that_change(reference, teacher, stu
         student, noisy, teacher=teacher, settings={"cache": False}, compile={"run_eagerly": True}
     )
     np.testing.assert_allclose(history["loss"], 0, atol=1e-8)
+
+
+def test_without_cache_batches_of_forked_workers_need_no_tensorflow(reference):
+    weights = np.ones(len(reference), "float32")
+    for batches, columns in [
+        (nets.Pairs(reference, batch_size=32), 2),
+        (nets.Pairs(reference, reference[:, 0], weights, batch_size=32), 3),
+    ]:
+        batch = _batches.with_pending_outputs(batches)[0]
+        assert [type(column) for column in batch] == [np.ndarray] * columns
+        assert batch[1].shape == (32, 0)
 
 
 @pytest.mark.parametrize("labels", ["soft", "hard"])
