@@ -42,7 +42,7 @@ def write(path: pathlib.Path, checkpoint: Checkpoint) -> None:
         "format": _FORMAT,
         "format_version": _VERSION,
         "values": checkpoint.values,
-        "arrays": [[name, array.dtype.name, array.shape] for name, array in arrays.items()],
+        "arrays": [[name, _dtype(array), array.shape] for name, array in arrays.items()],
     }
     checksum = hashlib.sha256()
     _files.remove_left_behind(path)
@@ -80,6 +80,12 @@ def read(path: pathlib.Path) -> Checkpoint:
         arrays[name] = np.frombuffer(content, kind, count=size, offset=line).reshape(shape)
         line += size * kind.itemsize
     return Checkpoint(arrays=arrays, values=header["values"])
+
+
+def _dtype(array: np.ndarray) -> str:
+    """The name of a dtype, with its byte order and width where NumPy itself has it."""
+    # Those of other packages, such as bfloat16, are void to NumPy but for their name.
+    return array.dtype.name if array.dtype.kind == "V" else array.dtype.str
 
 
 def _bytes(array: np.ndarray) -> Any:

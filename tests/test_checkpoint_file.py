@@ -17,6 +17,10 @@ ARRAYS = {
     "half": np.array([1.5, -2.0], ml_dtypes.bfloat16),
     "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
     "flags": np.array([True, False]),
+    "text": np.array(["ä", "long"]),
+    "bytes": np.array([b"a", b"bc"]),
+    "big_endian": np.array([1.5, 2.0], ">f4"),
+    "days": np.array(["2021-05-18"], "datetime64[D]"),
 }
 VALUES = {"history": {"loss": [0.1, math.inf]}, "epochs": [0, 1], "name": "ä"}
 
