@@ -4,6 +4,7 @@ Keras' callbacks have no protocol for it. What they are made of does: attributes
 arrays and containers of these are state, functions are code.
 """
 
+import inspect
 import pathlib
 import sys
 import types
@@ -16,6 +17,17 @@ import numpy as np
 _OF_FIT = frozenset({"_model", "model", "params", "validation_data"})
 # These keep files and writers besides their plain attributes, and open them again.
 _WITH_FILES = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
+# Read off the file that is there when a training begins.
+_OF_FILES = frozenset({"append_header"})
+# The sign of it is state: Keras turns it when the direction of the monitor is known.
+_TURNED = frozenset({"min_delta"})
+# Keras' callbacks that change what is trained, and their arguments that do not.
+_STEERING = (
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.ReduceLROnPlateau,
+    keras.callbacks.SwapEMAWeights,
+)
+_SILENT = frozenset({"verbose"})
 _CODE = (
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -71,16 +83,21 @@ def state_of(callback: keras.callbacks.Callback) -> dict[str, Any]:
         encode(state, [])
         return state
     state = {}
+    left_out = frozenset()
+    if _is_of_keras(callback):
+        # Where logs go and how much is told may have changed since.
+        left_out = _OF_FILES | ({*_arguments(callback)} - _TURNED)
     for name, value in vars(callback).items():
         if name in _OF_FIT:
             continue
         try:
             encode(value, [])
         except UnsavableError as error:
-            if isinstance(callback, _WITH_FILES) or _is_code(value):
+            if isinstance(callback, _WITH_FILES) or _is_code(value, callback):
                 continue
             raise UnsavableError(f"`{name}` is of type {type(value).__name__}") from error
-        state[name] = value
+        if name not in left_out:
+            state[name] = value
     return state
 
 
@@ -93,11 +110,23 @@ def set_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None
         setattr(callback, name, value)
 
 
+def settings_of(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    """What a callback was made with, as far as it tells and the training depends on it."""
+    settings = {}
+    if hasattr(callback, "get_config"):
+        settings = callback.get_config()
+    elif isinstance(callback, _STEERING) and _is_of_keras(callback):
+        given = vars(callback)
+        settings = {name: given[name] for name in _arguments(callback) if name in given}
+        settings |= {name: abs(settings[name]) for name in _TURNED if name in settings}
+    return {name: of for name, of in settings.items() if name not in _SILENT}
+
+
 def encode(value: Any, arrays: list[np.ndarray]) -> Any:
     """A plain value as JSON values; its arrays go to the end of `arrays`."""
     if isinstance(value, np.ndarray | np.generic):
-        if value.dtype.hasobject:
-            raise UnsavableError("an array of objects")
+        if value.dtype.hasobject or value.dtype.names:
+            raise UnsavableError("an array of objects or records")
         arrays.append(np.asarray(value))
         return {"scalar" if isinstance(value, np.generic) else "array": len(arrays) - 1}
     if type(value) in _SCALARS:
@@ -148,9 +177,23 @@ def _named(module: str, name: str) -> Any:
     return getattr(sys.modules.get(module), name, None)
 
 
-def _is_code(value: Any) -> bool:
-    """Whether a value is a function or class that remembers nothing that changes."""
+def _is_of_keras(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback is one of Keras' own, not of a class derived from one."""
+    return getattr(keras.callbacks, type(callback).__name__, None) is type(callback)
+
+
+def _arguments(callback: keras.callbacks.Callback) -> list[str]:
+    """Names of what a callback is made with."""
+    return list(inspect.signature(type(callback)).parameters)
+
+
+def _is_code(value: Any, callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback's value is a function or class that remembers nothing that changes."""
     if not isinstance(value, _CODE):
+        return False
+    # A method of another object is as much as the object.
+    owner = getattr(value, "__self__", callback)
+    if owner is not callback and not isinstance(owner, type | types.ModuleType | None):
         return False
     cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
     return all(isinstance(cell, (*_CODE, *_SCALARS, tuple, bytes)) for cell in cells)

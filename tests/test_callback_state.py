@@ -56,7 +56,11 @@ def test_plain_values_come_back_with_their_types():
     assert found["scalar"] == np.float32(0.1)
 
 
-@pytest.mark.parametrize("value", [object(), np.array([object()]), [1, {2: object()}], 1j])
+@pytest.mark.parametrize(
+    "value",
+    [object(), np.array([object()]), np.zeros(2, "i4,f4"), [1, {2: object()}], 1j],
+    ids=lambda value: type(value).__name__,
+)
 def test_other_values_are_refused(value):
     with pytest.raises(_callback_state.UnsavableError):
         _callback_state.encode(value, [])
@@ -110,6 +114,42 @@ def test_callbacks_of_keras_go_on_as_if_nothing_had_happened(make, broken_off):
     assert before + after == whole
 
 
+def test_what_keras_callbacks_are_made_with_is_not_their_state(tmp_path):
+    old = keras.callbacks.ModelCheckpoint("old.keras", monitor="loss", save_best_only=True)
+    old.best = 0.25
+    new = keras.callbacks.ModelCheckpoint("new.keras", monitor="loss", save_best_only=True)
+    _callback_state.set_state(new, round_trip(_callback_state.state_of(old)))
+    assert (new.filepath, new.best) == ("new.keras", 0.25)
+
+
+def test_a_log_that_goes_on_has_one_header(tmp_path):
+    state = None
+    for epoch in range(3):
+        logger = keras.callbacks.CSVLogger(tmp_path / "log.csv", append=True)
+        logger.on_train_begin()
+        if state is not None:
+            _callback_state.set_state(logger, round_trip(state))
+        logger.on_epoch_end(epoch, {"loss": 0.5})
+        state = _callback_state.state_of(logger)
+        logger.on_train_end()
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert rows == ["epoch,loss,val_loss", "0,0.5,NA", "1,0.5,NA", "2,0.5,NA"]
+
+
+def test_settings_are_those_that_steer():
+    stop = keras.callbacks.EarlyStopping("loss", patience=3, min_delta=0.5, mode="min", verbose=1)
+    expected = _callback_state.settings_of(stop)
+    assert {"patience", "min_delta", "monitor"} <= expected.keys()
+    assert "verbose" not in expected
+    stop.set_model(keras.Sequential())
+    stop.on_train_begin()
+    stop.on_epoch_end(0, {"loss": 1.0})
+    assert stop.min_delta == -0.5
+    assert _callback_state.settings_of(stop) == expected
+    assert _callback_state.settings_of(keras.callbacks.ModelCheckpoint("a.keras")) == {}
+    assert _callback_state.settings_of(Plain(seen=[1])) == {}
+
+
 def test_own_methods_come_first():
     callback = Own()
     callback.seen = 8
@@ -140,12 +180,16 @@ def test_callbacks_of_keras_can_be_saved(callback):
     _callback_state.require_savable([callback], "callbacks")
 
 
-def test_functions_that_remember_are_refused():
+@pytest.mark.parametrize("kind", ["function", "method", "builtin_function_or_method"])
+def test_functions_that_remember_are_refused(kind):
     seen = []
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
-    with pytest.raises(
-        ValueError, match="LambdaCallback, where `on_epoch_end` is of type function"
-    ):
+    hook = {
+        "function": lambda epoch, logs: seen.append(epoch),
+        "method": Plain(seen=seen).on_epoch_end,
+        "builtin_function_or_method": seen.append,
+    }[kind]
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=hook)
+    with pytest.raises(ValueError, match=f"LambdaCallback, where `on_epoch_end` is of type {kind}"):
         _callback_state.require_savable([callback], "callbacks")
 
 
@@ -153,6 +197,7 @@ def test_functions_that_remember_are_refused():
     ("callback", "message"),
     [
         (Plain(file=open), None),
+        (Plain(new=dict.fromkeys), None),
         (Plain(file=object()), r"callback in `callbacks` to be savable.*Plain, where `file` is of"),
         (keras.callbacks.CSVLogger("log.csv"), "append=True with `directory`.*append=False"),
         (
@@ -160,7 +205,7 @@ def test_functions_that_remember_are_refused():
             "leave resuming to `directory`. Received: BackupAndRestore",
         ),
     ],
-    ids=["code", "object", "CSVLogger", "BackupAndRestore"],
+    ids=["code", "class method", "object", "CSVLogger", "BackupAndRestore"],
 )
 def test_what_cannot_be_saved_is_refused(callback, message):
     if message is None:
