@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp import _fresh, _phases, _plan, _settings, _validate
+from keras_dmp import _batches, _fresh, _phases, _plan, _settings, _validate
 from keras_dmp._phases import Run
 from keras_dmp.audit import AuditReport, audit_membership
 from keras_dmp.labelled_reference import LabelledReference
@@ -90,8 +90,8 @@ def sweep(
 ) -> Sweep:
     """Train one teacher and a student a point, and audit all of them.
 
-    All students start from the same weights and see the same orders, so that points differ by
-    their settings alone, and a point is what `fit` gives with these settings.
+    All students start from the same weights and, with a seed, see the same orders: points differ
+    by their settings alone, and a point is what `fit` gives with these settings.
 
     Args:
         run: What the phases work with.
@@ -100,7 +100,7 @@ def sweep(
         settings: Settings of the distillation that all points share.
         nonmembers: Samples for the audit.
     """
-    _require_nonmembers(run, nonmembers)
+    _require_auditable(run, nonmembers)
     if not run.teacher_is_ready:
         _phases.train_teacher(run)
     labelled = _phases.label(run, run.distiller(run.plan.student, **settings), selectors)
@@ -118,9 +118,13 @@ def sweep(
     return Sweep(undefended=undefended, points=tuple(points))
 
 
-def _require_nonmembers(run: Run, nonmembers: Any) -> None:
+def _require_auditable(run: Run, nonmembers: Any) -> None:
     """Raise ValueError, before any training, for what the audit would refuse after it."""
-    plan = run.plan
+    plan, x, y = run.plan, run.arguments.x, run.arguments.y
+    if run.teacher_is_ready:
+        # Members that train no teacher may have come without labels.
+        members = x if _batches.is_dataset(x) else (x, y)
+        _plan.read_labelled(members, "x", model=plan.student, kind=plan.kind)
     read = _plan.read_labelled(nonmembers, "nonmembers", model=plan.student, kind=plan.kind)
     for part in ("members", "reference"):
         shared = int(np.count_nonzero(np.isin(read.digests, plan.digests[part])))

@@ -237,6 +237,14 @@ def test_nonmembers_are_neither_members_nor_reference(split, part, monkeypatch):
         sweep(split, nonmembers=(x, y))
 
 
+def test_members_need_labels_with_a_ready_teacher_too(split, monkeypatch):
+    monkeypatch.setattr("keras_dmp._labelling.label", lambda *_, **__: pytest.fail("labelled"))
+    with pytest.raises(ValueError, match=r"`x labels` to be class labels\. Received: x labels"):
+        trainer(teacher=build()).sweep(
+            split.members[0], None, split.reference, nonmembers=split.nonmembers
+        )
+
+
 def test_unknown_arguments(split):
     with pytest.raises(TypeError, match="epoch"):
         sweep(split, epoch=3)
