@@ -5,14 +5,17 @@ import fcntl
 import json
 import os
 import pathlib
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from keras_dmp import _files
 
 _LOCK = "lock"
 # Locked while the manifest is written; the bytes below are the parts'.
 _MANIFEST_BYTE = 1 << 40
+# Files whose locks `locked` holds.
+_held: "weakref.WeakSet[BinaryIO]" = weakref.WeakSet()
 
 
 class PrivateDirectory:
@@ -92,15 +95,12 @@ class PrivateDirectory:
         )
 
     def _require_same(self) -> None:
-        try:
-            found = json.loads(self._manifest.read_text())
-        except ValueError:
-            found = {}
-        if not isinstance(found, dict) or found.pop("format", None) != self._format["format"]:
-            raise ValueError(
-                f"Expected `directory` to hold a {self._what}. Received: "
-                f"{str(self._manifest)!r}, which is damaged or something else"
-            )
+        found = require_format(
+            self.path,
+            what=self._what,
+            manifest=self._manifest.name,
+            format=self._format["format"],
+        )
         version = found.pop("format_version", None)
         if version != self._format["format_version"]:
             raise ValueError(
@@ -121,6 +121,24 @@ class PrivateDirectory:
             )
 
 
+def require_format(path: pathlib.Path, *, what: str, manifest: str, format: str) -> dict[str, Any]:
+    """What a manifest says besides its format.
+
+    Raises:
+        ValueError: If it is of another format.
+    """
+    try:
+        found = json.loads((path / manifest).read_text())
+    except ValueError:
+        found = {}
+    if not isinstance(found, dict) or found.pop("format", None) != format:
+        raise ValueError(
+            f"Expected `directory` to hold a {what}. Received: {str(path / manifest)!r}, which is "
+            "damaged or something else"
+        )
+    return found
+
+
 @contextlib.contextmanager
 def locked(path: pathlib.Path, *, refusal: str) -> Iterator[None]:
     """Hold a directory; the lock goes with its process, however that ends.
@@ -138,7 +156,17 @@ def locked(path: pathlib.Path, *, refusal: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RuntimeError(refusal) from error
+        _held.add(file)
         yield
+
+
+def _let_go() -> None:
+    """Leave the locks to the process that forked: children may outlive it."""
+    for file in list(_held):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def remove(path: pathlib.Path, manifest: str) -> None:

@@ -54,7 +54,7 @@ class EpochCheckpoints(keras.callbacks.Callback):
         """Put the kept state back, or keep the one that the training starts from."""
         del logs
         if self._start is None:
-            self.model.optimizer.build(self.model.trainable_variables)
+            _build_optimizer(self.model)
             self._write(0, self.checkpoint(self.model))
         else:
             self.restore(self.model)
@@ -113,7 +113,7 @@ def model_state(model: keras.Model) -> Checkpoint:
 
 def restore_model(model: keras.Model, checkpoint: Checkpoint) -> None:
     """Put variables of model and optimizer back; metrics start each epoch anew by themselves."""
-    model.optimizer.build(model.trainable_variables)
+    _build_optimizer(model)
     _restore(model.variables, checkpoint, "variable")
     _restore(model.optimizer.variables, checkpoint, "optimizer")
 
@@ -135,6 +135,12 @@ def plain_values(checkpoint: Checkpoint) -> dict[str, Any]:
 def seed_of(*numbers: int) -> int:
     """A seed for the global generators from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
+
+
+def _build_optimizer(model: keras.Model) -> None:
+    # A `LossScaleOptimizer` that is built twice has the variables of its scale twice.
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
 
 
 def _arrays(variables: list[Any], prefix: str) -> dict[str, np.ndarray]:

@@ -5,24 +5,42 @@ Data enters by hashes. Names of layers, which depend on what a process has built
 
 import hashlib
 import json
+import math
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_dmp import _callback_state
 from keras_dmp._plan import Plan
 from keras_dmp.reference import EntropyReferenceSelector
 
 
 def of_data(plan: Plan) -> dict[str, str]:
-    """Size and hash of each part of the data."""
+    """Size, batches and hash of each part of the data."""
     parts = {}
     for name, digests in plan.digests.items():
         part = getattr(plan, name)
         content = hashlib.blake2b(np.ascontiguousarray(digests).tobytes(), digest_size=8)
         content.update(getattr(part, "labels_digest", b""))
-        parts[name] = f"{len(digests)} samples {content.hexdigest()}"
+        content.update(getattr(part, "weights_digest", b""))
+        batches = "" if part.batch_size is None else f" in batches of {part.batch_size}"
+        if isinstance(getattr(part, "x", None), keras.utils.PyDataset):
+            # Only the order of its batches is drawn.
+            batches += " of a PyDataset"
+        parts[name] = f"{len(digests)} samples{batches} {content.hexdigest()}"
     return parts
+
+
+def of_callbacks(callbacks: list[keras.callbacks.Callback]) -> list[Any]:
+    """Types of callbacks, with the settings of those that tell theirs."""
+    found = []
+    for callback in callbacks:
+        settings = {}
+        if not isinstance(callback, EntropyReferenceSelector):
+            settings = of_object(_callback_state.settings_of(callback))
+        found.append([type(callback).__name__, settings])
+    return found
 
 
 def of_model(model: keras.Model) -> str:
@@ -76,6 +94,9 @@ def _plain(value: Any) -> Any:
         return [_plain(entry) for entry in value]
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        # JSON has no such numbers.
+        return repr(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(type(value).__name__)

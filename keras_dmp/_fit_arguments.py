@@ -83,8 +83,5 @@ class FitArguments:
         return arguments
 
     def in_fingerprint(self) -> dict[str, Any]:
-        """What the result depends on besides data."""
-        values = {name: getattr(self, name) for name in _IN_FINGERPRINT}
-        for name in ("callbacks", "teacher_callbacks"):
-            values[name] = [type(callback).__name__ for callback in getattr(self, name)]
-        return values
+        """What the result depends on besides data and callbacks."""
+        return {name: getattr(self, name) for name in _IN_FINGERPRINT}

@@ -24,6 +24,7 @@ class LabelledData:
         sample_weight: (samples,) or None.
         digests: Hash of each record as the model sees it, (samples,) uint64.
         labels_digest: Hash of all labels and weights in their order.
+        batch_size: Samples of the dataset's first batch, or None for arrays.
         name: What messages call `x`.
     """
 
@@ -32,6 +33,7 @@ class LabelledData:
     sample_weight: np.ndarray | None
     digests: np.ndarray
     labels_digest: bytes
+    batch_size: int | None
     name: str
 
     @classmethod
@@ -82,28 +84,12 @@ class LabelledData:
             sample_weight=sample_weight,
             digests=np.concatenate(digests),
             labels_digest=labels_hash.digest(),
+            batch_size=len(digests[0]) if _batches.is_dataset(x) else None,
             name=names[0],
         )
         if len(data.digests) < 2:
             raise ValueError(f"Expected `{names[0]}` to have at least two samples. Received: one")
         return data
-
-    def require_fixed_order(self, model: keras.Model) -> None:
-        """Raise ValueError for a dataset that yields another order at every reading.
-
-        Its first batch tells: a shuffle buffer reaches beyond one.
-        """
-        if not _batches.is_dataset(self.x):
-            return
-        x = _batches.first_batch(self.x, self.name, model).x
-        digests = _arrays.record_digests(x, _inputs.input_dtypes(model, x))
-        if np.any(digests != self.digests[: len(digests)]):
-            raise ValueError(
-                f"Expected `{self.name}` to yield the same order at every reading with "
-                "`directory`, since a run that goes on must see what it would have seen: remove "
-                "its `shuffle`, or give arrays or a PyDataset, which `shuffle=True` reorders. "
-                "Received: a dataset whose first batch differs at a second reading"
-            )
 
     def for_keras(self) -> Any:
         """What `validation_data` of `Model.fit` takes."""
@@ -140,6 +126,30 @@ class LabelledData:
 
     def _columns(self) -> tuple[Any, Any, Any]:
         return self.x, self.y, self.sample_weight
+
+
+def require_fixed_order(data: Any, digests: np.ndarray, name: str, model: keras.Model) -> None:
+    """Raise ValueError for a dataset that yields another order at every reading.
+
+    Its first batch tells: a shuffle buffer reaches beyond one.
+
+    Args:
+        data: A dataset, or arrays, which have one order.
+        digests: Hash of each record at the first reading.
+        name: What messages call the data.
+        model: A built classifier that takes the samples.
+    """
+    if not _batches.is_dataset(data):
+        return
+    x = _batches.first_batch(data, name, model).x
+    again = _arrays.record_digests(x, _inputs.input_dtypes(model, x))
+    if not np.array_equal(again, digests[: len(again)]):
+        raise ValueError(
+            f"Expected `{name}` to yield the same order at every reading with `directory`, since "
+            "a run that goes on must see what it would have seen: remove its `shuffle`, or give "
+            "arrays or a PyDataset, which `shuffle=True` reorders. Received: a dataset whose first "
+            "batch differs at a second reading"
+        )
 
 
 def _checked(

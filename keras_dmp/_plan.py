@@ -6,12 +6,12 @@ from typing import Any
 
 import keras
 
-from keras_dmp import _arrays, _batches, _fresh, _heads, _inputs, _overlap
+from keras_dmp import _arrays, _batches, _callback_state, _fresh, _heads, _inputs, _overlap
 from keras_dmp._fit_arguments import FitArguments
-from keras_dmp._labelled_data import LabelledData
+from keras_dmp._labelled_data import LabelledData, require_fixed_order
 from keras_dmp._output_kind import output_kind
 from keras_dmp._reference_data import ReferencePool
-from keras_dmp.reference import EntropyReferenceSelector
+from keras_dmp.reference import EntropyReferenceSelector, selector_among
 
 _SAMPLE = slice(0, 256)
 
@@ -113,6 +113,30 @@ def prepare(
         digests=digests,
         sample=sample,
     )
+
+
+def require_resumable(plan: Plan, arguments: FitArguments) -> None:
+    """Raise ValueError for what a run that is broken off could not go on with.
+
+    Args:
+        plan: Models and data.
+        arguments: What `fit` was given.
+    """
+    if selector_among(arguments.teacher_callbacks) is not None:
+        raise ValueError(
+            "Expected `teacher_callbacks` without an EntropyReferenceSelector with `directory`: "
+            "what it chooses from a pool of its own is not kept there. Received: one"
+        )
+    for name in ("callbacks", "teacher_callbacks"):
+        callbacks = getattr(arguments, name)
+        # What a selector chose is kept with the labels.
+        others = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
+        _callback_state.require_savable(others, name)
+    for part in (plan.members, plan.validation):
+        if part is not None:
+            require_fixed_order(part.x, part.digests, part.name, plan.student)
+    pool = plan.reference
+    require_fixed_order(pool.source, pool.digests, "reference", plan.student)
 
 
 def _require_parts(x: Any, reference: Any, ready_teacher: Any, groups: Any) -> None:

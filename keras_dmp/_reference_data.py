@@ -1,6 +1,7 @@
 """Reference samples as `fit`, `label` and the selector are given them."""
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterator
 from typing import Any, Self
@@ -122,6 +123,7 @@ class ReferencePool:
         num_samples: Samples in all.
         digests: Hash of each record as the model sees it, (samples,) uint64.
         batch_size: Samples a batch of the dataset, or None for arrays.
+        weights_digest: Hash of the weights that a dataset yields, in their order.
     """
 
     source: Any
@@ -129,6 +131,7 @@ class ReferencePool:
     num_samples: int
     digests: np.ndarray
     batch_size: int | None
+    weights_digest: bytes
 
     @classmethod
     def read(cls, x: Any, name: str, model: keras.Model) -> Self:
@@ -144,9 +147,15 @@ class ReferencePool:
         """
         source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
         dtypes = _inputs.input_dtypes(model, source.first.x)
-        digests = np.concatenate([_arrays.record_digests(part.x, dtypes) for part in source.each()])
+        records, weights_hash = [], hashlib.blake2b(digest_size=16)
+        for part in source.each():
+            records.append(_arrays.record_digests(part.x, dtypes))
+            if part.sample_weight is not None:
+                weights_hash.update(part.sample_weight.tobytes())
+        digests = np.concatenate(records)
         _require_two(len(digests), name)
         return cls(
+            weights_digest=weights_hash.digest(),
             source=x if source.arrays is None else source.arrays.x,
             first=_arrays.take(source.first.x, _FIRST),
             num_samples=len(digests),

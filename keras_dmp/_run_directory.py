@@ -22,6 +22,7 @@ _KEPT = 2
 # The number of no checkpoint.
 _NONE = -1
 _MANIFEST, _LABELS = "run.json", "labels"
+_WHAT, _FORMAT = "run of DMPTrainer", "keras_dmp.run"
 
 
 class RunDirectory:
@@ -99,7 +100,10 @@ class RunDirectory:
                 "was written before it is whole: the same call goes on from there",
                 str(self.path),
             ) from error
-        for path in self._checkpoints(phase)[:-_KEPT]:
+        # Those of a higher number are damaged: the run has gone on from one before them.
+        there = self._checkpoints(phase)
+        after = [path for path in there if _number(path) > number]
+        for path in (*after, *there[: len(there) - len(after)][:-_KEPT]):
             path.unlink()
 
     def read_labels(self, count: int, pool: Any) -> list[LabelledReference] | None:
@@ -148,16 +152,20 @@ def purge(path: str | os.PathLike) -> None:
     """Remove all that runs have written in a directory, and it if nothing else is in it.
 
     Raises:
+        OSError: If something cannot be removed.
         RuntimeError: If a run is at work in it.
+        ValueError: If it is a directory of something else.
     """
     path = pathlib.Path(path)
     if not (path / _MANIFEST).exists():
         return
+    _directories.require_format(path, what=_WHAT, manifest=_MANIFEST, format=_FORMAT)
     with _locked(path):
         for pattern in ("*.checkpoint", ".*.checkpoint.*"):
             for checkpoint in path.glob(pattern):
                 checkpoint.unlink()
-        shutil.rmtree(path / _LABELS, ignore_errors=True)
+        if (path / _LABELS).exists():
+            shutil.rmtree(path / _LABELS)
         _directories.remove(path, _MANIFEST)
 
 
@@ -165,9 +173,9 @@ def _opened(path: pathlib.Path, configuration: dict[str, Any]) -> PrivateDirecto
     return PrivateDirectory(
         path,
         configuration,
-        what="run of DMPTrainer",
+        what=_WHAT,
         manifest=_MANIFEST,
-        format="keras_dmp.run",
+        format=_FORMAT,
         version=1,
     )
 

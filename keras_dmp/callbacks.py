@@ -133,6 +133,19 @@ class MembershipAudit(keras.callbacks.Callback):
             "verbose": self.verbose,
         }
 
+    def get_state(self) -> dict:
+        """Return what was found last, for a training that goes on in another process."""
+        scores = {}
+        for attack, of in (self.scores_ or {}).items():
+            scores[attack] = (of.member_scores, of.nonmember_scores)
+        return {"figures": self._figures, "scores": scores}
+
+    def set_state(self, state: dict) -> None:
+        """Put back what `get_state` has returned."""
+        self._figures = state["figures"]
+        found = {name: MembershipScores(*sides) for name, sides in state["scores"].items()}
+        self.scores_ = found or None
+
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Check that the data fits the model, before the first step."""
         del logs

@@ -9,7 +9,6 @@ import keras
 import tensorflow as tf
 
 from keras_dmp import (
-    _callback_state,
     _fingerprint,
     _heads,
     _interruptions,
@@ -282,8 +281,9 @@ class DMPTrainer:
     ) -> "Sweep":
         """Train one teacher, label once, and train and audit a student for each combination.
 
-        A point is what `fit` gives with its settings. Temperature, labels and selector of the
-        trainer are not looked at, but for the selector's `balance_classes` and `seed`.
+        With a `seed` a point is what `fit` gives with its settings. Temperature, labels and
+        selector of the trainer are not looked at, but for the selector's `balance_classes`
+        and `seed`.
 
         Args:
             x: The private members, as in `fit`; the audit needs them with a ready teacher too.
@@ -423,20 +423,20 @@ class DMPTrainer:
         workers = _workers.of(tf.distribute.get_strategy(), self._seed)
         if self._directory is None:
             return None
-        for name in ("callbacks", "teacher_callbacks"):
-            callbacks = [one for one in getattr(arguments, name) if one is not self.selector]
-            _callback_state.require_savable(callbacks, name)
-        if plan.members is not None:
-            plan.members.require_fixed_order(plan.student)
+        _plan.require_resumable(plan, arguments)
         ready = self._given_teacher
+        settings = {"from_logits": plan.kind.from_logits, "seed": self._seed}
+        selector = self.selector or selector_among(arguments.callbacks)
         configuration = {
             **_fingerprint.of_data(plan),
             "teacher": None if ready is None else _fingerprint.of_weights(ready),
             "model": _fingerprint.of_model(plan.student),
-            "settings": {**self._settings, "seed": self._seed},
-            "selector": _fingerprint.of_selector(self.selector),
+            "settings": {**self._settings, **settings},
+            "selector": _fingerprint.of_selector(selector),
             "compiled": _fingerprint.of_object(vars(self._compiled)),
             "fit": _fingerprint.of_object(arguments.in_fingerprint()),
+            "callbacks": _fingerprint.of_callbacks(arguments.callbacks),
+            "teacher_callbacks": _fingerprint.of_callbacks(arguments.teacher_callbacks),
             **_fingerprint.of_object(more),
         }
         return RunDirectory(self._directory, configuration, workers)

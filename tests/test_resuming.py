@@ -17,7 +17,7 @@ import resumable
 import tensorflow as tf
 from resumable import EPOCHS, TEACHER_EPOCHS, fit, trainer_in
 
-from keras_dmp import DMPTrainer, _checkpoint_file
+from keras_dmp import DMPTrainer, EntropyReferenceSelector, MembershipAudit, _checkpoint_file
 
 KILLS = 20
 
@@ -137,12 +137,79 @@ def test_members_in_batches(tmp_path, kind):
     assert run(tmp_path / "run") == expected
 
 
-def test_a_shuffling_dataset_of_members_is_refused(tmp_path):
+@pytest.mark.parametrize("part", ["x", "reference", "validation_data"])
+def test_a_dataset_that_shuffles_is_refused(tmp_path, part):
+    data = nets.prototypes(200, seed=7)
+    data = data[0] if part == "reference" else data
+    shuffled = tf.data.Dataset.from_tensor_slices(data).shuffle(200).batch(32)
     x, y = nets.prototypes(200, seed=1)
-    members = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(200).batch(32)
-    with pytest.raises(ValueError, match="`x` to yield the same order at every reading"):
-        trainer_in(tmp_path / "run").fit(members, **resumable.arguments())
+    given = {"x": x, "y": y, **resumable.arguments(), part: shuffled}
+    if part == "x":
+        given["y"] = None
+    with pytest.raises(ValueError, match=f"`{part}` to yield the same order at every reading"):
+        trainer_in(tmp_path / "run").fit(**given)
     assert not (tmp_path / "run").exists()
+
+
+class Broken(keras.callbacks.Callback):
+    """Raises once, at the begin of the third epoch of all phases."""
+
+    left = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        Broken.left -= 1
+        if Broken.left == 0:
+            raise KeyboardInterrupt
+
+
+def short_run(directory, build=resumable.build, optimizer=None, *, left=0, **changes):
+    """A run of two epochs a phase; its student's weights and its history."""
+    Broken.left = left
+    trainer = DMPTrainer(build, seed=3, directory=directory)
+    trainer.compile(optimizer or keras.optimizers.SGD(0.05), resumable.LOSS)
+    callbacks = [*changes.pop("callbacks", []), Broken()]
+    given = {"reference": nets.prototypes(120, seed=2)[0], "epochs": 2, "verbose": 0, **changes}
+    history = trainer.fit(
+        *nets.prototypes(60, seed=1), callbacks=callbacks, teacher_callbacks=[Broken()], **given
+    )
+    return [np.array(weight) for weight in trainer.student.get_weights()], history.history
+
+
+def test_an_audit_while_training_goes_on(tmp_path):
+    def audited(directory, left=0):
+        sides = nets.prototypes(60, seed=1), nets.prototypes(60, seed=4)
+        audit = MembershipAudit(*sides, every=5)
+        weights, history = short_run(directory, left=left, callbacks=[audit], epochs=4)
+        return weights, history, audit.scores_["threshold"].member_scores
+
+    expected = audited(None)
+    # The third epoch of the student repeats figures that only its first one has found.
+    with pytest.raises(KeyboardInterrupt):
+        audited(tmp_path / "run", left=4 + 3)
+    for _ in range(2):
+        # The second time all is done, and the scores are what they were.
+        found = audited(tmp_path / "run")
+        assert found[1] == expected[1]
+        np.testing.assert_array_equal(found[2], expected[2])
+        for mine, theirs in zip(found[0], expected[0], strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("left", [0, 2, 4])
+def test_loss_scale_and_moving_averages_go_on(tmp_path, left):
+    def run(directory, left=0):
+        inner = keras.optimizers.SGD(0.05, momentum=0.9, use_ema=True, ema_momentum=0.9)
+        optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
+        swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+        return short_run(directory, optimizer=optimizer, left=left, callbacks=[swap])[0]
+
+    expected = run(None)
+    if left:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", left)
+    for _ in range(2):
+        for mine, theirs in zip(run(tmp_path / "run"), expected, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 # Damage
@@ -174,6 +241,18 @@ def test_all_checkpoints_damaged_starts_the_phase_anew(tmp_path, whole):
         damage(path, "changed")
     with pytest.warns(UserWarning, match="is damaged"):
         assert resumed(tmp_path / "run") == whole
+
+
+def test_checkpoints_are_kept_where_later_ones_are_damaged(tmp_path):
+    broken_off(tmp_path / "run", student=3)
+    for path in (tmp_path / "run").glob("student-*"):
+        damage(path, "changed")
+    with pytest.warns(UserWarning, match="is damaged"):
+        broken_off(tmp_path / "run", student=1)
+    assert [n for n in names(tmp_path / "run") if "student" in n] == [
+        "student-000000.checkpoint",
+        "student-000001.checkpoint",
+    ]
 
 
 def test_damaged_labels_are_asked_for_again(tmp_path, whole):
@@ -264,6 +343,48 @@ def test_another_ready_teacher_is_refused(tmp_path):
             trainer.fit(**given)
 
 
+def reference_dataset(batch_size=32, weight=1.0):
+    x, y = nets.prototypes(120, seed=2)
+    weights = np.full(len(x), weight, "float32")
+    return tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(batch_size)
+
+
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            {"callbacks": [keras.callbacks.EarlyStopping("loss", patience=4)]},
+            {"callbacks": [keras.callbacks.EarlyStopping("loss", patience=5)]},
+            r"callbacks is .*'patience': 4.* there and .*'patience': 5.* here",
+        ),
+        (
+            {"callbacks": [EntropyReferenceSelector(size=40)]},
+            {"callbacks": [EntropyReferenceSelector(size=50)]},
+            r"selector is .*'size': 40.* there and .*'size': 50.* here",
+        ),
+        (
+            {"reference": reference_dataset(32)},
+            {"reference": reference_dataset(40)},
+            r"reference is '120 samples in batches of 32 \w+' there and '.* of 40 \w+' here",
+        ),
+        (
+            {"reference": reference_dataset()},
+            {"reference": reference_dataset(weight=2.0)},
+            "reference is '120 samples in batches of 32",
+        ),
+    ],
+    ids=["callback", "selector among callbacks", "batches", "weights"],
+)
+def test_what_the_student_depends_on_is_compared(tmp_path, first, second, message):
+    with pytest.raises(KeyboardInterrupt):
+        short_run(tmp_path / "run", left=1, **first)
+    with pytest.raises(ValueError, match=message):
+        short_run(tmp_path / "run", **second)
+    # What it does not depend on, such as what a callback of an earlier `fit` has become.
+    short_run(tmp_path / "run", **first)
+
+
 def test_names_of_layers_do_not_matter(tmp_path):
     run = fit(trainer_in(tmp_path / "run"))
     for _ in range(3):
@@ -293,6 +414,30 @@ def test_two_runs_in_one_directory(tmp_path):
     fit(trainer_in(tmp_path / "run"), **given)
 
 
+def test_the_lock_does_not_outlive_its_owner_in_a_child(tmp_path):
+    # Workers of a PyDataset are such children, and live on when their parent is killed.
+    script = """
+import os, pathlib, sys
+from keras_dmp import _directories
+path = pathlib.Path(sys.argv[1])
+reads, writes = os.pipe()
+sees, shows = os.pipe()
+with _directories.locked(path, refusal="taken"):
+    child = os.fork()
+    if not child:
+        os.close(writes)
+        os.write(shows, b"!")
+        os.read(reads, 1)
+        os._exit(0)
+    os.read(sees, 1)
+with _directories.locked(path, refusal="taken"):
+    pass
+os.close(writes)
+os.waitpid(child, 0)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=60)
+
+
 # Privacy
 
 
@@ -317,6 +462,16 @@ def test_purge_leaves_what_is_not_its_own(tmp_path):
     (tmp_path / "run" / "notes.txt").write_text("mine")
     trainer.purge()
     assert names(tmp_path / "run") == ["notes.txt"]
+
+
+def test_purge_refuses_what_is_no_run(tmp_path):
+    (tmp_path / "run.json").write_text('{"format": "of another tool"}')
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"to hold a run of DMPTrainer.*run\.json"):
+        trainer_in(tmp_path).purge()
+    assert names(tmp_path) == ["labels", "run.json"]
+    assert names(tmp_path / "labels") == ["mine.txt"]
 
 
 def test_saved_students_hold_nothing_of_it(tmp_path):
@@ -351,6 +506,13 @@ def test_callbacks_whose_state_cannot_be_saved_are_refused(tmp_path, name):
 
     with pytest.raises(ValueError, match=f"each callback in `{name}` to be savable.*`connection`"):
         fit(trainer_in(tmp_path / "run"), **{name: [Open(), resumable.Losses()]})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_selector_of_the_teacher_is_refused(tmp_path):
+    selector = EntropyReferenceSelector(size=9, pool=nets.prototypes(30, seed=9)[0])
+    with pytest.raises(ValueError, match="`teacher_callbacks` without an EntropyReferenceSelector"):
+        fit(trainer_in(tmp_path / "run"), teacher_callbacks=[selector])
     assert not (tmp_path / "run").exists()
 
 
