@@ -161,7 +161,7 @@ def _from_one_hot(labels: np.ndarray, num_classes: int | None, name: str) -> np.
 def _as_array(leaf: Any, name: str) -> np.ndarray:
     array = np.asarray(leaf)
     if array.dtype == object and array.size and isinstance(array.flat[0], str | bytes):
-        array = array.astype(str)
+        array = _as_texts(array, name)
     if array.dtype == object:
         raise TypeError(
             f"Expected `{name}` to be arrays of numbers or strings. "
@@ -174,12 +174,24 @@ def _as_array(leaf: Any, name: str) -> np.ndarray:
     return array
 
 
+def _as_texts(array: np.ndarray, name: str) -> np.ndarray:
+    """Texts of objects: str, or bytes in UTF-8, as TensorFlow's strings are."""
+    try:
+        texts = [of.decode() if isinstance(of, bytes) else of for of in array.flat]
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"Expected strings of `{name}` to be texts in UTF-8. Received: other bytes ({error})"
+        ) from error
+    return np.array(texts, dtype=str).reshape(array.shape)
+
+
 def _row_bytes(rows: np.ndarray, dtype: Any) -> Iterator[bytes]:
     """Bytes of each row that are the same for equal rows."""
     if rows.dtype.kind in "US":
         # NumPy pads strings to the longest of the array, which differs from array to array.
-        texts = rows.astype(str).reshape(len(rows), -1).tolist()
-        return ("\0".join(row).encode() for row in texts)
+        texts = np.char.decode(rows, "utf-8", "surrogateescape") if rows.dtype.kind == "S" else rows
+        texts = texts.reshape(len(rows), -1).tolist()
+        return ("\0".join(row).encode(errors="surrogateescape") for row in texts)
     rows = np.ascontiguousarray(rows if dtype is None else rows.astype(dtype))
     if np.issubdtype(rows.dtype, np.inexact):
         rows = rows + 0  # -0.0 becomes 0.0

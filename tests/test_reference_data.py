@@ -29,6 +29,24 @@ def test_arrays_and_datasets_have_the_same_digests(reference, teacher):
         assert count(dataset, "reference", teacher) == 96
 
 
+def test_texts_of_datasets_and_of_arrays_are_the_same():
+    texts = np.array([["Zürich", "a"], ["東京", ""], ["plain", "b"]])
+    (batch,) = _batches.iterate(tf.data.Dataset.from_tensor_slices(texts).batch(3), "x")
+    np.testing.assert_array_equal(batch.x, texts)
+    expected = _arrays.record_digests(texts)
+    for other in (batch.x, np.char.encode(texts, "utf-8"), texts.astype(object)):
+        np.testing.assert_array_equal(
+            _arrays.record_digests(_arrays.as_arrays(other, "x")), expected
+        )
+
+
+def test_strings_that_are_no_texts_are_refused():
+    dataset = tf.data.Dataset.from_tensors([b"\xff\xd8\xff"])
+    with pytest.raises(ValueError, match="strings of `x` to be texts in UTF-8"):
+        list(_batches.iterate(dataset, "x"))
+    assert len(np.unique(_arrays.record_digests(np.array([b"\xff", b"\xfe"])))) == 2
+
+
 @pytest.mark.parametrize("read", [ReferencePool.read, count])
 def test_a_late_bad_batch_is_found(reference, teacher, read):
     reference[90, 3] = np.nan
