@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import pathlib
+import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -26,17 +28,26 @@ def write(
     *,
     format: str,
     version: int,
+    kinds: Collection[str],
 ) -> None:
     """Write arrays and JSON values; what an earlier `write` left there is replaced.
 
     Until the last file is there, the folder is no whole one.
+
+    Args:
+        folder: Where to.
+        values: JSON values.
+        arrays: Arrays by name: one of `kinds`, or one of them and a number, as in `labels_0`.
+        format: Name of what is written.
+        version: Version of that.
+        kinds: All that arrays of this format are called. Other files are not ours to remove.
 
     Raises:
         OSError: If it cannot be written.
         ValueError: If the folder holds something else.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and not _is_ours(folder, format):
+    if folder.exists() and not _is_ours(folder, format, kinds):
         raise ValueError(
             "Expected `folder` to be new, empty or one that was written before. Received: "
             f"folder={str(folder)!r}, which holds something else"
@@ -87,7 +98,7 @@ def exists(folder: str | os.PathLike) -> bool:
     return (pathlib.Path(folder) / _MANIFEST).exists()
 
 
-def _is_ours(folder: pathlib.Path, format: str) -> bool:
+def _is_ours(folder: pathlib.Path, format: str, kinds: Collection[str]) -> bool:
     if not folder.is_dir():
         return False
     names = {entry.name for entry in folder.iterdir()}
@@ -99,9 +110,8 @@ def _is_ours(folder: pathlib.Path, format: str) -> bool:
             found = {"format": format}
         if not isinstance(found, dict) or found.get("format") != format:
             return False
-    return all(
-        name == _MANIFEST or name.endswith(_SUFFIX) or name.startswith(".") for name in names
-    )
+    ours = re.compile(rf"({'|'.join(map(re.escape, kinds))})(_\d+)?{re.escape(_SUFFIX)}")
+    return all(name == _MANIFEST or name.startswith(".") or ours.fullmatch(name) for name in names)
 
 
 def _file_names(folder: pathlib.Path) -> list[str]:

@@ -14,6 +14,7 @@ from keras_dmp._selection import ReferenceSummary, Selection
 from keras_dmp._soft_labels import LabelFormat
 
 _FORMAT, _VERSION = "keras_dmp.labelled_reference", 1
+_KINDS = ("labels", "samples", "sample_weight", "indices", "pool_entropy")
 _DECODED_ROWS = 65_536
 
 
@@ -137,7 +138,7 @@ class LabelledReference:
             values["samples"] = _structure(numbers)
         else:
             values["samples_digest"] = _digest(self.x)
-        _array_folder.write(folder, values, arrays, format=_FORMAT, version=_VERSION)
+        _array_folder.write(folder, values, arrays, format=_FORMAT, version=_VERSION, kinds=_KINDS)
 
     @classmethod
     def read(cls, folder: str | os.PathLike, pool: Any = None) -> Self:

@@ -212,6 +212,12 @@ def test_foreign_folders_are_left_alone(tmp_path, reference, teacher):
     with pytest.raises(ValueError, match="`folder` to be new, empty or one that was written"):
         written.write(tmp_path)
     assert os.listdir(tmp_path) == ["thesis.txt"]
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "model.bin").write_text("mine")
+    with pytest.raises(ValueError, match="holds something else"):
+        written.write(models)
+    assert os.listdir(models) == ["model.bin"]
     path = tmp_path / "file"
     path.write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):
