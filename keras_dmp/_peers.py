@@ -67,7 +67,8 @@ class PeerWatch:
         Raises:
             OSError: If one of them has not come in time; those that have need not watch any more.
         """
-        deadline = time.monotonic() + self._timeout
+        # Those that are there hear nothing meanwhile, and must not take that for a loss.
+        deadline = time.monotonic() + self._timeout / 2
         try:
             with server:
                 while len(self._links) < self._num_workers - 1:

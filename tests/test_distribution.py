@@ -206,7 +206,7 @@ def test_a_goodbye_is_no_loss(watched, order):
 
 
 def test_workers_that_came_go_on_where_another_cannot_be_watched(watched):
-    three = watched(3, timeout=0.3)
+    three = watched(3, timeout=0.6)
     server = three.watches[0].listen()
     three.watches[1].connect("127.0.0.1", server.getsockname()[1], 7)
     with pytest.raises(TimeoutError):
