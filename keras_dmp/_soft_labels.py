@@ -1,9 +1,9 @@
 """The teacher's outputs in less room: half precision, or the most probable classes alone.
 
 An encoded batch is a tuple of arrays with one row a sample. What comes back are outputs of the
-same kind: logits up to a constant of each sample, which no softmax sees, or probabilities. These are
-stored by their logarithms: half precision has nothing between 0 and 6e-8, nor between 0.9995 and 1,
-and a temperature above 1 brings out what is there.
+same kind: logits up to a constant of each sample, which no softmax sees, or probabilities. The
+latter are stored by their logarithms: half precision has nothing between 0 and 6e-8, nor between
+0.9995 and 1, and a temperature above 1 brings out what is there.
 """
 
 import dataclasses
