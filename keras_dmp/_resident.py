@@ -5,6 +5,7 @@ gather from resident tensors does not. The order of epoch e is a function of (se
 Arrays that are mapped to files stay there, and their rows are read as batches need them.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -39,8 +40,11 @@ class ResidentBatches(keras.callbacks.Callback):
     ):
         super().__init__()
         samples = _arrays.num_samples(data)
+        leaves = keras.tree.flatten(data)
+        # What reads them knows them weakly, so that they go with this object.
+        self._mapped = [leaf for leaf in leaves if _stays_mapped(leaf)]
         with tf.device("CPU:0"):
-            columns = [_column(leaf) for leaf in keras.tree.flatten(data)]
+            columns = [_column(leaf) for leaf in leaves]
             self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
 
         def order(_):
@@ -87,15 +91,22 @@ class ResidentBatches(keras.callbacks.Callback):
 
 def _column(leaf: Any) -> Callable[[tf.Tensor], tf.Tensor]:
     """What gathers rows of an array: one in memory as a tensor, a mapped one where it is."""
-    if not isinstance(leaf, np.memmap) or leaf.dtype.kind in "US":
+    if not _stays_mapped(leaf):
         tensor = tf.convert_to_tensor(leaf)
         return lambda indices: tf.gather(tensor, indices)
+    # TensorFlow keeps Python functions, and what they refer to, as long as the process lives.
+    mapped, dtype, shape = weakref.ref(leaf), leaf.dtype, (None, *leaf.shape[1:])
 
     def gather(indices):
-        (rows,) = tf.numpy_function(lambda rows: [leaf[rows]], [indices], [leaf.dtype])
-        return tf.ensure_shape(rows, (None, *leaf.shape[1:]))
+        (rows,) = tf.numpy_function(lambda rows: [mapped()[rows]], [indices], [dtype])
+        return tf.ensure_shape(rows, shape)
 
     return gather
+
+
+def _stays_mapped(leaf: Any) -> bool:
+    """Whether an array is mapped to a file and read there; strings are read at once."""
+    return isinstance(leaf, np.memmap) and leaf.dtype.kind not in "US"
 
 
 def new_seed() -> int:

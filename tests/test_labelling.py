@@ -1,5 +1,8 @@
 """One pass over a pool: arrays and datasets, one rule and several, memory and disk."""
 
+import gc
+import weakref
+
 import keras
 import nets
 import numpy as np
@@ -211,6 +214,17 @@ def test_the_default_is_float32_in_memory_and_float16_on_disk(pool, teacher):
     mapped = trainer(teacher, memory_limit=0).label(pool)
     assert mapped.x is pool
     assert isinstance(mapped.labels[0], np.memmap)
+
+
+def test_files_go_with_the_reference_that_a_student_was_trained_on(pool, teacher):
+    dataset = tf.data.Dataset.from_tensor_slices(pool).batch(50)
+    made = trainer(teacher, memory_limit=0)
+    labelled = made.label(dataset)
+    made.fit(labelled, verbose=0)
+    parts = [weakref.ref(part) for part in (labelled.x, *labelled.labels)]
+    del labelled
+    gc.collect()
+    assert [part() for part in parts] == [None, None]
 
 
 def test_selection_beyond_the_memory_limit(pool, teacher):
