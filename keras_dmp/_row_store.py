@@ -43,6 +43,7 @@ class RowStore:
 
         Raises:
             OSError: If the disk is full.
+            ValueError: If files cannot hold them beside the rows before.
         """
         if not columns:
             return
@@ -135,7 +136,12 @@ class _InFile:
         return self._rows * _row_bytes(self._like)
 
     def append(self, rows: np.ndarray) -> None:
-        rows = np.ascontiguousarray(rows.astype(self._like.dtype, casting="same_kind", copy=False))
+        if not np.can_cast(rows.dtype, self._like.dtype, "same_kind"):
+            raise ValueError(
+                "Expected all batches of a dataset to be alike. Received: batches of dtype "
+                f"{rows.dtype} after others of dtype {self._like.dtype}"
+            )
+        rows = np.ascontiguousarray(rows.astype(self._like.dtype, copy=False))
         self._file.seek(self.nbytes)
         _write_all(self._file, rows)
         self._rows += len(rows)
