@@ -17,7 +17,13 @@ import resumable
 import tensorflow as tf
 from resumable import EPOCHS, TEACHER_EPOCHS, fit, trainer_in
 
-from keras_dmp import DMPTrainer, EntropyReferenceSelector, MembershipAudit, _checkpoint_file
+from keras_dmp import (
+    DMPTrainer,
+    EntropyReferenceSelector,
+    MembershipAudit,
+    _checkpoint_file,
+    _epoch_checkpoints,
+)
 
 KILLS = 20
 
@@ -210,6 +216,16 @@ def test_loss_scale_and_moving_averages_go_on(tmp_path, left):
     for _ in range(2):
         for mine, theirs in zip(run(tmp_path / "run"), expected, strict=True):
             np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_built_optimizer_is_not_built_again():
+    model = resumable.build()
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05, momentum=0.9))
+    model.compile(optimizer, resumable.LOSS)
+    optimizer.build(model.trainable_variables)
+    state = _epoch_checkpoints.model_state(model)
+    _epoch_checkpoints.restore_model(model, state)
+    assert _epoch_checkpoints.model_state(model).arrays.keys() == state.arrays.keys()
 
 
 # Damage
