@@ -102,7 +102,7 @@ def table(rows):
 
 
 def main(arguments=None):
-    """Run all settings; the exit status is 1 if a loss is not as it must be."""
+    """Run all settings; the exit status is 1 if one fails or a loss is not as it must be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--output", type=pathlib.Path, help="append rows as JSON lines")
@@ -116,16 +116,23 @@ def main(arguments=None):
     details = tf.config.experimental.get_device_details(tf.config.list_physical_devices(kind)[0])
     device = details.get("device_name", kind)
     x = np.random.default_rng(0).random((options.samples, FEATURES), dtype=np.float32)
-    rows = []
+    rows, failed = [], []
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(options.output, "a")) if options.output else None
         for strategy in strategies(devices).values():
             for policy in POLICIES:
                 for jit in (False, True):
-                    rows.append(measure(strategy, policy, jit, x, device))
+                    try:
+                        rows.append(measure(strategy, policy, jit, x, device))
+                    except tf.errors.OpError as error:
+                        setting = f"{strategy.num_replicas_in_sync} GPUs, {policy}, jit={jit}"
+                        failed.append(f"Failed: {setting}: {error.message.strip()}")
+                        continue
                     if file:
                         file.write(rows[-1].to_json() + "\n")
-    print(f"{device}, batch {BATCH_SIZE}, {len(x):,} samples\n{table(rows)}")
+    print(f"{device}, batch {BATCH_SIZE}, {len(x):,} samples\n{table(rows)}", *failed, sep="\n")
+    if failed:
+        return 1
     sound = all(
         math.isfinite(row.loss) and abs(row.loss - rows[0].loss) <= TOLERANCE for row in rows
     )
