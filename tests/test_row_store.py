@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from keras_dmp import _memory
 from keras_dmp._row_store import RowStore
 
 
@@ -75,3 +76,11 @@ def test_rows_of_another_kind_are_refused(tmp_path):
     store.append([np.arange(3)])
     with pytest.raises(ValueError, match="batches of dtype float64 after others of dtype int64"):
         store.append([np.ones(3)])
+
+
+@pytest.mark.parametrize("text", ["max", "4096\n", str(2**63 - 4096)])
+def test_a_container_may_have_less_memory(tmp_path, monkeypatch, text):
+    (tmp_path / "limit").write_text(text)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(_memory, "_GROUP_LIMITS", (tmp_path / "none", tmp_path / "limit"))
+    assert _memory.available() == (4096 if text.startswith("4096") else machine)
