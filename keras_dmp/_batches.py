@@ -184,7 +184,7 @@ def _pending(element: tuple) -> tuple:
 class _PendingOutputs(keras.utils.PyDataset):
     """A `PyDataset` whose labels have been replaced by outputs of no columns.
 
-    NumPy's: its batches may be made in forked processes, in which TensorFlow hangs.
+    NumPy's: its batches may be made in forked processes, in which TensorFlow is not safe.
     """
 
     def __init__(self, dataset: keras.utils.PyDataset):
