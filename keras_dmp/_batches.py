@@ -181,10 +181,11 @@ def _pending(element: tuple) -> tuple:
     return (x, outputs) if sample_weight is None else (x, outputs, sample_weight)
 
 
-class _PendingOutputs(keras.utils.PyDataset):
-    """A `PyDataset` whose labels have been replaced by outputs of no columns.
+class WrappedPyDataset(keras.utils.PyDataset):
+    """Another `PyDataset`'s batches; what is derived from it says what becomes of them.
 
-    NumPy's: its batches may be made in forked processes, in which TensorFlow is not safe.
+    Args:
+        dataset: The batches; its workers make these too.
     """
 
     def __init__(self, dataset: keras.utils.PyDataset):
@@ -199,13 +200,20 @@ class _PendingOutputs(keras.utils.PyDataset):
     def num_batches(self) -> int | None:
         return self._dataset.num_batches
 
-    def __getitem__(self, index: int) -> tuple:
-        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(self._dataset[index])
-        outputs = np.zeros((_arrays.num_samples(x), 0), dtype=np.float32)
-        return (x, outputs) if sample_weight is None else (x, outputs, sample_weight)
-
     def on_epoch_begin(self) -> None:
         self._dataset.on_epoch_begin()
 
     def on_epoch_end(self) -> None:
         self._dataset.on_epoch_end()
+
+
+class _PendingOutputs(WrappedPyDataset):
+    """A `PyDataset` whose labels have been replaced by outputs of no columns.
+
+    NumPy's: its batches may be made in forked processes, in which TensorFlow is not safe.
+    """
+
+    def __getitem__(self, index: int) -> tuple:
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(self._dataset[index])
+        outputs = np.zeros((_arrays.num_samples(x), 0), dtype=np.float32)
+        return (x, outputs) if sample_weight is None else (x, outputs, sample_weight)

@@ -43,6 +43,8 @@ class RunDirectory:
         if workers.is_chief or (self.path / _MANIFEST).exists():
             _opened(self.path, configuration)
         workers.barrier()
+        if workers.is_chief:
+            return
         if not (self.path / _MANIFEST).exists():
             raise ValueError(
                 "Expected `directory` to be on a file system that all workers share. Received: "

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dmp._batches import WrappedPyDataset
+
 
 class ShuffledBatches(keras.callbacks.Callback):
     """A `PyDataset` for `fit`, and the callback that tells it the epoch.
@@ -29,27 +31,12 @@ class ShuffledBatches(keras.callbacks.Callback):
         self.dataset.order = generator.permutation(self.dataset.num_batches)
 
 
-class _Reordered(keras.utils.PyDataset):
+class _Reordered(WrappedPyDataset):
     """Another `PyDataset`'s batches in the order `order`."""
 
     def __init__(self, dataset: keras.utils.PyDataset):
-        super().__init__(
-            workers=dataset.workers,
-            use_multiprocessing=dataset.use_multiprocessing,
-            max_queue_size=dataset.max_queue_size,
-        )
-        self._dataset = dataset
+        super().__init__(dataset)
         self.order = np.arange(dataset.num_batches)
-
-    @property
-    def num_batches(self) -> int:
-        return self._dataset.num_batches
 
     def __getitem__(self, index: int) -> Any:
         return self._dataset[int(self.order[index])]
-
-    def on_epoch_begin(self) -> None:
-        self._dataset.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        self._dataset.on_epoch_end()

@@ -49,7 +49,7 @@ MAY_IMPORT = {
         "_resident",
         "_shuffled_batches",
     },
-    "_shuffled_batches.py": set(),
+    "_shuffled_batches.py": {"_batches"},
     "_files.py": set(),
     "_directories.py": {"_files"},
     "_checkpoint_file.py": {"_files"},
