@@ -103,13 +103,11 @@ class Sweep:
 
     def __str__(self) -> str:
         """Return a table as plain text."""
-        rows = [("undefended", *[""] * 5, *_figures(self.undefended))]
-        return _table.text(_table.ruled_table(_HEADS, [*rows, *self._rows()], left=3, head_rows=1))
+        return _table.text(_table.ruled_table(_HEADS, self._rows(), left=3, head_rows=1))
 
     def to_markdown(self) -> str:
         """Return the table as GitHub's Markdown."""
-        rows = [("undefended", *[""] * 5, *_figures(self.undefended))]
-        return _markdown.table_of(_HEADS, [*rows, *self._rows()], left=3)
+        return _markdown.table_of(_HEADS, self._rows(), left=3)
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
         """Draw AUC over test accuracy: the points, their frontier and the teacher.
@@ -179,17 +177,21 @@ class Sweep:
 
     def _rows(self) -> list[tuple[str, ...]]:
         frontier = self.frontier
+        undefended = ("undefended", *[""] * 5, *_figures(self.undefended))
         return [
-            (
-                point.labels,
-                point.order,
-                "yes" if point in frontier else "",
-                str(point.size),
-                "" if point.mean_entropy is None else f"{point.mean_entropy:.3f}",
-                f"{point.temperature:g}",
-                *_figures(point.report),
-            )
-            for point in self.points
+            undefended,
+            *(
+                (
+                    point.labels,
+                    point.order,
+                    "yes" if point in frontier else "",
+                    str(point.size),
+                    "" if point.mean_entropy is None else f"{point.mean_entropy:.3f}",
+                    f"{point.temperature:g}",
+                    *_figures(point.report),
+                )
+                for point in self.points
+            ),
         ]
 
 

@@ -178,6 +178,8 @@ def test_own_methods_come_first():
 )
 def test_callbacks_of_keras_can_be_saved(callback):
     _callback_state.require_savable([callback], "callbacks")
+    state = _callback_state.state_of(callback)
+    assert round_trip(state) == state
 
 
 @pytest.mark.parametrize("kind", ["function", "method", "builtin_function_or_method"])
