@@ -82,9 +82,16 @@ def points_table(rows):
 
 
 def gains_table(rows, risk, ours=frontier.OURS):
-    """What a curve gains over each other one at equal risk, with intervals over the seeds."""
+    """What a curve gains over each other one at equal risk, with intervals over the seeds.
+
+    Twice: of the headline points, which more seeds have, and of all points, which tell what
+    another setting of either would have gained.
+    """
+    headline = [row for row in rows if row["headline"]]
+    at_headline, over_sweep = (frontier.gains(part, risk, ours) for part in (headline, rows))
     lines = []
-    for curve, compared in frontier.gains(rows, risk, ours).items():
+    for curve, compared in at_headline.items():
+        swept = over_sweep.get(curve, [])
         lines.append(
             [
                 curve,
@@ -93,11 +100,13 @@ def gains_table(rows, risk, ours=frontier.OURS):
                 f"{100 * statistics.mean(each.ours for each in compared):.1f}",
                 f"{100 * statistics.mean(each.theirs for each in compared):.1f}",
                 _percent((each.relative for each in compared), sign="+"),
+                f"{statistics.mean(each.risk for each in swept):.3f}" if swept else "",
+                _percent((each.relative for each in swept), sign="+") if swept else "",
             ]
         )
     header = [
         *("defence", "seeds", LABELS[risk], f"{ours}, test acc. %"),
-        *("its test acc. %", "relative gain %"),
+        *("its test acc. %", "relative gain %", "risk, all points", "relative gain %, all points"),
     ]
     return table(header, lines)
 
@@ -146,7 +155,8 @@ def page(dataset, scale, rows, risk):
             points_table(points),
             "TPR: of the loss attack or the black box, whichever finds more. Accuracies and AUCs: "
             "means over the seeds with 95 % intervals, which one seed does not have.",
-            f"DMP's gain at equal risk, {LABELS[risk]}:",
+            f"DMP's gain at equal risk, {LABELS[risk]}; of the headline points, and of the "
+            "frontiers over all settings, of the seeds that have all:",
             gains_table(points, risk),
         ]
     shadows = shadow_table(rows)
@@ -166,6 +176,9 @@ def plot(rows, risk, path):
     matplotlib.rcParams["svg.hashsalt"] = "keras_dmp"
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     markers = "osv^<>DPXh*pd"
+    # Twenty colours, the strong ones before the pale.
+    palette = matplotlib.colormaps["tab20"].colors
+    colors = [*palette[::2], *palette[1::2]]
     for number, (curve, points) in enumerate(mean_points(rows, risk).items()):
         axes.plot(
             *zip(*points, strict=True),
@@ -174,7 +187,7 @@ def plot(rows, risk, path):
             markersize=5,
             linewidth=2 if curve.startswith("dmp_") else 1,
             linestyle="--" if curve in CONTROLS else "-",
-            color=f"C{number % 10}",
+            color=colors[number % len(colors)],
         )
     axes.set_xlabel(LABELS[risk])
     axes.set_ylabel("test accuracy")

@@ -33,7 +33,8 @@ copyright = "2026, the keras_dmp authors"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+# Tables that pages include, and pages to download.
+exclude_patterns = ["_build", "reports"]
 nitpicky = False
 language = "en"
 

@@ -167,8 +167,11 @@ def test_gains_table_by_hand(rows):
         for line in tabulate.gains_table(rows, "black_box_auc").splitlines()
         if "dropout" in line
     )
-    # 33.3 and 46.7 %: mean 40, standard error 6.667, t of 1 degree of freedom 12.7062.
-    assert line == "| dropout | 2 | 0.600 | 63.0 | 45.0 | +40.0 (-44.7 to +124.7) |"
+    cells = line.strip("| ").split(" | ")
+    # Headline points, 50, 65 and 147.5 %: standard error 30.311, t of 2 degrees of freedom 4.3027.
+    assert cells[:6] == ["dropout", "3", "0.600", "75.0", "40.0", "+87.5 (-42.9 to +217.9)"]
+    # All points, 33.3 and 46.7 %: standard error 6.667, t of 1 degree of freedom 12.7062.
+    assert cells[6:] == ["0.600", "+40.0 (-44.7 to +124.7)"]
 
 
 def test_tabulate_writes_a_page_and_a_plot(rows, tmp_path, capsys):
