@@ -39,7 +39,11 @@ def settings_of(reference, smoke):
     own["pate"] |= {"student_optimizer": STUDENT}
     if smoke:
         own["memguard"] = {"detector_units": (32,), "max_iterations": 50, "searches": 1}
-        own["adversarial_regularization"] = {"penalty": 1.0, "attack_units": (64,)}
+        own["adversarial_regularization"] = {
+            "penalty": 1.0,
+            "attack_units": (64,),
+            "attack_steps": 2,
+        }
     return own
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _heads, _labelling, _numerics, _validate
+from keras_dmp import _labelling, _validate
 from keras_dmp._reference_data import ReferenceSource, count
-from keras_dmp._selection import Criteria, ReferenceSummary, Selection, StreamedSelection
+from keras_dmp._selection import Criteria, ReferenceSummary, Selection
 from keras_dmp.labelled_reference import LabelledReference
 
 __all__ = ["EntropyReferenceSelector", "ReferenceSummary", "selector_among"]
@@ -153,21 +153,6 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             verbose=verbose,
         )
         self._remember(labelled.selection, labelled.x)
-        self.announce(stacklevel=3)
-        return self.reference
-
-    def select_by_outputs(self, outputs: np.ndarray, x: Any, kind: _heads.OutputKind) -> Any:
-        """Choose from `x` by outputs (samples, units) that the teacher has given for it."""
-        self._forget()
-        self.criteria.require_pool_size(len(outputs))
-        _heads.require_outputs(outputs, kind, "teacher outputs")
-        selection = StreamedSelection(self.criteria, kind.num_classes, pool_size=len(outputs))
-        selection.add(
-            _numerics.prediction_entropy(outputs, from_logits=kind.from_logits),
-            _numerics.predicted_classes(outputs, from_logits=kind.from_logits),
-        )
-        chosen, _ = selection.finish()
-        self._remember(chosen, _arrays.take(x, chosen.indices))
         self.announce(stacklevel=3)
         return self.reference
 

@@ -9,11 +9,9 @@ from keras import layers
 from nets import distil
 
 from keras_dmp import EntropyReferenceSelector, ReferenceSummary
-from keras_dmp._heads import OutputKind
 
 # Few samples leave classes empty now and then; the tests of that warning expect it.
 pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
-KIND = OutputKind(units=nets.CLASSES, from_logits=True)
 
 
 def entropies(teacher, x):
@@ -31,6 +29,11 @@ def outputs_with_entropy_order(ranks):
     logits = np.zeros((len(ranks), 2), dtype="float32")
     logits[:, 0] = 5 - np.asarray(ranks)
     return logits
+
+
+def as_given(units):
+    """A teacher whose logits are its inputs."""
+    return keras.Sequential([keras.Input((units,)), layers.Activation("linear")])
 
 
 # What is chosen.
@@ -81,12 +84,11 @@ def test_random_is_seeded_and_looks_at_no_entropy(reference, teacher):
 
 def test_ties_go_to_the_earlier_sample():
     outputs = outputs_with_entropy_order([2, 1, 2, 1, 2, 1])
-    x = np.arange(6.0)[:, None]
     for order, expected in [("lowest", [0, 1, 3, 5]), ("highest", [0, 1, 2, 4])]:
         selector = EntropyReferenceSelector(size=4, order=order)
-        selector.select_by_outputs(outputs, x, OutputKind(units=2, from_logits=True))
+        selector.select(as_given(2), outputs)
         assert selector.indices_.tolist() == expected
-        assert selector.reference[:, 0].tolist() == expected
+        np.testing.assert_array_equal(selector.reference, outputs[expected])
 
 
 @pytest.mark.parametrize(
@@ -132,10 +134,10 @@ def test_balanced_classes_keep_the_mix(seed, order):
     rng = np.random.default_rng(seed)
     samples, classes = int(rng.integers(50, 300)), int(rng.integers(2, 8))
     outputs = rng.normal(0, 3, (samples, classes)) + rng.normal(0, 2, classes)
+    outputs = outputs.astype(np.float32)
     size = int(rng.integers(1, samples + 1))
     selector = EntropyReferenceSelector(size=size, order=order, balance_classes=True, seed=seed)
-    kind = OutputKind(units=classes, from_logits=True)
-    selector.select_by_outputs(outputs, outputs, kind)
+    selector.select(as_given(classes), outputs)
 
     predicted = outputs.argmax(axis=1)
     share = np.bincount(predicted, minlength=classes) * size / samples
@@ -184,11 +186,11 @@ def test_an_empty_class_is_named():
     outputs = np.eye(4)[[0, 0, 2, 2, 1, 3]] * np.array([[9], [9], [8], [8], [3], [2]])
     selector = EntropyReferenceSelector(size=4)
     with pytest.warns(UserWarning, match="is predicted as class 1, 3: the student") as caught:
-        selector.select_by_outputs(outputs, outputs, KIND)
+        selector.select(as_given(4), outputs)
     assert len(caught) == 1
     assert selector.summary.class_counts == (2, 0, 2, 0)
     assert "2 of 4 classes" in str(selector.summary)
-    EntropyReferenceSelector(size=6).select_by_outputs(outputs, outputs, KIND)
+    EntropyReferenceSelector(size=6).select(as_given(4), outputs)
 
 
 @pytest.mark.filterwarnings("error")
