@@ -117,11 +117,20 @@ def gains(rows: Iterable[dict], risk: str, ours: str = OURS) -> dict[str, list[G
 
 
 def best_rivals(rows: Iterable[dict], count: int = 2, risk: str = "black_box_auc") -> list[str]:
-    """The curves that DMP gains least over, without the controls and DMP's own."""
+    """The curves that DMP gains least over, without the controls and DMP's own.
+
+    A curve that is nowhere safer than no defence is no rival, however accurate it is.
+    """
+    rows = list(rows)
+    lowest = {
+        curve: min(risk_of(row, risk) for points in seeds.values() for row in points)
+        for curve, seeds in curves_by_seed(rows, risk).items()
+    }
     means = {
         curve: np.mean([each.relative for each in compared])
         for curve, compared in gains(rows, risk).items()
         if curve not in ("none", "early_stopping") and not curve.startswith("dmp_")
+        if lowest[curve] < lowest.get("none", np.inf)
     }
     return sorted(means, key=means.get)[:count]
 
