@@ -148,22 +148,27 @@ class MemGuardModel(keras.Model):
         before = ops.softmax(logits)
         side = tf.sign(self._detect(before))
 
-        def step(number, noise, active):
-            gradient, fooled = self._gradient(logits, noise, label, before, side, weight)
-            active = active & ~fooled
+        def step(number, noise, rows):
+            # Rows that are done cost nothing more: most are after a few steps.
+            mine, *others = (tf.gather(each, rows) for each in (noise, logits, label, before, side))
+            gradient, fooled = self._gradient(mine, *others, weight)
             length = tf.norm(gradient, axis=1, keepdims=True)
-            moved = noise - _STEP * gradient / tf.maximum(length, 1e-12)
-            return number + 1, tf.where(active[:, None], moved, noise), active
+            moved = mine - _STEP * gradient / tf.maximum(length, 1e-12)
+            left = tf.boolean_mask(rows, ~fooled)
+            moved = tf.boolean_mask(moved, ~fooled)
+            return number + 1, tf.tensor_scatter_nd_update(noise, left[:, None], moved), left
 
-        _, noise, active = tf.while_loop(
+        _, noise, left = tf.while_loop(
             # The last round takes no step, it only looks where the one before led.
-            lambda number, _, active: (number <= self.max_iterations) & tf.reduce_any(active),
+            lambda number, _, rows: (number <= self.max_iterations) & (tf.size(rows) > 0),
             step,
-            (0, tf.zeros_like(logits), searching),
+            (0, tf.zeros_like(logits), tf.where(searching)[:, 0]),
+            shape_invariants=(tf.TensorShape([]), logits.shape, tf.TensorShape([None])),
         )
-        return noise, searching & ~active
+        failed = tf.scatter_nd(left[:, None], tf.ones_like(left), tf.shape(searching, tf.int64)) > 0
+        return noise, searching & ~failed
 
-    def _gradient(self, logits, noise, label, before, side, weight) -> tuple[tf.Tensor, tf.Tensor]:
+    def _gradient(self, noise, logits, label, before, side, weight) -> tuple[tf.Tensor, tf.Tensor]:
         """Gradient at the noise of the loss in section 4.2 of the paper, and where it is enough."""
         with tf.GradientTape() as tape:
             tape.watch(noise)
