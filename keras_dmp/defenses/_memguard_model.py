@@ -165,8 +165,8 @@ class MemGuardModel(keras.Model):
             (0, tf.zeros_like(logits), tf.where(searching)[:, 0]),
             shape_invariants=(tf.TensorShape([]), logits.shape, tf.TensorShape([None])),
         )
-        failed = tf.scatter_nd(left[:, None], tf.ones_like(left), tf.shape(searching, tf.int64)) > 0
-        return noise, searching & ~failed
+        failed = tf.zeros_like(left, tf.bool)
+        return noise, tf.tensor_scatter_nd_update(searching, left[:, None], failed)
 
     def _gradient(self, noise, logits, label, before, side, weight) -> tuple[tf.Tensor, tf.Tensor]:
         """Gradient at the noise of the loss in section 4.2 of the paper, and where it is enough."""
