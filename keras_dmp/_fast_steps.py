@@ -1,19 +1,23 @@
-"""What Keras' training step costs a small model besides arithmetic, and how to avoid it.
+"""What Keras' training loop costs a small model besides arithmetic, and a loop without it.
 
-Two costs show on a CPU: the way from Python to TensorFlow and back in every step, and
-optimizers written as a dozen passes over all weights. Several steps an execution take out the
-first, XLA the second: it makes one program of a step, or of the update alone.
+Two costs show on a CPU: handing batches from a pipeline's threads to the step, and optimizers
+written as a dozen passes over all weights. A loop that gathers its batches itself, from tensors
+in memory, takes out the first, XLA the second: it makes one program of a step, or of the update.
 """
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-# A progress bar still moves a dozen times an epoch, and nobody waits for Ctrl-C.
+from keras_dmp._resident import ResidentBatches
+
+# A progress bar still moves a dozen times an epoch, and callbacks are called no oftener.
 _EXECUTIONS_PER_EPOCH = 12
 _MAX_STEPS = 32
 # Weight updates (steps times weights) from which a compilation, two seconds, is repaid, and
@@ -29,174 +33,226 @@ _LEFT_TO_TENSORFLOW = re.compile(
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Traced training steps on batches of some specification.
+
+    Attributes:
+        own: A step on a batch of any size.
+        full: The same for a batch of full size, as one XLA program where `compiled` is `"step"`.
+        compiled: What XLA compiles: `"step"`, `"update"` or nothing, `None`.
+    """
+
+    own: Callable[[Any], dict]
+    full: Callable[[Any], dict]
+    compiled: str | None
+
+    def over(self, batches: ResidentBatches) -> tuple[Callable, Callable]:
+        """Functions from indices: of some full batches, and of a batch of any size."""
+        return batches.repeated(self.full, _result(self.own)), batches.gathered(self.own)
+
+
 @dataclasses.dataclass(kw_only=True)
 class ChosenSpeed:
     """What a trainer may choose for its `fit` because its user left it open.
 
-    A plain object holds the functions, since Keras would track those of the model.
+    A plain object holds the steps, since Keras would track the functions of a model.
 
     Attributes:
         steps: Whether the steps of an execution are open.
         compiles: Whether the compilation is open.
-        batch: Specification of a full batch where the training is long enough to repay a
-            compilation, else None.
-        step: A training step on a full batch as one XLA program, where the model allows one.
-        update: The optimizer's update as one, where only that was possible.
+        traced: The steps of the last `fit` in a loop of our own, for the next one.
+        like: What they were traced for.
     """
 
     steps: bool
     compiles: bool
-    batch: Any = None
-    step: Callable[[Any], dict] | None = None
-    update: Callable[[list[Any]], None] | None = None
+    traced: Steps | None = None
+    like: Any = None
 
-    def choose(
+    def forget(self) -> None:
+        """Let go of traced steps: a model or a meaning in them has changed."""
+        self.traced = self.like = None
+
+    @contextlib.contextmanager
+    def chosen(
         self,
         trainer: keras.Model,
-        own_step: Callable[[Any], dict],
-        batches: Any,
+        step: Callable[..., dict],
+        batches: ResidentBatches,
         epochs: int,
         callbacks: Iterable[keras.callbacks.Callback],
-    ) -> list[keras.callbacks.Callback]:
-        """Choose for a `fit` on such batches; the trainer's traces go where the choice changes.
+    ) -> Iterator[list[keras.callbacks.Callback]]:
+        """Choose for a `fit` on such batches; within, Keras' `fit` calls the loop.
 
         The choice is a function of the arguments alone, so that a run that goes on at a later
         epoch takes the same steps.
 
         Args:
             trainer: A compiled model.
-            own_step: Its training step; it asks `update_weights` where `update` is set.
-            batches: `ResidentBatches`.
+            step: Its training step on a batch, and on a batch with another update of weights.
+            batches: What `fit` trains on.
             epochs: Epochs in all.
             callbacks: The callbacks of the `fit`.
 
-        Returns:
-            Callbacks for the `fit`: one that compiles when all variables exist, or none.
+        Yields:
+            Callbacks for the `fit`: one that puts the loop in place, or none.
         """
-        before = trainer.steps_per_execution, self.batch
-        steps = len(batches.dataset)
-        open_choice = (
-            trainer.distribute_strategy.num_replicas_in_sync == 1 and not trainer.run_eagerly
-        )
-        if self.steps and open_choice:
-            trainer.steps_per_execution = _steps_per_execution(steps, callbacks)
-        compiles = self.compiles and open_choice and _worth_compiling(trainer, steps * epochs)
-        self.batch = batches.full_batch if compiles else None
-        if (trainer.steps_per_execution, self.batch) != before:
-            trainer.train_function = trainer.test_function = trainer.predict_function = None
-        if trainer.train_function is not None:
-            return []
-        self.step = self.update = None
-        return [_Compilation(self, own_step, batches)] if compiles else []
-
-    def train_step(self, own_step: Callable[[Any], dict], data: Any) -> dict:
-        """Trace a step on a batch of any size, compiled if that was chosen and it is full."""
-        if self.step is None or not _is_like(data, self.batch):
-            return own_step(data)
-        return self.step(data)
-
-    def update_weights(self, trainer: keras.Model, x: Any, y: Any, sample_weight: Any) -> dict:
-        """Keras' own training step but for the compiled update."""
-        with tf.GradientTape() as tape:
-            y_pred = trainer(x, training=True)
-            loss = trainer.compute_loss(x, y, y_pred, sample_weight, training=True)
-        weights = trainer.trainable_weights
-        # None for weights that the loss does not depend on, which Keras leaves alone.
-        self.update(tape.gradient(loss, weights))
-        mean_loss = next(metric for metric in trainer.metrics if metric.name == "loss")
-        mean_loss.update_state(loss, sample_weight=tf.shape(y_pred)[0])
-        return trainer.compute_metrics(x, y, y_pred, sample_weight)
+        own_loop = _is_plain(trainer) and not trainer.run_eagerly
+        if self.steps and trainer.distribute_strategy.num_replicas_in_sync == 1:
+            before = trainer.steps_per_execution
+            if not trainer.run_eagerly:
+                trainer.steps_per_execution = _steps_per_execution(batches, callbacks)
+            if trainer.steps_per_execution != before:
+                trainer.train_function = trainer.test_function = trainer.predict_function = None
+        if not own_loop:
+            yield []
+            return
+        compiles = self.compiles and _worth_compiling(trainer, len(batches.dataset) * epochs)
+        like = batches.dataset.element_spec, batches.batch_size if compiles else None
+        if like != self.like:
+            self.forget()
+        self.like = like
+        kept = trainer.train_function
+        try:
+            yield [_Loop(self, step, batches, compiles)]
+        finally:
+            trainer.train_function = kept
 
 
-class _Compilation(keras.callbacks.Callback):
-    """Compiles the trainer's step, or its update, before the first one."""
+class _Loop(keras.callbacks.Callback):
+    """Puts a loop over batches that it gathers itself in the place of Keras' own."""
 
-    def __init__(self, speed: ChosenSpeed, own_step: Callable[[Any], dict], batches: Any):
+    def __init__(self, speed: ChosenSpeed, step: Any, batches: ResidentBatches, compiles: bool):
         super().__init__()
-        self._speed, self._own_step, self._batches = speed, own_step, batches
+        self._speed, self._step, self._batches = speed, step, batches
+        self._compiles = compiles
+        self._executions = iter(())
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Let the trainer make its function once more, by what could be compiled."""
+        """Trace the steps, once all variables can be there, and compile them."""
         del logs
-        speed, trainer = self._speed, self.model
+        speed, batches, trainer = self._speed, self._batches, self.model
         # Variables cannot be created inside a program.
         trainer.optimizer.build(trainer.trainable_variables)
-        speed.step, variables = _compiled_step(self._own_step, speed.batch)
-        if speed.step is not None:
-            trainer.make_train_function(force=True)
-            if not _runs(trainer, self._batches, variables):
-                speed.step = None
-        if speed.step is None and _has_plain_optimizer(trainer):
-            speed.update = _compiled_update(trainer)
-            trainer.make_train_function(force=True)
-            if not _runs(trainer, self._batches, variables):
-                speed.update = None
-        if speed.step is None and speed.update is None:
-            trainer.make_train_function(force=True)
+        if speed.traced is not None:
+            self._full, self._rest = speed.traced.over(batches)
+        else:
+            own = tf.function(self._step, (batches.dataset.element_spec,), autograph=False)
+            if not _has_shapes(_result(own)):
+                return
+            for steps in _candidates(own, self._step, trainer, self._compiles):
+                self._full, self._rest = steps.over(batches)
+                if steps.compiled is None or self._runs(own.get_concrete_function().variables):
+                    speed.traced = steps
+                    break
+        # Keras' way to the same batches starts its threads with the first one asked for.
+        trainer.train_function = lambda iterator: next(self._executions)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Begin with the first batch of the epoch's order."""
+        del logs
+        self._executions = self._epoch(*self._batches.indices(epoch))
+
+    def _epoch(self, full: np.ndarray, rest: np.ndarray) -> Iterator[dict]:
+        """Yield the result of each execution."""
+        count = self.model.steps_per_execution
+        ends_full = len(rest) == 0 or len(full) % count == 0
+        for start in range(0, len(full), count):
+            result = self._full(full[start : start + count])
+            if ends_full or start + count < len(full):
+                yield result
+        if len(rest):
+            yield self._rest(rest)
+
+    def _runs(self, variables: Iterable[tf.Variable]) -> bool:
+        """Try a step on the first samples, and restore every variable that it touches."""
+        before = [(variable, tf.identity(variable)) for variable in variables]
+        full, rest = self._batches.indices(0)
+        try:
+            _ = self._full(full[:1]) if len(full) else self._rest(rest)
+        except tf.errors.OpError:
+            return False
+        finally:
+            # After an error too: TensorFlow may have run what precedes the compiled part.
+            for variable, value in before:
+                variable.assign(value)
+        return True
 
 
-def _steps_per_execution(steps: int, callbacks: Iterable[keras.callbacks.Callback]) -> int:
-    """Steps that run without coming back to Python: one if a callback looks at batches."""
-    for callback in callbacks:
-        for hook in _BATCH_HOOKS:
-            own = getattr(callback, hook)
-            if getattr(own, "__func__", own) is not getattr(keras.callbacks.Callback, hook):
-                return 1
-    return max(1, min(_MAX_STEPS, steps // _EXECUTIONS_PER_EPOCH))
+def step_with(
+    update: Callable[[list[Any]], None], trainer: keras.Model, x: Any, y: Any, sample_weight: Any
+) -> dict:
+    """Keras' own training step but for the update of the weights."""
+    with tf.GradientTape() as tape:
+        y_pred = trainer(x, training=True)
+        loss = trainer.compute_loss(x, y, y_pred, sample_weight, training=True)
+    # None for weights that the loss does not depend on, which Keras leaves alone.
+    update(tape.gradient(loss, trainer.trainable_weights))
+    mean_loss = next(metric for metric in trainer.metrics if metric.name == "loss")
+    mean_loss.update_state(loss, sample_weight=tf.shape(y_pred)[0])
+    return trainer.compute_metrics(x, y, y_pred, sample_weight)
 
 
-def _worth_compiling(trainer: keras.Model, steps: int) -> bool:
-    """Whether so many steps repay a compilation here.
+def _is_plain(trainer: keras.Model) -> bool:
+    """Whether steps run on a CPU, in no strategy's scope, and not as its user wants compiled.
 
-    Only where there is no accelerator: with one, Keras compiles the whole step by itself.
+    With an accelerator Keras compiles the whole step and its loop by itself; a strategy's
+    variables belong to its scope.
     """
     if trainer.jit_compile or any(
         device.device_type != "CPU" for device in tf.config.list_physical_devices()
     ):
         return False
-    # A strategy's variables belong to its scope.
-    if tf.distribute.has_strategy() or (
-        trainer.distribute_strategy is not tf.distribute.get_strategy()
-    ):
-        return False
+    own = tf.distribute.get_strategy()
+    return not tf.distribute.has_strategy() and trainer.distribute_strategy is own
+
+
+def _steps_per_execution(
+    batches: ResidentBatches, callbacks: Iterable[keras.callbacks.Callback]
+) -> int:
+    """Steps from one call of callbacks to the next: one if a callback looks at batches."""
+    for callback in callbacks:
+        for hook in _BATCH_HOOKS:
+            own = getattr(callback, hook)
+            if getattr(own, "__func__", own) is not getattr(keras.callbacks.Callback, hook):
+                return 1
+    return max(1, min(_MAX_STEPS, len(batches.dataset) // _EXECUTIONS_PER_EPOCH))
+
+
+def _worth_compiling(trainer: keras.Model, steps: int) -> bool:
+    """Whether so many steps repay a compilation."""
     weights = trainer.count_params()
     return weights >= _MIN_WEIGHTS and steps * weights >= _WORTH_COMPILING
 
 
-def _compiled_step(step: Callable[[Any], dict], batch: Any) -> tuple[Any, list[tf.Variable]]:
-    """A training step that XLA compiles for full batches, or None, and its variables.
+def _candidates(
+    own: Callable[[Any], dict], step: Callable[..., dict], trainer: keras.Model, compiles: bool
+) -> Iterator[Steps]:
+    """Ways to take a step, the fastest first; what is compiled may turn out not to run."""
+    if compiles and _compiles_well(own.get_concrete_function()):
+        # XLA would compile once more for the size of a smaller last batch.
+        program = tf.function(own, own.input_signature, jit_compile=True, autograph=False)
+        yield Steps(own=own, full=program, compiled="step")
+    if compiles and _has_plain_optimizer(trainer):
+        update = _compiled_update(trainer)
+        by_update = tf.function(
+            lambda data: step(data, update), own.input_signature, autograph=False
+        )
+        yield Steps(own=by_update, full=by_update, compiled="update")
+    yield Steps(own=own, full=own, compiled=None)
 
-    A smaller last batch takes TensorFlow's way, since XLA would compile once more for its size.
-    """
-    of_any_size = keras.tree.map_structure(
-        lambda of: tf.TensorSpec([None, *of.shape[1:]], of.dtype), batch
+
+def _result(step: Callable[[Any], dict]) -> Any:
+    return step.get_concrete_function().structured_outputs
+
+
+def _has_shapes(result: Any) -> bool:
+    """Whether the sizes of metrics are known beforehand, as those of Keras' own are."""
+    return all(
+        isinstance(of, tf.TensorSpec | tf.Tensor) and of.shape.is_fully_defined()
+        for of in keras.tree.flatten(result)
     )
-    # One trace serves both ways. It leaves the size open: TensorFlow's graph optimizer takes
-    # a size that one branch of a `tf.cond` asserts for the size in the other one too.
-    own = tf.function(step, (of_any_size,), autograph=False)
-    compiled = tf.function(own, (of_any_size,), jit_compile=True, autograph=False)
-    rows = _rows(batch)
-
-    def either(data: Any) -> dict:
-        full = tf.shape(keras.tree.flatten(data)[0])[0] == rows
-        return tf.cond(full, lambda: compiled(data), lambda: own(data))
-
-    traced = own.get_concrete_function()
-    return (either if _compiles_well(traced) else None), traced.variables
-
-
-def _runs(trainer: keras.Model, batches: Any, variables: Iterable[tf.Variable]) -> bool:
-    """Try the trainer's function on one batch, and restore every variable that it touches."""
-    before = [(variable, tf.identity(variable)) for variable in variables]
-    try:
-        trainer.train_function(iter(batches.dataset.take(1)))
-    except tf.errors.OpError:
-        return False
-    finally:
-        # After an error too: TensorFlow may have run what precedes the compiled part.
-        for variable, value in before:
-            variable.assign(value)
-    return True
 
 
 def _compiles_well(function: Any) -> bool:
@@ -222,16 +278,3 @@ def _compiled_update(trainer: keras.Model) -> Callable[[list[Any]], None]:
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
     return update
-
-
-def _rows(batch: Any) -> int:
-    return keras.tree.flatten(batch)[0].shape[0]
-
-
-def _is_like(data: Any, batch: Any) -> bool:
-    """Whether data is a batch of that structure, of any number of samples."""
-    mine, theirs = keras.tree.flatten(data), keras.tree.flatten(batch)
-    return len(mine) == len(theirs) and all(
-        of.dtype == spec.dtype and spec.shape[1:].is_compatible_with(of.shape[1:])
-        for of, spec in zip(mine, theirs, strict=True)
-    )

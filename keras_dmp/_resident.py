@@ -15,11 +15,15 @@ import tensorflow as tf
 
 from keras_dmp import _arrays
 
+# There is no control flow to convert, and looking for it takes a quarter of a second.
+_as_written = tf.autograph.experimental.do_not_convert
+
 
 class ResidentBatches(keras.callbacks.Callback):
     """A dataset over arrays for `fit`, and the callback that tells it the epoch.
 
-    Pass `.dataset` as `x` and the object itself among the callbacks.
+    Pass `.dataset` as `x` and the object itself among the callbacks. A loop of its own takes
+    `.indices(epoch)` and a step that is `.gathered`, or `.repeated`.
 
     Args:
         data: A structure of arrays with as many rows, such as `(x, y, sample_weight)`.
@@ -47,13 +51,18 @@ class ResidentBatches(keras.callbacks.Callback):
             columns = [_column(leaf) for leaf in leaves]
             self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-        def order(_):
+        def order(epoch):
             indices = tf.range(samples, dtype=tf.int64)
             if shuffle:
-                key = tf.stack([tf.constant(seed, tf.int64), self._epoch.read_value()])
+                key = tf.stack([tf.constant(seed, tf.int64), epoch])
                 indices = tf.random.experimental.stateless_shuffle(indices, seed=key)
-            return tf.data.Dataset.from_tensor_slices(indices)
+            return indices
 
+        @_as_written
+        def orders(_):
+            return tf.data.Dataset.from_tensor_slices(order(self._epoch.read_value()))
+
+        @_as_written
         def gather(indices):
             rows = [column(indices) for column in columns]
             batch = keras.tree.pack_sequence_as(data, rows)
@@ -66,22 +75,46 @@ class ResidentBatches(keras.callbacks.Callback):
         )
         self.dataset = (
             tf.data.Dataset.range(1)
-            .flat_map(order)
+            .flat_map(orders)
             .batch(batch_size)
             .map(gather, num_parallel_calls=1, deterministic=True)
             .apply(tf.data.experimental.assert_cardinality(-(-samples // batch_size)))
             .prefetch(2)
             .with_options(options)
         )
-        self._batch_size = batch_size
+        self.batch_size = batch_size
+        self._gather, self._order = gather, order
 
-    @property
-    def full_batch(self) -> Any:
-        """Specification of a batch of the full size."""
-        return keras.tree.map_structure(
-            lambda of: tf.TensorSpec([self._batch_size, *of.shape[1:]], of.dtype),
-            self.dataset.element_spec,
-        )
+    def indices(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of an epoch's samples in `.dataset`'s order: full batches, and what is left."""
+        order = self._order(tf.constant(epoch, tf.int64)).numpy()
+        full = len(order) // self.batch_size * self.batch_size
+        return order[:full].reshape(-1, self.batch_size), order[full:]
+
+    def gathered(self, step: Callable[[Any], Any]) -> Callable[[np.ndarray], Any]:
+        """A traced function from the indices of one batch to `step` on it."""
+        indices = tf.TensorSpec([None], tf.int64)
+        return tf.function(lambda of: step(self._gather(of)), (indices,), autograph=False)
+
+    def repeated(self, step: Callable[[Any], Any], result: Any) -> Callable[[np.ndarray], Any]:
+        """A traced function from rows of indices to the last of `step` on each row's batch.
+
+        Args:
+            step: What is done with each batch, one after the other.
+            result: Specification of what it returns: a structure of `tf.TensorSpec`.
+        """
+
+        def loop(rows):
+            start = keras.tree.map_structure(lambda of: tf.zeros(of.shape, of.dtype), result)
+            return tf.while_loop(
+                lambda row, last: row < tf.shape(rows)[0],
+                lambda row, last: (row + 1, step(self._gather(rows[row]))),
+                (tf.constant(0), start),
+                parallel_iterations=1,
+            )[1]
+
+        rows = tf.TensorSpec([None, self.batch_size], tf.int64)
+        return tf.function(loop, (rows,), autograph=False)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Set the epoch whose order the next iteration of the dataset follows."""

@@ -1,6 +1,7 @@
 """The student phase: a Keras model that trains its student on a teacher's predictions."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ from keras_dmp import (
     _settled_kind,
     _validate,
 )
-from keras_dmp._fast_steps import ChosenSpeed
+from keras_dmp._fast_steps import ChosenSpeed, step_with
 from keras_dmp._labeller import Labeller
 from keras_dmp._output_kind import output_kind
 from keras_dmp._resident import ResidentBatches, new_seed
@@ -133,7 +134,7 @@ class DistillationTrainer(keras.Model):
         _settled_kind.require_separate(self.student, teacher)
         self._source = Untracked(teacher)
         # A traced step may hold the teacher before.
-        self.train_function = None
+        self._forget_steps()
 
     def build(self, input_shape: Any) -> None:
         """Build the student."""
@@ -290,10 +291,10 @@ class DistillationTrainer(keras.Model):
             seed=_replicas.agreed(self.distribute_strategy, new_seed()),
             decode=data.decode,
         )
-        speed = self._speed.choose(self, self._step, batches, epochs, callbacks)
-        return super().fit(
-            batches.dataset, callbacks=[batches, *speed, *callbacks], shuffle=False, **arguments
-        )
+        with self._speed.chosen(self, self._step, batches, epochs, callbacks) as speed:
+            return super().fit(
+                batches.dataset, callbacks=[batches, *speed, *callbacks], shuffle=False, **arguments
+            )
 
     def label(
         self,
@@ -363,17 +364,18 @@ class DistillationTrainer(keras.Model):
 
     def train_step(self, data: Any) -> dict:
         """Take one step on a batch of reference samples."""
-        return self._speed.train_step(self._step, data)
+        return self._step(data)
 
-    def _step(self, data: Any) -> dict:
+    def _step(self, data: Any, update: Callable[[list[Any]], None] | None = None) -> dict:
+        """Take a step by Keras' own update of the weights, or by another one."""
         x, outputs, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if outputs.shape[-1] == 0:
             outputs = self._source.model(x, training=False)
         if self.labels == "hard":
             outputs = harden(outputs, from_logits=self._kind.from_logits)
-        if self._speed.update is None:
+        if update is None:
             return super().train_step((x, outputs, sample_weight))
-        return self._speed.update_weights(self, x, outputs, sample_weight)
+        return step_with(update, self, x, outputs, sample_weight)
 
     def test_step(self, data: Any) -> dict:
         """Evaluate a batch with true labels."""
@@ -435,7 +437,13 @@ class DistillationTrainer(keras.Model):
         self.built = True
         if kind != self._kind:
             self._kind = kind
-            self.train_function = self.test_function = None
+            self.test_function = None
+            self._forget_steps()
+
+    def _forget_steps(self) -> None:
+        self.train_function = None
+        if self.compiled:
+            self._speed.forget()
 
     def _checked(self, validation_data: Any) -> Any:
         return checked_validation(validation_data, self.student, self._kind)

@@ -74,9 +74,9 @@ def assert_equal_trainings(fast, own):
 )
 def test_compiled_step_equals_keras_own(reference, teacher, name, compiled):
     own = train(reference, teacher, OPTIMIZERS[name](), jit_compile=False)
-    assert own[0]._speed.step is None
+    assert own[0]._speed.traced.compiled is None
     fast = train(reference, teacher, OPTIMIZERS[name]())
-    assert fast[0]._speed.step is not None
+    assert fast[0]._speed.traced.compiled == "step"
     assert_equal_trainings(fast, own)
 
 
@@ -94,7 +94,7 @@ def test_compiled_step_with_weights_and_statistics(reference, teacher, compiled)
         )
         for jit in (False, "auto")
     )
-    assert fast[0]._speed.step is not None
+    assert fast[0]._speed.traced.compiled == "step"
     assert_equal_trainings(fast, own)
 
 
@@ -102,8 +102,7 @@ def test_compiled_step_with_weights_and_statistics(reference, teacher, compiled)
 def test_update_alone_is_compiled_where_xla_is_slower_or_random(reference, teacher, make, compiled):
     own = train(reference, teacher, "adam", student=make(), jit_compile=False)
     fast = train(reference, teacher, "adam", student=make())
-    assert fast[0]._speed.step is None
-    assert fast[0]._speed.update is not None
+    assert fast[0]._speed.traced.compiled == "update"
     assert_equal_trainings(fast, own)
 
 
@@ -118,7 +117,7 @@ class NotForXla(layers.Layer):
 def test_model_that_xla_refuses_is_trained_unharmed(reference, teacher, compiled):
     own = train(reference, teacher, "adam", student=layered(NotForXla()), jit_compile=False)
     fast = train(reference, teacher, "adam", student=layered(NotForXla()))
-    assert fast[0]._speed.step is None
+    assert fast[0]._speed.traced.compiled == "update"
     assert_equal_trainings(fast, own)
 
 
@@ -140,8 +139,7 @@ def test_update_that_xla_refuses_is_found_out_before_the_first_step(reference, t
         )
         for jit in (False, "auto")
     )
-    assert fast[0]._speed.batch is not None
-    assert fast[0]._speed.update is None
+    assert fast[0]._speed.traced.compiled is None
     assert_equal_trainings(fast, own)
 
 
@@ -162,13 +160,13 @@ def test_weights_without_gradient_are_left_alone(reference, teacher, compiled):
     trainer, _ = train(
         reference, teacher, keras.optimizers.AdamW(0.01, weight_decay=0.1), student=student
     )
-    assert trainer._speed.update is not None
+    assert trainer._speed.traced.compiled == "update"
     np.testing.assert_array_equal(student.layers[1].idle.numpy(), idle)
 
 
 def test_same_seed_gives_the_same_student(reference, teacher, compiled):
     first, second = (train(reference, teacher, "sgd")[0] for _ in range(2))
-    assert first._speed.step is not None
+    assert first._speed.traced.compiled == "step"
     nets.assert_same_weights(second.student, first.student.get_weights())
 
 
@@ -190,32 +188,153 @@ def test_later_batches_of_other_sizes_and_columns(reference, teacher, compiled):
 def test_another_fit_compiles_for_its_batches(reference, teacher, compiled):
     trainer, _ = train(reference, teacher, "sgd")
     own, _ = train(reference, teacher, "sgd", jit_compile=False)
-    step = trainer._speed.step
+    traced = trainer._speed.traced
     for each in (trainer, own):
         each.fit(reference, batch_size=7, shuffle=False, verbose=0)
-    assert trainer._speed.step is step
+    assert trainer._speed.traced is traced
     for each in (trainer, own):
         each.fit(reference, batch_size=32, shuffle=False, verbose=0)
-    assert trainer._speed.step is not step
+    assert trainer._speed.traced is not traced
     nets.assert_same_weights(trainer.student, own.student.get_weights(), atol=2e-6)
 
 
-@pytest.mark.parametrize("compile", [{"jit_compile": False}, {"run_eagerly": True}])
-def test_an_explicit_choice_is_kept(reference, teacher, compile, compiled):
-    speed = train(reference, teacher, "adam", **compile)[0]._speed
-    assert speed.step is None
-    assert speed.update is None
+def test_an_explicit_choice_is_kept(reference, teacher, compiled):
+    assert train(reference, teacher, "adam", jit_compile=False)[0]._speed.traced.compiled is None
+    assert train(reference, teacher, "adam", run_eagerly=True)[0]._speed.traced is None
+    assert train(reference, teacher, "adam", jit_compile=True)[0]._speed.traced is None
 
 
 def test_short_trainings_and_small_nets_are_not_compiled(reference, teacher, monkeypatch):
-    monkeypatch.setattr(_fast_steps, "_WORTH_COMPILING", 1)
-    assert train(reference, teacher, "adam")[0]._speed.batch is None
-    monkeypatch.setattr(_fast_steps, "_MIN_WEIGHTS", 0)
-    weights = nets.classifier().count_params()
-    monkeypatch.setattr(_fast_steps, "_WORTH_COMPILING", STEPS * weights + 1)
-    assert train(reference, teacher, "adam")[0]._speed.batch is None
-    monkeypatch.setattr(_fast_steps, "_WORTH_COMPILING", STEPS * weights)
-    assert train(reference, teacher, "adam")[0]._speed.batch is not None
+    def compiles(**limits):
+        for name, limit in limits.items():
+            monkeypatch.setattr(_fast_steps, name, limit)
+        return train(reference, teacher, "adam")[0]._speed.traced.compiled is not None
+
+    assert not compiles(_WORTH_COMPILING=1)
+    updates = STEPS * nets.classifier().count_params()
+    assert not compiles(_MIN_WEIGHTS=0, _WORTH_COMPILING=updates + 1)
+    assert compiles(_WORTH_COMPILING=updates)
+
+
+@pytest.fixture
+def in_keras_loop(monkeypatch):
+    """Train once as Keras' `fit` does by itself."""
+
+    def train_there(*args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(_fast_steps, "_is_plain", lambda trainer: False)
+            trainer, history = train(*args, **kwargs)
+        assert trainer._speed.traced is None
+        return trainer, history
+
+    return train_there
+
+
+@pytest.mark.parametrize("samples", [7 * 40 + 3, 7 * 39 + 3, 7 * 39, 5])
+def test_loop_trains_as_keras_own(teacher, samples, in_keras_loop):
+    x = nets.prototypes(samples, seed=1)[0]
+    weights = np.random.default_rng(0).random(samples).astype("float32")
+    for count in (None, 1, 4):
+        arguments = {"fit": {"sample_weight": weights}, "steps_per_execution": count}
+        own = train(x, teacher, "adam", **arguments)
+        assert own[0]._speed.traced is not None
+        assert_equal_trainings(own, in_keras_loop(x, teacher, "adam", **arguments))
+
+
+def test_callbacks_see_the_same_executions(teacher, in_keras_loop):
+    x = nets.prototypes(7 * 40 + 3, seed=1)[0]
+    for count in (1, 2, 5, 41, 50):
+        seen, own_seen = (
+            [
+                (batch, logs["loss"])
+                for batch, logs in steps_of(way, x, teacher, steps_per_execution=count)
+            ]
+            for way in (train, in_keras_loop)
+        )
+        assert [batch for batch, _ in seen] == [batch for batch, _ in own_seen]
+        np.testing.assert_allclose(
+            [loss for _, loss in seen], [loss for _, loss in own_seen], rtol=1e-5
+        )
+
+
+def steps_of(way, *args, **kwargs):
+    """What `on_train_batch_end` was called with."""
+    calls = []
+    keep = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: calls.append((batch, dict(logs)))
+    )
+    way(*args, "sgd", callbacks=[keep], **kwargs)
+    return calls
+
+
+class StopInTheMiddle(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 3:
+            self.model.stop_training = True
+
+
+def test_a_training_can_be_stopped_and_gone_on_with(reference, teacher):
+    trainer, _ = train(reference, teacher, "sgd", callbacks=[StopInTheMiddle()])
+    assert int(trainer.optimizer.iterations) == 4
+    trainer.fit(reference, batch_size=7, epochs=2, initial_epoch=1, verbose=0)
+    assert int(trainer.optimizer.iterations) == 4 + STEPS // 3
+
+
+class BrokenOff(Exception):
+    """Raised by a callback."""
+
+
+def test_keras_own_function_is_back_after_an_error(reference, teacher):
+    def fail(epoch):
+        raise BrokenOff
+
+    trainer = DistillationTrainer(nets.classifier(seed=12), teacher=teacher)
+    trainer.compile("sgd")
+    with pytest.raises(BrokenOff):
+        trainer.fit(
+            reference,
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: fail(epoch))],
+            verbose=0,
+        )
+    outputs = teacher.predict(reference, verbose=0)
+    trainer.train_on_batch(reference[:5], outputs[:5])
+    assert int(trainer.optimizer.iterations) == 1
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OfUnknownSize(keras.metrics.CategoricalAccuracy):
+    """A metric whose shape no graph knows."""
+
+    def result(self):
+        return tf.numpy_function(lambda value: value, [super().result()], tf.float32)
+
+
+def test_metrics_of_unknown_shape_take_keras_way(reference, teacher):
+    trainer, history = nets.distil(
+        nets.classifier(seed=12),
+        reference,
+        teacher=teacher,
+        compile={"optimizer": "sgd", "metrics": [OfUnknownSize(name="odd")]},
+        batch_size=7,
+        epochs=2,
+    )
+    assert trainer._speed.traced is None
+    assert len(history["odd"]) == 2
+
+
+def test_mixed_precision_scales_the_loss_in_the_loop_too(reference, teacher, in_keras_loop):
+    def student():
+        keras.config.set_dtype_policy("mixed_float16")
+        try:
+            return nets.classifier(seed=12)
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+    own = train(reference, teacher, "adam", student=student())
+    assert isinstance(own[0].optimizer, keras.optimizers.LossScaleOptimizer)
+    kept = in_keras_loop(reference, teacher, "adam", student=student())
+    nets.assert_same_weights(own[0].student, kept[0].student.get_weights(), atol=1e-2)
+    np.testing.assert_allclose(own[1]["loss"], kept[1]["loss"], rtol=1e-2)
 
 
 def test_several_steps_an_execution_equal_single_ones(teacher):
