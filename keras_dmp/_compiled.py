@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_dmp import _replicas
+from keras_dmp._fast_steps import ChosenSpeed
 
 _ARGUMENTS = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
 
@@ -70,6 +71,12 @@ class Compiled:
             "weighted_metrics": _copies(self.weighted_metrics),
             **self.arguments,
         }
+
+    def open_choices(self) -> ChosenSpeed:
+        """What the user left open for the speed of a training."""
+        return ChosenSpeed.left_open(
+            self.arguments.get("steps_per_execution"), self.arguments.get("jit_compile", "auto")
+        )
 
 
 def _copy(part: Any) -> Any:

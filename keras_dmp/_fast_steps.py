@@ -54,7 +54,7 @@ class Steps:
 
 @dataclasses.dataclass(kw_only=True)
 class ChosenSpeed:
-    """What a trainer may choose for its `fit` because its user left it open.
+    """What may be chosen for a model's `fit` because its user left it open.
 
     A plain object holds the steps, since Keras would track the functions of a model.
 
@@ -70,6 +70,11 @@ class ChosenSpeed:
     traced: Steps | None = None
     like: Any = None
 
+    @classmethod
+    def left_open(cls, steps_per_execution: int | None, jit_compile: bool | str) -> "ChosenSpeed":
+        """What these arguments of `compile` leave open."""
+        return cls(steps=steps_per_execution is None, compiles=jit_compile == "auto")
+
     def forget(self) -> None:
         """Let go of traced steps: a model or a meaning in them has changed."""
         self.traced = self.like = None
@@ -77,11 +82,11 @@ class ChosenSpeed:
     @contextlib.contextmanager
     def chosen(
         self,
-        trainer: keras.Model,
-        step: Callable[..., dict],
+        model: keras.Model,
         batches: ResidentBatches,
         epochs: int,
         callbacks: Iterable[keras.callbacks.Callback],
+        step: Callable[..., dict] | None = None,
     ) -> Iterator[list[keras.callbacks.Callback]]:
         """Choose for a `fit` on such batches; within, Keras' `fit` calls the loop.
 
@@ -89,35 +94,35 @@ class ChosenSpeed:
         epoch takes the same steps.
 
         Args:
-            trainer: A compiled model.
-            step: Its training step on a batch, and on a batch with another update of weights.
-            batches: What `fit` trains on.
+            model: A compiled model.
+            batches: What `fit` trains on, as it is: without class weights.
             epochs: Epochs in all.
             callbacks: The callbacks of the `fit`.
+            step: A training step on a batch, and on a batch with another update of weights, for
+                a model with a `fit` of ours. Defaults to `None`: the model's `train_step`.
 
         Yields:
             Callbacks for the `fit`: one that puts the loop in place, or none.
         """
-        own_loop = _is_plain(trainer) and not trainer.run_eagerly
-        if self.steps and trainer.distribute_strategy.num_replicas_in_sync == 1:
-            before = trainer.steps_per_execution
-            if not trainer.run_eagerly:
-                trainer.steps_per_execution = _steps_per_execution(batches, callbacks)
-            if trainer.steps_per_execution != before:
-                trainer.train_function = trainer.test_function = trainer.predict_function = None
-        if not own_loop:
+        if not _is_plain(model) or (step is None and not _has_keras_fit(model)):
+            one_replica = model.distribute_strategy.num_replicas_in_sync == 1
+            if step and self.steps and one_replica and not model.run_eagerly:
+                _set_steps(model, _steps_per_execution(batches, callbacks))
             yield []
             return
-        compiles = self.compiles and _worth_compiling(trainer, len(batches.dataset) * epochs)
+        before, kept = model.steps_per_execution, model.train_function
+        if self.steps:
+            _set_steps(model, _steps_per_execution(batches, callbacks))
+        compiles = self.compiles and _worth_compiling(model, len(batches.dataset) * epochs)
         like = batches.dataset.element_spec, batches.batch_size if compiles else None
         if like != self.like:
             self.forget()
         self.like = like
-        kept = trainer.train_function
         try:
-            yield [_Loop(self, step, batches, compiles)]
+            yield [_Loop(self, step or _step_of(model), batches, compiles)]
         finally:
-            trainer.train_function = kept
+            model.train_function = kept
+            _set_steps(model, before)
 
 
 class _Loop(keras.callbacks.Callback):
@@ -194,18 +199,44 @@ def step_with(
     return trainer.compute_metrics(x, y, y_pred, sample_weight)
 
 
-def _is_plain(trainer: keras.Model) -> bool:
-    """Whether steps run on a CPU, in no strategy's scope, and not as its user wants compiled.
+def _step_of(model: keras.Model) -> Callable[..., dict]:
+    """A model's training step, and the same with another update of the weights."""
+
+    def step(data, update=None):
+        if update is None:
+            return model.train_step(data)
+        return step_with(update, model, *keras.utils.unpack_x_y_sample_weight(data))
+
+    return step
+
+
+def _is_plain(model: keras.Model) -> bool:
+    """Whether steps run on a CPU, traced, in no strategy's scope, and not compiled by wish.
 
     With an accelerator Keras compiles the whole step and its loop by itself; a strategy's
     variables belong to its scope.
     """
-    if trainer.jit_compile or any(
-        device.device_type != "CPU" for device in tf.config.list_physical_devices()
-    ):
+    if model.jit_compile or model.run_eagerly:
+        return False
+    if any(device.device_type != "CPU" for device in tf.config.list_physical_devices()):
         return False
     own = tf.distribute.get_strategy()
-    return not tf.distribute.has_strategy() and trainer.distribute_strategy is own
+    return not tf.distribute.has_strategy() and model.distribute_strategy is own
+
+
+def _has_keras_fit(model: keras.Model) -> bool:
+    """Whether a model's class leaves to Keras what `fit` does with steps."""
+    return all(
+        getattr(type(model), name) is getattr(keras.Model, name)
+        for name in ("fit", "make_train_function", "train_step")
+    )
+
+
+def _set_steps(model: keras.Model, steps: int) -> None:
+    """Set the steps of an execution; what was traced for another number goes."""
+    if model.steps_per_execution != steps:
+        model.steps_per_execution = steps
+        model.train_function = model.test_function = model.predict_function = None
 
 
 def _steps_per_execution(

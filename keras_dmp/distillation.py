@@ -180,7 +180,7 @@ class DistillationTrainer(keras.Model):
         kind = self._kind or _heads.resolve_output_kind(
             self.student, "student", from_logits=self.from_logits, required=False
         )
-        self._speed = ChosenSpeed(steps=steps_per_execution is None, compiles=jit_compile == "auto")
+        self._speed = ChosenSpeed.left_open(steps_per_execution, jit_compile)
         with _replicas.scope_for(self, optimizer=optimizer, metrics=[metrics, weighted_metrics]):
             super().compile(
                 optimizer=optimizer,
@@ -291,7 +291,7 @@ class DistillationTrainer(keras.Model):
             seed=_replicas.agreed(self.distribute_strategy, new_seed()),
             decode=data.decode,
         )
-        with self._speed.chosen(self, self._step, batches, epochs, callbacks) as speed:
+        with self._speed.chosen(self, batches, epochs, callbacks, self._step) as speed:
             return super().fit(
                 batches.dataset, callbacks=[batches, *speed, *callbacks], shuffle=False, **arguments
             )

@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "_labelled_data.py": {
         "_arrays",
         "_batches",
+        "_fast_steps",
         "_heads",
         "_inputs",
         "_resident",
@@ -56,7 +57,7 @@ MAY_IMPORT = {
     "_callback_state.py": set(),
     "_epoch_checkpoints.py": {"_callback_state", "_checkpoint_file"},
     "_interruptions.py": set(),
-    "_compiled.py": {"_replicas"},
+    "_compiled.py": {"_fast_steps", "_replicas"},
     "_fit_arguments.py": {"_callbacks", "_validate"},
     "_workers.py": {"distribution"},
     "_run_directory.py": {

@@ -12,7 +12,14 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_dmp import DMPTrainer, EntropyReferenceSelector, PrivacyWarning, split_private
+from keras_dmp import (
+    DistillationTrainer,
+    DMPTrainer,
+    EntropyReferenceSelector,
+    PrivacyWarning,
+    _fast_steps,
+    split_private,
+)
 
 SOFTMAX_LOSS = "sparse_categorical_crossentropy"
 LOGITS_LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -91,6 +98,45 @@ def test_teacher_is_an_ordinary_fit(split):
     by_hand = plain.fit(*split.members, epochs=2, batch_size=16, shuffle=False, verbose=0)
     nets.assert_same_weights(trainer.teacher, plain.get_weights(), atol=1e-6)
     np.testing.assert_allclose(history.history["teacher_loss"], by_hand.history["loss"], rtol=1e-5)
+
+
+@pytest.fixture
+def loops(monkeypatch):
+    """The models that are trained in a loop of our own."""
+    models = []
+    put_in_place = _fast_steps._Loop.on_train_begin
+
+    def noted(self, logs=None):
+        models.append(self.model)
+        put_in_place(self, logs)
+
+    monkeypatch.setattr(_fast_steps._Loop, "on_train_begin", noted)
+    return models
+
+
+def test_both_phases_are_trained_in_a_loop_of_our_own(split, loops):
+    trainer, _ = train(split)
+    assert loops[0] is trainer.teacher
+    assert isinstance(loops[1], DistillationTrainer)
+    assert trainer.teacher.steps_per_execution == 1
+    loops.clear()
+    train(split, fit={"class_weight": {0: 2.0, 1: 1.0, 2: 1.0, 3: 1.0}})
+    assert len(loops) == 1
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class WithStepOfItsOwn(keras.Sequential):
+    """A model with a step as a user may write it."""
+
+    def train_step(self, data):
+        self.traced = True
+        return super().train_step(data)
+
+
+def test_teacher_with_a_step_of_its_own_keeps_it(split, loops):
+    trainer, _ = train(split, lambda: WithStepOfItsOwn(build().layers))
+    assert trainer.teacher.traced
+    assert [type(model) for model in loops] == [DistillationTrainer]
 
 
 def test_same_seed_same_student_and_other_seed_another(split):
