@@ -185,6 +185,34 @@ class _Loop(keras.callbacks.Callback):
         return True
 
 
+def fit(
+    model: keras.Model,
+    batches: ResidentBatches,
+    *,
+    epochs: int,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+    speed: ChosenSpeed | None = None,
+    **arguments: Any,
+) -> keras.callbacks.History:
+    """`model.fit` on such batches, in a loop of our own where that trains the same.
+
+    Args:
+        model: A compiled model.
+        batches: What it is trained on.
+        epochs: As in `Model.fit`.
+        callbacks: As in `Model.fit`.
+        speed: What may be chosen. Defaults to `None`: everything.
+        **arguments: The others of `Model.fit`.
+    """
+    arguments |= {"epochs": epochs, "shuffle": False}
+    if arguments.get("class_weight") is not None:
+        # Keras' pipeline makes sample weights of them.
+        return model.fit(batches.dataset, callbacks=[batches, *callbacks], **arguments)
+    speed = speed or ChosenSpeed.left_open(None, "auto")
+    with speed.chosen(model, batches, epochs, callbacks) as loop:
+        return model.fit(batches.dataset, callbacks=[batches, *loop, *callbacks], **arguments)
+
+
 def step_with(
     update: Callable[[list[Any]], None], trainer: keras.Model, x: Any, y: Any, sample_weight: Any
 ) -> dict:

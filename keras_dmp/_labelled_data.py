@@ -7,8 +7,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _batches, _heads, _inputs
-from keras_dmp._fast_steps import ChosenSpeed
+from keras_dmp import _arrays, _batches, _fast_steps, _heads, _inputs
 from keras_dmp._resident import ResidentBatches
 from keras_dmp._shuffled_batches import ShuffledBatches
 
@@ -105,10 +104,8 @@ class LabelledData:
         batch_size: int | None,
         shuffle: bool,
         seed: int,
-        epochs: int,
         callbacks: list[keras.callbacks.Callback],
-        speed: ChosenSpeed,
-        class_weight: dict[int, float] | None = None,
+        speed: _fast_steps.ChosenSpeed,
         **arguments: Any,
     ) -> keras.callbacks.History:
         """`model.fit` on this data, from resident tensors where it is arrays.
@@ -118,30 +115,23 @@ class LabelledData:
             batch_size: Samples a batch.
             shuffle: Whether each epoch has an order of its own.
             seed: Seed of the orders.
-            epochs: As in `fit`.
-            callbacks: As in `fit`.
-            speed: What may be chosen.
-            class_weight: As in `fit`.
-            **arguments: The others of `fit`.
+            callbacks: As in `Model.fit`.
+            speed: What may be chosen for arrays.
+            **arguments: The others of `Model.fit`.
         """
-        arguments |= {"epochs": epochs, "class_weight": class_weight, "shuffle": False}
         if shuffle and isinstance(self.x, keras.utils.PyDataset):
             order = ShuffledBatches(self.x, seed=seed)
             callbacks = [order, *callbacks]
-            return model.fit(order.dataset, callbacks=callbacks, **arguments)
+            return model.fit(order.dataset, shuffle=False, callbacks=callbacks, **arguments)
         if _batches.is_dataset(self.x):
-            return model.fit(self.x, callbacks=callbacks, **arguments)
+            return model.fit(self.x, shuffle=False, callbacks=callbacks, **arguments)
         batches = ResidentBatches(
             (self.x, self.y) if self.sample_weight is None else self._columns(),
             batch_size=batch_size or _DEFAULT_BATCH_SIZE,
             shuffle=shuffle,
             seed=seed,
         )
-        if class_weight is not None:
-            # Keras' pipeline makes sample weights of them.
-            return model.fit(batches.dataset, callbacks=[batches, *callbacks], **arguments)
-        with speed.chosen(model, batches, epochs, callbacks) as loop:
-            return model.fit(batches.dataset, callbacks=[batches, *loop, *callbacks], **arguments)
+        return _fast_steps.fit(model, batches, callbacks=callbacks, speed=speed, **arguments)
 
     def _columns(self) -> tuple[Any, Any, Any]:
         return self.x, self.y, self.sample_weight

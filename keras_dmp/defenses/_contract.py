@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _fresh, _heads, _inputs, _validate
+from keras_dmp import _arrays, _fast_steps, _fresh, _heads, _inputs, _validate
 from keras_dmp._labelled_data import LabelledData
 from keras_dmp._output_kind import output_kind
 from keras_dmp._reference_data import read_reference
@@ -203,15 +203,8 @@ class Run:
             shuffle=True,
             seed=new_seed(),
         )
-        callbacks = [batches, *arguments.pop("callbacks", ())]
-        return model.fit(
-            batches.dataset,
-            shuffle=False,
-            epochs=epochs or self.epochs,
-            callbacks=callbacks,
-            verbose=self.verbose,
-            **arguments,
-        )
+        arguments |= {"epochs": epochs or self.epochs, "verbose": self.verbose}
+        return _fast_steps.fit(model, batches, **arguments)
 
     def released(self, model: keras.Model) -> keras.Model:
         """The model as it goes out: the moments of an optimizer would tell of the members."""
