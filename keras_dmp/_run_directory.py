@@ -4,14 +4,15 @@ All of it is private: the teacher, what it says of the reference, and hashes of 
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from keras_dmp import _checkpoint_file, _directories, _files
+from keras_dmp import _checkpoint_file, _directories, _files, _workers
 from keras_dmp._checkpoint_file import Checkpoint
 from keras_dmp._directories import PrivateDirectory
 from keras_dmp._workers import Workers
@@ -40,25 +41,37 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike, configuration: dict[str, Any], workers: Workers):
         self.path = pathlib.Path(path)
         self._workers = workers
-        if workers.is_chief or (self.path / _MANIFEST).exists():
-            _opened(self.path, configuration)
-        workers.barrier()
-        if workers.is_chief:
-            return
-        if not (self.path / _MANIFEST).exists():
+        # The chief first: what it makes, the others must see.
+        for is_theirs in (workers.is_chief, not workers.is_chief):
+            part = functools.partial(self._open, configuration) if is_theirs else _nothing
+            _workers.together(workers, part)
+
+    def _open(self, configuration: dict[str, Any]) -> None:
+        if not self._workers.is_chief and not (self.path / _MANIFEST).exists():
             raise ValueError(
                 "Expected `directory` to be on a file system that all workers share. Received: "
-                f"directory={str(path)!r}, where the chief's files are not seen"
+                f"directory={str(self.path)!r}, where the chief's files are not seen"
             )
-        _opened(self.path, configuration)
+        PrivateDirectory(
+            self.path,
+            configuration,
+            what=_WHAT,
+            manifest=_MANIFEST,
+            format=_FORMAT,
+            version=1,
+        )
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
         """Hold the directory, for all workers; the lock goes with its process, however that ends.
 
         Raises:
             RuntimeError: If another run holds it.
         """
-        return _locked(self.path) if self._workers.is_chief else contextlib.nullcontext()
+        with contextlib.ExitStack() as held:
+            lock = _locked(self.path) if self._workers.is_chief else contextlib.nullcontext()
+            _workers.together(self._workers, lambda: held.enter_context(lock))
+            yield
 
     def newest(self, phase: str) -> Checkpoint | None:
         """The newest checkpoint of a phase that is whole, with a warning for one that is not."""
@@ -171,15 +184,8 @@ def purge(path: str | os.PathLike) -> None:
         _directories.remove(path, _MANIFEST)
 
 
-def _opened(path: pathlib.Path, configuration: dict[str, Any]) -> PrivateDirectory:
-    return PrivateDirectory(
-        path,
-        configuration,
-        what=_WHAT,
-        manifest=_MANIFEST,
-        format=_FORMAT,
-        version=1,
-    )
+def _nothing() -> None:
+    """The part of a worker that has none."""
 
 
 def _number(path: pathlib.Path) -> int:

@@ -1,5 +1,6 @@
 """What several workers of a run must agree on; a run of one process agrees with itself."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -15,8 +16,8 @@ class Workers(Protocol):
     def broadcast(self, value: Any) -> Any:
         """The chief's value on every worker."""
 
-    def barrier(self) -> None:
-        """Wait for all."""
+    def any_worker(self, flag: bool) -> bool:
+        """Whether the flag is true on one of them; all must ask."""
 
 
 class _Alone:
@@ -27,8 +28,24 @@ class _Alone:
     def broadcast(self, value: Any) -> Any:
         return value
 
-    def barrier(self) -> None:
-        pass
+    def any_worker(self, flag: bool) -> bool:
+        return flag
+
+
+def together(workers: Workers, part: Callable[[], None]) -> None:
+    """Do each worker's part of something, and go on when all have done theirs.
+
+    Raises:
+        Exception: What this worker's part raised.
+        RuntimeError: If another one's part failed: none waits for one that does not come.
+    """
+    failure = None
+    try:
+        part()
+    except Exception as error:
+        failure = error
+    if workers.any_worker(failure is not None):
+        raise failure or RuntimeError("Another worker has refused this run; its message says why")
 
 
 def of(strategy: tf.distribute.Strategy, seed: int | None) -> Workers:

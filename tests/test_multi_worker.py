@@ -14,6 +14,7 @@ import tensorflow as tf
 import worker_tasks
 import workers
 
+from keras_dmp import _directories
 from keras_dmp.distribution import LOST_WORKER_EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -134,6 +135,27 @@ def test_all_restarted_finish_as_if_nothing_had_happened(tmp_path):
     for found in resumed:
         assert found["indices"] == alone["indices"]
         assert_same_figures(found, alone, atol=1e-4)
+
+
+def refusal(tmp_path, folder):
+    found = workers.run("refused_run", 2, tmp_path, timeout=150, directory=str(folder))
+    return [result["told"] for result in found]
+
+
+@pytest.mark.slow
+def test_a_refusal_of_one_worker_is_one_of_all(tmp_path):
+    """They are told at once, not when its process has ended."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    chief, other = refusal(tmp_path, folder)
+    assert "thesis.txt" in chief or "Expected `directory`" in chief
+    assert "Another worker has refused" in other
+    (folder / "thesis.txt").unlink()
+    with _directories.locked(folder, refusal=""):
+        chief, other = refusal(tmp_path, folder)
+    assert "one run at a time" in chief
+    assert "Another worker has refused" in other
 
 
 def run_program(*command):

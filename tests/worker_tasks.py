@@ -123,6 +123,19 @@ def dmp_run(directory):
     return dmp_figures(directory=directory, epochs=6)
 
 
+def refused_run(directory):
+    """What each worker is told of a directory that it cannot have; none has ended by then."""
+    strategy = MultiWorkerStrategy()
+    try:
+        dmp_figures(strategy, directory=directory)
+    except (RuntimeError, ValueError, OSError) as error:
+        told = str(error)
+    else:
+        told = "nothing"
+    strategy.barrier()
+    return {"told": told}
+
+
 def agreement(strategy):
     """What workers agree on."""
     index = strategy.worker_index
