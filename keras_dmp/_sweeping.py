@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -99,6 +100,10 @@ def sweep(
         selectors: The grid's selectors.
         settings: Settings of the distillation that all points share.
         nonmembers: Samples for the audit.
+
+    Raises:
+        ValueError: Before any training for nonmembers that cannot be used, and at the end if all
+            students have diverged. A warning tells of one that has.
     """
     _require_auditable(run, nonmembers)
     if not run.teacher_is_ready:
@@ -107,15 +112,34 @@ def sweep(
     start = [keras.ops.convert_to_numpy(variable) for variable in run.plan.student.variables]
     undefended = _audit(run, run.plan.teacher, nonmembers, "undefended")
     points = []
-    for (order, _), chosen in zip(grid.choices, labelled, strict=True):
-        for of_point in grid.settings:
-            student = _student(run, start, first=not points)
-            distiller = run.distiller(student, **settings, **of_point)
-            _phases.train_student(run, distiller, chosen, phase=f"student_{len(points)}")
-            point = _point(run, student, chosen, order, of_point, nonmembers)
-            points.append(point)
-            _phases.announce(f"{len(points)}: {point}", run)
+    choices = zip(grid.choices, labelled, strict=True)
+    for number, (choice, of_point) in enumerate(itertools.product(choices, grid.settings)):
+        (order, _), chosen = choice
+        student = _student(run, start, first=number == 0)
+        distiller = run.distiller(student, **settings, **of_point)
+        _phases.train_student(run, distiller, chosen, phase=f"student_{number}")
+        name = f"{order} {len(chosen)}, {of_point['labels']}, T={of_point['temperature']:g}"
+        if not _is_finite(student):
+            # One point that cannot be audited must not take the others along.
+            warnings.warn(
+                f"The student of {name} has diverged, and is left out: some of its weights are "
+                "infinite or no numbers. Lower the learning rate, or leave out this setting",
+                stacklevel=3,
+            )
+            continue
+        point = _point(run, student, chosen, order, of_point, nonmembers, name)
+        points.append(point)
+        _phases.announce(f"{number + 1}: {point}", run)
+    if not points:
+        raise ValueError(
+            "Expected at least one student of the sweep to be of finite weights. Received: "
+            f"{number + 1} that have diverged; lower the learning rate"
+        )
     return Sweep(undefended=undefended, points=tuple(points))
+
+
+def _is_finite(model: keras.Model) -> bool:
+    return all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
 def _require_auditable(run: Run, nonmembers: Any) -> None:
@@ -164,8 +188,8 @@ def _point(
     order: str,
     settings: dict[str, Any],
     nonmembers: Any,
+    name: str,
 ) -> SweepPoint:
-    name = f"{order} {len(chosen)}, {settings['labels']}, T={settings['temperature']:g}"
     return SweepPoint(
         **settings,
         order=order,

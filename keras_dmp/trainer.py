@@ -301,7 +301,8 @@ class DMPTrainer:
 
         Raises:
             RuntimeError: As `fit`.
-            ValueError: As `fit`, and for settings out of range.
+            ValueError: As `fit`, for settings out of range, and if all students diverge; one that
+                does is left out with a warning.
         """
         from keras_dmp import _sweeping
 

@@ -128,6 +128,25 @@ def test_audits_are_those_of_the_students(split):
     assert found.undefended.member_accuracy > found.points[0].report.member_accuracy
 
 
+# So low that logits divided by it are infinite.
+TOO_COLD = 1e-38
+
+
+def test_a_student_that_diverges_is_left_out(split):
+    with pytest.warns(UserWarning, match=r"The student of lowest 40, soft, T=1e-38 has diverged"):
+        found = sweep(split, temperatures=(TOO_COLD, 2.0), sizes=(40,))
+    (point,) = found.points
+    whole = sweep(split, temperatures=(2.0,), sizes=(40,))
+    assert point.temperature == 2.0
+    nets.assert_same_weights(point.student, whole.points[0].student.get_weights())
+
+
+@pytest.mark.filterwarnings("ignore:The student of")
+def test_students_that_all_diverge(split):
+    with pytest.raises(ValueError, match="Received: 2 that have diverged"):
+        sweep(split, temperatures=(TOO_COLD, 2 * TOO_COLD), sizes=(40,))
+
+
 def test_a_ready_teacher(split):
     teacher = build()
     teacher.compile("sgd", LOSS)
