@@ -17,6 +17,7 @@ RISKS = {
     "white_box_accuracy": ("white_box", "balanced_accuracy"),
 }
 OURS = "dmp_soft"
+CONTROLS = ("none", "early_stopping")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ def best_rivals(rows: Iterable[dict], count: int = 2, risk: str = "black_box_auc
     means = {
         curve: np.mean([each.relative for each in compared])
         for curve, compared in gains(rows, risk).items()
-        if curve not in ("none", "early_stopping") and not curve.startswith("dmp_")
+        if curve not in CONTROLS and not curve.startswith("dmp_")
         if lowest[curve] < lowest.get("none", np.inf)
     }
     return sorted(means, key=means.get)[:count]

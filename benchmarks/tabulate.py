@@ -16,7 +16,6 @@ import statistics
 from benchmarks import frontier
 from benchmarks.defense_rows import FPRS, POINT, SHADOW, read_rows
 
-CONTROLS = ("none", "early_stopping")
 LABELS = {
     "loss_auc": "AUC of the loss attack",
     "black_box_auc": "AUC of the black-box attack network",
@@ -186,7 +185,7 @@ def plot(rows, risk, path):
             marker=markers[number % len(markers)],
             markersize=5,
             linewidth=2 if curve.startswith("dmp_") else 1,
-            linestyle="--" if curve in CONTROLS else "-",
+            linestyle="--" if curve in frontier.CONTROLS else "-",
             color=colors[number % len(colors)],
         )
     axes.set_xlabel(LABELS[risk])
