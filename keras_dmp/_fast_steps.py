@@ -132,27 +132,38 @@ class _Loop(keras.callbacks.Callback):
         super().__init__()
         self._speed, self._step, self._batches = speed, step, batches
         self._compiles = compiles
+        self._full = self._rest = None
         self._executions = iter(())
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Trace the steps, once all variables can be there, and compile them."""
+        """Put the loop in place; steps are traced at the first one, as Keras does."""
         del logs
-        speed, batches, trainer = self._speed, self._batches, self.model
-        # Variables cannot be created inside a program.
-        trainer.optimizer.build(trainer.trainable_variables)
+        self.model.train_function = self._execute
+
+    def _execute(self, iterator: Any) -> dict:
+        # Keras' way to the same batches starts its threads with the first one asked for.
+        if self._full is None and not self._trace():
+            self.model.make_train_function(force=True)
+            return self.model.train_function(iterator)
+        return next(self._executions)
+
+    def _trace(self) -> bool:
+        """Trace the steps, and compile what can be, unless a loop cannot take their results."""
+        speed, batches, model = self._speed, self._batches, self.model
         if speed.traced is not None:
             self._full, self._rest = speed.traced.over(batches)
-        else:
-            own = tf.function(self._step, (batches.dataset.element_spec,), autograph=False)
-            if not _has_shapes(_result(own)):
-                return
-            for steps in _candidates(own, self._step, trainer, self._compiles):
-                self._full, self._rest = steps.over(batches)
-                if steps.compiled is None or self._runs(own.get_concrete_function().variables):
-                    speed.traced = steps
-                    break
-        # Keras' way to the same batches starts its threads with the first one asked for.
-        trainer.train_function = lambda iterator: next(self._executions)
+            return True
+        # Variables cannot be created inside a program.
+        model.optimizer.build(model.trainable_variables)
+        own = tf.function(self._step, (batches.dataset.element_spec,), autograph=False)
+        if not _has_shapes(_result(own)):
+            return False
+        for steps in _candidates(own, self._step, model, self._compiles):
+            self._full, self._rest = steps.over(batches)
+            if steps.compiled is None or self._runs(own.get_concrete_function().variables):
+                speed.traced = steps
+                break
+        return True
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Begin with the first batch of the epoch's order."""
