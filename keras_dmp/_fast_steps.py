@@ -138,6 +138,8 @@ class _Loop(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Put the loop in place; steps are traced at the first one, as Keras does."""
         del logs
+        # Its variables cannot be created inside a program, and checkpoints restore them.
+        self.model.optimizer.build(self.model.trainable_variables)
         self.model.train_function = self._execute
 
     def _execute(self, iterator: Any) -> dict:
@@ -153,8 +155,6 @@ class _Loop(keras.callbacks.Callback):
         if speed.traced is not None:
             self._full, self._rest = speed.traced.over(batches)
             return True
-        # Variables cannot be created inside a program.
-        model.optimizer.build(model.trainable_variables)
         own = tf.function(self._step, (batches.dataset.element_spec,), autograph=False)
         if not _has_shapes(_result(own)):
             return False
