@@ -29,7 +29,7 @@ _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_tr
 # as long), or whose random numbers differ between the two.
 _LEFT_TO_TENSORFLOW = re.compile(
     r"(Stateless)?(While|Multinomial|.*Random|.*TruncatedNormal)"
-    r"|AvgPool|MaxPool|Conv|Depthwise|Cudnn|TensorList"
+    r"|AvgPool|MaxPool|Conv|Depthwise|Cudnn|TensorList|Gather|ResourceGather|Assert"
 )
 
 
@@ -139,10 +139,15 @@ class _Loop(keras.callbacks.Callback):
         """Put the loop in place; steps are traced at the first one, as Keras does."""
         del logs
         # Its variables cannot be created inside a program, and checkpoints restore them.
-        self.model.optimizer.build(self.model.trainable_variables)
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        self._keras_own = self.model.train_function
         self.model.train_function = self._execute
 
     def _execute(self, iterator: Any) -> dict:
+        if not isinstance(iterator, tf.data.Iterator):
+            # A callback that calls `train_on_batch` means its own data.
+            return self._keras_own(iterator)
         # Keras' way to the same batches starts its threads with the first one asked for.
         if self._full is None and not self._trace():
             self.model.make_train_function(force=True)
@@ -267,7 +272,7 @@ def _has_keras_fit(model: keras.Model) -> bool:
     """Whether a model's class leaves to Keras what `fit` does with steps."""
     return all(
         getattr(type(model), name) is getattr(keras.Model, name)
-        for name in ("fit", "make_train_function", "train_step")
+        for name in ("fit", "make_train_function", "train_step", "compute_loss", "metrics")
     )
 
 
@@ -336,7 +341,8 @@ def _has_plain_optimizer(trainer: keras.Model) -> bool:
     """Whether the optimizer is one of Keras' own that does not scale the loss."""
     optimizer = trainer.optimizer
     own = getattr(keras.optimizers, type(optimizer).__name__, None) is type(optimizer)
-    return own and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return own and not scales and optimizer.loss_scale_factor is None
 
 
 def _compiled_update(trainer: keras.Model) -> Callable[[list[Any]], None]:

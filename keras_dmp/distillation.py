@@ -291,7 +291,9 @@ class DistillationTrainer(keras.Model):
             seed=_replicas.agreed(self.distribute_strategy, new_seed()),
             decode=data.decode,
         )
-        with self._speed.chosen(self, batches, epochs, callbacks, self._step) as speed:
+        own = type(self).train_step is DistillationTrainer.train_step
+        step = self._step if own else None
+        with self._speed.chosen(self, batches, epochs, callbacks, step) as speed:
             return super().fit(
                 batches.dataset, callbacks=[batches, *speed, *callbacks], shuffle=False, **arguments
             )
