@@ -291,8 +291,7 @@ class DistillationTrainer(keras.Model):
             seed=_replicas.agreed(self.distribute_strategy, new_seed()),
             decode=data.decode,
         )
-        own = type(self).train_step is DistillationTrainer.train_step
-        step = self._step if own else None
+        step = self._step if type(self).train_step is DistillationTrainer.train_step else None
         with self._speed.chosen(self, batches, epochs, callbacks, step) as speed:
             return super().fit(
                 batches.dataset, callbacks=[batches, *speed, *callbacks], shuffle=False, **arguments
@@ -439,11 +438,10 @@ class DistillationTrainer(keras.Model):
         self.built = True
         if kind != self._kind:
             self._kind = kind
-            self.test_function = None
             self._forget_steps()
 
     def _forget_steps(self) -> None:
-        self.train_function = None
+        self.train_function = self.test_function = None
         if self.compiled:
             self._speed.forget()
 
