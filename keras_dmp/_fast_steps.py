@@ -26,30 +26,33 @@ _WORTH_COMPILING = 800_000_000
 _MIN_WEIGHTS = 100_000
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 # Operations that XLA runs slower on a CPU than TensorFlow does (convolutions take three times
-# as long), or whose random numbers differ between the two.
+# as long), whose random numbers differ between the two, or whose errors XLA leaves out.
 _LEFT_TO_TENSORFLOW = re.compile(
     r"(Stateless)?(While|Multinomial|.*Random|.*TruncatedNormal)"
-    r"|AvgPool|MaxPool|Conv|Depthwise|Cudnn|TensorList|Gather|ResourceGather|Assert"
+    r"|AvgPool|MaxPool|Conv|Depthwise|Cudnn|TensorList|ResourceGather|Assert"
 )
+# Operations with an effect outside of variables, which a trial could not take back.
+_NOT_TO_BE_TRIED = re.compile(
+    r"Random|Multinomial|TruncatedNormal|ParameterizedTruncatedNormal|Sample|Eager|PyFunc|Print"
+    r"|.*(Queue|Iterator|Insert|Write)"
+)
+# What of a model the loop stands in for or counts on; all of it is Keras' own, or ours.
+_COUNTED_ON = ("fit", "make_train_function", "train_step", "compute_loss", "metrics")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Steps:
-    """Traced training steps on batches of some specification.
+    """Traced training steps on batches gathered from columns.
 
     Attributes:
-        own: A step on a batch of any size.
-        full: The same for a batch of full size, as one XLA program where `compiled` is `"step"`.
-        compiled: What XLA compiles: `"step"`, `"update"` or nothing, `None`.
+        rows: From columns and rows of indices, each of a full batch, to the last result.
+        rest: From columns and the indices of a batch of any size to its result.
+        compiled: What XLA compiles: `"step"`, for full batches, `"update"` or nothing, `None`.
     """
 
-    own: Callable[[Any], dict]
-    full: Callable[[Any], dict]
+    rows: Callable[[list, np.ndarray], dict]
+    rest: Callable[[list, np.ndarray], dict]
     compiled: str | None
-
-    def over(self, batches: ResidentBatches) -> tuple[Callable, Callable]:
-        """Functions from indices: of some full batches, and of a batch of any size."""
-        return batches.repeated(self.full, _result(self.own)), batches.gathered(self.own)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -63,12 +66,14 @@ class ChosenSpeed:
         compiles: Whether the compilation is open.
         traced: The steps of the last `fit` in a loop of our own, for the next one.
         like: What they were traced for.
+        functions: Keras' own functions by the steps of their executions.
     """
 
     steps: bool
     compiles: bool
     traced: Steps | None = None
     like: Any = None
+    functions: dict[int, list[Any]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def left_open(cls, steps_per_execution: int | None, jit_compile: bool | str) -> "ChosenSpeed":
@@ -76,122 +81,109 @@ class ChosenSpeed:
         return cls(steps=steps_per_execution is None, compiles=jit_compile == "auto")
 
     def forget(self) -> None:
-        """Let go of traced steps: a model or a meaning in them has changed."""
+        """Let go of what was traced: a model or a meaning in it has changed."""
         self.traced = self.like = None
+        self.functions.clear()
 
     @contextlib.contextmanager
-    def chosen(
-        self,
-        model: keras.Model,
-        batches: ResidentBatches,
-        epochs: int,
-        callbacks: Iterable[keras.callbacks.Callback],
-        step: Callable[..., dict] | None = None,
-    ) -> Iterator[list[keras.callbacks.Callback]]:
-        """Choose for a `fit` on such batches; within, Keras' `fit` calls the loop.
-
-        The choice is a function of the arguments alone, so that a run that goes on at a later
-        epoch takes the same steps.
-
-        Args:
-            model: A compiled model.
-            batches: What `fit` trains on, as it is: without class weights.
-            epochs: Epochs in all.
-            callbacks: The callbacks of the `fit`.
-            step: A training step on a batch, and on a batch with another update of weights, for
-                a model with a `fit` of ours. Defaults to `None`: the model's `train_step`.
-
-        Yields:
-            Callbacks for the `fit`: one that puts the loop in place, or none.
-        """
-        if not _is_plain(model) or (step is None and not _has_keras_fit(model)):
-            one_replica = model.distribute_strategy.num_replicas_in_sync == 1
-            if step and self.steps and one_replica and not model.run_eagerly:
-                _set_steps(model, _steps_per_execution(batches, callbacks))
-            yield []
-            return
-        before, kept = model.steps_per_execution, model.train_function
-        if self.steps:
-            _set_steps(model, _steps_per_execution(batches, callbacks))
-        compiles = self.compiles and _worth_compiling(model, len(batches.dataset) * epochs)
-        like = batches.dataset.element_spec, batches.batch_size if compiles else None
-        if like != self.like:
-            self.forget()
-        self.like = like
+    def executing(self, model: keras.Model, steps: int) -> Iterator[None]:
+        """Within, an execution has so many steps, and Keras' functions are those for them."""
+        before, own = model.steps_per_execution, _functions(model)
+        if steps != before:
+            model.steps_per_execution = steps
+            _set_functions(model, self.functions.get(steps, [None] * len(own)))
         try:
-            yield [_Loop(self, step or _step_of(model), batches, compiles)]
+            yield
         finally:
-            model.train_function = kept
-            _set_steps(model, before)
+            if steps != before:
+                self.functions[steps] = _functions(model)
+                model.steps_per_execution = before
+                _set_functions(model, own)
 
 
 class _Loop(keras.callbacks.Callback):
-    """Puts a loop over batches that it gathers itself in the place of Keras' own."""
+    """Puts a loop over batches that it gathers itself in the place of Keras' own.
 
-    def __init__(self, speed: ChosenSpeed, step: Any, batches: ResidentBatches, compiles: bool):
+    `fit` is given `stand_in`, a number a batch, which no pipeline's threads must bring. It tells
+    an execution of this training from what a callback trains on besides, which is Keras'.
+    """
+
+    def __init__(self, speed: ChosenSpeed, batches: ResidentBatches, compiles: bool):
         super().__init__()
-        self._speed, self._step, self._batches = speed, step, batches
-        self._compiles = compiles
-        self._full = self._rest = None
-        self._executions = iter(())
+        self._speed, self._batches, self._compiles = speed, batches, compiles
+        self._steps: Steps | None = None
+        self._executions: Iterator[dict] = iter(())
+        self.stand_in = tf.data.Dataset.range(batches.num_batches)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Put the loop in place; steps are traced at the first one, as Keras does."""
         del logs
-        # Its variables cannot be created inside a program, and checkpoints restore them.
-        if not self.model.optimizer.built:
-            self.model.optimizer.build(self.model.trainable_variables)
         self._keras_own = self.model.train_function
         self.model.train_function = self._execute
-
-    def _execute(self, iterator: Any) -> dict:
-        if not isinstance(iterator, tf.data.Iterator):
-            # A callback that calls `train_on_batch` means its own data.
-            return self._keras_own(iterator)
-        # Keras' way to the same batches starts its threads with the first one asked for.
-        if self._full is None and not self._trace():
-            self.model.make_train_function(force=True)
-            return self.model.train_function(iterator)
-        return next(self._executions)
-
-    def _trace(self) -> bool:
-        """Trace the steps, and compile what can be, unless a loop cannot take their results."""
-        speed, batches, model = self._speed, self._batches, self.model
-        if speed.traced is not None:
-            self._full, self._rest = speed.traced.over(batches)
-            return True
-        own = tf.function(self._step, (batches.dataset.element_spec,), autograph=False)
-        if not _has_shapes(_result(own)):
-            return False
-        for steps in _candidates(own, self._step, model, self._compiles):
-            self._full, self._rest = steps.over(batches)
-            if steps.compiled is None or self._runs(own.get_concrete_function().variables):
-                speed.traced = steps
-                break
-        return True
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Begin with the first batch of the epoch's order."""
         del logs
         self._executions = self._epoch(*self._batches.indices(epoch))
 
+    def take_back(self) -> None:
+        """Put Keras' own function back, if the loop is in its place."""
+        if self.model is not None and self.model.train_function == self._execute:
+            self.model.train_function = self._keras_own
+
+    def _execute(self, iterator: Any) -> dict:
+        if getattr(iterator, "element_spec", None) != self.stand_in.element_spec:
+            return self._keras_own(iterator)
+        if self._steps is None:
+            self._steps = self._traced()
+        return next(self._executions)
+
+    def _traced(self) -> Steps:
+        """The steps of a `fit` before, or new ones."""
+        speed, model = self._speed, self.model
+        if speed.traced is None:
+            # Its variables cannot be created inside a program.
+            if not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
+            try:
+                speed.traced = self._fastest(model)
+            except StopIteration as error:
+                # Keras would take it for the end of the epoch.
+                raise RuntimeError("Expected no StopIteration from a training step") from error
+        return speed.traced
+
+    def _fastest(self, model: keras.Model) -> Steps:
+        """The fastest steps that run."""
+        batches = self._batches
+        own = tf.function(model.train_step, (batches.element_spec,), autograph=False)
+        traced = own.get_concrete_function()
+        result = traced.structured_outputs
+        for compiled, full, rest in _candidates(own, model, self._compiles):
+            one = batches.gathered(rest)
+            several = batches.repeated(full, result) if _has_shapes(result) else _one_by_one(one)
+            steps = Steps(rows=several, rest=one, compiled=compiled)
+            if compiled is None or self._runs(steps, traced.variables):
+                break
+        return steps
+
     def _epoch(self, full: np.ndarray, rest: np.ndarray) -> Iterator[dict]:
         """Yield the result of each execution."""
-        count = self.model.steps_per_execution
+        columns, count = self._batches.columns, self.model.steps_per_execution
         ends_full = len(rest) == 0 or len(full) % count == 0
         for start in range(0, len(full), count):
-            result = self._full(full[start : start + count])
+            result = self._steps.rows(columns, full[start : start + count])
             if ends_full or start + count < len(full):
                 yield result
         if len(rest):
-            yield self._rest(rest)
+            yield self._steps.rest(columns, rest)
 
-    def _runs(self, variables: Iterable[tf.Variable]) -> bool:
+    def _runs(self, steps: Steps, variables: Iterable[tf.Variable]) -> bool:
         """Try a step on the first samples, and restore every variable that it touches."""
         before = [(variable, tf.identity(variable)) for variable in variables]
         full, rest = self._batches.indices(0)
+        columns = self._batches.columns
         try:
-            _ = self._full(full[:1]) if len(full) else self._rest(rest)
+            _ = steps.rows(columns, full[:1]) if len(full) else steps.rest(columns, rest)
         except tf.errors.OpError:
             return False
         finally:
@@ -208,9 +200,14 @@ def fit(
     epochs: int,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     speed: ChosenSpeed | None = None,
+    of: type[keras.Model] = keras.Model,
+    by: Callable[..., keras.callbacks.History] | None = None,
     **arguments: Any,
 ) -> keras.callbacks.History:
     """`model.fit` on such batches, in a loop of our own where that trains the same.
+
+    What is chosen is a function of the arguments alone, so that a run that goes on at a later
+    epoch takes the same steps.
 
     Args:
         model: A compiled model.
@@ -218,40 +215,50 @@ def fit(
         epochs: As in `Model.fit`.
         callbacks: As in `Model.fit`.
         speed: What may be chosen. Defaults to `None`: everything.
+        of: The class whose training step and loss `model` must have for a loop of our own.
+        by: What trains it. Defaults to `None`: `model.fit`.
         **arguments: The others of `Model.fit`.
     """
-    arguments |= {"epochs": epochs, "shuffle": False}
-    if arguments.get("class_weight") is not None:
-        # Keras' pipeline makes sample weights of them.
-        return model.fit(batches.dataset, callbacks=[batches, *callbacks], **arguments)
     speed = speed or ChosenSpeed.left_open(None, "auto")
-    with speed.chosen(model, batches, epochs, callbacks) as loop:
-        return model.fit(batches.dataset, callbacks=[batches, *loop, *callbacks], **arguments)
+    by, callbacks = by or model.fit, list(callbacks)
+    # Keras' pipeline makes sample weights of class weights.
+    is_known = _is_of(model, of) and arguments.get("class_weight") is None
+    steps = model.steps_per_execution
+    if speed.steps and is_known and _runs_traced_in_one_replica(model):
+        steps = _steps_per_execution(batches, callbacks)
+    with speed.executing(model, steps):
+        if not is_known or not _is_plain(model):
+            callbacks = [batches, *callbacks]
+            return by(
+                batches.dataset, epochs=epochs, shuffle=False, callbacks=callbacks, **arguments
+            )
+        compiles = speed.compiles and _worth_compiling(model, batches.num_batches * epochs)
+        loop = _Loop(speed, batches, compiles)
+        like = (batches.element_spec, batches.batch_size, batches.is_plain, compiles)
+        if like != speed.like:
+            speed.forget()
+        speed.like = like
+        try:
+            callbacks = [*callbacks, loop]
+            return by(loop.stand_in, epochs=epochs, shuffle=False, callbacks=callbacks, **arguments)
+        finally:
+            loop.take_back()
+            if not batches.is_plain:
+                # Its steps would keep what they gather from.
+                speed.traced = None
 
 
-def step_with(
-    update: Callable[[list[Any]], None], trainer: keras.Model, x: Any, y: Any, sample_weight: Any
-) -> dict:
-    """Keras' own training step but for the update of the weights."""
-    with tf.GradientTape() as tape:
-        y_pred = trainer(x, training=True)
-        loss = trainer.compute_loss(x, y, y_pred, sample_weight, training=True)
-    # None for weights that the loss does not depend on, which Keras leaves alone.
-    update(tape.gradient(loss, trainer.trainable_weights))
-    mean_loss = next(metric for metric in trainer.metrics if metric.name == "loss")
-    mean_loss.update_state(loss, sample_weight=tf.shape(y_pred)[0])
-    return trainer.compute_metrics(x, y, y_pred, sample_weight)
+def _is_of(model: keras.Model, of: type[keras.Model]) -> bool:
+    """Whether a model trains as its class of ours or Keras' does, and can be trained at all."""
+    if not model.built or model.optimizer is None or not model.trainable_variables:
+        return False
+    if any(name in vars(model) for name in _COUNTED_ON):
+        return False
+    return all(getattr(type(model), name) is getattr(of, name) for name in _COUNTED_ON)
 
 
-def _step_of(model: keras.Model) -> Callable[..., dict]:
-    """A model's training step, and the same with another update of the weights."""
-
-    def step(data, update=None):
-        if update is None:
-            return model.train_step(data)
-        return step_with(update, model, *keras.utils.unpack_x_y_sample_weight(data))
-
-    return step
+def _runs_traced_in_one_replica(model: keras.Model) -> bool:
+    return not model.run_eagerly and model.distribute_strategy.num_replicas_in_sync == 1
 
 
 def _is_plain(model: keras.Model) -> bool:
@@ -268,19 +275,12 @@ def _is_plain(model: keras.Model) -> bool:
     return not tf.distribute.has_strategy() and model.distribute_strategy is own
 
 
-def _has_keras_fit(model: keras.Model) -> bool:
-    """Whether a model's class leaves to Keras what `fit` does with steps."""
-    return all(
-        getattr(type(model), name) is getattr(keras.Model, name)
-        for name in ("fit", "make_train_function", "train_step", "compute_loss", "metrics")
-    )
+def _functions(model: keras.Model) -> list[Any]:
+    return [model.train_function, model.test_function, model.predict_function]
 
 
-def _set_steps(model: keras.Model, steps: int) -> None:
-    """Set the steps of an execution; what was traced for another number goes."""
-    if model.steps_per_execution != steps:
-        model.steps_per_execution = steps
-        model.train_function = model.test_function = model.predict_function = None
+def _set_functions(model: keras.Model, functions: list[Any]) -> None:
+    model.train_function, model.test_function, model.predict_function = functions
 
 
 def _steps_per_execution(
@@ -292,7 +292,7 @@ def _steps_per_execution(
             own = getattr(callback, hook)
             if getattr(own, "__func__", own) is not getattr(keras.callbacks.Callback, hook):
                 return 1
-    return max(1, min(_MAX_STEPS, len(batches.dataset) // _EXECUTIONS_PER_EPOCH))
+    return max(1, min(_MAX_STEPS, batches.num_batches // _EXECUTIONS_PER_EPOCH))
 
 
 def _worth_compiling(trainer: keras.Model, steps: int) -> bool:
@@ -302,24 +302,36 @@ def _worth_compiling(trainer: keras.Model, steps: int) -> bool:
 
 
 def _candidates(
-    own: Callable[[Any], dict], step: Callable[..., dict], trainer: keras.Model, compiles: bool
-) -> Iterator[Steps]:
-    """Ways to take a step, the fastest first; what is compiled may turn out not to run."""
-    if compiles and _compiles_well(own.get_concrete_function()):
-        # XLA would compile once more for the size of a smaller last batch.
-        program = tf.function(own, own.input_signature, jit_compile=True, autograph=False)
-        yield Steps(own=own, full=program, compiled="step")
-    if compiles and _has_plain_optimizer(trainer):
-        update = _compiled_update(trainer)
-        by_update = tf.function(
-            lambda data: step(data, update), own.input_signature, autograph=False
-        )
-        yield Steps(own=by_update, full=by_update, compiled="update")
-    yield Steps(own=own, full=own, compiled=None)
+    own: Callable[[Any], dict], model: keras.Model, compiles: bool
+) -> Iterator[tuple[str | None, Callable, Callable]]:
+    """Ways to take a step, the fastest first; what is compiled may turn out not to run.
+
+    Yields:
+        What XLA compiles, a step for full batches, and one for batches of any size.
+    """
+    operations = _operations(own.get_concrete_function())
+    if compiles and not any(_NOT_TO_BE_TRIED.match(node.op) for node in operations):
+        if not any(_is_left_to_tensorflow(node) for node in operations):
+            # XLA would compile once more for the size of a smaller last batch.
+            program = tf.function(own, own.input_signature, jit_compile=True, autograph=False)
+            yield "step", program, own
+        if _has_plain_optimizer(model):
+            step = tf.function(
+                lambda data: _by_compiled_update(model, data), own.input_signature, autograph=False
+            )
+            yield "update", step, step
+    yield None, own, own
 
 
-def _result(step: Callable[[Any], dict]) -> Any:
-    return step.get_concrete_function().structured_outputs
+def _one_by_one(step: Callable[[list, np.ndarray], dict]) -> Callable[[list, np.ndarray], dict]:
+    """`ResidentBatches.repeated`, called from Python, for results whose sizes are not known."""
+
+    def several(columns, rows):
+        for row in rows:
+            result = step(columns, row)
+        return result
+
+    return several
 
 
 def _has_shapes(result: Any) -> bool:
@@ -330,27 +342,44 @@ def _has_shapes(result: Any) -> bool:
     )
 
 
-def _compiles_well(function: Any) -> bool:
-    """Whether a traced function consists of operations that XLA runs as fast, and equally."""
+def _operations(function: Any) -> list[Any]:
+    """The nodes of a traced function's graph, and of the functions that it calls."""
     graph = function.graph.as_graph_def()
-    nodes = [*graph.node, *(node for of in graph.library.function for node in of.node_def)]
-    return not any(_LEFT_TO_TENSORFLOW.match(node.op) for node in nodes)
+    return [*graph.node, *(node for of in graph.library.function for node in of.node_def)]
 
 
-def _has_plain_optimizer(trainer: keras.Model) -> bool:
+def _is_left_to_tensorflow(node: Any) -> bool:
+    """Whether XLA runs an operation slower, with another result, or without its errors."""
+    if node.op.startswith("Gather"):
+        # From weights, an embedding, whose ids may be out of range; others are of shapes.
+        return tf.as_dtype(node.attr["Tparams"].type).is_floating
+    return _LEFT_TO_TENSORFLOW.match(node.op) is not None
+
+
+def _has_plain_optimizer(model: keras.Model) -> bool:
     """Whether the optimizer is one of Keras' own that does not scale the loss."""
-    optimizer = trainer.optimizer
+    optimizer = model.optimizer
     own = getattr(keras.optimizers, type(optimizer).__name__, None) is type(optimizer)
     scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     return own and not scales and optimizer.loss_scale_factor is None
 
 
-def _compiled_update(trainer: keras.Model) -> Callable[[list[Any]], None]:
-    """`apply_gradients` of the trainer's optimizer to its weights as one XLA program."""
-    optimizer, weights = trainer.optimizer, trainer.trainable_weights
+def _by_compiled_update(model: keras.Model, data: Any) -> dict:
+    """The model's training step with its optimizer's update of the weights as one XLA program."""
+    optimizer = model.optimizer
+    own = optimizer.apply_gradients
 
-    @tf.function(jit_compile=True)
-    def update(gradients: list[Any]) -> None:
-        optimizer.apply_gradients(zip(gradients, weights, strict=True))
+    def apply_gradients(pairs):
+        # The gradient of a weight that the loss does not depend on is None.
+        gradients, weights = zip(*pairs, strict=True)
+        update = tf.function(
+            lambda of: own(zip(of, weights, strict=True)), jit_compile=True, autograph=False
+        )
+        update(gradients)
 
-    return update
+    # For the trace: Keras' step asks the optimizer for nothing else.
+    optimizer.apply_gradients = apply_gradients
+    try:
+        return model.train_step(data)
+    finally:
+        del optimizer.apply_gradients

@@ -5,6 +5,7 @@ gather from resident tensors does not. The order of epoch e is a function of (se
 Arrays that are mapped to files stay there, and their rows are read as batches need them.
 """
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,7 @@ class ResidentBatches(keras.callbacks.Callback):
     """A dataset over arrays for `fit`, and the callback that tells it the epoch.
 
     Pass `.dataset` as `x` and the object itself among the callbacks. A loop of its own takes
-    `.indices(epoch)` and a step that is `.gathered`, or `.repeated`.
+    `.indices(epoch)`, and a step that is `.gathered`, or `.repeated`, from `.columns`.
 
     Args:
         data: A structure of arrays with as many rows, such as `(x, y, sample_weight)`.
@@ -31,6 +32,11 @@ class ResidentBatches(keras.callbacks.Callback):
         shuffle: Whether each epoch has an order of its own.
         seed: Integer seed of the orders.
         decode: Turns a batch of `data` into one of what `fit` takes. Defaults to the batch.
+
+    Attributes:
+        columns: The arrays in memory, as tensors.
+        is_plain: Whether batches are rows of `columns` and nothing else. What gathers them then
+            gathers from other columns of the same kind as well.
     """
 
     def __init__(
@@ -44,12 +50,22 @@ class ResidentBatches(keras.callbacks.Callback):
     ):
         super().__init__()
         samples = _arrays.num_samples(data)
+        # In tf.data a list is a tensor.
+        data = _lists_as_tuples(data)
         leaves = keras.tree.flatten(data)
         # What reads them knows them weakly, so that they go with this object.
         self._mapped = [leaf for leaf in leaves if _stays_mapped(leaf)]
+        readers = [_reader(leaf) if _stays_mapped(leaf) else None for leaf in leaves]
         with tf.device("CPU:0"):
-            columns = [_column(leaf) for leaf in leaves]
+            self.columns = [
+                tf.convert_to_tensor(leaf)
+                for leaf, reader in zip(leaves, readers, strict=True)
+                if reader is None
+            ]
             self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.is_plain = decode is None and not self._mapped
+        # What gathers outlives the arrays.
+        structure = keras.tree.map_structure(lambda _: 0, data)
 
         def order(epoch):
             indices = tf.range(samples, dtype=tf.int64)
@@ -59,31 +75,54 @@ class ResidentBatches(keras.callbacks.Callback):
             return indices
 
         @_as_written
-        def orders(_):
-            return tf.data.Dataset.from_tensor_slices(order(self._epoch.read_value()))
+        def gather(columns, indices):
+            resident = iter(columns)
+            rows = [
+                tf.gather(next(resident), indices) if reader is None else reader(indices)
+                for reader in readers
+            ]
+            batch = keras.tree.pack_sequence_as(structure, rows)
+            return batch if decode is None else decode(batch)
+
+        self.batch_size, self.num_batches = batch_size, -(-samples // batch_size)
+        self._gather, self._order = gather, order
+
+    @functools.cached_property
+    def element_spec(self) -> Any:
+        """Specification of a batch of any size."""
+        traced = tf.function(self._gather, autograph=False).get_concrete_function(
+            self._specs(), tf.TensorSpec([None], tf.int64)
+        )
+        return keras.tree.map_structure(
+            lambda of: tf.TensorSpec(of.shape, of.dtype), traced.structured_outputs
+        )
+
+    @functools.cached_property
+    def dataset(self) -> tf.data.Dataset:
+        """The batches of the epoch that was told last."""
 
         @_as_written
-        def gather(indices):
-            rows = [column(indices) for column in columns]
-            batch = keras.tree.pack_sequence_as(data, rows)
-            return batch if decode is None else decode(batch)
+        def orders(_):
+            return tf.data.Dataset.from_tensor_slices(self._order(self._epoch.read_value()))
+
+        @_as_written
+        def batch_of(indices):
+            return self._gather(self.columns, indices)
 
         options = tf.data.Options()
         # There are no files to share among workers, only batches.
         options.experimental_distribute.auto_shard_policy = (
             tf.data.experimental.AutoShardPolicy.DATA
         )
-        self.dataset = (
+        return (
             tf.data.Dataset.range(1)
             .flat_map(orders)
-            .batch(batch_size)
-            .map(gather, num_parallel_calls=1, deterministic=True)
-            .apply(tf.data.experimental.assert_cardinality(-(-samples // batch_size)))
+            .batch(self.batch_size)
+            .map(batch_of, num_parallel_calls=1, deterministic=True)
+            .apply(tf.data.experimental.assert_cardinality(self.num_batches))
             .prefetch(2)
             .with_options(options)
         )
-        self.batch_size = batch_size
-        self._gather, self._order = gather, order
 
     def indices(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices of an epoch's samples in `.dataset`'s order: full batches, and what is left."""
@@ -91,30 +130,38 @@ class ResidentBatches(keras.callbacks.Callback):
         full = len(order) // self.batch_size * self.batch_size
         return order[:full].reshape(-1, self.batch_size), order[full:]
 
-    def gathered(self, step: Callable[[Any], Any]) -> Callable[[np.ndarray], Any]:
-        """A traced function from the indices of one batch to `step` on it."""
-        indices = tf.TensorSpec([None], tf.int64)
-        return tf.function(lambda of: step(self._gather(of)), (indices,), autograph=False)
+    def gathered(self, step: Callable[[Any], Any]) -> Callable[[list, np.ndarray], Any]:
+        """A traced function from columns and the indices of one batch to `step` on it."""
+        gather, indices = self._gather, tf.TensorSpec([None], tf.int64)
+        return tf.function(
+            lambda columns, of: step(gather(columns, of)), (self._specs(), indices), autograph=False
+        )
 
-    def repeated(self, step: Callable[[Any], Any], result: Any) -> Callable[[np.ndarray], Any]:
-        """A traced function from rows of indices to the last of `step` on each row's batch.
+    def repeated(
+        self, step: Callable[[Any], Any], result: Any
+    ) -> Callable[[list, np.ndarray], Any]:
+        """A traced function from columns and rows of indices to the last of `step` on each row.
 
         Args:
             step: What is done with each batch, one after the other.
             result: Specification of what it returns: a structure of `tf.TensorSpec`.
         """
+        gather = self._gather
 
-        def loop(rows):
+        def loop(columns, rows):
             start = keras.tree.map_structure(lambda of: tf.zeros(of.shape, of.dtype), result)
             return tf.while_loop(
                 lambda row, last: row < tf.shape(rows)[0],
-                lambda row, last: (row + 1, step(self._gather(rows[row]))),
+                lambda row, last: (row + 1, step(gather(columns, rows[row]))),
                 (tf.constant(0), start),
                 parallel_iterations=1,
             )[1]
 
         rows = tf.TensorSpec([None, self.batch_size], tf.int64)
-        return tf.function(loop, (rows,), autograph=False)
+        return tf.function(loop, (self._specs(), rows), autograph=False)
+
+    def _specs(self) -> list[tf.TensorSpec]:
+        return [tf.TensorSpec([None, *column.shape[1:]], column.dtype) for column in self.columns]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Set the epoch whose order the next iteration of the dataset follows."""
@@ -122,19 +169,24 @@ class ResidentBatches(keras.callbacks.Callback):
         self._epoch.assign(epoch)
 
 
-def _column(leaf: Any) -> Callable[[tf.Tensor], tf.Tensor]:
-    """What gathers rows of an array: one in memory as a tensor, a mapped one where it is."""
-    if not _stays_mapped(leaf):
-        tensor = tf.convert_to_tensor(leaf)
-        return lambda indices: tf.gather(tensor, indices)
+def _lists_as_tuples(data: Any) -> Any:
+    if isinstance(data, list | tuple):
+        return tuple(_lists_as_tuples(part) for part in data)
+    if isinstance(data, dict):
+        return {key: _lists_as_tuples(part) for key, part in data.items()}
+    return data
+
+
+def _reader(leaf: np.memmap) -> Callable[[tf.Tensor], tf.Tensor]:
+    """What reads rows of a mapped array where it is."""
     # TensorFlow keeps Python functions, and what they refer to, as long as the process lives.
     mapped, dtype, shape = weakref.ref(leaf), leaf.dtype, (None, *leaf.shape[1:])
 
-    def gather(indices):
+    def read(indices):
         (rows,) = tf.numpy_function(lambda rows: [mapped()[rows]], [indices], [dtype])
         return tf.ensure_shape(rows, shape)
 
-    return gather
+    return read
 
 
 def _stays_mapped(leaf: Any) -> bool:

@@ -1,7 +1,6 @@
 """The student phase: a Keras model that trains its student on a teacher's predictions."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,6 +9,7 @@ import tensorflow as tf
 from keras_dmp import (
     _batches,
     _callbacks,
+    _fast_steps,
     _heads,
     _inputs,
     _labelling,
@@ -18,7 +18,7 @@ from keras_dmp import (
     _settled_kind,
     _validate,
 )
-from keras_dmp._fast_steps import ChosenSpeed, step_with
+from keras_dmp._fast_steps import ChosenSpeed
 from keras_dmp._labeller import Labeller
 from keras_dmp._output_kind import output_kind
 from keras_dmp._resident import ResidentBatches, new_seed
@@ -291,11 +291,15 @@ class DistillationTrainer(keras.Model):
             seed=_replicas.agreed(self.distribute_strategy, new_seed()),
             decode=data.decode,
         )
-        step = self._step if type(self).train_step is DistillationTrainer.train_step else None
-        with self._speed.chosen(self, batches, epochs, callbacks, step) as speed:
-            return super().fit(
-                batches.dataset, callbacks=[batches, *speed, *callbacks], shuffle=False, **arguments
-            )
+        return _fast_steps.fit(
+            self,
+            batches,
+            callbacks=callbacks,
+            speed=self._speed,
+            of=DistillationTrainer,
+            by=super().fit,
+            **arguments,
+        )
 
     def label(
         self,
@@ -365,18 +369,12 @@ class DistillationTrainer(keras.Model):
 
     def train_step(self, data: Any) -> dict:
         """Take one step on a batch of reference samples."""
-        return self._step(data)
-
-    def _step(self, data: Any, update: Callable[[list[Any]], None] | None = None) -> dict:
-        """Take a step by Keras' own update of the weights, or by another one."""
         x, outputs, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if outputs.shape[-1] == 0:
             outputs = self._source.model(x, training=False)
         if self.labels == "hard":
             outputs = harden(outputs, from_logits=self._kind.from_logits)
-        if update is None:
-            return super().train_step((x, outputs, sample_weight))
-        return step_with(update, self, x, outputs, sample_weight)
+        return super().train_step((x, outputs, sample_weight))
 
     def test_step(self, data: Any) -> dict:
         """Evaluate a batch with true labels."""

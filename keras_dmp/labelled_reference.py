@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Callable
 from typing import Any, Self
 
 import keras
@@ -96,12 +97,13 @@ class LabelledReference:
         columns = (self.x, labels)
         return columns if self.sample_weight is None else (*columns, self.sample_weight)
 
-    def decode(self, batch: tuple) -> tuple:
-        """A batch of `columns` with float32 outputs for its labels."""
-        x, labels, *weights = batch
-        if self.label_format.name != "float32":
-            labels = self.label_format.decode(labels)
-        return (x, labels, *weights)
+    @property
+    def decode(self) -> Callable[[tuple], tuple] | None:
+        """What turns labels in a batch of `columns` into float32 outputs; None if they are."""
+        label_format = self.label_format
+        if label_format.name == "float32":
+            return None
+        return lambda batch: (batch[0], label_format.decode(batch[1]), *batch[2:])
 
     def write(self, folder: str | os.PathLike) -> None:
         """Write all of it to a folder that its owner alone can read.

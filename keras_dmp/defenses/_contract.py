@@ -194,7 +194,19 @@ class Run:
         is_compiled: bool = False,
         **arguments: Any,
     ) -> keras.callbacks.History:
-        """Compile a model and train it on the members, or on some rows of them."""
+        """Compile a model and train it on the members, or on some rows of them.
+
+        Args:
+            model: The model.
+            rows: Positions of the members. Defaults to all of them.
+            loss: Loss of class numbers. Defaults to the cross-entropy.
+            epochs: Passes over them. Defaults to those of the call.
+            is_compiled: Whether the model is left as it was compiled.
+            **arguments: As in `_fast_steps.fit`.
+
+        Returns:
+            The `History` of the training.
+        """
         if not is_compiled:
             self.compile(model, loss)
         batches = ResidentBatches(

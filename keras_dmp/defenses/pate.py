@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_dmp import _arrays, _forward, _fresh, _numerics, _validate
+from keras_dmp._fast_steps import ChosenSpeed
 from keras_dmp.defenses._accounting import default_delta, dp_accounting
 from keras_dmp.defenses._contract import Defense, Run, copied_optimizer
 from keras_dmp.defenses._dp_model import require_delta
@@ -146,14 +147,14 @@ class PATE(Defense):
         run.compile(teacher)
         teacher.optimizer.build(teacher.trainable_variables)
         fresh_state = [np.array(variable) for variable in teacher.optimizer.variables]
-        classes = []
+        classes, speed = [], ChosenSpeed.left_open(None, "auto")
         for number, shard in enumerate(np.array_split(order, self.num_teachers)):
             if number:
                 # The next teacher in the body of the last: tracing costs more than small shards.
                 teacher.set_weights(self._fresh_teacher(run).get_weights())
                 for variable, value in zip(teacher.optimizer.variables, fresh_state, strict=True):
                     variable.assign(value)
-            run.fit(teacher, np.sort(shard), is_compiled=True)
+            run.fit(teacher, np.sort(shard), speed=speed, is_compiled=True)
             outputs = _forward.predict(teacher, x)
             classes.append(_numerics.predicted_classes(outputs, from_logits=run.kind.from_logits))
         return count_votes(np.stack(classes), run.kind.num_classes)
