@@ -140,17 +140,22 @@ class _Loop(keras.callbacks.Callback):
 
     def _traced(self) -> Steps:
         """The steps of a `fit` before, or new ones."""
-        speed, model = self._speed, self.model
-        if speed.traced is None:
-            # Its variables cannot be created inside a program.
-            if not model.optimizer.built:
-                model.optimizer.build(model.trainable_variables)
-            try:
-                speed.traced = self._fastest(model)
-            except StopIteration as error:
-                # Keras would take it for the end of the epoch.
-                raise RuntimeError("Expected no StopIteration from a training step") from error
-        return speed.traced
+        speed, batches, model = self._speed, self._batches, self.model
+        like = (batches.element_spec, batches.batch_size, self._compiles)
+        if batches.is_plain and speed.traced is not None and like == speed.like:
+            return speed.traced
+        # Its variables cannot be created inside a program.
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        try:
+            steps = self._fastest(model)
+        except StopIteration as error:
+            # Keras would take it for the end of the epoch.
+            raise RuntimeError("Expected no StopIteration from a training step") from error
+        if batches.is_plain:
+            # Others would keep what they gather from.
+            speed.traced, speed.like = steps, like
+        return steps
 
     def _fastest(self, model: keras.Model) -> Steps:
         """The fastest steps that run."""
@@ -234,18 +239,11 @@ def fit(
             )
         compiles = speed.compiles and _worth_compiling(model, batches.num_batches * epochs)
         loop = _Loop(speed, batches, compiles)
-        like = (batches.element_spec, batches.batch_size, batches.is_plain, compiles)
-        if like != speed.like:
-            speed.forget()
-        speed.like = like
         try:
             callbacks = [*callbacks, loop]
             return by(loop.stand_in, epochs=epochs, shuffle=False, callbacks=callbacks, **arguments)
         finally:
             loop.take_back()
-            if not batches.is_plain:
-                # Its steps would keep what they gather from.
-                speed.traced = None
 
 
 def _is_of(model: keras.Model, of: type[keras.Model]) -> bool:

@@ -35,7 +35,7 @@ def convolutional():
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == "adam" else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "adam")) for name in OPTIMIZERS],
 )
 def test_compiled_step_equals_keras_own(reference, teacher, name, compiled):
     own = train(reference, teacher, OPTIMIZERS[name](), jit_compile=False)
@@ -60,6 +60,101 @@ def test_compiled_step_with_weights_and_statistics(reference, teacher, compiled)
         for jit in (False, "auto")
     )
     assert fast[0]._speed.traced.compiled == "step"
+    assert_equal_trainings(fast, own)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "adamw" else pytest.param(name, marks=pytest.mark.slow)
+        for name in OPTIMIZERS
+    ],
+)
+def test_compiled_update_equals_keras_own(reference, teacher, name, compiled):
+    own, fast = (
+        train(
+            reference,
+            teacher,
+            OPTIMIZERS[name](),
+            student=layered(layers.Dropout(0.3, seed=1)),
+            jit_compile=jit,
+        )
+        for jit in (False, "auto")
+    )
+    assert fast[0]._speed.traced.compiled == "update"
+    assert_equal_trainings(fast, own)
+
+
+@pytest.mark.parametrize("net", [layered, lambda: layered(layers.Dropout(0.3, seed=1))])
+def test_factor_of_the_loss(reference, teacher, net, compiled):
+    """It divides the gradients again, so it does not show but where it is left out on one side."""
+    plain, scaled = (
+        train(
+            reference,
+            teacher,
+            keras.optimizers.SGD(0.2, loss_scale_factor=factor),
+            student=net(),
+        )
+        for factor in (None, 64.0)
+    )
+    nets.assert_same_weights(scaled[0].student, plain[0].student.get_weights(), atol=2e-6)
+
+
+def embedding():
+    student = keras.Sequential(
+        [keras.Input((2,)), layers.Embedding(9, 5), layers.Flatten(), layers.Dense(nets.CLASSES)]
+    )
+    nets.randomise(student, seed=3)
+    return student
+
+
+def test_embedding(teacher, compiled):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 9, (50, 2)).astype("float32")
+    outputs = rng.normal(size=(50, nets.CLASSES)).astype("float32")
+    own, fast = (
+        nets.distil(
+            embedding(),
+            x,
+            outputs,
+            compile={"optimizer": "adam", "jit_compile": jit},
+            batch_size=7,
+            epochs=3,
+        )
+        for jit in (False, "auto")
+    )
+    assert fast[0]._speed.traced.compiled == "update"
+    assert_equal_trainings(fast, own)
+    x[30, 1] = 9
+    with pytest.raises(tf.errors.InvalidArgumentError, match="is not in"):
+        fast[0].fit(x, outputs, batch_size=7, verbose=0)
+
+
+class Counts(layers.Layer):
+    """Draws from TensorFlow's own generator, and counts its calls in Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def _count(self, value):
+        self.calls += 1
+        return value
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        noise = tf.random.uniform(tf.shape(x), seed=3)
+        one = tf.numpy_function(self._count, [np.float32(1)], tf.float32)
+        return x * tf.ensure_shape(one, []) + 0.1 * noise
+
+
+def test_nothing_is_tried_that_could_not_be_taken_back(reference, teacher, compiled):
+    own, fast = (
+        train(reference, teacher, "adam", student=layered(Counts()), jit_compile=jit)
+        for jit in (False, "auto")
+    )
+    assert own[0].student.layers[1].calls == fast[0].student.layers[1].calls == STEPS
     assert_equal_trainings(fast, own)
 
 
