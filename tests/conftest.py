@@ -5,6 +5,8 @@ import nets
 import pytest
 import tensorflow as tf
 
+from keras_dmp import _fast_steps
+
 # Before TensorFlow starts its devices: the tests of replicas need two.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -36,3 +38,23 @@ def teacher():
 @pytest.fixture
 def student():
     return nets.classifier(seed=12)
+
+
+@pytest.fixture
+def loops(monkeypatch):
+    """The models that are trained in a loop of our own."""
+    models, traced = [], _fast_steps._Loop._traced
+
+    def noted(self):
+        steps = traced(self)
+        models.append(self.model)
+        return steps
+
+    monkeypatch.setattr(_fast_steps._Loop, "_traced", noted)
+    return models
+
+
+@pytest.fixture
+def keras_loops(monkeypatch):
+    """Called, makes every training after it one in Keras' own loop."""
+    return lambda: monkeypatch.setattr(_fast_steps, "_is_plain", lambda model: False)

@@ -17,7 +17,6 @@ from keras_dmp import (
     DMPTrainer,
     EntropyReferenceSelector,
     PrivacyWarning,
-    _fast_steps,
     split_private,
 )
 
@@ -98,21 +97,6 @@ def test_teacher_is_an_ordinary_fit(split):
     by_hand = plain.fit(*split.members, epochs=2, batch_size=16, shuffle=False, verbose=0)
     nets.assert_same_weights(trainer.teacher, plain.get_weights(), atol=1e-6)
     np.testing.assert_allclose(history.history["teacher_loss"], by_hand.history["loss"], rtol=1e-5)
-
-
-@pytest.fixture
-def loops(monkeypatch):
-    """The models that are trained in a loop of our own."""
-    models = []
-    traced = _fast_steps._Loop._traced
-
-    def noted(self):
-        steps = traced(self)
-        models.append(self.model)
-        return steps
-
-    monkeypatch.setattr(_fast_steps._Loop, "_traced", noted)
-    return models
 
 
 def test_both_phases_are_trained_in_a_loop_of_our_own(split, loops):

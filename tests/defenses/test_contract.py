@@ -46,6 +46,8 @@ OWN_CLASS = {"memguard"}
 # Defences that draw more than initial weights and orders.
 RANDOM = {"dp_sgd", "pate", "memguard", "dropout"}
 FIT = {"epochs": 2, "batch_size": 16, "seed": 3}
+# Models with a training step of their own.
+OWN_STEP = {"adversarial_regularization", "dp_sgd"}
 every_defense = pytest.mark.parametrize("name", defenses.names())
 
 
@@ -75,6 +77,18 @@ def protected(split):
         return defenses.get(name, **SETTINGS[name]).protect(build, split, **FIT), build
 
     return protect
+
+
+@every_defense
+def test_keras_loop_trains_the_same(name, split, loops, keras_loops):
+    defense = defenses.get(name, **SETTINGS[name])
+    ours = defense.protect(Builder(), split, **FIT)
+    assert (len(loops) == 0) == (name in OWN_STEP)
+    noted = len(loops)
+    keras_loops()
+    theirs = defense.protect(Builder(), split, **FIT)
+    assert len(loops) == noted
+    nets.assert_same_weights(ours, theirs.get_weights(), atol=1e-5)
 
 
 def test_every_defense_has_settings_here():

@@ -11,7 +11,7 @@ from keras import layers
 from scipy import special, stats
 
 import keras_dmp
-from keras_dmp import defenses
+from keras_dmp import _fast_steps, defenses
 from keras_dmp.defenses._noisy_votes import VotingRule, count_votes, rdp_of_answers, rdp_of_tests
 
 ORDERS = np.array([1.5, 2.0, 4.0, 8.0, 16.0, 32.0])
@@ -226,6 +226,36 @@ def test_every_teacher_starts_afresh(split):
         # One step each: the optimizer has counted to one, every time.
         assert state[0] == other_state[0] == 1
     assert not np.array_equal(ends[0][0], ends[1][0])
+
+
+def test_mixed_precision(split):
+    """The optimizer that scales the loss is that of every teacher in turn."""
+
+    def half():
+        model = build()
+        return keras.Sequential([*model.layers, layers.Activation("linear", dtype="float32")])
+
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = defenses.PATE(num_teachers=3).protect(half, split, **FIT)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    outputs = model.predict(split.reference, verbose=0)
+    assert outputs.dtype == np.float32
+    assert np.isfinite(outputs).all()
+
+
+def test_teachers_share_one_trace(split, monkeypatch):
+    """Of shards of 21 and 22 samples; the second trace is the student's."""
+    models, fastest = [], _fast_steps._Loop._fastest
+
+    def noted(self, model):
+        models.append(type(model))
+        return fastest(self, model)
+
+    monkeypatch.setattr(_fast_steps._Loop, "_fastest", noted)
+    defenses.PATE(num_teachers=3).protect(build, split, **FIT)
+    assert models == [keras.Sequential, keras_dmp.DistillationTrainer]
 
 
 @pytest.mark.parametrize(
