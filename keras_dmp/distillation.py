@@ -370,6 +370,9 @@ class DistillationTrainer(keras.Model):
     def train_step(self, data: Any) -> dict:
         """Take one step on a batch of reference samples."""
         x, outputs, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if self._kind is None:  # `train_on_batch` before any `fit`
+            kind = _heads.resolve_output_kind(self.student, "student", from_logits=self.from_logits)
+            self._kind = kind
         if outputs.shape[-1] == 0:
             outputs = self._source.model(x, training=False)
         if self.labels == "hard":

@@ -790,3 +790,29 @@ def test_a_clean_run_warns_of_nothing(split):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(split, fit={"validation_data": split.validation})
+
+
+def test_lists_of_inputs_are_tuples_of_inputs(split):
+    def two_inputs():
+        inputs = [keras.Input((nets.FEATURES,)), keras.Input((nets.FEATURES,))]
+        joined = keras.layers.Concatenate()(inputs)
+        return keras.Model(inputs, keras.layers.Dense(nets.CLASSES)(joined))
+
+    def trained(kind):
+        def both(x):
+            return kind([x, np.flip(x, axis=1).copy()])
+
+        trainer = DMPTrainer(two_inputs, seed=3)
+        trainer.compile("adam", LOGITS_LOSS, metrics=["accuracy"])
+        (x, y), validation = split.members, split.validation
+        trainer.fit(
+            both(x),
+            y,
+            reference=both(split.reference),
+            validation_data=(both(validation[0]), validation[1]),
+            epochs=2,
+            verbose=0,
+        )
+        return trainer.student
+
+    nets.assert_same_weights(trained(list), trained(tuple).get_weights())

@@ -426,6 +426,25 @@ def test_a_second_fit_traces_nothing(teacher, strategy):
     assert traces[0] == traces[1] == traces[2]
 
 
+def test_batches_before_any_fit(reference, teacher):
+    outputs = teacher.predict(reference, verbose=0)
+    trainer = DistillationTrainer(nets.classifier(seed=12), from_logits=True)
+    trainer.compile("sgd")
+    trainer.train_on_batch(reference, outputs)
+    fitted, _ = train(
+        reference,
+        teacher,
+        "sgd",
+        student=nets.classifier(seed=12),
+        fit={"batch_size": 96, "epochs": 1},
+    )
+    nets.assert_same_weights(trainer.student, fitted.student.get_weights(), atol=1e-6)
+    unknown = DistillationTrainer(nets.Subclassed())
+    unknown.compile("sgd")
+    with pytest.raises(ValueError, match="Expected `from_logits` to be True or False"):
+        unknown.train_on_batch(reference, outputs)
+
+
 class Executions(keras.callbacks.Callback):
     """Notes the steps of an execution."""
 

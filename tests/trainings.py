@@ -16,10 +16,7 @@ def train(reference, teacher, optimizer, *, student=None, callbacks=(), fit=None
         reference,
         teacher=teacher,
         compile={"optimizer": optimizer, "metrics": ["accuracy"], **compile},
-        batch_size=7,
-        epochs=3,
-        callbacks=list(callbacks),
-        **(fit or {}),
+        **{"batch_size": 7, "epochs": 3, "callbacks": list(callbacks), **(fit or {})},
     )
     return trainer, history
 
