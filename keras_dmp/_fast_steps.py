@@ -7,7 +7,6 @@ in memory, takes out the first, XLA the second: it makes one program of a step, 
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dmp import _xla
 from keras_dmp._resident import ResidentBatches
 
 # A progress bar still moves a dozen times an epoch, and callbacks are called no oftener.
@@ -24,17 +24,9 @@ _MAX_STEPS = 32
 # weights below which a compiled step is no faster; both measured on two cores.
 _WORTH_COMPILING = 800_000_000
 _MIN_WEIGHTS = 100_000
-_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
-# Operations that XLA runs slower on a CPU than TensorFlow does (convolutions take three times
-# as long), whose random numbers differ between the two, or whose errors XLA leaves out.
-_LEFT_TO_TENSORFLOW = re.compile(
-    r"(Stateless)?(While|Multinomial|.*Random|.*TruncatedNormal)"
-    r"|AvgPool|MaxPool|Conv|Depthwise|Cudnn|TensorList|ResourceGather|Assert"
-)
-# Operations with an effect outside of variables, which a trial could not take back.
-_NOT_TO_BE_TRIED = re.compile(
-    r"Random|Multinomial|TruncatedNormal|ParameterizedTruncatedNormal|Sample|Eager|PyFunc|Print"
-    r"|.*(Queue|Iterator|Insert|Write)"
+_BATCH_HOOKS = (
+    *("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"),
+    *("on_test_batch_begin", "on_test_batch_end"),
 )
 # What of a model the loop stands in for or counts on; all of it is Keras' own, or ours.
 _COUNTED_ON = ("fit", "make_train_function", "train_step", "compute_loss", "metrics")
@@ -66,7 +58,7 @@ class ChosenSpeed:
         compiles: Whether the compilation is open.
         traced: The steps of the last `fit` in a loop of our own, for the next one.
         like: What they were traced for.
-        functions: Keras' own functions by the steps of their executions.
+        functions: Keras' own functions by the steps of their executions, for the next `fit`.
     """
 
     steps: bool
@@ -88,14 +80,15 @@ class ChosenSpeed:
     @contextlib.contextmanager
     def executing(self, model: keras.Model, steps: int) -> Iterator[None]:
         """Within, an execution has so many steps, and Keras' functions are those for them."""
-        before, own = model.steps_per_execution, _functions(model)
+        before, own, compilation = model.steps_per_execution, _functions(model), _compilation(model)
         if steps != before:
             model.steps_per_execution = steps
             _set_functions(model, self.functions.get(steps, [None] * len(own)))
         try:
             yield
         finally:
-            if steps != before:
+            # What a callback has compiled anew stays as it is.
+            if steps != before and _compilation(model) is compilation:
                 self.functions[steps] = _functions(model)
                 model.steps_per_execution = before
                 _set_functions(model, own)
@@ -126,6 +119,14 @@ class _Loop(keras.callbacks.Callback):
         del logs
         self._executions = self._epoch(*self._batches.indices(epoch))
 
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        """Stay in place, with another trace, where a callback has had Keras make a function."""
+        del batch, logs
+        made = self.model.train_function
+        if made is not None and made != self._execute:
+            self._keras_own, self._steps = made, None
+            self.model.train_function = self._execute
+
     def take_back(self) -> None:
         """Put Keras' own function back, if the loop is in its place."""
         if self.model is not None and self.model.train_function == self._execute:
@@ -140,20 +141,21 @@ class _Loop(keras.callbacks.Callback):
 
     def _traced(self) -> Steps:
         """The steps of a `fit` before, or new ones."""
-        speed, batches, model = self._speed, self._batches, self.model
-        like = (batches.element_spec, batches.batch_size, self._compiles)
-        if batches.is_plain and speed.traced is not None and like == speed.like:
+        speed, batches = self._speed, self._batches
+        # Keras traces anew where it has made another function, and for nothing else.
+        like = (
+            *(batches.element_spec, batches.batch_size, batches.decode, batches.has_full),
+            *(self._compiles, self._keras_own),
+        )
+        if not batches.is_mapped and speed.traced is not None and like == speed.like:
             return speed.traced
-        # Its variables cannot be created inside a program.
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
         try:
-            steps = self._fastest(model)
+            steps = self._fastest(self.model)
         except StopIteration as error:
             # Keras would take it for the end of the epoch.
             raise RuntimeError("Expected no StopIteration from a training step") from error
-        if batches.is_plain:
-            # Others would keep what they gather from.
+        if not batches.is_mapped:
+            # Others would keep the files that they read.
             speed.traced, speed.like = steps, like
         return steps
 
@@ -163,10 +165,14 @@ class _Loop(keras.callbacks.Callback):
         own = tf.function(model.train_step, (batches.element_spec,), autograph=False)
         traced = own.get_concrete_function()
         result = traced.structured_outputs
-        for compiled, full, rest in _candidates(own, model, self._compiles):
-            one = batches.gathered(rest)
-            several = batches.repeated(full, result) if _has_shapes(result) else _one_by_one(one)
-            steps = Steps(rows=several, rest=one, compiled=compiled)
+        if not _has_shapes(result) or not _xla.may_be_two(traced):
+            one = batches.gathered(own)
+            return Steps(rows=_one_by_one(one), rest=one, compiled=None)
+        by_xla = _xla.steps(own, model, has_full=batches.has_full) if self._compiles else ()
+        for compiled, full, rest in (*by_xla, (None, own, own)):
+            steps = Steps(
+                rows=batches.repeated(full, result), rest=batches.gathered(rest), compiled=compiled
+            )
             if compiled is None or self._runs(steps, traced.variables):
                 break
         return steps
@@ -185,8 +191,7 @@ class _Loop(keras.callbacks.Callback):
     def _runs(self, steps: Steps, variables: Iterable[tf.Variable]) -> bool:
         """Try a step on the first samples, and restore every variable that it touches."""
         before = [(variable, tf.identity(variable)) for variable in variables]
-        full, rest = self._batches.indices(0)
-        columns = self._batches.columns
+        (full, rest), columns = self._batches.indices(0), self._batches.columns
         try:
             _ = steps.rows(columns, full[:1]) if len(full) else steps.rest(columns, rest)
         except tf.errors.OpError:
@@ -273,6 +278,11 @@ def _is_plain(model: keras.Model) -> bool:
     return not tf.distribute.has_strategy() and model.distribute_strategy is own
 
 
+def _compilation(model: keras.Model) -> Any:
+    """An object that is another one after each `compile`."""
+    return vars(model).get("_compile_config")
+
+
 def _functions(model: keras.Model) -> list[Any]:
     return [model.train_function, model.test_function, model.predict_function]
 
@@ -299,28 +309,6 @@ def _worth_compiling(trainer: keras.Model, steps: int) -> bool:
     return weights >= _MIN_WEIGHTS and steps * weights >= _WORTH_COMPILING
 
 
-def _candidates(
-    own: Callable[[Any], dict], model: keras.Model, compiles: bool
-) -> Iterator[tuple[str | None, Callable, Callable]]:
-    """Ways to take a step, the fastest first; what is compiled may turn out not to run.
-
-    Yields:
-        What XLA compiles, a step for full batches, and one for batches of any size.
-    """
-    operations = _operations(own.get_concrete_function())
-    if compiles and not any(_NOT_TO_BE_TRIED.match(node.op) for node in operations):
-        if not any(_is_left_to_tensorflow(node) for node in operations):
-            # XLA would compile once more for the size of a smaller last batch.
-            program = tf.function(own, own.input_signature, jit_compile=True, autograph=False)
-            yield "step", program, own
-        if _has_plain_optimizer(model):
-            step = tf.function(
-                lambda data: _by_compiled_update(model, data), own.input_signature, autograph=False
-            )
-            yield "update", step, step
-    yield None, own, own
-
-
 def _one_by_one(step: Callable[[list, np.ndarray], dict]) -> Callable[[list, np.ndarray], dict]:
     """`ResidentBatches.repeated`, called from Python, for results whose sizes are not known."""
 
@@ -338,46 +326,3 @@ def _has_shapes(result: Any) -> bool:
         isinstance(of, tf.TensorSpec | tf.Tensor) and of.shape.is_fully_defined()
         for of in keras.tree.flatten(result)
     )
-
-
-def _operations(function: Any) -> list[Any]:
-    """The nodes of a traced function's graph, and of the functions that it calls."""
-    graph = function.graph.as_graph_def()
-    return [*graph.node, *(node for of in graph.library.function for node in of.node_def)]
-
-
-def _is_left_to_tensorflow(node: Any) -> bool:
-    """Whether XLA runs an operation slower, with another result, or without its errors."""
-    if node.op.startswith("Gather"):
-        # From weights, an embedding, whose ids may be out of range; others are of shapes.
-        return tf.as_dtype(node.attr["Tparams"].type).is_floating
-    return _LEFT_TO_TENSORFLOW.match(node.op) is not None
-
-
-def _has_plain_optimizer(model: keras.Model) -> bool:
-    """Whether the optimizer is one of Keras' own that does not scale the loss."""
-    optimizer = model.optimizer
-    own = getattr(keras.optimizers, type(optimizer).__name__, None) is type(optimizer)
-    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    return own and not scales and optimizer.loss_scale_factor is None
-
-
-def _by_compiled_update(model: keras.Model, data: Any) -> dict:
-    """The model's training step with its optimizer's update of the weights as one XLA program."""
-    optimizer = model.optimizer
-    own = optimizer.apply_gradients
-
-    def apply_gradients(pairs):
-        # The gradient of a weight that the loss does not depend on is None.
-        gradients, weights = zip(*pairs, strict=True)
-        update = tf.function(
-            lambda of: own(zip(of, weights, strict=True)), jit_compile=True, autograph=False
-        )
-        update(gradients)
-
-    # For the trace: Keras' step asks the optimizer for nothing else.
-    optimizer.apply_gradients = apply_gradients
-    try:
-        return model.train_step(data)
-    finally:
-        del optimizer.apply_gradients

@@ -34,9 +34,13 @@ class ResidentBatches(keras.callbacks.Callback):
         decode: Turns a batch of `data` into one of what `fit` takes. Defaults to the batch.
 
     Attributes:
-        columns: The arrays in memory, as tensors.
-        is_plain: Whether batches are rows of `columns` and nothing else. What gathers them then
-            gathers from other columns of the same kind as well.
+        columns: The arrays in memory, as tensors. What gathers batches from them gathers from
+            others of the same kind as well, unless it reads files.
+        is_mapped: Whether it reads files.
+        batch_size: As given.
+        decode: As given.
+        num_batches: Batches of an epoch.
+        has_full: Whether one of them is full.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class ResidentBatches(keras.callbacks.Callback):
                 if reader is None
             ]
             self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.is_plain = decode is None and not self._mapped
+        self.is_mapped = bool(self._mapped)
         # What gathers outlives the arrays.
         structure = keras.tree.map_structure(lambda _: 0, data)
 
@@ -84,7 +88,8 @@ class ResidentBatches(keras.callbacks.Callback):
             batch = keras.tree.pack_sequence_as(structure, rows)
             return batch if decode is None else decode(batch)
 
-        self.batch_size, self.num_batches = batch_size, -(-samples // batch_size)
+        self.batch_size, self.decode = batch_size, decode
+        self.num_batches, self.has_full = -(-samples // batch_size), samples >= batch_size
         self._gather, self._order = gather, order
 
     @functools.cached_property

@@ -19,6 +19,16 @@ _KINDS = ("labels", "samples", "sample_weight", "indices", "pool_entropy")
 _DECODED_ROWS = 65_536
 
 
+@dataclasses.dataclass(frozen=True)
+class _Decoder:
+    """Decodes labels in a batch; equal to others of the same format, and without data."""
+
+    label_format: LabelFormat
+
+    def __call__(self, batch: tuple) -> tuple:
+        return (batch[0], self.label_format.decode(batch[1]), *batch[2:])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LabelledReference:
     """Reference samples, chosen or all, with what the teacher says of them.
@@ -100,10 +110,7 @@ class LabelledReference:
     @property
     def decode(self) -> Callable[[tuple], tuple] | None:
         """What turns labels in a batch of `columns` into float32 outputs; None if they are."""
-        label_format = self.label_format
-        if label_format.name == "float32":
-            return None
-        return lambda batch: (batch[0], label_format.decode(batch[1]), *batch[2:])
+        return None if self.label_format.name == "float32" else _Decoder(self.label_format)
 
     def write(self, folder: str | os.PathLike) -> None:
         """Write all of it to a folder that its owner alone can read.

@@ -4,6 +4,7 @@ import keras
 import nets
 import pytest
 import tensorflow as tf
+from trainings import train
 
 from keras_dmp import _fast_steps
 
@@ -58,3 +59,17 @@ def loops(monkeypatch):
 def keras_loops(monkeypatch):
     """Called, makes every training after it one in Keras' own loop."""
     return lambda: monkeypatch.setattr(_fast_steps, "_is_plain", lambda model: False)
+
+
+@pytest.fixture
+def in_keras_loop(monkeypatch):
+    """Train once as Keras' `fit` does by itself."""
+
+    def train_there(*args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(_fast_steps, "_is_plain", lambda trainer: False)
+            trainer, history = train(*args, **kwargs)
+        assert trainer._speed.traced is None
+        return trainer, history
+
+    return train_there

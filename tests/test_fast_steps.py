@@ -149,13 +149,64 @@ class Counts(layers.Layer):
         return x * tf.ensure_shape(one, []) + 0.1 * noise
 
 
-def test_nothing_is_tried_that_could_not_be_taken_back(reference, teacher, compiled):
-    own, fast = (
-        train(reference, teacher, "adam", student=layered(Counts()), jit_compile=jit)
-        for jit in (False, "auto")
-    )
-    assert own[0].student.layers[1].calls == fast[0].student.layers[1].calls == STEPS
-    assert_equal_trainings(fast, own)
+def test_nothing_is_tried_that_could_not_be_taken_back(reference, teacher, compiled, in_keras_loop):
+    """The generator is one for all batches, the smaller ones too."""
+    ours = train(reference, teacher, "adam", student=layered(Counts()))
+    own = in_keras_loop(reference, teacher, "adam", student=layered(Counts()))
+    assert own[0].student.layers[1].calls == ours[0].student.layers[1].calls == STEPS
+    assert_equal_trainings(ours, own)
+
+
+class CountsInVariable(layers.Layer):
+    """Counts its calls in a variable that no step reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = tf.Variable(0.0)
+
+    def call(self, x, training=False):
+        if training:
+            self.count.assign_add(1.0, read_value=False)
+        return x
+
+
+def test_variables_that_are_only_written_are_not_written_by_a_trial(reference, teacher, compiled):
+    student = layered(CountsInVariable())
+    trainer, _ = train(reference, teacher, "adam", student=student)
+    assert trainer._speed.traced.compiled is None
+    assert float(student.layers[1].count) == STEPS
+
+
+class Checked(layers.Layer):
+    """Refuses numbers that are not finite."""
+
+    def call(self, x):
+        return tf.debugging.check_numerics(x, "Not finite")
+
+
+def test_checks_of_a_model_are_not_compiled_away(reference, teacher, compiled):
+    student, optimizer = layered(Checked()), keras.optimizers.SGD(1e30)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Not finite"):
+        train(reference, teacher, optimizer, student=student, fit={"batch_size": 8})
+
+
+def test_step_that_was_not_tried_is_not_kept(reference, teacher, compiled):
+    """There is no full batch among 5 samples."""
+    trainer, _ = train(reference[:5], teacher, "adam", student=layered(NotForXla()))
+    own, _ = train(reference[:5], teacher, "adam", student=layered(NotForXla()), jit_compile=False)
+    for each in (trainer, own):
+        each.fit(reference, batch_size=7, shuffle=False, verbose=0)
+    assert trainer._speed.traced.compiled == "update"
+    nets.assert_same_weights(trainer.student, own.student.get_weights(), atol=2e-6)
+
+
+def test_optimizer_that_a_user_has_wrapped_is_left_as_it_is(reference, teacher, compiled):
+    optimizer, calls = keras.optimizers.Adam(0.01), []
+    own = optimizer.apply_gradients
+    optimizer.apply_gradients = wrapped = lambda pairs: calls.append(1) or own(pairs)
+    train(reference, teacher, optimizer, student=layered(layers.Dropout(0.3, seed=1)))
+    assert calls
+    assert optimizer.apply_gradients is wrapped
 
 
 @pytest.mark.parametrize("make", [convolutional, lambda: layered(layers.Dropout(0.3, seed=1))])

@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "_fresh.py": {"_forward", "_warnings"},
     "_overlap.py": {"_warnings"},
     "_callbacks.py": set(),
-    "_fast_steps.py": {"_resident"},
+    "_xla.py": set(),
+    "_fast_steps.py": {"_resident", "_xla"},
     "_settings.py": {"_soft_labels", "_validate"},
     "_output_kind.py": {"_forward", "_heads"},
     "_labelled_data.py": {

@@ -16,20 +16,6 @@ from keras_dmp import DistillationTrainer, _fast_steps
 from keras_dmp._resident import ResidentBatches
 
 
-@pytest.fixture
-def in_keras_loop(monkeypatch):
-    """Train once as Keras' `fit` does by itself."""
-
-    def train_there(*args, **kwargs):
-        with monkeypatch.context() as patch:
-            patch.setattr(_fast_steps, "_is_plain", lambda trainer: False)
-            trainer, history = train(*args, **kwargs)
-        assert trainer._speed.traced is None
-        return trainer, history
-
-    return train_there
-
-
 @pytest.mark.parametrize("samples", [7 * 40 + 3, 7 * 39 + 3, 7 * 39, 5])
 def test_loop_trains_as_keras_own(teacher, samples, in_keras_loop):
     x = nets.prototypes(samples, seed=1)[0]
@@ -96,6 +82,7 @@ def test_keras_own_function_is_back_after_an_error(reference, teacher):
     with pytest.raises(BrokenOff):
         trainer.fit(reference, epochs=2, callbacks=[FailAtEpoch()], verbose=0)
     assert trainer.steps_per_execution == 1
+    assert not isinstance(getattr(trainer.train_function, "__self__", None), _fast_steps._Loop)
     before = nets.snapshot(trainer.student)
     x = tf.data.Dataset.from_tensors((reference[:5], teacher(reference[:5])))
     # What is meant by its own data is trained on that alone.
@@ -240,6 +227,112 @@ def with_first_layer(frozen):
     student = nets.classifier(seed=12)
     student.layers[0].trainable = not frozen
     return student
+
+
+class MakesFunction(keras.callbacks.Callback):
+    """Has Keras make a train function of the model as it is then."""
+
+    def __init__(self, hook, way):
+        super().__init__()
+        self.hook, self.way = hook, way
+
+    def _make(self, hook, epoch):
+        if (hook, epoch) != (self.hook, 1):
+            return
+        if self.way == "frozen":
+            self.model.student.layers[0].trainable = False
+        if self.way == "compiled":
+            self.model.compile("sgd", metrics=["accuracy"])
+        if self.way == "afresh":
+            self.model.train_function = None
+        self.model.make_train_function(force=self.way != "afresh")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._make("epoch_begin", epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._make("epoch_end", epoch)
+
+
+@pytest.mark.parametrize("way", ["frozen", "compiled", "afresh"])
+@pytest.mark.parametrize("hook", ["epoch_begin", "epoch_end"])
+def test_callbacks_make_the_function_anew(reference, teacher, hook, way, in_keras_loop):
+    """Gradual unfreezing does."""
+    own, kept = (
+        of(reference, teacher, "adam", callbacks=[MakesFunction(hook, way)])
+        for of in (train, in_keras_loop)
+    )
+    assert_equal_trainings(own, kept)
+    plain, _ = train(reference, teacher, "adam")
+    assert (way == "afresh") == np.allclose(
+        plain.student.get_weights()[0], own[0].student.get_weights()[0], atol=2e-6
+    )
+
+
+def test_a_function_made_anew_between_fits(reference, teacher, in_keras_loop):
+    def trained(way):
+        trainer, _ = way(reference, teacher, "adam")
+        trainer.student.layers[0].trainable = False
+        trainer.make_train_function(force=True)
+        frozen = trainer.student.get_weights()[0]
+        trainer.fit(reference, batch_size=7, shuffle=False, verbose=0)
+        np.testing.assert_array_equal(trainer.student.get_weights()[0], frozen)
+        return trainer.student
+
+    nets.assert_same_weights(trained(train), trained(in_keras_loop).get_weights(), atol=2e-6)
+
+
+class CompilesAtTheEnd(keras.callbacks.Callback):
+    def on_train_end(self, logs=None):
+        self.model.compile("adam", metrics=["top_k_categorical_accuracy"], steps_per_execution=4)
+
+
+def test_what_a_callback_compiles_stays(teacher):
+    x, y = nets.prototypes(7 * 40 + 3, seed=1)
+    trainer = DistillationTrainer(nets.classifier(seed=12), teacher=teacher)
+    trainer.compile("sgd", metrics=["accuracy"])
+    trainer.evaluate(x, y, verbose=0)
+    trainer.fit(x, batch_size=7, callbacks=[CompilesAtTheEnd()], verbose=0)
+    assert trainer.steps_per_execution == 4
+    results = trainer.evaluate(x, y, verbose=0, return_dict=True)
+    assert set(results) == {"loss", "top_k_categorical_accuracy"}
+
+
+def test_functions_are_left_as_they_were(teacher):
+    x, y = nets.prototypes(7 * 40 + 3, seed=1)
+    trainer = DistillationTrainer(nets.classifier(seed=12), teacher=teacher)
+    trainer.compile("sgd")
+    trainer.evaluate(x, y, verbose=0)
+    evaluates, seen = trainer.test_function, Executions()
+    trainer.fit(x, batch_size=7, validation_data=(x, y), callbacks=[seen], verbose=0)
+    assert seen.steps == 3
+    assert trainer.test_function is evaluates
+    assert trainer.train_function is None
+
+
+class Late(nets.Subclassed):
+    """Has a layer that only training builds."""
+
+    def __init__(self):
+        super().__init__()
+        self.aside = layers.Dense(nets.CLASSES, kernel_initializer="ones")
+
+    def call(self, inputs, training=False):
+        outputs = super().call(inputs)
+        return outputs + 0.1 * self.aside(inputs) if training else outputs
+
+
+@pytest.mark.filterwarnings("ignore:`build..` was called")
+def test_layers_that_only_training_builds(reference, teacher, in_keras_loop):
+    def student():
+        keras.utils.set_random_seed(4)
+        return Late()
+
+    arguments = {"fit": {"settings": {"from_logits": True}}}
+    own = train(reference, teacher, "adam", student=student(), **arguments)
+    kept = in_keras_loop(reference, teacher, "adam", student=student(), **arguments)
+    assert own[0]._speed.traced is not None
+    assert_equal_trainings(own, kept)
 
 
 def test_student_without_trainable_weights(reference, teacher):
@@ -407,15 +500,18 @@ class Traces(layers.Layer):
         return x
 
 
-@pytest.mark.parametrize("strategy", [None, "one device"])
-def test_a_second_fit_traces_nothing(teacher, strategy):
+@pytest.mark.parametrize(
+    ("strategy", "settings"),
+    [(None, {}), (None, {"label_format": 2}), ("one device", {})],
+)
+def test_a_second_fit_traces_nothing(teacher, strategy, settings):
     x, y = nets.prototypes(7 * 40 + 3, seed=1)
     scope = contextlib.nullcontext()
     if strategy is not None:
         scope = tf.distribute.OneDeviceStrategy("CPU:0").scope()
     with scope:
         student = layered(Traces())
-        trainer = DistillationTrainer(student, teacher=teacher)
+        trainer = DistillationTrainer(student, teacher=teacher, **settings)
     trainer.compile("sgd")
     traces = []
     for _ in range(3):
@@ -463,6 +559,11 @@ def test_several_steps_an_execution_equal_single_ones(teacher):
     np.testing.assert_allclose(history["loss"], single_history["loss"], rtol=1e-5)
 
 
+class SeesTestBatches(keras.callbacks.Callback):
+    def on_test_batch_end(self, batch, logs=None):
+        pass
+
+
 @pytest.mark.parametrize(
     ("callback", "steps"),
     [
@@ -470,6 +571,7 @@ def test_several_steps_an_execution_equal_single_ones(teacher):
         (nets.Steps(), 1),
         (keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: None), 3),
         (keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None), 1),
+        (SeesTestBatches(), 1),
     ],
 )
 def test_callbacks_that_look_at_batches_see_each(teacher, callback, steps):
