@@ -168,7 +168,7 @@ class _Loop(keras.callbacks.Callback):
         if not _has_shapes(result) or not _xla.may_be_two(traced):
             one = batches.gathered(own)
             return Steps(rows=_one_by_one(one), rest=one, compiled=None)
-        by_xla = _xla.steps(own, model, has_full=batches.has_full) if self._compiles else ()
+        by_xla = _xla.steps(own, model) if self._compiles else ()
         for compiled, full, rest in (*by_xla, (None, own, own)):
             steps = Steps(
                 rows=batches.repeated(full, result), rest=batches.gathered(rest), compiled=compiled

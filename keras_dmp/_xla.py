@@ -27,15 +27,12 @@ def may_be_two(function: Any) -> bool:
     return not any(_NOT_TWICE.match(node.op) for node in _nodes(function))
 
 
-def steps(
-    own: Any, model: keras.Model, *, has_full: bool
-) -> Iterator[tuple[str, Callable, Callable]]:
+def steps(own: Any, model: keras.Model) -> Iterator[tuple[str, Callable, Callable]]:
     """Steps with a part that XLA compiles, the fastest first; they may turn out not to run.
 
     Args:
         own: A training step, a `tf.function` of one signature, of which two traces may be called.
         model: The model that it trains.
-        has_full: Whether there are batches of full size.
 
     Yields:
         What XLA compiles, a step for full batches, and one for batches of any size.
@@ -43,7 +40,7 @@ def steps(
     traced = own.get_concrete_function()
     if not _can_be_put_back(traced):
         return
-    if has_full and not any(_is_left_to_tensorflow(node) for node in _nodes(traced)):
+    if not any(_is_left_to_tensorflow(node) for node in _nodes(traced)):
         # XLA would compile once more for the size of a smaller last batch.
         program = tf.function(own, own.input_signature, jit_compile=True, autograph=False)
         yield "step", program, own
@@ -76,12 +73,11 @@ def _is_left_to_tensorflow(node: Any) -> bool:
 
 
 def _has_plain_optimizer(model: keras.Model) -> bool:
-    """Whether the optimizer is one of Keras' own, as it is, that does not scale the loss."""
+    """Whether the optimizer is one of Keras' own, as it is, and does not watch over gradients."""
     optimizer = model.optimizer
     own = getattr(keras.optimizers, type(optimizer).__name__, None) is type(optimizer)
-    own = own and "apply_gradients" not in vars(optimizer)
-    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    return own and not scales and optimizer.loss_scale_factor is None
+    is_wrapped = "apply_gradients" in vars(optimizer)
+    return own and not is_wrapped and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def _by_compiled_update(model: keras.Model, data: Any) -> dict:
