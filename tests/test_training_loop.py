@@ -16,7 +16,12 @@ from keras_dmp import DistillationTrainer, _fast_steps
 from keras_dmp._resident import ResidentBatches
 
 
-@pytest.mark.parametrize("samples", [7 * 40 + 3, 7 * 39 + 3, 7 * 39, 5])
+def slow(*values):
+    """Parameters for the slow tests alone."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@pytest.mark.parametrize("samples", [7 * 40 + 3, *slow(7 * 39 + 3, 7 * 39), 5])
 def test_loop_trains_as_keras_own(teacher, samples, in_keras_loop):
     x = nets.prototypes(samples, seed=1)[0]
     weights = np.random.default_rng(0).random(samples).astype("float32")
@@ -29,7 +34,7 @@ def test_loop_trains_as_keras_own(teacher, samples, in_keras_loop):
 
 def test_callbacks_see_the_same_executions(teacher, in_keras_loop):
     x = nets.prototypes(7 * 40 + 3, seed=1)[0]
-    for count in (1, 2, 5, 41, 50):
+    for count in (1, 5, 50):
         seen, own_seen = (
             [
                 (batch, logs["loss"])
@@ -174,7 +179,7 @@ class TrainsBesides(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("way", ["batch", "dataset", "fit"])
-@pytest.mark.parametrize("hook", ["train_begin", "epoch_begin", "first_batch", "epoch_end"])
+@pytest.mark.parametrize("hook", [*slow("train_begin", "first_batch", "epoch_end"), "epoch_begin"])
 def test_callbacks_train_on_their_own_data(reference, teacher, way, hook, in_keras_loop):
     x = nets.prototypes(33, seed=5)[0]
     data = x, teacher.predict(x, verbose=0)
@@ -203,7 +208,7 @@ class Schedule(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = rates
 
 
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", [*slow(False), True])
 @pytest.mark.parametrize(
     "make",
     [lambda: FirstLayer(trainable=False), lambda: FirstLayer(trainable=True), lambda: Schedule()],
@@ -255,7 +260,7 @@ class MakesFunction(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("way", ["frozen", "compiled", "afresh"])
-@pytest.mark.parametrize("hook", ["epoch_begin", "epoch_end"])
+@pytest.mark.parametrize("hook", ["epoch_begin", *slow("epoch_end")])
 def test_callbacks_make_the_function_anew(reference, teacher, hook, way, in_keras_loop):
     """Gradual unfreezing does."""
     own, kept = (

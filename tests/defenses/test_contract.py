@@ -79,7 +79,15 @@ def protected(split):
     return protect
 
 
-@every_defense
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.slow] * (name not in {"none", "dmp", "pate", "dp_sgd"})
+        )
+        for name in defenses.names()
+    ],
+)
 def test_keras_loop_trains_the_same(name, split, loops, keras_loops):
     defense = defenses.get(name, **SETTINGS[name])
     ours = defense.protect(Builder(), split, **FIT)
