@@ -51,7 +51,7 @@ def sgd():
     return keras.optimizers.SGD(0.5, momentum=0.9)
 
 
-@pytest.mark.parametrize("labels", ["soft", "hard"])
+@pytest.mark.parametrize("labels", ["soft", pytest.param("hard", marks=pytest.mark.slow)])
 def test_sgd(reference, labelled, teacher, labels):
     assert_replicas_agree(
         sgd, reference, teacher=teacher, labels=labels, epochs=3, validation_data=labelled
@@ -68,7 +68,11 @@ def test_sample_weights_and_shuffled_epochs(reference, teacher):
     np.testing.assert_allclose(results[1][0], results[0][0], atol=1e-4)
 
 
-@pytest.mark.parametrize("samples", [69, 65], ids=["a batch of 5", "a batch of 1"])
+@pytest.mark.parametrize(
+    "samples",
+    [pytest.param(69, marks=pytest.mark.slow), 65],
+    ids=["a batch of 5", "a batch of 1"],
+)
 def test_last_batches_that_do_not_divide(reference, labelled, teacher, samples):
     x, y = labelled
     # What Keras shows after a step is the mean of the replicas' running means, which leaves out

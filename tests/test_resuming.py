@@ -83,7 +83,11 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "place",
-    [{"teacher": 0}, {"teacher": 3}, {"student": 0}, {"student": EPOCHS - 1}],
+    [
+        *({"teacher": 3}, {"student": 0}),
+        pytest.param({"teacher": 0}, marks=pytest.mark.slow),
+        pytest.param({"student": EPOCHS - 1}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_broken_off_and_resumed_equals_uninterrupted(tmp_path, whole, place):
@@ -123,7 +127,7 @@ def test_early_stopping_stays_stopped(tmp_path):
     assert fit(trainer_in(tmp_path / "run"), **given) == run
 
 
-@pytest.mark.parametrize("kind", ["dataset", "PyDataset"])
+@pytest.mark.parametrize("kind", [pytest.param("dataset", marks=pytest.mark.slow), "PyDataset"])
 def test_members_in_batches(tmp_path, kind):
     x, y = nets.prototypes(200, seed=1)
 
