@@ -61,8 +61,8 @@ class ChosenSpeed:
         functions: Keras' own functions by the steps of their executions, for the next `fit`.
     """
 
-    steps: bool
-    compiles: bool
+    steps: bool = True
+    compiles: bool = True
     traced: Steps | None = None
     like: Any = None
     functions: dict[int, list[Any]] = dataclasses.field(default_factory=dict)
@@ -229,7 +229,7 @@ def fit(
         by: What trains it. Defaults to `None`: `model.fit`.
         **arguments: The others of `Model.fit`.
     """
-    speed = speed or ChosenSpeed.left_open(None, "auto")
+    speed = speed or ChosenSpeed()
     by, callbacks = by or model.fit, list(callbacks)
     # Keras' pipeline makes sample weights of class weights.
     is_known = _is_of(model, of) and arguments.get("class_weight") is None

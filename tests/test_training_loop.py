@@ -450,7 +450,7 @@ class TwoInputs(keras.Model):
 
 
 @pytest.mark.parametrize("structure", ["list", "tuple", "dict", "mapped"])
-def test_structures_of_inputs(structure, in_keras_loop, tmp_path, monkeypatch):
+def test_structures_of_inputs(structure, keras_loops, tmp_path):
     x, y = nets.prototypes(50, seed=1)
     parts = x, np.flip(x, axis=1).copy()
     if structure == "mapped":
@@ -465,14 +465,14 @@ def test_structures_of_inputs(structure, in_keras_loop, tmp_path, monkeypatch):
         model(x if structure != "list" else parts)
         model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         batches = ResidentBatches((x, y), batch_size=7, shuffle=True, seed=4)
-        speed = _fast_steps.ChosenSpeed.left_open(None, "auto")
+        speed = _fast_steps.ChosenSpeed()
         history = _fast_steps.fit(model, batches, epochs=3, speed=speed, verbose=0).history
         return model, history, speed
 
     model, history, speed = trained()
     # Steps that read from a file would keep it.
     assert (speed.traced is None) == (structure == "mapped")
-    monkeypatch.setattr(_fast_steps, "_is_plain", lambda model: False)
+    keras_loops()
     other, other_history, _ = trained()
     nets.assert_same_weights(model, other.get_weights(), atol=1e-6)
     np.testing.assert_allclose(history["loss"], other_history["loss"], rtol=1e-5)
@@ -482,7 +482,7 @@ def test_samples_go_with_their_owner(reference, teacher):
     """The steps that are kept for a next `fit` keep nothing of what they were trained on."""
     model = nets.classifier(seed=3)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    speed = _fast_steps.ChosenSpeed.left_open(None, "auto")
+    speed = _fast_steps.ChosenSpeed()
     traced, columns = [], []
     for samples in (40, 50):
         batches = ResidentBatches(nets.prototypes(samples), batch_size=7, shuffle=True, seed=4)

@@ -147,7 +147,7 @@ class PATE(Defense):
         run.compile(teacher)
         teacher.optimizer.build(teacher.trainable_variables)
         fresh_state = [np.array(variable) for variable in teacher.optimizer.variables]
-        classes, speed = [], ChosenSpeed.left_open(None, "auto")
+        classes, speed = [], ChosenSpeed()
         for number, shard in enumerate(np.array_split(order, self.num_teachers)):
             if number:
                 # The next teacher in the body of the last: tracing costs more than small shards.
