@@ -28,7 +28,7 @@ from rows import Measured
 import keras_dmp
 from keras_dmp import datasets, models
 from keras_dmp.audit import MembershipScores, audit_membership
-from keras_dmp.audit.network_attacks import black_box_attack, white_box_attack
+from keras_dmp.audit.attacks.network_attacks import black_box_attack, white_box_attack
 
 SIDE, EPOCHS, BATCH_SIZE = 5_000, 20, 128
 REFERENCE, CANDIDATE = "TF-Privacy's MLP attack", "black-box network attack"

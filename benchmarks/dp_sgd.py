@@ -21,7 +21,7 @@ import tensorflow as tf
 from rows import Measured
 
 from keras_dmp import models
-from keras_dmp.defenses._per_example import clipped_sum, per_sample_loss
+from keras_dmp.defenses._dp.per_example import clipped_sum, per_sample_loss
 
 BATCH_SIZE, CLIP_NORM, MICROBATCH = 128, 1.0, 32
 LIMIT = 3.0

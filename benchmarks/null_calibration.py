@@ -27,7 +27,7 @@ import numpy as np
 from rows import Measured
 from scipy import special
 
-from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 SIZES = (200, 1_000, 5_000)
 FPRS = (0.1, 0.01)

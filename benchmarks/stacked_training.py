@@ -24,7 +24,7 @@ import tensorflow as tf
 from rows import Measured
 
 from keras_dmp import models
-from keras_dmp.audit.stacked import StackedTrainer
+from keras_dmp.audit.shadow.stacked import StackedTrainer
 
 FEATURES, CLASSES, BATCH_SIZE = 600, 100, 128
 # Hidden layers, members and epochs.

@@ -11,16 +11,16 @@ from keras_dmp._warnings import PrivacyWarning as PrivacyWarning
 
 _HOMES = {
     "AuditReport": "keras_dmp.audit",
-    "DMPTrainer": "keras_dmp.trainer",
-    "DistillationTrainer": "keras_dmp.distillation",
-    "EntropyReferenceSelector": "keras_dmp.reference",
+    "DMPTrainer": "keras_dmp.trainer.dmp_trainer",
+    "DistillationTrainer": "keras_dmp.distillation.distillation_trainer",
+    "EntropyReferenceSelector": "keras_dmp.reference.selector",
     "MembershipAudit": "keras_dmp.callbacks",
     "PrivateSplit": "keras_dmp.splits",
-    "LabelledReference": "keras_dmp.labelled_reference",
-    "ReferenceSummary": "keras_dmp.reference",
+    "LabelledReference": "keras_dmp.reference.labelled_reference",
+    "ReferenceSummary": "keras_dmp.reference.selector",
     "SoftTargetKLDivergence": "keras_dmp.losses",
-    "Sweep": "keras_dmp.sweep",
-    "SweepPoint": "keras_dmp.sweep",
+    "Sweep": "keras_dmp.trainer.sweep",
+    "SweepPoint": "keras_dmp.trainer.sweep",
     "audit_membership": "keras_dmp.audit",
     "split_private": "keras_dmp.splits",
 }

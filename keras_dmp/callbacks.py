@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _inputs, _numerics, _validate
-from keras_dmp._forward import ForwardPass
-from keras_dmp._output_kind import output_kind
-from keras_dmp.audit import _sides
-from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit.scores import SCORES
-from keras_dmp.distillation import DistillationTrainer
+from keras_dmp import _validate
+from keras_dmp._classifier import probabilities
+from keras_dmp._classifier.forward import ForwardPass
+from keras_dmp._classifier.kind import output_kind
+from keras_dmp._data import arrays, inputs
+from keras_dmp.audit.attacks import sides as _sides
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.output_scores import SCORES
+from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 
 # `audit_membership`'s names of attacks, and the score that each one thresholds.
 _NAMES_OF_AUDIT = {"threshold": "loss", "threshold_entropy": "modified_entropy"}
@@ -232,7 +234,7 @@ class MembershipAudit(keras.callbacks.Callback):
             labels = _sides.labels(y, self._kind.num_classes, side.name)
             _sides.require_paired(len(outputs), len(labels), side.name)
             # Logits of a small batch can look like probabilities, which their logs cannot.
-            log_p = _numerics.log_probabilities(outputs, from_logits=self._kind.from_logits)
+            log_p = probabilities.log_probabilities(outputs, from_logits=self._kind.from_logits)
             parts.append([score(log_p, labels, from_logits=True) for score in self._attack_scores])
         return [np.concatenate(scores) for scores in zip(*parts, strict=True)]
 
@@ -252,7 +254,7 @@ def _surveyed(side: Any) -> _Survey:
     highest, digests = -1, []
     for x, y in side.batches(None):
         labels = _sides.labels(y, None, side.name)
-        _sides.require_paired(_arrays.num_samples(x), len(labels), side.name)
+        _sides.require_paired(arrays.num_samples(x), len(labels), side.name)
         highest = max(highest, int(labels.max()))
         if side.digests is None:
             digests.append(_sides.digests(x, None))
@@ -263,8 +265,8 @@ def _surveyed(side: Any) -> _Survey:
 
 def _first_samples(side: Any, model: keras.Model) -> Any:
     x, _ = next(side.batches(None))
-    sample = _arrays.take(x, slice(0, _KIND_SAMPLES))
-    _inputs.require_model_input(sample, model, side.name)
+    sample = arrays.take(x, slice(0, _KIND_SAMPLES))
+    inputs.require_model_input(sample, model, side.name)
     return sample
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _validate
+from keras_dmp import _validate
+from keras_dmp._data import arrays
 
 _logger = logging.getLogger(__name__)
 _PARTS = ("members", "nonmembers", "validation", "reference")
@@ -92,16 +93,16 @@ def split_private(
     _validate.integer_at_least(0, validation=validation, seed=seed)
     if reference is not None:
         _validate.integer_at_least(0, reference=reference)
-    x = _arrays.as_arrays(x, "x")
-    _arrays.require_finite(x, "x")
+    x = arrays.as_arrays(x, "x")
+    arrays.require_finite(x, "x")
     y = np.asarray(y)
-    _arrays.require_same_length(x, y, "x", "y")
-    _arrays.class_ids(y, None, "y")
+    arrays.require_same_length(x, y, "x", "y")
+    arrays.class_ids(y, None, "y")
     if groups is not None:
         groups = np.asarray(groups)
-        _arrays.require_same_length(x, groups, "x", "groups")
+        arrays.require_same_length(x, groups, "x", "groups")
 
-    distinct = np.sort(np.unique(_arrays.record_digests(x, _seen_as(x)), return_index=True)[1])
+    distinct = np.sort(np.unique(arrays.record_digests(x, _seen_as(x)), return_index=True)[1])
     wanted = {**sizes, "validation": validation, "reference": reference}
     indices = _draw(distinct, wanted, groups, np.random.default_rng(seed))
     taken = sum(len(part) for part in indices.values())
@@ -109,7 +110,7 @@ def split_private(
         members=_labelled(x, y, indices["members"]),
         nonmembers=_labelled(x, y, indices["nonmembers"]),
         validation=_labelled(x, y, indices["validation"]) if validation else None,
-        reference=_arrays.take(x, indices["reference"]) if len(indices["reference"]) else None,
+        reference=arrays.take(x, indices["reference"]) if len(indices["reference"]) else None,
         indices=indices,
         groups=None if groups is None else {name: groups[at] for name, at in indices.items()},
         num_duplicates=len(y) - len(distinct),
@@ -166,4 +167,4 @@ def _seen_as(x: Any) -> list[Any]:
 
 
 def _labelled(x: Any, y: np.ndarray, indices: np.ndarray) -> tuple[Any, np.ndarray]:
-    return _arrays.take(x, indices), y[indices]
+    return arrays.take(x, indices), y[indices]

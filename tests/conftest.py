@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from trainings import train
 
-from keras_dmp import _fast_steps
+from keras_dmp._training import loop
 
 # Before TensorFlow starts its devices: the tests of replicas need two.
 tf.config.set_logical_device_configuration(
@@ -44,21 +44,21 @@ def student():
 @pytest.fixture
 def loops(monkeypatch):
     """The models that are trained in a loop of our own."""
-    models, traced = [], _fast_steps._Loop._traced
+    models, traced = [], loop._Loop._traced
 
     def noted(self):
         steps = traced(self)
         models.append(self.model)
         return steps
 
-    monkeypatch.setattr(_fast_steps._Loop, "_traced", noted)
+    monkeypatch.setattr(loop._Loop, "_traced", noted)
     return models
 
 
 @pytest.fixture
 def keras_loops(monkeypatch):
     """Called, makes every training after it one in Keras' own loop."""
-    return lambda: monkeypatch.setattr(_fast_steps, "_is_plain", lambda model: False)
+    return lambda: monkeypatch.setattr(loop, "_is_plain", lambda model: False)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def in_keras_loop(monkeypatch):
 
     def train_there(*args, **kwargs):
         with monkeypatch.context() as patch:
-            patch.setattr(_fast_steps, "_is_plain", lambda trainer: False)
+            patch.setattr(loop, "_is_plain", lambda trainer: False)
             trainer, history = train(*args, **kwargs)
         assert trainer._speed.traced is None
         return trainer, history

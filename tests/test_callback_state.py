@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dmp import _callback_state
+from keras_dmp._training import callback_state
 
 PLAIN = {
     "numbers": [1, -2.5, math.inf, True, None],
@@ -41,7 +41,7 @@ class Own(keras.callbacks.Callback):
 
 def round_trip(value):
     arrays = []
-    return _callback_state.decode(_callback_state.encode(value, arrays), arrays)
+    return callback_state.decode(callback_state.encode(value, arrays), arrays)
 
 
 def test_plain_values_come_back_with_their_types():
@@ -62,18 +62,18 @@ def test_plain_values_come_back_with_their_types():
     ids=lambda value: type(value).__name__,
 )
 def test_other_values_are_refused(value):
-    with pytest.raises(_callback_state.UnsavableError):
-        _callback_state.encode(value, [])
+    with pytest.raises(callback_state.UnsavableError):
+        callback_state.encode(value, [])
 
 
 def test_attributes_are_the_state_and_functions_are_code():
     callback = Plain(seen=[1, 2], best=0.5, compare=np.less, schedule=lambda epoch: epoch)
     callback.set_model(keras.Sequential())
     callback.set_params({"epochs": 3})
-    state = _callback_state.state_of(callback)
+    state = callback_state.state_of(callback)
     assert state == {"seen": [1, 2], "best": 0.5}
     other = Plain(seen=[], best=None)
-    _callback_state.set_state(other, state)
+    callback_state.set_state(other, state)
     assert other.seen == [1, 2]
     assert other.best == 0.5
 
@@ -98,7 +98,7 @@ def test_callbacks_of_keras_go_on_as_if_nothing_had_happened(make, broken_off):
         callback.set_model(model)
         callback.on_train_begin()
         if state is not None:
-            _callback_state.set_state(callback, round_trip(state))
+            callback_state.set_state(callback, round_trip(state))
         seen = []
         for epoch in epochs:
             callback.on_epoch_end(epoch, {"loss": losses[epoch], "val_loss": losses[epoch]})
@@ -109,7 +109,7 @@ def test_callbacks_of_keras_go_on_as_if_nothing_had_happened(make, broken_off):
     whole, _ = run(make(), range(len(losses)), 1.0)
     callback = make()
     before, rate = run(callback, range(broken_off), 1.0)
-    state = _callback_state.state_of(callback)
+    state = callback_state.state_of(callback)
     after, _ = run(make(), range(broken_off, len(losses)), rate, state)
     assert before + after == whole
 
@@ -118,7 +118,7 @@ def test_what_keras_callbacks_are_made_with_is_not_their_state(tmp_path):
     old = keras.callbacks.ModelCheckpoint("old.keras", monitor="loss", save_best_only=True)
     old.best = 0.25
     new = keras.callbacks.ModelCheckpoint("new.keras", monitor="loss", save_best_only=True)
-    _callback_state.set_state(new, round_trip(_callback_state.state_of(old)))
+    callback_state.set_state(new, round_trip(callback_state.state_of(old)))
     assert (new.filepath, new.best) == ("new.keras", 0.25)
 
 
@@ -128,9 +128,9 @@ def test_a_log_that_goes_on_has_one_header(tmp_path):
         logger = keras.callbacks.CSVLogger(tmp_path / "log.csv", append=True)
         logger.on_train_begin()
         if state is not None:
-            _callback_state.set_state(logger, round_trip(state))
+            callback_state.set_state(logger, round_trip(state))
         logger.on_epoch_end(epoch, {"loss": 0.5})
-        state = _callback_state.state_of(logger)
+        state = callback_state.state_of(logger)
         logger.on_train_end()
     rows = (tmp_path / "log.csv").read_text().splitlines()
     assert rows == ["epoch,loss,val_loss", "0,0.5,NA", "1,0.5,NA", "2,0.5,NA"]
@@ -138,25 +138,25 @@ def test_a_log_that_goes_on_has_one_header(tmp_path):
 
 def test_settings_are_those_that_steer():
     stop = keras.callbacks.EarlyStopping("loss", patience=3, min_delta=0.5, mode="min", verbose=1)
-    expected = _callback_state.settings_of(stop)
+    expected = callback_state.settings_of(stop)
     assert {"patience", "min_delta", "monitor"} <= expected.keys()
     assert "verbose" not in expected
     stop.set_model(keras.Sequential())
     stop.on_train_begin()
     stop.on_epoch_end(0, {"loss": 1.0})
     assert stop.min_delta == -0.5
-    assert _callback_state.settings_of(stop) == expected
-    assert _callback_state.settings_of(keras.callbacks.ModelCheckpoint("a.keras")) == {}
-    assert _callback_state.settings_of(Plain(seen=[1])) == {}
+    assert callback_state.settings_of(stop) == expected
+    assert callback_state.settings_of(keras.callbacks.ModelCheckpoint("a.keras")) == {}
+    assert callback_state.settings_of(Plain(seen=[1])) == {}
 
 
 def test_own_methods_come_first():
     callback = Own()
     callback.seen = 8
-    state = _callback_state.state_of(callback)
+    state = callback_state.state_of(callback)
     assert state == {"seen": 8}
     other = Own()
-    _callback_state.set_state(other, state)
+    callback_state.set_state(other, state)
     assert other.seen == 8
 
 
@@ -177,8 +177,8 @@ def test_own_methods_come_first():
     ids=lambda callback: type(callback).__name__,
 )
 def test_callbacks_of_keras_can_be_saved(callback):
-    _callback_state.require_savable([callback], "callbacks")
-    state = _callback_state.state_of(callback)
+    callback_state.require_savable([callback], "callbacks")
+    state = callback_state.state_of(callback)
     assert round_trip(state) == state
 
 
@@ -192,7 +192,7 @@ def test_functions_that_remember_are_refused(kind):
     }[kind]
     callback = keras.callbacks.LambdaCallback(on_epoch_end=hook)
     with pytest.raises(ValueError, match=f"LambdaCallback, where `on_epoch_end` is of type {kind}"):
-        _callback_state.require_savable([callback], "callbacks")
+        callback_state.require_savable([callback], "callbacks")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_functions_that_remember_are_refused(kind):
 )
 def test_what_cannot_be_saved_is_refused(callback, message):
     if message is None:
-        _callback_state.require_savable([callback], "callbacks")
+        callback_state.require_savable([callback], "callbacks")
         return
     with pytest.raises(ValueError, match=message):
-        _callback_state.require_savable([callback], "callbacks")
+        callback_state.require_savable([callback], "callbacks")

@@ -13,7 +13,7 @@ from keras import layers
 
 from keras_dmp import DMPTrainer, audit_membership
 from keras_dmp import callbacks as callbacks_module
-from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.callbacks import MembershipAudit
 
 KEYS = ["mia_auc", "mia_advantage", "mia_tpr_at_fpr_1%"]

@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from keras_dmp import _checkpoint_file, _files
-from keras_dmp._checkpoint_file import Checkpoint, DamagedCheckpointError
+from keras_dmp._storage import checkpoint_file, files
+from keras_dmp._storage.checkpoint_file import Checkpoint, DamagedCheckpointError
 
 ARRAYS = {
     "b": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -28,12 +28,12 @@ VALUES = {"history": {"loss": [0.1, math.inf]}, "epochs": [0, 1], "name": "ä"}
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "one.checkpoint"
-    _checkpoint_file.write(path, Checkpoint(arrays=ARRAYS, values=VALUES))
+    checkpoint_file.write(path, Checkpoint(arrays=ARRAYS, values=VALUES))
     return path
 
 
 def test_round_trip(path):
-    found = _checkpoint_file.read(path)
+    found = checkpoint_file.read(path)
     assert found.values == VALUES
     assert list(found.arrays) == list(ARRAYS)
     for name, array in ARRAYS.items():
@@ -51,7 +51,7 @@ def test_every_truncation_is_noticed(path):
     for length in range(len(content)):
         path.write_bytes(content[:length])
         with pytest.raises(DamagedCheckpointError):
-            _checkpoint_file.read(path)
+            checkpoint_file.read(path)
 
 
 def test_every_changed_byte_is_noticed(path):
@@ -60,24 +60,24 @@ def test_every_changed_byte_is_noticed(path):
         content[position] ^= 1
         path.write_bytes(content)
         with pytest.raises(DamagedCheckpointError, match="its checksum does not fit"):
-            _checkpoint_file.read(path)
+            checkpoint_file.read(path)
         content[position] ^= 1
 
 
 def test_other_versions_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(_checkpoint_file, "_VERSION", 2)
+    monkeypatch.setattr(checkpoint_file, "_VERSION", 2)
     path = tmp_path / "new.checkpoint"
-    _checkpoint_file.write(path, Checkpoint(arrays={}, values={}))
+    checkpoint_file.write(path, Checkpoint(arrays={}, values={}))
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"version 1\. Received: new\.checkpoint of version 2"):
-        _checkpoint_file.read(path)
+        checkpoint_file.read(path)
 
 
 def test_a_failed_write_leaves_the_file_there_was(path):
     before = path.read_bytes()
     with pytest.raises(TypeError):
-        _checkpoint_file.write(path, Checkpoint(arrays={}, values={"no JSON": object()}))
-    with pytest.raises(TypeError, match="a bytes-like object"), _files.whole(path, mode=0o600) as f:
+        checkpoint_file.write(path, Checkpoint(arrays={}, values={"no JSON": object()}))
+    with pytest.raises(TypeError, match="a bytes-like object"), files.whole(path, mode=0o600) as f:
         f.writelines([b"half", "text"])
     assert path.read_bytes() == before
     assert len(list(path.parent.iterdir())) == 1
@@ -85,5 +85,5 @@ def test_a_failed_write_leaves_the_file_there_was(path):
 
 def test_what_killed_writers_left_behind_goes(path):
     (path.parent / f".{path.name}.abc").write_bytes(b"half")
-    _checkpoint_file.write(path, Checkpoint(arrays={}, values={}))
+    checkpoint_file.write(path, Checkpoint(arrays={}, values={}))
     assert len(list(path.parent.iterdir())) == 1

@@ -6,7 +6,9 @@ import tensorflow as tf
 from keras import layers
 from nets import distil
 
-from keras_dmp import DistillationTrainer, _batches, _forward
+from keras_dmp import DistillationTrainer
+from keras_dmp._classifier import forward
+from keras_dmp._data.batches import with_pending_outputs
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp_tests")
@@ -162,7 +164,7 @@ def test_without_cache_batches_of_forked_workers_need_no_tensorflow(reference):
         (nets.Pairs(reference, batch_size=32), 2),
         (nets.Pairs(reference, reference[:, 0], weights, batch_size=32), 3),
     ]:
-        batch = _batches.with_pending_outputs(batches)[0]
+        batch = with_pending_outputs(batches)[0]
         assert [type(column) for column in batch] == [np.ndarray] * columns
         assert batch[1].shape == (32, 0)
 
@@ -619,7 +621,7 @@ def test_progress_is_shown_when_asked(capsys, reference, teacher, student):
 def test_asking_many_teachers_warns_of_no_retracing(caplog, reference):
     for seed in range(8):
         teacher = nets.classifier(seed=seed)
-        outputs = _forward.predict(teacher, reference, batch_size=10)
+        outputs = forward.predict(teacher, reference, batch_size=10)
         np.testing.assert_allclose(outputs, teacher(reference), atol=1e-6)
     assert not caplog.records
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import workers
 
-from keras_dmp._cluster import Cluster, host_and_port
-from keras_dmp._peers import PeerWatch
-from keras_dmp.distribution import WholeBatchLoss
+from keras_dmp.distribution.cluster import Cluster, host_and_port
+from keras_dmp.distribution.peers import PeerWatch
+from keras_dmp.distribution.strategy import WholeBatchLoss
 
 TWO = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
 

@@ -9,7 +9,8 @@ from keras import layers
 from test_resuming import broken_off, resumed
 from trainings import STEPS, assert_equal_trainings, layered, train
 
-from keras_dmp import DistillationTrainer, _fast_steps
+from keras_dmp import DistillationTrainer
+from keras_dmp._training import loop
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.2, momentum=0.9),
@@ -25,8 +26,8 @@ OPTIMIZERS = {
 @pytest.fixture
 def compiled(monkeypatch):
     """Compile however short the training and small the net."""
-    monkeypatch.setattr(_fast_steps, "_WORTH_COMPILING", 1)
-    monkeypatch.setattr(_fast_steps, "_MIN_WEIGHTS", 0)
+    monkeypatch.setattr(loop, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(loop, "_MIN_WEIGHTS", 0)
 
 
 def convolutional():
@@ -327,7 +328,7 @@ def test_an_explicit_choice_is_kept(reference, teacher, compiled):
 def test_short_trainings_and_small_nets_are_not_compiled(reference, teacher, monkeypatch):
     def compiles(**limits):
         for name, limit in limits.items():
-            monkeypatch.setattr(_fast_steps, name, limit)
+            monkeypatch.setattr(loop, name, limit)
         return train(reference, teacher, "adam")[0]._speed.traced.compiled is not None
 
     assert not compiles(_WORTH_COMPILING=1)

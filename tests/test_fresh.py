@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_dmp import PrivacyWarning, _fresh
+from keras_dmp import PrivacyWarning
+from keras_dmp._classifier import fresh
 
 
 def seeded():
@@ -39,10 +40,10 @@ def nested():
 def test_fresh_weights_even_after_the_same_seed(build, as_callable):
     keras.utils.set_random_seed(7)
     model = build()
-    first = _fresh.fresh_model(build if as_callable else model)
-    second = _fresh.fresh_model(build if as_callable else model)
+    first = fresh.fresh_model(build if as_callable else model)
+    second = fresh.fresh_model(build if as_callable else model)
     for one, other in [(model, first), (model, second), (first, second)]:
-        assert _fresh.shared_share(one, other) == 0
+        assert fresh.shared_share(one, other) == 0
     assert [w.shape for w in first.get_weights()] == [w.shape for w in model.get_weights()]
     x = nets.prototypes(5)[0]
     assert first(x).shape == model(x).shape
@@ -51,7 +52,7 @@ def test_fresh_weights_even_after_the_same_seed(build, as_callable):
 def test_the_model_given_is_not_changed():
     model = seeded()
     before, config = nets.snapshot(model), model.get_config()
-    _fresh.fresh_clone(model)
+    fresh.fresh_clone(model)
     nets.assert_same_weights(model, before)
     assert model.get_config() == config
     assert model.layers[0].kernel_initializer.get_config()["seed"] == 1
@@ -66,36 +67,36 @@ def test_adapted_statistics_are_kept(nest):
     front = [keras.Sequential(body)] if nest else body
     model = keras.Sequential([*front, layers.Dense(4)])
     model(x)
-    clone = _fresh.fresh_clone(model)
+    clone = fresh.fresh_clone(model)
     outputs = [
         np.array((m.layers[0].layers[0] if nest else m.layers[0])(x)) for m in (model, clone)
     ]
     np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-6)
     assert abs(outputs[1].mean()) < 0.1
-    assert _fresh.shared_share(model, clone) == 0
+    assert fresh.shared_share(model, clone) == 0
     with pytest.warns(PrivacyWarning, match="adapted layers normalization"):
-        _fresh.warn_of_adapted_layers(clone)
+        fresh.warn_of_adapted_layers(clone)
 
 
 def test_vocabularies_are_kept():
     lookup = layers.StringLookup(output_mode="one_hot")
     lookup.adapt(["milk", "bread", "milk"])
     model = keras.Sequential([keras.Input((1,), dtype="string"), lookup, layers.Dense(3)])
-    clone = _fresh.fresh_clone(model)
+    clone = fresh.fresh_clone(model)
     assert clone.layers[0].get_vocabulary() == lookup.get_vocabulary()
 
 
 def test_a_model_without_adapted_layers_warns_of_nothing():
-    _fresh.warn_of_adapted_layers(nets.classifier())
+    fresh.warn_of_adapted_layers(nets.classifier())
 
 
 def test_shared_share_counts_parameters():
     one, other = nets.classifier(seed=1), nets.classifier(seed=2)
-    assert _fresh.shared_share(one, one) == 1
-    assert _fresh.shared_share(one, other) == 0
+    assert fresh.shared_share(one, one) == 1
+    assert fresh.shared_share(one, other) == 0
     other.layers[1].set_weights(one.layers[1].get_weights())
     last = nets.HIDDEN * nets.CLASSES + nets.CLASSES
-    assert _fresh.shared_share(one, other) == pytest.approx(last / one.count_params())
+    assert fresh.shared_share(one, other) == pytest.approx(last / one.count_params())
 
 
 @pytest.mark.parametrize(
@@ -114,4 +115,4 @@ def test_shared_share_counts_parameters():
 )
 def test_refuses(model, error, message):
     with pytest.raises(error, match=message):
-        _fresh.fresh_model(model)
+        fresh.fresh_model(model)

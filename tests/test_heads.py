@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from keras import layers, losses
 
-from keras_dmp import _heads
-from keras_dmp._heads import OutputKind, resolve_output_kind
+from keras_dmp._classifier import outputs as _heads
+from keras_dmp._classifier.outputs import OutputKind, resolve_output_kind
 
 LOGITS, PROBABILITIES = True, False
 

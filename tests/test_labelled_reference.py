@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dmp import DistillationTrainer, EntropyReferenceSelector, _memory
-from keras_dmp.labelled_reference import LabelledReference
+from keras_dmp import DistillationTrainer, EntropyReferenceSelector
+from keras_dmp.reference.labelled_reference import LabelledReference
 
 pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
 
@@ -60,7 +60,7 @@ def test_what_is_written_is_read(
     assert not LabelledReference.is_written(folder)
     written.write(folder)
     assert LabelledReference.is_written(folder)
-    monkeypatch.setattr(_memory, "available", lambda: 4 * memory)
+    monkeypatch.setattr("keras_dmp.reference.row_store.available_memory", lambda: 4 * memory)
     read = LabelledReference.read(folder, pool=reference)
     assert_same(read, written)
     assert isinstance(read.labels[0], np.memmap) == (memory == 0)

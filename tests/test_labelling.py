@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dmp import DistillationTrainer, EntropyReferenceSelector, _forward, _selection
+from keras_dmp import DistillationTrainer, EntropyReferenceSelector
+from keras_dmp._classifier import forward
 
 pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
 SAMPLES = 500
@@ -18,8 +19,8 @@ SAMPLES = 500
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Several parts, several cuts."""
-    monkeypatch.setattr(_forward, "_MAX_BATCH", 64)
-    monkeypatch.setattr(_selection, "_LEAST_CUT", 32)
+    monkeypatch.setattr(forward, "_MAX_BATCH", 64)
+    monkeypatch.setattr("keras_dmp.reference.selection._LEAST_CUT", 32)
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_datasets_choose_what_arrays_choose(pool, teacher, rule):
     twin = EntropyReferenceSelector(**rule)
     expected = trainer(teacher).label(pool, selector=twin)
     # The oracle: all outputs, looked up.
-    outputs = _forward.predict(teacher, pool)
+    outputs = forward.predict(teacher, pool)
     np.testing.assert_array_equal(expected.outputs, outputs[twin.indices_])
     np.testing.assert_array_equal(expected.x, pool[twin.indices_])
     for form in datasets(pool).values():
@@ -256,7 +257,7 @@ def test_structures_stream(teacher):
 
 
 def test_outputs_may_come_with_a_dataset(pool, teacher):
-    outputs = _forward.predict(teacher, pool)
+    outputs = forward.predict(teacher, pool)
     dataset = tf.data.Dataset.from_tensor_slices((pool, outputs)).batch(30)
     twin, selector = (EntropyReferenceSelector(size=50) for _ in range(2))
     expected = trainer(teacher).label(pool, selector=twin)

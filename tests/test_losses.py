@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dmp import SoftTargetKLDivergence
-from keras_dmp.losses import class_logits, harden
+from keras_dmp._classifier.logits import class_logits, harden
 
 
 def oracle_log_probabilities(outputs, temperature, from_logits):

@@ -14,8 +14,8 @@ import tensorflow as tf
 import worker_tasks
 import workers
 
-from keras_dmp import _directories
-from keras_dmp.distribution import LOST_WORKER_EXIT_CODE
+from keras_dmp._storage import directories
+from keras_dmp.distribution.strategy import LOST_WORKER_EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parents[1]
 ONE_DEVICE = tf.distribute.get_strategy()
@@ -152,7 +152,7 @@ def test_a_refusal_of_one_worker_is_one_of_all(tmp_path):
     assert "thesis.txt" in chief or "Expected `directory`" in chief
     assert "Another worker has refused" in other
     (folder / "thesis.txt").unlink()
-    with _directories.locked(folder, refusal=""):
+    with directories.locked(folder, refusal=""):
         chief, other = refusal(tmp_path, folder)
     assert "one run at a time" in chief
     assert "Another worker has refused" in other

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from keras_dmp import _arrays, _numerics, _validate
+from keras_dmp import _validate
+from keras_dmp._classifier.probabilities import (
+    log_probabilities,
+    predicted_classes,
+    prediction_entropy,
+)
+from keras_dmp._data import arrays
 
 
 def oracle_probabilities(logits):
@@ -21,11 +27,11 @@ def logits():
 def test_log_probabilities_and_entropy(logits):
     probabilities = oracle_probabilities(logits)
     for outputs, from_logits in [(logits, True), (probabilities, False)]:
-        log_p = _numerics.log_probabilities(outputs, from_logits=from_logits)
+        log_p = log_probabilities(outputs, from_logits=from_logits)
         np.testing.assert_allclose(log_p, np.log(probabilities), atol=1e-12)
-        entropy = _numerics.prediction_entropy(outputs, from_logits=from_logits)
+        entropy = prediction_entropy(outputs, from_logits=from_logits)
         np.testing.assert_allclose(entropy, oracle_entropy(probabilities), atol=1e-12)
-        classes = _numerics.predicted_classes(outputs, from_logits=from_logits)
+        classes = predicted_classes(outputs, from_logits=from_logits)
         np.testing.assert_array_equal(classes, logits.argmax(axis=1))
 
 
@@ -34,9 +40,9 @@ def test_one_unit_stands_for_two_classes(logits):
     p = 1 / (1 + np.exp(-column))
     two = np.concatenate([1 - p, p], axis=1)
     for outputs, from_logits in [(column, True), (p, False)]:
-        entropy = _numerics.prediction_entropy(outputs, from_logits=from_logits)
+        entropy = prediction_entropy(outputs, from_logits=from_logits)
         np.testing.assert_allclose(entropy, oracle_entropy(two), atol=1e-12)
-        classes = _numerics.predicted_classes(outputs, from_logits=from_logits)
+        classes = predicted_classes(outputs, from_logits=from_logits)
         np.testing.assert_array_equal(classes, two.argmax(axis=1))
 
 
@@ -52,35 +58,35 @@ def test_one_unit_stands_for_two_classes(logits):
     ],
 )
 def test_entropy_of_extremes(outputs, from_logits, expected):
-    entropy = _numerics.prediction_entropy(np.array(outputs, "float32"), from_logits=from_logits)
+    entropy = prediction_entropy(np.array(outputs, "float32"), from_logits=from_logits)
     assert entropy == pytest.approx([expected], abs=1e-6)
     assert entropy[0] >= 0
 
 
 def test_entropy_over_several_chunks(monkeypatch, logits):
-    whole = _numerics.prediction_entropy(logits, from_logits=True)
-    monkeypatch.setattr(_numerics, "_CHUNK_VALUES", 7 * logits.shape[1])
-    np.testing.assert_array_equal(_numerics.prediction_entropy(logits, from_logits=True), whole)
+    whole = prediction_entropy(logits, from_logits=True)
+    monkeypatch.setattr("keras_dmp._classifier.probabilities._CHUNK_VALUES", 7 * logits.shape[1])
+    np.testing.assert_array_equal(prediction_entropy(logits, from_logits=True), whole)
 
 
 def test_digests_are_of_the_value(monkeypatch):
     x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
-    digests = _arrays.record_digests(x)
+    digests = arrays.record_digests(x)
     assert len(set(digests.tolist())) == 20
-    np.testing.assert_array_equal(_arrays.record_digests(x.copy(order="F")), digests)
-    np.testing.assert_array_equal(_arrays.record_digests(x.astype("float64"), "float32"), digests)
+    np.testing.assert_array_equal(arrays.record_digests(x.copy(order="F")), digests)
+    np.testing.assert_array_equal(arrays.record_digests(x.astype("float64"), "float32"), digests)
     np.testing.assert_array_equal(
-        _arrays.record_digests(np.float32([[0.0]])), _arrays.record_digests(np.float32([[-0.0]]))
+        arrays.record_digests(np.float32([[0.0]])), arrays.record_digests(np.float32([[-0.0]]))
     )
-    monkeypatch.setattr(_arrays, "_CHUNK_BYTES", 30)
-    np.testing.assert_array_equal(_arrays.record_digests(x), digests)
+    monkeypatch.setattr(arrays, "_CHUNK_BYTES", 30)
+    np.testing.assert_array_equal(arrays.record_digests(x), digests)
 
 
 def test_digests_of_structures_look_at_every_leaf():
     x = {"a": np.arange(4)[:, None], "b": np.array(["x", "y", "y", "x"])}
-    assert len(set(_arrays.record_digests(x).tolist())) == 4
+    assert len(set(arrays.record_digests(x).tolist())) == 4
     x["a"] = np.zeros((4, 1), int)
-    assert len(set(_arrays.record_digests(x).tolist())) == 2
+    assert len(set(arrays.record_digests(x).tolist())) == 2
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,7 @@ def test_digests_of_structures_look_at_every_leaf():
     ids=["integers", "column", "one-hot", "uint8"],
 )
 def test_class_ids(y):
-    labels = _arrays.class_ids(y, 3, "y")
+    labels = arrays.class_ids(y, 3, "y")
     assert labels.dtype == np.int64
     assert labels.tolist() == [0, 2, 1]
 
@@ -108,7 +114,7 @@ def test_class_ids(y):
 )
 def test_class_ids_refuses(y, message):
     with pytest.raises(ValueError, match=message):
-        _arrays.class_ids(y, 3, "y")
+        arrays.class_ids(y, 3, "y")
 
 
 @pytest.mark.parametrize(
@@ -122,17 +128,17 @@ def test_class_ids_refuses(y, message):
 )
 def test_as_arrays_refuses(x, error, message):
     with pytest.raises(error, match=message):
-        _arrays.as_arrays(x, "x")
+        arrays.as_arrays(x, "x")
 
 
 def test_require_finite_counts_samples(monkeypatch):
     x = np.zeros((9, 4), "float16")
-    _arrays.require_finite({"a": x, "b": np.arange(9), "c": np.array(["a"] * 9)}, "x")
+    arrays.require_finite({"a": x, "b": np.arange(9), "c": np.array(["a"] * 9)}, "x")
     x[[1, 1, 5], [0, 2, 3]] = [np.nan, np.inf, -np.inf]
     for chunk in (1 << 20, 8):
-        monkeypatch.setattr(_arrays, "_CHUNK_BYTES", chunk)
+        monkeypatch.setattr(arrays, "_CHUNK_BYTES", chunk)
         with pytest.raises(ValueError, match=r"`x` to be finite. .* in 2 of 9 samples"):
-            _arrays.require_finite(x, "x")
+            arrays.require_finite(x, "x")
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dmp import _arrays, _batches
-from keras_dmp._reference_data import ReferencePool, count
+from keras_dmp._data.arrays import as_arrays, record_digests
+from keras_dmp._data.batches import Batch, iterate, regroup
+from keras_dmp.reference.pool import ReferencePool, count
 
 
 def datasets(x):
@@ -16,7 +17,7 @@ def datasets(x):
 
 def test_arrays_and_datasets_have_the_same_digests(reference, teacher):
     arrays = ReferencePool.read(reference.astype("float64"), "reference", teacher)
-    np.testing.assert_array_equal(arrays.digests, _arrays.record_digests(reference))
+    np.testing.assert_array_equal(arrays.digests, record_digests(reference))
     assert arrays.batch_size is None
     np.testing.assert_array_equal(arrays.source, reference)
     for dataset in datasets(reference):
@@ -31,20 +32,18 @@ def test_arrays_and_datasets_have_the_same_digests(reference, teacher):
 
 def test_texts_of_datasets_and_of_arrays_are_the_same():
     texts = np.array([["Zürich", "a"], ["東京", ""], ["plain", "b"]])
-    (batch,) = _batches.iterate(tf.data.Dataset.from_tensor_slices(texts).batch(3), "x")
+    (batch,) = iterate(tf.data.Dataset.from_tensor_slices(texts).batch(3), "x")
     np.testing.assert_array_equal(batch.x, texts)
-    expected = _arrays.record_digests(texts)
+    expected = record_digests(texts)
     for other in (batch.x, np.char.encode(texts, "utf-8"), texts.astype(object)):
-        np.testing.assert_array_equal(
-            _arrays.record_digests(_arrays.as_arrays(other, "x")), expected
-        )
+        np.testing.assert_array_equal(record_digests(as_arrays(other, "x")), expected)
 
 
 def test_strings_that_are_no_texts_are_refused():
     dataset = tf.data.Dataset.from_tensors([b"\xff\xd8\xff"])
     with pytest.raises(ValueError, match="strings of `x` to be texts in UTF-8"):
-        list(_batches.iterate(dataset, "x"))
-    assert len(np.unique(_arrays.record_digests(np.array([b"\xff", b"\xfe"])))) == 2
+        list(iterate(dataset, "x"))
+    assert len(np.unique(record_digests(np.array([b"\xff", b"\xfe"])))) == 2
 
 
 @pytest.mark.parametrize("read", [ReferencePool.read, count])
@@ -61,8 +60,8 @@ def test_a_late_bad_batch_is_found(reference, teacher, read):
 def test_regrouped_batches_are_the_same_samples(reference, rows):
     weights = np.arange(96.0)
     parts = [slice(0, 5), slice(5, 6), slice(6, 70), slice(70, 96)]
-    batches = [_batches.Batch(reference[part], None, weights[part]) for part in parts]
-    regrouped = list(_batches.regroup(batches, rows))
+    batches = [Batch(reference[part], None, weights[part]) for part in parts]
+    regrouped = list(regroup(batches, rows))
     assert [len(batch.x) for batch in regrouped[:-1]] == [rows] * (len(regrouped) - 1)
     assert 0 < len(regrouped[-1].x) <= rows
     np.testing.assert_array_equal(np.concatenate([b.x for b in regrouped]), reference)

@@ -8,8 +8,10 @@ import tensorflow as tf
 import worker_tasks
 from nets import distil
 
-from keras_dmp import DistillationTrainer, SoftTargetKLDivergence, _forward, _replicas
+from keras_dmp import DistillationTrainer, SoftTargetKLDivergence
+from keras_dmp._classifier.forward import predict
 from keras_dmp.audit import audit_membership
+from keras_dmp.distribution.replicas import WholeBatchLoss, shared_out, whole_batch
 
 BATCH = 16
 
@@ -135,7 +137,7 @@ def test_forward_passes_are_shared_out_in_order(samples, batch_size):
     with nets.mirrored().scope():
         shared = nets.classifier(seed=3)
     np.testing.assert_allclose(
-        _forward.predict(shared, x, batch_size=batch_size), np.asarray(model(x)), atol=1e-6
+        predict(shared, x, batch_size=batch_size), np.asarray(model(x)), atol=1e-6
     )
 
 
@@ -144,7 +146,7 @@ def test_each_replica_computes_its_part():
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return x + tf.cast(replica, tf.float32)
 
-    whole = tf.function(_replicas.shared_out(forward, nets.mirrored()))
+    whole = tf.function(shared_out(forward, nets.mirrored()))
     np.testing.assert_array_equal(whole(tf.zeros([7, 1]))[:, 0], [0, 0, 0, 1, 1, 1, 1])
     np.testing.assert_array_equal(whole(tf.zeros([1, 1]))[:, 0], [0])
 
@@ -202,10 +204,10 @@ def test_what_is_outside_of_the_scope_is_refused(student):
     ],
 )
 def test_losses_of_the_whole_batch(loss, wrapped):
-    assert _replicas.whole_batch(loss) is loss
+    assert whole_batch(loss) is loss
     with nets.mirrored().scope():
-        made = _replicas.whole_batch(loss)
-    assert isinstance(made, _replicas.WholeBatchLoss) is wrapped
+        made = whole_batch(loss)
+    assert isinstance(made, WholeBatchLoss) is wrapped
     if wrapped and not isinstance(loss, str):
         assert made.loss is loss
     if not wrapped:

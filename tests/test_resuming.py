@@ -18,13 +18,9 @@ import resumable
 import tensorflow as tf
 from resumable import EPOCHS, TEACHER_EPOCHS, fit, trainer_in
 
-from keras_dmp import (
-    DMPTrainer,
-    EntropyReferenceSelector,
-    MembershipAudit,
-    _checkpoint_file,
-    _epoch_checkpoints,
-)
+from keras_dmp import DMPTrainer, EntropyReferenceSelector, MembershipAudit
+from keras_dmp._storage import checkpoint_file
+from keras_dmp._training import epoch_checkpoints
 
 KILLS = 20
 
@@ -106,7 +102,9 @@ def test_a_finished_phase_is_not_done_again(tmp_path, whole, monkeypatch):
     steps = []
     monkeypatch.setattr(keras.Sequential, "fit", lambda *_, **__: steps.append("teacher"))
     assert resumed(tmp_path / "run") == whole
-    monkeypatch.setattr("keras_dmp._labelling.label", lambda *_, **__: steps.append("label"))
+    monkeypatch.setattr(
+        "keras_dmp.reference.labelling.label", lambda *_, **__: steps.append("label")
+    )
     assert resumed(tmp_path / "run") == whole
     assert not steps
 
@@ -228,9 +226,9 @@ def test_a_built_optimizer_is_not_built_again():
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05, momentum=0.9))
     model.compile(optimizer, resumable.LOSS)
     optimizer.build(model.trainable_variables)
-    state = _epoch_checkpoints.model_state(model)
-    _epoch_checkpoints.restore_model(model, state)
-    assert _epoch_checkpoints.model_state(model).arrays.keys() == state.arrays.keys()
+    state = epoch_checkpoints.model_state(model)
+    epoch_checkpoints.restore_model(model, state)
+    assert epoch_checkpoints.model_state(model).arrays.keys() == state.arrays.keys()
 
 
 # Damage
@@ -288,7 +286,7 @@ def test_damaged_labels_are_asked_for_again(tmp_path, whole):
 
 
 def test_a_full_disk_leaves_the_last_good_state(tmp_path, whole, monkeypatch):
-    write, written = _checkpoint_file.write, []
+    write, written = checkpoint_file.write, []
 
     def full(path, checkpoint):
         written.append(path)
@@ -296,7 +294,7 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path, whole, monkeypatch):
             raise OSError(28, "No space left on device")
         write(path, checkpoint)
 
-    monkeypatch.setattr(_checkpoint_file, "write", full)
+    monkeypatch.setattr(checkpoint_file, "write", full)
     with pytest.raises(OSError, match=r"could not be written .No space left.*goes on from there"):
         resumed(tmp_path / "run")
     monkeypatch.undo()

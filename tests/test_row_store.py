@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from keras_dmp import _memory
-from keras_dmp._row_store import RowStore
+from keras_dmp.reference import row_store
+from keras_dmp.reference.row_store import RowStore
 
 
 def columns(start, rows):
@@ -82,5 +82,5 @@ def test_rows_of_another_kind_are_refused(tmp_path):
 def test_a_container_may_have_less_memory(tmp_path, monkeypatch, text):
     (tmp_path / "limit").write_text(text)
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    monkeypatch.setattr(_memory, "_GROUP_LIMITS", (tmp_path / "none", tmp_path / "limit"))
-    assert _memory.available() == (4096 if text.startswith("4096") else machine)
+    monkeypatch.setattr(row_store, "_GROUP_LIMITS", (tmp_path / "none", tmp_path / "limit"))
+    assert row_store.available_memory() == (4096 if text.startswith("4096") else machine)

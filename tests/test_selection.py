@@ -6,13 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from keras_dmp import _selection
-from keras_dmp._selection import Criteria, StreamedSelection
+from keras_dmp.reference.selection import Criteria, StreamedSelection, as_json, from_json
 
 
 @pytest.fixture(autouse=True)
 def cut_often(monkeypatch):
-    monkeypatch.setattr(_selection, "_LEAST_CUT", 8)
+    monkeypatch.setattr("keras_dmp.reference.selection._LEAST_CUT", 8)
 
 
 def rule(**settings):
@@ -141,7 +140,7 @@ def test_a_pool_beyond_its_count_does_not_break_the_pass():
 def test_figures_as_json_come_back():
     entropy = np.random.default_rng(0).random(40)
     result, _, _ = stream(rule(size=7), entropy, np.arange(40) % 3, 3, [], None)
-    values = json.loads(json.dumps(_selection.as_json(result)))
-    again = _selection.from_json(values, result.indices, result.pool_entropy)
+    values = json.loads(json.dumps(as_json(result)))
+    again = from_json(values, result.indices, result.pool_entropy)
     assert dataclasses.asdict(again.summary) == dataclasses.asdict(result.summary)
     assert again.criteria == result.criteria

@@ -4,9 +4,9 @@ import nets
 import numpy as np
 import pytest
 
-from keras_dmp import _numerics
-from keras_dmp._heads import OutputKind
-from keras_dmp._soft_labels import LabelFormat, require_format
+from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp._classifier.probabilities import log_probabilities
+from keras_dmp.reference.label_format import LabelFormat, require_format
 
 RNG = np.random.default_rng(0)
 LOGITS = (4 * RNG.normal(size=(50, 20)) + 30).astype("float32")
@@ -63,8 +63,7 @@ def test_float16_keeps_small_probabilities_for_a_temperature(outputs):
     outputs = np.array(outputs, "float32")
     decoded, _ = round_trip("float16", outputs, False)
     tempered = [
-        nets.softmax(_numerics.log_probabilities(of, from_logits=False) / 4)
-        for of in (outputs, decoded)
+        nets.softmax(log_probabilities(of, from_logits=False) / 4) for of in (outputs, decoded)
     ]
     np.testing.assert_allclose(tempered[1], tempered[0], rtol=0.01)
 

@@ -9,7 +9,7 @@ import pytest
 
 from keras_dmp import DMPTrainer, EntropyReferenceSelector, Sweep, split_private
 from keras_dmp.audit import AuditReport, MembershipScores
-from keras_dmp.sweep import SweepPoint
+from keras_dmp.trainer.sweep import SweepPoint
 
 # Few samples of a small pool miss classes, which is not what is looked at here.
 pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
@@ -94,11 +94,11 @@ def test_each_point_is_what_fit_gives(split):
 
 def test_teacher_and_labels_are_made_once(split, monkeypatch):
     calls = []
-    fit, label = keras.Sequential.fit, "keras_dmp._labelling.label"
+    fit, label = keras.Sequential.fit, "keras_dmp.reference.labelling.label"
     monkeypatch.setattr(
         keras.Sequential, "fit", lambda self, *a, **k: calls.append("fit") or fit(self, *a, **k)
     )
-    import keras_dmp._labelling as labelling
+    import keras_dmp.reference.labelling as labelling
 
     original = labelling.label
     monkeypatch.setattr(label, lambda *a, **k: calls.append("label") or original(*a, **k))
@@ -257,7 +257,9 @@ def test_nonmembers_are_neither_members_nor_reference(split, part, monkeypatch):
 
 
 def test_members_need_labels_with_a_ready_teacher_too(split, monkeypatch):
-    monkeypatch.setattr("keras_dmp._labelling.label", lambda *_, **__: pytest.fail("labelled"))
+    monkeypatch.setattr(
+        "keras_dmp.reference.labelling.label", lambda *_, **__: pytest.fail("labelled")
+    )
     with pytest.raises(ValueError, match=r"`x labels` to be class labels\. Received: x labels"):
         trainer(teacher=build()).sweep(
             split.members[0], None, split.reference, nonmembers=split.nonmembers

@@ -10,9 +10,9 @@ import pytest
 
 import keras_dmp
 from keras_dmp import defenses
-from keras_dmp._nearest import nearest_distances
-from keras_dmp._table_columns import TableColumns
-from keras_dmp.synthetic import SyntheticReference, synthesize, synthetic_size
+from keras_dmp.synthetic.nearest import nearest_distances
+from keras_dmp.synthetic.synthesis import SyntheticReference, synthesize, synthetic_size
+from keras_dmp.synthetic.table_columns import TableColumns
 
 ONE_HOT = slice(3, 7)
 
@@ -65,7 +65,7 @@ def test_distances_are_those_of_the_nearest(members, same):
 
 def test_distances_in_blocks_are_the_same(members, monkeypatch):
     whole = nearest_distances(members, members, 1.0, same=True)
-    monkeypatch.setattr("keras_dmp._nearest._BLOCK", 7 * len(members))
+    monkeypatch.setattr("keras_dmp.synthetic.nearest._BLOCK", 7 * len(members))
     np.testing.assert_array_equal(nearest_distances(members, members, 1.0, same=True), whole)
 
 

@@ -12,8 +12,9 @@ import tensorflow as tf
 from keras import layers
 from trainings import STEPS, assert_equal_trainings, layered, train
 
-from keras_dmp import DistillationTrainer, _fast_steps
-from keras_dmp._resident import ResidentBatches
+from keras_dmp import DistillationTrainer
+from keras_dmp._training import loop
+from keras_dmp._training.resident import ResidentBatches
 
 
 def slow(*values):
@@ -87,7 +88,7 @@ def test_keras_own_function_is_back_after_an_error(reference, teacher):
     with pytest.raises(BrokenOff):
         trainer.fit(reference, epochs=2, callbacks=[FailAtEpoch()], verbose=0)
     assert trainer.steps_per_execution == 1
-    assert not isinstance(getattr(trainer.train_function, "__self__", None), _fast_steps._Loop)
+    assert not isinstance(getattr(trainer.train_function, "__self__", None), loop._Loop)
     before = nets.snapshot(trainer.student)
     x = tf.data.Dataset.from_tensors((reference[:5], teacher(reference[:5])))
     # What is meant by its own data is trained on that alone.
@@ -432,7 +433,7 @@ def test_model_with_metrics_of_its_own():
     for model in (own, plain):
         model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         batches = ResidentBatches((x, y), batch_size=16, shuffle=True, seed=4)
-        histories.append(_fast_steps.fit(model, batches, epochs=3, verbose=0).history)
+        histories.append(loop.fit(model, batches, epochs=3, verbose=0).history)
     nets.assert_same_weights(own, plain.get_weights(), atol=1e-6)
     np.testing.assert_allclose(histories[0]["own"], histories[1]["loss"], rtol=1e-5)
 
@@ -465,8 +466,8 @@ def test_structures_of_inputs(structure, keras_loops, tmp_path):
         model(x if structure != "list" else parts)
         model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         batches = ResidentBatches((x, y), batch_size=7, shuffle=True, seed=4)
-        speed = _fast_steps.ChosenSpeed()
-        history = _fast_steps.fit(model, batches, epochs=3, speed=speed, verbose=0).history
+        speed = loop.ChosenSpeed()
+        history = loop.fit(model, batches, epochs=3, speed=speed, verbose=0).history
         return model, history, speed
 
     model, history, speed = trained()
@@ -482,12 +483,12 @@ def test_samples_go_with_their_owner(reference, teacher):
     """The steps that are kept for a next `fit` keep nothing of what they were trained on."""
     model = nets.classifier(seed=3)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    speed = _fast_steps.ChosenSpeed()
+    speed = loop.ChosenSpeed()
     traced, columns = [], []
     for samples in (40, 50):
         batches = ResidentBatches(nets.prototypes(samples), batch_size=7, shuffle=True, seed=4)
         columns += [weakref.ref(column) for column in batches.columns]
-        _fast_steps.fit(model, batches, epochs=2, speed=speed, verbose=0)
+        loop.fit(model, batches, epochs=2, speed=speed, verbose=0)
         traced.append(speed.traced)
     assert traced[0] is traced[1] is not None
     del batches

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 import keras_dmp
-from keras_dmp import _forward
-from keras_dmp.distribution import MultiWorkerStrategy, WholeBatchLoss
+from keras_dmp._classifier import forward
+from keras_dmp.distribution.strategy import MultiWorkerStrategy, WholeBatchLoss
 
 BATCH = 16
 
@@ -114,7 +114,7 @@ def dmp_figures(strategy=None, directory=None, epochs=3):
         "indices": trainer.selector.indices_.tolist(),
         "teacher": flat(trainer.teacher),
         "student": flat(trainer.student),
-        "labels": _forward.predict(trainer.teacher, reference, batch_size=30).tolist(),
+        "labels": forward.predict(trainer.teacher, reference, batch_size=30).tolist(),
     }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from keras_dmp.audit.gate import Limits, Verdict
-    from keras_dmp.audit.report import AuditReport
+    from keras_dmp.audit.report.report import AuditReport
 
 _BAD_INPUT = 2
 _PROGRAM = "python -m keras_dmp"
@@ -125,7 +125,7 @@ def _path_ending(suffix: str) -> Callable[[str], str]:
 def _audit(options: argparse.Namespace) -> int:
     from keras_dmp import _validate
     from keras_dmp.audit import _predictions, gate
-    from keras_dmp.audit.report import AuditReport
+    from keras_dmp.audit.report.report import AuditReport
 
     limits = _limits(options)
     for option in ("html", "json", "markdown"):
@@ -160,7 +160,7 @@ def _limits(options: argparse.Namespace) -> "Limits | None":
 
 def _write(options: argparse.Namespace, report: "AuditReport", verdict: "Verdict | None") -> None:
     """Write the reports asked for, all rendered before the first is written."""
-    from keras_dmp.audit import _files
+    from keras_dmp.audit.report.files import write, write_json
 
     values = report.to_dict()
     if verdict is not None:
@@ -169,11 +169,11 @@ def _write(options: argparse.Namespace, report: "AuditReport", verdict: "Verdict
     html = None if options.html is None else report.to_html()
     markdown = None if options.markdown is None else report.to_markdown()
     if html is not None:
-        _files.write(options.html, html, suffix=".html")
+        write(options.html, html, suffix=".html")
     if markdown is not None:
-        _files.write(options.markdown, markdown, suffix=".md")
+        write(options.markdown, markdown, suffix=".md")
     if options.json is not None:
-        _files.write_json(options.json, values)
+        write_json(options.json, values)
 
 
 def _conclusion(report: "AuditReport", verdict: "Verdict | None") -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from keras_dmp import _numerics
-from keras_dmp.audit import scores
-from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp._classifier import probabilities
+from keras_dmp.audit.statistics import output_scores
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 SCORES = ("member_scores", "nonmember_scores")
 OUTPUTS = ("member_outputs", "nonmember_outputs")
@@ -77,12 +77,12 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
 
 
 def attack(predictions: Predictions) -> dict[str, MembershipScores]:
-    """Scores of every attack that the file allows: those saved, and all of `scores.SCORES`."""
+    """Scores of every attack that the file allows: those saved, and all of `SCORES`."""
     attacks = {}
     if predictions.scores is not None:
         attacks["scores"] = MembershipScores(*predictions.scores)
     if predictions.outputs is not None:
-        for name, score in scores.SCORES.items():
+        for name, score in output_scores.SCORES.items():
             attacks[name] = MembershipScores(
                 *(
                     score(outputs, labels, from_logits=predictions.from_logits)
@@ -100,9 +100,11 @@ def facts(predictions: Predictions) -> dict[str, int | float]:
     sides = zip(("member", "nonmember"), predictions.outputs, predictions.labels, strict=True)
     for side, outputs, labels in sides:
         kind = {"from_logits": predictions.from_logits}
-        correct = _numerics.predicted_classes(outputs, **kind) == labels
+        correct = probabilities.predicted_classes(outputs, **kind) == labels
         known[f"{side}_accuracy"] = float(correct.mean())
-        known[f"{side}_loss"] = float(scores.loss_and_entropy(outputs, labels, **kind)[0].mean())
+        known[f"{side}_loss"] = float(
+            output_scores.loss_and_entropy(outputs, labels, **kind)[0].mean()
+        )
     return known
 
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit.results import ENTIRE, AttackResult, slice_class
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, slice_class
 
 if TYPE_CHECKING:
-    from keras_dmp.audit.report import AuditReport
+    from keras_dmp.audit.report.report import AuditReport
 
 # TF-Privacy's own switch: its `__init__` would import the removed tf.estimator.
 sys.skip_tf_privacy_import = True

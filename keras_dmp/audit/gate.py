@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from keras_dmp.audit.membership_scores import Interval, MembershipScores
+from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
 
 Status = Literal["pass", "investigate", "fail"]
 

@@ -7,13 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp import _heads, _validate
-from keras_dmp.audit._attacks import ATTACKS, run_by_audit
-from keras_dmp.audit._engines import Engines, tf_privacy
-from keras_dmp.audit._notes import notes_on
-from keras_dmp.audit._observations import Observations, observe
-from keras_dmp.audit.report import AuditReport, versions
-from keras_dmp.audit.results import SLICES, AttackResult
+from keras_dmp import _validate
+from keras_dmp._classifier import outputs
+from keras_dmp.audit.attack_table import ATTACKS, run_by_audit
+from keras_dmp.audit.attacks.engines import Engines, tf_privacy
+from keras_dmp.audit.attacks.observations import Observations, observe
+from keras_dmp.audit.report.report import AuditReport, versions
+from keras_dmp.audit.statistics.results import SLICES, AttackResult, notes_on
 
 # TF-Privacy's own limit.
 _MOST_CLASS_SLICES = 1_000
@@ -169,8 +169,8 @@ def _require_model(model: Any, from_logits: bool | None, slices: tuple[str, ...]
     """Refuse, before anything is computed, what the model's structure already shows."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected `model` to be a keras.Model. Received: {type(model).__name__}")
-    _heads.resolve_output_kind(model, "model", from_logits=from_logits, required=False)
-    units = _heads.output_units(model, "model")
+    outputs.resolve_output_kind(model, "model", from_logits=from_logits, required=False)
+    units = outputs.output_units(model, "model")
     if "class" in slices and units is not None and units > _MOST_CLASS_SLICES:
         raise ValueError(
             f"Expected at most {_MOST_CLASS_SLICES} classes for slices by class, TF-Privacy's "
@@ -180,12 +180,12 @@ def _require_model(model: Any, from_logits: bool | None, slices: tuple[str, ...]
 
 def _output_kind(
     model: keras.Model, sides: tuple[Observations, ...], from_logits: bool | None
-) -> _heads.OutputKind:
+) -> outputs.OutputKind:
     for side in sides:
-        kind = _heads.resolve_output_kind(
+        kind = outputs.resolve_output_kind(
             model, "model", from_logits=from_logits, outputs=side.outputs
         )
-        _heads.require_outputs(side.outputs, kind, "model outputs")
+        outputs.require_outputs(side.outputs, kind, "model outputs")
     return kind
 
 
@@ -208,7 +208,7 @@ def _report(results: list[AttackResult], engines: Engines, **facts: Any) -> Audi
 
 
 def _provenance(
-    sides: tuple[Observations, ...], kind: _heads.OutputKind, uses_tf_privacy: bool
+    sides: tuple[Observations, ...], kind: outputs.OutputKind, uses_tf_privacy: bool
 ) -> dict[str, str]:
     theirs = ("tensorflow-privacy", "scikit-learn") if uses_tf_privacy else ()
     digests = (hashlib.sha256(side.digests.astype("<u8").tobytes()).hexdigest() for side in sides)

@@ -5,12 +5,21 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _forward, _heads, _inputs, _numerics, _validate
-from keras_dmp._reference_data import reference_arrays
-from keras_dmp.audit import _sides, scores
-from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit.report import AuditReport, versions
-from keras_dmp.reference import EntropyReferenceSelector
+from keras_dmp import _validate
+from keras_dmp._classifier import forward, probabilities
+from keras_dmp._classifier.outputs import (
+    OutputKind,
+    require_model,
+    require_outputs,
+    resolve_output_kind,
+)
+from keras_dmp._data import arrays, inputs
+from keras_dmp.audit.attacks import sides
+from keras_dmp.audit.report.report import AuditReport, versions
+from keras_dmp.audit.statistics import output_scores
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.reference.pool import reference_arrays
+from keras_dmp.reference.selector import EntropyReferenceSelector
 
 _LABELLED = ("loss", "modified_entropy", "correctness", "scaled_logit")
 _LEAST = 2
@@ -97,13 +106,13 @@ def audit_reference(
     """
     for model, argument in ((student, "student"), (teacher, "teacher")):
         if model is not None or argument == "student":
-            _heads.require_model(model, argument)
+            require_model(model, argument)
     _validate.one_of((0, 1), verbose=verbose)
     if batch_size is not None:
         _validate.integer_at_least(1, batch_size=batch_size)
     selector = reference if isinstance(reference, EntropyReferenceSelector) else None
     samples = _samples(student, reference, nonreference, selector)
-    classes = _checked_labels(labels, samples, _sides.num_classes(student))
+    classes = _checked_labels(labels, samples, sides.num_classes(student))
 
     predict = {"batch_size": batch_size, "verbose": bool(verbose)}
     notes = [_MEANING]
@@ -111,15 +120,15 @@ def audit_reference(
     if teacher is None:
         notes.append(_UNFAIR)
     else:
-        theirs = [_forward.predict(teacher, x, **predict) for x in samples]
+        theirs = [forward.predict(teacher, x, **predict) for x in samples]
         kind = _kind(teacher, "teacher", theirs, from_logits)
         kept, note = _as_selected(theirs, kind, selector)
         notes += [note, _OWNER]
-        samples[1] = _arrays.take(samples[1], kept)
+        samples[1] = arrays.take(samples[1], kept)
         theirs = [_log_probabilities(side, kind) for side in (theirs[0], theirs[1][kept])]
         classes = None if classes is None else [classes[0], classes[1][kept]]
 
-    outputs = [_forward.predict(student, x, **predict) for x in samples]
+    outputs = [forward.predict(student, x, **predict) for x in samples]
     kind = _kind(student, "student", outputs, from_logits)
     found = _attacks(outputs, kind, classes)
     if theirs is not None:
@@ -153,8 +162,8 @@ def _samples(
         reference_arrays(x, argument, student)
         for x, argument in ((reference, "reference"), (nonreference, "nonreference"))
     ]
-    _inputs.require_alike(samples[1], samples[0], "nonreference", "reference")
-    digests = [_sides.digests(x, student) for x in samples]
+    inputs.require_alike(samples[1], samples[0], "nonreference", "reference")
+    digests = [sides.digests(x, student) for x in samples]
     shared = int(np.isin(digests[1], digests[0]).sum())
     if shared:
         raise ValueError(
@@ -176,22 +185,22 @@ def _checked_labels(
         )
     checked = []
     for x, y, argument in zip(samples, labels, ("reference", "nonreference"), strict=True):
-        checked.append(_sides.labels(y, num_classes, argument))
-        _sides.require_paired(_arrays.num_samples(x), len(checked[-1]), argument)
+        checked.append(sides.labels(y, num_classes, argument))
+        sides.require_paired(arrays.num_samples(x), len(checked[-1]), argument)
     return checked
 
 
 def _kind(
     model: keras.Model, name: str, outputs: list[np.ndarray], from_logits: bool | None
-) -> _heads.OutputKind:
+) -> OutputKind:
     for side in outputs:
-        kind = _heads.resolve_output_kind(model, name, from_logits=from_logits, outputs=side)
-        _heads.require_outputs(side, kind, f"{name} outputs")
+        kind = resolve_output_kind(model, name, from_logits=from_logits, outputs=side)
+        require_outputs(side, kind, f"{name} outputs")
     return kind
 
 
 def _as_selected(
-    outputs: list[np.ndarray], kind: _heads.OutputKind, selector: EntropyReferenceSelector | None
+    outputs: list[np.ndarray], kind: OutputKind, selector: EntropyReferenceSelector | None
 ) -> tuple[np.ndarray, str]:
     """Positions of the nonreference samples that the rule would have chosen, and a note.
 
@@ -200,11 +209,11 @@ def _as_selected(
         kind: What they are.
         selector: Whose rule it is; without one the rule is the lowest entropy.
     """
-    entropies = [_numerics.prediction_entropy(o, from_logits=kind.from_logits) for o in outputs]
+    entropies = [probabilities.prediction_entropy(o, from_logits=kind.from_logits) for o in outputs]
     # Groups within which entropy chose: all samples, or those of one predicted class.
     groups = [np.zeros(len(side), dtype=np.int64) for side in outputs]
     if selector is not None and selector.balance_classes:
-        groups = [_numerics.predicted_classes(o, from_logits=kind.from_logits) for o in outputs]
+        groups = [probabilities.predicted_classes(o, from_logits=kind.from_logits) for o in outputs]
     order = "lowest" if selector is None else selector.order
     sign = {"lowest": 1, "highest": -1, "random": 0}[order]
     furthest = np.full(kind.num_classes, -np.inf)
@@ -226,17 +235,17 @@ def _as_selected(
 
 
 def _attacks(
-    outputs: list[np.ndarray], kind: _heads.OutputKind, classes: list[np.ndarray] | None
+    outputs: list[np.ndarray], kind: OutputKind, classes: list[np.ndarray] | None
 ) -> dict[str, MembershipScores]:
     by_logits = {"from_logits": kind.from_logits}
-    predicted = [_numerics.predicted_classes(side, **by_logits) for side in outputs]
+    predicted = [probabilities.predicted_classes(side, **by_logits) for side in outputs]
     wanted = {
-        "confidence": (scores.confidence_scores, predicted),
-        "entropy": (scores.entropy_scores, predicted),
-        "predicted_margin": (scores.margin_scores, predicted),
+        "confidence": (output_scores.confidence_scores, predicted),
+        "entropy": (output_scores.entropy_scores, predicted),
+        "predicted_margin": (output_scores.margin_scores, predicted),
     }
     if classes is not None:
-        wanted |= {attack: (scores.SCORES[attack], classes) for attack in _LABELLED}
+        wanted |= {attack: (output_scores.SCORES[attack], classes) for attack in _LABELLED}
     return {
         attack: MembershipScores(
             *(score(o, y, **by_logits) for o, y in zip(outputs, labels, strict=True))
@@ -257,8 +266,8 @@ def _facts(found: dict[str, MembershipScores]) -> dict[str, float]:
     }
 
 
-def _log_probabilities(outputs: np.ndarray, kind: _heads.OutputKind) -> np.ndarray:
-    return _numerics.log_probabilities(outputs, from_logits=kind.from_logits)
+def _log_probabilities(outputs: np.ndarray, kind: OutputKind) -> np.ndarray:
+    return probabilities.log_probabilities(outputs, from_logits=kind.from_logits)
 
 
 def _closeness(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:

@@ -8,9 +8,14 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_dmp import _arrays, _callbacks, _fresh, _heads, _inputs, _validate
-from keras_dmp._resident import ResidentBatches, new_seed
-from keras_dmp.losses import class_logits
+from keras_dmp import _validate
+from keras_dmp._classifier import fresh
+from keras_dmp._classifier.logits import class_logits
+from keras_dmp._classifier.outputs import output_units, require_model
+from keras_dmp._data import arrays
+from keras_dmp._data.inputs import require_model_input
+from keras_dmp._training import callback_state
+from keras_dmp._training.resident import ResidentBatches, new_seed
 
 # Layers that join what the attack makes of outputs and label.
 _JOINT_UNITS = (256, 64)
@@ -64,7 +69,7 @@ class AdversarialModel(keras.Model):
         from_logits: bool = True,
         **kwargs: Any,
     ):
-        _heads.require_model(classifier, "classifier")
+        require_model(classifier, "classifier")
         require_settings(penalty, attack_units, attack_steps, attack_learning_rate)
         _validate.boolean(from_logits=from_logits)
         kwargs.setdefault("dtype", classifier.dtype_policy)
@@ -123,11 +128,11 @@ class AdversarialModel(keras.Model):
         """
         self._assert_compile_called("fit")
         _validate.integer_at_least(1, batch_size=batch_size, epochs=epochs)
-        sample = _arrays.take(_arrays.as_arrays(x, "x"), slice(0, 2))
-        _inputs.require_model_input(sample, self.classifier, "x")
-        _fresh.ensure_built(self.classifier, sample)
+        sample = arrays.take(arrays.as_arrays(x, "x"), slice(0, 2))
+        require_model_input(sample, self.classifier, "x")
+        fresh.ensure_built(self.classifier, sample)
         self.built = True
-        units = _heads.output_units(self.classifier, "classifier", self.classifier(sample))
+        units = output_units(self.classifier, "classifier", self.classifier(sample))
         members = self._checked(x, y, units, ("x", "y"))
         others = self._checked(*nonmembers, units, ("nonmembers", "nonmembers labels"))
         batches = [
@@ -142,7 +147,7 @@ class AdversarialModel(keras.Model):
             ),
             epochs=epochs,
             verbose=verbose,
-            callbacks=[*batches, *_callbacks.as_list(callbacks)],
+            callbacks=[*batches, *callback_state.as_list(callbacks)],
             validation_data=validation_data,
             shuffle=False,
             **kwargs,
@@ -189,11 +194,11 @@ class AdversarialModel(keras.Model):
     def _checked(
         self, x: Any, y: Any, units: int, names: tuple[str, str]
     ) -> tuple[Any, np.ndarray]:
-        x = _arrays.as_arrays(x, names[0])
-        _inputs.require_model_input(x, self.classifier, names[0])
-        _arrays.require_finite(x, names[0])
-        y = _arrays.class_ids(y, max(2, units), names[1])
-        _arrays.require_same_length(x, y, *names)
+        x = arrays.as_arrays(x, names[0])
+        require_model_input(x, self.classifier, names[0])
+        arrays.require_finite(x, names[0])
+        y = arrays.class_ids(y, max(2, units), names[1])
+        arrays.require_same_length(x, y, *names)
         return x, y
 
 

@@ -8,11 +8,14 @@ from typing import Any, ClassVar, Self
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _fast_steps, _fresh, _heads, _inputs, _validate
-from keras_dmp._labelled_data import LabelledData
-from keras_dmp._output_kind import output_kind
-from keras_dmp._reference_data import read_reference
-from keras_dmp._resident import ResidentBatches, new_seed
+from keras_dmp import _validate
+from keras_dmp._classifier import fresh, outputs
+from keras_dmp._classifier.kind import output_kind
+from keras_dmp._data import arrays, inputs
+from keras_dmp._training import loop
+from keras_dmp._training.labelled_data import LabelledData
+from keras_dmp._training.resident import ResidentBatches, new_seed
+from keras_dmp.reference.pool import read_reference
 from keras_dmp.splits import PrivateSplit
 
 # Samples that show by their values whether outputs are logits or probabilities.
@@ -112,7 +115,7 @@ class Run:
 
     build_model: Any
     model: keras.Model
-    kind: _heads.OutputKind
+    kind: outputs.OutputKind
     x: Any
     y: np.ndarray
     validation: tuple[Any, np.ndarray] | None
@@ -135,12 +138,12 @@ class Run:
         if fit["seed"] is not None:
             _validate.integer_at_least(0, seed=fit["seed"])
             keras.utils.set_random_seed(fit["seed"])
-        model = _fresh.fresh_model(build_model)
-        x = _arrays.as_arrays(split.members[0], "split.members")
-        _inputs.require_model_input(x, model, "split.members")
-        sample = _arrays.take(x, _SAMPLE)
-        _arrays.require_finite(sample, "split.members")
-        _fresh.ensure_built(model, sample)
+        model = fresh.fresh_model(build_model)
+        x = arrays.as_arrays(split.members[0], "split.members")
+        inputs.require_model_input(x, model, "split.members")
+        sample = arrays.take(x, _SAMPLE)
+        arrays.require_finite(sample, "split.members")
+        fresh.ensure_built(model, sample)
         kind = output_kind(model, "build_model", sample, from_logits)
         parts = {
             part: _labelled(getattr(split, part), f"split.{part}", model, kind)
@@ -149,7 +152,7 @@ class Run:
         reference = split.reference
         if reference is not None:
             reference, _ = read_reference(reference, "split.reference", model)
-        _fresh.warn_of_adapted_layers(model)
+        fresh.warn_of_adapted_layers(model)
         return cls(
             build_model=build_model,
             model=model,
@@ -202,7 +205,7 @@ class Run:
             loss: Loss of class numbers. Defaults to the cross-entropy.
             epochs: Passes over them. Defaults to those of the call.
             is_compiled: Whether the model is left as it was compiled.
-            **arguments: As in `_fast_steps.fit`.
+            **arguments: As in `loop.fit`.
 
         Returns:
             The `History` of the training.
@@ -210,13 +213,13 @@ class Run:
         if not is_compiled:
             self.compile(model, loss)
         batches = ResidentBatches(
-            (_arrays.take(self.x, rows), self.y[rows]),
+            (arrays.take(self.x, rows), self.y[rows]),
             batch_size=self.batch_size,
             shuffle=True,
             seed=new_seed(),
         )
         arguments |= {"epochs": epochs or self.epochs, "verbose": self.verbose}
-        return _fast_steps.fit(model, batches, **arguments)
+        return loop.fit(model, batches, **arguments)
 
     def released(self, model: keras.Model) -> keras.Model:
         """The model as it goes out: the moments of an optimizer would tell of the members."""
@@ -257,11 +260,11 @@ def _require_split(split: Any, defense: Defense) -> None:
 
 
 def _labelled(
-    data: Any, name: str, model: keras.Model, kind: _heads.OutputKind
+    data: Any, name: str, model: keras.Model, kind: outputs.OutputKind
 ) -> tuple[Any, np.ndarray] | None:
     """Samples and class numbers of a labelled part, checked."""
     if data is None:
         return None
     names = (name, f"{name} labels", f"{name} weights")
     read = LabelledData.read(*data, None, names=names, model=model, kind=kind)
-    return read.x, _arrays.class_ids(read.y, kind.num_classes, names[1])
+    return read.x, arrays.class_ids(read.y, kind.num_classes, names[1])

@@ -6,8 +6,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_dmp import _heads, _validate
-from keras_dmp.losses import class_logits
+from keras_dmp import _validate
+from keras_dmp._classifier.logits import class_logits
+from keras_dmp._classifier.outputs import require_model
 
 # Weights of the loss that finds the noise: of keeping the class, and at first of the distance.
 _KEEP_CLASS = 10.0
@@ -67,8 +68,8 @@ class MemGuardModel(keras.Model):
         key: int = 0,
         **kwargs: Any,
     ):
-        _heads.require_model(classifier, "classifier")
-        _heads.require_model(detector, "detector")
+        require_model(classifier, "classifier")
+        require_model(detector, "detector")
         require_settings(budget, max_iterations, searches)
         _validate.boolean(from_logits=from_logits)
         _validate.integer_at_least(0, key=key)

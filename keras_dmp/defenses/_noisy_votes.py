@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 from scipy import special, stats
 
-from keras_dmp.defenses._accounting import dp_accounting
+from keras_dmp.defenses._dp.accounting import dp_accounting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

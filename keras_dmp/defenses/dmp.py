@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 import keras
 
-from keras_dmp import _arrays, _validate
-from keras_dmp._resident import new_seed
-from keras_dmp._settings import require_settings
+from keras_dmp import _validate
+from keras_dmp._data import arrays
+from keras_dmp._training.resident import new_seed
 from keras_dmp.defenses._contract import Defense, Run, copied_optimizer
-from keras_dmp.reference import EntropyReferenceSelector
-from keras_dmp.synthetic import synthesize, synthetic_size
-from keras_dmp.trainer import DMPTrainer
+from keras_dmp.distillation.settings import require_settings
+from keras_dmp.reference.selector import EntropyReferenceSelector
+from keras_dmp.synthetic.synthesis import synthesize, synthetic_size
+from keras_dmp.trainer.dmp_trainer import DMPTrainer
 
 _logger = logging.getLogger(__name__)
 _ORDERS = ("lowest", "highest", "random")
@@ -134,7 +135,7 @@ class DMP(Defense):
         if self.size is None:
             return None
         if self.reference == "split":
-            pool, name = _arrays.num_samples(run.reference), "split.reference"
+            pool, name = arrays.num_samples(run.reference), "split.reference"
         else:
             pool, name = synthetic_size(self.synthetic_size, run.num_members), "the synthetic pool"
         if self.size > pool:

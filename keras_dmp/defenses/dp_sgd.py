@@ -6,8 +6,9 @@ from typing import ClassVar
 import keras
 
 from keras_dmp import _validate
-from keras_dmp._resident import new_seed
-from keras_dmp.defenses._accounting import (
+from keras_dmp._training.resident import new_seed
+from keras_dmp.defenses._contract import Defense, Run
+from keras_dmp.defenses._dp.accounting import (
     ACCOUNTANTS,
     Spent,
     default_delta,
@@ -15,9 +16,8 @@ from keras_dmp.defenses._accounting import (
     epsilon_of,
     noise_for,
 )
-from keras_dmp.defenses._contract import Defense, Run
-from keras_dmp.defenses._dp_batches import secret_seed
-from keras_dmp.defenses._dp_model import (
+from keras_dmp.defenses._dp.batches import secret_seed
+from keras_dmp.defenses._dp.model import (
     DPModel,
     require_delta,
     require_independent_samples,

@@ -5,7 +5,7 @@ import weakref
 
 import keras
 
-from keras_dmp import _heads
+from keras_dmp._classifier import outputs
 
 # Not an attribute of the model: it would be lost or saved in ways that nobody expects.
 _guarantees: "weakref.WeakKeyDictionary[keras.Model, PrivacyGuarantee]" = (
@@ -59,7 +59,7 @@ def guarantee_of(model: keras.Model) -> PrivacyGuarantee | None:
     >>> guarantee_of(keras.Sequential([keras.layers.Dense(2)])) is None
     True
     """
-    _heads.require_model(model, "model")
+    outputs.require_model(model, "model")
     return _guarantees.get(model)
 
 

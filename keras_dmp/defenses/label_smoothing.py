@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from keras_dmp import _validate
+from keras_dmp._classifier.logits import class_logits
 from keras_dmp.defenses._contract import Defense, Run
-from keras_dmp.losses import class_logits
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp")

@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _forward, _fresh, _numerics, _validate
-from keras_dmp._resident import ResidentBatches, new_seed
+from keras_dmp import _validate
+from keras_dmp._classifier import forward, fresh, probabilities
+from keras_dmp._data import arrays
+from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp.defenses._contract import Defense, Run
 from keras_dmp.defenses._memguard_model import MemGuardModel, require_settings
 
@@ -79,8 +81,8 @@ class MemGuard(Defense):
         rng = np.random.default_rng(new_seed())
         others = run.reference if self.nonmembers == "reference" else run.validation[0]
         # Models that were compiled would bring the moments of their optimizers into the archive.
-        classifier = _fresh.fresh_model(run.build_model)
-        _fresh.ensure_built(classifier, _arrays.take(run.x, slice(0, 1)))
+        classifier = fresh.fresh_model(run.build_model)
+        fresh.ensure_built(classifier, arrays.take(run.x, slice(0, 1)))
         classifier.set_weights(run.model.get_weights())
         model = MemGuardModel(
             classifier,
@@ -95,12 +97,12 @@ class MemGuard(Defense):
 
     def _detector(self, run: Run, others: Any, rng: np.random.Generator) -> keras.Model:
         """A trained detector, of as many members as others."""
-        size = min(run.num_members, _arrays.num_samples(others))
+        size = min(run.num_members, arrays.num_samples(others))
         evidence = []
         for x in (run.x, others):
-            rows = np.sort(rng.choice(_arrays.num_samples(x), size, replace=False))
-            outputs = _forward.predict(run.model, _arrays.take(x, rows))
-            log_p = _numerics.log_probabilities(outputs, from_logits=run.kind.from_logits)
+            rows = np.sort(rng.choice(arrays.num_samples(x), size, replace=False))
+            outputs = forward.predict(run.model, arrays.take(x, rows))
+            log_p = probabilities.log_probabilities(outputs, from_logits=run.kind.from_logits)
             evidence.append(-np.sort(-np.exp(log_p), axis=1))
         detector = detector_network(run.kind.num_classes, self.detector_units, rng)
         detector.compile(

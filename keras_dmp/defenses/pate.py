@@ -6,14 +6,16 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from keras_dmp import _arrays, _forward, _fresh, _numerics, _validate
-from keras_dmp._fast_steps import ChosenSpeed
-from keras_dmp.defenses._accounting import default_delta, dp_accounting
+from keras_dmp import _validate
+from keras_dmp._classifier import forward, fresh, probabilities
+from keras_dmp._data import arrays
+from keras_dmp._training.loop import ChosenSpeed
 from keras_dmp.defenses._contract import Defense, Run, copied_optimizer
-from keras_dmp.defenses._dp_model import require_delta
+from keras_dmp.defenses._dp.accounting import default_delta, dp_accounting
+from keras_dmp.defenses._dp.model import require_delta
 from keras_dmp.defenses._noisy_votes import VotingRule, count_votes
 from keras_dmp.defenses.guarantee import PrivacyGuarantee, state_guarantee
-from keras_dmp.distillation import DistillationTrainer
+from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 
 # The fewest samples that a teacher can be trained on, and a student.
 _FEWEST = 2
@@ -92,12 +94,12 @@ class PATE(Defense):
 
     def _protect(self, run: Run) -> keras.Model:
         dp_accounting()
-        pool = _arrays.num_samples(run.reference)
+        pool = arrays.num_samples(run.reference)
         self._require_enough(run.num_members, pool)
         shards = np.random.default_rng(run.seed)
         noise = np.random.default_rng(None if run.seed is None else [run.seed, 1])
         queries = self._queries(pool, shards)
-        x = _arrays.take(run.reference, queries)
+        x = arrays.take(run.reference, queries)
         votes = self._votes(run, x, shards)
         rule = VotingRule(
             noise=self.noise, threshold=self.threshold, threshold_noise=self.threshold_noise
@@ -110,7 +112,7 @@ class PATE(Defense):
                 f"{len(rows)} of {asked} answered with threshold={self.threshold!r} among "
                 f"{self.num_teachers} teachers; lower it"
             )
-        student = self._student(run, _arrays.take(x, rows), classes)
+        student = self._student(run, arrays.take(x, rows), classes)
         delta = default_delta(run.num_members) if self.delta is None else self.delta
         guarantee = PrivacyGuarantee(
             epsilon=rule.epsilon(len(queries), most, delta),
@@ -155,13 +157,15 @@ class PATE(Defense):
                 for variable, value in zip(teacher.optimizer.variables, fresh_state, strict=True):
                     variable.assign(value)
             run.fit(teacher, np.sort(shard), speed=speed, is_compiled=True)
-            outputs = _forward.predict(teacher, x)
-            classes.append(_numerics.predicted_classes(outputs, from_logits=run.kind.from_logits))
+            outputs = forward.predict(teacher, x)
+            classes.append(
+                probabilities.predicted_classes(outputs, from_logits=run.kind.from_logits)
+            )
         return count_votes(np.stack(classes), run.kind.num_classes)
 
     def _fresh_teacher(self, run: Run) -> keras.Model:
-        teacher = _fresh.fresh_model(run.build_model)
-        _fresh.ensure_built(teacher, _arrays.take(run.x, slice(0, 1)))
+        teacher = fresh.fresh_model(run.build_model)
+        fresh.ensure_built(teacher, arrays.take(run.x, slice(0, 1)))
         return teacher
 
     def _student(self, run: Run, x: Any, classes: np.ndarray) -> keras.Model:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from keras_dmp.audit import audit_membership
-from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit.report import AuditReport
-from keras_dmp.audit.results import AttackResult
+from keras_dmp.audit.report.report import AuditReport
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.results import AttackResult
 
 NUM_CLASSES = 4
 FEATURES = 10

@@ -5,10 +5,11 @@ import pytest
 import tensorflow as tf
 from nets import Pairs, assert_same_weights, snapshot
 
-from keras_dmp import DMPTrainer, EntropyReferenceSelector, _forward
-from keras_dmp.audit import scores
-from keras_dmp.audit.adaptive import adaptive_attack, nearest
-from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp import DMPTrainer, EntropyReferenceSelector
+from keras_dmp._classifier import forward
+from keras_dmp.audit.attacks.adaptive import adaptive_attack, nearest
+from keras_dmp.audit.statistics import output_scores
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 FEATURES = 5
 
@@ -50,7 +51,7 @@ def test_nearest_is_the_distance_matrix():
 def test_nearest_in_chunks(monkeypatch):
     x, others = draw(30, 1)[0], draw(50, 2)[0]
     whole = nearest(x, others, 3)
-    monkeypatch.setattr("keras_dmp.audit.adaptive._CHUNK_VALUES", 50 * 7)
+    monkeypatch.setattr("keras_dmp.audit.attacks.adaptive._CHUNK_VALUES", 50 * 7)
     for part, expected in zip(nearest(x, others, 3), whole, strict=True):
         np.testing.assert_allclose(np.sort(part), np.sort(expected), rtol=1e-5)
 
@@ -81,7 +82,7 @@ def test_difficulty_hides_members_from_the_loss_attack_alone():
     result = adaptive_attack(model, members, nonmembers, pool, size=400, seed=0)
     loss = MembershipScores(
         *(
-            scores.loss_scores(_forward.predict(model, x[rows]), y[rows], from_logits=True)
+            output_scores.loss_scores(forward.predict(model, x[rows]), y[rows], from_logits=True)
             for (x, y), rows in (
                 (members, result.member_indices),
                 (nonmembers, result.nonmember_indices),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dmp.audit import _attacks, _model_attacks, audit_membership
-from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit.scores import SCORES
+from keras_dmp.audit import attack_table, audit_membership
+from keras_dmp.audit.attacks import engines
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.output_scores import SCORES
 
 TRAINED = ("logistic_regression", "knn")
 
@@ -365,7 +366,7 @@ def test_attacks_that_ask_the_model_join_the_report(victim, samples, monkeypatch
         asked.update(settings, model=model, sizes=(len(members[0]), len(nonmembers[0])))
         return MembershipScores(np.arange(150.0), np.arange(130.0)), np.arange(150, 300)
 
-    monkeypatch.setitem(_model_attacks.MODEL_ATTACKS, "black_box", attack)
+    monkeypatch.setitem(engines.MODEL_ATTACKS, "black_box", attack)
     report = audit_membership(victim, *samples, attacks=("loss", "black_box"), seed=4)
     assert asked == {
         "model": victim,
@@ -391,9 +392,9 @@ def test_registered_attacks_repeat_with_the_seed(victim, samples, attack):
 
 
 def test_every_attack_is_described_and_has_an_engine():
-    assert set(_attacks.ATTACKS) > set(_model_attacks.MODEL_ATTACKS) | set(SCORES)
-    for name, attack in _attacks.ATTACKS.items():
-        assert (attack.engine == "model") == (name in _model_attacks.MODEL_ATTACKS)
+    assert set(attack_table.ATTACKS) > set(engines.MODEL_ATTACKS) | set(SCORES)
+    for name, attack in attack_table.ATTACKS.items():
+        assert (attack.engine == "model") == (name in engines.MODEL_ATTACKS)
         assert (attack.engine == "scores") == (name in SCORES)
         assert attack.sees.endswith(".")
         assert attack.sees.count(".") == 1

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_dmp.audit.rates import RocCurve, auc_interval, roc_curve, tpr_at_fpr
+from keras_dmp.audit.statistics.rates import RocCurve, auc_interval, roc_curve, tpr_at_fpr
 
 
 def brute_force_tpr(members, nonmembers, fpr):

@@ -9,7 +9,7 @@ import pytest
 import rich.console
 
 from keras_dmp.audit import AttackResult, AuditReport, audit_membership
-from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 
 def test_a_saved_report_is_equal_after_load(report, tmp_path):

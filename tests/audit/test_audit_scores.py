@@ -3,8 +3,13 @@ import importlib
 import numpy as np
 import pytest
 
-from keras_dmp.audit import scores as scores_module
-from keras_dmp.audit.scores import SCORES, loss_and_entropy, scaled_logits, two_columns
+from keras_dmp.audit.statistics import output_scores as scores_module
+from keras_dmp.audit.statistics.output_scores import (
+    SCORES,
+    loss_and_entropy,
+    scaled_logits,
+    two_columns,
+)
 
 
 @pytest.fixture
@@ -142,7 +147,7 @@ def test_scaled_logits_are_exact_at_any_size():
 def test_rows_are_scored_alone_whatever_the_chunk(name, monkeypatch, logits):
     labels = np.arange(50) % 5
     together = SCORES[name](logits, labels, from_logits=True)
-    monkeypatch.setattr("keras_dmp.audit.scores._CHUNK_VALUES", 35)
+    monkeypatch.setattr("keras_dmp.audit.statistics.output_scores._CHUNK_VALUES", 35)
     np.testing.assert_array_equal(SCORES[name](logits, labels, from_logits=True), together)
     order = np.random.default_rng(0).permutation(50)
     shuffled = SCORES[name](logits[order], labels[order], from_logits=True)
@@ -189,6 +194,6 @@ def test_outputs_and_labels_that_cannot_be_scored(
 
 def test_tolerances_are_those_of_the_heads():
     pytest.importorskip("keras", reason="the heads are Keras models'")
-    heads = importlib.import_module("keras_dmp._heads")
+    heads = importlib.import_module("keras_dmp._classifier.outputs")
     ours = (scores_module._SUM_TOLERANCE, scores_module._RANGE_TOLERANCE)
     assert ours == (heads._SUM_TOLERANCE, heads._RANGE_TOLERANCE)

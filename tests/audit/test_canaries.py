@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from keras_dmp.audit.canaries import KINDS, plant_canaries
-from keras_dmp.audit.shadow_scores import ShadowScores
+from keras_dmp.audit.shadow.canaries import KINDS, plant_canaries
+from keras_dmp.audit.shadow.scores import ShadowScores
 
 SAMPLES, FEATURES, CLASSES = 60, 8, 5
 

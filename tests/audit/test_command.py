@@ -9,9 +9,9 @@ import pytest
 
 from keras_dmp.audit import _command
 from keras_dmp.audit.gate import Limits, judge
-from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit.report import AuditReport
-from keras_dmp.audit.scores import SCORES
+from keras_dmp.audit.report.report import AuditReport
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.output_scores import SCORES
 
 HEAVY = ("tensorflow", "keras", "tensorflow_privacy", "sklearn", "pandas", "matplotlib")
 SLOW_TO_IMPORT = ("numpy", "scipy", "rich", "jinja2")

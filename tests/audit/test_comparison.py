@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from keras_dmp.audit.comparison import AuditComparison, compare_audits
-from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit.report import AuditReport
+from keras_dmp.audit.report.comparison import AuditComparison, compare_audits
+from keras_dmp.audit.report.report import AuditReport
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 
 def audit(shift, *, attacks=("loss", "entropy"), size=400, **facts):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from keras_dmp.audit import epsilon
-from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.statistics import epsilon
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 
 def randomised_response(rng, size, true_epsilon, blurred):

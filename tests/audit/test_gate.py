@@ -5,7 +5,7 @@ import pytest
 from scipy import special
 
 from keras_dmp.audit.gate import Limits, judge
-from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 
 def shifted(auc, size=2000, seed=0, nonmembers=None):

@@ -10,10 +10,10 @@ import subprocess
 import numpy as np
 import pytest
 
-from keras_dmp.audit.comparison import compare_audits
-from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit.report import AuditReport
-from keras_dmp.audit.results import AttackResult
+from keras_dmp.audit.report.comparison import compare_audits
+from keras_dmp.audit.report.report import AuditReport
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.results import AttackResult
 
 # Each would change the page's title, or put an element where text belongs.
 HOSTILE = (

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from nets import Subclassed, assert_same_weights, snapshot
 
-from keras_dmp.audit._perturbations import resolve
-from keras_dmp.audit.label_only import label_only_attack
+from keras_dmp.audit.attacks.label_only import label_only_attack
+from keras_dmp.audit.attacks.perturbations import resolve
 
 
 def sign(x):
@@ -90,7 +90,7 @@ def test_automatic_strength_does_not_look_at_memberships(caplog):
     near = 0.2 + 1e-3 * (far[0] - 1), far[1]
     strengths = []
     for sides in ((near, far), (far, near)):
-        with caplog.at_level("INFO", logger="keras_dmp.audit.label_only"):
+        with caplog.at_level("INFO", logger="keras_dmp.audit.attacks.label_only"):
             label_only_attack(sign, *sides, num_queries=1, seed=0)
         strengths.append(float(caplog.messages[-1].rsplit(maxsplit=1)[1]))
     assert strengths[0] == pytest.approx(strengths[1], rel=0.15)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from keras_dmp.audit.likelihood import lira, lira_leave_one_out
+from keras_dmp.audit.shadow.likelihood import lira, lira_leave_one_out
 
 ADVANCED_MIA = "tensorflow_privacy.privacy.privacy_tests.membership_inference_attack.advanced_mia"
 VARIANTS = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from keras_dmp.audit.membership_scores import Interval, MembershipScores
+from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
 
 FIGURES = {
     "auc": lambda scores, **kwargs: scores.auc(**kwargs),

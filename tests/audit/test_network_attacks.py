@@ -9,10 +9,10 @@ import tensorflow as tf
 from keras import layers
 from nets import Pairs, Subclassed, assert_same_weights, snapshot
 
-from keras_dmp.audit._attack_network import output_evidence
-from keras_dmp.audit._white_box_features import DenseTail
-from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit.network_attacks import black_box_attack, white_box_attack
+from keras_dmp.audit.attacks.attack_network import output_evidence
+from keras_dmp.audit.attacks.network_attacks import black_box_attack, white_box_attack
+from keras_dmp.audit.attacks.white_box_features import DenseTail
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 FEATURES, CLASSES, SAMPLES = 6, 4, 400
 ATTACKS = {"black box": black_box_attack, "white box": white_box_attack}

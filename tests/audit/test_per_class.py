@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit.per_class import class_thresholds, less_class_thresholds
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.per_class import class_thresholds, less_class_thresholds
 
 
 def draw(size=400, classes=3, gap=1.0, spread=4.0, seed=0):

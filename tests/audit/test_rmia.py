@@ -5,7 +5,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from keras_dmp.audit.relative import rmia, rmia_leave_one_out
+from keras_dmp.audit.shadow.relative import rmia, rmia_leave_one_out
 
 VARIANTS = [
     {"online": True},

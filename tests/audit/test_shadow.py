@@ -12,9 +12,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dmp.audit._shadow_jobs import Job
-from keras_dmp.audit.shadow import ShadowAudit
-from keras_dmp.audit.stacked import StackedTrainer
+from keras_dmp.audit.shadow.jobs import Job
+from keras_dmp.audit.shadow.shadow_audit import ShadowAudit
+from keras_dmp.audit.shadow.stacked import StackedTrainer
 
 CLASSES, FEATURES, MODELS = 3, 6, 6
 # What a process of its own trains: it is killed, and it shares the work with others.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from keras_dmp.audit._clustered import Clusters
-from keras_dmp.audit.rates import auc_interval
-from keras_dmp.audit.shadow_scores import ATTACKS, CANARIES, ShadowScores, ShadowStatistics
+from keras_dmp.audit.shadow.clustered import Clusters
+from keras_dmp.audit.shadow.scores import ATTACKS, CANARIES, ShadowScores, ShadowStatistics
+from keras_dmp.audit.statistics.rates import auc_interval
 
 
 def pipeline(models=12, records=600, *, effect=1.0, difficulty=4.0, seed=0, canaries=()):

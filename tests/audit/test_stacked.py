@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_dmp.audit.stacked import StackedTrainer, epoch_order
+from keras_dmp.audit.shadow.stacked import StackedTrainer, epoch_order
 
 SAMPLES, BATCH_SIZE, EPOCHS = 80, 24, 5  # 20 steps, every fourth a small one
 

@@ -10,8 +10,8 @@ from keras import layers
 
 import keras_dmp
 from keras_dmp import defenses
-from keras_dmp.defenses._dp_batches import SampledBatches
-from keras_dmp.defenses._per_example import clipped_sum, per_sample_loss
+from keras_dmp.defenses._dp.batches import SampledBatches
+from keras_dmp.defenses._dp.per_example import clipped_sum, per_sample_loss
 
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -11,7 +11,8 @@ from keras import layers
 from scipy import special, stats
 
 import keras_dmp
-from keras_dmp import _fast_steps, defenses
+from keras_dmp import defenses
+from keras_dmp._training import loop
 from keras_dmp.defenses._noisy_votes import VotingRule, count_votes, rdp_of_answers, rdp_of_tests
 
 ORDERS = np.array([1.5, 2.0, 4.0, 8.0, 16.0, 32.0])
@@ -247,13 +248,13 @@ def test_mixed_precision(split):
 
 def test_teachers_share_one_trace(split, monkeypatch):
     """Of shards of 21 and 22 samples; the second trace is the student's."""
-    models, fastest = [], _fast_steps._Loop._fastest
+    models, fastest = [], loop._Loop._fastest
 
     def noted(self, model):
         models.append(type(model))
         return fastest(self, model)
 
-    monkeypatch.setattr(_fast_steps._Loop, "_fastest", noted)
+    monkeypatch.setattr(loop._Loop, "_fastest", noted)
     defenses.PATE(num_teachers=3).protect(build, split, **FIT)
     assert models == [keras.Sequential, keras_dmp.DistillationTrainer]
 

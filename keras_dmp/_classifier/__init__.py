@@ -1,0 +1,1 @@
+"""What a classifier is: its outputs, their kind, fresh copies of it."""

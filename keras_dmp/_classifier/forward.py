@@ -1,0 +1,104 @@
+"""One pass of a model over many samples, outside of `Model.predict`.
+
+`predict` leaves compiled functions and a resolved `jit_compile` on the model it is called
+on; a teacher or an audited model belongs to the caller and is not touched.
+
+A model that was built in the scope of a `tf.distribute` strategy is computed by all of the
+strategy's replicas, each of them a part of the batch. With several workers all must ask for the
+same samples, and each gets all outputs.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dmp._data import arrays
+from keras_dmp.distribution.replicas import shared_out, strategy_of
+
+# Measured on fully connected and small convolutional nets: more samples a batch gain
+# nothing, and the inputs of one batch stay within 64 MiB.
+_MAX_BATCH = 2_048
+_MAX_BATCH_BYTES = 1 << 26
+
+
+class ForwardPass:
+    """A model's inference as a compiled function of a NumPy batch.
+
+    Args:
+        model: A built or unbuilt Keras model; it is called with `training=False`.
+    """
+
+    def __init__(self, model: keras.Model):
+        self._model = model
+        self._strategy = strategy_of(model)
+        # By shape: one trace serves all batches that differ in their number of samples.
+        self._traces: dict[tuple, Any] = {}
+
+    def __call__(self, x: Any) -> np.ndarray | Any:
+        """Return the float32 outputs for a batch, or the structure of a multi-output model."""
+        shapes = tuple((leaf.shape[1:], leaf.dtype.str) for leaf in keras.tree.flatten(x))
+        if shapes not in self._traces:
+            self._traces[shapes] = self._trace(x)
+        outputs = self._traces[shapes](*keras.tree.flatten(x))
+        if not tf.is_tensor(outputs):
+            return outputs
+        return tf.cast(outputs, tf.float32).numpy()
+
+    def _trace(self, x: Any) -> Any:
+        leaves = [tf.convert_to_tensor(leaf[:1]) for leaf in keras.tree.flatten(x)]
+        specs = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves]
+
+        def forward(*leaves):
+            return self._model(keras.tree.pack_sequence_as(x, leaves), training=False)
+
+        if self._strategy.num_replicas_in_sync > 1:
+            forward = shared_out(forward, self._strategy)
+        with self._strategy.scope():
+            function = tf.function(forward).get_concrete_function(*specs)
+        return lambda *leaves: function(*map(tf.convert_to_tensor, leaves))
+
+
+def call(model: keras.Model, x: Any) -> np.ndarray | Any:
+    """Outputs for a few samples, without compiling anything; it builds an unbuilt model."""
+    # Where variables are made, they are the strategy's.
+    with strategy_of(model).scope():
+        outputs = model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False)
+    return tf.cast(outputs, tf.float32).numpy() if tf.is_tensor(outputs) else outputs
+
+
+def predict(
+    model: keras.Model,
+    x: Any,
+    *,
+    batch_size: int | None = None,
+    verbose: bool = False,
+) -> np.ndarray:
+    """Outputs of `model` for all samples, (samples, units), float32.
+
+    Args:
+        model: A model with one output.
+        x: A structure of arrays.
+        batch_size: Samples a call, of all replicas together. Defaults to the largest that pays.
+        verbose: Whether to show a Keras progress bar.
+    """
+    samples = arrays.num_samples(x)
+    replicas = strategy_of(model).num_replicas_in_sync
+    batch_size = batch_size or replicas * labelling_batch_size(x)
+    forward = ForwardPass(model)
+    bar = keras.utils.Progbar(-(-samples // batch_size), verbose=int(verbose), unit_name="batch")
+    outputs = None
+    for step, start in enumerate(range(0, samples, batch_size)):
+        part = forward(arrays.take(x, slice(start, start + batch_size)))
+        if outputs is None:
+            outputs = np.empty((samples, *part.shape[1:]), dtype=np.float32)
+        outputs[start : start + batch_size] = part
+        bar.update(step + 1)
+    return outputs
+
+
+def labelling_batch_size(x: Any) -> int:
+    """Samples a forward call, by the size of one sample."""
+    sample_bytes = sum(leaf[:1].nbytes for leaf in keras.tree.flatten(x))
+    return int(np.clip(_MAX_BATCH_BYTES // max(1, sample_bytes), 32, _MAX_BATCH))

@@ -1,0 +1,195 @@
+"""Models with weights of their own: a student must never start where the teacher started."""
+
+import hashlib
+import tempfile
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dmp._classifier import forward
+from keras_dmp._warnings import PrivacyWarning
+
+
+def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
+    """A new model: a call of the callable, or a clone of the model with weights drawn anew.
+
+    Raises:
+        TypeError: If `model` is neither a callable nor a model, or the callable returns none.
+        ValueError: If the model cannot be cloned.
+    """
+    if isinstance(model, keras.Model):
+        return fresh_clone(model)
+    if not callable(model):
+        raise TypeError(
+            "Expected `model` to be a keras.Model or a callable that builds one. Received: "
+            f"{type(model).__name__}"
+        )
+    built = model()
+    if not isinstance(built, keras.Model):
+        raise TypeError(
+            "Expected the callable `model` to return a keras.Model. Received: "
+            f"{type(built).__name__}"
+        )
+    return built
+
+
+def fresh_clone(model: keras.Model) -> keras.Model:
+    """Clone of `model` with weights drawn anew, whatever seeds its initializers carry.
+
+    State that preprocessing layers have adapted to data is kept: a plain
+    `keras.models.clone_model` resets it silently.
+    """
+    try:
+        if isinstance(model, keras.Sequential) or hasattr(model, "operations"):
+            clone = keras.models.clone_model(model, clone_function=_fresh_layer)
+        else:
+            clone = type(model).from_config(_without_seeds(model.get_config()))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected `model` to be a model that Keras can clone. Received: {model.name!r} of "
+            f"type {type(model).__name__} ({error}); pass a callable that builds it instead"
+        ) from error
+    layers, twins = list(_adaptable_layers(model)), list(_adaptable_layers(clone))
+    if len(layers) != len(twins):
+        raise ValueError(
+            "Expected `model` to be a model whose adapted layers Keras can clone. Received: "
+            f"{model.name!r}, whose clone has {len(twins)} of {len(layers)}; pass a callable that "
+            "builds it instead"
+        )
+    for layer, twin in zip(layers, twins, strict=True):
+        _copy_state(layer, twin)
+    return clone
+
+
+def teacher_and_student(
+    model: keras.Model | Callable[[], keras.Model],
+    teacher: keras.Model | None,
+    student: keras.Model,
+    x: Any,
+) -> tuple[keras.Model, keras.Model]:
+    """Teacher and student, built, with initial weights of their own.
+
+    Args:
+        model: What builds them.
+        teacher: A ready teacher, or None to build one.
+        student: A student that `model` has built.
+        x: A few samples.
+
+    Raises:
+        ValueError: If `model` returns one object twice, or always the same weights.
+    """
+    teacher = teacher or fresh_model(model)
+    own = {id(variable) for variable in student.variables}
+    if teacher is student or any(id(variable) in own for variable in teacher.variables):
+        raise ValueError(
+            "Expected the callable `model` to build a new model at every call, adapted "
+            "preprocessing layers included. Received: models that share variables"
+        )
+    for part in (teacher, student):
+        ensure_built(part, x)
+    if shared_share(student, teacher) == 1.0:
+        # A seed in the callable gives both the same weights; such a student leaks more.
+        warnings.warn(
+            "`model` gave teacher and student the same initial weights, by a seed or by loading "
+            "them: the student's were drawn anew, since it would tell more about the members",
+            PrivacyWarning,
+            stacklevel=5,
+        )
+        student = fresh_clone(student)
+        ensure_built(student, x)
+    share = shared_share(student, teacher)
+    if share == 1.0:
+        raise ValueError(
+            "Expected teacher and student to have initial weights of their own. Received: a "
+            "`model` that always starts from the same weights"
+        )
+    if share:
+        warnings.warn(
+            f"Teacher and student share {share:.0%} of their initial weights: a student that "
+            "starts where its teacher started tells more about the members",
+            PrivacyWarning,
+            stacklevel=5,
+        )
+    return teacher, student
+
+
+def warn_of_adapted_layers(model: keras.Model) -> None:
+    """Warn that statistics which preprocessing layers adapted to data are released."""
+    names = [layer.name for layer in _adaptable_layers(model) if layer.built]
+    if names:
+        warnings.warn(
+            f"The statistics of the adapted layers {', '.join(names)} are part of the released "
+            "model. Adapt them on reference data, never on members",
+            PrivacyWarning,
+            stacklevel=3,
+        )
+
+
+def ensure_built(model: keras.Model, x: Any) -> None:
+    """Create the variables of a model that waits for its first call."""
+    if not model.built:
+        forward.call(model, x)
+
+
+def shared_share(model: keras.Model, other: keras.Model) -> float:
+    """Share of the model's random parameters, 0 to 1, that `other` has with equal values.
+
+    Variables with a single value, such as zero biases, say nothing and do not count.
+    """
+    theirs = {digest for digest, _ in _random_weights(other)}
+    mine = list(_random_weights(model))
+    total = sum(size for _, size in mine)
+    return sum(size for digest, size in mine if digest in theirs) / total if total else 0.0
+
+
+def _random_weights(model: keras.Model):
+    """Digest and size of each weight with several values, frozen ones too."""
+    adapted = {id(variable) for layer in _adaptable_layers(model) for variable in layer.variables}
+    for variable in model.weights:
+        values = keras.ops.convert_to_numpy(variable)
+        if id(variable) not in adapted and values.size > 1 and np.any(values != values.flat[0]):
+            yield hashlib.blake2b(values.tobytes()).digest(), values.size
+
+
+def _fresh_layer(layer: keras.Layer) -> keras.Layer:
+    return type(layer).from_config(_without_seeds(layer.get_config()))
+
+
+def _without_seeds(config: Any) -> Any:
+    """The configuration with the seeds of its initializers removed."""
+    if isinstance(config, list | tuple):
+        return type(config)(_without_seeds(entry) for entry in config)
+    if not isinstance(config, dict):
+        return config
+    result = {key: _without_seeds(value) for key, value in config.items()}
+    if str(config.get("module", "")).startswith("keras.initializers"):
+        result["config"] = (
+            {**result["config"], "seed": None} if "seed" in result["config"] else (result["config"])
+        )
+    return result
+
+
+def _adaptable_layers(layer: keras.Layer):
+    """Preprocessing layers with an `adapt`, at any depth."""
+    for inner in layer._flatten_layers(recursive=False, include_self=False):
+        if hasattr(inner, "adapt"):
+            yield inner
+        else:
+            yield from _adaptable_layers(inner)
+
+
+def _copy_state(layer: keras.Layer, twin: keras.Layer) -> None:
+    """Copy weights and assets the way Keras saves them."""
+    if layer.built and not twin.built:
+        twin.build_from_config(layer.get_build_config())
+    if hasattr(layer, "save_assets"):
+        # Vocabularies are private until released; only the owner can read this folder.
+        with tempfile.TemporaryDirectory() as folder:
+            layer.save_assets(folder)
+            twin.load_assets(folder)
+    store: dict[str, Any] = {}
+    layer.save_own_variables(store)
+    twin.load_own_variables({name: np.asarray(value) for name, value in store.items()})

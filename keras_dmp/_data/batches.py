@@ -1,0 +1,253 @@
+"""Batches of what Keras users hold: arrays, `tf.data.Dataset`, `keras.utils.PyDataset`."""
+
+import concurrent.futures
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dmp._data import arrays
+
+
+class Batch(NamedTuple):
+    """One batch as NumPy arrays; `y` and `sample_weight` are None where there are none."""
+
+    x: Any
+    y: Any
+    sample_weight: Any
+
+
+def is_dataset(x: Any) -> bool:
+    """Whether `x` yields batches itself."""
+    return isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
+
+
+def is_endless(dataset: Any) -> bool:
+    """Whether the dataset says that it never ends."""
+    if isinstance(dataset, tf.data.Dataset):
+        return bool(dataset.cardinality() == tf.data.INFINITE_CARDINALITY)
+    return dataset.num_batches is None
+
+
+def require_readable(dataset: Any, name: str, model: keras.Model | None = None) -> None:
+    """Raise ValueError for a dataset that never ends or that yields single samples."""
+    if is_endless(dataset):
+        raise ValueError(
+            f"Expected `{name}` to end, since it is read once from end to end. Received: an "
+            "endless dataset; remove `.repeat()`, or limit it with `.take(batches)`"
+        )
+    if isinstance(dataset, tf.data.Dataset):
+        _require_batched(dataset, name, model)
+
+
+def iterate(dataset: Any, name: str, model: keras.Model | None = None) -> Iterator[Batch]:
+    """Yield the batches of a dataset once.
+
+    Raises:
+        ValueError: If the dataset is endless, unbatched or yields nothing.
+    """
+    require_readable(dataset, name, model)
+    if isinstance(dataset, tf.data.Dataset):
+        elements = dataset.as_numpy_iterator()
+    else:
+        elements = (dataset[index] for index in range(dataset.num_batches))
+    empty = True
+    for element in elements:
+        empty = False
+        yield _batch(element, name)
+    if empty:
+        raise _nothing(name)
+
+
+def regroup(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
+    """Yield the same samples in batches of `rows`, the last one smaller."""
+    waiting: list[Batch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += arrays.num_samples(batch.x)
+        if count < rows:
+            continue
+        whole = concatenate(waiting)
+        full = count - count % rows
+        for start in range(0, full, rows):
+            yield _take(whole, slice(start, start + rows))
+        count -= full
+        waiting = [_take(whole, slice(full, None))] if count else []
+    if waiting:
+        yield concatenate(waiting)
+
+
+def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield the same batches, the next one being read in a thread meanwhile."""
+    with concurrent.futures.ThreadPoolExecutor(1) as reader:
+        following = reader.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = reader.submit(next, batches, None)
+            yield batch
+
+
+def concatenate(batches: list[Batch]) -> Batch:
+    """Several batches as one.
+
+    Raises:
+        ValueError: If they differ in structure, or in the shape of a sample.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    columns = []
+    for parts in zip(*batches, strict=True):
+        missing = [part is None for part in parts]
+        try:
+            if any(missing) != all(missing):
+                raise ValueError("some have labels or weights that others lack")
+            columns.append(None if missing[0] else arrays.concatenate(list(parts)))
+        except ValueError as error:
+            raise ValueError(
+                f"Expected all batches of a dataset to be alike. Received: batches where {error}"
+            ) from error
+    return Batch(*columns)
+
+
+def first_batch(data: Any, name: str, model: keras.Model | None = None) -> Batch:
+    """First batch of a dataset, which may be endless, or the arrays `data` themselves."""
+    if not is_dataset(data):
+        return Batch(arrays.as_arrays(data, name), None, None)
+    if isinstance(data, tf.data.Dataset):
+        _require_batched(data, name, model)
+        elements = data.take(1).as_numpy_iterator()
+    else:
+        elements = (data[index] for index in range(1) if data.num_batches != 0)
+    for element in elements:
+        return _batch(element, name)
+    raise _nothing(name)
+
+
+def has_labels(dataset: Any) -> bool:
+    """Whether the dataset yields (x, y, ...) and not x alone; reads at most one batch."""
+    if isinstance(dataset, tf.data.Dataset):
+        element = dataset.element_spec
+    elif dataset.num_batches == 0:
+        raise _nothing("x")
+    else:
+        element = dataset[0]
+    return keras.utils.unpack_x_y_sample_weight(element)[1] is not None
+
+
+def with_pending_outputs(dataset: Any) -> Any:
+    """The dataset with outputs of no columns in place of labels: still to be asked for."""
+    if isinstance(dataset, tf.data.Dataset):
+        return dataset.map(lambda *element: _pending(element), num_parallel_calls=1)
+    return _PendingOutputs(dataset)
+
+
+def _require_batched(dataset: tf.data.Dataset, name: str, model: keras.Model | None) -> None:
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        return
+    spec = keras.tree.flatten(keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0])
+    for leaf, tensor in zip(spec, inputs, strict=False):
+        if leaf.shape.rank is not None and leaf.shape.rank == len(tensor.shape) - 1:
+            raise ValueError(
+                f"Expected `{name}` to yield batches of shape {tuple(tensor.shape)}. Received: "
+                f"elements of shape {tuple(leaf.shape)}, an unbatched dataset; add "
+                "`.batch(batch_size)`"
+            )
+
+
+def _batch(element: Any, name: str) -> Batch:
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+    labels = None if y is None else keras.tree.map_structure(np.asarray, y)
+    weights = None if sample_weight is None else np.asarray(sample_weight)
+    return Batch(arrays.as_arrays(x, name), labels, weights)
+
+
+def _take(batch: Batch, rows: slice) -> Batch:
+    return Batch(*(None if part is None else arrays.take(part, rows) for part in batch))
+
+
+def _nothing(name: str) -> ValueError:
+    return ValueError(
+        f"Expected `{name}` to have at least one sample. Received: a dataset that yields none"
+    )
+
+
+def _pending(element: tuple) -> tuple:
+    x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+    samples = tf.shape(keras.tree.flatten(x)[0])[0]
+    outputs = tf.zeros((samples, 0))
+    return (x, outputs) if sample_weight is None else (x, outputs, sample_weight)
+
+
+class WrappedPyDataset(keras.utils.PyDataset):
+    """Another `PyDataset`'s batches; what is derived from it says what becomes of them.
+
+    Args:
+        dataset: The batches; its workers make these too.
+    """
+
+    def __init__(self, dataset: keras.utils.PyDataset):
+        super().__init__(
+            workers=dataset.workers,
+            use_multiprocessing=dataset.use_multiprocessing,
+            max_queue_size=dataset.max_queue_size,
+        )
+        self._dataset = dataset
+
+    @property
+    def num_batches(self) -> int | None:
+        return self._dataset.num_batches
+
+    def on_epoch_begin(self) -> None:
+        self._dataset.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self._dataset.on_epoch_end()
+
+
+class _PendingOutputs(WrappedPyDataset):
+    """A `PyDataset` whose labels have been replaced by outputs of no columns.
+
+    NumPy's: its batches may be made in forked processes, in which TensorFlow is not safe.
+    """
+
+    def __getitem__(self, index: int) -> tuple:
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(self._dataset[index])
+        outputs = np.zeros((arrays.num_samples(x), 0), dtype=np.float32)
+        return (x, outputs) if sample_weight is None else (x, outputs, sample_weight)
+
+
+class ShuffledBatches(keras.callbacks.Callback):
+    """A `PyDataset` for `fit`, and the callback that tells it the epoch.
+
+    Keras shuffles by Python's global generator, whose state depends on all that ran before.
+    Pass `.dataset` as `x` and the object itself among the callbacks.
+
+    Args:
+        dataset: The batches.
+        seed: Integer seed of the orders.
+    """
+
+    def __init__(self, dataset: keras.utils.PyDataset, *, seed: int):
+        super().__init__()
+        self.dataset = _Reordered(dataset)
+        self._seed = seed
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Set the order of the epoch."""
+        del logs
+        generator = np.random.default_rng([self._seed, epoch])
+        self.dataset.order = generator.permutation(self.dataset.num_batches)
+
+
+class _Reordered(WrappedPyDataset):
+    """Another `PyDataset`'s batches in the order `order`."""
+
+    def __init__(self, dataset: keras.utils.PyDataset):
+        super().__init__(dataset)
+        self.order = np.arange(dataset.num_batches)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._dataset[int(self.order[index])]

@@ -1,0 +1,1 @@
+"""Bytes on disk: whole files, private folders, checkpoints, folders of arrays."""

@@ -1,0 +1,1 @@
+"""Attacks that query a model."""

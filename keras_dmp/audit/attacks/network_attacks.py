@@ -1,0 +1,232 @@
+"""The attack networks of Nasr, Shokri & Houmansadr, black-box and white-box, in Keras."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dmp import _validate
+from keras_dmp._classifier import outputs
+from keras_dmp.audit.attacks import attack_network
+from keras_dmp.audit.attacks.observations import observe, observe_layers
+from keras_dmp.audit.attacks.white_box_features import DenseTail
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+
+# Half of each side trains, and a fifth of that stops the training: two samples.
+_LEAST = 20
+_VALIDATION_SHARE = 0.2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class NetworkAttackResult:
+    """Scores of a trained attack on the samples that it was not trained on.
+
+    Attributes:
+        scores: `MembershipScores`, the network's logits: higher is more a member.
+        member_indices: Positions of the scored members in `members`, ascending, (members,).
+        nonmember_indices: Positions of the scored nonmembers in `nonmembers`, ascending.
+        seed: Seed that repeats the attack.
+
+    Example:
+    >>> import numpy as np
+    >>> result = NetworkAttackResult(
+    ...     scores=MembershipScores([2.0, 1.0], [0.0, -1.0]),
+    ...     member_indices=np.array([0, 3]),
+    ...     nonmember_indices=np.array([1, 2]),
+    ...     seed=0,
+    ... )
+    >>> result.scores.auc()
+    1.0
+    """
+
+    scores: MembershipScores
+    member_indices: np.ndarray
+    nonmember_indices: np.ndarray
+    seed: int
+
+
+def black_box_attack(
+    model: keras.Model,
+    members: Any,
+    nonmembers: Any,
+    *,
+    from_logits: bool | None = None,
+    epochs: int = 100,
+    batch_size: int = 128,
+    seed: int | None = None,
+    verbose: int = 0,
+) -> NetworkAttackResult:
+    """Attack a classifier with a network that sees outputs, label and loss of a sample.
+
+    The black-box attack of Nasr, Shokri & Houmansadr, "Comprehensive privacy analysis of deep
+    learning" (IEEE S&P 2019), section III. The attacker knows half of the members (at most half
+    of the nonmembers, if there are fewer of these) and as many nonmembers; a fifth of those stops
+    the training where the network begins to learn them by heart. The rest is scored. The network
+    sees log-probabilities, one-hot label, and loss, log-odds of the true class and modified
+    entropy, standardised; it has fewer and smaller layers than the paper's, which overfits
+    within two epochs.
+
+    Args:
+        model: A trained classifier with one output: logits, softmax or one sigmoid unit. It is
+            not changed.
+        members: Training samples of the model: a tuple (x, y) of arrays, or a `tf.data.Dataset`
+            or `keras.utils.PyDataset` that yields such batches, which is read once.
+        nonmembers: Samples that the model was not trained on, in the same forms.
+        from_logits: Whether the model returns logits. Defaults to `None`: read from its loss, its
+            last activation and its outputs.
+        epochs: Integer, the most epochs of the attack network. Defaults to 100.
+        batch_size: Integer, the batch of the attack network. Defaults to 128.
+        seed: Seed of the halves, the network and its batches. Defaults to `None`: one is drawn,
+            and the result names it. No global generator is set or read.
+        verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
+
+    Returns:
+        A `NetworkAttackResult`.
+
+    Raises:
+        TypeError: If `model`, `members` or `nonmembers` are of another type.
+        ValueError: For samples or labels that do not fit the model, are not finite, fewer than
+            20 a side, or on both sides; and for models that are no single-label classifiers.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(80, 4)), rng.integers(3, size=80)
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> result = black_box_attack(model, (x[:40], y[:40]), (x[40:], y[40:]), epochs=2, seed=0)
+    >>> result.scores
+    MembershipScores(num_members=20, num_nonmembers=20)
+    """
+    settings = _settings(model, epochs, batch_size, seed, verbose)
+    outputs.resolve_output_kind(model, "model", from_logits=from_logits, required=False)
+    sides = observe(
+        model, members, nonmembers, batch_size=None, least=_LEAST, verbose=bool(verbose)
+    )
+    for side in sides:
+        kind = outputs.resolve_output_kind(
+            model, "model", from_logits=from_logits, outputs=side.outputs
+        )
+        outputs.require_outputs(side.outputs, kind, "model outputs")
+    evidence = [
+        attack_network.output_evidence(side.outputs, side.labels, from_logits=kind.from_logits)
+        for side in sides
+    ]
+    return _attack(*evidence, kind.num_classes, settings)
+
+
+def white_box_attack(
+    model: keras.Model,
+    members: Any,
+    nonmembers: Any,
+    *,
+    num_layers: int = 1,
+    epochs: int = 100,
+    batch_size: int = 128,
+    seed: int | None = None,
+    verbose: int = 0,
+) -> NetworkAttackResult:
+    """Attack a classifier with a network that also sees its last layers from inside.
+
+    The white-box attack of Nasr, Shokri & Houmansadr (see `black_box_attack`, whose settings it
+    shares): besides outputs, label and loss, the network sees what enters each of the last dense
+    layers, and the gradient of the sample's own loss with respect to that layer's kernel and
+    bias. The kernel's gradient is an outer product and goes in as its two factors, where the
+    paper has convolutions over the matrix: nothing is lost, and memory grows with the layers'
+    widths, not with their product.
+
+    Args:
+        model: A trained classifier of logits that shows its layers (Sequential with an Input, or
+            functional) and ends in a chain of layers with `num_layers` `keras.layers.Dense` in
+            it. It is not changed.
+        members: As for `black_box_attack`.
+        nonmembers: As for `black_box_attack`.
+        num_layers: Integer, how many of the last dense layers to look into. Defaults to 1.
+        epochs: Integer, the most epochs of the attack network. Defaults to 100.
+        batch_size: Integer, the batch of the attack network. Defaults to 128.
+        seed: As for `black_box_attack`.
+        verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
+
+    Returns:
+        A `NetworkAttackResult`.
+
+    Raises:
+        TypeError: If `model`, `members` or `nonmembers` are of another type.
+        ValueError: As `black_box_attack`; and for models without logits or whose last dense
+            layers cannot be reached.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(80, 4)), rng.integers(3, size=80)
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3)]
+    >>> model = keras.Sequential(layers)
+    >>> result = white_box_attack(model, (x[:40], y[:40]), (x[40:], y[40:]), epochs=2, seed=0)
+    >>> result.scores
+    MembershipScores(num_members=20, num_nonmembers=20)
+    """
+    settings = _settings(model, epochs, batch_size, seed, verbose)
+    _validate.integer_at_least(1, num_layers=num_layers)
+    tail = DenseTail(model, num_layers)
+    sides = observe_layers(
+        model, tail.trunk, members, nonmembers, least=_LEAST, verbose=bool(verbose)
+    )
+    evidence = []
+    for activations, labels in sides:
+        logits, gradients = tail.gradients(activations, labels)
+        kind = outputs.resolve_output_kind(model, "model", from_logits=True, outputs=logits)
+        outputs.require_outputs(logits, kind, "model outputs")
+        evidence.append(
+            attack_network.output_evidence(logits, labels, from_logits=True)
+            | attack_network.layer_evidence(gradients)
+        )
+    return _attack(*evidence, kind.num_classes, settings)
+
+
+def _settings(
+    model: Any, epochs: int, batch_size: int, seed: int | None, verbose: int
+) -> dict[str, int]:
+    outputs.require_model(model, "model")
+    _validate.integer_at_least(1, epochs=epochs, batch_size=batch_size)
+    _validate.one_of((0, 1), verbose=verbose)
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    _validate.integer_at_least(0, seed=seed)
+    return {"epochs": epochs, "batch_size": batch_size, "seed": int(seed), "verbose": int(verbose)}
+
+
+def _attack(
+    members: dict[str, np.ndarray],
+    nonmembers: dict[str, np.ndarray],
+    num_classes: int,
+    settings: dict[str, int],
+) -> NetworkAttackResult:
+    num_members, num_nonmembers = len(members["label"]), len(nonmembers["label"])
+    rng = np.random.default_rng(settings["seed"])
+    half = min(num_members, num_nonmembers) // 2
+    own = [_halves(count, half, rng) for count in (num_members, num_nonmembers)]
+    training, validation, scored = (
+        np.concatenate([mine, theirs + num_members]) for mine, theirs in zip(*own, strict=True)
+    )
+    scores = attack_network.membership_scores(
+        {name: np.concatenate([members[name], nonmembers[name]]) for name in members},
+        np.arange(num_members + num_nonmembers) < num_members,
+        attack_network.Parts(training=training, validation=validation, scored=scored),
+        num_classes=num_classes,
+        **settings,
+    )
+    scored_members, scored_nonmembers = own[0][2], own[1][2]
+    return NetworkAttackResult(
+        scores=MembershipScores(scores[: len(scored_members)], scores[len(scored_members) :]),
+        member_indices=scored_members,
+        nonmember_indices=scored_nonmembers,
+        seed=settings["seed"],
+    )
+
+
+def _halves(count: int, half: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Positions to train on, to stop by and to score, each ascending."""
+    order = rng.permutation(count)
+    stop = max(1, round(_VALIDATION_SHARE * half))
+    parts = order[stop:half], order[:stop], order[half:]
+    return tuple(np.sort(part) for part in parts)

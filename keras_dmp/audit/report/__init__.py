@@ -1,0 +1,1 @@
+"""What an audit found: reports, comparisons, and how they are written."""

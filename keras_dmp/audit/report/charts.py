@@ -1,0 +1,218 @@
+"""Geometry of the charts of an HTML report: numbers in, SVG paths and positions out.
+
+A chart is drawn in units that are CSS pixels on a phone, so that its text stays readable there.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from keras_dmp.audit.statistics.rates import RocCurve
+from keras_dmp.audit.statistics.results import ScoreHistogram
+
+WIDTH, HEIGHT = 340, 290
+LEFT, RIGHT, TOP, BOTTOM = 52, 18, 10, 42
+# Lower decades could not be told apart on a phone.
+_MOST_DECADES = 6
+Ends = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A scale from values to positions, with its ticks.
+
+    Attributes:
+        label: What is on it, with the unit.
+        ends: The values at both ends.
+        pixels: Their positions.
+        ticks: Values with a tick, and its label.
+        log: Whether the scale is logarithmic.
+    """
+
+    label: str
+    ends: Ends
+    pixels: Ends
+    ticks: tuple[tuple[float, str], ...]
+    log: bool = False
+
+    def at(self, values: float | np.ndarray) -> np.ndarray:
+        """Positions of values; those beyond an end are put on it."""
+        values = np.clip(values, *self.ends)
+        low, high = self.ends
+        if self.log:
+            values, low, high = np.log(values), math.log(low), math.log(high)
+        start, stop = self.pixels
+        return np.round(start + (values - low) / (high - low) * (stop - start), 1)
+
+    @property
+    def marks(self) -> list[tuple[float, str]]:
+        """Position and label of each tick."""
+        return [(float(self.at(value)), label) for value, label in self.ticks]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Series:
+    """Something drawn: a line, an area, or points with error bars.
+
+    Attributes:
+        name: Its name in the legend.
+        detail: A figure beside the name.
+        style: Its CSS class, which sets colour and dashes.
+        path: SVG path, or nothing for points.
+        points: Position and the ends of the vertical error bar, for points.
+    """
+
+    name: str
+    detail: str
+    style: str
+    path: str = ""
+    points: tuple[tuple[float, float, float, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A chart, ready to be drawn.
+
+    Attributes:
+        kind: `"lines"`, `"areas"` or `"points"`.
+        title: Text for those who do not see it.
+        x: Horizontal axis.
+        y: Vertical axis.
+        series: What is drawn, in order.
+        guide: Path of the line of chance, or nothing.
+    """
+
+    kind: str
+    title: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    guide: str = ""
+
+
+def roc(curves: Sequence[tuple[str, str, RocCurve]], *, title: str, colours: int) -> Chart:
+    """ROC curves on logarithmic axes, down to the rate that the largest side resolves.
+
+    Args:
+        curves: Name, a figure in words, and curve; the first `colours` get colours of their own.
+        title: Text for those who do not see it.
+        colours: Colours there are.
+    """
+    most = max(max(curve.num_members, curve.num_nonmembers) for _, _, curve in curves)
+    lowest = 10.0 ** -min(_MOST_DECADES, max(1, math.ceil(math.log10(most) - 1e-9)))
+    x = _log_axis("false positive rate (nonmembers taken for members)", lowest, _X)
+    y = _log_axis("true positive rate (members recognised)", lowest, _Y)
+    series = [
+        Series(
+            name=name,
+            detail=detail,
+            style=f"s{number}" if number <= colours else "other",
+            path=_path(*_steps(x.at(curve.fpr), y.at(curve.tpr))),
+        )
+        for number, (name, detail, curve) in enumerate(curves, start=1)
+    ]
+    guide = _path(np.array(x.pixels), np.array(y.pixels))
+    return Chart(kind="lines", title=title, x=x, y=y, series=tuple(series), guide=guide)
+
+
+def histogram(counts: ScoreHistogram, *, title: str) -> Chart:
+    """Shares of members and nonmembers in each bin of the score."""
+    edges = np.asarray(counts.edges)
+    sides = [np.asarray(side, float) for side in (counts.member_counts, counts.nonmember_counts)]
+    shares = [side / max(1.0, side.sum()) for side in sides]
+    top = max(float(share.max()) for share in shares)
+    x = _linear_axis("score of the attack (higher: more a member)", (edges[0], edges[-1]), _X)
+    y = _linear_axis("share of the samples", (0.0, top), _Y, percent=True)
+    series = [
+        Series(name=name, detail="", style=name, path=_outline(x.at(edges), y.at(share), y))
+        for name, share in zip(("members", "nonmembers"), shares, strict=True)
+    ]
+    return Chart(kind="areas", title=title, x=x, y=y, series=tuple(series))
+
+
+def privacy_utility(points: Iterable[tuple[str, str, float, float, Ends | None]]) -> Chart:
+    """AUC of the strongest attack over test accuracy, with its interval.
+
+    Args:
+        points: Name, a figure in words, test accuracy, AUC, and its interval or `None`.
+    """
+    points = list(points)
+    accuracies = [accuracy for _, _, accuracy, _, _ in points]
+    lowest = min([0.5, *(ends[0] for *_, ends in points if ends), *(p[3] for p in points)])
+    x_ends = max(0.0, min(accuracies) - 0.05), min(1.0, max(accuracies) + 0.05)
+    x = _linear_axis("test accuracy (nonmembers)", x_ends, _X, percent=True)
+    y_ends = (math.floor(20 * lowest - 1e-9) / 20, 1.0)
+    y = _linear_axis("AUC of the strongest attack", y_ends, _Y)
+    series = []
+    for number, (name, detail, accuracy, auc, ends) in enumerate(points, start=1):
+        low, high = ends or (auc, auc)
+        place = tuple(float(p) for p in (x.at(accuracy), y.at(auc), y.at(low), y.at(high)))
+        style = f"s{(number - 1) % 6 + 1}"
+        series.append(Series(name=name, detail=detail, style=style, points=(place,)))
+    guide = _path(np.array(x.pixels), y.at(np.array([0.5, 0.5])))
+    title = "AUC of the strongest attack over test accuracy"
+    return Chart(kind="points", title=title, x=x, y=y, series=tuple(series), guide=guide)
+
+
+_X = (LEFT, WIDTH - RIGHT)
+_Y = (HEIGHT - BOTTOM, TOP)
+
+
+def _log_axis(label: str, lowest: float, pixels: Ends) -> Axis:
+    decades = round(-math.log10(lowest))
+    ticks = tuple((10.0**-k, f"{100 * 10.0**-k:g} %") for k in range(decades, -1, -1))
+    # Labels such as 0.001 % are wide.
+    ticks = ticks if decades <= 4 else ticks[decades % 2 :: 2]
+    return Axis(label=label, ends=(lowest, 1.0), pixels=pixels, ticks=ticks, log=True)
+
+
+def _linear_axis(label: str, ends: Ends, pixels: Ends, *, percent: bool = False) -> Axis:
+    low, high = float(ends[0]), float(ends[1])
+    step = _step(high - low)
+    first = math.ceil(low / step - 1e-9)
+    values = [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+    ticks = tuple((value, _tick_label(value, step, percent)) for value in values)
+    return Axis(label=label, ends=(low, high), pixels=pixels, ticks=ticks)
+
+
+def _tick_label(value: float, step: float, percent: bool) -> str:
+    unit, factor = (" %", 100) if percent else ("", 1)
+    value, step = factor * value, factor * step
+    if abs(value) >= 1e5 or step < 1e-4:
+        return f"{value:.3g}{unit}"
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    digits += not math.isclose(step * 10**digits, round(step * 10**digits))
+    # Adding 0.0 turns -0.0 into 0.0.
+    return f"{round(value, digits) + 0.0:.{digits}f}{unit}"
+
+
+def _step(span: float) -> float:
+    """The round distance of ticks that gives four or five of them."""
+    rough = span / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(m * power for m in (1, 2, 2.5, 5, 10) if rough <= m * power * 1.0001)
+
+
+def _steps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of a step curve: along first, then up."""
+    return np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
+
+
+def _outline(edges: np.ndarray, tops: np.ndarray, y: Axis) -> str:
+    base = y.pixels[0]
+    inner_x, inner_y = np.repeat(edges, 2), np.repeat(tops, 2)
+    return _path(inner_x, np.concatenate([[base], inner_y, [base]])) + "Z"
+
+
+def _path(x: np.ndarray, y: np.ndarray) -> str:
+    """SVG path through points, without those that repeat or lie within a straight run."""
+    points = np.stack([x, y], axis=1)
+    moved = np.append(True, (np.diff(points, axis=0) != 0).any(axis=1))
+    points = points[moved]
+    if len(points) > 2:
+        before, after = np.diff(points[:-1], axis=0), np.diff(points[1:], axis=0)
+        straight = ((before == 0) & (after == 0)).any(axis=1)
+        points = points[np.concatenate([[True], ~straight, [True]])]
+    return "M" + "L".join(f"{px:g} {py:g}" for px, py in points)

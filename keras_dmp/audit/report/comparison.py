@@ -1,0 +1,228 @@
+"""Audits of several models side by side."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from keras_dmp._version import __version__
+from keras_dmp.audit.report import console, files
+from keras_dmp.audit.report.report import AuditReport
+from keras_dmp.audit.report.verdict import compare
+from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
+
+_FORMAT = "keras_dmp.audit_comparison"
+_FORMAT_VERSION = 1
+_WHAT = "an audit comparison as `AuditComparison.save` writes it"
+
+
+def compare_audits(reports: Mapping[str, AuditReport]) -> "AuditComparison":
+    """Put the audits of several models side by side.
+
+    Attacks are compared that all reports have on all samples; notes name the others.
+
+    Args:
+        reports: Audit reports by the name of the model, in the order to show them.
+
+    Returns:
+        An `AuditComparison`.
+
+    Raises:
+        TypeError: If `reports` is no dictionary of audit reports by name.
+        ValueError: If it is empty, or no attack is in all reports.
+
+    Example:
+    >>> from keras_dmp.audit import AuditReport, MembershipScores
+    >>> leaky = AuditReport.from_scores({"loss": MembershipScores([3.0, 4.0], [1.0, 2.0])})
+    >>> tight = AuditReport.from_scores({"loss": MembershipScores([1.0, 4.0], [2.0, 3.0])})
+    >>> comparison = compare_audits({"undefended": leaky, "dmp": tight})
+    >>> comparison["dmp"]["loss"].auc
+    0.5
+    """
+    return AuditComparison(reports=reports)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditComparison:
+    """Audit reports of several models, by name.
+
+    Attributes:
+        reports: The reports, in the order in which they are shown.
+    """
+
+    reports: Mapping[str, AuditReport]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.reports, Mapping) or not all(
+            isinstance(name, str) and isinstance(report, AuditReport)
+            for name, report in self.reports.items()
+        ):
+            raise TypeError(
+                "Expected `reports` to be a dictionary of audit reports by model name. "
+                f"Received: {type(self.reports).__name__}"
+            )
+        if not self.attacks:
+            raise ValueError(
+                "Expected `reports` to share at least one attack on all samples. "
+                f"Received: {len(self.reports)} reports, which share none"
+            )
+        object.__setattr__(self, "reports", dict(self.reports))
+
+    def __getitem__(self, name: str) -> AuditReport:
+        """Return the report of a model."""
+        return self.reports[name]
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """Names of the attacks that all reports have on all samples."""
+        found = [report.slice(ENTIRE) for report in self.reports.values()]
+        return (
+            tuple(name for name in found[0] if all(name in one for one in found)) if found else ()
+        )
+
+    @property
+    def verdict(self) -> str:
+        """Which models are least and most exposed, in one sentence.
+
+        The 95 % intervals are corrected for the number of models and attacks (Bonferroni).
+        """
+        return compare(self.reports, self.attacks)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader has to know: attacks left out, and the notes of the reports."""
+        notes = []
+        for name, report in self.reports.items():
+            others = [attack for attack in report.slice(ENTIRE) if attack not in self.attacks]
+            if others:
+                notes.append(f"{name}: {', '.join(others)} left out, as not all models have them")
+            notes.extend(f"{name}: {note}" for note in report.notes)
+        return tuple(notes)
+
+    def rows(self) -> Iterator[tuple[str, AuditReport, AttackResult]]:
+        """Yield name, report and result of each model under each shared attack."""
+        for attack in self.attacks:
+            for name, report in self.reports.items():
+                yield name, report, report[attack]
+
+    def __str__(self) -> str:
+        """Return a table as plain text, about 110 columns wide."""
+        return console.text(console.of_comparison(self))
+
+    def __rich__(self) -> Any:
+        """Return what `rich.print` shows."""
+        return console.of_comparison(self)
+
+    def to_markdown(self) -> str:
+        """Return the verdict and the table as GitHub's Markdown."""
+        from keras_dmp.audit.report import markdown
+
+        return markdown.of_comparison(self)
+
+    def to_html(self) -> str:
+        """Return the comparison as one HTML page that asks for nothing else."""
+        from keras_dmp.audit.report import html
+
+        return html.of_comparison(self)
+
+    def save_html(self, path: str | os.PathLike) -> None:
+        """Write the comparison to an HTML file, whole or not at all.
+
+        Args:
+            path: A path that ends in `.html`; a file there is replaced.
+
+        Raises:
+            ValueError: If the path does not end in `.html`.
+            OSError: If the path cannot be written.
+        """
+        files.write(path, self.to_html(), suffix=".html")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries, lists, numbers and strings, as they are saved."""
+        return {
+            "format": _FORMAT,
+            "format_version": _FORMAT_VERSION,
+            "keras_dmp_version": __version__,
+            "verdict": self.verdict,
+            "reports": {name: report.to_dict() for name, report in self.reports.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "AuditComparison":
+        """Rebuild a comparison from `to_dict`.
+
+        Raises:
+            ValueError: If the values are no comparison, malformed, or of a newer format.
+        """
+        files.require_format(values, name=_FORMAT, newest=_FORMAT_VERSION, what=_WHAT)
+        with files.malformed(_WHAT):
+            reports = values["reports"].items()
+            return cls(reports={name: AuditReport.from_dict(report) for name, report in reports})
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the comparison to a JSON file, whole or not at all.
+
+        Args:
+            path: A path that ends in `.json`; a file there is replaced.
+
+        Raises:
+            ValueError: If the path does not end in `.json`.
+            OSError: If the path cannot be written.
+        """
+        files.write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "AuditComparison":
+        """Read a comparison that `save` has written; the two are equal.
+
+        Args:
+            path: Path of the JSON file.
+
+        Raises:
+            ValueError: If the file is no comparison, malformed, or of a newer format.
+            OSError: If the file cannot be read.
+        """
+        return cls.from_dict(files.read_json(path))
+
+    def plot_roc(
+        self, path: str | os.PathLike | None = None, attack: str | None = None, log: bool = True
+    ) -> Any:
+        """Draw the ROC curves of one attack on all models.
+
+        Args:
+            path: Where to write the figure, with the suffix of its format. Defaults to `None`:
+                it is only returned.
+            attack: Name of the attack. Defaults to the first that all reports have.
+            log: Boolean. Whether both axes are logarithmic, which shows the low FPRs. Defaults
+                to `True`.
+
+        Returns:
+            The `matplotlib.figure.Figure`.
+
+        Raises:
+            ImportError: If matplotlib is missing.
+            KeyError: If a report has no such attack.
+            OSError: If the path cannot be written.
+        """
+        from keras_dmp.audit.report import plots
+
+        return plots.plot_rocs(self.reports, path=path, attack=attack or self.attacks[0], log=log)
+
+    def plot_privacy_utility(self, path: str | os.PathLike | None = None) -> Any:
+        """Draw the AUC of the strongest attack over test accuracy, a point for each model.
+
+        Args:
+            path: Where to write the figure, with the suffix of its format. Defaults to `None`:
+                it is only returned.
+
+        Returns:
+            The `matplotlib.figure.Figure`.
+
+        Raises:
+            ImportError: If matplotlib is missing.
+            OSError: If the path cannot be written.
+            ValueError: If no report knows its accuracy on nonmembers.
+        """
+        from keras_dmp.audit.report import plots
+
+        return plots.draw_privacy_utility(self, path=path)

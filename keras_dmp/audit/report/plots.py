@@ -1,0 +1,142 @@
+"""ROC curves of audits, drawn with matplotlib's object interface: no global state."""
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from keras_dmp import _validate
+from keras_dmp.audit.report import verdict
+from keras_dmp.audit.statistics.results import AttackResult
+
+if TYPE_CHECKING:
+    from keras_dmp.audit.report.comparison import AuditComparison
+    from keras_dmp.audit.report.report import AuditReport
+
+
+def plot_rocs(
+    reports: "Mapping[str, AuditReport]",
+    path: str | os.PathLike | None = None,
+    attack: str = "threshold",
+    log: bool = True,
+) -> Any:
+    """Draw the ROC curves of one attack on several models.
+
+    Args:
+        reports: Audit reports by the name of the model.
+        path: Where to write the figure, with the suffix of its format. Defaults to `None`: it is
+            only returned.
+        attack: Name of the attack. Defaults to `"threshold"`.
+        log: Boolean. Whether both axes are logarithmic, which shows the low FPRs. Defaults to
+            `True`.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        KeyError: If a report has no such attack.
+        OSError: If the path cannot be written.
+
+    Example:
+    >>> from keras_dmp.audit import AuditReport
+    >>> teacher = AuditReport.load("teacher.json")  # doctest: +SKIP
+    >>> student = AuditReport.load("student.json")  # doctest: +SKIP
+    >>> plot_rocs({"teacher": teacher, "student": student}, "roc.png")  # doctest: +SKIP
+    """
+    if not isinstance(reports, Mapping) or not reports:
+        raise ValueError(
+            "Expected `reports` to be a dictionary of audit reports by model name. "
+            f"Received: reports={reports!r:.200}"
+        )
+    curves = {name: report[attack] for name, report in reports.items()}
+    return draw(curves, path=path, log=log, title=f"{attack} attack")
+
+
+def draw(
+    results: Mapping[str, AttackResult],
+    *,
+    path: str | os.PathLike | None,
+    log: bool,
+    title: str = "",
+) -> Any:
+    """Figure with one curve for each result, the line of chance, and a legend with the AUCs."""
+    if not results:
+        raise ValueError("Expected at least one attack to draw. Received: none")
+    if path is not None:
+        _validate.writable_path(path=path)
+    figure = new_figure()
+    axes = figure.add_subplot()
+    axes.plot([1e-9, 1], [1e-9, 1], color="0.6", linestyle="--", linewidth=1, label="chance")
+    for name, result in results.items():
+        axes.plot(
+            result.roc.fpr,
+            result.roc.tpr,
+            drawstyle="steps-post",
+            label=f"{name}, AUC {result.auc:.3f}",
+        )
+    _scale(axes, results, log)
+    axes.set_xlabel("false positive rate (nonmembers taken for members)")
+    axes.set_ylabel("true positive rate (members recognised)")
+    axes.set_title(title)
+    axes.legend(loc="lower right" if not log else "upper left", fontsize="small")
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def draw_privacy_utility(comparison: "AuditComparison", *, path: str | os.PathLike | None) -> Any:
+    """Figure with a point for each model: AUC of its strongest attack over test accuracy."""
+    known = {
+        name: report
+        for name, report in comparison.reports.items()
+        if report.nonmember_accuracy is not None
+    }
+    if not known:
+        raise ValueError(
+            "Expected a report with an accuracy on nonmembers. Received: none that knows it"
+        )
+    if path is not None:
+        _validate.writable_path(path=path)
+    figure = new_figure()
+    axes = figure.add_subplot()
+    for name, report in known.items():
+        strongest = max((report[attack] for attack in comparison.attacks), key=verdict.strength)
+        low, high = strongest.auc_interval or (strongest.auc, strongest.auc)
+        reach = [[strongest.auc - low], [high - strongest.auc]]
+        axes.errorbar([report.nonmember_accuracy], [strongest.auc], reach, fmt="o", label=name)
+    axes.axhline(0.5, color="0.6", linestyle="--", linewidth=1)
+    axes.set_xlabel("accuracy on nonmembers (test accuracy)")
+    axes.set_ylabel("AUC of the strongest attack (0.5 is guessing)")
+    axes.legend(fontsize="small")
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def new_figure() -> Any:
+    """An empty figure.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            'Plots need matplotlib. Install it with `pip install "keras-dmp[plot]"`'
+        ) from error
+    return Figure(figsize=(6, 6), layout="constrained")
+
+
+def _scale(axes: Any, results: Mapping[str, AttackResult], log: bool) -> None:
+    axes.set_aspect("equal")
+    if not log:
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        return
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    # The largest sample resolves the lowest rate; nothing can be read below it.
+    lowest = 1 / max(max(result.num_members, result.num_nonmembers) for result in results.values())
+    axes.set_xlim(min(lowest, 0.1), 1)
+    axes.set_ylim(min(lowest, 0.1), 1)

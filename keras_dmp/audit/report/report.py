@@ -1,0 +1,370 @@
+"""The report of an audit: figures of every attack and slice, as text, JSON, HTML and plots."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from keras_dmp import _validate
+from keras_dmp._version import __version__
+from keras_dmp.audit.report import console, files
+from keras_dmp.audit.report.verdict import judge
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, notes_on
+
+_FORMAT = "keras_dmp.audit_report"
+_FORMAT_VERSION = 2
+_WHAT = "an audit report as `AuditReport.save` writes it"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """What membership inference attacks found out about a model.
+
+    The report holds figures, ROC curves, histograms, and the positions of the members that are
+    most exposed with their privacy risk. It holds no samples, no outputs and no scores.
+
+    Attributes:
+        results: An `AttackResult` for each attack and slice; all samples come first.
+        num_members: Members audited.
+        num_nonmembers: Nonmembers audited.
+        num_classes: Classes of the model. `None`, as the next five, where it is not known.
+        member_accuracy: Accuracy of the model on the members.
+        nonmember_accuracy: Accuracy of the model on the nonmembers.
+        member_loss: Mean cross-entropy on the members, in nats.
+        nonmember_loss: Mean cross-entropy on the nonmembers, in nats.
+        seed: Seed of the trained attacks; the one drawn if none was given.
+        notes: What the reader has to know: slices left out, rates that cannot be resolved.
+        name: What was attacked, in the reader's words, or `None`.
+        class_names: Names of the classes, for slices by class; none by default.
+        provenance: What the figures come from: versions, sizes, hashes.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> from keras_dmp.audit import audit_membership
+    >>> x, y = np.random.default_rng(0).normal(size=(80, 4)), np.arange(80) % 3
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> report = audit_membership(model, (x[:40], y[:40]), (x[40:], y[40:]), seed=0)
+    >>> report["threshold"].num_members
+    40
+    >>> sorted(report.slice("correct"))
+    ['threshold', 'threshold_entropy']
+    """
+
+    results: tuple[AttackResult, ...]
+    num_members: int
+    num_nonmembers: int
+    num_classes: int | None = None
+    member_accuracy: float | None = None
+    nonmember_accuracy: float | None = None
+    member_loss: float | None = None
+    nonmember_loss: float | None = None
+    seed: int | None = None
+    notes: tuple[str, ...] = ()
+    name: str | None = None
+    class_names: tuple[str, ...] = ()
+    provenance: Mapping[str, str | int | float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not any(result.slice == ENTIRE for result in self.results):
+            raise ValueError(
+                "Expected `results` to have at least one result on all samples. Received: none"
+            )
+        _validate.integer_at_least(1, num_members=self.num_members)
+        _validate.integer_at_least(1, num_nonmembers=self.num_nonmembers)
+        for name in ("member_accuracy", "nonmember_accuracy", "member_loss", "nonmember_loss"):
+            if getattr(self, name) is not None:
+                _validate.non_negative(**{name: getattr(self, name)})
+        _require_names(self)
+
+    @classmethod
+    def from_scores(
+        cls,
+        scores: Mapping[str, MembershipScores],
+        *,
+        most_exposed: int = 20,
+        provenance: Mapping[str, str | int | float] | None = None,
+        **facts: Any,
+    ) -> "AuditReport":
+        """Report on attacks whose scores are at hand, of any model and any framework.
+
+        Args:
+            scores: A `MembershipScores` for each attack, by name, in order.
+            most_exposed: How many members to name with their privacy risk. Defaults to 20; 0
+                names none.
+            provenance: What the scores come from, added to the versions of Python and NumPy.
+            **facts: What is known of the model: `name`, `num_classes`, `member_accuracy`,
+                `nonmember_accuracy`, `member_loss`, `nonmember_loss`, `seed`, `class_names`,
+                `notes`.
+
+        Raises:
+            TypeError: If `scores` is no dictionary of `MembershipScores`.
+            ValueError: If it is empty, or a fact is out of its range.
+
+        Example:
+        >>> from keras_dmp.audit import MembershipScores
+        >>> loss = MembershipScores([0.9, 0.8, 0.4], [0.5, 0.2, 0.1])
+        >>> report = AuditReport.from_scores({"loss": loss}, name="student")
+        >>> report.attacks
+        ('loss',)
+        """
+        if not isinstance(scores, Mapping):
+            raise TypeError(
+                "Expected `scores` to be a dictionary of MembershipScores by attack. "
+                f"Received: {type(scores).__name__}"
+            )
+        if not scores:
+            raise ValueError("Expected `scores` to name at least one attack. Received: none")
+        results = tuple(
+            AttackResult.from_scores(attack, its_scores, most_exposed=most_exposed)
+            for attack, its_scores in scores.items()
+        )
+        notes = (*facts.pop("notes", ()), *notes_on(results))
+        return cls(
+            results=results,
+            num_members=max(result.num_members for result in results),
+            num_nonmembers=max(result.num_nonmembers for result in results),
+            notes=notes,
+            provenance={**versions(), **(provenance or {})},
+            **facts,
+        )
+
+    def with_results(self, *results: AttackResult) -> "AuditReport":
+        """Return the report with attacks that were made elsewhere: shadow models, canaries.
+
+        Args:
+            *results: Their results, by `AttackResult.from_scores`.
+
+        Raises:
+            ValueError: If the report has a result of this attack and slice.
+        """
+        known = {(result.attack, result.slice) for result in self.results}
+        for result in results:
+            if (result.attack, result.slice) in known:
+                raise ValueError(
+                    "Expected `results` to be of attacks and slices that the report lacks. "
+                    f"Received: {result.attack!r} on {result.slice!r}"
+                )
+            known.add((result.attack, result.slice))
+        everything = sorted((*self.results, *results), key=lambda result: result.slice != ENTIRE)
+        derived = notes_on(self.results)
+        own = tuple(note for note in self.notes if note not in derived)
+        entire = [result for result in everything if result.slice == ENTIRE]
+        return dataclasses.replace(
+            self,
+            results=tuple(everything),
+            num_members=max(self.num_members, *(result.num_members for result in entire)),
+            num_nonmembers=max(self.num_nonmembers, *(result.num_nonmembers for result in entire)),
+            notes=own + notes_on(everything),
+        )
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """Names of the attacks, in the order in which they ran."""
+        return tuple(dict.fromkeys(result.attack for result in self.results))
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """Names of the slices that were attacked."""
+        return tuple(dict.fromkeys(result.slice for result in self.results))
+
+    @property
+    def verdict(self) -> str:
+        """What the strongest attack found, in one sentence.
+
+        Its 95 % interval is corrected for the number of attacks (Bonferroni).
+        """
+        return judge(self).sentence
+
+    def __getitem__(self, attack: str) -> AttackResult:
+        """Return the result of an attack on all samples."""
+        results = self.slice(ENTIRE)
+        if attack not in results:
+            raise KeyError(f"no attack {attack!r} in this report; it has {', '.join(results)}")
+        return results[attack]
+
+    def slice(self, name: str) -> dict[str, AttackResult]:
+        """Results on one slice, by attack.
+
+        Args:
+            name: `"all"`, `"correct"`, `"incorrect"`, `"class 0"`, ...
+
+        Raises:
+            KeyError: If the slice was not attacked; `notes` say why.
+        """
+        results = {result.attack: result for result in self.results if result.slice == name}
+        if not results:
+            raise KeyError(f"no slice {name!r} in this report; it has {', '.join(self.slices)}")
+        return results
+
+    def __str__(self) -> str:
+        """Return a table as plain text, about 110 columns wide."""
+        return console.text(console.of_report(self))
+
+    def __rich__(self) -> Any:
+        """Return what `rich.print` shows."""
+        return console.of_report(self)
+
+    def to_markdown(self) -> str:
+        """Return the verdict and the tables as GitHub's Markdown."""
+        from keras_dmp.audit.report import markdown
+
+        return markdown.of_report(self)
+
+    def to_html(self) -> str:
+        """Return the whole report as one HTML page that asks for nothing else."""
+        from keras_dmp.audit.report import html
+
+        return html.of_report(self)
+
+    def save_html(self, path: str | os.PathLike) -> None:
+        """Write the report to an HTML file, whole or not at all.
+
+        Args:
+            path: A path that ends in `.html`; a file there is replaced.
+
+        Raises:
+            ValueError: If the path does not end in `.html`.
+            OSError: If the path cannot be written.
+        """
+        files.write(path, self.to_html(), suffix=".html")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries, lists, numbers and strings, as they are saved."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            "format": _FORMAT,
+            "format_version": _FORMAT_VERSION,
+            "keras_dmp_version": __version__,
+            **values,
+            "results": [result.to_dict() for result in self.results],
+            "notes": list(self.notes),
+            "class_names": list(self.class_names),
+            "provenance": dict(self.provenance),
+            "verdict": self.verdict,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "AuditReport":
+        """Rebuild a report from `to_dict`.
+
+        Raises:
+            ValueError: If the values are no report, malformed, or of a newer format.
+        """
+        files.require_format(values, name=_FORMAT, newest=_FORMAT_VERSION, what=_WHAT)
+        if values["format_version"] == 1:
+            values = {"name": None, "class_names": (), "provenance": {}, **values}
+        with files.malformed(_WHAT):
+            own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+            own["results"] = tuple(AttackResult.from_dict(result) for result in own["results"])
+            own["notes"] = tuple(own["notes"])
+            own["class_names"] = tuple(own["class_names"])
+            return cls(**own)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the report to a JSON file, whole or not at all.
+
+        Args:
+            path: A path that ends in `.json`; a file there is replaced.
+
+        Raises:
+            ValueError: If the path does not end in `.json`.
+            OSError: If the path cannot be written.
+        """
+        files.write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "AuditReport":
+        """Read a report that `save` has written; the two are equal.
+
+        Args:
+            path: Path of the JSON file.
+
+        Raises:
+            ValueError: If the file is no report, malformed, or of a newer format.
+            OSError: If the file cannot be read.
+        """
+        return cls.from_dict(files.read_json(path))
+
+    def plot_roc(
+        self,
+        path: str | os.PathLike | None = None,
+        attacks: tuple[str, ...] | None = None,
+        log: bool = True,
+    ) -> Any:
+        """Draw the ROC curves of the attacks on all samples.
+
+        Args:
+            path: Where to write the figure, with the suffix of its format. Defaults to `None`:
+                it is only returned.
+            attacks: Names of the attacks to draw. Defaults to all.
+            log: Boolean. Whether both axes are logarithmic, which shows the low FPRs. Defaults
+                to `True`.
+
+        Returns:
+            The `matplotlib.figure.Figure`.
+
+        Raises:
+            ImportError: If matplotlib is missing.
+            KeyError: For an attack that is not in the report.
+            OSError: If the path cannot be written.
+        """
+        from keras_dmp.audit.report import plots
+
+        chosen = list(self.slice(ENTIRE)) if attacks is None else attacks
+        curves = {name: self[name] for name in chosen}
+        return plots.draw(curves, path=path, log=log)
+
+    def to_tf_privacy(self, *, label: str = "Default model variant", epoch: int = 0) -> Any:
+        """Hand the results to TF-Privacy, for its summaries, data frames and privacy reports.
+
+        The figures are this report's, also after `load`. ROC curves have the stored points and
+        thresholds of NaN, and membership scores are `None`: the report keeps no sample's score.
+        Attacks that TF-Privacy does not have are left out.
+
+        Args:
+            label: Name of the model in TF-Privacy's plots.
+            epoch: Epoch of the model in TF-Privacy's plots, which require one. Defaults to 0.
+
+        Returns:
+            A `tensorflow_privacy` `AttackResults`.
+
+        Raises:
+            ImportError: If TF-Privacy is missing.
+        """
+        from keras_dmp.audit import _tf_privacy
+
+        return _tf_privacy.attack_results(self, label=label, epoch=epoch)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, this library, NumPy, SciPy and the packages named, for provenance."""
+    found = {"python": platform.python_version(), "keras_dmp": __version__}
+    for package in ("numpy", "scipy", *packages):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _require_names(report: AuditReport) -> None:
+    if not isinstance(report.name, (str, type(None))):
+        raise TypeError(f"Expected `name` to be text. Received: name={report.name!r}")
+    if not all(isinstance(name, str) for name in report.class_names):
+        raise TypeError(
+            f"Expected `class_names` to be texts. Received: class_names={report.class_names!r:.200}"
+        )
+    if report.class_names and report.num_classes not in (None, len(report.class_names)):
+        raise ValueError(
+            f"Expected `class_names` to be the names of {report.num_classes} classes. "
+            f"Received: {len(report.class_names)} names"
+        )
+    for key, value in report.provenance.items():
+        if not isinstance(key, str) or not isinstance(value, (str, int, float)):
+            raise TypeError(
+                "Expected `provenance` to hold text and numbers by name. "
+                f"Received: provenance[{key!r}]={value!r}"
+            )

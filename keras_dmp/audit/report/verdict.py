@@ -1,0 +1,158 @@
+"""The answer of a report in one sentence, with an interval that holds for all its attacks."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from scipy import special
+
+from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
+
+if TYPE_CHECKING:
+    from keras_dmp.audit.report.report import AuditReport
+
+LOW_FPR = 0.01
+Ends = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the strongest attack found.
+
+    Attributes:
+        sentence: The finding in words.
+        leaks: Whether an attack is better than guessing, beyond chance.
+        strongest: The attack whose AUC is farthest from 0.5.
+        auc_ends: Its AUC's interval, corrected for the number of attacks, or `None`.
+        low_end: The attack that recognises most members at 1 % FPR, or `None`.
+        tpr_ends: The corrected interval of its TPR at 1 % FPR, or `None`.
+        num_attacks: Attacks for whose number the intervals are corrected.
+    """
+
+    sentence: str
+    leaks: bool
+    strongest: AttackResult
+    auc_ends: Ends | None
+    low_end: AttackResult | None
+    tpr_ends: Ends | None
+    num_attacks: int
+
+
+def judge(
+    report: "AuditReport", *, attacks: Sequence[str] | None = None, num_attacks: int | None = None
+) -> Verdict:
+    """Name the strongest attack by AUC and by its TPR at 1 % FPR, and what follows.
+
+    Args:
+        report: The report.
+        attacks: The attacks to look at. Defaults to all on all samples.
+        num_attacks: How many the intervals are corrected for. Defaults to the attacks looked at.
+    """
+    found = report.slice(ENTIRE)
+    results = [found[attack] for attack in (found if attacks is None else attacks)]
+    number = num_attacks or len(results)
+    strongest = max(results, key=strength)
+    auc_ends = widened(strongest.auc, strongest.auc_interval, number, log_odds=True)
+    low_end = max(
+        (result for result in results if result.tpr_at_fpr.get(LOW_FPR) is not None),
+        key=lambda result: result.tpr_at_fpr[LOW_FPR],
+        default=None,
+    )
+    tpr_ends = None
+    if low_end is not None:
+        ends = low_end.tpr_intervals.get(LOW_FPR)
+        tpr_ends = widened(low_end.tpr_at_fpr[LOW_FPR], ends, number, log_odds=False)
+    by_auc = auc_ends is not None and not auc_ends[0] <= 0.5 <= auc_ends[1]
+    by_tpr = tpr_ends is not None and tpr_ends[0] > LOW_FPR
+    return Verdict(
+        sentence=_sentence(strongest, auc_ends, by_auc, low_end if by_tpr else None, number),
+        leaks=by_auc or by_tpr,
+        strongest=strongest,
+        auc_ends=auc_ends,
+        low_end=low_end,
+        tpr_ends=tpr_ends,
+        num_attacks=number,
+    )
+
+
+def compare(reports: Mapping[str, "AuditReport"], attacks: Sequence[str]) -> str:
+    """Name the least and the most exposed model in one sentence."""
+    number = len(reports) * len(attacks)
+    verdicts = {
+        name: judge(report, attacks=attacks, num_attacks=number) for name, report in reports.items()
+    }
+    order = sorted(verdicts, key=lambda name: strength(verdicts[name].strongest))
+    least, most = (verdicts[name] for name in (order[0], order[-1]))
+    if len(order) == 1:
+        return f"{order[0]}: {least.sentence}"
+    apart = None not in (least.auc_ends, most.auc_ends) and (
+        _reach(least.auc_ends)[1] < _reach(most.auc_ends)[0]
+    )
+    finding = (
+        f"AUC {_auc(least)} on {order[0]}, {_auc(most)} on {order[-1]} "
+        f"by the strongest attack on each (95 % intervals, corrected for {number} attacks)"
+    )
+    if apart:
+        return f"{order[0]} leaks less than {order[-1]}: {finding}."
+    return f"These samples cannot tell which model leaks more: {finding}."
+
+
+def strength(result: AttackResult) -> float:
+    """Distance of the AUC from guessing; an attacker reverses an attack that looks wrong."""
+    return abs(result.auc - 0.5)
+
+
+def widened(value: float, ends: Ends | None, number: int, *, log_odds: bool) -> Ends | None:
+    """A 95 % interval as one of `number` that hold together with 95 % (Bonferroni).
+
+    Each arm grows as a normal interval's would. That keeps intervals that know more than the
+    curve, as those of pooled shadow models do. On the scale of log odds it is exact for an AUC;
+    for a TPR it is close, and on the safe side at the lower end, on the plain scale.
+    """
+    if ends is None:
+        return None
+    growth = float(special.ndtri(1 - 0.025 / number) / special.ndtri(0.975))
+    # Rates of 0 and 1 have no log odds.
+    if log_odds and 0 < ends[0] <= value <= ends[1] < 1:
+        odds = special.logit(value)
+        low, high = (special.expit(odds + growth * (special.logit(end) - odds)) for end in ends)
+    else:
+        low, high = (value + growth * (end - value) for end in ends)
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
+def _reach(ends: Ends) -> Ends:
+    """Smallest and largest distance from guessing within an interval."""
+    distances = sorted(abs(end - 0.5) for end in ends)
+    return (0.0 if ends[0] <= 0.5 <= ends[1] else distances[0]), distances[1]
+
+
+def _auc(verdict: Verdict) -> str:
+    result, ends = verdict.strongest, verdict.auc_ends
+    interval = "" if ends is None else f", {ends[0]:.3f} to {ends[1]:.3f}"
+    return f"{result.auc:.3f} ({result.attack}{interval})"
+
+
+def _sentence(
+    strongest: AttackResult,
+    ends: Ends | None,
+    by_auc: bool,
+    low_end: AttackResult | None,
+    number: int,
+) -> str:
+    who, correction = "the attack", ""
+    if number > 1:
+        who, correction = f"the strongest of {number} attacks", f", corrected for {number} attacks"
+    interval = "no interval known"
+    if ends is not None:
+        interval = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}{correction}"
+    finding = f"{who}, {strongest.attack}, has AUC {strongest.auc:.3f} ({interval}; guessing: 0.5)"
+    if by_auc and strongest.auc < 0.5:
+        finding += ", the wrong way round, which an attacker would reverse"
+    if low_end is not None:
+        rate = low_end.tpr_at_fpr[LOW_FPR]
+        which = "it" if low_end is strongest else low_end.attack
+        finding += f", and {which} recognises {100 * rate:.3g} % of the members at 1 % false alarms"
+    if by_auc or low_end is not None:
+        return f"Membership leaks: {finding}."
+    return f"No leak found, which proves no privacy: {finding}."

@@ -1,0 +1,1 @@
+"""Shadow models: planning, training, and the scores of records across them."""

@@ -1,0 +1,259 @@
+"""Canaries: records planted among the members that show what the worst-off member risks."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dmp import _validate
+from keras_dmp._data import arrays, inputs
+
+KINDS = ("mislabelled", "duplicates", "near_reference", "outliers")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Canaries:
+    """A data set with canaries in it; it has as many records as before.
+
+    Attributes:
+        x: Samples, the canaries among them; an array or structure of arrays as it was given.
+        y: Labels, in the form in which they were given.
+        indices: Positions of the canaries, (count,) int64, ascending.
+        kind: What they are.
+        repeats: How often each record is trained on where it is a member, (samples,) int64:
+            1, and more for duplicates.
+        reference_indices: The reference sample that each near copy was made from, (count,)
+            int64, or None for other kinds.
+        seed: Seed of the draw.
+    """
+
+    x: Any
+    y: np.ndarray
+    indices: np.ndarray
+    kind: str
+    repeats: np.ndarray
+    reference_indices: np.ndarray | None
+    seed: int
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        times = int(self.repeats.max())
+        repeated = f", trained on {times} times" if times > 1 else ""
+        return f"{len(self.indices)} of {len(self.y)} records are canaries: {self.kind}{repeated}"
+
+
+def plant_canaries(
+    x: Any,
+    y: Any,
+    *,
+    count: int,
+    kind: str = "mislabelled",
+    reference: Any = None,
+    copies: int = 4,
+    perturbation: float = 0.01,
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> Canaries:
+    """Replace records at random by canaries, the ones a model has to memorise.
+
+    An average hides the records that fare worst (Aerni, Zhang & Tramèr, "Evaluations of machine
+    learning privacy defenses are misleading", CCS 2024, arXiv 2404.17399). Plant canaries before
+    shadow models are trained, so that each of them is a member of half of the models, and
+    compare their rates with the population's in its report.
+
+    - `"mislabelled"`: another class, drawn uniformly, in place of the label.
+    - `"duplicates"`: the record as it is, trained on `copies` times. A record is a member with
+      all its copies or not at all, so they are counts in `repeats` and no further rows.
+    - `"near_reference"`: a nearly equal copy of a reference sample, no two of the same one. The
+      student is asked about a neighbour of a member.
+    - `"outliers"`: every feature drawn by itself from its own column, which leaves noise with
+      the data's ranges.
+
+    All but the first keep the label of the record that was there: the classes keep their sizes,
+    and the label of a near copy or an outlier has nothing to do with its features, so that it
+    can only be memorised.
+
+    Args:
+        x: Samples: an array, or a structure of arrays.
+        y: Class labels: integers, a column or one-hot.
+        count: Number of canaries, at least 1 and at most the number of samples.
+        kind: One of the kinds above. Defaults to `"mislabelled"`.
+        reference: Samples like `x` that near copies are made from. Only for
+            `kind="near_reference"`.
+        copies: Times that a duplicate is trained on, at least 2. Defaults to 4.
+        perturbation: How far a near copy is from its reference sample: the share of its binary
+            features that are flipped, at least one, or the standard deviation of the noise on
+            other floats in units of the feature's own. Above 0, at most 1. Defaults to 0.01.
+        num_classes: Number of classes. Defaults to one more than the highest label, or the
+            width of one-hot labels.
+        seed: Seed of the draw.
+
+    Returns:
+        `Canaries`; `x`, `y` and `reference` are not changed.
+
+    Raises:
+        ValueError: For a count out of range, labels of one class where they are to be swapped,
+            a reference that is missing, superfluous, too small or not like `x`, or features
+            that cannot be perturbed.
+
+    Example:
+    >>> import numpy as np
+    >>> planted = plant_canaries(np.eye(6), np.array([0, 1, 2, 0, 1, 2]), count=2, seed=1)
+    >>> print(planted)
+    2 of 6 records are canaries: mislabelled
+    >>> np.flatnonzero(planted.y != [0, 1, 2, 0, 1, 2]).tolist() == planted.indices.tolist()
+    True
+    """
+    _validate.integer_at_least(1, count=count)
+    _validate.one_of(KINDS, kind=kind)
+    _validate.integer_at_least(2, copies=copies)
+    _validate.fraction(perturbation=perturbation)
+    _validate.integer_at_least(0, seed=seed)
+    x = arrays.as_arrays(x, "x")
+    arrays.require_finite(x, "x")
+    y = np.asarray(y)
+    labels = arrays.class_ids(y, num_classes, "y")
+    arrays.require_same_length(x, y, "x", "y")
+    _require_at_most(len(labels), count, "x")
+    if (reference is not None) != (kind == "near_reference"):
+        raise ValueError(
+            "Expected `reference` to be given for kind='near_reference', and for no other. "
+            f"Received: kind={kind!r} and {'no' if reference is None else 'a'} reference"
+        )
+
+    rng = np.random.default_rng(seed)
+    indices = np.sort(rng.choice(len(labels), size=count, replace=False))
+    repeats, sources = np.ones(len(labels), dtype=np.int64), None
+    if kind == "mislabelled":
+        y = _with_labels(y, indices, _other_classes(labels, indices, _classes(y, num_classes), rng))
+    elif kind == "duplicates":
+        repeats[indices] = copies
+    elif kind == "outliers":
+        x = _with_rows(x, indices, _outliers(x, count, rng))
+    else:
+        reference = _checked_reference(reference, x, count)
+        sources = rng.choice(arrays.num_samples(reference), size=count, replace=False)
+        x = _with_rows(x, indices, _near_copies(reference, sources, perturbation, rng))
+    return Canaries(
+        x=x,
+        y=y,
+        indices=indices,
+        kind=kind,
+        repeats=repeats,
+        reference_indices=sources,
+        seed=int(seed),
+    )
+
+
+def _require_at_most(samples: int, count: int, name: str) -> None:
+    if count > samples:
+        raise ValueError(
+            f"Expected `count` to be at most the {samples} samples of `{name}`. "
+            f"Received: count={count}"
+        )
+
+
+def _classes(y: np.ndarray, num_classes: int | None) -> int:
+    """Number of classes, at least two."""
+    if num_classes is None:
+        num_classes = y.shape[1] if _is_one_hot(y) else 1 + int(y.max())
+    if num_classes < 2:
+        raise ValueError(
+            "Expected labels of at least 2 classes for kind='mislabelled'. "
+            f"Received: {num_classes} class"
+        )
+    return num_classes
+
+
+def _other_classes(
+    labels: np.ndarray, indices: np.ndarray, num_classes: int, rng: np.random.Generator
+) -> np.ndarray:
+    """A class for each canary that is not its own, all others equally likely."""
+    steps = rng.integers(1, num_classes, size=len(indices))
+    return (labels[indices] + steps) % num_classes
+
+
+def _with_labels(y: np.ndarray, indices: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Labels of any form, with other classes at the indices."""
+    y = y.copy()
+    if _is_one_hot(y):
+        classes = np.eye(y.shape[1], dtype=y.dtype)[classes]
+    y[indices] = classes.reshape(y[indices].shape)
+    return y
+
+
+def _is_one_hot(y: np.ndarray) -> bool:
+    return y.ndim == 2 and y.shape[1] > 1
+
+
+def _with_rows(x: Any, indices: np.ndarray, rows: Any) -> Any:
+    def put(leaf, new):
+        leaf = leaf.copy()
+        leaf[indices] = new
+        return leaf
+
+    return keras.tree.map_structure(put, x, rows)
+
+
+def _outliers(x: Any, count: int, rng: np.random.Generator) -> Any:
+    """Records whose features come from rows drawn one by one."""
+
+    def draw(leaf):
+        flat = leaf.reshape(len(leaf), -1)
+        rows = rng.integers(len(flat), size=(count, flat.shape[1]))
+        return flat[rows, np.arange(flat.shape[1])].reshape(count, *leaf.shape[1:])
+
+    return keras.tree.map_structure(draw, x)
+
+
+def _checked_reference(reference: Any, x: Any, count: int) -> Any:
+    reference = arrays.as_arrays(reference, "reference")
+    inputs.require_alike(reference, x, "reference", "x")
+    keras.tree.assert_same_structure(reference, x)
+    arrays.require_finite(reference, "reference")
+    _require_at_most(arrays.num_samples(reference), count, "reference")
+    return reference
+
+
+def _near_copies(
+    reference: Any, sources: np.ndarray, perturbation: float, rng: np.random.Generator
+) -> Any:
+    """Copies of reference samples, each of which differs from its source."""
+    changed = np.zeros(len(sources), dtype=bool)
+
+    def copy(leaf):
+        rows = leaf[sources].reshape(len(sources), -1)
+        if leaf.dtype.kind in "biuf" and _is_binary(leaf):
+            moved = _flipped(rows, perturbation, rng)
+        elif leaf.dtype.kind == "f":
+            spread = leaf.reshape(len(leaf), -1).std(axis=0, dtype=np.float64)
+            noise = perturbation * spread * rng.standard_normal(rows.shape)
+            moved = (rows + noise).astype(leaf.dtype)
+        else:
+            # Neighbouring integers or strings need not mean neighbouring things.
+            moved = rows
+        changed[:] |= (moved != rows).any(axis=1)
+        return moved.reshape(leaf[sources].shape)
+
+    near = keras.tree.map_structure(copy, reference)
+    if not changed.all():
+        raise ValueError(
+            "Expected `reference` to have binary features or floats that vary, which can be "
+            f"perturbed; cast images to floats. Received: {arrays.describe(reference)}"
+        )
+    return near
+
+
+def _is_binary(leaf: np.ndarray) -> bool:
+    return bool(((leaf == 0) | (leaf == 1)).all())
+
+
+def _flipped(rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Binary rows with a share of their bits flipped, at least one."""
+    flips = max(1, round(share * rows.shape[1]))
+    columns = rng.random(rows.shape).argsort(axis=1)[:, :flips]
+    flipped = rows.copy()
+    at = np.arange(len(rows))[:, None], columns
+    flipped[at] = 1 - rows[at].astype(np.int8)
+    return flipped

@@ -1,0 +1,352 @@
+"""Figures of a shadow audit: every model is the target once. No training, no TensorFlow."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_dmp.audit.report.report import AuditReport, versions
+from keras_dmp.audit.shadow import clustered
+from keras_dmp.audit.shadow.likelihood import lira, lira_leave_one_out
+from keras_dmp.audit.shadow.relative import rmia, rmia_leave_one_out
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult
+
+CANARIES = "canaries"
+_MOST_EXPOSED = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShadowAttack:
+    """One attack with shadow models.
+
+    Attributes:
+        leave_one_out: Scores of every model with the others, from statistics and memberships.
+        attack: Scores of a model given, from its statistics, theirs and their memberships.
+        least_in: Shadow models trained on a record that its score needs.
+        least_out: Shadow models trained without it that its score needs.
+    """
+
+    leave_one_out: Callable[..., np.ndarray]
+    attack: Callable[..., np.ndarray]
+    least_in: int
+    least_out: int
+
+
+def _likelihood(least_in: int, least_out: int, **settings: object) -> ShadowAttack:
+    return ShadowAttack(
+        leave_one_out=functools.partial(lira_leave_one_out, **settings),
+        attack=functools.partial(lira, **settings),
+        least_in=least_in,
+        least_out=least_out,
+    )
+
+
+def _relative(least_in: int, **settings: object) -> ShadowAttack:
+    return ShadowAttack(
+        leave_one_out=functools.partial(rmia_leave_one_out, **settings),
+        attack=functools.partial(rmia, **settings),
+        least_in=least_in,
+        least_out=2,
+    )
+
+
+def _own(statistics: np.ndarray, *_: np.ndarray) -> np.ndarray:
+    """The attack on the loss, which falls as the scaled logit rises."""
+    return statistics[..., 0]
+
+
+# A variance per record needs three values to be more than the distance of two.
+ATTACKS = {
+    "loss": ShadowAttack(leave_one_out=_own, attack=_own, least_in=0, least_out=0),
+    "lira": _likelihood(3, 3),
+    "lira_fixed": _likelihood(2, 2, variance="fixed"),
+    "lira_offline": _likelihood(0, 3, online=False),
+    "lira_offline_fixed": _likelihood(0, 2, online=False, variance="fixed"),
+    "rmia": _relative(2),
+    "rmia_offline": _relative(0, online=False),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ShadowScores:
+    """Scores of every record under every model of a shadow audit.
+
+    The same records recur under all targets, so that pooled scores are no independent draws.
+    Intervals therefore draw records, with all of their scores.
+
+    Attributes:
+        scores: (targets, records), float64; higher is more a member. NaN where too few of the
+            shadow models were trained with the record, or without it.
+        is_member: Whether a record was a member of a target, (targets, records), bool.
+    """
+
+    scores: np.ndarray
+    is_member: np.ndarray
+
+    def __post_init__(self) -> None:
+        _require_matrix(self.is_member, scores=np.shape(self.scores))
+
+    @property
+    def num_targets(self) -> int:
+        """Models attacked."""
+        return len(self.scores)
+
+    def target(self, target: int, records: np.ndarray | None = None) -> MembershipScores:
+        """Scores under one target.
+
+        Args:
+            target: Its number.
+            records: Positions of the records wanted. Defaults to all.
+        """
+        return self._of(slice(target, target + 1), records)
+
+    def pooled(self, records: np.ndarray | None = None) -> MembershipScores:
+        """Scores under all targets as one attack that uses one threshold for all.
+
+        Its intervals take the scores for independent; those of `result` do not.
+
+        Args:
+            records: Positions of the records wanted. Defaults to all.
+        """
+        return self._of(slice(None), records)
+
+    def result(
+        self,
+        attack: str,
+        *,
+        slice: str = ENTIRE,
+        records: np.ndarray | None = None,
+        most_exposed: int = _MOST_EXPOSED,
+    ) -> AttackResult:
+        """Figures over all targets, with 95 % intervals that draw records.
+
+        Args:
+            attack: What the result calls the attack.
+            slice: What it calls the records. Defaults to `"all"`.
+            records: Positions of the records wanted. Defaults to all.
+            most_exposed: Records to name, those whose scores as a member lie highest among
+                their scores as a nonmember. Defaults to 20; slices name none.
+        """
+        rows = np.arange(self.scores.shape[1]) if records is None else np.asarray(records)
+        scores, is_member = self.scores[:, rows], self.is_member[:, rows]
+        result = AttackResult.from_scores(attack, self.pooled(rows), slice=slice, most_exposed=0)
+        clusters = clustered.Clusters(scores, is_member)
+        tprs = clusters.tpr_ends(FPRS)
+        return dataclasses.replace(
+            result,
+            auc_interval=clusters.auc_ends(),
+            # Neither is valid for scores of several models of the same records.
+            advantage_interval=None,
+            epsilon_lower_bound=None,
+            tpr_intervals={
+                fpr: None if result.tpr_at_fpr[fpr] is None else tprs[fpr] for fpr in FPRS
+            },
+            most_exposed=tuple(
+                (int(rows[row]), exposure)
+                for row, exposure in clusters.most_exposed(most_exposed if slice == ENTIRE else 0)
+            ),
+        )
+
+    def _of(self, targets: slice, records: np.ndarray | None) -> MembershipScores:
+        scores, is_member = self.scores[targets], self.is_member[targets]
+        if records is not None:
+            scores, is_member = scores[:, records], is_member[:, records]
+        known = np.isfinite(scores)
+        return MembershipScores(scores[known & is_member], scores[known & ~is_member])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ShadowStatistics:
+    """What each of several models says of each of many records.
+
+    Attributes:
+        scaled_logits: log(p / (1 - p)) of the true class, (models, records, queries), float64.
+        correct: Whether a record is classified correctly, (models, records), bool.
+        is_member: Whether a record was a member of a model, (models, records), bool.
+    """
+
+    scaled_logits: np.ndarray
+    correct: np.ndarray
+    is_member: np.ndarray
+
+    def __post_init__(self) -> None:
+        shapes = {"scaled_logits": np.shape(self.scaled_logits)[:2], "correct": self.correct.shape}
+        _require_matrix(self.is_member, **shapes)
+        if np.ndim(self.scaled_logits) != 3 or not np.isfinite(self.scaled_logits).all():
+            raise ValueError(
+                "Expected `scaled_logits` to be finite, of shape (models, records, queries). "
+                f"Received: shape {np.shape(self.scaled_logits)}"
+            )
+
+    def scores(self, attack: str = "lira") -> ShadowScores:
+        """Scores of every model, the others being its shadow models."""
+        settings = _attack(attack)
+        # Counted among the other models: a total would tell on which side the target is.
+        others_in = self.is_member.sum(axis=0) - self.is_member
+        others_out = len(self.is_member) - 1 - others_in
+        scorable = (others_in >= settings.least_in) & (others_out >= settings.least_out)
+        rows = scorable.any(axis=0)
+        _require_some(rows, len(self.is_member), attack)
+        scores = np.full(self.is_member.shape, np.nan)
+        scores[:, rows] = settings.leave_one_out(
+            self.scaled_logits[:, rows], self.is_member[:, rows]
+        )
+        scores[~scorable] = np.nan
+        return ShadowScores(scores=scores, is_member=self.is_member)
+
+    def scores_of(self, target: np.ndarray, attack: str = "lira") -> np.ndarray:
+        """Scores of one more model, all of these being its shadow models.
+
+        Args:
+            target: Its scaled logits, (records, queries).
+            attack: Name of the attack.
+
+        Returns:
+            (records,), float64, NaN where too few shadow models were trained with a record, or
+            without it.
+        """
+        settings = _attack(attack)
+        num_in = self.is_member.sum(axis=0)
+        num_out = len(self.is_member) - num_in
+        rows = (num_in >= settings.least_in) & (num_out >= settings.least_out)
+        _require_some(rows, len(self.is_member), attack)
+        scores = np.full(len(target), np.nan)
+        scores[rows] = settings.attack(
+            target[rows], self.scaled_logits[:, rows], self.is_member[:, rows]
+        )
+        return scores
+
+    def accuracy(self, records: np.ndarray | slice = slice(None)) -> tuple[float, float]:
+        """Mean accuracy on members and on nonmembers.
+
+        Args:
+            records: Positions of the records wanted. Defaults to all.
+        """
+        correct, is_member = self.correct[:, records], self.is_member[:, records]
+        return float(correct[is_member].mean()), float(correct[~is_member].mean())
+
+    def report(
+        self,
+        attacks: tuple[str, ...],
+        *,
+        canaries: np.ndarray | None = None,
+        name: str | None = None,
+        seed: int = 0,
+        provenance: Mapping[str, str | int | float] | None = None,
+    ) -> AuditReport:
+        """All targets under several attacks.
+
+        Args:
+            attacks: Names of the attacks.
+            canaries: Positions of planted records; "all" is the population without them then.
+            name: Name of the model.
+            seed: Seed of the audit, for the record.
+            provenance: What the statistics come from, added to the versions of the packages.
+
+        Raises:
+            ValueError: For unknown attacks, too few models, or canaries that are no positions.
+        """
+        records = np.arange(self.is_member.shape[1])
+        population = records
+        if canaries is not None:
+            canaries = _checked_canaries(canaries, len(records))
+            population = np.setdiff1d(records, canaries)
+        for attack in attacks:
+            _attack(attack)
+        results, notes = [], []
+        for attack in attacks:
+            scores = self.scores(attack)
+            share = np.isfinite(scores.scores).mean()
+            if share < 1:
+                notes.append(
+                    f"{attack} scores {100 * share:.4g} % of records and targets: the others have "
+                    "too few shadow models with the record, or without it"
+                )
+            results.append(scores.result(attack, records=population))
+            if canaries is not None:
+                results.append(scores.result(attack, slice=CANARIES, records=canaries))
+        results.sort(key=lambda result: result.slice != ENTIRE)
+        provenance = {**versions("tensorflow", "keras"), **(provenance or {})}
+        stated = {"name": name, "seed": seed, "provenance": provenance}
+        return _as_report(self, results, canaries, population, notes, **stated)
+
+
+def _as_report(
+    statistics: ShadowStatistics,
+    results: list[AttackResult],
+    canaries: np.ndarray | None,
+    population: np.ndarray,
+    missing: list[str],
+    **stated: Any,
+) -> AuditReport:
+    models = len(statistics.is_member)
+    member_accuracy, nonmember_accuracy = statistics.accuracy(population)
+    loss = np.logaddexp(0, -statistics.scaled_logits[:, population, 0])
+    is_member = statistics.is_member[:, population]
+    notes = [
+        f"{models} models were trained on random halves of {statistics.is_member.shape[1]:,} "
+        "records; each is the target once, the others are its shadow models",
+        "scores of all targets are pooled; intervals draw records, not scores",
+        "most exposed: positions among all records, and the share of all nonmembers' scores that "
+        "the record's scores as a member beat",
+        *missing,
+    ]
+    if canaries is not None:
+        notes.append(f"{len(canaries):,} canaries were planted; 'all' is without them")
+    return AuditReport(
+        results=tuple(results),
+        num_members=int(is_member.sum()),
+        num_nonmembers=int((~is_member).sum()),
+        num_classes=None,
+        member_accuracy=member_accuracy,
+        nonmember_accuracy=nonmember_accuracy,
+        member_loss=float(loss[is_member].mean()),
+        nonmember_loss=float(loss[~is_member].mean()),
+        notes=tuple(notes),
+        **stated,
+    )
+
+
+def _require_matrix(is_member: np.ndarray, **shapes: tuple[int, ...]) -> None:
+    if np.ndim(is_member) != 2 or is_member.dtype != bool:
+        raise ValueError(
+            "Expected `is_member` to be booleans of shape (models, records). Received: "
+            f"{is_member.dtype} of shape {np.shape(is_member)}"
+        )
+    for name, shape in shapes.items():
+        if shape != is_member.shape:
+            raise ValueError(
+                f"Expected `{name}` to be of {is_member.shape[0]} models and {is_member.shape[1]} "
+                f"records, as `is_member` is. Received: {shape}"
+            )
+
+
+def _attack(attack: str) -> ShadowAttack:
+    if attack not in ATTACKS:
+        raise ValueError(
+            f"Expected `attack` to be one of {', '.join(map(repr, ATTACKS))}. "
+            f"Received: attack={attack!r}"
+        )
+    return ATTACKS[attack]
+
+
+def _checked_canaries(canaries: np.ndarray, records: int) -> np.ndarray:
+    canaries = np.asarray(canaries)
+    is_proper = canaries.ndim == 1 and canaries.dtype.kind in "iu" and len(canaries)
+    if not is_proper or canaries.min() < 0 or canaries.max() >= records:
+        raise ValueError(
+            f"Expected `canaries` to be positions of records, 0 to {records - 1}. Received: shape "
+            f"{canaries.shape} dtype {canaries.dtype}"
+        )
+    return np.unique(canaries)
+
+
+def _require_some(rows: np.ndarray, models: int, attack: str) -> None:
+    if not rows.any():
+        raise ValueError(
+            f"Expected enough shadow models for attack {attack!r}. Received: {models}, so that no "
+            "record has enough that were trained with it, and without it; train more"
+        )

@@ -1,0 +1,415 @@
+"""Shadow-model audits: the whole pipeline, defence included, is run many times over."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dmp import _validate
+from keras_dmp._classifier import forward, probabilities
+from keras_dmp._classifier.outputs import OutputKind, require_outputs, resolve_output_kind
+from keras_dmp._data import arrays, inputs
+from keras_dmp.audit.report.report import AuditReport
+from keras_dmp.audit.shadow.jobs import Job, JobDirectory
+from keras_dmp.audit.shadow.scores import ShadowScores, ShadowStatistics
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.output_scores import scaled_logits
+
+# What a model is called whose `train_fn` returns it alone.
+ONLY = "model"
+# Records by which queries of one audit are told from those of another.
+_SAMPLE = slice(0, 64)
+
+
+class ShadowAudit:
+    """Attacks with shadow models that repeat the whole pipeline: LiRA and RMIA.
+
+    An attacker who knows the pipeline runs it on data of their own, and learns for each record what
+    a model says of it that was trained with it, and one that was trained without. This audit plays
+    that attacker: `num_shadow_models` times a random half of the records are the members,
+    `train_fn` trains a model on them, and what the model says of all records is kept. Each model is
+    then the target once, and the others are the attacker's shadow models.
+
+    `train_fn` must repeat everything that touches members: for a DMP student that is the teacher,
+    the selection and the student. Whatever does not (public reference data, an architecture) may
+    stand outside of it. A shadow audit of a defence that is not repeated understates its risk.
+
+    The halves are drawn independently of one another. Halves that balance each record over the
+    models would tell its membership in a target by how often it is a member elsewhere, and push the
+    figures of a model that betrays nothing below chance.
+
+    Every run is a job: a file in `directory`, written whole or not at all. A process that is
+    killed goes on with the job that was unfinished; the result is the same. `directory` tells who
+    is a member of what; it can be read by its owner only.
+
+    Args:
+        train_fn: Callable `(x, y, seed) -> model`, which trains a model on the members `x`, `y`; or
+            a dictionary of models by name that come from one run, such as a teacher and its
+            student, audited side by side; or a `StackedTrainer`, which trains many at once.
+            `keras.utils.clear_session()` and `keras.utils.set_random_seed(seed)` are called
+            before each call, so that no run depends on another.
+        x: Records, an array or a structure of arrays; each model gets a random half.
+        y: Their classes: integers, a column or one-hot.
+        num_shadow_models: Models to train, at least 4. It may be raised later: finished jobs stay.
+            Defaults to 16.
+        directory: Where the jobs are kept.
+        seed: Integer that fixes halves and seeds of all jobs. Defaults to 0.
+        queries: Callables `x -> x` that make further queries of each record, such as a mirrored
+            image. Attacks add up what the record and its queries tell. Defaults to none.
+        repeats: How often `train_fn` gets each record where it is a member, (records,) whole
+            numbers, such as `Canaries.repeats`. Defaults to once.
+        config: Settings of `train_fn` as plain JSON values: a directory of other settings is
+            refused. The function itself cannot be compared. Defaults to none.
+        from_logits: Whether the models return logits. Defaults to `None`: read from each model.
+        batch_size: Records a forward call. Defaults to the largest that pays.
+
+    Raises:
+        TypeError: If `train_fn` is not callable.
+        ValueError: For records and labels that do not fit each other, fewer than 4 models, or a
+            directory of another audit; nothing in it is changed then.
+
+    Example:
+    >>> import keras, numpy as np, tempfile
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(60, 5)).astype("float32"), rng.integers(0, 2, 60)
+    >>> def train(x, y, seed):
+    ...     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
+    ...     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    ...     model.fit(x, y, verbose=0)
+    ...     return model
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     audit = ShadowAudit(train, x, y, num_shadow_models=6, directory=directory)
+    ...     scores = audit.run(verbose=0).scores("lira_fixed")
+    >>> scores.num_targets, scores.scores.shape
+    (6, (6, 60))
+    """
+
+    def __init__(
+        self,
+        train_fn: Callable[[Any, Any, int], Any],
+        x: Any,
+        y: Any,
+        *,
+        num_shadow_models: int = 16,
+        directory: str | os.PathLike,
+        seed: int = 0,
+        queries: Sequence[Callable[[Any], Any]] = (),
+        repeats: np.ndarray | None = None,
+        config: Mapping[str, Any] | None = None,
+        from_logits: bool | None = None,
+        batch_size: int | None = None,
+    ):
+        if not callable(train_fn) and not _trains_many(train_fn):
+            raise TypeError(
+                "Expected `train_fn` to be a callable (x, y, seed) -> model. Received: "
+                f"{type(train_fn).__name__}"
+            )
+        _validate.integer_at_least(4, num_shadow_models=num_shadow_models)
+        _validate.integer_at_least(0, seed=seed)
+        if batch_size is not None:
+            _validate.integer_at_least(1, batch_size=batch_size)
+        self._train_fn = train_fn
+        self._x = arrays.as_arrays(x, "x")
+        arrays.require_finite(self._x, "x")
+        self._y = np.asarray(y)
+        self._labels = arrays.class_ids(y, None, "y")
+        arrays.require_same_length(self._x, self._labels, "x", "y")
+        if len(self._labels) < 4:
+            raise ValueError(f"Expected `x` to have at least 4 records. Received: {len(y)}")
+        self._queries = tuple(queries)
+        if not all(callable(query) for query in self._queries):
+            raise TypeError(f"Expected `queries` to be callables x -> x. Received: {queries!r}")
+        self._repeats = _checked_repeats(repeats, len(self._labels))
+        self._from_logits = from_logits
+        self._batch_size = batch_size
+        self.num_shadow_models = num_shadow_models
+        self.seed = int(seed)
+        configuration = self._configuration(config)
+        self._jobs = JobDirectory(directory, configuration)
+        self._provenance = {
+            "shadow models": num_shadow_models,
+            "records": self.num_records,
+            "data": configuration["data"],
+            "train_fn settings": json.dumps(configuration["config"], sort_keys=True),
+        }
+
+    @property
+    def num_records(self) -> int:
+        """Records, of which half are members of each model."""
+        return len(self._labels)
+
+    @property
+    def num_unfinished(self) -> int:
+        """Models that `run` has still to train, in all shards."""
+        return sum(not self._jobs.is_finished(job) for job in range(self.num_shadow_models))
+
+    def is_member(self, model: int) -> np.ndarray:
+        """Which records are members of one of the models, (records,), bool."""
+        rng = np.random.default_rng((self.seed, model))
+        half = np.zeros(self.num_records, dtype=bool)
+        half[rng.permutation(self.num_records)[: self.num_records // 2]] = True
+        return half
+
+    def run(self, shard: tuple[int, int] = (0, 1), verbose: Any = "auto") -> "ShadowAudit":
+        """Train the models that are not finished yet.
+
+        Args:
+            shard: `(i, n)`: this process trains every nth model (of a `StackedTrainer`, every nth
+                group) from the ith. Processes with shards of their own, on one machine or several
+                with a directory in common, share the work. Defaults to `(0, 1)`, all of it.
+            verbose: 0 is silent. Otherwise one progress bar over the models.
+
+        Returns:
+            The audit itself.
+
+        Raises:
+            RuntimeError: If another process trains one of these models.
+            ValueError: If a model is no classifier of these labels.
+        """
+        index, count = _checked_shard(shard)
+        groups = self._groups()[index::count]
+        mine = [job for group in groups for job in group]
+        with self._jobs.owned(mine):
+            todo = {job for job in mine if self._read(job) is None}
+            bar = keras.utils.Progbar(len(mine), verbose=int(bool(verbose)), unit_name="model")
+            bar.update(len(mine) - len(todo), finalize=not todo)
+            for group in groups:
+                if todo.isdisjoint(group):
+                    continue
+                for job, models in zip(group, self._train(group), strict=True):
+                    if job in todo:
+                        self._jobs.write(job, self._observe(models))
+                        bar.add(1)
+        return self
+
+    def statistics(self, model: str | None = None) -> ShadowStatistics:
+        """What the models said of all records.
+
+        Args:
+            model: Name of the model, where `train_fn` returns several.
+
+        Raises:
+            ValueError: If jobs are missing, or there is no such model.
+        """
+        jobs = [self._read(job) for job in range(self.num_shadow_models)]
+        missing = [number for number, job in enumerate(jobs) if job is None]
+        if missing:
+            raise ValueError(
+                f"Expected all {self.num_shadow_models} shadow models to be trained. Received: "
+                f"{len(missing)} that are not, model {missing[0]} the first; call `run`"
+            )
+        name = _name_among(jobs[0].scaled_logits, model)
+        without = [number for number, job in enumerate(jobs) if name not in job.scaled_logits]
+        if without:
+            raise ValueError(
+                f"Expected every run to have given a model {name!r}. Received: none from run "
+                f"{without[0]}, of another `train_fn`; choose another directory"
+            )
+        return ShadowStatistics(
+            scaled_logits=np.stack([job.scaled_logits[name] for job in jobs]),
+            correct=np.stack([job.correct[name] for job in jobs]),
+            is_member=np.stack([self.is_member(job) for job in range(len(jobs))]),
+        )
+
+    def scores(self, attack: str = "lira", *, model: str | None = None) -> ShadowScores:
+        """Scores of all records under each of the models, the others being its shadow models.
+
+        Args:
+            attack: `"lira"` (online), `"lira_offline"`, both with a variance per record;
+                `"lira_fixed"`, `"lira_offline_fixed"`, with one variance for all; `"rmia"`,
+                `"rmia_offline"`; or `"loss"`, which needs no shadow models.
+            model: Name of the model, where `train_fn` returns several.
+        """
+        return self.statistics(model).scores(attack)
+
+    def attack_model(
+        self,
+        target: keras.Model,
+        is_member: np.ndarray,
+        attack: str = "lira",
+        *,
+        model: str | None = None,
+    ) -> MembershipScores:
+        """Attack one given model of this pipeline, all shadow models being the attacker's.
+
+        Args:
+            target: The model.
+            is_member: Which records it was trained on, (records,), bool.
+            attack: As in `scores`.
+            model: Name of the shadow models, where `train_fn` returns several.
+        """
+        is_member = np.asarray(is_member)
+        if is_member.shape != (self.num_records,) or is_member.dtype != bool:
+            raise ValueError(
+                f"Expected `is_member` to be {self.num_records} booleans. Received: shape "
+                f"{is_member.shape} dtype {is_member.dtype}"
+            )
+        observed = self._observe({ONLY: target}).scaled_logits[ONLY]
+        scores = self.statistics(model).scores_of(observed, attack)
+        known = np.isfinite(scores)
+        return MembershipScores(scores[known & is_member], scores[known & ~is_member])
+
+    def report(
+        self,
+        attacks: Iterable[str] = ("loss", "lira", "lira_offline", "rmia"),
+        *,
+        model: str | None = None,
+        canaries: np.ndarray | None = None,
+        name: str | None = None,
+    ) -> AuditReport:
+        """All targets under several attacks, as an `AuditReport`.
+
+        Args:
+            attacks: Names as in `scores`.
+            model: Name of the model, where `train_fn` returns several.
+            canaries: Positions of planted records. The report then tells them from the rest.
+            name: What the report calls the model.
+        """
+        attacks = (attacks,) if isinstance(attacks, str) else tuple(attacks)
+        settings = {"canaries": canaries, "name": name or model, "seed": self.seed}
+        return self.statistics(model).report(attacks, provenance=self._provenance, **settings)
+
+    def _configuration(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What jobs depend on, but for `train_fn`; the number of models may grow."""
+        queried = [arrays.record_digests(self._query(query, _SAMPLE)) for query in self._queries]
+        return {
+            "records": self.num_records,
+            "data": _checksum(arrays.record_digests(self._x), self._labels),
+            "seed": self.seed,
+            "queries": [_checksum(digests) for digests in queried],
+            "repeats": _checksum(self._repeats) if (self._repeats > 1).any() else None,
+            "from_logits": self._from_logits,
+            # Models that are trained together are the same but for rounding alone.
+            "group_size": self._group_size,
+            "config": dict(config or {}),
+        }
+
+    def _query(self, query: Callable[[Any], Any], rows: slice = slice(None)) -> Any:
+        """Records as one of the queries alters them."""
+        x = arrays.take(self._x, rows)
+        altered = arrays.as_arrays(query(x), "queries")
+        arrays.require_same_length(altered, x, "queries", "x")
+        inputs.require_alike(altered, x, "queries", "x")
+        arrays.require_finite(altered, "queries")
+        return altered
+
+    @property
+    def _group_size(self) -> int:
+        return self._train_fn.group_size if _trains_many(self._train_fn) else 1
+
+    def _read(self, job: int) -> Job | None:
+        return self._jobs.read(job, (self.num_records, 1 + len(self._queries)))
+
+    def _groups(self) -> list[range]:
+        """Jobs that are trained together: always the same, as rounding depends on the company."""
+        size, last = self._group_size, self.num_shadow_models
+        return [range(start, min(start + size, last)) for start in range(0, last, size)]
+
+    def _train(self, jobs: range) -> Iterable[dict[str, keras.Model]]:
+        """The models of some jobs, by name; nothing that one leaves behind reaches the next."""
+        seeds = [_job_seed(self.seed, job) for job in jobs]
+        rows = [np.flatnonzero(self.is_member(job)) for job in jobs]
+        rows = [np.repeat(members, self._repeats[members]) for members in rows]
+        if _trains_many(self._train_fn):
+            models = self._train_fn.train_many(self._x, self._y, rows, seeds)
+            yield from (_by_name(model) for model in models)
+            return
+        for seed, members in zip(seeds, rows, strict=True):
+            policy = keras.config.dtype_policy()
+            keras.utils.clear_session(free_memory=False)
+            keras.config.set_dtype_policy(policy)
+            keras.utils.set_random_seed(seed)
+            yield _by_name(self._train_fn(arrays.take(self._x, members), self._y[members], seed))
+
+    def _observe(self, models: dict[str, keras.Model]) -> Job:
+        logits, correct = {}, {}
+        for name, model in models.items():
+            inputs.require_model_input(self._x, model, "x")
+            columns = []
+            for query in (None, *self._queries):
+                x = self._x if query is None else self._query(query)
+                outputs = forward.predict(model, x, batch_size=self._batch_size)
+                kind = resolve_output_kind(
+                    model, "model", from_logits=self._from_logits, outputs=outputs
+                )
+                require_outputs(outputs, kind, "model outputs")
+                arrays.class_ids(self._labels, kind.num_classes, "y")
+                columns.append(scaled_logits(outputs, self._labels, from_logits=kind.from_logits))
+                if query is None:
+                    correct[name] = _correct(outputs, self._labels, kind)
+            logits[name] = np.stack(columns, axis=1)
+        return Job(scaled_logits=logits, correct=correct)
+
+
+def _trains_many(train_fn: Any) -> bool:
+    """Whether it is a trainer of many models at once, told by its method."""
+    return callable(getattr(train_fn, "train_many", None))
+
+
+def _checked_shard(shard: Any) -> tuple[int, int]:
+    try:
+        index, count = shard
+        _validate.integer_at_least(0, index=index)
+        _validate.integer_at_least(index + 1, count=count)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Expected `shard` to be (i, n) with 0 <= i < n, the ith of n parts. "
+            f"Received: shard={shard!r}"
+        ) from error
+    return int(index), int(count)
+
+
+def _checked_repeats(repeats: Any, records: int) -> np.ndarray:
+    repeats = np.ones(records, np.int64) if repeats is None else np.asarray(repeats)
+    if repeats.shape != (records,) or repeats.dtype.kind not in "iu" or repeats.min() < 1:
+        raise ValueError(
+            f"Expected `repeats` to be {records} whole numbers of at least 1. Received: shape "
+            f"{repeats.shape} dtype {repeats.dtype}"
+        )
+    return repeats
+
+
+def _job_seed(seed: int, job: int) -> int:
+    """Seed of one job, below 2**31: as independent of its neighbours' as NumPy makes it."""
+    return int(np.random.SeedSequence((seed, job)).generate_state(1)[0] >> 1)
+
+
+def _by_name(models: Any) -> dict[str, keras.Model]:
+    named = dict(models) if isinstance(models, Mapping) else {ONLY: models}
+    is_proper = all(
+        isinstance(name, str) and isinstance(model, keras.Model) for name, model in named.items()
+    )
+    if not named or not is_proper:
+        raise TypeError(
+            "Expected `train_fn` to return a keras.Model or a dictionary of models by name. "
+            f"Received: {type(models).__name__}"
+        )
+    return named
+
+
+def _name_among(names: Iterable[str], model: str | None) -> str:
+    names = list(names)
+    if model is None and len(names) == 1:
+        return names[0]
+    if model not in names:
+        raise ValueError(
+            f"Expected `model` to be one of {', '.join(map(repr, names))}, which `train_fn` "
+            f"returned. Received: model={model!r}"
+        )
+    return model
+
+
+def _checksum(*columns: np.ndarray) -> str:
+    """Hash of columns of 64-bit numbers, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for column in columns:
+        digest.update(np.asarray(column).astype(column.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _correct(outputs: np.ndarray, labels: np.ndarray, kind: OutputKind) -> np.ndarray:
+    return probabilities.predicted_classes(outputs, from_logits=kind.from_logits) == labels

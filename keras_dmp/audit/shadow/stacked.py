@@ -1,0 +1,311 @@
+"""Training many small models at once: a step of all of them is one step of stacked weights."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dmp import _validate
+from keras_dmp._classifier import fresh, outputs
+from keras_dmp._data import arrays, inputs
+from keras_dmp.audit.shadow.stacked_program import StackedProgram
+
+# Those that update each weight by its own gradient alone: norms and orthogonal steps would mix
+# the models.
+_ELEMENTWISE = (
+    keras.optimizers.Adadelta,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Adamax,
+    keras.optimizers.Ftrl,
+    keras.optimizers.Lion,
+    keras.optimizers.Nadam,
+    keras.optimizers.RMSprop,
+    keras.optimizers.SGD,
+)
+# Layers whose training TensorFlow can vectorise over the weights too. Random ones it cannot.
+_STACKABLE = (
+    keras.layers.InputLayer,
+    keras.layers.Dense,
+    keras.layers.Flatten,
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.ELU,
+    keras.layers.Softmax,
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.Embedding,
+    keras.layers.Add,
+    keras.layers.Concatenate,
+)
+# Weight updates (steps times weights) from which compiling the optimizer is repaid.
+_WORTH_COMPILING = 500_000_000
+_MIXING_SETTINGS = ("clipnorm", "global_clipnorm", "use_ema")
+_MEAN_REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum")
+
+
+class StackedTrainer:
+    """Train many small networks of one architecture at once, each as if it were alone.
+
+    A small network leaves a processor idle: its steps are overhead. Here the weights of
+    `group_size` models are stacked along a new first axis and trained by one compiled program.
+    Initial weights and the order of the samples are a function of a model's seed alone, so that
+    a model is the same, but for rounding, whatever it is trained beside.
+
+    It suits shadow models: pass it as the `train_fn` of a `ShadowAudit`.
+
+    Args:
+        build_model: Callable that builds a fresh classifier, always of one architecture. It is
+            called after `keras.utils.set_random_seed` with the model's seed. Its layers are fully
+            connected ones and those that go with them: activations, normalizations, embeddings,
+            sums and concatenations; no convolutions and no dropout.
+        optimizer: Name or instance of a Keras optimizer that updates each weight by its own
+            gradients alone, such as SGD, Adam or AdamW. A copy of an instance is used. Defaults
+            to `"adam"`.
+        loss: A `keras.losses.Loss` of the labels. Defaults to sparse categorical cross-entropy
+            of logits.
+        epochs: Integer, the passes over each model's samples.
+        batch_size: Integer, the samples a step; the last of an epoch may have fewer. Defaults
+            to 128.
+        group_size: Integer, the models that are trained at once; more take more memory and, from
+            a point on, more time each. Defaults to 16.
+
+    Raises:
+        TypeError: `build_model` or `loss` is of the wrong type.
+        ValueError: A setting out of range, or an optimizer that would mix the models.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_dmp.audit import StackedTrainer
+        >>> def build():
+        ...     return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> x, y = np.eye(3, dtype="float32"), np.array([0, 1, 1])
+        >>> trainer = StackedTrainer(build, optimizer="sgd", epochs=2)
+        >>> models = trainer.train_many(x, y, rows=[[0, 1], [1, 2]], seeds=[7, 8])
+        >>> [model.count_params() for model in models]
+        [8, 8]
+    """
+
+    def __init__(
+        self,
+        build_model: Callable[[], keras.Model],
+        *,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        loss: keras.losses.Loss | None = None,
+        epochs: int,
+        batch_size: int = 128,
+        group_size: int = 16,
+    ):
+        if isinstance(build_model, keras.Model) or not callable(build_model):
+            raise TypeError(
+                "Expected `build_model` to be a callable that builds a model. Received: "
+                f"{type(build_model).__name__}"
+            )
+        _validate.integer_at_least(1, epochs=epochs, batch_size=batch_size, group_size=group_size)
+        self._build_model = build_model
+        self._optimizer = _checked_optimizer(optimizer)
+        self._loss = _checked_loss(loss)
+        self._epochs, self._batch_size = epochs, batch_size
+        self.group_size = group_size
+        # By the number of models: tracing takes longer than many a training.
+        self._programs: dict[int, StackedProgram] = {}
+
+    def __call__(self, x: Any, y: Any, seed: int) -> keras.Model:
+        """Train one model.
+
+        Args:
+            x: Samples, an array or a structure of arrays.
+            y: Labels.
+            seed: Integer, fixes the initial weights and the order of the samples.
+
+        Returns:
+            The model, not compiled.
+        """
+        x = arrays.as_arrays(x, "x")
+        return self.train_many(x, y, [np.arange(arrays.num_samples(x))], [seed])[0]
+
+    def train_many(
+        self, x: Any, y: Any, rows: Sequence[Any], seeds: Sequence[int]
+    ) -> list[keras.Model]:
+        """Train a model on each of several selections of the samples.
+
+        `x` and `y` are in memory once, whatever the number of models. The global seeds of
+        Python, NumPy and Keras are set on the way.
+
+        Args:
+            x: All samples, an array or a structure of arrays.
+            y: Their labels.
+            rows: The positions of each model's samples. Models of equally many are trained at
+                once, others one after the other.
+            seeds: The seed of each model, which fixes its initial weights and the order of its
+                samples.
+
+        Returns:
+            The models in the order of `rows`, not compiled. Each equals the one that a call with
+            its samples and its seed gives, up to rounding.
+
+        Raises:
+            ValueError: Arguments that do not fit each other or the models, or layers that cannot
+                be stacked.
+        """
+        x, y = arrays.as_arrays(x, "x"), np.asarray(y)
+        arrays.require_same_length(x, y, "x", "y")
+        selections = _checked_rows(rows, len(y))
+        seeds = _checked_seeds(seeds, len(selections))
+        models: dict[int, keras.Model] = {}
+        for group in _groups([len(mine) for mine in selections], self.group_size):
+            mine = np.stack([selections[model] for model in group])
+            trained = self._train_group(x, y, mine, [seeds[model] for model in group])
+            models.update(zip(group, trained, strict=True))
+        return [models[model] for model in range(len(seeds))]
+
+    def _train_group(
+        self, x: Any, y: np.ndarray, rows: np.ndarray, seeds: list[int]
+    ) -> list[keras.Model]:
+        models = [self._build(seed, x) for seed in seeds]
+        _require_trainable(models[0], x, y, self._loss)
+        dtypes = keras.tree.pack_sequence_as(x, inputs.input_dtypes(models[0], x))
+        data = keras.tree.map_structure(tf.convert_to_tensor, x, dtypes), tf.convert_to_tensor(y)
+        program = self._program(models, data, rows.shape[1])
+        program.load(models)
+        for epoch in range(self._epochs):
+            order = [
+                mine[epoch_order(seed, epoch, len(mine))]
+                for mine, seed in zip(rows, seeds, strict=True)
+            ]
+            program.run_epoch(data, np.stack(order), self._batch_size)
+        program.store(models)
+        return models
+
+    def _build(self, seed: int, x: Any) -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        model = fresh.fresh_model(self._build_model)
+        fresh.ensure_built(model, arrays.take(x, slice(1)))
+        return model
+
+    def _program(self, models: list[keras.Model], data: tuple, samples: int) -> StackedProgram:
+        """The compiled program for so many models; tracing takes longer than many a training."""
+        program = self._programs.get(len(models))
+        if program is None or not program.fits(models, data):
+            updates = self._epochs * -(-samples // self._batch_size) * len(models)
+            compiled = updates * models[0].count_params() >= _WORTH_COMPILING
+            program = StackedProgram(models, self._optimizer, self._loss, data, compiled=compiled)
+            self._programs[len(models)] = program
+        if not program.fits(models, data):
+            raise ValueError(
+                "Expected `build_model` to build models of one architecture. Received: models "
+                "whose weights differ in shape"
+            )
+        return program
+
+
+def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
+    """Order of the samples in one epoch of the model with this seed, (samples,), int64."""
+    return np.random.default_rng((seed, epoch)).permutation(samples)
+
+
+def _require_trainable(model: keras.Model, x: Any, y: np.ndarray, loss: keras.losses.Loss) -> None:
+    """Raise ValueError unless this is a classifier of the samples that can be stacked."""
+    inputs.require_model_input(x, model, "x")
+    kind = outputs.resolve_output_kind(model, "model", loss=loss)
+    arrays.class_ids(y, kind.num_classes, "y")
+    for layer in _layers(model):
+        if not isinstance(layer, _STACKABLE):
+            names = ", ".join(kind.__name__ for kind in _STACKABLE)
+            raise ValueError(
+                f"Expected `build_model` to build a model of layers that can be stacked, {names}. "
+                f"Received: {layer.name!r}, a {type(layer).__name__}"
+            )
+        if layer.dtype_policy.name == "mixed_float16":
+            raise ValueError(
+                "Expected `build_model` to build a model of float32 or bfloat16. Received: the "
+                "policy mixed_float16, whose losses would have to be scaled"
+            )
+    for variable in model.trainable_variables:
+        if variable.constraint is not None:
+            raise ValueError(
+                "Expected `build_model` to build a model of weights without constraints. "
+                f"Received: {variable.name!r} with {type(variable.constraint).__name__}"
+            )
+
+
+def _layers(model: keras.Model) -> Iterator[keras.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
+
+
+def _checked_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:
+    found = keras.optimizers.get(optimizer)
+    names = ", ".join(sorted(kind.__name__ for kind in _ELEMENTWISE))
+    if type(found) not in _ELEMENTWISE:
+        raise ValueError(
+            f"Expected `optimizer` to work weight by weight, one of {names}. Received: "
+            f"{type(found).__name__}"
+        )
+    mixing = [name for name in _MIXING_SETTINGS if found.get_config().get(name)]
+    if mixing:
+        raise ValueError(
+            f"Expected `optimizer` to be without {', '.join(_MIXING_SETTINGS)}. "
+            f"Received: {mixing[0]}={found.get_config()[mixing[0]]!r}"
+        )
+    return found
+
+
+def _checked_loss(loss: Any) -> keras.losses.Loss:
+    if loss is None:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if not isinstance(loss, keras.losses.Loss):
+        raise TypeError(
+            f"Expected `loss` to be a keras.losses.Loss. Received: {type(loss).__name__}"
+        )
+    if loss.reduction not in _MEAN_REDUCTIONS:
+        raise ValueError(
+            "Expected `loss` to give one number a batch. Received: a loss with "
+            f"reduction={loss.reduction!r}"
+        )
+    return loss
+
+
+def _groups(sizes: list[int], group_size: int) -> Iterator[list[int]]:
+    """Models to train at once: neighbours, as far as they have equally many samples."""
+    for start in range(0, len(sizes), group_size):
+        alike: dict[int, list[int]] = {}
+        for model in range(start, min(start + group_size, len(sizes))):
+            alike.setdefault(sizes[model], []).append(model)
+        yield from alike.values()
+
+
+def _checked_rows(rows: Any, samples: int) -> list[np.ndarray]:
+    """Positions of each model's samples."""
+    selections = [np.asarray(mine) for mine in rows]
+    for model, mine in enumerate(selections):
+        if mine.ndim != 1 or mine.dtype.kind not in "iu" or not mine.size:
+            raise ValueError(
+                "Expected `rows` to be positions of samples, at least one for each model. "
+                f"Received: {mine.dtype} of shape {mine.shape} for model {model}"
+            )
+        if mine.min() < 0 or mine.max() >= samples:
+            raise ValueError(
+                f"Expected `rows` to be positions of samples, 0 to {samples - 1}. Received: "
+                f"positions from {mine.min()} to {mine.max()} for model {model}"
+            )
+    return selections
+
+
+def _checked_seeds(seeds: Any, models: int) -> list[int]:
+    seeds = list(seeds)
+    if len(seeds) != models:
+        raise ValueError(
+            f"Expected `seeds` to be one for each of the {models} selections in `rows`. "
+            f"Received: {len(seeds)}"
+        )
+    for seed in seeds:
+        _validate.integer_at_least(0, seeds=seed)
+    return [int(seed) for seed in seeds]

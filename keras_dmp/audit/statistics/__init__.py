@@ -1,0 +1,1 @@
+"""Figures of attacks on plain arrays: NumPy and SciPy only."""

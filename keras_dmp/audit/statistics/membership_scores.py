@@ -1,0 +1,365 @@
+"""Scores of a membership attack and every figure that is read from them."""
+
+import dataclasses
+import functools
+import math
+import numbers
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_dmp import _validate
+from keras_dmp.audit.statistics import intervals, rates
+from keras_dmp.audit.statistics.epsilon import epsilon_lower_bound, log_ratio_low
+from keras_dmp.audit.statistics.intervals import Interval
+from keras_dmp.audit.statistics.posterior import member_posterior, member_posterior_ends
+
+__all__ = ["Interval", "MembershipScores"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MembershipScores:
+    """What an attack says about each sample, and the figures that follow from it.
+
+    Every figure is a number, or with `interval=True` an `Interval` around it. Intervals take
+    the scores of each side for independent draws from one distribution, which holds for samples
+    of one model only roughly. They are computed, not drawn: the same scores give the same ends.
+
+    Args:
+        member_scores: Array (members,) of real numbers; higher is more a member.
+        nonmember_scores: Array (nonmembers,) of real numbers on the same scale.
+
+    Attributes:
+        member_scores: The members' scores in the given order, float64, read-only.
+        nonmember_scores: The nonmembers' scores in the given order, float64, read-only.
+
+    Raises:
+        TypeError: If scores are not numbers.
+        ValueError: If scores are not one-dimensional, are missing, or are NaN or infinite.
+
+    Example:
+    >>> scores = MembershipScores([3.0, 2.0, 2.0, 0.0], [2.0, 1.0, 0.0, 0.0])
+    >>> scores.auc()
+    0.75
+    >>> scores.tpr_at_fpr(0.25)
+    0.75
+    >>> scores.tpr_at_fpr(0.1, interval=True).reason
+    'a false positive rate of 0.1 needs 10 nonmembers, received 4'
+    """
+
+    member_scores: np.ndarray
+    nonmember_scores: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("member_scores", "nonmember_scores"):
+            object.__setattr__(self, name, _checked(getattr(self, name), name))
+
+    @property
+    def num_members(self) -> int:
+        """Members attacked."""
+        return len(self.member_scores)
+
+    @property
+    def num_nonmembers(self) -> int:
+        """Nonmembers attacked."""
+        return len(self.nonmember_scores)
+
+    def __repr__(self) -> str:
+        """Return the sizes: the scores themselves would fill the screen."""
+        return (
+            f"MembershipScores(num_members={self.num_members}, "
+            f"num_nonmembers={self.num_nonmembers})"
+        )
+
+    def roc(self) -> rates.RocCurve:
+        """Return the ROC curve, every corner of it."""
+        return self._curve
+
+    def auc(self, *, interval: bool = False, confidence: float = 0.95) -> float | Interval:
+        """Probability that a random member scores above a random nonmember, ties half.
+
+        Args:
+            interval: Boolean. Whether to return an `Interval`: DeLong, DeLong & Clarke-Pearson,
+                Biometrics 1988; where its variance is 0, as at an AUC of 0 or 1, the score
+                interval of Newcombe, Statistics in Medicine 2006, method 5. Defaults to
+                `False`.
+            confidence: Float in (0, 1). Defaults to 0.95.
+        """
+        _check(interval, confidence)
+        beaten, beating = self._placements
+        value = float(beaten.mean())
+        if not interval:
+            return value
+        return _around(value, intervals.auc_ends(beaten, beating, confidence), confidence)
+
+    def advantage(self, *, interval: bool = False, confidence: float = 0.95) -> float | Interval:
+        """Largest |TPR - FPR| over all thresholds, TF-Privacy's attacker advantage.
+
+        Searched on the samples that it is measured on, it lies above 0 for any attack; its
+        interval allows for the search.
+
+        Args:
+            interval: Boolean. Whether to return an `Interval`: below, the two-sample band of
+                Kolmogorov and Smirnov; above, a score interval at one threshold. Defaults to
+                `False`.
+            confidence: Float in (0, 1). Defaults to 0.95.
+        """
+        _check(interval, confidence)
+        value = float(np.abs(self._curve.tpr - self._curve.fpr).max())
+        if not interval:
+            return value
+        ends = intervals.advantage_ends(value, self.num_members, self.num_nonmembers, confidence)
+        return _around(value, ends, confidence)
+
+    def balanced_accuracy(
+        self, *, seed: int = 0, interval: bool = False, confidence: float = 0.95
+    ) -> float | Interval | None:
+        """(TPR + 1 - FPR) / 2 with the threshold chosen on one half, measured on the other.
+
+        The first half chooses the direction too: an attack that looks the wrong way is turned.
+
+        Args:
+            seed: Integer. Draws the halves. Defaults to 0.
+            interval: Boolean. Whether to return an `Interval`, for the threshold chosen:
+                Clopper & Pearson's for both rates, joined by Newcombe's square-and-add rule
+                (Statistics in Medicine 1998). Defaults to `False`.
+            confidence: Float in (0, 1). Defaults to 0.95.
+
+        Returns:
+            The accuracy; `None` with fewer than two samples on a side.
+        """
+        _check(interval, confidence)
+        _validate.integer_at_least(0, seed=seed)
+        fewest = min(self.num_members, self.num_nonmembers)
+        if fewest < 2:
+            reason = f"halves need 2 samples a side, received {fewest}"
+            return Interval(None, None, None, confidence, reason) if interval else None
+        (members, held_members), (nonmembers, held_nonmembers) = self._halves(seed)
+        rules = [
+            (*best_threshold(members, nonmembers), 1),
+            (*best_threshold(-members[::-1], -nonmembers[::-1]), -1),
+        ]
+        threshold, _, sign = max(rules, key=lambda rule: rule[1])
+        hits = int(np.count_nonzero(sign * held_members >= threshold))
+        alarms = int(np.count_nonzero(sign * held_nonmembers >= threshold))
+        counts = (hits, len(held_members), alarms, len(held_nonmembers))
+        value = (counts[0] / counts[1] + 1 - counts[2] / counts[3]) / 2
+        if not interval:
+            return value
+        return _around(value, intervals.balanced_accuracy_ends(*counts, confidence), confidence)
+
+    def tpr_at_fpr(
+        self, fpr: float, *, interval: bool = False, confidence: float = 0.95
+    ) -> float | Interval | None:
+        """Largest true positive rate with an empirical false positive rate of at most `fpr`.
+
+        Args:
+            fpr: Float in (0, 1]. The false positive rate allowed.
+            interval: Boolean. Whether to return an `Interval` of the TPR at a true FPR of
+                `fpr`: it allows for the threshold's error from the nonmembers and for the
+                members drawn. Defaults to `False`.
+            confidence: Float in (0, 1). Defaults to 0.95.
+
+        Returns:
+            The rate; `None` with fewer than 1 / `fpr` nonmembers, which cannot tell. The
+            `Interval` then has the reason.
+        """
+        _check(interval, confidence)
+        _validate.fraction(fpr=fpr)
+        value = rates.tpr_at_fpr(self._curve, fpr)
+        if not interval:
+            return value
+        if value is None:
+            return Interval(None, None, None, confidence, self._unresolved(fpr))
+        ends = intervals.tpr_ends(*self._sorted, fpr, confidence)
+        return _around(value, ends, confidence)
+
+    def positive_predictive_value(
+        self,
+        fpr: float | None = None,
+        *,
+        prior: float = 0.5,
+        interval: bool = False,
+        confidence: float = 0.95,
+    ) -> float | Interval | None:
+        """Share of members among the samples that are taken for members.
+
+        At a false positive rate of `fpr` it is prior TPR / (prior TPR + (1 - prior) fpr),
+        Jayaraman et al., "Revisiting membership inference under realistic assumptions", PoPETs
+        2021. It says how much to believe one alarm, where few candidates are members.
+
+        Args:
+            fpr: Float in (0, 1]. The false positive rate allowed. Defaults to `None`: the
+                largest share above any threshold, TF-Privacy's figure where the sides are in
+                the proportion of `prior`. A single sample can make it 1.
+            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+            interval: Boolean. Whether to return an `Interval`: that of `tpr_at_fpr` carried
+                over. Without `fpr` its upper end is 1, as nothing bounds the share above a
+                threshold that hardly any score reaches. Defaults to `False`.
+            confidence: Float in (0, 1). Defaults to 0.95.
+
+        Returns:
+            The share; `None` where `tpr_at_fpr` is.
+        """
+        _check(interval, confidence)
+        _check_inside_unit("prior", prior)
+        if fpr is None:
+            value = _share(self._curve.tpr[1:], self._curve.fpr[1:], prior).max()
+            if not interval:
+                return float(value)
+            alpha = (1 - confidence) / 2
+            ratio = math.exp(log_ratio_low(*self._sorted, delta=0.0, alpha=alpha))
+            # Where everything is taken for a member, the share is the prior.
+            low = max(prior, float(_share(ratio, 1.0, prior)))
+            return _around(float(value), (low, 1.0), confidence)
+        tpr = self.tpr_at_fpr(fpr, interval=interval, confidence=confidence)
+        if not interval or tpr.value is None:
+            return tpr if tpr is None or interval else float(_share(tpr, fpr, prior))
+        ends = _share(np.array([tpr.value, tpr.low, tpr.high]), fpr, prior).tolist()
+        return Interval(*ends, confidence)
+
+    def privacy_risk(
+        self, *, prior: float = 0.5, interval: bool = False, confidence: float = 0.95
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probability that a sample with this score is a member, for each sample.
+
+        The privacy risk score of Song & Mittal, "Systematic evaluation of privacy risks of
+        machine learning models", USENIX Security 2021, Section 5: 0.5 is a coin flip. Their
+        histograms are made monotone here: bins of at least 20 samples with scores in order, one
+        member and one nonmember added to each, and a higher score never has a lower risk.
+
+        Args:
+            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+            interval: Boolean. Whether to return both ends of an interval of each in its place:
+                Clopper & Pearson's, of the share of members among samples of neighbouring
+                scores. Defaults to `False`.
+            confidence: Float in (0, 1). Defaults to 0.95.
+
+        Returns:
+            Two arrays, (members,) and (nonmembers,), in the order of the scores, float64; with
+            `interval=True` (members, 2) and (nonmembers, 2), low and high.
+        """
+        _check(interval, confidence)
+        _check_inside_unit("prior", prior)
+        sides = (self.member_scores, self.nonmember_scores)
+        if interval:
+            return member_posterior_ends(*sides, prior, confidence)
+        return member_posterior(*sides, prior)
+
+    def epsilon_lower_bound(self, delta: float = 0.0, confidence: float = 0.95) -> float:
+        """Largest epsilon such that training is not (epsilon, `delta`)-private, by these scores.
+
+        Of (epsilon, delta)-private training every threshold obeys TPR <= e^epsilon FPR + delta
+        and 1 - FPR <= e^epsilon (1 - TPR) + delta (Kairouz, Oh & Viswanath 2015). The bound
+        stays valid after the search: thresholds are the 1st, 4th, 16th, ... score of the other
+        side, above which the rate of mistakes has a known Beta distribution, tested together
+        with Clopper & Pearson's of the hits, and Bonferroni's correction over thresholds and
+        inequalities. Compare Jagielski, Ullman & Oprea 2020 and Nasr et al. 2021, who bound both
+        rates apart. An attack that looks the wrong way has to be turned first. 0 says that
+        nothing was found, not that nothing leaks.
+
+        Args:
+            delta: Float in [0, 1). Defaults to 0.
+            confidence: Float in (0, 1). Defaults to 0.95.
+        """
+        _check_inside_unit("confidence", confidence)
+        _validate.non_negative(delta=delta)
+        if delta >= 1:
+            raise ValueError(f"Expected `delta` to be below 1. Received: delta={delta!r}")
+        return epsilon_lower_bound(*self._sorted, delta=delta, confidence=confidence)
+
+    @functools.cached_property
+    def _curve(self) -> rates.RocCurve:
+        return rates.roc_curve(*self._sorted)
+
+    @functools.cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.sort(self.member_scores), np.sort(self.nonmember_scores)
+
+    @functools.cached_property
+    def _placements(self) -> tuple[np.ndarray, np.ndarray]:
+        return rates.placements(*self._sorted)
+
+    def _halves(self, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Both sides' halves, each ascending, whatever the order of the samples."""
+        firsts = random_halves(self._sorted, seed)
+        return [
+            (side[first], side[~first]) for side, first in zip(self._sorted, firsts, strict=True)
+        ]
+
+    def _unresolved(self, fpr: float) -> str:
+        return (
+            f"a false positive rate of {fpr:g} needs {math.ceil(1 / fpr - 1e-9):,} nonmembers, "
+            f"received {self.num_nonmembers:,}"
+        )
+
+
+def random_halves(sides: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+    """Mask of the first half of each side.
+
+    The scores have a say in the draw: one mask for all sorted scores of one size would always
+    put the same ranks together.
+    """
+    rng = np.random.default_rng([seed, *(zlib.crc32(side) for side in sides)])
+    return [rng.permutation(len(side)) < len(side) // 2 for side in sides]
+
+
+def best_threshold(members: np.ndarray, nonmembers: np.ndarray) -> tuple[float, float]:
+    """Threshold of the largest TPR - FPR and that gap, from both sides' ascending scores.
+
+    It lies half-way between two scores, so that "above" and "at least" are the same.
+    """
+    values = np.unique(np.concatenate([members, nonmembers]))
+    middles = np.append(values[:-1] / 2 + values[1:] / 2, values[-1])
+    missed, passed = (
+        np.searchsorted(side, middles, side="left") / len(side) for side in (members, nonmembers)
+    )
+    best = int((passed - missed).argmax())
+    return float(middles[best]), float(passed[best] - missed[best])
+
+
+def _share(tpr: Any, fpr: Any, prior: float) -> Any:
+    return prior * tpr / (prior * tpr + (1 - prior) * fpr)
+
+
+def _around(value: float, ends: tuple[float, float], confidence: float) -> Interval:
+    # Ends that are computed apart from the value can pass it by a rounding.
+    return Interval(value, min(ends[0], value), max(ends[1], value), confidence)
+
+
+def _checked(scores: Any, name: str) -> np.ndarray:
+    """Read-only float64 copy of one side's scores."""
+    scores = np.asarray(scores)
+    if scores.dtype.kind not in "fiub":
+        raise TypeError(
+            f"Expected `{name}` to be an array of real numbers. Received: dtype {scores.dtype}"
+        )
+    if scores.ndim != 1 or not scores.size:
+        raise ValueError(
+            f"Expected `{name}` to have shape (samples,), at least one of them. "
+            f"Received: shape {scores.shape}"
+        )
+    scores = scores.astype(np.float64)
+    bad = scores.size - np.count_nonzero(np.isfinite(scores))
+    if bad:
+        raise ValueError(
+            f"Expected `{name}` to be finite. Received: NaN or infinite values for {bad} of "
+            f"{scores.size} samples"
+        )
+    scores.flags.writeable = False
+    return scores
+
+
+def _check(interval: bool, confidence: float) -> None:
+    _validate.boolean(interval=interval)
+    _check_inside_unit("confidence", confidence)
+
+
+def _check_inside_unit(name: str, value: Any) -> None:
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0 < value < 1:
+        raise ValueError(
+            f"Expected `{name}` to be a number between 0 and 1. Received: {name}={value!r}"
+        )

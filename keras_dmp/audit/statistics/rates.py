@@ -1,0 +1,211 @@
+"""Rates of a membership attack from its scores: ROC curve, AUC interval, TPR at a low FPR.
+
+Members are the positives. A score is higher the more the attack takes a sample for a member.
+Everything is counted, nothing interpolated.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from keras_dmp.audit.statistics import intervals
+
+# The low-FPR end is where an ROC curve is read, so that its first points are never thinned.
+_EXACT_POINTS = 1_000
+_MOST_POINTS = 2_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class RocCurve:
+    """Corners of an ROC curve, as counts, from (0, 0) to all samples.
+
+    Args:
+        false_positives: Nonmembers taken for members at each threshold, ascending whole numbers.
+        true_positives: Members recognised at each threshold, ascending whole numbers.
+        num_members: Members attacked.
+        num_nonmembers: Nonmembers attacked.
+
+    Attributes:
+        false_positives: Array (points,), int64, read-only.
+        true_positives: Array (points,), int64, read-only.
+        num_members: Members attacked.
+        num_nonmembers: Nonmembers attacked.
+
+    Raises:
+        ValueError: If the counts do not rise to the sizes of both sides.
+
+    Example:
+    >>> curve = RocCurve(
+    ...     false_positives=(0, 0, 1, 2),
+    ...     true_positives=(0, 1, 2, 2),
+    ...     num_members=2,
+    ...     num_nonmembers=2,
+    ... )
+    >>> curve.fpr.tolist(), curve.tpr.tolist()
+    ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0])
+    """
+
+    false_positives: np.ndarray
+    true_positives: np.ndarray
+    num_members: int
+    num_nonmembers: int
+
+    def __post_init__(self) -> None:
+        sizes = {"false_positives": self.num_nonmembers, "true_positives": self.num_members}
+        rising = True
+        for name, size in sizes.items():
+            counts = np.array(getattr(self, name))
+            rising = rising and counts.ndim == 1 and counts.dtype.kind in "iu" and counts.size > 0
+            rising = rising and counts[0] >= 0 and counts[-1] == size
+            rising = rising and bool((counts[1:] >= counts[:-1]).all())
+            if rising:
+                counts = counts.astype(np.int64, copy=False)
+                counts.flags.writeable = False
+                object.__setattr__(self, name, counts)
+        if not rising or len(self.false_positives) != len(self.true_positives):
+            raise ValueError(
+                "Expected `false_positives` and `true_positives` to be equally many ascending "
+                f"counts that end in {self.num_nonmembers} and {self.num_members}. Received: "
+                f"{len(self.false_positives)} and {len(self.true_positives)} counts"
+            )
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all counts are the same."""
+        if not isinstance(other, RocCurve):
+            return NotImplemented
+        return (
+            (self.num_members, self.num_nonmembers) == (other.num_members, other.num_nonmembers)
+            and np.array_equal(self.false_positives, other.false_positives)
+            and np.array_equal(self.true_positives, other.true_positives)
+        )
+
+    def __hash__(self) -> int:
+        """Return the same number for equal curves."""
+        counts = (self.false_positives.tobytes(), self.true_positives.tobytes())
+        return hash((self.num_members, self.num_nonmembers, *counts))
+
+    @property
+    def fpr(self) -> np.ndarray:
+        """False positive rates, (points,), float64."""
+        return self.false_positives / self.num_nonmembers
+
+    @property
+    def tpr(self) -> np.ndarray:
+        """True positive rates, (points,), float64."""
+        return self.true_positives / self.num_members
+
+    def thin(self) -> "RocCurve":
+        """Return the curve with at most 2,000 points, the low-FPR end kept whole."""
+        points = len(self.false_positives)
+        if points <= _MOST_POINTS:
+            return self
+        rest = np.linspace(_EXACT_POINTS, points - 1, _MOST_POINTS - _EXACT_POINTS)
+        kept = np.concatenate([np.arange(_EXACT_POINTS), rest.astype(np.int64)])
+        return dataclasses.replace(
+            self,
+            false_positives=self.false_positives[kept],
+            true_positives=self.true_positives[kept],
+        )
+
+    def to_dict(self) -> dict[str, list[int]]:
+        """Return the two columns of counts."""
+        return {
+            "false_positives": self.false_positives.tolist(),
+            "true_positives": self.true_positives.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, columns: dict[str, Any], members: int, nonmembers: int) -> "RocCurve":
+        """Rebuild a curve from `to_dict` and the sizes of both sides."""
+        return cls(
+            false_positives=columns["false_positives"],
+            true_positives=columns["true_positives"],
+            num_members=members,
+            num_nonmembers=nonmembers,
+        )
+
+
+def roc_curve(member_scores: np.ndarray, nonmember_scores: np.ndarray) -> RocCurve:
+    """ROC curve of an attack, every corner of it.
+
+    Args:
+        member_scores: Scores of the members, (members,), finite; higher is more a member.
+        nonmember_scores: Scores of the nonmembers, (nonmembers,).
+    """
+    members, nonmembers = np.sort(member_scores), np.sort(nonmember_scores)
+    # A stable sort merges two sorted runs in one pass.
+    pooled = np.sort(np.concatenate([members, nonmembers]), kind="stable")
+    thresholds = pooled[np.append(True, pooled[1:] > pooled[:-1])][::-1]
+    hits, alarms = (
+        np.append(0, len(side) - np.searchsorted(side, thresholds, side="left"))
+        for side in (members, nonmembers)
+    )
+    corners = _corners(alarms, hits)
+    return RocCurve(
+        false_positives=alarms[corners],
+        true_positives=hits[corners],
+        num_members=len(members),
+        num_nonmembers=len(nonmembers),
+    )
+
+
+def tpr_at_fpr(curve: RocCurve, fpr: float) -> float | None:
+    """Largest true positive rate with an empirical false positive rate of at most `fpr`.
+
+    Args:
+        curve: A curve from `roc_curve`, before `thin`.
+        fpr: The false positive rate allowed, above 0 and at most 1.
+
+    Returns:
+        The rate, or `None` with fewer than 1 / `fpr` nonmembers: a single false alarm would
+        then already be above `fpr`, so that the sample cannot tell.
+    """
+    # Products such as 0.1 * 30 fall short of a whole number by rounding.
+    allowed = math.floor(fpr * curve.num_nonmembers + 1e-9)
+    if allowed < 1:
+        return None
+    last = np.searchsorted(curve.false_positives, allowed, side="right") - 1
+    return int(curve.true_positives[last]) / curve.num_members
+
+
+def auc_interval(
+    member_scores: np.ndarray, nonmember_scores: np.ndarray, *, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Confidence interval of the AUC.
+
+    DeLong, DeLong & Clarke-Pearson, "Comparing the areas under two or more correlated receiver
+    operating characteristic curves", Biometrics 1988: normal approximation with the variance of
+    the placement values, cut at 0 and 1. Where the variance is 0 or unknown, the score interval
+    of Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney
+    statistic, part 2", Statistics in Medicine 2006, method 5.
+
+    Args:
+        member_scores: Scores of the members, (members,); higher is more a member.
+        nonmember_scores: Scores of the nonmembers, (nonmembers,).
+        confidence: How often such intervals hold the true AUC. Defaults to 0.95.
+    """
+    members, nonmembers = np.sort(member_scores), np.sort(nonmember_scores)
+    return intervals.auc_ends(*placements(members, nonmembers), confidence)
+
+
+def placements(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the other side that each score beats, or is beaten by, ties half; ascending in."""
+    return _share_below(nonmembers, members), 1.0 - _share_below(members, nonmembers)
+
+
+def _share_below(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    below = np.searchsorted(ordered, scores, side="left")
+    not_above = np.searchsorted(ordered, scores, side="right")
+    return (below + not_above) / (2 * len(ordered))
+
+
+def _corners(alarms: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Positions where the curve turns: points within a straight run add nothing."""
+    along, up = np.diff(alarms), np.diff(hits)
+    within_vertical = (along[:-1] == 0) & (along[1:] == 0)
+    within_horizontal = (up[:-1] == 0) & (up[1:] == 0)
+    keep = np.ones(len(alarms), dtype=bool)
+    keep[1:-1] = ~(within_vertical | within_horizontal)
+    return np.flatnonzero(keep)

@@ -1,0 +1,346 @@
+"""Figures of one membership attack on one slice of the audited samples."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_dmp import _validate
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.rates import RocCurve
+
+# Ways to slice the samples.
+SLICES = ("correctness", "class")
+ENTIRE = "all"
+
+# False positive rates at which a report gives the true positive rate.
+FPRS = (0.1, 0.01, 0.001)
+
+_BINS = 40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreHistogram:
+    """How many members and nonmembers have a score in each bin.
+
+    Attributes:
+        edges: Ends of the bins, ascending, one more than there are bins. The outermost bins also
+            hold what lies beyond them, so that no edge is the score of an outlier.
+        member_counts: Members by bin.
+        nonmember_counts: Nonmembers by bin.
+    """
+
+    edges: tuple[float, ...]
+    member_counts: tuple[int, ...]
+    nonmember_counts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        bins = len(self.edges) - 1
+        counts = (self.member_counts, self.nonmember_counts)
+        rising = bins >= 1 and np.isfinite(self.edges).all() and (np.diff(self.edges) > 0).all()
+        if not rising or any(len(side) != bins or min(side) < 0 for side in counts):
+            raise ValueError(
+                "Expected `edges` to ascend and `member_counts` and `nonmember_counts` to have one "
+                f"count less. Received: {len(self.edges)} edges, {len(self.member_counts)} and "
+                f"{len(self.nonmember_counts)} counts"
+            )
+
+    @classmethod
+    def from_scores(cls, scores: MembershipScores) -> "ScoreHistogram":
+        """Count scores in bins of equal width between their 1st and 99th percentile."""
+        sides = (scores.member_scores, scores.nonmember_scores)
+        low, high = np.quantile(np.concatenate(sides), [0.01, 0.99])
+        edges = np.linspace(low, high, _BINS + 1)
+        if not (np.diff(edges) > 0).all():
+            edges = np.array([np.nextafter(low, -np.inf) - 0.5, np.nextafter(high, np.inf) + 0.5])
+        counts = [np.histogram(np.clip(side, edges[0], edges[-1]), edges)[0] for side in sides]
+        return cls(
+            edges=tuple(edges.tolist()),
+            member_counts=tuple(counts[0].tolist()),
+            nonmember_counts=tuple(counts[1].tolist()),
+        )
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Return plain lists."""
+        return {name: list(values) for name, values in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ScoreHistogram":
+        """Rebuild a histogram from `to_dict`."""
+        fields = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: tuple(values[name]) for name in fields})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttackResult:
+    """How well one attack tells the members from the nonmembers of one slice.
+
+    Attributes:
+        attack: Name of the attack.
+        slice: `"all"`, `"correct"`, `"incorrect"`, `"class 0"`, `"class 1"`, ..., `"canaries"`,
+            or `"canaries"` and a word for their kind.
+        num_members: Members in the slice.
+        num_nonmembers: Nonmembers in the slice.
+        auc: Area under the ROC curve, as TF-Privacy computes it: the probability that a random
+            member looks more like a member than a random nonmember. Below 0.5 where the attack
+            looks the wrong way.
+        auc_interval: 95 % interval of the AUC, or `None` where there is none.
+        advantage: Largest |TPR - FPR| over all thresholds, TF-Privacy's attacker advantage.
+        advantage_interval: Its 95 % interval, or `None`.
+        positive_predictive_value: Largest share of members among the samples taken for
+            members, TF-Privacy's figure. A single sample can make it 1.
+        tpr_at_fpr: TPR by FPR, for FPRs of 0.1, 0.01 and 0.001: the largest TPR with an
+            empirical FPR of at most this one; `None` with fewer than 1 / FPR nonmembers.
+        tpr_intervals: The 95 % interval of each, or `None`.
+        epsilon_lower_bound: Lower bound of the epsilon of differential privacy (delta 0) that
+            holds with 95 % confidence, after the search over thresholds; `None` if unknown.
+        histogram: Counts of the scores, for all samples only; `None` if unknown.
+        most_exposed: Index and privacy risk of the members that look most like members, for all
+            samples only: their positions among the members, never their data.
+        scores_sha256: Hash of the scores, by which a report is matched to saved scores.
+        roc: The ROC curve, thinned to at most 2,000 points after the figures were computed.
+    """
+
+    attack: str
+    slice: str
+    num_members: int
+    num_nonmembers: int
+    auc: float
+    auc_interval: tuple[float, float] | None
+    advantage: float
+    positive_predictive_value: float
+    tpr_at_fpr: dict[float, float | None]
+    roc: RocCurve
+    advantage_interval: tuple[float, float] | None = None
+    tpr_intervals: dict[float, tuple[float, float] | None] = dataclasses.field(default_factory=dict)
+    epsilon_lower_bound: float | None = None
+    histogram: ScoreHistogram | None = None
+    most_exposed: tuple[tuple[int, float], ...] = ()
+    scores_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attack, str) or not self.attack.strip():
+            raise ValueError(f"Expected `attack` to be a name. Received: attack={self.attack!r}")
+        slice_class(self.slice)
+        rates = {
+            "auc": self.auc,
+            "advantage": self.advantage,
+            "positive_predictive_value": self.positive_predictive_value,
+            **{f"tpr_at_fpr[{fpr}]": tpr for fpr, tpr in self.tpr_at_fpr.items()},
+            **{f"most_exposed[{index}]": risk for index, risk in self.most_exposed},
+        }
+        for name, rate in rates.items():
+            missing = rate is None and name.startswith("tpr_at_fpr")
+            if not missing and not (math.isfinite(rate) and 0 <= rate <= 1):
+                raise ValueError(f"Expected `{name}` to lie in 0..1. Received: {name}={rate!r}")
+        if self.epsilon_lower_bound is not None:
+            _validate.non_negative(epsilon_lower_bound=self.epsilon_lower_bound)
+
+    @classmethod
+    def from_scores(
+        cls,
+        attack: str,
+        scores: MembershipScores,
+        *,
+        slice: str = ENTIRE,
+        member_indices: Sequence[int] | None = None,
+        most_exposed: int = 20,
+    ) -> "AttackResult":
+        """Compute the figures of an attack from its scores.
+
+        Args:
+            attack: Name of the attack.
+            scores: A `MembershipScores`, whose higher scores mean member.
+            slice: The part of the samples that the scores are of. Defaults to `"all"`.
+            member_indices: Position of each scored member among all members, (members,), for an
+                attack that scores a part of them. Defaults to `None`: all were scored, in order.
+            most_exposed: How many members to name with their privacy risk. Defaults to 20; 0
+                names none. Slices name none.
+
+        Raises:
+            ValueError: For a name that is no slice, and indices that are not one a member.
+
+        Example:
+        >>> from keras_dmp.audit import MembershipScores
+        >>> scores = MembershipScores([0.9, 0.8, 0.4], [0.5, 0.2, 0.1])
+        >>> result = AttackResult.from_scores("loss", scores, most_exposed=1)
+        >>> round(result.auc, 3), result.tpr_at_fpr[0.01]
+        (0.889, None)
+        """
+        if not isinstance(scores, MembershipScores):
+            raise TypeError(
+                f"Expected `scores` to be a MembershipScores. Received: {type(scores).__name__}"
+            )
+        _validate.integer_at_least(0, most_exposed=most_exposed)
+        indices = _member_indices(member_indices, scores.num_members)
+        entire = slice == ENTIRE
+        auc = scores.auc(interval=True)
+        advantage = scores.advantage(interval=True)
+        # TF-Privacy's proportion: the sides as they are.
+        share = scores.num_members / (scores.num_members + scores.num_nonmembers)
+        tprs = {fpr: scores.tpr_at_fpr(fpr, interval=True) for fpr in FPRS}
+        return cls(
+            attack=attack,
+            slice=slice,
+            num_members=scores.num_members,
+            num_nonmembers=scores.num_nonmembers,
+            auc=auc.value,
+            auc_interval=_ends(auc),
+            advantage=advantage.value,
+            advantage_interval=_ends(advantage),
+            positive_predictive_value=scores.positive_predictive_value(prior=share),
+            tpr_at_fpr={fpr: tpr.value for fpr, tpr in tprs.items()},
+            tpr_intervals={fpr: _ends(tpr) for fpr, tpr in tprs.items()},
+            epsilon_lower_bound=scores.epsilon_lower_bound(),
+            histogram=ScoreHistogram.from_scores(scores) if entire else None,
+            most_exposed=_most_exposed(scores, indices, most_exposed) if entire else (),
+            scores_sha256=_sha256(scores) if entire else None,
+            roc=scores.roc().thin(),
+        )
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Best balanced accuracy over all thresholds, (1 + advantage) / 2.
+
+        Optimistic: the threshold is chosen on the samples that it is scored on.
+        """
+        return (1 + self.advantage) / 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, numbers and strings."""
+        return {
+            "attack": self.attack,
+            "slice": self.slice,
+            "num_members": self.num_members,
+            "num_nonmembers": self.num_nonmembers,
+            "auc": self.auc,
+            "auc_interval": _listed(self.auc_interval),
+            "advantage": self.advantage,
+            "advantage_interval": _listed(self.advantage_interval),
+            "balanced_accuracy": self.balanced_accuracy,
+            "positive_predictive_value": self.positive_predictive_value,
+            "tpr_at_fpr": {str(fpr): tpr for fpr, tpr in self.tpr_at_fpr.items()},
+            "tpr_intervals": {str(fpr): _listed(ends) for fpr, ends in self.tpr_intervals.items()},
+            "epsilon_lower_bound": self.epsilon_lower_bound,
+            "histogram": None if self.histogram is None else self.histogram.to_dict(),
+            "most_exposed": [list(pair) for pair in self.most_exposed],
+            "scores_sha256": self.scores_sha256,
+            "roc": self.roc.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "AttackResult":
+        """Rebuild a result from `to_dict`; what format version 1 did not have is unknown."""
+        members, nonmembers = values["num_members"], values["num_nonmembers"]
+        histogram = values.get("histogram")
+        intervals = values.get("tpr_intervals", {})
+        return cls(
+            attack=values["attack"],
+            slice=values["slice"],
+            num_members=members,
+            num_nonmembers=nonmembers,
+            auc=values["auc"],
+            auc_interval=_pair(values["auc_interval"]),
+            advantage=values["advantage"],
+            advantage_interval=_pair(values.get("advantage_interval")),
+            positive_predictive_value=values["positive_predictive_value"],
+            tpr_at_fpr={float(fpr): tpr for fpr, tpr in values["tpr_at_fpr"].items()},
+            tpr_intervals={float(fpr): _pair(ends) for fpr, ends in intervals.items()},
+            epsilon_lower_bound=values.get("epsilon_lower_bound"),
+            histogram=None if histogram is None else ScoreHistogram.from_dict(histogram),
+            most_exposed=tuple((int(i), float(p)) for i, p in values.get("most_exposed", ())),
+            scores_sha256=values.get("scores_sha256"),
+            roc=RocCurve.from_dict(values["roc"], members, nonmembers),
+        )
+
+
+def slice_class(name: str) -> int | None:
+    """Class of a slice by class, `None` for the other slices.
+
+    Raises:
+        ValueError: For a name that is no slice.
+    """
+    kind, _, rest = str(name).partition(" ")
+    if name in (ENTIRE, "correct", "incorrect") or kind == "canaries":
+        return None
+    if kind != "class" or not rest.isdecimal():
+        raise ValueError(
+            "Expected `slice` to be 'all', 'correct', 'incorrect', 'class' and a number, or to "
+            f"begin with 'canaries'. Received: slice={name!r}"
+        )
+    return int(rest)
+
+
+def unresolved(fpr: float) -> str:
+    """Why a TPR is not given at this FPR."""
+    return f"needs {math.ceil(1 / fpr - 1e-9):,} nonmembers"
+
+
+def _member_indices(indices: Sequence[int] | None, num_members: int) -> np.ndarray:
+    if indices is None:
+        return np.arange(num_members)
+    found = np.asarray(indices)
+    if found.shape != (num_members,) or found.dtype.kind not in "iu" or (found < 0).any():
+        raise ValueError(
+            f"Expected `member_indices` to be {num_members} positions of members. Received: "
+            f"shape {found.shape}, dtype {found.dtype}"
+        )
+    return found
+
+
+def _most_exposed(
+    scores: MembershipScores, indices: np.ndarray, count: int
+) -> tuple[tuple[int, float], ...]:
+    """Members of the highest privacy risk; of equal risk, those of the highest score."""
+    if not count:
+        return ()
+    risk, _ = scores.privacy_risk()
+    order = np.lexsort((indices, -scores.member_scores, -risk))[:count]
+    return tuple((int(indices[row]), float(risk[row])) for row in order)
+
+
+def _sha256(scores: MembershipScores) -> str:
+    digest = hashlib.sha256()
+    for side in (scores.member_scores, scores.nonmember_scores):
+        # The length keeps apart scores that were moved from one side to the other.
+        digest.update(len(side).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(side, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def _ends(interval: Any) -> tuple[float, float] | None:
+    if interval.low is None or interval.high is None:
+        return None
+    return float(interval.low), float(interval.high)
+
+
+def _listed(pair: tuple[float, float] | None) -> list[float] | None:
+    return None if pair is None else list(pair)
+
+
+def _pair(ends: list[float] | None) -> tuple[float, float] | None:
+    return None if ends is None else (float(ends[0]), float(ends[1]))
+
+
+def notes_on(results: Sequence[AttackResult]) -> tuple[str, ...]:
+    """Rates that the samples cannot resolve, and attacks that look the wrong way."""
+    notes = []
+    for fpr in FPRS:
+        where = {result.slice for result in results if result.tpr_at_fpr.get(fpr) is None}
+        if where:
+            places = "" if ENTIRE in where else f" in {len(where)} of the slices"
+            notes.append(f"TPR at {100 * fpr:g}% FPR is not resolved{places}: it {unresolved(fpr)}")
+    reversed_attacks = [
+        result.attack
+        for result in results
+        if result.slice == ENTIRE and result.auc_interval and result.auc_interval[1] < 0.5
+    ]
+    if reversed_attacks:
+        notes.append(
+            f"AUC below 0.5 beyond chance for {', '.join(reversed_attacks)}: nonmembers look more "
+            "like members; an attacker would reverse it"
+        )
+    return tuple(notes)

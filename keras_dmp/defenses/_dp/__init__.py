@@ -1,0 +1,1 @@
+"""Differentially private SGD: batches, per-example gradients, accounting."""

@@ -1,0 +1,73 @@
+"""Batches in which each member is with one probability, independently of all others."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dmp._data import arrays
+
+
+class SampledBatches(keras.callbacks.Callback):
+    """Batches for a private training, and the callback that tells them the epoch.
+
+    A batch is `(x, y, weight)`: weights are 1, or 0 for rows that only fill it up, so that
+    its size is a multiple of `multiple` and never 0. Pass `.dataset` as `x` and the object itself
+    among the callbacks.
+
+    Args:
+        data: `(x, y)` with as many rows.
+        batch_size: Samples a batch, for Poisson sampling on average.
+        poisson: Whether each batch draws each member with probability `batch_size / samples`.
+            Otherwise each epoch is a shuffled order, cut into batches.
+        multiple: What sizes of batches are multiples of.
+        seed: Integer seed of the draws.
+    """
+
+    def __init__(self, data: Any, *, batch_size: int, poisson: bool, multiple: int, seed: int):
+        super().__init__()
+        samples = arrays.num_samples(data)
+        self.num_batches = -(-samples // batch_size)
+        with tf.device("CPU:0"):
+            tensors = keras.tree.map_structure(tf.convert_to_tensor, data)
+            self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+        def drawn(batch):
+            step = self._epoch.read_value() * self.num_batches + batch
+            key = tf.stack([tf.constant(seed, tf.int64), step])
+            # Float64: a probability is met to its last digit that matters.
+            draws = tf.random.stateless_uniform([samples], seed=key, dtype=tf.float64)
+            return tf.where(draws < min(1.0, batch_size / samples))[:, 0]
+
+        def cut(batch):
+            key = tf.stack([tf.constant(seed, tf.int64), self._epoch.read_value()])
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(samples, dtype=tf.int64), seed=key
+            )
+            return order[batch * batch_size : (batch + 1) * batch_size]
+
+        def gather(rows):
+            filling = -tf.size(rows) % multiple
+            filling = tf.where(tf.size(rows) == 0, multiple, filling)
+            weight = tf.concat([tf.ones(tf.shape(rows)), tf.zeros([filling])], axis=0)
+            rows = tf.concat([rows, tf.zeros([filling], tf.int64)], axis=0)
+            x, y = keras.tree.map_structure(lambda leaf: tf.gather(leaf, rows), tensors)
+            return x, y, weight
+
+        self.dataset = (
+            tf.data.Dataset.range(self.num_batches)
+            .map(drawn if poisson else cut, num_parallel_calls=1, deterministic=True)
+            .map(gather, num_parallel_calls=1, deterministic=True)
+            .prefetch(2)
+        )
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Set the epoch whose batches the next iteration of the dataset yields."""
+        del logs
+        self._epoch.assign(epoch)
+
+
+def secret_seed() -> int:
+    """A seed of 63 bits from the operating system."""
+    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1

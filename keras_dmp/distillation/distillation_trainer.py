@@ -1,0 +1,450 @@
+"""The student phase: a Keras model that trains its student on a teacher's predictions."""
+
+import os
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_dmp import _validate
+from keras_dmp._classifier.kind import output_kind, require_separate
+from keras_dmp._classifier.logits import harden
+from keras_dmp._classifier.outputs import OutputKind, require_model, resolve_output_kind
+from keras_dmp._classifier.wrapper import Untracked
+from keras_dmp._data.batches import first_batch, is_dataset, require_readable
+from keras_dmp._data.inputs import require_model_input
+from keras_dmp._training import callback_state, loop
+from keras_dmp._training.labelled_data import checked_validation
+from keras_dmp._training.resident import ResidentBatches, new_seed
+from keras_dmp.distillation.labeller import Labeller
+from keras_dmp.distillation.metrics import (
+    cross_entropy,
+    for_one_hot_labels,
+    one_hot_choice,
+    one_hot_labels,
+)
+from keras_dmp.distillation.settings import require_settings, require_storage
+from keras_dmp.distribution import replicas
+from keras_dmp.losses import SoftTargetKLDivergence
+from keras_dmp.reference import labelling
+from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
+
+
+@keras.saving.register_keras_serializable(package="keras_dmp")
+class DistillationTrainer(keras.Model):
+    """Trains a student on a teacher's predictions for reference data, and on nothing else.
+
+    Third phase of DMP (Shejwalkar & Houmansadr, AAAI 2021): minimises
+    `SoftTargetKLDivergence` between the teacher's and the student's prediction on each
+    reference sample. No labels enter.
+
+    `fit(x_reference)` asks the teacher once for each sample, before the first step, and keeps
+    its outputs for that call. The teacher is not changed and is in no file that the trainer
+    or a callback writes; after loading, `attach_teacher` or precomputed outputs,
+    `fit(x_reference, teacher_outputs)`, go on.
+
+    Metrics see labels as one-hot rows. While training, the label of a sample is the teacher's
+    most probable class, so `accuracy` is agreement with the teacher; with `validation_data`
+    and in `evaluate` it is the true label. `loss` is the divergence from the teacher,
+    `val_loss` the cross-entropy with the true labels; both include the student's
+    regularizers.
+
+    Args:
+        student: Classifier to train, with one output `(batch, classes)` or, for a sigmoid
+            head, `(batch, 1)`.
+        teacher: Trained classifier with outputs of the same kind. Defaults to `None`: `fit`
+            then needs its outputs.
+        temperature: Finite number above 0 that divides the logits of both. Defaults to 1.
+        labels: `"soft"` for the teacher's probabilities, `"hard"` for its most probable class,
+            which tells less about the members and costs accuracy. Defaults to `"soft"`.
+        compensate_temperature: Boolean. Whether to multiply the loss by `temperature ** 2`.
+            Defaults to `False`.
+        from_logits: Whether the outputs are logits. Defaults to `None`: read from the compiled
+            loss, the last activation or the values.
+        cache: Boolean. Whether the teacher is asked once a sample before the first step.
+            Otherwise it labels each batch as it comes, for pipelines that augment, at the
+            price of a forward pass of the teacher in every step; only the first samples are
+            then checked. Defaults to `True`.
+        drop_labels: Boolean. Whether a dataset of `(x, y)` is taken for its `x`; otherwise it
+            is refused. Defaults to `False`.
+        label_format: How the teacher's outputs are kept: `"float32"`, `"float16"`, or a whole
+            number k for the k most probable classes, the probability left spread evenly over
+            the others. Defaults to `None`: float32 in memory, float16 on disk.
+        memory_limit: Bytes of samples and outputs to keep in memory; beyond it they go to
+            files that vanish with them. Defaults to `None`: a quarter of the machine's memory.
+        distribution_strategy: The `tf.distribute.Strategy` in whose scope the student was built.
+            Optimizers and metrics are made there too. Defaults to `None`: the student tells it.
+        **kwargs: `name` and `dtype` of the model.
+
+    Raises:
+        ValueError: For arguments out of range, and in `fit`, before the first step, for data
+            or models that do not fit together.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> net = lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> trainer = DistillationTrainer(net(), teacher=net())
+    >>> trainer.compile("adam")
+    >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    >>> list(trainer.fit(x, epochs=2, verbose=0).history)
+    ['loss']
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teacher: keras.Model | None = None,
+        temperature: float = 1.0,
+        labels: str = "soft",
+        *,
+        compensate_temperature: bool = False,
+        from_logits: bool | None = None,
+        cache: bool = True,
+        drop_labels: bool = False,
+        label_format: str | int | None = None,
+        memory_limit: int | None = None,
+        distribution_strategy: tf.distribute.Strategy | None = None,
+        **kwargs: Any,
+    ):
+        require_model(student, "student")
+        require_settings(temperature, labels, compensate_temperature)
+        _validate.boolean(cache=cache, drop_labels=drop_labels)
+        require_storage(label_format, memory_limit)
+        kwargs.setdefault("dtype", student.dtype_policy)
+        with replicas.chosen({"student": student}, distribution_strategy).scope():
+            super().__init__(**kwargs)
+        self.student = student
+        self.temperature = float(temperature)
+        self.labels = labels
+        self.compensate_temperature = compensate_temperature
+        self.from_logits = from_logits
+        self.cache = cache
+        self.drop_labels = drop_labels
+        self.label_format = label_format
+        self.memory_limit = memory_limit
+        self._source = Untracked(None)
+        self._kind: OutputKind | None = None
+        self.built = student.built
+        if teacher is not None:
+            self.attach_teacher(teacher)
+
+    def attach_teacher(self, teacher: keras.Model) -> None:
+        """Set the teacher whose predictions `fit` asks for; it is not saved with the trainer."""
+        require_model(teacher, "teacher")
+        require_separate(self.student, teacher)
+        self._source = Untracked(teacher)
+        # A traced step may hold the teacher before.
+        self._forget_steps()
+
+    def build(self, input_shape: Any) -> None:
+        """Build the student."""
+        if not self.student.built:
+            self.student.build(input_shape)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        """Return the student's outputs."""
+        return self.student(inputs, training=training)
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int | None = None,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Configure the training; the loss is given.
+
+        Args:
+            optimizer: As in `keras.Model.compile`.
+            loss: `None`. It is here to refuse others: the loss is `SoftTargetKLDivergence`
+                with the trainer's temperature.
+            metrics: Metrics of one-hot labels; Keras' sparse metrics are translated.
+            weighted_metrics: The same, weighted by `sample_weight`.
+            run_eagerly: As in `keras.Model.compile`.
+            steps_per_execution: As in `keras.Model.compile`. Defaults to `None`: several with
+                a cache, unless a callback looks at batches.
+            jit_compile: As in `keras.Model.compile`. `"auto"` also compiles the step, or
+                the optimizer's update, on a CPU where a training is long enough to repay it.
+            auto_scale_loss: As in `keras.Model.compile`.
+        """
+        if loss is not None:
+            raise ValueError(
+                "Expected `loss` to be None: DistillationTrainer minimises "
+                f"SoftTargetKLDivergence(temperature={self.temperature}). Received: loss={loss!r}"
+            )
+        kind = self._kind or resolve_output_kind(
+            self.student, "student", from_logits=self.from_logits, required=False
+        )
+        self._speed = loop.ChosenSpeed.left_open(steps_per_execution, jit_compile)
+        with replicas.scope_for(self, optimizer=optimizer, metrics=[metrics, weighted_metrics]):
+            super().compile(
+                optimizer=optimizer,
+                metrics=for_one_hot_labels(metrics, kind),
+                weighted_metrics=for_one_hot_labels(weighted_metrics, kind),
+                run_eagerly=run_eagerly,
+                steps_per_execution=steps_per_execution or 1,
+                jit_compile=jit_compile,
+                auto_scale_loss=auto_scale_loss,
+            )
+
+    def compile_from_config(self, config: dict) -> None:
+        """Compile a loaded trainer as it was."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self) -> dict | None:
+        """Return the arguments of `compile`, serialized."""
+        config = super().get_compile_config() or {}
+        config.pop("loss_weights", None)
+        if config and self._speed.steps:
+            config["steps_per_execution"] = None
+        return config or None
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> keras.callbacks.History:
+        """Train the student on reference samples.
+
+        Args:
+            x: Reference samples: arrays, `tf.data.Dataset` or `PyDataset`, without labels, or a
+                `LabelledReference`. With `cache=True` a dataset is read once and kept.
+            y: The teacher's outputs for `x`, (samples, units), where the trainer has no teacher.
+            batch_size: Samples a step. Defaults to the dataset's, or 32.
+            epochs: As in `keras.Model.fit`.
+            verbose: As in `keras.Model.fit`.
+            callbacks: As in `keras.Model.fit`. An `EntropyReferenceSelector` among them narrows
+                the reference before the first step.
+            validation_data: `(x, labels)`, `(x, labels, sample_weight)` or a dataset of them,
+                with true labels: integers, a column or one-hot.
+            shuffle: Whether each epoch has an order of its own; a cached dataset is shuffled
+                too. Without `cache` a dataset keeps its own order.
+            sample_weight: One weight a reference sample; a dataset carries its own.
+            initial_epoch: As in `keras.Model.fit`.
+            steps_per_epoch: The same, only without `cache`.
+            validation_steps: As in `keras.Model.fit`.
+            validation_batch_size: As in `keras.Model.fit`.
+            validation_freq: As in `keras.Model.fit`.
+
+        Returns:
+            The `History` of the training.
+
+        Raises:
+            ValueError: Before the first step, for anything that cannot be trained on.
+        """
+        self._assert_compile_called("fit")
+        if batch_size is not None:
+            _validate.integer_at_least(1, batch_size=batch_size)
+        _validate.integer_at_least(0, epochs=epochs)
+        callbacks = callback_state.as_list(callbacks)
+        selector = selector_among(callbacks)
+        arguments = {
+            "epochs": epochs,
+            "verbose": verbose,
+            "initial_epoch": initial_epoch,
+            "validation_steps": validation_steps,
+            "validation_batch_size": validation_batch_size or batch_size,
+            "validation_freq": validation_freq,
+        }
+        labeller = self._labeller()
+        if not self.cache and is_dataset(x):
+            x, kind = labeller.while_training(x, y, sample_weight, selector)
+            self._use_kind(kind)
+            if steps_per_epoch is None:
+                require_readable(x, "x")
+            arguments["validation_data"] = self._checked(validation_data)
+            return super().fit(
+                x, steps_per_epoch=steps_per_epoch, callbacks=callbacks, shuffle=False, **arguments
+            )
+        if steps_per_epoch is not None:
+            raise ValueError(
+                "Expected `steps_per_epoch` to be None: an epoch is one pass over the chosen "
+                f"samples. Received: steps_per_epoch={steps_per_epoch!r}"
+            )
+        source, kind = labeller.open(x, y, sample_weight)
+        self._use_kind(kind)
+        arguments["validation_data"] = self._checked(validation_data)
+        data = labeller.narrowed(source, kind, selector, verbose=verbose in (1, "auto"))
+        batches = ResidentBatches(
+            data.columns(),
+            batch_size=batch_size or data.batch_size or 32,
+            shuffle=shuffle,
+            seed=replicas.agreed(self.distribute_strategy, new_seed()),
+            decode=data.decode,
+        )
+        return loop.fit(
+            self,
+            batches,
+            callbacks=callbacks,
+            speed=self._speed,
+            of=DistillationTrainer,
+            by=super().fit,
+            **arguments,
+        )
+
+    def label(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        selector: EntropyReferenceSelector | None = None,
+        folder: str | os.PathLike | None = None,
+        num_samples: int | None = None,
+        verbose: bool = False,
+    ) -> LabelledReference:
+        """Ask the teacher about reference samples, once, for trainings to come.
+
+        A dataset of any size is read once: with a selector only the best samples so far are
+        kept, and what exceeds `memory_limit` goes to files.
+
+        Args:
+            x: Arrays, `tf.data.Dataset` or `PyDataset`, as in `fit`.
+            y: As in `fit`.
+            sample_weight: As in `fit`.
+            selector: Chooses from the samples. Defaults to `None`: all of them.
+            folder: Where files go. Defaults to the folder for temporary files.
+            num_samples: Samples of a dataset, where they have been counted: with `fraction` or
+                `balance_classes` less is kept on the way.
+            verbose: Boolean. Whether to show a progress bar. Defaults to `False`.
+
+        Returns:
+            A `LabelledReference` for `fit`.
+
+        Raises:
+            OSError: If a disk is full.
+            ValueError: As in `fit`.
+        """
+        options = {"folder": folder, "num_samples": num_samples, "verbose": verbose}
+        return self.label_many(x, y, sample_weight, selectors=[selector], **options)[0]
+
+    def label_many(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        selectors: list[EntropyReferenceSelector | None],
+        num_samples: int | None = None,
+        **options: Any,
+    ) -> list[LabelledReference]:
+        """`label` for several selectors, which choose in one pass over the same samples."""
+        labeller = self._labeller()
+        source, kind = labeller.open(x, y, sample_weight, num_samples)
+        self._use_kind(kind)
+        return labeller.label(source, kind, selectors, **options)
+
+    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """Return loss and metrics of the student against true labels, as `keras.Model.evaluate`.
+
+        The loss is the cross-entropy with the labels: integers, a column or one-hot.
+        """
+        if not kwargs.get("_use_cached_eval_dataset"):
+            if self._kind is None:
+                sample = first_batch(x, "x", self.student).x
+                require_model_input(sample, self.student, "x")
+                self._kind = output_kind(self.student, "student", sample, self.from_logits)
+            data = self._checked(x if is_dataset(x) else (x, y))
+            x, y = (x, y) if is_dataset(x) else data
+        return super().evaluate(x, y, **kwargs)
+
+    def train_step(self, data: Any) -> dict:
+        """Take one step on a batch of reference samples."""
+        x, outputs, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if self._kind is None:  # `train_on_batch` before any `fit`
+            self._kind = resolve_output_kind(self.student, "student", from_logits=self.from_logits)
+        if outputs.shape[-1] == 0:
+            outputs = self._source.model(x, training=False)
+        if self.labels == "hard":
+            outputs = harden(outputs, from_logits=self._kind.from_logits)
+        return super().train_step((x, outputs, sample_weight))
+
+    def test_step(self, data: Any) -> dict:
+        """Evaluate a batch with true labels."""
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        one_hot = one_hot_labels(labels, self._kind.units)
+        return super().test_step((x, one_hot, sample_weight))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Return the divergence from the teacher, or in evaluation the labels' cross-entropy."""
+        if training:
+            settings = self.temperature, self.compensate_temperature, self._kind.from_logits
+            loss = SoftTargetKLDivergence(*settings)
+        else:
+            loss = cross_entropy(self._kind)
+        samples = keras.ops.shape(y_pred)[0] if training else None
+        return replicas.with_penalties(loss(y, y_pred, sample_weight), self.losses, samples)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Update the metrics with one-hot labels: the true ones, or the teacher's choice."""
+        if y is not None:
+            y = one_hot_choice(y, from_logits=self._kind.from_logits)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_config(self) -> dict:
+        """Return the arguments that rebuild this trainer, without its teacher."""
+        return {
+            **super().get_config(),
+            "student": keras.saving.serialize_keras_object(self.student),
+            "temperature": self.temperature,
+            "labels": self.labels,
+            "compensate_temperature": self.compensate_temperature,
+            "from_logits": self._kind.from_logits if self._kind else self.from_logits,
+            "cache": self.cache,
+            "drop_labels": self.drop_labels,
+            "label_format": self.label_format,
+            "memory_limit": self.memory_limit,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None):
+        """Rebuild a trainer, without a teacher."""
+        student = keras.saving.deserialize_keras_object(
+            config["student"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "student": student})
+
+    def _labeller(self) -> Labeller:
+        return Labeller(
+            student=self.student,
+            teacher=self._source.model,
+            from_logits=self.from_logits,
+            cache=self.cache,
+            drop_labels=self.drop_labels,
+            storage=labelling.Storage(self.label_format, self.memory_limit),
+        )
+
+    def _use_kind(self, kind: OutputKind) -> None:
+        """Take what outputs mean; steps that were traced for another meaning go."""
+        self.built = True
+        if kind != self._kind:
+            self._kind = kind
+            self._forget_steps()
+
+    def _forget_steps(self) -> None:
+        self.train_function = self.test_function = None
+        if self.compiled:
+            self._speed.forget()
+
+    def _checked(self, validation_data: Any) -> Any:
+        return checked_validation(validation_data, self.student, self._kind)

@@ -1,0 +1,169 @@
+"""From what `DistillationTrainer.fit` is given to samples with the teacher's outputs."""
+
+import dataclasses
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dmp._classifier.kind import settle
+from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp._data import arrays as _arrays
+from keras_dmp._data import batches, inputs
+from keras_dmp.reference import labelling
+from keras_dmp.reference.label_format import LabelFormat
+from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference.pool import ReferenceSource, first_unlabelled
+from keras_dmp.reference.selector import EntropyReferenceSelector
+
+_SAMPLES = slice(0, 256)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labeller:
+    """A distillation's way to its labels.
+
+    Attributes:
+        student: The student, which takes the samples.
+        teacher: The teacher, or None where outputs are given.
+        from_logits: What the user says of outputs.
+        cache: Whether the teacher is asked before the first step.
+        drop_labels: Whether labels of a dataset are left alone.
+        storage: How and where labels are kept.
+    """
+
+    student: keras.Model
+    teacher: keras.Model | None
+    from_logits: bool | None
+    cache: bool
+    drop_labels: bool
+    storage: labelling.Storage
+
+    def open(
+        self, x: Any, y: Any = None, sample_weight: Any = None, num_samples: int | None = None
+    ) -> tuple[ReferenceSource | LabelledReference, OutputKind]:
+        """The reference, checked as far as it is at hand, and what outputs for it are."""
+        if isinstance(x, LabelledReference):
+            return self._ready(x, y, sample_weight)
+        source = ReferenceSource.open(
+            x,
+            y,
+            sample_weight,
+            model=self.student,
+            has_teacher=self.teacher is not None,
+            drop_labels=self.drop_labels,
+            num_samples=num_samples,
+        )
+        return source, self._kind(source.first.x, source.first.y)
+
+    def label(
+        self,
+        source: ReferenceSource,
+        kind: OutputKind,
+        selectors: list[EntropyReferenceSelector | None],
+        *,
+        verbose: bool = False,
+        folder: str | os.PathLike | None = None,
+    ) -> list[LabelledReference]:
+        """The pool labelled once, and what each selector chooses of it."""
+        for selector in selectors:
+            if selector is not None:
+                selector.require_narrows(source.num_samples)
+        labelled = labelling.label(
+            source,
+            self.teacher,
+            kind,
+            [None if selector is None else selector.criteria for selector in selectors],
+            storage=dataclasses.replace(self.storage, folder=folder),
+            verbose=verbose,
+        )
+        for selector, chosen in zip(selectors, labelled, strict=True):
+            if selector is not None:
+                selector.restore(chosen)
+                # At who called `fit` or `label`.
+                selector.announce(stacklevel=5)
+        return labelled
+
+    def narrowed(
+        self,
+        source: ReferenceSource | LabelledReference,
+        kind: OutputKind,
+        selector: EntropyReferenceSelector | None,
+        *,
+        verbose: bool,
+    ) -> LabelledReference:
+        """What to train on: the reference, narrowed by the selector, with outputs."""
+        if isinstance(source, LabelledReference):
+            if selector is not None:
+                selector.narrow_fit(source)
+            return source
+        asks_in_steps = not self.cache and self.teacher is not None
+        if asks_in_steps and selector is None:
+            return _pending(source.arrays, kind)
+        (labelled,) = self.label(source, kind, [selector], verbose=verbose)
+        if selector is not None:
+            selector.narrow_fit(labelled)
+        if not asks_in_steps:
+            return labelled
+        return _pending(batches.Batch(labelled.x, None, labelled.sample_weight), kind)
+
+    def while_training(
+        self, dataset: Any, y: Any, sample_weight: Any, selector: Any
+    ) -> tuple[Any, OutputKind]:
+        """A dataset for `Model.fit` whose batches the teacher labels as they come."""
+        if self.teacher is None:
+            raise ValueError(
+                "Expected a teacher with cache=False. Received: none; call "
+                "`trainer.attach_teacher(teacher)`"
+            )
+        if selector is not None or y is not None or sample_weight is not None:
+            raise ValueError(
+                "Expected a dataset alone with cache=False: it yields its own weights, and an "
+                "EntropyReferenceSelector needs fixed samples to choose from (arrays, or "
+                "cache=True). Received: a dataset and "
+                + ("a selector" if selector is not None else "y or sample_weight")
+            )
+        first = first_unlabelled(dataset, self.student, drop_labels=self.drop_labels)
+        return batches.with_pending_outputs(dataset), self._kind(first, None)
+
+    def _ready(
+        self, labelled: LabelledReference, y: Any, sample_weight: Any
+    ) -> tuple[LabelledReference, OutputKind]:
+        if y is not None or sample_weight is not None:
+            raise ValueError(
+                "Expected `y` and `sample_weight` to be None with a LabelledReference, which has "
+                "its own. Received: a LabelledReference and "
+                f"{'y' if y is not None else 'sample_weight'}"
+            )
+        if not self.cache:
+            raise ValueError(
+                "Expected cache=True with a LabelledReference: its labels are there before the "
+                "first step. Received: cache=False"
+            )
+        x, labels = _arrays.take((labelled.x, labelled.labels), _SAMPLES)
+        inputs.require_model_input(x, self.student, "x")
+        return labelled, self._kind(x, np.asarray(labelled.label_format.decode(labels)))
+
+    def _kind(self, x: Any, outputs: np.ndarray | None) -> OutputKind:
+        return settle(
+            self.student,
+            self.teacher,
+            x,
+            outputs,
+            from_logits=self.from_logits,
+            trusts_teacher=self.cache,
+        )
+
+
+def _pending(arrays: batches.Batch, kind: OutputKind) -> LabelledReference:
+    """Samples with outputs of no columns: `train_step` asks the teacher."""
+    samples = _arrays.num_samples(arrays.x)
+    return LabelledReference(
+        x=arrays.x,
+        labels=(np.empty((samples, 0), dtype=np.float32),),
+        label_format=LabelFormat(name="float32", kind=kind),
+        sample_weight=arrays.sample_weight,
+        pool_size=samples,
+        from_dataset=False,
+    )

@@ -1,0 +1,257 @@
+"""Reference samples with the teacher's outputs: what the student phase trains on."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any, Self
+
+import keras
+import numpy as np
+
+from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp._data.arrays import as_arrays, describe, num_samples, take
+from keras_dmp._storage import array_folder
+from keras_dmp.reference import row_store
+from keras_dmp.reference.label_format import LabelFormat
+from keras_dmp.reference.selection import ReferenceSummary, Selection, as_json, from_json
+
+_FORMAT, _VERSION = "keras_dmp.labelled_reference", 1
+_KINDS = ("labels", "samples", "sample_weight", "indices", "pool_entropy")
+_DECODED_ROWS = 65_536
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decoder:
+    """Decodes labels in a batch; equal to others of the same format, and without data."""
+
+    label_format: LabelFormat
+
+    def __call__(self, batch: tuple) -> tuple:
+        return (batch[0], self.label_format.decode(batch[1]), *batch[2:])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledReference:
+    """Reference samples, chosen or all, with what the teacher says of them.
+
+    `DistillationTrainer.label` makes one and `DistillationTrainer.fit` trains on it, as often
+    as wanted, without a teacher. It is private: the outputs tell of the teacher's members.
+
+    Attributes:
+        x: The samples, a structure of arrays in memory or mapped to files.
+        labels: The teacher's outputs as they are stored, arrays with one row a sample.
+        label_format: How they are stored.
+        sample_weight: (samples,) float32, or None.
+        batch_size: Samples a batch of the dataset that they came from, or None.
+        selection: What a selector chose, or None if all samples are there.
+        pool_size: Samples of the pool they were chosen from.
+        from_dataset: Whether they came from a dataset; otherwise from arrays.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> from keras_dmp import DistillationTrainer, EntropyReferenceSelector
+    >>> net = lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> trainer = DistillationTrainer(net(), teacher=net())
+    >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    >>> selector = EntropyReferenceSelector(size=16, balance_classes=True)
+    >>> labelled = trainer.label(x, selector=selector)
+    >>> labelled.outputs.shape, labelled.indices.shape
+    ((16, 3), (16,))
+    """
+
+    x: Any
+    labels: tuple[np.ndarray, ...]
+    label_format: LabelFormat
+    sample_weight: np.ndarray | None = None
+    batch_size: int | None = None
+    selection: Selection | None = None
+    pool_size: int
+    from_dataset: bool
+
+    def __len__(self) -> int:
+        return len(self.labels[0])
+
+    @property
+    def outputs(self) -> np.ndarray:
+        """The teacher's outputs, (samples, units) float32, decoded at each call."""
+        if self.label_format.name == "float32":
+            return self.labels[0]
+        outputs = np.empty((len(self), self.label_format.kind.units), np.float32)
+        for start in range(0, len(self), _DECODED_ROWS):
+            rows = slice(start, start + _DECODED_ROWS)
+            outputs[rows] = self.label_format.decode(tuple(part[rows] for part in self.labels))
+        return outputs
+
+    @property
+    def kind(self) -> OutputKind:
+        """What the outputs are."""
+        return self.label_format.kind
+
+    @property
+    def indices(self) -> np.ndarray | None:
+        """Positions in the pool, ascending int64, or None if all samples are there."""
+        return None if self.selection is None else self.selection.indices
+
+    @property
+    def entropy(self) -> np.ndarray | None:
+        """Prediction entropy of each sample in nats, float64, or None without a selection."""
+        return None if self.selection is None else self.selection.pool_entropy[self.indices]
+
+    @property
+    def summary(self) -> ReferenceSummary | None:
+        """Figures of the selection, or None without one."""
+        return None if self.selection is None else self.selection.summary
+
+    def columns(self) -> tuple:
+        """Samples, stored labels and weights: what batches are gathered from."""
+        labels = self.labels[0] if self.label_format.name == "float32" else self.labels
+        columns = (self.x, labels)
+        return columns if self.sample_weight is None else (*columns, self.sample_weight)
+
+    @property
+    def decode(self) -> Callable[[tuple], tuple] | None:
+        """What turns labels in a batch of `columns` into float32 outputs; None if they are."""
+        return None if self.label_format.name == "float32" else _Decoder(self.label_format)
+
+    def write(self, folder: str | os.PathLike) -> None:
+        """Write all of it to a folder that its owner alone can read.
+
+        Samples are written only if they came from a dataset; from arrays their positions
+        suffice. What an earlier call wrote there is replaced.
+
+        Args:
+            folder: A new or empty folder, or one that was written before.
+
+        Raises:
+            OSError: If it cannot be written.
+            ValueError: If the folder holds something else.
+        """
+        arrays = {f"labels_{index}": part for index, part in enumerate(self.labels)}
+        values = {
+            "label_format": self.label_format.name,
+            "kind": dataclasses.asdict(self.kind),
+            "batch_size": self.batch_size,
+            "pool_size": self.pool_size,
+            "from_dataset": self.from_dataset,
+            "selection": None,
+        }
+        if self.sample_weight is not None:
+            arrays["sample_weight"] = self.sample_weight
+        if self.selection is not None:
+            values["selection"] = as_json(self.selection)
+            arrays["indices"] = self.selection.indices
+            arrays["pool_entropy"] = self.selection.pool_entropy
+        if self.from_dataset:
+            leaves = keras.tree.flatten(self.x)
+            arrays |= {f"samples_{index}": leaf for index, leaf in enumerate(leaves)}
+            numbers = keras.tree.pack_sequence_as(self.x, list(range(len(leaves))))
+            values["samples"] = _structure(numbers)
+        else:
+            values["samples_digest"] = _digest(self.x)
+        array_folder.write(folder, values, arrays, format=_FORMAT, version=_VERSION, kinds=_KINDS)
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike, pool: Any = None) -> Self:
+        """Read what `write` has written, bit for bit.
+
+        Args:
+            folder: The folder.
+            pool: The arrays that the samples were chosen from, where they were arrays.
+
+        Returns:
+            The labelled reference; its arrays are mapped to the files where they exceed a
+            quarter of the machine's memory.
+
+        Raises:
+            OSError: If it cannot be read.
+            ValueError: If the folder is damaged, unfinished or of something else, or `pool` is
+                another one.
+        """
+        values, arrays = array_folder.read(
+            folder,
+            format=_FORMAT,
+            version=_VERSION,
+            what="labelled reference",
+            memory_limit=row_store.default_memory_limit(),
+        )
+        selection = values["selection"]
+        if selection is not None:
+            selection = from_json(
+                selection, np.asarray(arrays["indices"]), np.asarray(arrays["pool_entropy"])
+            )
+        if values["from_dataset"]:
+            leaves = {name: array for name, array in arrays.items() if name.startswith("samples_")}
+            x = _samples(values["samples"], leaves)
+        else:
+            x = _from_pool(pool, values, selection)
+        count = sum(name.startswith("labels_") for name in arrays)
+        return cls(
+            x=x,
+            labels=tuple(arrays[f"labels_{index}"] for index in range(count)),
+            label_format=LabelFormat(
+                name=values["label_format"], kind=OutputKind(**values["kind"])
+            ),
+            sample_weight=arrays.get("sample_weight"),
+            batch_size=values["batch_size"],
+            selection=selection,
+            pool_size=values["pool_size"],
+            from_dataset=values["from_dataset"],
+        )
+
+    @staticmethod
+    def is_written(folder: str | os.PathLike) -> bool:
+        """Whether `write` has come to its end in a folder."""
+        return array_folder.exists(folder)
+
+
+def _from_pool(pool: Any, values: dict[str, Any], selection: Selection | None) -> Any:
+    """The samples, taken from the arrays again."""
+    if pool is None:
+        raise ValueError(
+            "Expected `pool` to be the arrays that the samples were chosen from: the folder has "
+            "their positions only. Received: pool=None"
+        )
+    pool = as_arrays(pool, "pool")
+    if num_samples(pool) != values["pool_size"]:
+        raise ValueError(
+            f"Expected `pool` to be the {values['pool_size']} samples that were labelled. "
+            f"Received: {num_samples(pool)} samples"
+        )
+    x = pool if selection is None else take(pool, selection.indices)
+    if _digest(x) != values["samples_digest"]:
+        raise ValueError(
+            "Expected `pool` to be the samples that were labelled, in their order. Received: "
+            f"others ({describe(pool)})"
+        )
+    return x
+
+
+def _digest(x: Any) -> str:
+    """Hash of all samples, dtypes and shapes."""
+    digest = hashlib.sha256(describe(x).encode())
+    for leaf in keras.tree.flatten(x):
+        for start in range(0, len(leaf), _DECODED_ROWS):
+            rows = np.ascontiguousarray(leaf[start : start + _DECODED_ROWS])
+            digest.update(rows.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _structure(numbers: Any) -> Any:
+    """A structure whose leaves are numbers as JSON values."""
+    if isinstance(numbers, dict):
+        return {"dict": [[key, _structure(of)] for key, of in numbers.items()]}
+    if isinstance(numbers, list | tuple):
+        kind = "list" if isinstance(numbers, list) else "tuple"
+        return {kind: [_structure(of) for of in numbers]}
+    return numbers
+
+
+def _samples(structure: Any, leaves: dict[str, np.ndarray]) -> Any:
+    """The structure that `_structure` has described, with its arrays."""
+    if not isinstance(structure, dict):
+        return leaves[f"samples_{structure}"]
+    ((kind, content),) = structure.items()
+    if kind == "dict":
+        return {key: _samples(of, leaves) for key, of in content}
+    return {"list": list, "tuple": tuple}[kind](_samples(of, leaves) for of in content)

@@ -1,0 +1,257 @@
+"""Reference samples as `fit`, `label` and the selector are given them."""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Iterator
+from typing import Any, Self
+
+import keras
+import numpy as np
+
+from keras_dmp._data import arrays as _arrays
+from keras_dmp._data import batches as _batches
+from keras_dmp._data import inputs
+from keras_dmp._data.batches import Batch
+
+# Samples that show what the data is.
+_FIRST = slice(0, 256)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ReferenceSource:
+    """Reference samples about to be labelled: arrays, or a dataset that is read once.
+
+    Attributes:
+        first: The first samples, with the teacher's outputs for them where these were given.
+        batch_size: Samples a batch of the dataset, or None for arrays.
+        num_samples: Samples in all, or None for a dataset that nobody has counted.
+        arrays: All samples where they are arrays, else None.
+    """
+
+    first: Batch
+    batch_size: int | None
+    num_samples: int | None
+    arrays: Batch | None
+    _stream: Iterator[Batch] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        model: keras.Model,
+        has_teacher: bool,
+        drop_labels: bool,
+        num_samples: int | None = None,
+        name: str = "x",
+    ) -> Self:
+        """Check what the caller gave, of a dataset the first batch for now.
+
+        Args:
+            x: Samples.
+            y: Outputs of a teacher for them.
+            sample_weight: Weights.
+            model: A model that takes the samples.
+            has_teacher: Whether a teacher will be asked.
+            drop_labels: Whether labels of a dataset are left alone.
+            num_samples: Samples of a dataset, where they have been counted.
+            name: What messages call the samples.
+        """
+        if x is None:
+            raise ValueError(f"Expected `{name}` to be reference samples. Received: {name}=None")
+        if _batches.is_dataset(x):
+            if y is not None or sample_weight is not None:
+                raise ValueError(
+                    "Expected `y` and `sample_weight` to be None with a dataset, which yields "
+                    "them itself. Received: a dataset and "
+                    f"{'y' if y is not None else 'sample_weight'}"
+                )
+            if has_teacher and not drop_labels:
+                refuse_labels(_batches.has_labels(x), "a dataset of (x, y)")
+            batches = _batches.iterate(x, name, model)
+            stream = (_checked(batch, name, model, has_teacher) for batch in batches)
+            first = next(stream)
+            return cls(
+                first=first,
+                batch_size=_arrays.num_samples(first.x),
+                num_samples=num_samples,
+                arrays=None,
+                _stream=stream,
+            )
+        if has_teacher:
+            refuse_labels(y is not None, "y")
+        whole = Batch(_arrays.as_arrays(x, name), y, sample_weight)
+        whole = _checked(whole, name, model, has_teacher)
+        samples = _arrays.num_samples(whole.x)
+        _require_two(samples, name)
+        first = Batch(*(None if part is None else _arrays.take(part, _FIRST) for part in whole))
+        return cls(first=first, batch_size=None, num_samples=samples, arrays=whole)
+
+    def parts(self, rows: int) -> Iterator[Batch]:
+        """All samples in parts of `rows`, the last one smaller; of a dataset only once."""
+        if self.arrays is None:
+            yield from _batches.read_ahead(_batches.regroup(self.each(), rows))
+            return
+        for start in range(0, self.num_samples, rows):
+            part = slice(start, start + rows)
+            yield Batch(*(None if of is None else _arrays.take(of, part) for of in self.arrays))
+
+    def each(self) -> Iterator[Batch]:
+        """All samples as they came: batches of a dataset, only once, or all at once."""
+        return iter([self.arrays]) if self.arrays else itertools.chain([self.first], self._stream)
+
+    def require_length(self, samples: int, name: str = "x") -> None:
+        """Raise ValueError unless a dataset that has been read had as many samples as expected."""
+        if self.num_samples is not None and samples != self.num_samples:
+            raise ValueError(
+                f"Expected `{name}` to have {self.num_samples} samples, as many as were counted. "
+                f"Received: a dataset that has yielded {samples}"
+            )
+        _require_two(samples, name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ReferencePool:
+    """Reference samples, read and checked before any training.
+
+    Of a dataset only hashes stay, since it may exceed the memory.
+
+    Attributes:
+        source: The samples: a structure of arrays, or the dataset.
+        first: The first samples, a structure of arrays.
+        num_samples: Samples in all.
+        digests: Hash of each record as the model sees it, (samples,) uint64.
+        batch_size: Samples a batch of the dataset, or None for arrays.
+        weights_digest: Hash of the weights that a dataset yields, in their order.
+    """
+
+    source: Any
+    first: Any
+    num_samples: int
+    digests: np.ndarray
+    batch_size: int | None
+    weights_digest: bytes
+
+    @classmethod
+    def read(cls, x: Any, name: str, model: keras.Model) -> Self:
+        """Check every sample, in one pass; labels of a dataset are left alone.
+
+        Args:
+            x: Arrays or a dataset.
+            name: What messages call it.
+            model: A built classifier that takes the samples.
+
+        Raises:
+            ValueError: For samples that are none of these, that are not finite, or fewer than two.
+        """
+        source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
+        dtypes = inputs.input_dtypes(model, source.first.x)
+        records, weights_hash = [], hashlib.blake2b(digest_size=16)
+        for part in source.each():
+            records.append(_arrays.record_digests(part.x, dtypes))
+            if part.sample_weight is not None:
+                weights_hash.update(part.sample_weight.tobytes())
+        digests = np.concatenate(records)
+        _require_two(len(digests), name)
+        return cls(
+            weights_digest=weights_hash.digest(),
+            source=x if source.arrays is None else source.arrays.x,
+            first=_arrays.take(source.first.x, _FIRST),
+            num_samples=len(digests),
+            digests=digests,
+            batch_size=source.batch_size,
+        )
+
+
+def count(x: Any, name: str, model: keras.Model) -> int:
+    """Samples of a pool, every one of them checked; labels of a dataset are left alone."""
+    source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
+    samples = sum(_arrays.num_samples(part.x) for part in source.each())
+    _require_two(samples, name)
+    return samples
+
+
+def first_unlabelled(dataset: Any, model: keras.Model, *, drop_labels: bool) -> Any:
+    """Samples of the first batch of a dataset that is not read to its end, checked."""
+    if not drop_labels:
+        refuse_labels(_batches.has_labels(dataset), "a dataset of (x, y)")
+    x = _batches.first_batch(dataset, "x", model).x
+    inputs.require_model_input(x, model, "x")
+    _arrays.require_finite(x, "x")
+    return x
+
+
+def reference_arrays(x: Any, name: str, model: keras.Model) -> Any:
+    """Samples as a finite structure of arrays that the model takes; labels are dropped."""
+    return read_reference(x, name, model)[0]
+
+
+def read_reference(x: Any, name: str, model: keras.Model) -> tuple[Any, int | None]:
+    """The same with the samples in a batch of the dataset they came from, if they did."""
+    source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
+    if source.arrays is not None:
+        return source.arrays.x, None
+    x = _arrays.concatenate([part.x for part in source.each()])
+    _require_two(_arrays.num_samples(x), name)
+    return x, source.batch_size
+
+
+def refuse_labels(has_labels: bool, received: str) -> None:
+    """Raise ValueError for labels where a teacher is there to be asked."""
+    if has_labels:
+        raise ValueError(
+            "Expected reference samples without labels: the teacher's predictions are the only "
+            "labels of the student. Pass drop_labels=True to DistillationTrainer to ignore those "
+            "of a dataset, or precomputed teacher outputs to a trainer without a teacher. "
+            f"Received: {received}"
+        )
+
+
+def _checked(batch: Batch, name: str, model: keras.Model, has_teacher: bool) -> Batch:
+    """A batch whose samples, outputs and weights are what they should be."""
+    inputs.require_model_input(batch.x, model, name)
+    _arrays.require_finite(batch.x, name)
+    if batch.y is None and not has_teacher:
+        raise ValueError(
+            "Expected a teacher to ask, or its outputs for `x` as `y`. Received: neither. "
+            "Call `trainer.attach_teacher(teacher)`, for instance after loading, or "
+            "`fit(x, teacher_outputs)`"
+        )
+    weights = batch.sample_weight
+    return Batch(
+        batch.x,
+        None if has_teacher else _precomputed(batch.y, batch.x),
+        None if weights is None else _weights(weights, batch.x),
+    )
+
+
+def _require_two(samples: int, name: str) -> None:
+    if samples < 2:
+        raise ValueError(f"Expected `{name}` to have at least two samples. Received: one")
+
+
+def _precomputed(outputs: Any, x: Any) -> np.ndarray:
+    outputs = np.asarray(outputs)
+    if not np.issubdtype(outputs.dtype, np.floating):
+        raise ValueError(
+            "Expected `y` to be the teacher's outputs, floats of shape (samples, units). "
+            f"Received: dtype {outputs.dtype}, shape {outputs.shape}; labels never enter the "
+            "student phase"
+        )
+    _arrays.require_same_length(x, outputs, "x", "y")
+    return outputs.astype(np.float32, copy=False)
+
+
+def _weights(sample_weight: Any, x: Any) -> np.ndarray:
+    weights = np.asarray(sample_weight)
+    if weights.ndim != 1 or weights.dtype.kind not in "fiub":
+        raise ValueError(
+            "Expected `sample_weight` to be one number a sample, shape (samples,). "
+            f"Received: shape {weights.shape}, dtype {weights.dtype}"
+        )
+    _arrays.require_same_length(x, weights, "x", "sample_weight")
+    _arrays.require_finite(weights, "sample_weight")
+    return weights.astype(np.float32)

@@ -1,0 +1,6 @@
+"""Synthetic reference data from a generator that is trained on the members."""
+
+from keras_dmp.synthetic.synthesis import SyntheticReference as SyntheticReference
+from keras_dmp.synthetic.synthesis import synthesize as synthesize
+
+__all__ = ["SyntheticReference", "synthesize"]

@@ -1,0 +1,172 @@
+"""What `DMPTrainer.fit` is given, checked as far as that needs no data."""
+
+import dataclasses
+from typing import Any, Self
+
+import keras
+
+from keras_dmp import _validate
+from keras_dmp._training import callback_state
+from keras_dmp._training.loop import ChosenSpeed
+from keras_dmp.distribution import replicas
+
+_OF_TEACHER = ("teacher_epochs", "teacher_callbacks", "class_weight", "sample_weight")
+_IN_FINGERPRINT = (
+    "epochs",
+    "teacher_epochs",
+    "batch_size",
+    "shuffle",
+    "class_weight",
+    "validation_batch_size",
+    "validation_freq",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitArguments:
+    """The arguments of `DMPTrainer.fit`, callbacks as flat lists; see there."""
+
+    x: Any = None
+    y: Any = None
+    reference: Any = None
+    epochs: int = 1
+    teacher_epochs: int | None = None
+    batch_size: int | None = None
+    verbose: Any = "auto"
+    callbacks: Any = None
+    teacher_callbacks: Any = None
+    validation_data: Any = None
+    shuffle: bool = True
+    class_weight: dict[int, float] | None = None
+    sample_weight: Any = None
+    validation_batch_size: int | None = None
+    validation_freq: Any = 1
+    groups: dict[str, Any] | None = None
+    allow_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        _validate.integer_at_least(1, epochs=self.epochs)
+        if self.teacher_epochs is not None:
+            _validate.integer_at_least(1, teacher_epochs=self.teacher_epochs)
+        if self.batch_size is not None:
+            _validate.integer_at_least(1, batch_size=self.batch_size)
+        for name in ("callbacks", "teacher_callbacks"):
+            object.__setattr__(self, name, callback_state.as_list(getattr(self, name)))
+        if self.verbose == "auto":
+            object.__setattr__(self, "verbose", 1)
+
+    def with_callbacks(self, callbacks: list[keras.callbacks.Callback]) -> Self:
+        """The same with other callbacks of the student phase."""
+        return dataclasses.replace(self, callbacks=callbacks)
+
+    def refuse_for_ready_teacher(self) -> None:
+        """Raise ValueError for what would train a teacher."""
+        for name in _OF_TEACHER:
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, list) and not value):
+                raise ValueError(
+                    f"Expected `{name}` to be None with a ready teacher, which is not retrained. "
+                    f"Received: {name}={value!r}"
+                )
+
+    def for_keras(self, validation: Any) -> dict[str, Any]:
+        """Arguments of the `fit` of both phases.
+
+        Args:
+            validation: Validation data as Keras takes it, or None.
+        """
+        arguments = {
+            "verbose": self.verbose,
+            "shuffle": self.shuffle,
+            "validation_data": validation,
+            "validation_freq": self.validation_freq,
+        }
+        if self.validation_batch_size or self.batch_size:
+            arguments["validation_batch_size"] = self.validation_batch_size or self.batch_size
+        return arguments
+
+    def in_fingerprint(self) -> dict[str, Any]:
+        """What the result depends on besides data and callbacks."""
+        return {name: getattr(self, name) for name in _IN_FINGERPRINT}
+
+
+_ARGUMENTS = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """Optimizers, loss and metrics of both phases.
+
+    Attributes:
+        optimizers: Optimizer by the name of the phase, "teacher" or "student".
+        loss: Loss of labels.
+        metrics: Metrics of both.
+        weighted_metrics: Weighted metrics of both.
+        arguments: Further arguments of `Model.compile`.
+    """
+
+    optimizers: dict[str, keras.optimizers.Optimizer]
+    loss: Any
+    metrics: Any
+    weighted_metrics: Any
+    arguments: dict[str, Any]
+
+    @classmethod
+    def read(
+        cls, optimizer: Any, loss: Any, metrics: Any, teacher_optimizer: Any, kwargs: dict[str, Any]
+    ) -> "Compiled":
+        """Check what the user gave.
+
+        Raises:
+            TypeError: For unknown arguments.
+            ValueError: Without a loss.
+        """
+        if loss is None:
+            raise ValueError("Expected `loss` to be the teacher's loss. Received: loss=None")
+        if not set(kwargs) <= {*_ARGUMENTS, "weighted_metrics"}:
+            raise TypeError(
+                f"Expected keyword arguments among {('weighted_metrics', *_ARGUMENTS)}. "
+                f"Received: {sorted(kwargs)}"
+            )
+        return cls(
+            optimizers={
+                "student": keras.optimizers.get(optimizer),
+                "teacher": keras.optimizers.get(teacher_optimizer or optimizer),
+            },
+            loss=loss,
+            metrics=metrics,
+            weighted_metrics=kwargs.get("weighted_metrics"),
+            arguments={name: of for name, of in kwargs.items() if name != "weighted_metrics"},
+        )
+
+    def for_labels(self, phase: str) -> dict[str, Any]:
+        """Arguments for a model that learns labels, optimizer and metrics new."""
+        # The student's is what it is released with.
+        loss = replicas.whole_batch(self.loss) if phase == "teacher" else self.loss
+        return {**self.for_distillation(phase), "loss": loss}
+
+    def for_distillation(self, phase: str = "student") -> dict[str, Any]:
+        """Arguments for a `DistillationTrainer`, whose loss is given."""
+        return {
+            "optimizer": _copy(self.optimizers[phase]),
+            "metrics": _copies(self.metrics),
+            "weighted_metrics": _copies(self.weighted_metrics),
+            **self.arguments,
+        }
+
+    def open_choices(self) -> ChosenSpeed:
+        """What the user left open for the speed of a training."""
+        return ChosenSpeed.left_open(
+            self.arguments.get("steps_per_execution"), self.arguments.get("jit_compile", "auto")
+        )
+
+
+def _copy(part: Any) -> Any:
+    """A new optimizer or metric with the same configuration; names and functions stay."""
+    if isinstance(part, keras.optimizers.Optimizer | keras.metrics.Metric):
+        return type(part).from_config(part.get_config())
+    return part
+
+
+def _copies(metrics: Any) -> Any:
+    return None if metrics is None else keras.tree.map_structure(_copy, metrics)

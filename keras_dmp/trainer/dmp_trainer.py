@@ -1,0 +1,437 @@
+"""The three phases of DMP behind the methods of a Keras model."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from keras_dmp import _validate
+from keras_dmp._classifier import outputs
+from keras_dmp.distillation.settings import require_settings, require_storage
+from keras_dmp.distribution import workers as _workers
+from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
+from keras_dmp.trainer import fingerprint, phases, run_directory
+from keras_dmp.trainer.arguments import Compiled, FitArguments
+from keras_dmp.trainer.phases import Run
+from keras_dmp.trainer.plan import Plan, prepare, require_resumable
+from keras_dmp.trainer.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from keras_dmp.trainer.sweep import Sweep
+
+
+class DMPTrainer:
+    """Trains a classifier on private data so that it can be released.
+
+    Distillation for membership privacy (Shejwalkar & Houmansadr, AAAI 2021): an unprotected
+    teacher is trained on the private members, reference samples on which its predictions have
+    low entropy are chosen, and a student is trained from scratch on the teacher's predictions
+    for them. The student is what is released; it never sees a member.
+
+    The protection is empirical: it comes with no formal guarantee. Audit the student
+    (`audit_membership`) before it is released.
+
+    Args:
+        model: A callable that builds a fresh classifier, or a Keras model. A model is cloned
+            with fresh weights for teacher and student, its adapted preprocessing kept; for
+            pretrained weights pass a callable.
+        teacher: A trained classifier to use as it is. Defaults to `None`: one is trained.
+        selector: An `EntropyReferenceSelector`. Defaults to `None`: all reference samples.
+        temperature: Finite number above 0, of the distillation. Defaults to 1.
+        labels: `"soft"` or `"hard"` teacher labels. Defaults to `"soft"`.
+        compensate_temperature: Boolean. Whether to multiply the student's loss by
+            `temperature ** 2`. Defaults to `False`.
+        from_logits: Whether the classifier returns logits. Defaults to `None`: read from the
+            compiled loss, the last activation or the values.
+        seed: Integer that fixes the whole of `fit` through `keras.utils.set_random_seed`.
+            Defaults to `None`: the global state as it is.
+        directory: A folder for checkpoints, with which a `fit` that was killed goes on when it
+            is called again, to the same student bit for bit on a CPU. It is private: only its
+            owner can read it, and `purge` removes it. It needs a `seed`. Defaults to `None`:
+            nothing is written.
+        distribution_strategy: A `tf.distribute.Strategy` in whose scope all is built and
+            trained. Defaults to `None`: the current one.
+        label_format: As in `DistillationTrainer`.
+        memory_limit: As in `DistillationTrainer`.
+
+    Attributes:
+        student: The protected model after `fit`: a plain `keras.Model`, compiled.
+        teacher: The unprotected model after `fit`. It is private: for the audit only.
+        selector: The selector, with what it chose.
+
+    Raises:
+        TypeError: If `model`, `teacher` or `selector` are of another type.
+        ValueError: For arguments out of range.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> from keras_dmp import DMPTrainer
+    >>> def build_model():
+    ...     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
+    >>> trainer = DMPTrainer(build_model, seed=0)
+    >>> trainer.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> history = trainer.fit(x, y, reference=rng.normal(size=(90, 4)), epochs=2, verbose=0)
+    >>> sorted(history.history)
+    ['loss', 'teacher_loss']
+    """
+
+    def __init__(
+        self,
+        model: keras.Model | Callable[[], keras.Model],
+        teacher: keras.Model | None = None,
+        selector: EntropyReferenceSelector | None = None,
+        temperature: float = 1.0,
+        labels: str = "soft",
+        *,
+        compensate_temperature: bool = False,
+        from_logits: bool | None = None,
+        seed: int | None = None,
+        directory: str | os.PathLike | None = None,
+        distribution_strategy: tf.distribute.Strategy | None = None,
+        label_format: str | int | None = None,
+        memory_limit: int | None = None,
+    ):
+        if not isinstance(model, keras.Model) and not callable(model):
+            raise TypeError(
+                "Expected `model` to be a keras.Model or a callable that builds one. Received: "
+                f"{type(model).__name__}"
+            )
+        if teacher is not None:
+            outputs.require_model(teacher, "teacher")
+        if selector is not None and not isinstance(selector, EntropyReferenceSelector):
+            raise TypeError(
+                "Expected `selector` to be an EntropyReferenceSelector. Received: "
+                f"{type(selector).__name__}"
+            )
+        if seed is not None:
+            _validate.integer_at_least(0, seed=seed)
+        if directory is not None and seed is None:
+            raise ValueError(
+                "Expected `seed` to be an integer with `directory`: a run that goes on must draw "
+                "what it would have drawn. Received: seed=None"
+            )
+        if distribution_strategy is not None and not isinstance(
+            distribution_strategy, tf.distribute.Strategy
+        ):
+            raise TypeError(
+                "Expected `distribution_strategy` to be a tf.distribute.Strategy. Received: "
+                f"{type(distribution_strategy).__name__}"
+            )
+        require_settings(temperature, labels, compensate_temperature)
+        require_storage(label_format, memory_limit)
+        self._model = model
+        self._given_teacher = teacher
+        self._settings = {
+            "temperature": temperature,
+            "labels": labels,
+            "compensate_temperature": compensate_temperature,
+            "label_format": label_format,
+            "memory_limit": memory_limit,
+        }
+        self._from_logits = from_logits
+        self._seed = seed
+        self._directory = directory
+        self._strategy = distribution_strategy
+        self._compiled: Compiled | None = None
+        self._student: keras.Model | None = None
+        self._teacher = teacher
+        self.selector = selector
+
+    @property
+    def student(self) -> keras.Model:
+        """The protected model."""
+        if self._student is None:
+            raise ValueError("Expected `fit` to have finished before `student` is read")
+        return self._student
+
+    @property
+    def teacher(self) -> keras.Model:
+        """The unprotected model, private, never to be released."""
+        if self._teacher is None:
+            raise ValueError("Expected `fit` to have trained a teacher before `teacher` is read")
+        return self._teacher
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        teacher_optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configure both trainings.
+
+        Args:
+            optimizer: The student's optimizer, as in `keras.Model.compile`. Each phase gets a
+                new optimizer with its configuration.
+            loss: Loss of the teacher on the members' labels. The student's is
+                `SoftTargetKLDivergence`; in `evaluate` it is this one.
+            metrics: Metrics of both, copied for each phase.
+            teacher_optimizer: The teacher's optimizer. Defaults to a copy of `optimizer`.
+            **kwargs: `weighted_metrics`, `run_eagerly`, `steps_per_execution`, `jit_compile`
+                and `auto_scale_loss` of `keras.Model.compile`, for both.
+        """
+        self._compiled = Compiled.read(optimizer, loss, metrics, teacher_optimizer, kwargs)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        reference: Any = None,
+        epochs: int = 1,
+        teacher_epochs: int | None = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        teacher_callbacks: list[keras.callbacks.Callback] | None = None,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        *,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+        groups: dict[str, Any] | None = None,
+        allow_overlap: bool = False,
+    ) -> keras.callbacks.History:
+        """Train teacher and student; every call starts from fresh weights.
+
+        Args:
+            x: The private members: arrays, `tf.data.Dataset` or `PyDataset` of `(x, y)`. With
+                a ready teacher it may be None; if given, it serves the overlap check.
+            y: Labels of the members.
+            reference: Samples without labels that are no members: arrays or a dataset, whose
+                labels are dropped. A dataset is read twice, once to check it and once for the
+                teacher's labels; what is chosen is kept.
+            epochs: Epochs of the student, and of the teacher unless `teacher_epochs` is given.
+            teacher_epochs: Epochs of the teacher.
+            batch_size: Samples a step of both; a dataset of members keeps its own. Defaults to
+                that of the reference dataset, or 32.
+            verbose: As in `keras.Model.fit`.
+            callbacks: Callbacks of the student phase; their model is a `DistillationTrainer`.
+            teacher_callbacks: Callbacks of the teacher phase. What they write is private.
+            validation_data: `(x, y)`, `(x, y, sample_weight)` or a dataset, for both phases; no
+                members.
+            shuffle: Whether each epoch has an order of its own.
+            class_weight: Weight of each class in the teacher's loss.
+            sample_weight: Weight of each member in the teacher's loss.
+            validation_batch_size: As in `keras.Model.fit`.
+            validation_freq: As in `keras.Model.fit`.
+            groups: The group (person) of each record, by part: "members" and any of
+                "reference" and "validation", such as `PrivateSplit.groups`. Groups that have
+                members are then refused elsewhere.
+            allow_overlap: Boolean. Whether members among reference or validation data are
+                allowed, with a `PrivacyWarning`. Defaults to `False`.
+
+        Returns:
+            One `History` over both: the teacher's keys carry the prefix `teacher_`.
+
+        Raises:
+            ValueError: Before any training, for data or models that do not fit together, and for
+                a `directory` of other data or settings.
+            RuntimeError: If another run is at work in `directory`.
+        """
+        arguments = FitArguments(
+            x=x,
+            y=y,
+            reference=reference,
+            epochs=epochs,
+            teacher_epochs=teacher_epochs,
+            batch_size=batch_size,
+            verbose=verbose,
+            callbacks=callbacks,
+            teacher_callbacks=teacher_callbacks,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            validation_batch_size=validation_batch_size,
+            validation_freq=validation_freq,
+            groups=groups,
+            allow_overlap=allow_overlap,
+        )
+        if self.selector is not None:
+            arguments = arguments.with_callbacks([self.selector, *arguments.callbacks])
+        with self._prepared(arguments, [selector_among(arguments.callbacks)]) as run:
+            return self._run(run)
+
+    def sweep(
+        self,
+        x: Any = None,
+        y: Any = None,
+        reference: Any = None,
+        *,
+        nonmembers: Any,
+        temperatures: Iterable[float] = (1.0,),
+        sizes: Iterable[int | None] = (None,),
+        orders: Iterable[str] = ("lowest",),
+        labels: Iterable[str] = ("soft",),
+        **fit: Any,
+    ) -> "Sweep":
+        """Train one teacher, label once, and train and audit a student for each combination.
+
+        With a `seed` a point is what `fit` gives with its settings. Temperature, labels and
+        selector of the trainer are not looked at, but for the selector's `balance_classes`
+        and `seed`.
+
+        Args:
+            x: The private members, as in `fit`; the audit needs them with a ready teacher too.
+            y: Labels of the members.
+            reference: Reference samples, as in `fit`.
+            nonmembers: (x, y) or a dataset for the audit; neither members nor reference.
+            temperatures: Temperatures. Defaults to 1 alone.
+            sizes: Numbers of reference samples to choose, None for all. Defaults to all.
+            orders: `"lowest"`, `"highest"`, `"random"`. Defaults to the lowest entropy.
+            labels: `"soft"`, `"hard"`; hard ones take temperature 1 alone. Defaults to soft.
+            **fit: Further arguments of `fit`, for all students.
+
+        Returns:
+            A `Sweep`: a table, a plot, the students.
+
+        Raises:
+            RuntimeError: As `fit`.
+            ValueError: As `fit`, for settings out of range, and if all students diverge; one that
+                does is left out with a warning.
+        """
+        from keras_dmp.trainer import sweeping
+
+        arguments = FitArguments(x=x, y=y, reference=reference, **fit)
+        if x is None:
+            raise ValueError("Expected `x` to be the members, for the audit. Received: x=None")
+        if selector_among(arguments.callbacks) is not None:
+            raise ValueError(
+                "Expected `callbacks` without an EntropyReferenceSelector: `sizes` and `orders` "
+                "say what is chosen. Received: one"
+            )
+        fixed = {k: of for k, of in self._settings.items() if k not in ("temperature", "labels")}
+        compensate = fixed["compensate_temperature"]
+        grid = sweeping.Grid.of(temperatures, sizes, orders, labels, compensate)
+        selectors = grid.selectors(self.selector)
+        more = {"sweep": grid.in_fingerprint()}
+        with self._prepared(arguments, selectors, **more) as run:
+            found = sweeping.sweep(run, grid, selectors, fixed, nonmembers)
+            self._teacher = run.plan.teacher
+            return found
+
+    def purge(self) -> None:
+        """Remove `directory` with all that runs have written there; the student stays in memory.
+
+        Raises:
+            RuntimeError: If a run is at work there.
+            ValueError: If the trainer has no `directory`.
+        """
+        if self._directory is None:
+            raise ValueError("Expected the trainer to have a `directory`. Received: directory=None")
+        run_directory.purge(self._directory)
+
+    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """Return loss and metrics of the student, as `keras.Model.evaluate`."""
+        return self.student.evaluate(x, y, **kwargs)
+
+    def predict(self, x: Any, **kwargs: Any) -> Any:
+        """Return outputs of the student, as `keras.Model.predict`."""
+        return self.student.predict(x, **kwargs)
+
+    def save(self, path: Any, overwrite: bool = True) -> None:
+        """Write the student, and nothing else, to a `.keras` file.
+
+        The file loads with `keras.models.load_model` where keras_dmp is not installed.
+
+        Raises:
+            OSError: If the path cannot be written.
+            ValueError: If `fit` has not finished.
+        """
+        student = self.student
+        _validate.writable_path(path=path)
+        student.save(path, overwrite=overwrite)
+
+    @contextlib.contextmanager
+    def _prepared(
+        self, arguments: FitArguments, selectors: list[EntropyReferenceSelector | None], **more: Any
+    ) -> Iterator[Run]:
+        """All that a run works with, checked, in the strategy's scope, its directory held.
+
+        Args:
+            arguments: What the user gave.
+            selectors: What will choose from the reference.
+            **more: What else the result depends on.
+        """
+        if self._compiled is None:
+            raise ValueError("Expected `compile` to be called before `fit`. Received: no call")
+        if self._given_teacher is not None:
+            arguments.refuse_for_ready_teacher()
+        with contextlib.ExitStack() as stack:
+            if self._strategy is not None:
+                stack.enter_context(self._strategy.scope())
+            if self._seed is not None:
+                keras.utils.set_random_seed(self._seed)
+            plan = prepare(
+                self._model,
+                self._given_teacher,
+                arguments,
+                loss=self._compiled.loss,
+                from_logits=self._from_logits,
+                selectors=[selector for selector in selectors if selector is not None],
+            )
+            directory = self._opened_directory(plan, arguments, more)
+            if directory is not None:
+                stack.enter_context(directory.locked())
+                stack.enter_context(run_directory.sigterm_leaves())
+            # Should this run break off, no student of an earlier one stands beside its teacher.
+            self._student = None
+            yield Run(
+                plan=plan,
+                arguments=arguments,
+                compiled=self._compiled,
+                seed=self._seed,
+                directory=directory,
+                teacher_is_ready=self._given_teacher is not None,
+                model=self._model,
+            )
+
+    def _run(self, run: Run) -> keras.callbacks.History:
+        """The three phases, on data that has been checked."""
+        history = keras.callbacks.History()
+        history.history = {}
+        if not run.teacher_is_ready:
+            trained = phases.train_teacher(run)
+            history.history |= {f"teacher_{key}": of for key, of in trained.history.items()}
+            self._teacher = run.plan.teacher
+        student = run.plan.student
+        distiller = run.distiller(student, **self._settings)
+        (labelled,) = phases.label(run, distiller, [selector_among(run.arguments.callbacks)])
+        trained = phases.train_student(run, distiller, labelled)
+        self._student = student
+        history.history |= trained.history
+        history.epoch, history.params = trained.epochs, trained.params
+        history.set_model(student)
+        return history
+
+    def _opened_directory(
+        self, plan: Plan, arguments: FitArguments, more: dict[str, Any]
+    ) -> RunDirectory | None:
+        workers = _workers.of(tf.distribute.get_strategy(), self._seed)
+        if self._directory is None:
+            return None
+        require_resumable(plan, arguments)
+        ready = self._given_teacher
+        settings = {"from_logits": plan.kind.from_logits, "seed": self._seed}
+        selector = self.selector or selector_among(arguments.callbacks)
+        configuration = {
+            **fingerprint.of_data(plan),
+            "teacher": None if ready is None else fingerprint.of_weights(ready),
+            "model": fingerprint.of_model(plan.student),
+            "settings": {**self._settings, **settings},
+            "selector": fingerprint.of_selector(selector),
+            "compiled": fingerprint.of_object(vars(self._compiled)),
+            "fit": fingerprint.of_object(arguments.in_fingerprint()),
+            "callbacks": fingerprint.of_callbacks(arguments.callbacks),
+            "teacher_callbacks": fingerprint.of_callbacks(arguments.teacher_callbacks),
+            **fingerprint.of_object(more),
+        }
+        return RunDirectory(self._directory, configuration, workers)

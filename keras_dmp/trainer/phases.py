@@ -1,0 +1,209 @@
+"""The phases of a DMP run: each from its start or, in a directory, from where it was left."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from keras_dmp._data import batches
+from keras_dmp._training.epoch_checkpoints import EpochCheckpoints, seed_of
+from keras_dmp._training.resident import new_seed
+from keras_dmp.distillation.distillation_trainer import DistillationTrainer
+from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference.selector import EntropyReferenceSelector
+from keras_dmp.trainer.arguments import Compiled, FitArguments
+from keras_dmp.trainer.plan import Plan
+from keras_dmp.trainer.run_directory import RunDirectory
+
+_TEACHER, _STUDENT = 1, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the phases work with.
+
+    Attributes:
+        plan: Models and data.
+        arguments: What `fit` was given.
+        compiled: What `compile` was given.
+        seed: Seed of the run, or None to leave the global generators as they are.
+        directory: Where checkpoints are, or None. It needs a seed.
+        teacher_is_ready: Whether the teacher is not to be trained.
+        model: What builds models.
+    """
+
+    plan: Plan
+    arguments: FitArguments
+    compiled: Compiled
+    seed: int | None
+    directory: RunDirectory | None
+    teacher_is_ready: bool
+    model: keras.Model | Callable[[], keras.Model]
+
+    def distiller(self, student: keras.Model, **settings: Any) -> DistillationTrainer:
+        """A compiled trainer of a student."""
+        distiller = DistillationTrainer(
+            student,
+            self.plan.teacher,
+            from_logits=self.plan.kind.from_logits,
+            drop_labels=True,
+            **settings,
+        )
+        distiller.compile(**self.compiled.for_distillation())
+        return distiller
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training left besides weights.
+
+    Attributes:
+        history: Logs by name, one value an epoch.
+        epochs: Numbers of the epochs.
+        params: What Keras tells callbacks of the training.
+    """
+
+    history: dict[str, list[Any]]
+    epochs: list[int]
+    params: dict[str, Any]
+
+
+def train_teacher(run: Run) -> Trained:
+    """Train the teacher on the members."""
+    announce("Teacher: training on the members", run)
+    teacher, arguments, validation = run.plan.teacher, run.arguments, run.plan.validation
+    teacher.compile(**run.compiled.for_labels("teacher"))
+
+    def fit(**of_phase):
+        return run.plan.members.fit(
+            teacher,
+            seed=new_seed(),
+            batch_size=arguments.batch_size,
+            class_weight=arguments.class_weight,
+            speed=run.compiled.open_choices(),
+            **arguments.for_keras(validation and validation.for_keras()),
+            **of_phase,
+        )
+
+    epochs = arguments.teacher_epochs or arguments.epochs
+    callbacks = arguments.teacher_callbacks
+    return _train(run, "teacher", _TEACHER, teacher, fit, epochs=epochs, callbacks=callbacks)
+
+
+def label(
+    run: Run,
+    distiller: DistillationTrainer,
+    selectors: Sequence[EntropyReferenceSelector | None],
+) -> list[LabelledReference]:
+    """Ask the teacher for its outputs on the reference once; what each selector chose."""
+    announce("Student: labelling the reference, training on it", run)
+    pool, directory = run.plan.reference, run.directory
+    labelled = None
+    if directory is not None:
+        arrays = None if batches.is_dataset(pool.source) else pool.source
+        labelled = directory.read_labels(len(selectors), arrays)
+    if labelled is None:
+        labelled = distiller.label_many(
+            pool.source,
+            selectors=list(selectors),
+            num_samples=pool.num_samples,
+            folder=None if directory is None else directory.path,
+            verbose=run.arguments.verbose == 1,
+        )
+        if directory is not None:
+            directory.write_labels(labelled)
+    for selector, chosen in zip(selectors, labelled, strict=True):
+        if selector is not None:
+            selector.restore(chosen)
+    return labelled
+
+
+def train_student(
+    run: Run, distiller: DistillationTrainer, labelled: LabelledReference, *, phase: str = "student"
+) -> Trained:
+    """Train a student on the teacher's outputs, and compile it for labels.
+
+    Args:
+        run: The run.
+        distiller: Its trainer.
+        labelled: What it is trained on.
+        phase: Name of its checkpoints.
+    """
+    arguments, validation = run.arguments, run.plan.validation
+
+    def fit(**of_phase):
+        return distiller.fit(
+            labelled,
+            batch_size=arguments.batch_size or run.plan.reference.batch_size,
+            **arguments.for_keras(validation and validation.for_keras()),
+            **of_phase,
+        )
+
+    callbacks = arguments.callbacks
+    trained = _train(
+        run, phase, _STUDENT, distiller, fit, epochs=arguments.epochs, callbacks=callbacks
+    )
+    student = distiller.student
+    student.compile(**run.compiled.for_labels("student"))
+    # Keras warns at loading of an optimizer that was saved before it had variables.
+    student.optimizer.build(student.trainable_variables)
+    return trained
+
+
+def _train(
+    run: Run,
+    phase: str,
+    number: int,
+    model: keras.Model,
+    fit: Callable[..., keras.callbacks.History],
+    *,
+    epochs: int,
+    callbacks: list[keras.callbacks.Callback],
+) -> Trained:
+    """Train the compiled model of a phase.
+
+    Args:
+        run: The run.
+        phase: Name of the phase's checkpoints.
+        number: What its seeds depend on besides the run's.
+        model: The model.
+        fit: Trains it; takes `epochs`, `initial_epoch` and `callbacks`.
+        epochs: Epochs in all.
+        callbacks: The user's callbacks.
+    """
+    seed = None
+    if run.seed is not None:
+        seed = seed_of(run.seed, number)
+        keras.utils.set_random_seed(seed)
+    if run.directory is None:
+        trained = fit(epochs=epochs, initial_epoch=0, callbacks=callbacks)
+        return Trained(history=trained.history, epochs=trained.epoch, params=trained.params)
+    write = functools.partial(run.directory.write, phase)
+    start = run.directory.newest(phase)
+    # What a selector chose is kept with the labels.
+    with_state = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
+    checkpoints = EpochCheckpoints(write, with_state, seed=seed, start=start)
+    if checkpoints.finished:
+        checkpoints.restore(model)
+    else:
+        # Where a callback has stopped the training, only its end is left.
+        last = checkpoints.initial_epoch if checkpoints.stopped else epochs
+        fit(
+            epochs=last,
+            initial_epoch=checkpoints.initial_epoch,
+            callbacks=[*callbacks, checkpoints],
+        )
+        checkpoints.finish(model)
+    return Trained(
+        history=checkpoints.history, epochs=checkpoints.epochs, params={"epochs": epochs}
+    )
+
+
+def announce(words: str, run: Run) -> None:
+    """A line among the progress bars, as verbose as Keras."""
+    if run.arguments.verbose:
+        sys.stdout.write(f"{words}\n")
+        sys.stdout.flush()

@@ -1,0 +1,176 @@
+"""What a run of `DMPTrainer` works with: models built, data read, all of it checked."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+
+from keras_dmp._classifier import fresh, outputs
+from keras_dmp._classifier.kind import output_kind
+from keras_dmp._data import arrays, batches, inputs
+from keras_dmp._training import callback_state
+from keras_dmp._training.labelled_data import LabelledData, require_fixed_order
+from keras_dmp.reference.pool import ReferencePool
+from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
+from keras_dmp.trainer import overlap
+from keras_dmp.trainer.arguments import FitArguments
+
+_SAMPLE = slice(0, 256)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Models and data of one run.
+
+    Attributes:
+        teacher: The teacher, ready or to be trained.
+        student: A student with weights of its own.
+        kind: What both return.
+        members: The private members, or None with a ready teacher.
+        reference: The pool.
+        validation: Validation data of both phases, or None.
+        digests: Hash of each record as the model sees it, by the name of its part.
+        sample: A few samples.
+    """
+
+    teacher: keras.Model
+    student: keras.Model
+    kind: outputs.OutputKind
+    members: LabelledData | None
+    reference: ReferencePool
+    validation: LabelledData | None
+    digests: dict[str, Any]
+    sample: Any
+
+
+def prepare(
+    model: keras.Model | Callable[[], keras.Model],
+    ready_teacher: keras.Model | None,
+    arguments: FitArguments,
+    *,
+    loss: Any,
+    from_logits: bool | None,
+    selectors: Iterable[EntropyReferenceSelector],
+) -> Plan:
+    """Build the models, read the data once, and check all of it before any training.
+
+    Args:
+        model: What builds teacher and student.
+        ready_teacher: A trained teacher, or None.
+        arguments: The data, as `DMPTrainer.fit` was given it.
+        loss: The compiled loss, which may tell what outputs are.
+        from_logits: What the user says of that.
+        selectors: Selectors that will choose from the reference.
+
+    Raises:
+        ValueError: For data or models that do not fit together.
+    """
+    x, reference = arguments.x, arguments.reference
+    _require_parts(x, reference, ready_teacher, arguments.groups)
+    student = fresh.fresh_model(model)
+    source, name = (reference, "reference") if x is None else (x, "x")
+    sample = batches.first_batch(source, name, student).x
+    inputs.require_model_input(sample, student, name)
+    arrays.require_finite(sample, name)
+    sample = arrays.take(sample, _SAMPLE)
+    teacher, student = fresh.teacher_and_student(model, ready_teacher, student, sample)
+    kind = output_kind(student, "model", sample, from_logits, loss=loss)
+    if ready_teacher is not None:
+        of_teacher = output_kind(teacher, "teacher", sample, from_logits)
+        outputs.require_same_kind(of_teacher, kind)
+
+    reading = {"model": student, "kind": kind}
+    known = validation = None
+    if x is not None:
+        names = ("x", "y", "sample_weight")
+        known = LabelledData.read(
+            x,
+            arguments.y,
+            arguments.sample_weight,
+            names=names,
+            needs_labels=ready_teacher is None,
+            **reading,
+        )
+    pool = ReferencePool.read(reference, "reference", student)
+    if known is not None:
+        inputs.require_alike(pool.first, sample, "reference", "x")
+    for selector in selectors:
+        selector.require_narrows(pool.num_samples)
+    if arguments.validation_data is not None:
+        validation = read_labelled(arguments.validation_data, "validation_data", **reading)
+    fresh.warn_of_adapted_layers(student)
+    digests = {"reference": pool.digests}
+    for name, part in (("members", known), ("validation", validation)):
+        if part is not None:
+            digests[name] = part.digests
+    if known is not None:
+        overlap.refuse_overlap(digests, groups=arguments.groups, allow=arguments.allow_overlap)
+    return Plan(
+        teacher=teacher,
+        student=student,
+        kind=kind,
+        members=known,
+        reference=pool,
+        validation=validation,
+        digests=digests,
+        sample=sample,
+    )
+
+
+def require_resumable(plan: Plan, arguments: FitArguments) -> None:
+    """Raise ValueError for what a run that is broken off could not go on with.
+
+    Args:
+        plan: Models and data.
+        arguments: What `fit` was given.
+    """
+    if selector_among(arguments.teacher_callbacks) is not None:
+        raise ValueError(
+            "Expected `teacher_callbacks` without an EntropyReferenceSelector with `directory`: "
+            "what it chooses from a pool of its own is not kept there. Received: one"
+        )
+    for name in ("callbacks", "teacher_callbacks"):
+        callbacks = getattr(arguments, name)
+        # What a selector chose is kept with the labels.
+        others = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
+        callback_state.require_savable(others, name)
+    for part in (plan.members, plan.validation):
+        if part is not None:
+            require_fixed_order(part.x, part.digests, part.name, plan.student)
+    pool = plan.reference
+    require_fixed_order(pool.source, pool.digests, "reference", plan.student)
+
+
+def _require_parts(x: Any, reference: Any, ready_teacher: Any, groups: Any) -> None:
+    if reference is None:
+        raise ValueError("Expected `reference` to be samples. Received: reference=None")
+    if x is None and ready_teacher is None:
+        raise ValueError(
+            "Expected `x` to be the members, or a ready `teacher` in the constructor. "
+            "Received: x=None and teacher=None"
+        )
+    if groups is not None and x is None:
+        raise ValueError(
+            "Expected `x` to be the members when `groups` tells theirs. Received: x=None"
+        )
+
+
+def read_labelled(
+    data: Any, name: str, *, model: keras.Model, kind: outputs.OutputKind
+) -> LabelledData:
+    """Samples with labels as one argument: a tuple of arrays or a dataset, checked.
+
+    Args:
+        data: `(x, y)`, `(x, y, sample_weight)` or a dataset of them.
+        name: The argument's name, for messages.
+        model: A built classifier that takes the samples.
+        kind: What its outputs are.
+    """
+    columns = (
+        (data, None, None)
+        if batches.is_dataset(data)
+        else keras.utils.unpack_x_y_sample_weight(data)
+    )
+    names = (name, f"{name} labels", f"{name} weights")
+    return LabelledData.read(*columns, names=names, model=model, kind=kind)

@@ -1,0 +1,227 @@
+"""The directory of a run of `DMPTrainer`: checkpoints of its phases, kept so that it can go on.
+
+All of it is private: the teacher, what it says of the reference, and hashes of the members.
+"""
+
+import contextlib
+import functools
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from keras_dmp._storage import checkpoint_file, directories, files
+from keras_dmp._storage.checkpoint_file import Checkpoint
+from keras_dmp._storage.directories import PrivateDirectory
+from keras_dmp.distribution.workers import Workers, together
+from keras_dmp.reference.labelled_reference import LabelledReference
+
+# The newest checkpoint, and one to fall back to.
+_KEPT = 2
+# The number of no checkpoint.
+_NONE = -1
+_MANIFEST, _LABELS = "run.json", "labels"
+_WHAT, _FORMAT = "run of DMPTrainer", "keras_dmp.run"
+
+
+class RunDirectory:
+    """Checkpoints of one run.
+
+    Args:
+        path: The directory; it is made if it is not there.
+        configuration: What the run depends on, plain JSON values by name.
+        workers: Who takes part: the chief writes, the others read what it tells them to.
+
+    Raises:
+        ValueError: If the directory belongs to another configuration, or is none of these.
+    """
+
+    def __init__(self, path: str | os.PathLike, configuration: dict[str, Any], workers: Workers):
+        self.path = pathlib.Path(path)
+        self._workers = workers
+        # The chief first: what it makes, the others must see.
+        for is_theirs in (workers.is_chief, not workers.is_chief):
+            part = functools.partial(self._open, configuration) if is_theirs else _nothing
+            together(workers, part)
+
+    def _open(self, configuration: dict[str, Any]) -> None:
+        if not self._workers.is_chief and not (self.path / _MANIFEST).exists():
+            raise ValueError(
+                "Expected `directory` to be on a file system that all workers share. Received: "
+                f"directory={str(self.path)!r}, where the chief's files are not seen"
+            )
+        PrivateDirectory(
+            self.path,
+            configuration,
+            what=_WHAT,
+            manifest=_MANIFEST,
+            format=_FORMAT,
+            version=1,
+        )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory, for all workers; the lock goes with its process, however that ends.
+
+        Raises:
+            RuntimeError: If another run holds it.
+        """
+        with contextlib.ExitStack() as held:
+            lock = _locked(self.path) if self._workers.is_chief else contextlib.nullcontext()
+            together(self._workers, lambda: held.enter_context(lock))
+            yield
+
+    def newest(self, phase: str) -> Checkpoint | None:
+        """The newest checkpoint of a phase that is whole, with a warning for one that is not."""
+        number, found = self._newest(phase) if self._workers.is_chief else (0, None)
+        number = int(self._workers.broadcast(number))
+        if number == _NONE or self._workers.is_chief:
+            return found
+        return checkpoint_file.read(self._file(phase, number))
+
+    def _newest(self, phase: str) -> tuple[int, Checkpoint | None]:
+        for path in reversed(self._checkpoints(phase)):
+            try:
+                return _number(path), checkpoint_file.read(path)
+            except (checkpoint_file.DamagedCheckpointError, OSError) as error:
+                warnings.warn(
+                    f"A checkpoint of the {phase} is damaged ({error}): the run goes on from the "
+                    "one before it",
+                    stacklevel=3,
+                )
+        return _NONE, None
+
+    def write(self, phase: str, number: int, checkpoint: Checkpoint) -> None:
+        """Add a checkpoint of a phase; the ones before the last but one go.
+
+        Args:
+            phase: "teacher" or "student".
+            number: Its place in the order.
+            checkpoint: What to keep.
+
+        Raises:
+            OSError: If it cannot be written; those there stay.
+        """
+        if not self._workers.is_chief:
+            return
+        try:
+            checkpoint_file.write(self._file(phase, number), checkpoint)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"The {phase}'s checkpoint {number} could not be written ({error.strerror}). What "
+                "was written before it is whole: the same call goes on from there",
+                str(self.path),
+            ) from error
+        # Those of a higher number are damaged: the run has gone on from one before them.
+        there = self._checkpoints(phase)
+        after = [path for path in there if _number(path) > number]
+        for path in (*after, *there[: len(there) - len(after)][:-_KEPT]):
+            path.unlink()
+
+    def read_labels(self, count: int, pool: Any) -> list[LabelledReference] | None:
+        """The labelled references that `write_labels` has written, None where they are not whole.
+
+        Args:
+            count: How many there must be.
+            pool: The arrays that they were chosen from, or None for a dataset.
+        """
+        folders = [self.path / _LABELS / str(number) for number in range(count)]
+        found = self._read_labels(folders, pool) if self._workers.is_chief else None
+        whole = bool(self._workers.broadcast(int(found is not None)))
+        if whole and not self._workers.is_chief:
+            return [LabelledReference.read(folder, pool) for folder in folders]
+        return found
+
+    def write_labels(self, labelled: Sequence[LabelledReference]) -> None:
+        """Keep labelled references, for the students to come."""
+        if not self._workers.is_chief:
+            return
+        (self.path / _LABELS).mkdir(mode=files.OWNER_ONLY_FOLDER, exist_ok=True)
+        for number, one in enumerate(labelled):
+            one.write(self.path / _LABELS / str(number))
+
+    @staticmethod
+    def _read_labels(folders: list[pathlib.Path], pool: Any) -> list[LabelledReference] | None:
+        if not all(LabelledReference.is_written(folder) for folder in folders):
+            return None
+        try:
+            return [LabelledReference.read(folder, pool) for folder in folders]
+        except (ValueError, OSError) as error:
+            warnings.warn(
+                f"The labels of the reference are damaged ({error}): the teacher is asked again",
+                stacklevel=2,
+            )
+            return None
+
+    def _file(self, phase: str, number: int) -> pathlib.Path:
+        return self.path / f"{phase}-{number:06d}.checkpoint"
+
+    def _checkpoints(self, phase: str) -> list[pathlib.Path]:
+        return sorted(self.path.glob(f"{phase}-*.checkpoint"), key=_number)
+
+
+def purge(path: str | os.PathLike) -> None:
+    """Remove all that runs have written in a directory, and it if nothing else is in it.
+
+    Raises:
+        OSError: If something cannot be removed.
+        RuntimeError: If a run is at work in it.
+        ValueError: If it is a directory of something else.
+    """
+    path = pathlib.Path(path)
+    if not (path / _MANIFEST).exists():
+        return
+    directories.require_format(path, what=_WHAT, manifest=_MANIFEST, format=_FORMAT)
+    with _locked(path):
+        for pattern in ("*.checkpoint", ".*.checkpoint.*"):
+            for checkpoint in path.glob(pattern):
+                checkpoint.unlink()
+        if (path / _LABELS).exists():
+            shutil.rmtree(path / _LABELS)
+        directories.remove(path, _MANIFEST)
+
+
+def _nothing() -> None:
+    """The part of a worker that has none."""
+
+
+def _number(path: pathlib.Path) -> int:
+    return int(path.stem.rpartition("-")[2])
+
+
+def _locked(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    refusal = (
+        "Expected `directory` to be used by one run at a time. Received: directory="
+        f"{str(path)!r}, in which another one is at work"
+    )
+    return directories.locked(path, refusal=refusal)
+
+
+@contextlib.contextmanager
+def sigterm_leaves() -> Iterator[None]:
+    """Turn SIGTERM into `SystemExit`, so that files in the making go and locks are given back.
+
+    Only where nobody else handles it, and in the main thread, where alone Python allows it.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _leave(number: int, frame: Any) -> None:
+    del frame
+    sys.stderr.write("Stopped by SIGTERM: the same call goes on from the last finished epoch\n")
+    # What shells report for a process that ended by this signal.
+    raise SystemExit(128 + number)

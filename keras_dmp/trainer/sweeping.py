@@ -1,0 +1,211 @@
+"""A sweep over settings of the distillation: one teacher, one labelling, a student a point."""
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dmp import _validate
+from keras_dmp._classifier import fresh
+from keras_dmp._data import batches
+from keras_dmp.audit import AuditReport, audit_membership
+from keras_dmp.distillation.settings import require_settings
+from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference.selector import EntropyReferenceSelector
+from keras_dmp.trainer import phases
+from keras_dmp.trainer.phases import Run
+from keras_dmp.trainer.plan import read_labelled
+from keras_dmp.trainer.sweep import Sweep, SweepPoint
+
+# Scores of one output each: as fast as predicting.
+_AUDIT = {"attacks": ("loss",), "slices": (), "seed": 0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """All combinations of some settings.
+
+    Attributes:
+        choices: Different choices of reference samples, (order, size) each.
+        settings: Different settings of the distillation, temperature and labels.
+    """
+
+    choices: tuple[tuple[str, int | None], ...]
+    settings: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def of(
+        cls,
+        temperatures: Iterable[float],
+        sizes: Iterable[int | None],
+        orders: Iterable[str],
+        labels: Iterable[str],
+        compensate_temperature: bool,
+    ) -> "Grid":
+        """Check the settings; hard labels, which have no temperature, take 1 alone.
+
+        Raises:
+            ValueError: For settings out of range, or none.
+        """
+        given = {"temperatures": temperatures, "sizes": sizes, "orders": orders, "labels": labels}
+        lists = {name: _distinct(name, values) for name, values in given.items()}
+        for size in lists["sizes"]:
+            if size is not None:
+                _validate.integer_at_least(1, sizes=size)
+        settings = []
+        for kind, temperature in itertools.product(lists["labels"], lists["temperatures"]):
+            temperature = 1.0 if kind == "hard" else temperature
+            require_settings(temperature, kind, compensate_temperature)
+            one = {"temperature": float(temperature), "labels": kind}
+            if one not in settings:
+                settings.append(one)
+        # All of the pool is one choice, whatever the order.
+        choices = dict.fromkeys(
+            (order if size is not None else "lowest", size)
+            for order, size in itertools.product(lists["orders"], lists["sizes"])
+        )
+        return cls(choices=tuple(choices), settings=tuple(settings))
+
+    def selectors(
+        self, like: EntropyReferenceSelector | None
+    ) -> list[EntropyReferenceSelector | None]:
+        """A selector for each choice, None for all of the pool."""
+        further = {}
+        if like is not None:
+            further = {"balance_classes": like.balance_classes, "seed": like.seed}
+        return [
+            None if size is None else EntropyReferenceSelector(size=size, order=order, **further)
+            for order, size in self.choices
+        ]
+
+    def in_fingerprint(self) -> dict[str, Any]:
+        """What points the grid has."""
+        return {"choices": self.choices, "settings": self.settings}
+
+
+def sweep(
+    run: Run,
+    grid: Grid,
+    selectors: Sequence[EntropyReferenceSelector | None],
+    settings: dict[str, Any],
+    nonmembers: Any,
+) -> Sweep:
+    """Train one teacher and a student a point, and audit all of them.
+
+    All students start from the same weights and, with a seed, see the same orders: points differ
+    by their settings alone, and a point is what `fit` gives with these settings.
+
+    Args:
+        run: What the phases work with.
+        grid: The points.
+        selectors: The grid's selectors.
+        settings: Settings of the distillation that all points share.
+        nonmembers: Samples for the audit.
+
+    Raises:
+        ValueError: Before any training for nonmembers that cannot be used, and at the end if all
+            students have diverged. A warning tells of one that has.
+    """
+    _require_auditable(run, nonmembers)
+    if not run.teacher_is_ready:
+        phases.train_teacher(run)
+    labelled = phases.label(run, run.distiller(run.plan.student, **settings), selectors)
+    start = [keras.ops.convert_to_numpy(variable) for variable in run.plan.student.variables]
+    undefended = _audit(run, run.plan.teacher, nonmembers, "undefended")
+    points = []
+    choices = zip(grid.choices, labelled, strict=True)
+    for number, (choice, of_point) in enumerate(itertools.product(choices, grid.settings)):
+        (order, _), chosen = choice
+        student = _student(run, start, first=number == 0)
+        distiller = run.distiller(student, **settings, **of_point)
+        phases.train_student(run, distiller, chosen, phase=f"student_{number}")
+        name = f"{order} {len(chosen)}, {of_point['labels']}, T={of_point['temperature']:g}"
+        if not _is_finite(student):
+            # One point that cannot be audited must not take the others along.
+            warnings.warn(
+                f"The student of {name} has diverged, and is left out: some of its weights are "
+                "infinite or no numbers. Lower the learning rate, or leave out this setting",
+                stacklevel=3,
+            )
+            continue
+        point = _point(run, student, chosen, order, of_point, nonmembers, name)
+        points.append(point)
+        phases.announce(f"{number + 1}: {point}", run)
+    if not points:
+        raise ValueError(
+            "Expected at least one student of the sweep to be of finite weights. Received: "
+            f"{number + 1} that have diverged; lower the learning rate"
+        )
+    return Sweep(undefended=undefended, points=tuple(points))
+
+
+def _is_finite(model: keras.Model) -> bool:
+    return all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+def _require_auditable(run: Run, nonmembers: Any) -> None:
+    """Raise ValueError, before any training, for what the audit would refuse after it."""
+    plan, x, y = run.plan, run.arguments.x, run.arguments.y
+    if run.teacher_is_ready:
+        # Members that train no teacher may have come without labels.
+        members = x if batches.is_dataset(x) else (x, y)
+        read_labelled(members, "x", model=plan.student, kind=plan.kind)
+    read = read_labelled(nonmembers, "nonmembers", model=plan.student, kind=plan.kind)
+    for part in ("members", "reference"):
+        shared = int(np.count_nonzero(np.isin(read.digests, plan.digests[part])))
+        if shared:
+            raise ValueError(
+                f"Expected `nonmembers` to hold no records of the {part}. Received: "
+                f"{shared} of {len(read.digests)} that are"
+            )
+
+
+def _distinct(name: str, values: Any) -> list[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(
+            f"Expected `{name}` to be several values, such as a tuple. Received: {name}={values!r}"
+        )
+    distinct = list(dict.fromkeys(values))
+    if not distinct:
+        raise ValueError(f"Expected `{name}` to have at least one value. Received: {name}=()")
+    return distinct
+
+
+def _student(run: Run, start: list[Any], *, first: bool) -> keras.Model:
+    """A student that starts where all others do."""
+    if first:
+        return run.plan.student
+    student = fresh.fresh_model(run.model)
+    fresh.ensure_built(student, run.plan.sample)
+    for variable, value in zip(student.variables, start, strict=True):
+        variable.assign(value)
+    return student
+
+
+def _point(
+    run: Run,
+    student: keras.Model,
+    chosen: LabelledReference,
+    order: str,
+    settings: dict[str, Any],
+    nonmembers: Any,
+    name: str,
+) -> SweepPoint:
+    return SweepPoint(
+        **settings,
+        order=order,
+        size=len(chosen),
+        mean_entropy=None if chosen.summary is None else chosen.summary.mean_entropy,
+        report=_audit(run, student, nonmembers, name),
+        student=student,
+    )
+
+
+def _audit(run: Run, model: keras.Model, nonmembers: Any, name: str) -> AuditReport:
+    x, y = run.arguments.x, run.arguments.y
+    members = x if y is None else (x, y)
+    return audit_membership(model, members, nonmembers, name=name, **_AUDIT)
