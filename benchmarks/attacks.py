@@ -39,7 +39,11 @@ def train(split, labels, teacher=None):
     """A fitted trainer with the demo's settings."""
     selector = EntropyReferenceSelector(size=SIDE, seed=SEED)
     trainer = DMPTrainer(
-        lambda: models.fully_connected((600,), 100), teacher, selector, labels=labels, seed=SEED
+        lambda: models.fully_connected((600,), 100),
+        teacher,
+        selector=selector,
+        labels=labels,
+        seed=SEED,
     )
     trainer.compile(
         optimizer=keras.optimizers.SGD(0.1, momentum=0.9),
@@ -76,7 +80,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
 
     x, y = datasets.load("grocery_baskets")
-    split = keras_dmp.split_private(x, y, SIDE, SIDE, validation=SIDE // 10)
+    split = keras_dmp.split_private(
+        x, y, members=SIDE, nonmembers=SIDE, validation=SIDE // 10, seed=SEED
+    )
     soft = train(split, "soft")
     hard = train(split, "hard", soft.teacher)
     trained = {"undefended": soft.teacher, "DMP": soft.student, "DMP, hard labels": hard.student}

@@ -35,11 +35,16 @@ class Row(Measured):
 def fit(split, directory, seed):
     """Return the seconds of one run."""
     trainer = DMPTrainer(
-        lambda: models.fully_connected((600,), 100), seed=seed, directory=directory
+        lambda: models.fully_connected((600,), 100),
+        selector=None,
+        seed=seed,
+        directory=directory,
     )
     trainer.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     start = time.perf_counter()
-    trainer.fit(*split.members, split.reference, epochs=EPOCHS, batch_size=BATCH_SIZE, verbose=0)
+    trainer.fit(
+        *split.members, reference=split.reference, epochs=EPOCHS, batch_size=BATCH_SIZE, verbose=0
+    )
     return time.perf_counter() - start
 
 

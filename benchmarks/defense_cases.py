@@ -221,7 +221,7 @@ def curves(task: Task, scale: float) -> dict[str, Curve]:
             defense="dmp",
             setting="synthetic_size",
             values=(1.0, 0.5, 1.5),
-            fixed={**soft, "reference": "synthetic"},
+            fixed={**soft, "reference_source": "synthetic", "fraction": 1.0},
             cost=3,
         ),
     ]

@@ -31,9 +31,10 @@ def data(task, scale):
     records = 2 * task.sizes(scale)["members"]
     x, y = datasets.load(task.dataset)
     split = keras_dmp.split_private(
-        x, y, records, 2, validation=round(VALIDATION_SHARE * records), seed=0
+        x, y, members=records, nonmembers=2, validation=round(VALIDATION_SHARE * records), seed=0
     )
-    planted = plant_canaries(*split.members, count=round(CANARY_SHARE * records), kind=KIND)
+    count = round(CANARY_SHARE * records)
+    planted = plant_canaries(*split.members, count=count, kind=KIND, seed=0)
     return planted, split
 
 

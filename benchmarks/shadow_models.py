@@ -67,12 +67,12 @@ def pipeline(reference, num_classes, kinds):
 def make_audit(options):
     """The audit, and the positions of its canaries or None."""
     x, y = datasets.load("grocery_baskets")
-    split = keras_dmp.split_private(x, y, RECORDS, 2)
+    split = keras_dmp.split_private(x, y, members=RECORDS, nonmembers=2, seed=0)
     x, y = split.members
     num_classes, repeats, canaries = 100, None, None
     if options.canaries:
         near = {"reference": split.reference} if options.canaries == "near_reference" else {}
-        planted = plant_canaries(x, y, count=NUM_CANARIES, kind=options.canaries, **near)
+        planted = plant_canaries(x, y, count=NUM_CANARIES, kind=options.canaries, seed=0, **near)
         x, y, repeats, canaries = planted.x, planted.y, planted.repeats, planted.indices
     kinds = ("soft", "hard") if options.canaries else ("soft",)
     directory = options.directory or pathlib.Path("runs") / f"shadow_{options.canaries or 'all'}"

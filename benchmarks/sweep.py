@@ -55,12 +55,12 @@ def temperatures(points):
 
 def swept(split, points, seed):
     """Return the seconds of a sweep, its audits included."""
-    trainer = DMPTrainer(build, seed=seed)
+    trainer = DMPTrainer(build, selector=None, seed=seed)
     trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS, teacher_optimizer="adam")
     start = time.perf_counter()
     trainer.sweep(
         *split.members,
-        split.reference,
+        reference=split.reference,
         nonmembers=split.nonmembers,
         temperatures=temperatures(points),
         sizes=(SIZE,),

@@ -89,7 +89,9 @@ def main(arguments=None):
         fit = {"epochs": 30, "batch_size": 50}
 
     x, y = datasets.load(dataset)
-    split = keras_dmp.split_private(x, y, members, members, validation=validation, seed=SEED)
+    split = keras_dmp.split_private(
+        x, y, members=members, nonmembers=members, validation=validation, seed=SEED
+    )
     print(f"{dataset}: {split}")
     own = settings_of(len(split.reference), options.smoke)
 

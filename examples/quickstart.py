@@ -80,7 +80,7 @@ def train(split, build_model, epochs, **selection):
     def protect(name, order="lowest", labels="soft", teacher=None):
         heading(name)
         selector = EntropyReferenceSelector(order=order, seed=SEED, **selection)
-        trainer = DMPTrainer(build_model, teacher, selector, labels=labels, seed=SEED)
+        trainer = DMPTrainer(build_model, teacher, selector=selector, labels=labels, seed=SEED)
         trainer.compile(
             optimizer=keras.optimizers.SGD(0.1, momentum=0.9),
             teacher_optimizer=keras.optimizers.Adam(1e-3),
@@ -192,7 +192,13 @@ def main(arguments=None):
     with without_native_log():
         x, y, *groups = datasets.load(dataset, with_groups=grouped)
     split = keras_dmp.split_private(
-        x, y, members, members, validation=members // 10, groups=groups[0] if groups else None
+        x,
+        y,
+        members=members,
+        nonmembers=members,
+        validation=members // 10,
+        groups=groups[0] if groups else None,
+        seed=SEED,
     )
     print(split)
     build = models.small_convnet if x.ndim == 4 else models.fully_connected

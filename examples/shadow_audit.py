@@ -61,7 +61,7 @@ def main(arguments=None):
 
     x, y = datasets.load(dataset)
     # The rest is the reference; two nonmembers are the fewest, and shadow models need none.
-    split = keras_dmp.split_private(x, y, records, 2, seed=SEED)
+    split = keras_dmp.split_private(x, y, members=records, nonmembers=2, seed=SEED)
     planted = plant_canaries(*split.members, count=canaries, kind="mislabelled", seed=SEED)
     print(planted)
 

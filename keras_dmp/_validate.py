@@ -7,6 +7,7 @@ Every function takes its values by keyword, so that the argument's name is writt
 import math
 import numbers
 import os
+import secrets
 from collections.abc import Collection
 from typing import Any
 
@@ -81,6 +82,18 @@ def writable_path(**arguments: Any) -> None:
             f"Expected `{name}` to be a path that can be written: {problem}. "
             f"Received: {name}={path!r}"
         )
+
+
+def seed_or_fresh(seed: int | None) -> int:
+    """Return the seed, or one from the operating system's entropy for None: nobody can guess it.
+
+    Raises:
+        ValueError: If the seed is not a whole number of at least 0.
+    """
+    if seed is None:
+        return secrets.randbits(63)
+    integer_at_least(0, seed=seed)
+    return int(seed)
 
 
 def _is_real(value: Any) -> bool:

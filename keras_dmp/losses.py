@@ -48,6 +48,7 @@ class SoftTargetKLDivergence(keras.losses.Loss):
     def __init__(
         self,
         temperature: float = 1.0,
+        *,
         compensate_temperature: bool = False,
         from_logits: bool = True,
         reduction: str | None = "sum_over_batch_size",

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 
 import keras
 
+__all__ = ["alexnet", "densenet_bc", "fully_connected", "small_convnet"]
+
 
 def fully_connected(
     input_shape: Sequence[int],
     num_classes: int,
     hidden: Sequence[int] = (1024, 512, 256, 128),
+    *,
     activation: str = "tanh",
 ) -> keras.Model:
     """The fully connected network for Purchase100 and Texas100.
@@ -94,6 +97,7 @@ def alexnet(input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10) -> 
 def densenet_bc(
     input_shape: Sequence[int] = (32, 32, 3),
     num_classes: int = 10,
+    *,
     depth: int = 100,
     growth_rate: int = 12,
 ) -> keras.Model:

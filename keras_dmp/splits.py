@@ -47,13 +47,13 @@ class PrivateSplit:
 def split_private(
     x: Any,
     y: Any,
+    *,
     members: int,
     nonmembers: int,
     reference: int | None = None,
     validation: int = 0,
-    *,
     groups: Any = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> PrivateSplit:
     """Split a data set for training and auditing a protected model.
 
@@ -72,7 +72,8 @@ def split_private(
         reference: Size of the reference pool; 0 for none. Defaults to all the rest.
         validation: Number of validation samples. Defaults to 0.
         groups: Group of each record, (samples,), of any hashable NumPy dtype.
-        seed: Seed of the draw.
+        seed: Integer that repeats the draw. Defaults to `None`: one that nobody can guess. Who
+            knows the records and the seed knows the members.
 
     Returns:
         A `PrivateSplit` with parts of exactly the sizes asked for.
@@ -90,7 +91,7 @@ def split_private(
     """
     sizes = {"members": members, "nonmembers": nonmembers}
     _validate.integer_at_least(2, **sizes)
-    _validate.integer_at_least(0, validation=validation, seed=seed)
+    _validate.integer_at_least(0, validation=validation)
     if reference is not None:
         _validate.integer_at_least(0, reference=reference)
     x = arrays.as_arrays(x, "x")
@@ -104,7 +105,7 @@ def split_private(
 
     distinct = np.sort(np.unique(arrays.record_digests(x, _seen_as(x)), return_index=True)[1])
     wanted = {**sizes, "validation": validation, "reference": reference}
-    indices = _draw(distinct, wanted, groups, np.random.default_rng(seed))
+    indices = _draw(distinct, wanted, groups, np.random.default_rng(_validate.seed_or_fresh(seed)))
     taken = sum(len(part) for part in indices.values())
     split = PrivateSplit(
         members=_labelled(x, y, indices["members"]),

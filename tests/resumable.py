@@ -44,7 +44,7 @@ class Losses(keras.callbacks.Callback):
 
 def trainer_in(directory, **settings):
     settings = {"selector": EntropyReferenceSelector(size=160, balance_classes=True), **settings}
-    trainer = DMPTrainer(build, **{"seed": 3, "directory": directory, **settings})
+    trainer = DMPTrainer(build, **{"seed": 3, "selector": None, "directory": directory, **settings})
     trainer.compile(keras.optimizers.Adam(0.01), LOSS, metrics=["accuracy"])
     return trainer
 

@@ -312,7 +312,7 @@ def test_a_distillation_audits_its_student(sides, teacher, student, reference):
 
 def test_the_phases_of_dmp_are_audited_by_themselves(sides, reference):
     net = [keras.Input((nets.FEATURES,)), layers.Dense(8, "tanh"), layers.Dense(nets.CLASSES)]
-    trainer = DMPTrainer(keras.Sequential(net), seed=0)
+    trainer = DMPTrainer(keras.Sequential(net), selector=None, seed=0)
     trainer.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = trainer.fit(
         *sides[0],

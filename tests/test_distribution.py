@@ -236,7 +236,7 @@ def run(code, **environment):
 
 def test_without_a_cluster_it_is_a_strategy_for_one_machine():
     done = run(
-        "import doctest, keras_dmp.distribution as d\n"
+        "import doctest, keras_dmp.distribution.strategy as d\n"
         "tests = doctest.DocTestFinder().find(d.MultiWorkerStrategy, globs=vars(d))\n"
         "runner = doctest.DocTestRunner()\n"
         "for test in tests: runner.run(test)\n"

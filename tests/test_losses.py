@@ -45,7 +45,9 @@ def gradient(loss, teacher, student):
 @pytest.mark.parametrize("units", [7, 2, 1])
 def test_equals_the_oracle(temperature, compensate, from_logits, units):
     teacher, student = (outputs_of(units, from_logits, seed) for seed in (1, 2))
-    loss = SoftTargetKLDivergence(temperature, compensate, from_logits, reduction=None)
+    loss = SoftTargetKLDivergence(
+        temperature, compensate_temperature=compensate, from_logits=from_logits, reduction=None
+    )
     expected = oracle(teacher, student, temperature, compensate, from_logits)
     # T^2 scales the rounding of float32 too.
     atol = 1e-6 * (max(1, temperature**2) if compensate else 1)
@@ -117,7 +119,9 @@ def test_saturated_outputs_stay_finite(teacher, student, from_logits):
 
 
 def test_round_trip_of_the_config():
-    loss = SoftTargetKLDivergence(2.5, True, False, reduction="sum", name="mine")
+    loss = SoftTargetKLDivergence(
+        2.5, compensate_temperature=True, from_logits=False, reduction="sum", name="mine"
+    )
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert isinstance(twin, SoftTargetKLDivergence)
     assert twin.get_config() == loss.get_config()

@@ -20,7 +20,9 @@ def rows(x):
 @pytest.mark.parametrize("validation", [0, 20])
 def test_parts_are_disjoint_and_of_the_sizes_asked_for(data, reference, validation):
     x, y = data
-    split = split_private(x, y, 50, 40, reference, validation, seed=3)
+    split = split_private(
+        x, y, members=50, nonmembers=40, reference=reference, validation=validation, seed=3
+    )
     sizes = {"members": 50, "nonmembers": 40, "validation": validation}
     sizes["reference"] = 200 - sum(sizes.values()) if reference is None else reference
     assert {part: len(split.indices[part]) for part in PARTS} == sizes
@@ -55,7 +57,9 @@ def test_duplicates_are_dropped_and_counted(data):
 
 def test_the_seed_decides(data):
     def members(seed):
-        return split_private(*data, 50, 50, seed=seed).indices["members"].tolist()
+        return (
+            split_private(*data, members=50, nonmembers=50, seed=seed).indices["members"].tolist()
+        )
 
     assert members(1) == members(1)
     assert members(1) != members(2)
@@ -66,7 +70,7 @@ def test_the_seed_decides(data):
 def test_groups_stay_whole(data, seed):
     groups = np.random.default_rng(seed).integers(40, size=200)
     names = np.array([f"household {group}" for group in groups])
-    split = split_private(*data, 50, 40, None, 20, groups=names, seed=seed)
+    split = split_private(*data, members=50, nonmembers=40, validation=20, groups=names, seed=seed)
     of_part = {part: set(split.groups[part].tolist()) for part in PARTS}
     for part in PARTS:
         np.testing.assert_array_equal(split.groups[part], names[split.indices[part]])
@@ -81,7 +85,7 @@ def test_groups_stay_whole(data, seed):
 
 def test_structures_and_labels_of_any_form(data):
     x, y = data
-    split = split_private({"a": x, "b": np.arange(200)}, np.eye(4)[y], 50, 50)
+    split = split_private({"a": x, "b": np.arange(200)}, np.eye(4)[y], members=50, nonmembers=50)
     assert split.members[1].shape == (50, 4)
     np.testing.assert_array_equal(split.members[0]["b"], split.indices["members"])
     np.testing.assert_array_equal(split.reference["a"], x[split.indices["reference"]])
@@ -96,7 +100,7 @@ def test_structures_and_labels_of_any_form(data):
         ({"nonmembers": 10.0}, "`nonmembers` to be a whole number"),
         ({"validation": -1}, "`validation` to be a whole number of at least 0"),
         ({"reference": -1}, "`reference` to be a whole number of at least 0"),
-        ({"seed": None}, "`seed` to be a whole number"),
+        ({"seed": -1}, "`seed` to be a whole number.*seed=-1"),
         ({"members": 190}, "distinct records .*Received: 200, of which 10 are left for `nonm"),
         ({"members": 160}, "Received: 200, of which 0 are left for `reference`"),
         ({"reference": 121}, "of which 120 are left for `reference`"),
@@ -117,5 +121,7 @@ def test_refuses(data, arguments, message):
 
 def test_records_that_a_model_cannot_tell_apart_are_duplicates():
     x = np.random.default_rng(0).normal(size=(50, 3))
-    split = split_private(np.concatenate([x, x + 1e-12]), np.zeros(100, int), 20, 20)
+    split = split_private(
+        np.concatenate([x, x + 1e-12]), np.zeros(100, int), members=20, nonmembers=20
+    )
     assert split.num_duplicates == 50

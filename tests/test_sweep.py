@@ -34,7 +34,7 @@ def split():
 
 
 def trainer(**settings):
-    made = DMPTrainer(build, **{"seed": 3, **settings})
+    made = DMPTrainer(build, **{"seed": 3, "selector": None, **settings})
     made.compile(keras.optimizers.SGD(0.2, momentum=0.9), LOSS)
     return made
 
@@ -42,7 +42,7 @@ def trainer(**settings):
 def sweep(split, made=None, **arguments):
     given = {"epochs": 2, "batch_size": 16, "verbose": 0, "nonmembers": split.nonmembers}
     made = made or trainer()
-    return made.sweep(*split.members, split.reference, **{**given, **arguments})
+    return made.sweep(*split.members, reference=split.reference, **{**given, **arguments})
 
 
 def weights(model):
@@ -85,7 +85,7 @@ def test_each_point_is_what_fit_gives(split):
         if chosen.size < everything:
             selector = EntropyReferenceSelector(size=chosen.size, order=chosen.order)
         alone = trainer(selector=selector, temperature=chosen.temperature)
-        alone.fit(*split.members, split.reference, epochs=2, batch_size=16, verbose=0)
+        alone.fit(*split.members, reference=split.reference, epochs=2, batch_size=16, verbose=0)
         for mine, theirs in zip(weights(chosen.student), weights(alone.student), strict=True):
             np.testing.assert_array_equal(mine, theirs)
         if selector is not None:
@@ -262,7 +262,7 @@ def test_members_need_labels_with_a_ready_teacher_too(split, monkeypatch):
     )
     with pytest.raises(ValueError, match=r"`x labels` to be class labels\. Received: x labels"):
         trainer(teacher=build()).sweep(
-            split.members[0], None, split.reference, nonmembers=split.nonmembers
+            split.members[0], reference=split.reference, nonmembers=split.nonmembers
         )
 
 

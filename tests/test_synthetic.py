@@ -242,7 +242,7 @@ def classifier():
 
 def test_dmp_without_reference_data(split, caplog):
     defense = defenses.get(
-        "dmp", reference="synthetic", synthetic_size=1.5, synthetic_epochs=2, size=48
+        "dmp", reference_source="synthetic", synthetic_size=1.5, synthetic_epochs=2, size=48
     )
     assert defense.parts == ()
     assert defenses.get("dmp").parts == ("reference",)
@@ -254,7 +254,7 @@ def test_dmp_without_reference_data(split, caplog):
 
 @pytest.mark.slow
 def test_dmp_of_a_seed_is_the_same_again(split):
-    defense = defenses.DMP(reference="synthetic", synthetic_epochs=2)
+    defense = defenses.DMP(reference_source="synthetic", synthetic_epochs=2)
     first, again = (
         defense.protect(classifier, split, epochs=2, batch_size=16, seed=3) for _ in range(2)
     )
@@ -264,7 +264,10 @@ def test_dmp_of_a_seed_is_the_same_again(split):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reference": "gan"}, "Expected `reference` to be one of 'split', 'synthetic'"),
+        (
+            {"reference_source": "gan"},
+            "Expected `reference_source` to be one of 'split', 'synthetic'",
+        ),
         ({"synthetic_size": 0}, "Expected `synthetic_size` to be a whole number"),
         ({"synthetic_size": -1.0}, "Expected `synthetic_size` to be a finite number above 0"),
         ({"synthetic_epochs": 0}, "Expected `synthetic_epochs` to be a whole number"),
@@ -276,7 +279,7 @@ def test_bad_settings(settings, message):
 
 
 def test_dmp_chooses_no_more_than_the_pool_has(split):
-    defense = defenses.DMP(reference="synthetic", synthetic_size=0.5, size=33)
+    defense = defenses.DMP(reference_source="synthetic", synthetic_size=0.5, size=33)
     with pytest.raises(ValueError, match=r"at most the 32 samples of the synthetic pool.*size=33"):
         defense.protect(classifier, split, epochs=1)
 

@@ -41,7 +41,7 @@ def split():
 
 
 def train(split, model=build, *, loss=LOGITS_LOSS, compile=None, fit=None, **settings):
-    trainer = DMPTrainer(model, **{"seed": 3, **settings})
+    trainer = DMPTrainer(model, **{"seed": 3, "selector": None, **settings})
     trainer.compile(keras.optimizers.SGD(0.2), loss, metrics=["accuracy"], **(compile or {}))
     arguments = {"reference": split.reference, "epochs": 2, "batch_size": 16, "verbose": 0}
     history = trainer.fit(*split.members, **{**arguments, **(fit or {})})
@@ -143,7 +143,7 @@ def test_members_never_reach_the_student(split):
     teacher = nets.classifier(seed=5)
     students = []
     for members in (split.members, split.nonmembers, (None, None)):
-        trainer = DMPTrainer(build, teacher, seed=3)
+        trainer = DMPTrainer(build, teacher, selector=None, seed=3)
         trainer.compile("adam", LOGITS_LOSS)
         trainer.fit(*members, reference=split.reference, epochs=1, verbose=0)
         students.append(trainer.student)
@@ -189,7 +189,7 @@ def test_callbacks_see_their_own_phase(split):
 
 def test_optimizers_are_copies_with_their_own_configuration(split):
     optimizer, teacher_optimizer = keras.optimizers.SGD(0.3), keras.optimizers.Adam(0.01)
-    trainer = DMPTrainer(build, seed=0)
+    trainer = DMPTrainer(build, selector=None, seed=0)
     trainer.compile(optimizer, LOGITS_LOSS, teacher_optimizer=teacher_optimizer)
     trainer.fit(*split.members, reference=split.reference, epochs=1, verbose=0)
     assert not optimizer.built
@@ -219,7 +219,7 @@ def test_datasets_equal_arrays(split, kind):
         return nets.Pairs(*columns, batch_size=16)
 
     arrays, _ = train(split, fit={"shuffle": False, "validation_data": split.validation})
-    trainer = DMPTrainer(build, seed=3)
+    trainer = DMPTrainer(build, selector=None, seed=3)
     trainer.compile(keras.optimizers.SGD(0.2), LOGITS_LOSS, metrics=["accuracy"])
     reference = dataset(split.reference, np.zeros(len(split.reference), int))
     trainer.fit(
@@ -249,7 +249,7 @@ def test_heads_of_tutorials_just_work(split, units, activation, loss):
     labels = {name: getattr(split, name) for name in ("members", "nonmembers", "validation")}
     if units == 1:
         labels = {name: (x, (y > 1).astype(int)) for name, (x, y) in labels.items()}
-    trainer = DMPTrainer(lambda: build(units, activation), seed=0)
+    trainer = DMPTrainer(lambda: build(units, activation), selector=None, seed=0)
     metric = (
         keras.metrics.BinaryAccuracy(threshold=0.0)
         if (units, activation) == (1, None)
@@ -278,7 +278,7 @@ def test_one_hot_labels_and_categorical_loss(split):
     x, y = split.members
     one_hot = np.eye(nets.CLASSES)[y]
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    trainer = DMPTrainer(build, seed=3)
+    trainer = DMPTrainer(build, selector=None, seed=3)
     trainer.compile(keras.optimizers.SGD(0.2), loss, metrics=["accuracy"])
     validation = (split.validation[0], np.eye(nets.CLASSES)[split.validation[1]])
     fit = {"reference": split.reference, "epochs": 2, "batch_size": 16, "verbose": 0}
@@ -317,7 +317,7 @@ def test_dictionaries_go_to_inputs_by_name():
 
     rng = np.random.default_rng(0)
     parts = [{"title": rng.normal(size=(40, 3)), "body": rng.normal(size=(40, 5))} for _ in "ab"]
-    trainer = DMPTrainer(two_inputs, seed=0)
+    trainer = DMPTrainer(two_inputs, selector=None, seed=0)
     trainer.compile("adam", LOGITS_LOSS)
     labels = rng.integers(0, 3, 40)
     trainer.fit(parts[0], labels, reference=parts[1], epochs=1, verbose=0)
@@ -359,7 +359,7 @@ def test_members_of_a_py_dataset_are_shuffled(split):
             order.append(index)
             return super().__getitem__(index)
 
-    trainer = DMPTrainer(build, seed=3)
+    trainer = DMPTrainer(build, selector=None, seed=3)
     trainer.compile("sgd", LOGITS_LOSS)
     members = Recorded(*split.members, batch_size=8)
     trainer.fit(members, reference=split.reference, epochs=3, verbose=0)
@@ -392,7 +392,7 @@ def test_sparse_metrics_in_all_forms_of_keras(split, metrics):
         entry = keras.Input((nets.FEATURES,))
         return keras.Model(entry, layers.Dense(nets.CLASSES, name="output")(entry))
 
-    trainer = DMPTrainer(named, seed=3)
+    trainer = DMPTrainer(named, selector=None, seed=3)
     trainer.compile("sgd", LOGITS_LOSS, metrics=metrics)
     history = trainer.fit(
         *split.members,
@@ -565,7 +565,7 @@ def test_student_is_a_plain_model_compiled_as_asked(split):
 
 
 def test_save_refuses_before_fit_and_paths_that_cannot_be_written(split, tmp_path):
-    trainer = DMPTrainer(build)
+    trainer = DMPTrainer(build, selector=None)
     for read in (lambda: trainer.save(tmp_path / "a.keras"), lambda: trainer.student):
         with pytest.raises(ValueError, match="Expected `fit` to have finished"):
             read()
@@ -613,7 +613,7 @@ def test_overlap_can_be_allowed_with_a_warning(split):
 def test_groups_of_members_are_refused_elsewhere():
     x, y = nets.prototypes(400)
     households = np.arange(400) // 4
-    split = split_private(x, y, 80, 80, validation=40, groups=households, seed=0)
+    split = split_private(x, y, members=80, nonmembers=80, validation=40, groups=households, seed=0)
     train(split, fit={"groups": split.groups, "validation_data": split.validation})
     groups = {**split.groups, "reference": split.groups["reference"].copy()}
     groups["reference"][:3] = split.groups["members"][0]
@@ -697,7 +697,7 @@ BAD_DATA = {
 def test_bad_data_is_refused_before_any_step(split, case, monkeypatch):
     monkeypatch.setattr(keras.Sequential, "fit", lambda *_, **__: pytest.fail("trained"))
     change, message = BAD_DATA[case]
-    trainer = DMPTrainer(build)
+    trainer = DMPTrainer(build, selector=None)
     trainer.compile("adam", LOGITS_LOSS)
     x, y = split.members
     arguments = {"x": x, "y": y, "reference": split.reference, "verbose": 0}
@@ -766,7 +766,7 @@ def test_bad_settings_and_teachers(split, monkeypatch):
         train(split, selector=two[0], fit={"callbacks": two[1:]})
     with pytest.raises(TypeError, match="Expected `callbacks` to be Keras callbacks"):
         train(split, fit={"callbacks": ["early_stopping"]})
-    trainer = DMPTrainer(build, teacher=nets.classifier())
+    trainer = DMPTrainer(build, teacher=nets.classifier(), selector=None)
     trainer.compile("sgd", LOGITS_LOSS)
     with pytest.raises(ValueError, match="to be the members when `groups` tells theirs"):
         trainer.fit(reference=split.reference, groups={"members": [1]})
@@ -777,7 +777,7 @@ def test_bad_settings_and_teachers(split, monkeypatch):
 
 
 def test_uncompiled_trainer_and_missing_loss(split):
-    trainer = DMPTrainer(build)
+    trainer = DMPTrainer(build, selector=None)
     with pytest.raises(ValueError, match="Expected `compile` to be called before `fit`"):
         trainer.fit(*split.members, reference=split.reference)
     with pytest.raises(ValueError, match="Expected `loss` to be the teacher's loss"):
@@ -802,7 +802,7 @@ def test_lists_of_inputs_are_tuples_of_inputs(split):
         def both(x):
             return kind([x, np.flip(x, axis=1).copy()])
 
-        trainer = DMPTrainer(two_inputs, seed=3)
+        trainer = DMPTrainer(two_inputs, selector=None, seed=3)
         trainer.compile("adam", LOGITS_LOSS, metrics=["accuracy"])
         (x, y), validation = split.members, split.validation
         trainer.fit(

@@ -28,7 +28,9 @@ class DMP(Defense):
     student trained on these labels alone is released. See `DMPTrainer`, which does the work.
 
     Args:
-        size: Reference samples to choose. Defaults to `None`: all of them.
+        size: Number of reference samples to choose; exclusive with `fraction`.
+        fraction: Share of the reference to choose, above 0 and at most 1. Defaults to 0.5 where
+            `size` is `None`.
         order: Which samples to choose: `"lowest"` entropy, or the controls `"highest"` and
             `"random"`. Defaults to `"lowest"`.
         labels: `"soft"` or `"hard"` teacher labels. Defaults to `"soft"`.
@@ -38,8 +40,8 @@ class DMP(Defense):
         student_epochs: Passes over the reference. Defaults to `None`: the `epochs` of `protect`.
         student_optimizer: What trains the student: a Keras optimizer, its name or its
             configuration. Defaults to `None`: the `optimizer` of `protect`.
-        reference: `"split"`, the split's reference pool, or `"synthetic"`, a pool of a generator
-            that is trained on the members, for data of which no public sample exists; see
+        reference_source: `"split"`, the reference pool of the split, or `"synthetic"`, a pool from
+            a generator that is trained on the members, for data without a public sample; see
             `keras_dmp.synthetic.synthesize`. Defaults to `"split"`.
         synthetic_size: Size of the synthetic pool, from which `size` samples are chosen: a float
             in units of the members, or an integer. Defaults to 1.0.
@@ -56,13 +58,14 @@ class DMP(Defense):
     name: ClassVar[str] = "dmp"
 
     size: int | None = None
+    fraction: float | None = None
     order: str = "lowest"
     labels: str = "soft"
     temperature: float = 1.0
     balance_classes: bool = False
     student_epochs: int | None = None
     student_optimizer: Any = None
-    reference: str = "split"
+    reference_source: str = "split"
     synthetic_size: float | int = 1.0
     synthetic_epochs: int = 60
 
@@ -72,24 +75,25 @@ class DMP(Defense):
         require_settings(self.temperature, self.labels, False)
         if self.size is not None:
             _validate.integer_at_least(1, size=self.size)
-        elif self.order != "lowest" or self.balance_classes:
+        if self.fraction is not None:
+            _validate.fraction(fraction=self.fraction)
+        if self.size is not None and self.fraction is not None:
             raise ValueError(
-                "Expected `size` to be a number: without it all reference samples are used, "
-                f"whatever their order. Received: size=None, order={self.order!r}, "
-                f"balance_classes={self.balance_classes}"
+                "Expected at most one of `size` and `fraction`. Received: "
+                f"size={self.size}, fraction={self.fraction}"
             )
         if self.student_epochs is not None:
             _validate.integer_at_least(1, student_epochs=self.student_epochs)
         if self.student_optimizer is not None:
             copied_optimizer(self.student_optimizer, "student_optimizer")
-        _validate.one_of(_REFERENCES, reference=self.reference)
+        _validate.one_of(_REFERENCES, reference_source=self.reference_source)
         synthetic_size(self.synthetic_size, 1, "synthetic_size")
         _validate.integer_at_least(1, synthetic_epochs=self.synthetic_epochs)
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Reference data, unless it is synthetic."""
-        return ("reference",) if self.reference == "split" else ()
+        return ("reference",) if self.reference_source == "split" else ()
 
     def _protect(self, run: Run) -> keras.Model:
         trainer = DMPTrainer(
@@ -119,7 +123,7 @@ class DMP(Defense):
 
     def _pool(self, run: Run) -> Any:
         """The pool to choose from; a synthetic one is trained now."""
-        if self.reference == "split":
+        if self.reference_source == "split":
             return run.reference
         pool = synthesize(
             run.x,
@@ -131,10 +135,16 @@ class DMP(Defense):
         _logger.info("synthetic reference: %s", pool)
         return pool.x
 
-    def _selector(self, run: Run) -> EntropyReferenceSelector | None:
+    def _selector(self, run: Run) -> EntropyReferenceSelector:
+        rule = {
+            "order": self.order,
+            "balance_classes": self.balance_classes,
+            "seed": run.seed or 0,
+        }
         if self.size is None:
-            return None
-        if self.reference == "split":
+            fraction = 0.5 if self.fraction is None else self.fraction
+            return EntropyReferenceSelector(fraction=fraction, **rule)
+        if self.reference_source == "split":
             pool, name = arrays.num_samples(run.reference), "split.reference"
         else:
             pool, name = synthetic_size(self.synthetic_size, run.num_members), "the synthetic pool"
@@ -143,9 +153,4 @@ class DMP(Defense):
                 f"Expected `size` to be at most the {pool} samples of {name}. Received: "
                 f"size={self.size}"
             )
-        return EntropyReferenceSelector(
-            size=self.size,
-            order=self.order,
-            balance_classes=self.balance_classes,
-            seed=run.seed or 0,
-        )
+        return EntropyReferenceSelector(size=self.size, **rule)

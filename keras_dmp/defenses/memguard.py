@@ -33,7 +33,7 @@ class MemGuard(Defense):
 
     Args:
         budget: Largest expected L1 distance of the probabilities, 0 to 2. Defaults to 1.
-        nonmembers: The part of the split that shows the detector predictions on samples that
+        detector_data: The part of the split that shows the detector predictions on samples that
             are no members: `"reference"` or `"validation"`. Defaults to `"reference"`.
         detector_units: Units of the detector's layers. Defaults to `(256, 128, 64)`.
         detector_epochs: Passes of the detector over predictions. Defaults to 50.
@@ -51,7 +51,7 @@ class MemGuard(Defense):
     name: ClassVar[str] = "memguard"
 
     budget: float = 1.0
-    nonmembers: str = "reference"
+    detector_data: str = "reference"
     detector_units: tuple[int, ...] = (256, 128, 64)
     detector_epochs: int = 50
     max_iterations: int = 300
@@ -59,7 +59,7 @@ class MemGuard(Defense):
 
     def __post_init__(self):
         require_settings(self.budget, self.max_iterations, self.searches)
-        _validate.one_of(_SOURCES, nonmembers=self.nonmembers)
+        _validate.one_of(_SOURCES, detector_data=self.detector_data)
         _validate.integer_at_least(1, detector_epochs=self.detector_epochs)
         if not isinstance(self.detector_units, list | tuple):
             raise ValueError(
@@ -74,12 +74,12 @@ class MemGuard(Defense):
     @property
     def parts(self) -> tuple[str, ...]:
         """The part that shows predictions on samples that are no members."""
-        return (self.nonmembers,)
+        return (self.detector_data,)
 
     def _protect(self, run: Run) -> keras.Model:
         run.fit(run.model)
         rng = np.random.default_rng(new_seed())
-        others = run.reference if self.nonmembers == "reference" else run.validation[0]
+        others = run.reference if self.detector_data == "reference" else run.validation[0]
         # Models that were compiled would bring the moments of their optimizers into the archive.
         classifier = fresh.fresh_model(run.build_model)
         fresh.ensure_built(classifier, arrays.take(run.x, slice(0, 1)))

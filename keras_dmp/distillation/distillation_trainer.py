@@ -95,9 +95,9 @@ class DistillationTrainer(keras.Model):
         self,
         student: keras.Model,
         teacher: keras.Model | None = None,
+        *,
         temperature: float = 1.0,
         labels: str = "soft",
-        *,
         compensate_temperature: bool = False,
         from_logits: bool | None = None,
         cache: bool = True,
@@ -213,6 +213,7 @@ class DistillationTrainer(keras.Model):
         y: Any = None,
         batch_size: int | None = None,
         epochs: int = 1,
+        *,
         verbose: Any = "auto",
         callbacks: list[keras.callbacks.Callback] | None = None,
         validation_data: Any = None,
@@ -388,8 +389,11 @@ class DistillationTrainer(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Return the divergence from the teacher, or in evaluation the labels' cross-entropy."""
         if training:
-            settings = self.temperature, self.compensate_temperature, self._kind.from_logits
-            loss = SoftTargetKLDivergence(*settings)
+            loss = SoftTargetKLDivergence(
+                self.temperature,
+                compensate_temperature=self.compensate_temperature,
+                from_logits=self._kind.from_logits,
+            )
         else:
             loss = cross_entropy(self._kind)
         samples = keras.ops.shape(y_pred)[0] if training else None

@@ -70,7 +70,7 @@ def synthesize(
     epochs: int = 60,
     batch_size: int = 64,
     min_distance: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     verbose: int = 0,
 ) -> SyntheticReference:
     """Train a generator on the members, and draw a reference pool from it.
@@ -100,7 +100,8 @@ def synthesize(
         min_distance: Samples at most this far from a member are removed, at least 0, which
             removes copies alone. Defaults to `None`: the distance that 1 % of the members have
             at most from the nearest other member.
-        seed: Integer that fixes the pool. No global generator is set or read. Defaults to 0.
+        seed: Integer that repeats the pool. No global generator is set or read. Defaults to
+            `None`: one that nobody can guess.
         verbose: 0, 1 or 2, as in `keras.Model.fit`. Defaults to 0.
 
     Returns:
@@ -120,11 +121,11 @@ def synthesize(
     x, kind = _checked_members(x_members, kind)
     count = synthetic_size(size, len(x))
     _validate.integer_at_least(1, epochs=epochs, batch_size=batch_size)
-    _validate.integer_at_least(0, seed=seed)
+    seed = _validate.seed_or_fresh(seed)
     _validate.one_of((0, 1, 2), verbose=verbose)
     if min_distance is not None:
         _validate.non_negative(min_distance=min_distance)
-    generator = _GENERATORS[kind](x, int(seed))
+    generator = _GENERATORS[kind](x, seed)
     among_members = nearest_distances(x, x, generator.scale, same=True)
     if min_distance is None:
         min_distance = float(np.quantile(among_members, _NEAR_SHARE, method="lower"))
@@ -137,7 +138,7 @@ def synthesize(
         min_distance=float(min_distance),
         num_near_copies=removed,
         kind=kind,
-        seed=int(seed),
+        seed=seed,
     )
 
 

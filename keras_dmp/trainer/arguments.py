@@ -4,8 +4,10 @@ import dataclasses
 from typing import Any, Self
 
 import keras
+import tensorflow as tf
 
 from keras_dmp import _validate
+from keras_dmp._classifier import outputs
 from keras_dmp._training import callback_state
 from keras_dmp._training.loop import ChosenSpeed
 from keras_dmp.distribution import replicas
@@ -20,6 +22,33 @@ _IN_FINGERPRINT = (
     "validation_batch_size",
     "validation_freq",
 )
+
+
+def require_parts(
+    model: Any, teacher: Any, seed: Any, directory: Any, distribution_strategy: Any
+) -> None:
+    """Raise TypeError or ValueError for arguments of `DMPTrainer` that are of another kind."""
+    if not isinstance(model, keras.Model) and not callable(model):
+        raise TypeError(
+            "Expected `model` to be a keras.Model or a callable that builds one. Received: "
+            f"{type(model).__name__}"
+        )
+    if teacher is not None:
+        outputs.require_model(teacher, "teacher")
+    if seed is not None:
+        _validate.integer_at_least(0, seed=seed)
+    if directory is not None and seed is None:
+        raise ValueError(
+            "Expected `seed` to be an integer with `directory`: a run that goes on must draw "
+            "what it would have drawn. Received: seed=None"
+        )
+    if distribution_strategy is not None and not isinstance(
+        distribution_strategy, tf.distribute.Strategy
+    ):
+        raise TypeError(
+            "Expected `distribution_strategy` to be a tf.distribute.Strategy. Received: "
+            f"{type(distribution_strategy).__name__}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,9 +142,15 @@ class Compiled:
 
     @classmethod
     def read(
-        cls, optimizer: Any, loss: Any, metrics: Any, teacher_optimizer: Any, kwargs: dict[str, Any]
+        cls, optimizers: dict[str, Any], loss: Any, metrics: Any, kwargs: dict[str, Any]
     ) -> "Compiled":
-        """Check what the user gave.
+        """Check the arguments of `compile`.
+
+        Args:
+            optimizers: Optimizer, its name or its configuration by the name of the phase.
+            loss: As in `compile`.
+            metrics: As in `compile`.
+            kwargs: Further arguments of `keras.Model.compile`.
 
         Raises:
             TypeError: For unknown arguments.
@@ -129,10 +164,7 @@ class Compiled:
                 f"Received: {sorted(kwargs)}"
             )
         return cls(
-            optimizers={
-                "student": keras.optimizers.get(optimizer),
-                "teacher": keras.optimizers.get(teacher_optimizer or optimizer),
-            },
+            optimizers={phase: keras.optimizers.get(of) for phase, of in optimizers.items()},
             loss=loss,
             metrics=metrics,
             weighted_metrics=kwargs.get("weighted_metrics"),

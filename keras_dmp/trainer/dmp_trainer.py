@@ -9,18 +9,20 @@ import keras
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp._classifier import outputs
 from keras_dmp.distillation.settings import require_settings, require_storage
 from keras_dmp.distribution import workers as _workers
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import fingerprint, phases, run_directory
-from keras_dmp.trainer.arguments import Compiled, FitArguments
+from keras_dmp.trainer.arguments import Compiled, FitArguments, require_parts
 from keras_dmp.trainer.phases import Run
 from keras_dmp.trainer.plan import Plan, prepare, require_resumable
 from keras_dmp.trainer.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from keras_dmp.trainer.sweep import Sweep
+
+
+_LOWEST_HALF = "lowest_half"
 
 
 class DMPTrainer:
@@ -39,7 +41,9 @@ class DMPTrainer:
             with fresh weights for teacher and student, its adapted preprocessing kept; for
             pretrained weights pass a callable.
         teacher: A trained classifier to use as it is. Defaults to `None`: one is trained.
-        selector: An `EntropyReferenceSelector`. Defaults to `None`: all reference samples.
+        selector: An `EntropyReferenceSelector`, or `None` for all reference samples. Defaults to
+            `"lowest_half"`: the half of the pool with the lowest prediction entropy, the paper's
+            rule. A selector among the callbacks of `fit` takes its place.
         temperature: Finite number above 0, of the distillation. Defaults to 1.
         labels: `"soft"` or `"hard"` teacher labels. Defaults to `"soft"`.
         compensate_temperature: Boolean. Whether to multiply the student's loss by
@@ -84,10 +88,10 @@ class DMPTrainer:
         self,
         model: keras.Model | Callable[[], keras.Model],
         teacher: keras.Model | None = None,
-        selector: EntropyReferenceSelector | None = None,
+        *,
+        selector: EntropyReferenceSelector | str | None = "lowest_half",
         temperature: float = 1.0,
         labels: str = "soft",
-        *,
         compensate_temperature: bool = False,
         from_logits: bool | None = None,
         seed: int | None = None,
@@ -96,31 +100,16 @@ class DMPTrainer:
         label_format: str | int | None = None,
         memory_limit: int | None = None,
     ):
-        if not isinstance(model, keras.Model) and not callable(model):
+        require_parts(model, teacher, seed, directory, distribution_strategy)
+        if selector == _LOWEST_HALF:
+            selector = EntropyReferenceSelector(fraction=0.5)
+            self._selector_is_default = True
+        elif selector is None or isinstance(selector, EntropyReferenceSelector):
+            self._selector_is_default = False
+        else:
             raise TypeError(
-                "Expected `model` to be a keras.Model or a callable that builds one. Received: "
-                f"{type(model).__name__}"
-            )
-        if teacher is not None:
-            outputs.require_model(teacher, "teacher")
-        if selector is not None and not isinstance(selector, EntropyReferenceSelector):
-            raise TypeError(
-                "Expected `selector` to be an EntropyReferenceSelector. Received: "
-                f"{type(selector).__name__}"
-            )
-        if seed is not None:
-            _validate.integer_at_least(0, seed=seed)
-        if directory is not None and seed is None:
-            raise ValueError(
-                "Expected `seed` to be an integer with `directory`: a run that goes on must draw "
-                "what it would have drawn. Received: seed=None"
-            )
-        if distribution_strategy is not None and not isinstance(
-            distribution_strategy, tf.distribute.Strategy
-        ):
-            raise TypeError(
-                "Expected `distribution_strategy` to be a tf.distribute.Strategy. Received: "
-                f"{type(distribution_strategy).__name__}"
+                "Expected `selector` to be an EntropyReferenceSelector, None for all reference "
+                f"samples, or {_LOWEST_HALF!r}. Received: selector={selector!r}"
             )
         require_settings(temperature, labels, compensate_temperature)
         require_storage(label_format, memory_limit)
@@ -161,31 +150,43 @@ class DMPTrainer:
         optimizer: Any = "rmsprop",
         loss: Any = None,
         metrics: Any = None,
+        *,
+        student_optimizer: Any = None,
         teacher_optimizer: Any = None,
         **kwargs: Any,
     ) -> None:
         """Configure both trainings.
 
         Args:
-            optimizer: The student's optimizer, as in `keras.Model.compile`. Each phase gets a
-                new optimizer with its configuration.
+            optimizer: The optimizer of both phases, as in `keras.Model.compile`. Each phase
+                gets a copy of its own.
             loss: Loss of the teacher on the members' labels. The student's is
                 `SoftTargetKLDivergence`; in `evaluate` it is this one.
             metrics: Metrics of both, copied for each phase.
-            teacher_optimizer: The teacher's optimizer. Defaults to a copy of `optimizer`.
+            student_optimizer: The student's optimizer. Defaults to `optimizer`.
+            teacher_optimizer: The teacher's optimizer. Defaults to `optimizer`.
             **kwargs: `weighted_metrics`, `run_eagerly`, `steps_per_execution`, `jit_compile`
                 and `auto_scale_loss` of `keras.Model.compile`, for both.
         """
-        self._compiled = Compiled.read(optimizer, loss, metrics, teacher_optimizer, kwargs)
+        self._compiled = Compiled.read(
+            {
+                "student": optimizer if student_optimizer is None else student_optimizer,
+                "teacher": optimizer if teacher_optimizer is None else teacher_optimizer,
+            },
+            loss,
+            metrics,
+            kwargs,
+        )
 
     def fit(
         self,
         x: Any = None,
         y: Any = None,
-        reference: Any = None,
-        epochs: int = 1,
-        teacher_epochs: int | None = None,
         batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        reference: Any = None,
+        teacher_epochs: int | None = None,
         verbose: Any = "auto",
         callbacks: list[keras.callbacks.Callback] | None = None,
         teacher_callbacks: list[keras.callbacks.Callback] | None = None,
@@ -193,7 +194,6 @@ class DMPTrainer:
         shuffle: bool = True,
         class_weight: dict[int, float] | None = None,
         sample_weight: Any = None,
-        *,
         validation_batch_size: int | None = None,
         validation_freq: Any = 1,
         groups: dict[str, Any] | None = None,
@@ -205,13 +205,13 @@ class DMPTrainer:
             x: The private members: arrays, `tf.data.Dataset` or `PyDataset` of `(x, y)`. With
                 a ready teacher it may be None; if given, it serves the overlap check.
             y: Labels of the members.
-            reference: Samples without labels that are no members: arrays or a dataset, whose
-                labels are dropped. A dataset is read twice, once to check it and once for the
-                teacher's labels; what is chosen is kept.
+            batch_size: Samples per step of both phases; a dataset of members keeps its own.
+                Defaults to that of the reference dataset, or 32.
             epochs: Epochs of the student, and of the teacher unless `teacher_epochs` is given.
+            reference: Unlabelled samples that are not members: arrays or a dataset, whose
+                labels are dropped. A dataset is read twice, once to check it and once for the
+                teacher's labels; the chosen samples are kept.
             teacher_epochs: Epochs of the teacher.
-            batch_size: Samples a step of both; a dataset of members keeps its own. Defaults to
-                that of the reference dataset, or 32.
             verbose: As in `keras.Model.fit`.
             callbacks: Callbacks of the student phase; their model is a `DistillationTrainer`.
             teacher_callbacks: Callbacks of the teacher phase. What they write is private.
@@ -255,8 +255,11 @@ class DMPTrainer:
             groups=groups,
             allow_overlap=allow_overlap,
         )
-        if self.selector is not None:
-            arguments = arguments.with_callbacks([self.selector, *arguments.callbacks])
+        chosen = self.selector
+        if self._selector_is_default and selector_among(arguments.callbacks) is not None:
+            chosen = None
+        if chosen is not None:
+            arguments = arguments.with_callbacks([chosen, *arguments.callbacks])
         with self._prepared(arguments, [selector_among(arguments.callbacks)]) as run:
             return self._run(run)
 
@@ -264,8 +267,8 @@ class DMPTrainer:
         self,
         x: Any = None,
         y: Any = None,
-        reference: Any = None,
         *,
+        reference: Any = None,
         nonmembers: Any,
         temperatures: Iterable[float] = (1.0,),
         sizes: Iterable[int | None] = (None,),

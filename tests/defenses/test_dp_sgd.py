@@ -412,7 +412,7 @@ def test_lower_bound_of_an_audit_stays_below_epsilon():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2_000, 30)).astype("float32")
     y = rng.integers(2, size=2_000)
-    split = keras_dmp.split_private(x, y, members=1_000, nonmembers=1_000, reference=0)
+    split = keras_dmp.split_private(x, y, members=1_000, nonmembers=1_000, reference=0, seed=0)
 
     def build():
         return keras.Sequential(

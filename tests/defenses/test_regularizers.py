@@ -194,7 +194,7 @@ def test_models_without_a_place_for_dropout(model, message, split):
         ("early_stopping", {"patience": 0}, "`patience` to be a whole number of at least 1"),
         ("early_stopping", {"max_epochs": 1.5}, "`max_epochs` to be a whole number"),
         ("dmp", {"order": "lowest first"}, "Expected `order` to be one of 'lowest', 'highest'"),
-        ("dmp", {"order": "random"}, "Expected `size` to be a number.*order='random'"),
+        ("dmp", {"size": 9, "fraction": 0.5}, "at most one of `size` and `fraction`"),
         ("dmp", {"size": 0}, "`size` to be a whole number of at least 1"),
         ("dmp", {"labels": "hard", "temperature": 2.0}, "`temperature` to be 1 with labels='hard'"),
         ("dmp", {"student_optimizer": "x"}, "Expected `student_optimizer` to be a Keras optimizer"),

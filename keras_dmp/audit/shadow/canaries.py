@@ -53,7 +53,7 @@ def plant_canaries(
     copies: int = 4,
     perturbation: float = 0.01,
     num_classes: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Canaries:
     """Replace records at random by canaries, the ones a model has to memorise.
 
@@ -87,7 +87,7 @@ def plant_canaries(
             other floats in units of the feature's own. Above 0, at most 1. Defaults to 0.01.
         num_classes: Number of classes. Defaults to one more than the highest label, or the
             width of one-hot labels.
-        seed: Seed of the draw.
+        seed: Integer that repeats the draw. Defaults to `None`: one that nobody can guess.
 
     Returns:
         `Canaries`; `x`, `y` and `reference` are not changed.
@@ -109,7 +109,7 @@ def plant_canaries(
     _validate.one_of(KINDS, kind=kind)
     _validate.integer_at_least(2, copies=copies)
     _validate.fraction(perturbation=perturbation)
-    _validate.integer_at_least(0, seed=seed)
+    seed = _validate.seed_or_fresh(seed)
     x = arrays.as_arrays(x, "x")
     arrays.require_finite(x, "x")
     y = np.asarray(y)
@@ -142,7 +142,7 @@ def plant_canaries(
         kind=kind,
         repeats=repeats,
         reference_indices=sources,
-        seed=int(seed),
+        seed=seed,
     )
 
 
