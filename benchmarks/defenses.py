@@ -228,7 +228,7 @@ def require_data(names, data_dir=None):
         try:
             datasets.load(name, data_dir=data_dir)
         except (FileNotFoundError, ImportError):
-            command = defense_cases.PREPARED_BY.get(name, "see docs/data.md")
+            command = defense_cases.PREPARED_BY.get(name, "see docs/protect/data.md")
             raise SystemExit(f"{name} is not prepared. Prepare it with: {command}") from None
 
 

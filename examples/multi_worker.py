@@ -5,7 +5,7 @@
     python examples/multi_worker.py --smoke    # few epochs
 
 On several hosts the worker's part is the same program; a scheduler takes the supervisor's place
-(docs/scaling.md). Writes `protected.keras`, `history.json` and a log a worker to
+(docs/scale/several_devices.md). Writes `protected.keras`, `history.json` and a log a worker to
 `runs/multi_worker`, and keeps checkpoints there until the end.
 """
 

@@ -19,10 +19,13 @@ import keras_dmp.datasets
 import keras_dmp.models
 
 ROOT = pathlib.Path(__file__).parent.parent
-# data.md and the like; not what Sphinx or anything else has written.
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCS = ROOT / "docs"
+# What people write: not what Sphinx builds, nor the tables that benchmarks print.
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("[a-z]*/**/*.md")])
+PAGES = [page for page in PAGES if page.parent.name != "reports"]
 # Pages whose Python blocks run from top to bottom as one script.
-EXECUTED = ["README.md", "docs/quickstart.md"]
+QUICKSTART = "docs/protect/quickstart.md"
+EXECUTED = ["README.md", QUICKSTART]
 _SUBMODULES = pkgutil.walk_packages(keras_dmp.__path__, "keras_dmp.")
 MODULES = ["keras_dmp", *sorted(module.name for module in _SUBMODULES)]
 
@@ -52,9 +55,13 @@ def public_objects():
             yield f"keras_dmp.models.{name}", value
 
 
+def api_pages():
+    return {page.stem: page.read_text() for page in (DOCS / "reference" / "api").glob("*.md")}
+
+
 def documented_names():
-    text = (ROOT / "docs" / "api.md").read_text()
-    return re.findall(r"^\.\. auto(?:class|exception|function):: (\S+)$", text, re.MULTILINE)
+    directive = re.compile(r"^\.\. auto(?:class|exception|function):: (\S+)$", re.MULTILINE)
+    return [name for text in api_pages().values() for name in directive.findall(text)]
 
 
 def resolve(dotted):
@@ -78,8 +85,19 @@ def test_only_public_objects_are_documented():
     assert [n for n in documented_names() if not any(resolve(n) is p for p in public)] == []
 
 
+def test_every_public_package_has_a_page_of_its_own():
+    """The page of a package documents what is in it; `keras_dmp` has no dot after its name."""
+    packages = {name.split(".")[-2] for name, _ in public_objects()}
+    assert set(api_pages()) == packages
+    for page, text in api_pages().items():
+        names = re.findall(r"^\.\. auto\w+:: keras_dmp\.(\w+)(\.\w+)?$", text, re.MULTILINE)
+        assert names
+        others = {first for first, rest in names if rest and first != page}
+        assert not others, f"{page}.md documents names of {others}"
+
+
 def test_documented_members_exist():
-    text = (ROOT / "docs" / "api.md").read_text()
+    text = "\n".join(api_pages().values())
     listed = re.findall(r"^\.\. autoclass:: (\S+)\n {3}:members: (.+)$", text, re.MULTILINE)
     assert listed
     for owner, members in listed:
@@ -112,7 +130,7 @@ def test_code_compiles_and_imports_what_exists(page):
 
 
 def test_blocks_are_found():
-    assert len(blocks(ROOT / "docs" / "quickstart.md", "python")) > 5
+    assert len(blocks(ROOT / QUICKSTART, "python")) > 5
     assert len(blocks(ROOT / "README.md", "python")) == 1
 
 
@@ -161,9 +179,16 @@ def anchors(path):
     return slugs | set(re.findall(r"^\(([\w-]+)\)=$", path.read_text(), re.MULTILINE))
 
 
+def links(text):
+    """Text and target of every link and picture; the text of a link may span lines."""
+    return re.findall(r"\[([^\[\]]*)\]\(([^)\s]*)\)", text)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_resolve(page):
-    for target in re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", prose(page)):
+def test_links_have_texts_and_lead_somewhere(page):
+    """MyST fills in empty texts; people who read the files elsewhere would not see such links."""
+    for text, target in links(prose(page)):
+        assert text.strip(), f"{name_of(page)} has a link without a text to {target}"
         if target.startswith(("http://", "https://")):
             continue
         file, _, anchor = target.partition("#")
@@ -173,12 +198,33 @@ def test_links_resolve(page):
             assert anchor in anchors(path), f"{name_of(page)} links to {target}"
 
 
-def test_every_page_is_in_the_table_of_contents():
-    index = (ROOT / "docs" / "index.md").read_text()
-    trees = re.findall(r"```\{toctree\}\n(.*?)```", index, re.DOTALL)
-    listed = [line for tree in trees for line in tree.split() if not line.startswith(":")]
-    listed = {page for page in listed if (ROOT / "docs" / f"{page}.md").is_file()}
-    assert listed | {"index"} == {path.stem for path in (ROOT / "docs").glob("*.md")}
+def test_links_are_found():
+    text = "[a\nb](x.md) ![](y.png) [](z.md#c)"
+    assert links(text) == [("a\nb", "x.md"), ("", "y.png"), ("", "z.md#c")]
+    assert sum(len(links(prose(page))) for page in PAGES) > 100
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_a_page_names_exist(page):
+    named = re.findall(
+        r"`((?:tests|docs|examples|benchmarks|keras_dmp)/[\w./]+)`", page.read_text()
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_page_is_behind_a_door():
+    """In the table of contents, and in the visible list of the front page."""
+    index = DOCS / "index.md"
+    trees = re.findall(r"```\{toctree\}\n(.*?)```", index.read_text(), re.DOTALL)
+    listed = {line for tree in trees for line in tree.split("\n") if "/" in line}
+    pages = {str(path.relative_to(DOCS).with_suffix("")) for path in PAGES if DOCS in path.parents}
+    assert listed | {"index"} == pages
+    assert {target.removesuffix(".md") for _, target in links(prose(index))} >= listed
+
+
+def test_readme_is_short():
+    text = re.sub(r"^```.*?^```$", "", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.M)
+    assert len(text.split()) < 700
 
 
 def test_changelog_has_unreleased_first():
@@ -208,4 +254,5 @@ def test_licence_is_apache():
 
 def test_demo_table_has_its_place():
     text = (ROOT / "README.md").read_text()
-    assert text.index("<!-- demo table -->") < text.index("<!-- end demo table -->")
+    table = text[text.index("<!-- demo table -->") : text.index("<!-- end demo table -->")]
+    assert re.search(r"^\| undefended \| [01]\.\d+ \|", table, re.MULTILINE)

@@ -595,6 +595,6 @@ def test_killed_at_random_moments(tmp_path):
         finished(start(directory, result, scale))
         assert result.read_bytes() == expected, (kill, phases[-1])
         assert process.returncode in (-signal.SIGKILL, 0)
-    # Shown by `pytest -s`; docs/resuming.md has the counts.
+    # Shown by `pytest -s`; docs/scale/resuming.md has the counts.
     sys.stdout.write(f"killed in: {collections.Counter(phases)}\n")
     assert {"teacher", "student"} <= set(phases), phases

@@ -238,13 +238,13 @@ def test_missing_scores_do_not_count():
 
 
 def test_the_planted_membership_of_the_documentation():
-    """The figures that docs/shadow.md says its own code prints."""
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "shadow.md").read_text()
+    """The figures that docs/check/shadow_models.md says its own code prints."""
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "check" / "shadow_models.md").read_text()
     start = page.index("import numpy as np\nfrom keras_dmp.audit import ShadowStatistics")
     code = page[start : page.index("```", start)]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "shadow.md", "exec"), {})
+        exec(compile(code, "shadow_models.md", "exec"), {})
     figures = [float(figure) for figure in re.findall(r"0\.\d{3}", printed.getvalue())]
     quoted = page[page.index("It prints an AUC of") :].partition("\n\n")[0]
     assert [float(figure) for figure in re.findall(r"0\.\d{3}", quoted)] == figures
