@@ -83,7 +83,7 @@ def synthesize(
 
     A generator is not private. Near copies of members are removed, which keeps a member's
     record itself out of the pool, and proves nothing about what the samples tell. See
-    `docs/synthetic.md`.
+    `docs/protect/synthetic.md`.
 
     The distance of two records is the root mean square over their features of the difference,
     divided by the standard deviation: of the column in a table (1 for binary columns), of all

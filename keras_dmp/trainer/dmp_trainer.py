@@ -81,7 +81,7 @@ class DMPTrainer:
     >>> trainer.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     >>> history = trainer.fit(x, y, reference=rng.normal(size=(90, 4)), epochs=2, verbose=0)
     >>> sorted(history.history)
-    ['loss', 'teacher_loss']
+    ['loss', 'reference_entropy', 'reference_size', 'teacher_loss']
     """
 
     def __init__(
