@@ -29,9 +29,9 @@ _ATTACK = "loss"
 _SETTINGS = ("temperature", "labels", "order", "size", "mean_entropy")
 _COLUMNS = (
     Column(head="labels", words=True),
-    Column(head="order", words=True),
+    Column(head="order", words=True, beneath=True),
     Column(head="frontier", words=True),
-    Column(head="size"),
+    Column(head="size", beneath=True),
     Column(head="mean entropy", narrow="mean\nentropy"),
     Column(head="temperature"),
     Column(head="member accuracy", narrow="member\naccuracy"),

@@ -153,7 +153,7 @@ class AuditComparison:
             groups[result.attack].append((*row, *sections.figures(result)))
         columns = (
             Column(head="model", words=True),
-            Column(head="attack", words=True, beneath=True),
+            Column(head="attack", words=True, grouped=True),
             Column(head="test accuracy", narrow="test\nacc."),
             *sections.SIZES,
             *sections.FIGURES,

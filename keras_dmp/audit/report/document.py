@@ -61,6 +61,7 @@ class Column:
         narrow: The head with line breaks, for a narrow column; the head itself if empty.
         words: Whether it holds words, not figures.
         beneath: Whether a page shows its cells beneath the row's name, to save width.
+        grouped: Whether it repeats the titles of the groups, so that a page leaves it out.
         interval: Whether its figures have intervals from 0 to 1 that a writer of plain text shows
             in a column of their own, and a page draws.
     """
@@ -69,6 +70,7 @@ class Column:
     narrow: str = ""
     words: bool = False
     beneath: bool = False
+    grouped: bool = False
     interval: bool = False
 
 
