@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from keras_dmp.audit import AttackResult, AuditReport, audit_membership
+from keras_dmp.audit import AttackResult, AttackScores, AuditReport, audit_membership
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 
@@ -88,20 +88,21 @@ def test_the_most_exposed_are_those_of_highest_risk():
 
 
 def test_positions_of_a_scored_part_are_those_of_the_whole():
-    scores = MembershipScores([0.1, 0.9, 0.5], [0.2, 0.3])
-    result = AttackResult.from_scores("net", scores, member_indices=[40, 7, 12], most_exposed=1)
+    sides = [0.1, 0.9, 0.5], [0.2, 0.3]
+    scores = AttackScores(*sides, member_indices=[40, 7, 12])
+    result = AttackResult.from_scores("net", scores, most_exposed=1)
     assert result.most_exposed[0][0] == 7
-    with pytest.raises(ValueError, match=r"`member_indices` to be 3 positions.*shape \(2,\)"):
-        AttackResult.from_scores("net", scores, member_indices=[40, 7])
-    with pytest.raises(ValueError, match="`member_indices` to be 3 positions"):
-        AttackResult.from_scores("net", scores, member_indices=[0.5, 1.5, 2.5])
+    with pytest.raises(ValueError, match=r"`member_indices` .*\b3\b.*shape \(2,\)"):
+        AttackScores(*sides, member_indices=[40, 7])
+    with pytest.raises(ValueError, match=r"`nonmember_indices`.*dtype float64"):
+        AttackScores(*sides, nonmember_indices=[0.5, 1.5])
 
 
 def test_figures_are_those_of_the_scores():
     rng = np.random.default_rng(2)
     scores = MembershipScores(rng.normal(0.5, 1, size=500), rng.normal(size=400))
     result = AttackResult.from_scores("loss", scores)
-    auc, tpr = scores.auc(interval=True), scores.tpr_at_fpr(0.01, interval=True)
+    auc, tpr = scores.auc_interval(), scores.tpr_at_fpr_interval(0.01)
     assert (result.auc, result.auc_interval) == (auc.value, (auc.low, auc.high))
     assert result.tpr_at_fpr == {fpr: scores.tpr_at_fpr(fpr) for fpr in (0.1, 0.01, 0.001)}
     assert result.tpr_intervals[0.01] == (tpr.low, tpr.high)
@@ -206,11 +207,11 @@ def test_the_verdict_names_the_strongest_and_corrects_for_the_number():
     weak = MembershipScores(rng.normal(size=500), rng.normal(size=500))
     strong = MembershipScores(rng.normal(1, 1, size=500), rng.normal(size=500))
     one = AuditReport.from_scores({"loss": strong}).verdict
-    interval = strong.auc(interval=True)
+    interval = strong.auc_interval()
     assert f"{interval.low:.3f} to {interval.high:.3f}" in one
     four = AuditReport.from_scores({"a": weak, "b": weak, "loss": strong, "c": weak}).verdict
     assert four.startswith("Membership leaks: the strongest of 4 attacks, loss, has AUC 0.7")
-    corrected = strong.auc(interval=True, confidence=1 - 0.05 / 4)
+    corrected = strong.auc_interval(confidence=1 - 0.05 / 4)
     assert f"{corrected.low:.3f} to {corrected.high:.3f}, corrected for 4 attacks" in four
 
 

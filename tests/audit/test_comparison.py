@@ -93,7 +93,7 @@ def test_the_verdict_names_least_and_most_exposed(comparison):
     strongest = max(comparison["undefended"].results, key=lambda result: result.auc)
     rng = np.random.default_rng(100)
     sides = [(rng.normal(1.0, 1, 400), rng.normal(size=400)) for _ in range(2)]
-    ends = [MembershipScores(*side).auc(interval=True, confidence=1 - 0.05 / 6) for side in sides]
+    ends = [MembershipScores(*side).auc_interval(confidence=1 - 0.05 / 6) for side in sides]
     end = next(one for one in ends if one.value == strongest.auc)
     assert f"({strongest.attack}, {end.low:.3f} to {end.high:.3f}) on undefended" in (
         comparison.verdict
