@@ -252,15 +252,14 @@ def test_markdown_has_the_figures_and_shows_names_as_they_are(make_report):
     assert row.endswith("| 0.00 |")
     tables = [line for line in text.splitlines() if line.startswith("|")]
     cells = {len(re.findall(r"(?<!\\)\|", line)) for line in tables[5:]}
-    assert cells == {10}
+    assert len(cells) == 1  # head, rule and rows
 
 
 def test_names_are_shown_literally_on_the_console(make_report):
     report = make_report([1, 2, 3], [1, 2], attack="[red]x[/red]\x1b[31m\n", name="[bold]")
     text = str(report)
-    row = next(line for line in text.splitlines() if line.startswith("all "))
-    assert row.split()[1] == "[red]x[/red]\\x1b[31m\\n"
-    assert "audit of [bold]:" in text
+    assert any(line.startswith("[red]x[/red]\\x1b[31m\\n ") for line in text.splitlines())
+    assert "audit of [bold]" in text
     assert "\x1b" not in text
     console = rich.console.Console(file=io.StringIO(), force_terminal=True, width=200)
     console.print(report)
@@ -366,16 +365,20 @@ def test_text_is_an_ascii_table_with_the_figures(report):
     assert text.isascii()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 115
-    row = next(line for line in text.splitlines() if line.startswith("all        threshold "))
+    row = next(line for line in text.splitlines() if line.startswith("threshold "))
     assert f"{report['threshold'].auc:.3f}" in row
     assert f"{report['threshold'].tpr_at_fpr[0.01]:.4f}" in row
     assert row.split()[-3:-1] == ["too", "few"]  # TPR at 0.1 % FPR: 260 nonmembers cannot tell
-    assert "300 members, 260 nonmembers, 4 classes" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["samples", "300", "260"] in rows
+    assert ["classes:", "4", "engine:", "TF-Privacy", "0.8.10"] in rows
 
 
 def test_text_shows_the_most_exposed_classes(make_report):
     report = make_report([1, 2, 3], [1, 2], slices=["all", *(f"class {k}" for k in range(30))])
-    assert "20 more slices by class" in str(report)
+    lines = str(report).splitlines()
+    assert sum(line.startswith("class ") for line in lines) == 12
+    assert any("18 more" in line for line in lines)
 
 
 def test_reports_are_frozen(report):
