@@ -274,6 +274,7 @@ def test_rows_beyond_those_shown_are_folded_or_left_out():
     assert ("row1" in text, "row2" in text, "3 more" in text) == (True, False, True)
     assert ("row1" in md, "row2" in md) == (True, False)
     assert page.index("row1") < page.index("<details>") < page.index("row2")
+    assert page.count("row1") == page.count("row4") == 1
 
 
 @pytest.mark.parametrize("writer", [console, markdown, html])
