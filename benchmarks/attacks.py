@@ -61,8 +61,7 @@ def attack(name, model, split):
     sides = (split.members, split.nonmembers)
     report = audit_membership(model, *sides, attacks=ATTACKS, slices=(), seed=SEED, name=name)
     found = adaptive_attack(model, *sides, split.reference, seed=SEED)
-    indices = {"member_indices": found.member_indices}
-    return report.with_results(AttackResult.from_scores("adaptive", found.scores, **indices))
+    return report.with_results(AttackResult.from_scores("adaptive", found))
 
 
 def show(comparison):

@@ -82,13 +82,13 @@ def tf_privacy_attack(name):
 def black_box(victim, seed):
     """Our network on outputs, label and loss; it trains on one half and scores the other."""
     attack = black_box_attack(victim.model, victim.members, victim.nonmembers, seed=seed)
-    return attack.scores.auc()
+    return attack.auc()
 
 
 def white_box(victim, seed):
     """The same with the last hidden layer's activations and the last layer's gradients."""
     attack = white_box_attack(victim.model, victim.members, victim.nonmembers, seed=seed)
-    return attack.scores.auc()
+    return attack.auc()
 
 
 def default_audit(victim, seed):
@@ -109,12 +109,12 @@ def all_figures(victim, seed):
     scores = MembershipScores(members + 0.5, nonmembers)
     scores.roc()
     for figure in ("advantage", "balanced_accuracy", "positive_predictive_value"):
-        getattr(scores, figure)(interval=True)
+        getattr(scores, f"{figure}_interval")()
     for fpr in (0.1, 0.01, 0.001):
-        scores.tpr_at_fpr(fpr, interval=True)
+        scores.tpr_at_fpr_interval(fpr)
     scores.privacy_risk()
     scores.epsilon_lower_bound()
-    return scores.auc(interval=True).value
+    return scores.auc_interval().value
 
 
 def peak_megabytes(task):

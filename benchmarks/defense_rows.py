@@ -72,8 +72,8 @@ class ShadowRow(Measured):
 
 def attack_figures(scores: Any) -> dict[str, Any]:
     """Figures of a `MembershipScores`, for a row."""
-    auc = scores.auc(interval=True)
-    rates = {fpr: scores.tpr_at_fpr(fpr, interval=True) for fpr in FPRS}
+    auc = scores.auc_interval()
+    rates = {fpr: scores.tpr_at_fpr_interval(fpr) for fpr in FPRS}
     return {
         "auc": auc.value,
         "auc_interval": [auc.low, auc.high],

@@ -76,12 +76,12 @@ def attack(model, split, outputs, seed, white_box):
     black = black_box_attack(recorded, *positions, from_logits=True, seed=seed)
     found = {
         "loss": attack_figures(MembershipScores(*losses)),
-        "black_box": attack_figures(black.scores),
+        "black_box": attack_figures(black),
         "white_box": None,
     }
     if white_box:
         white = white_box_attack(model, split.members, split.nonmembers, seed=seed)
-        found["white_box"] = attack_figures(white.scores)
+        found["white_box"] = attack_figures(white)
     return found
 
 

@@ -165,15 +165,15 @@ def checks(scores, setting):
         return None if interval.value is None else interval.low <= truth <= interval.high
 
     found = {
-        "auc": held(scores.auc(interval=True), setting.auc),
-        "advantage": held(scores.advantage(interval=True), setting.advantage),
+        "auc": held(scores.auc_interval(), setting.auc),
+        "advantage": held(scores.advantage_interval(), setting.advantage),
     }
     if setting.balanced_accuracy is not None:
         found["balanced accuracy"] = held(
-            scores.balanced_accuracy(interval=True), setting.balanced_accuracy
+            scores.balanced_accuracy_interval(), setting.balanced_accuracy
         )
     for fpr in FPRS:
-        found[f"tpr at {fpr:g}"] = held(scores.tpr_at_fpr(fpr, interval=True), setting.tpr(fpr))
+        found[f"tpr at {fpr:g}"] = held(scores.tpr_at_fpr_interval(fpr), setting.tpr(fpr))
     if math.isfinite(setting.epsilon):
         found["epsilon"] = scores.epsilon_lower_bound() > setting.epsilon
         for name, bound in (("Clopper-Pearson", clopper_pearson_ratio), ("Katz", katz_ratio)):

@@ -14,13 +14,11 @@ from keras_dmp._classifier import probabilities
 from keras_dmp._classifier.forward import ForwardPass
 from keras_dmp._classifier.kind import output_kind
 from keras_dmp._data import arrays, inputs
+from keras_dmp.audit import attack_table
 from keras_dmp.audit.attacks import sides as _sides
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.output_scores import SCORES
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 
-# `audit_membership`'s names of attacks, and the score that each one thresholds.
-_NAMES_OF_AUDIT = {"threshold": "loss", "threshold_entropy": "modified_entropy"}
 # Samples that show by their values whether outputs are logits or probabilities.
 _KIND_SAMPLES = 256
 _LEAST = 2
@@ -108,7 +106,9 @@ class MembershipAudit(keras.callbacks.Callback):
     ):
         super().__init__()
         self.attacks = _checked_attacks(attacks)
-        self._attack_scores = [SCORES[_NAMES_OF_AUDIT.get(name, name)] for name in self.attacks]
+        self._attack_scores = [
+            attack_table.load(attack_table.ATTACKS[name].outputs) for name in self.attacks
+        ]
         _validate.integer_at_least(1, every=every)
         if batch_size is not None:
             _validate.integer_at_least(1, batch_size=batch_size)
@@ -281,7 +281,7 @@ def _figures(scores: MembershipScores) -> dict[str, float | None]:
 def _checked_attacks(attacks: Iterable[str]) -> tuple[str, ...]:
     """The names, each once."""
     names = (attacks,) if isinstance(attacks, str) else tuple(dict.fromkeys(attacks))
-    known = (*_NAMES_OF_AUDIT, *SCORES)
+    known = attack_table.names(outputs=True)
     if not names or any(name not in known for name in names):
         raise ValueError(
             f"Expected `attacks` to be among {', '.join(map(repr, known))}, at least one. "

@@ -192,15 +192,16 @@ def test_frontier_and_best(found):
         found.best(max_auc=0.5)
 
 
-def test_table(found):
-    lines = str(found).splitlines()
-    assert lines[0].split()[:3] == ["labels", "order", "frontier"]
-    assert lines[2].split()[0] == "undefended"
-    assert "0.900" in lines[2]
-    assert sum("yes" in line for line in lines) == 2
-    markdown = found.to_markdown().splitlines()
+def test_table(found, tmp_path):
+    rows = [line.split() for line in str(found).splitlines()]
+    teacher = next(row for row in rows if row[:1] == ["undefended"])
+    assert teacher[1:4] == ["1.000", "0.700", "0.900"]
+    assert sum("yes" in row for row in rows) == 2
+    markdown = [line for line in found.to_markdown().splitlines() if line.startswith("|")]
     assert len(markdown) == 2 + 1 + 4
     assert markdown[3].startswith("| soft | lowest | yes | 1 | 0.100 | 1 | 1.000 | 0.600 | 0.550 |")
+    found.save_html(tmp_path / "sweep.html")
+    assert (tmp_path / "sweep.html").read_text() == found.to_html()
 
 
 def test_round_trip(found, tmp_path):

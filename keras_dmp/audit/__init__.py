@@ -8,6 +8,7 @@ from typing import Any
 
 _HOMES = {
     "AttackResult": "keras_dmp.audit.statistics.results",
+    "AttackScores": "keras_dmp.audit.statistics.attack_scores",
     "AuditComparison": "keras_dmp.audit.report.comparison",
     "AuditReport": "keras_dmp.audit.report.report",
     "Canaries": "keras_dmp.audit.shadow.canaries",
@@ -15,7 +16,6 @@ _HOMES = {
     "Interval": "keras_dmp.audit.statistics.membership_scores",
     "Limits": "keras_dmp.audit.gate",
     "MembershipScores": "keras_dmp.audit.statistics.membership_scores",
-    "NetworkAttackResult": "keras_dmp.audit.attacks.network_attacks",
     "RocCurve": "keras_dmp.audit.statistics.rates",
     "ScoreHistogram": "keras_dmp.audit.statistics.results",
     "ShadowAudit": "keras_dmp.audit.shadow.shadow_audit",

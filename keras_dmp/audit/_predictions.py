@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from keras_dmp._classifier import probabilities
+from keras_dmp.audit import attack_table
 from keras_dmp.audit.statistics import output_scores
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
@@ -77,12 +78,14 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
 
 
 def attack(predictions: Predictions) -> dict[str, MembershipScores]:
-    """Scores of every attack that the file allows: those saved, and all of `SCORES`."""
+    """Scores of every attack that the file allows: those saved, and all of the outputs."""
     attacks = {}
     if predictions.scores is not None:
         attacks["scores"] = MembershipScores(*predictions.scores)
     if predictions.outputs is not None:
-        for name, score in output_scores.SCORES.items():
+        # TF-Privacy's names would repeat scores that are here under our own.
+        for name in attack_table.names(outputs=True, tf_privacy=False):
+            score = attack_table.load(attack_table.ATTACKS[name].outputs)
             attacks[name] = MembershipScores(
                 *(
                     score(outputs, labels, from_logits=predictions.from_logits)

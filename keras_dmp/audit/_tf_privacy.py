@@ -9,75 +9,52 @@ import contextlib
 import logging
 import platform
 import sys
-import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from importlib import metadata
+from typing import Any
 
 import numpy as np
 
+from keras_dmp.audit.attack_table import ATTACKS
+from keras_dmp.audit.attacks.views import View
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, slice_class
-
-if TYPE_CHECKING:
-    from keras_dmp.audit.report.report import AuditReport
 
 # TF-Privacy's own switch: its `__init__` would import the removed tf.estimator.
 sys.skip_tf_privacy_import = True
 try:
-    import threadpoolctl
-    from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
     from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (
         data_structures,
         membership_inference_attack,
     )
 except ImportError as error:
     raise ImportError(
-        "These attacks are TF-Privacy's, and tensorflow-privacy 0.8.10 cannot be imported on this "
-        f"Python {platform.python_version()} ({error}). It needs pandas 1.x and scikit-learn below "
-        "1.5, which do not install on Python 3.12 or newer. Use Python 3.11 with `pip install "
-        "keras-dmp`, or attacks that do without it, such as 'loss', 'modified_entropy' and "
-        "'black_box'"
+        "tensorflow-privacy 0.8.10 cannot be imported on this Python "
+        f"{platform.python_version()} ({error}); it needs pandas 1.x and scikit-learn below 1.5, "
+        "which do not install on Python 3.12 or newer"
     ) from error
 
-_ATTACK_TYPES = {
-    "threshold": data_structures.AttackType.THRESHOLD_ATTACK,
-    "threshold_entropy": data_structures.AttackType.THRESHOLD_ENTROPY_ATTACK,
-    "logistic_regression": data_structures.AttackType.LOGISTIC_REGRESSION,
-    "knn": data_structures.AttackType.K_NEAREST_NEIGHBORS,
-    "mlp": data_structures.AttackType.MULTI_LAYERED_PERCEPTRON,
-    "random_forest": data_structures.AttackType.RANDOM_FOREST,
-}
+from keras_dmp.audit.attacks.cross_validated import one_blas_thread, quiet  # noqa: E402
+
 _CORRECTNESS = {"correct": True, "incorrect": False}
 
 
-class Side(NamedTuple):
-    """Attack inputs of the members or of the nonmembers."""
-
-    outputs: np.ndarray
-    labels: np.ndarray
-    loss: np.ndarray
-    entropy: np.ndarray
-
-
-class Outcome(NamedTuple):
-    """What TF-Privacy found on one slice; higher scores mean member, for every attack."""
-
-    attack: str
-    slice: str
-    scores: MembershipScores
+def version() -> str:
+    """Version of TF-Privacy."""
+    return metadata.version("tensorflow-privacy")
 
 
 def run_attack(
     attack: str,
-    members: Side,
-    nonmembers: Side,
+    members: View,
+    nonmembers: View,
     *,
     from_logits: bool,
     slices: tuple[str, ...],
     least: int,
     seed: int,
-) -> list[Outcome]:
-    """Run one attack on all samples and on the slices asked for.
+) -> list[tuple[str, MembershipScores]]:
+    """Run one attack on all samples and on the slices asked for: their names with the scores.
 
     Args:
         attack: Name of the attack.
@@ -93,34 +70,37 @@ def run_attack(
         by_class="class" in slices,
         by_classification_correctness="correctness" in slices,
     )
-    with _numpy_seed(seed), _quiet_logging(), _quiet_warnings(), _one_blas_thread():
+    with _numpy_seed(seed), _quiet_logging(), quiet(), one_blas_thread():
         found = membership_inference_attack.run_attacks(
             _attack_input(members, nonmembers, from_logits),
             slicing_spec=spec,
-            attack_types=(_ATTACK_TYPES[attack],),
+            attack_types=(_attack_type(attack),),
             min_num_samples=least,
         )
     return [_outcome(attack, result) for result in found.single_attack_results]
 
 
-def attack_results(report: "AuditReport", *, label: str, epoch: int) -> object:
-    """TF-Privacy's `AttackResults` with the figures of a report."""
-    metadata = data_structures.PrivacyReportMetadata(
-        accuracy_train=report.member_accuracy,
-        accuracy_test=report.nonmember_accuracy,
-        loss_train=report.member_loss,
-        loss_test=report.nonmember_loss,
-        model_variant_label=label,
-        epoch_num=epoch,
-    )
+def attack_results(results: tuple[AttackResult, ...], metadata: dict[str, Any]) -> object:
+    """TF-Privacy's `AttackResults` with these figures.
+
+    Args:
+        results: Results of any attacks; those of others are left out.
+        metadata: Fields of TF-Privacy's `PrivacyReportMetadata`.
+    """
     return data_structures.AttackResults(
         single_attack_results=[
             _single_result(result)
-            for result in report.results
-            if result.attack in _ATTACK_TYPES and not result.slice.startswith("canaries")
+            for result in results
+            if result.attack in ATTACKS
+            and ATTACKS[result.attack].tf_privacy
+            and not result.slice.startswith("canaries")
         ],
-        privacy_report_metadata=metadata,
+        privacy_report_metadata=data_structures.PrivacyReportMetadata(**metadata),
     )
+
+
+def _attack_type(attack: str) -> data_structures.AttackType:
+    return data_structures.AttackType[ATTACKS[attack].tf_privacy]
 
 
 class StoredRocCurve(data_structures.RocCurve):
@@ -149,7 +129,7 @@ class StoredRocCurve(data_structures.RocCurve):
 
 
 def _attack_input(
-    members: Side, nonmembers: Side, from_logits: bool
+    members: View, nonmembers: View, from_logits: bool
 ) -> data_structures.AttackInputData:
     kind = "logits" if from_logits else "probs"
     return data_structures.AttackInputData(
@@ -163,23 +143,20 @@ def _attack_input(
     )
 
 
-def _outcome(attack: str, result: data_structures.SingleAttackResult) -> Outcome:
+def _outcome(
+    attack: str, result: data_structures.SingleAttackResult
+) -> tuple[str, MembershipScores]:
     # TF-Privacy documents these scores as higher for members, and returns the loss for this one.
     sign = -1 if attack == "threshold" else 1
-    return Outcome(
-        attack=attack,
-        slice=_slice_name(result.slice_spec),
-        scores=MembershipScores(
-            sign * result.membership_scores_train, sign * result.membership_scores_test
-        ),
-    )
+    sides = (result.membership_scores_train, result.membership_scores_test)
+    return _slice_name(result.slice_spec), MembershipScores(*(sign * side for side in sides))
 
 
 def _single_result(result: AttackResult) -> data_structures.SingleAttackResult:
     return data_structures.SingleAttackResult(
         slice_spec=_slice_spec(result.slice),
         data_size=data_structures.DataSize(ntrain=result.num_members, ntest=result.num_nonmembers),
-        attack_type=_ATTACK_TYPES[result.attack],
+        attack_type=_attack_type(result.attack),
         roc_curve=StoredRocCurve(result),
     )
 
@@ -212,11 +189,6 @@ def _numpy_seed(seed: int) -> Iterator[None]:
         np.random.set_state(state)  # noqa: NPY002
 
 
-def _one_blas_thread() -> contextlib.AbstractContextManager:
-    """The attackers' matrices are small: threads of the linear algebra double their time."""
-    return threadpoolctl.threadpool_limits(1, user_api="blas")
-
-
 @contextlib.contextmanager
 def _quiet_logging() -> Iterator[None]:
     """Keep `logging.info`, as TF-Privacy calls it, from installing a root handler."""
@@ -226,13 +198,3 @@ def _quiet_logging() -> Iterator[None]:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-
-
-@contextlib.contextmanager
-def _quiet_warnings() -> Iterator[None]:
-    """Silence what scikit-learn says of TF-Privacy's grid searches; no caller's code runs here."""
-    with warnings.catch_warnings():
-        for category in (ConvergenceWarning, FitFailedWarning, DeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
-        warnings.filterwarnings("ignore", message="One or more of the test scores are non-finite")
-        yield

@@ -1,135 +1,242 @@
-"""Every attack by name: who runs it, how many samples it needs, what its attacker sees."""
+"""Every attack by name: what its attacker sees, and the functions that run it.
+
+Adding an attack means one row here and its function. Functions are named by module and name and
+load when they first run, so that this table imports nothing, and audits of saved outputs need no
+TensorFlow. A row may have several ways to run its attack:
+
+- `outputs`: a function `(outputs, labels, *, from_logits) -> (samples,)`, higher for members. It
+  scores saved predictions, `audit_membership` and the `MembershipAudit` callback.
+- `cross_validated`: a function `(members, nonmembers, rng) -> (member_scores, nonmember_scores)`
+  of what an attacker sees of both sides, trained on one half and scoring the other.
+- `tf_privacy`: the name of TF-Privacy's attack type. Where TF-Privacy is installed it runs, else
+  the row's own function, with the same figures.
+- `model`: a function `(model, members, nonmembers, *, seed, verbose) -> AttackScores`, and
+  `from_logits=` unless the row says that it takes logits alone.
+- `shadow`: functions of statistics of shadow models, see `Shadow`.
+
+A row without any of these describes an attack that is run by a function of its own.
+"""
 
 import dataclasses
-from typing import Literal
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 # A trained attack splits each side in two folds, and each of these in three, where k-NN still
-# needs seven neighbours. Two samples a side make an ROC curve.
+# needs seven neighbors. Two samples on each side make an ROC curve.
 _LEAST_TRAINED = 20
 _LEAST = 2
+_UNKNOWN = "An attack made elsewhere and added under this name."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shadow:
+    """How an attack with shadow models is run.
+
+    Attributes:
+        attack: Function of a target's statistics, those of the shadow models and their
+            memberships, that scores the target.
+        leave_one_out: Function of all models' statistics and memberships that scores each model
+            with the others as its shadow models.
+        settings: Keyword arguments of both.
+        least_in: Shadow models trained on a record that its score needs.
+        least_out: Shadow models trained without it that its score needs.
+    """
+
+    attack: str
+    leave_one_out: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    least_in: int = 0
+    least_out: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attack:
-    """How an attack is run and described.
+    """How an attack is described and run; the module says what the functions take.
 
     Attributes:
-        engine: Who computes it: TF-Privacy, our scores of each output, a function of the model
-            in `_model_attacks`, or `"elsewhere"`, as for attacks with shadow models.
         sees: What the attacker sees and does, in one sentence for a reader of reports.
-        trained: Whether it trains a classifier on the outputs, by cross-validation.
-        learns: Whether it trains a network on half of the samples.
+        outputs: Function of outputs and labels, as `module:name`, or nothing.
+        cross_validated: Function of what is seen of both sides, or nothing.
+        tf_privacy: Name of TF-Privacy's attack type, or nothing.
+        model: Function of the model and both sides, or nothing.
+        logits_only: Whether `model` takes models of logits alone.
+        shadow: How it is run with shadow models, or `None`.
+        trained: Whether it is trained on part of the samples.
     """
 
-    engine: Literal["tf_privacy", "scores", "model", "elsewhere"]
     sees: str
+    outputs: str = ""
+    cross_validated: str = ""
+    tf_privacy: str = ""
+    model: str = ""
+    logits_only: bool = False
+    shadow: Shadow | None = None
     trained: bool = False
-    learns: bool = False
 
     @property
     def least(self) -> int:
         """Samples needed on each side."""
-        return _LEAST_TRAINED if self.trained or self.learns else _LEAST
+        return _LEAST_TRAINED if self.trained else _LEAST
 
+    @property
+    def by_audit(self) -> bool:
+        """Whether `audit_membership` runs it."""
+        return bool(self.outputs or self.tf_privacy or self.model)
+
+    @property
+    def own(self) -> str:
+        """The library's own function of what is seen of both sides, or nothing."""
+        return self.outputs or self.cross_validated
+
+
+_SCORES = "keras_dmp.audit.statistics.output_scores:"
+_LIKELIHOOD = "keras_dmp.audit.shadow.likelihood:"
+_RELATIVE = "keras_dmp.audit.shadow.relative:"
+_OWN = "keras_dmp.audit.shadow.scores:own_statistic"
 
 _LOSS = "Sees the probability of the true class; a low loss means member."
+_MODIFIED_ENTROPY = (
+    "Sees all probabilities and the true class; a sure and right answer means member."
+)
 _FIT = "Sees all outputs and the loss of known members and nonmembers, and fits"
 _SHADOW = "Trains models of the same kind, with and without each record,"
+_OFFLINE = "Trains models of the same kind without each record, and compares its"
+
+
+def _lira(least_in: int, least_out: int, **settings: Any) -> Shadow:
+    return Shadow(
+        attack=f"{_LIKELIHOOD}lira",
+        leave_one_out=f"{_LIKELIHOOD}lira_leave_one_out",
+        settings=settings,
+        least_in=least_in,
+        least_out=least_out,
+    )
+
+
+def _rmia(least_in: int, **settings: Any) -> Shadow:
+    return Shadow(
+        attack=f"{_RELATIVE}rmia",
+        leave_one_out=f"{_RELATIVE}rmia_leave_one_out",
+        settings=settings,
+        least_in=least_in,
+        least_out=2,
+    )
+
 
 ATTACKS = {
-    "threshold": Attack(engine="tf_privacy", sees=_LOSS),
+    "threshold": Attack(sees=_LOSS, outputs=f"{_SCORES}loss_scores", tf_privacy="THRESHOLD_ATTACK"),
     "threshold_entropy": Attack(
-        engine="tf_privacy",
-        sees="Sees all probabilities and the true class; a sure and right answer means member.",
+        sees=_MODIFIED_ENTROPY,
+        outputs=f"{_SCORES}modified_entropy_scores",
+        tf_privacy="THRESHOLD_ENTROPY_ATTACK",
     ),
     "logistic_regression": Attack(
-        engine="tf_privacy", sees=f"{_FIT} a logistic regression.", trained=True
+        sees=f"{_FIT} a logistic regression.",
+        cross_validated="keras_dmp.audit.attacks.cross_validated:logistic_regression",
+        tf_privacy="LOGISTIC_REGRESSION",
+        trained=True,
     ),
-    "knn": Attack(engine="tf_privacy", sees=f"{_FIT} nearest neighbours.", trained=True),
-    "mlp": Attack(engine="tf_privacy", sees=f"{_FIT} a small network.", trained=True),
-    "random_forest": Attack(engine="tf_privacy", sees=f"{_FIT} random forests.", trained=True),
-    "loss": Attack(engine="scores", sees=_LOSS),
+    "knn": Attack(
+        sees=f"{_FIT} nearest neighbours.", tf_privacy="K_NEAREST_NEIGHBORS", trained=True
+    ),
+    "mlp": Attack(
+        sees=f"{_FIT} a small network.", tf_privacy="MULTI_LAYERED_PERCEPTRON", trained=True
+    ),
+    "random_forest": Attack(
+        sees=f"{_FIT} random forests.", tf_privacy="RANDOM_FOREST", trained=True
+    ),
+    "loss": Attack(
+        sees=_LOSS,
+        outputs=f"{_SCORES}loss_scores",
+        shadow=Shadow(attack=_OWN, leave_one_out=_OWN),
+    ),
     "confidence": Attack(
-        engine="scores",
         sees="Sees the largest probability, no label; a sure answer means member.",
+        outputs=f"{_SCORES}confidence_scores",
     ),
     "margin": Attack(
-        engine="scores",
         sees="Sees how far the true class is ahead of the next one; far means member.",
+        outputs=f"{_SCORES}margin_scores",
     ),
     "entropy": Attack(
-        engine="scores",
         sees="Sees all probabilities, no label; a sure answer means member.",
+        outputs=f"{_SCORES}entropy_scores",
     ),
-    "modified_entropy": Attack(
-        engine="scores",
-        sees="Sees all probabilities and the true class; a sure and right answer means member.",
-    ),
+    "modified_entropy": Attack(sees=_MODIFIED_ENTROPY, outputs=f"{_SCORES}modified_entropy_scores"),
     "correctness": Attack(
-        engine="scores", sees="Sees only the predicted class; a right one means member."
+        sees="Sees only the predicted class; a right one means member.",
+        outputs=f"{_SCORES}correctness_scores",
     ),
     "scaled_logit": Attack(
-        engine="scores",
         sees="Sees the log odds of the true class; high odds mean member.",
+        outputs=f"{_SCORES}scaled_logits",
     ),
     "black_box": Attack(
-        engine="model",
-        learns=True,
         sees="Sees all outputs and the true class, and trains a network on half of the members.",
+        model="keras_dmp.audit.attacks.network_attacks:black_box_attack",
+        trained=True,
     ),
     "white_box": Attack(
-        engine="model",
-        learns=True,
         sees="Has the weights: sees the last layers' activations and gradients too, and trains a "
         "network on half of the members.",
+        model="keras_dmp.audit.attacks.network_attacks:white_box_attack",
+        logits_only=True,
+        trained=True,
     ),
     "label_only": Attack(
-        engine="model",
         sees="Sees predicted classes only, also of altered copies; a class that holds means "
         "member.",
+        model="keras_dmp.audit.attacks.label_only:label_only_attack",
     ),
-    "lira": Attack(engine="elsewhere", sees=f"{_SHADOW} and compares this record's log odds."),
+    # A variance per record needs three values to be more than the distance of two.
+    "lira": Attack(sees=f"{_SHADOW} and compares this record's log odds.", shadow=_lira(3, 3)),
     "lira_fixed": Attack(
-        engine="elsewhere",
         sees=f"{_SHADOW} and compares this record's log odds at one variance for all.",
+        shadow=_lira(2, 2, variance="fixed"),
     ),
-    "lira_offline": Attack(
-        engine="elsewhere",
-        sees="Trains models of the same kind without each record, and compares its log odds.",
-    ),
+    "lira_offline": Attack(sees=f"{_OFFLINE} log odds.", shadow=_lira(0, 3, online=False)),
     "lira_offline_fixed": Attack(
-        engine="elsewhere",
-        sees="Trains models of the same kind without each record, and compares its log odds at "
-        "one variance for all.",
+        sees=f"{_OFFLINE} log odds at one variance for all.",
+        shadow=_lira(0, 2, online=False, variance="fixed"),
     ),
     "rmia": Attack(
-        engine="elsewhere", sees=f"{_SHADOW} and compares its likelihood with other records'."
+        sees=f"{_SHADOW} and compares its likelihood with other records'.", shadow=_rmia(2)
     ),
     "rmia_offline": Attack(
-        engine="elsewhere",
-        sees="Trains models of the same kind without each record, and compares its likelihood "
-        "with other records'.",
+        sees=f"{_OFFLINE} likelihood with other records'.", shadow=_rmia(0, online=False)
     ),
     "adaptive": Attack(
-        engine="elsewhere",
         sees="Has the public pool too, and compares a sample with low-entropy ones near it.",
     ),
     "predicted_margin": Attack(
-        engine="elsewhere",
         sees="Sees how far the predicted class is ahead of the next one, no label; far means "
         "member.",
     ),
     "distillation_loss": Attack(
-        engine="elsewhere",
         sees="Compares the student with its teacher, which no outsider has; close means member.",
     ),
 }
-_UNKNOWN = "An attack made elsewhere and added under this name."
 
 
-def run_by_audit() -> tuple[str, ...]:
-    """Names of the attacks that `audit_membership` runs."""
-    return tuple(name for name, attack in ATTACKS.items() if attack.engine != "elsewhere")
+def names(**wanted: bool) -> tuple[str, ...]:
+    """Names of the attacks whose attributes are there, or not, as `wanted` says.
+
+    Example:
+    >>> names(outputs=True, tf_privacy=True)
+    ('threshold', 'threshold_entropy')
+    """
+    return tuple(
+        name
+        for name, attack in ATTACKS.items()
+        if all(bool(getattr(attack, way)) == there for way, there in wanted.items())
+    )
+
+
+def load(path: str) -> Callable[..., Any]:
+    """The function that a row names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def sees(attack: str) -> str:

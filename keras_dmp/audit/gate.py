@@ -199,14 +199,14 @@ def _checks(
     name: str, scores: MembershipScores, limits: Limits, confidence: float
 ) -> Iterable[Check]:
     if limits.max_auc is not None:
-        auc = scores.auc(interval=True, confidence=confidence)
+        auc = scores.auc_interval(confidence=confidence)
         opposite = Interval(1 - auc.value, 1 - auc.high, 1 - auc.low, auc.confidence)
         yield _check(name, "AUC", limits.max_auc, auc, opposite)
     if limits.max_tpr_at_fpr:
         negated = MembershipScores(-scores.member_scores, -scores.nonmember_scores)
     for fpr, limit in limits.max_tpr_at_fpr.items():
         directed, opposite = (
-            side.tpr_at_fpr(fpr, interval=True, confidence=confidence) for side in (scores, negated)
+            side.tpr_at_fpr_interval(fpr, confidence=confidence) for side in (scores, negated)
         )
         yield _check(name, f"TPR at {100 * fpr:g}% FPR", limit, directed, opposite)
 

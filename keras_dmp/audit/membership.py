@@ -9,8 +9,9 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import outputs
-from keras_dmp.audit.attack_table import ATTACKS, run_by_audit
-from keras_dmp.audit.attacks.engines import Engines, tf_privacy
+from keras_dmp.audit import attack_table
+from keras_dmp.audit.attack_table import ATTACKS
+from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
 from keras_dmp.audit.attacks.observations import Observations, observe
 from keras_dmp.audit.report.report import AuditReport, versions
 from keras_dmp.audit.statistics.results import SLICES, AttackResult, notes_on
@@ -40,9 +41,11 @@ def audit_membership(
     The attacks see the outputs of the model and the true labels of `members`, on which it was
     trained, and of as many or more `nonmembers` of the same distribution, which it has not seen.
     They use no shadow models: a low figure here does not prove privacy. Six of the attacks are
-    TF-Privacy's, run by its `run_attacks`; the loss (Yeom et al., "Privacy risk in machine
-    learning", CSF 2018) and the modified entropy (Song & Mittal, USENIX Security 2021) that it
-    thresholds are computed in float64. The others do without TF-Privacy.
+    TF-Privacy's, run by its `run_attacks` where it is installed; the loss (Yeom et al., "Privacy
+    risk in machine learning", CSF 2018) and the modified entropy (Song & Mittal, USENIX Security
+    2021) that it thresholds are computed in float64. Where it is not installed, as on Python 3.12
+    and newer, the library runs the three default attacks itself, with the same figures; the
+    report's `provenance["engine"]` says who ran them. The others do without TF-Privacy.
 
     Args:
         model: A trained classifier with one output: logits, softmax or one sigmoid unit, which
@@ -79,7 +82,7 @@ def audit_membership(
         An `AuditReport`.
 
     Raises:
-        ImportError: If an attack is TF-Privacy's, and TF-Privacy is missing.
+        ImportError: For `"knn"`, `"mlp"` and `"random_forest"`, where TF-Privacy is missing.
         TypeError: If `model`, `members` or `nonmembers` are of another type.
         ValueError: For unknown attacks or slices; samples or labels that do not fit the model,
             are not finite, too few, or on both sides; a model that is no single-label
@@ -94,7 +97,7 @@ def audit_membership(
     >>> 0 <= report["threshold"].auc <= 1
     True
     """
-    attacks = _names(attacks, run_by_audit(), "attacks")
+    attacks = _names(attacks, attack_table.names(by_audit=True), "attacks")
     slices = _names(slices, SLICES, "slices")
     if not attacks:
         raise ValueError("Expected `attacks` to name at least one attack. Received: attacks=()")
@@ -106,9 +109,7 @@ def audit_membership(
         _validate.integer_at_least(1, batch_size=batch_size)
     _require_model(model, from_logits, slices)
     # Before the model is called: on newer Pythons TF-Privacy is missing.
-    uses_tf_privacy = any(ATTACKS[attack].engine == "tf_privacy" for attack in attacks)
-    if uses_tf_privacy:
-        tf_privacy()
+    require_runnable(attacks)
 
     least = max(ATTACKS[attack].least for attack in attacks)
     sides = observe(
@@ -128,8 +129,10 @@ def audit_membership(
     results = []
     bar = keras.utils.Progbar(len(attacks), verbose=int(verbose), unit_name="attack")
     for attack in attacks:
-        for found in engines.run(attack):
-            results.append(AttackResult.from_scores(attack, most_exposed=most_exposed, **found))
+        results += [
+            AttackResult.from_scores(attack, scores, slice=name, most_exposed=most_exposed)
+            for name, scores in engines.run(attack)
+        ]
         bar.add(1)
     return _report(
         results,
@@ -138,7 +141,7 @@ def audit_membership(
         seed=seed,
         name=name,
         class_names=tuple(class_names),
-        provenance=_provenance(sides, kind, uses_tf_privacy),
+        provenance=_provenance(sides, kind, engine_of(attacks)),
     )
 
 
@@ -208,13 +211,14 @@ def _report(results: list[AttackResult], engines: Engines, **facts: Any) -> Audi
 
 
 def _provenance(
-    sides: tuple[Observations, ...], kind: outputs.OutputKind, uses_tf_privacy: bool
+    sides: tuple[Observations, ...], kind: outputs.OutputKind, engine: str
 ) -> dict[str, str]:
-    theirs = ("tensorflow-privacy", "scikit-learn") if uses_tf_privacy else ()
+    theirs = ("tensorflow-privacy", "scikit-learn") if engine.startswith("TF-Privacy") else ()
     digests = (hashlib.sha256(side.digests.astype("<u8").tobytes()).hexdigest() for side in sides)
     members, nonmembers = digests
     return {
         **versions("tensorflow", "keras", *theirs),
+        "engine": engine,
         "outputs": "logits" if kind.from_logits else "probabilities",
         "members_sha256": members,
         "nonmembers_sha256": nonmembers,

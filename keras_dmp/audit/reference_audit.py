@@ -14,6 +14,7 @@ from keras_dmp._classifier.outputs import (
     resolve_output_kind,
 )
 from keras_dmp._data import arrays, inputs
+from keras_dmp.audit import attack_table
 from keras_dmp.audit.attacks import sides
 from keras_dmp.audit.report.report import AuditReport, versions
 from keras_dmp.audit.statistics import output_scores
@@ -245,7 +246,10 @@ def _attacks(
         "predicted_margin": (output_scores.margin_scores, predicted),
     }
     if classes is not None:
-        wanted |= {attack: (output_scores.SCORES[attack], classes) for attack in _LABELLED}
+        wanted |= {
+            attack: (attack_table.load(attack_table.ATTACKS[attack].outputs), classes)
+            for attack in _LABELLED
+        }
     return {
         attack: MembershipScores(
             *(score(o, y, **by_logits) for o, y in zip(outputs, labels, strict=True))

@@ -8,6 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dmp import _tensorflow
+
+# Whatever trains models or asks them imports this module.
+_tensorflow.require()
+
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy:
     """The strategy in whose scope a model was built; TensorFlow's default one if in none."""

@@ -9,14 +9,49 @@ import keras
 from keras_dmp import _validate
 from keras_dmp._version import __version__
 from keras_dmp.audit import AuditReport
-from keras_dmp.audit.report import console, files, markdown, plots
+from keras_dmp.audit.report import charts, console, files, plots, sections
+from keras_dmp.audit.report.document import (
+    Cell,
+    Charts,
+    Column,
+    Document,
+    Fold,
+    Group,
+    Number,
+    Section,
+    Table,
+    Tile,
+)
 
 _FORMAT, _FORMAT_VERSION = "keras_dmp.sweep", 1
 _WHAT = "a sweep as `Sweep.save` writes it"
 _ATTACK = "loss"
 _SETTINGS = ("temperature", "labels", "order", "size", "mean_entropy")
-_HEADS = ("labels", "order", "frontier", "size", "mean entropy", "temperature")
-_HEADS += ("member accuracy", "test accuracy", "AUC", "95 % interval")
+_COLUMNS = (
+    Column(head="labels", words=True),
+    Column(head="order", words=True, beneath=True),
+    Column(head="frontier", words=True),
+    Column(head="size", beneath=True),
+    Column(head="mean entropy", narrow="mean\nentropy"),
+    Column(head="temperature"),
+    Column(head="member accuracy", narrow="member\naccuracy"),
+    Column(head="test accuracy", narrow="test\naccuracy"),
+    Column(head="AUC", interval=True),
+)
+_UNDEFENDED = "undefended"
+_HOW_TABLE = (
+    "AUC of the attack on the loss, with its 95 % interval; 0.5 is guessing. On the frontier are "
+    "the students than which no other is both as accurate and as private. The undefended model is "
+    "their teacher."
+)
+_HOW_CHART = (
+    "Right is more useful, down is more private. Each point is a student, the bar is the 95 % "
+    "interval of its AUC, and the line joins the students on the frontier."
+)
+_NOTE = (
+    "the audit is that of an attacker without shadow models, for choosing among settings: audit "
+    "the student that is to be released by itself"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,13 +137,103 @@ class Sweep:
             )
         return max(within, key=lambda point: (point.accuracy, -point.auc))
 
+    @property
+    def verdict(self) -> str:
+        """What the frontier reaches, in one sentence."""
+        private, accurate = self.frontier[0], self.frontier[-1]
+        teacher = self.undefended
+        found = f"{_words_of(accurate.report)} ({_settings_of(accurate)})"
+        if private is not accurate:
+            found = f"{_words_of(private.report)} ({_settings_of(private)}) to {found}"
+        return (
+            f"{len(self.frontier)} of {len(self.points)} students are on the frontier: {found}; "
+            f"undefended: {_words_of(teacher)}."
+        )
+
+    def document(self) -> Document:
+        """What the sweep says, for the writers of text, Markdown and HTML."""
+        teacher, points = self.undefended, self.points
+        return Document(
+            kind="Sweep",
+            title="Sweep over settings of the distillation",
+            name="Sweep over settings of the distillation",
+            verdict=self.verdict,
+            tiles=(
+                Tile(
+                    label="AUC of the undefended model",
+                    figure=_auc(teacher),
+                    beside="guessing is 0.5",
+                ),
+                Tile(
+                    label="AUC of the most private student",
+                    figure=_auc(self.frontier[0].report),
+                    beside=f"test accuracy {self.frontier[0].accuracy:.3f}",
+                ),
+                Tile(
+                    label="AUC of the most accurate student",
+                    figure=_auc(self.frontier[-1].report),
+                    beside=f"test accuracy {self.frontier[-1].accuracy:.3f}",
+                ),
+            ),
+            facts=(
+                ("students", f"{len(points):,}"),
+                ("members", f"{teacher.num_members:,}"),
+                ("nonmembers", f"{teacher.num_nonmembers:,}"),
+                *sections.facts(teacher),
+            ),
+            sections=(
+                Section(
+                    title="Privacy against test accuracy",
+                    blocks=(Charts(charts=(("", self._chart()),), how=_HOW_CHART),),
+                ),
+                sections.attackers((_ATTACK,)),
+                Section(title="Students", blocks=(self._table(),)),
+                Section(
+                    title="Provenance of each student",
+                    blocks=tuple(
+                        Fold(
+                            title=_settings_of(point),
+                            blocks=(sections.provenance(point.report),),
+                        )
+                        for point in points
+                    ),
+                ),
+            ),
+            notes=(_NOTE,),
+            provenance=sections.provenance(teacher),
+        )
+
     def __str__(self) -> str:
-        """Return a table as plain text."""
-        return console.text(console.ruled_table(_HEADS, self._rows(), left=3, head_rows=1))
+        """Return the table and what the frontier reaches as plain text."""
+        return console.text(self.document())
+
+    def __rich__(self) -> Any:
+        """Return what `rich.print` shows."""
+        return console.render(self.document())
 
     def to_markdown(self) -> str:
-        """Return the table as GitHub's Markdown."""
-        return markdown.table_of(_HEADS, self._rows(), left=3)
+        """Return the verdict and the table as GitHub's Markdown."""
+        from keras_dmp.audit.report import markdown
+
+        return markdown.write(self.document())
+
+    def to_html(self) -> str:
+        """Return the sweep as one HTML page that loads no external resources."""
+        from keras_dmp.audit.report import html
+
+        return html.write(self.document())
+
+    def save_html(self, path: str | os.PathLike) -> None:
+        """Write the sweep to an HTML file, whole or not at all.
+
+        Args:
+            path: A path that ends in `.html`; a file there is replaced.
+
+        Raises:
+            ValueError: If the path does not end in `.html`.
+            OSError: If the path cannot be written.
+        """
+        files.write(path, self.to_html(), suffix=".html")
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
         """Draw AUC over test accuracy: the points, their frontier and the teacher.
@@ -174,24 +299,46 @@ class Sweep:
                 ),
             )
 
-    def _rows(self) -> list[tuple[str, ...]]:
+    def _table(self) -> Table:
+        """The teacher, and below it the students."""
         frontier = self.frontier
-        undefended = ("undefended", *[""] * 5, *_figures(self.undefended))
-        return [
-            undefended,
-            *(
-                (
-                    point.labels,
-                    point.order,
-                    "yes" if point in frontier else "",
-                    str(point.size),
-                    "" if point.mean_entropy is None else f"{point.mean_entropy:.3f}",
-                    f"{point.temperature:g}",
-                    *_figures(point.report),
-                )
-                for point in self.points
-            ),
-        ]
+        rows = tuple(
+            (
+                point.labels,
+                point.order,
+                "yes" if point in frontier else "",
+                Number(value=point.size, kind="count"),
+                "" if point.mean_entropy is None else Number(value=point.mean_entropy),
+                f"{point.temperature:g}",
+                *_figures(point.report),
+            )
+            for point in self.points
+        )
+        teacher = (_UNDEFENDED, *[""] * 5, *_figures(self.undefended))
+        groups = (Group(rows=(teacher,)), Group(rows=rows))
+        return Table(columns=_COLUMNS, groups=groups, how=_HOW_TABLE)
+
+    def _kinds(self) -> dict[str, list[SweepPoint]]:
+        """The students by labels and order."""
+        kinds: dict[str, list[SweepPoint]] = {}
+        for point in self.points:
+            kinds.setdefault(f"{point.labels} labels, {point.order}", []).append(point)
+        return kinds
+
+    def _chart(self) -> charts.Chart:
+        groups = []
+        for name, points in self._kinds().items():
+            places = tuple(_place(point.report, _settings_of(point)) for point in points)
+            count = f"{len(points)} student{'s' if len(points) > 1 else ''}"
+            groups.append(charts.Places(name=name, detail=count, places=places))
+        teacher = _place(self.undefended, _UNDEFENDED)
+        groups.append(
+            charts.Places(
+                name=_UNDEFENDED, detail=teacher.detail, places=(teacher,), style=_UNDEFENDED
+            )
+        )
+        frontier = [_place(point.report, _settings_of(point)) for point in self.frontier]
+        return charts.privacy_utility(groups, attack="the loss attack", frontier=frontier)
 
 
 def _beats(point: SweepPoint, other: SweepPoint) -> bool:
@@ -205,14 +352,29 @@ def _upper(point: SweepPoint) -> float:
     return point.auc if interval is None else interval[1]
 
 
-def _figures(report: AuditReport) -> tuple[str, ...]:
-    result = report[_ATTACK]
+def _figures(report: AuditReport) -> tuple[Cell, ...]:
     return (
-        f"{report.member_accuracy:.3f}",
-        f"{report.nonmember_accuracy:.3f}",
-        f"{result.auc:.3f}",
-        console.range_of(result.auc_interval),
+        Number(value=report.member_accuracy, kind="share"),
+        Number(value=report.nonmember_accuracy, kind="share"),
+        _auc(report),
     )
+
+
+def _auc(report: AuditReport) -> Number:
+    result = report[_ATTACK]
+    return Number(value=result.auc, ends=result.auc_interval)
+
+
+def _place(report: AuditReport, name: str) -> charts.Place:
+    return sections.place(report.nonmember_accuracy, report[_ATTACK], name)
+
+
+def _words_of(report: AuditReport) -> str:
+    return f"test accuracy {report.nonmember_accuracy:.3f} at AUC {report[_ATTACK].auc:.3f}"
+
+
+def _settings_of(point: SweepPoint) -> str:
+    return f"{point.labels} labels, {point.order} {point.size:,}, T={point.temperature:g}"
 
 
 def _draw_frontier(sweep: Sweep, path: str | os.PathLike | None) -> Any:
@@ -221,19 +383,17 @@ def _draw_frontier(sweep: Sweep, path: str | os.PathLike | None) -> Any:
         _validate.writable_path(path=path)
     figure = plots.new_figure()
     axes = figure.add_subplot()
-    kinds = dict.fromkeys((point.labels, point.order) for point in sweep.points)
-    for labels, order in kinds:
-        points = [p for p in sweep.points if (p.labels, p.order) == (labels, order)]
+    for name, points in sweep._kinds().items():
         accuracies, aucs = [p.accuracy for p in points], [p.auc for p in points]
-        axes.plot(accuracies, aucs, "o", label=f"{labels} labels, {order}")
+        axes.plot(accuracies, aucs, "o", label=name)
         for point in points:
             note = f" {point.size}, T={point.temperature:g}"
             axes.annotate(note, (point.accuracy, point.auc), fontsize="x-small")
     frontier = sweep.frontier
     axes.plot([p.accuracy for p in frontier], [p.auc for p in frontier], color="0.4", linewidth=1)
     undefended = sweep.undefended
-    strongest = max(result.auc for result in undefended.results)
-    axes.plot([undefended.nonmember_accuracy], [strongest], "kx", label="undefended")
+    teacher = [undefended.nonmember_accuracy], [undefended[_ATTACK].auc]
+    axes.plot(*teacher, "kx", label=_UNDEFENDED)
     axes.axhline(0.5, color="0.6", linestyle="--", linewidth=1)
     axes.set_xlabel("accuracy on nonmembers (test accuracy)")
     axes.set_ylabel("AUC of the loss attack (0.5 is guessing)")

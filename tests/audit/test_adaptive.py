@@ -33,7 +33,7 @@ def null():
 
 
 def both(result):
-    return np.concatenate([result.scores.member_scores, result.scores.nonmember_scores])
+    return np.concatenate([result.member_scores, result.nonmember_scores])
 
 
 def test_nearest_is_the_distance_matrix():
@@ -90,11 +90,11 @@ def test_difficulty_hides_members_from_the_loss_attack_alone():
         )
     )
     assert loss.auc() < 0.6
-    assert result.scores.auc() > 0.8
+    assert result.auc() > 0.8
     # The scores are those of the samples at the positions given.
     x = members[0][result.member_indices]
     lead = 1e4 * x[:, 8] - 4 * x[:, :8].argmax(axis=1)
-    assert np.corrcoef(lead, result.scores.member_scores)[0, 1] > 0.5
+    assert np.corrcoef(lead, result.member_scores)[0, 1] > 0.5
 
 
 def test_rank_among_the_pool_is_seen():
@@ -116,7 +116,7 @@ def test_rank_among_the_pool_is_seen():
     nonmembers = np.concatenate([low, high])
     y = np.zeros(440, dtype=int)
     result = adaptive_attack(model, (members, y), (nonmembers, y), pool, size=330, seed=0)
-    assert result.scores.auc() > 0.85
+    assert result.auc() > 0.85
 
 
 def test_one_distribution_gives_a_half(null):
@@ -124,7 +124,7 @@ def test_one_distribution_gives_a_half(null):
     missed = 0
     for seed in range(6):
         result = adaptive_attack(model, members, nonmembers, pool, seed=seed)
-        interval = result.scores.auc(interval=True)
+        interval = result.auc_interval()
         missed += not interval.low <= 0.5 <= interval.high
     assert missed <= 1
 
@@ -133,7 +133,7 @@ def test_half_is_scored_and_the_rest_is_not(null):
     model, members, nonmembers, pool = null
     more = tuple(np.concatenate(parts) for parts in zip(members, draw(101, 9), strict=True))
     result = adaptive_attack(model, more, nonmembers, pool, seed=4)
-    assert (result.scores.num_members, result.scores.num_nonmembers) == (301, 200)
+    assert (result.num_members, result.num_nonmembers) == (301, 200)
     assert (len(result.member_indices), len(result.nonmember_indices)) == (301, 200)
     assert (np.diff(result.member_indices) > 0).all()
     assert result.seed == 4
@@ -194,7 +194,7 @@ def test_attacks_a_student_of_the_whole_defence():
     trainer.compile(keras.optimizers.Adam(1e-2), loss)
     trainer.fit(*members, reference=pool, epochs=30, verbose=0)
     auc = {
-        name: adaptive_attack(model, members, nonmembers, pool, size=200, seed=0).scores.auc()
+        name: adaptive_attack(model, members, nonmembers, pool, size=200, seed=0).auc()
         for name, model in (("teacher", trainer.teacher), ("student", trainer.student))
     }
     assert auc["teacher"] > 0.8
@@ -204,9 +204,9 @@ def test_attacks_a_student_of_the_whole_defence():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_neighbours": 0}, "`num_neighbours` to be a whole number of at least 1"),
-        ({"num_neighbours": 301}, "`num_neighbours` to be at most the 300 samples"),
-        ({"size": 5}, "`size` to be at least num_neighbours=10"),
+        ({"num_neighbors": 0}, "`num_neighbors` to be a whole number of at least 1"),
+        ({"num_neighbors": 301}, "`num_neighbors` to be at most the 300 samples"),
+        ({"size": 5}, "`size` to be at least num_neighbors=10"),
         ({"size": 301}, "at most the 300 samples of `reference`"),
         ({"seed": -1}, "`seed` to be a whole number"),
         ({"verbose": 3}, "`verbose` to be one of"),

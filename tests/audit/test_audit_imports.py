@@ -13,6 +13,7 @@ def run(code):
 
 # These work on outputs of any framework, and on Pythons for which TF-Privacy is not made.
 LIGHT = [
+    "AttackScores",
     "AttackResult",
     "AuditComparison",
     "AuditReport",
@@ -45,7 +46,6 @@ LIGHT = [
 # These take a Keras model or make one.
 NEED_KERAS = {
     "Canaries",
-    "NetworkAttackResult",
     "ShadowAudit",
     "StackedTrainer",
     "adaptive_attack",

@@ -1,6 +1,8 @@
 import dataclasses
 import importlib
 import logging
+import subprocess
+import sys
 import warnings
 
 import keras
@@ -8,12 +10,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dmp.audit import attack_table, audit_membership
-from keras_dmp.audit.attacks import engines
+from keras_dmp import MembershipAudit
+from keras_dmp.audit import AttackScores, AuditReport, attack_table, audit_membership
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.output_scores import SCORES
 
 TRAINED = ("logistic_regression", "knn")
+SCORES = {
+    name: attack_table.load(attack_table.ATTACKS[name].outputs)
+    for name in attack_table.names(outputs=True, tf_privacy=False)
+}
 
 
 class Pairs(keras.utils.PyDataset):
@@ -33,6 +38,15 @@ class Pairs(keras.utils.PyDataset):
 def losses(model, x, y):
     logits = model.predict(x, verbose=0).astype("float64")
     return np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
+
+
+def by_hand_type(name):
+    importlib.import_module("keras_dmp.audit._tf_privacy")
+    from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (
+        data_structures,
+    )
+
+    return data_structures.AttackType[name]
 
 
 def by_hand(attack, seed, **outputs_and_labels):
@@ -317,6 +331,7 @@ def test_attacks_of_our_own_are_their_scores(victim, samples):
         assert report[attack].auc > 0.5
     assert report.attacks == OWN
     assert "tensorflow-privacy" not in report.provenance
+    assert report.provenance["engine"] == "keras_dmp"
 
 
 def test_our_loss_attack_is_tf_privacys(victim, samples, report):
@@ -364,9 +379,11 @@ def test_attacks_that_ask_the_model_join_the_report(victim, samples, monkeypatch
 
     def attack(model, members, nonmembers, **settings):
         asked.update(settings, model=model, sizes=(len(members[0]), len(nonmembers[0])))
-        return MembershipScores(np.arange(150.0), np.arange(130.0)), np.arange(150, 300)
+        return AttackScores(
+            np.arange(150.0), np.arange(130.0), member_indices=np.arange(150, 300), seed=4
+        )
 
-    monkeypatch.setitem(engines.MODEL_ATTACKS, "black_box", attack)
+    monkeypatch.setattr("keras_dmp.audit.attacks.network_attacks.black_box_attack", attack)
     report = audit_membership(victim, *samples, attacks=("loss", "black_box"), seed=4)
     assert asked == {
         "model": victim,
@@ -391,23 +408,127 @@ def test_registered_attacks_repeat_with_the_seed(victim, samples, attack):
     assert len(first.most_exposed) == 20
 
 
-def test_every_attack_is_described_and_has_an_engine():
-    assert set(attack_table.ATTACKS) > set(engines.MODEL_ATTACKS) | set(SCORES)
+def test_every_attack_is_described_and_its_functions_load():
     for name, attack in attack_table.ATTACKS.items():
-        assert (attack.engine == "model") == (name in engines.MODEL_ATTACKS)
-        assert (attack.engine == "scores") == (name in SCORES)
-        assert attack.sees.endswith(".")
-        assert attack.sees.count(".") == 1
+        assert attack.sees.endswith("."), name
+        assert attack.sees.count(".") == 1, name
+        shadow = attack.shadow
+        paths = [attack.outputs, attack.cross_validated, attack.model]
+        paths += [shadow.attack, shadow.leave_one_out] if shadow else []
+        assert all(callable(attack_table.load(path)) for path in paths if path), name
+        if attack.tf_privacy:
+            by_hand_type(attack.tf_privacy)  # raises for a name that TF-Privacy does not have
+
+
+def test_an_attack_is_a_row_and_its_function(victim, samples, monkeypatch):
+    """A new row runs in the audit, the callback and the audit of saved outputs."""
+
+    def doubled(outputs, labels, *, from_logits):
+        return 2 * SCORES["loss"](outputs, labels, from_logits=from_logits)
+
+    monkeypatch.setattr("keras_dmp.audit.statistics.output_scores.doubled", doubled, raising=False)
+    row = attack_table.Attack(
+        sees="Sees twice.", outputs="keras_dmp.audit.statistics.output_scores:doubled"
+    )
+    monkeypatch.setitem(attack_table.ATTACKS, "doubled", row)
+    report = audit_membership(victim, *samples, attacks=("loss", "doubled"), slices=())
+    assert report["doubled"].auc == report["loss"].auc
+    assert "Sees twice." in report.to_html()
+    audit = MembershipAudit(*samples, attacks=("doubled",))
+    audit.set_model(victim)
+    audit.on_train_begin()
+    logs = {}
+    audit.on_epoch_end(0, logs)
+    assert logs["mia_auc"] == pytest.approx(report["loss"].auc, abs=1e-6)
 
 
 def test_provenance_tells_versions_and_data(victim, samples, report):
     assert report.provenance["keras"] == keras.__version__
     assert report.provenance["tensorflow"] == tf.__version__
     assert report.provenance["tensorflow-privacy"] == "0.8.10"
+    assert report.provenance["engine"] == "TF-Privacy 0.8.10"
     assert report.provenance["outputs"] == "logits"
     fewer = audit_membership(victim, (samples[0][0][1:], samples[0][1][1:]), samples[1], seed=3)
     keys = {k for k, v in fewer.provenance.items() if v != report.provenance[k]}
     assert keys == {"members_sha256"}
+
+
+@pytest.fixture(scope="module")
+def without_tf_privacy(victim, samples, tmp_path_factory):
+    """Run audits in a process where TF-Privacy cannot be imported."""
+    folder = tmp_path_factory.mktemp("blocked")
+    victim.save(folder / "victim.keras")
+    (x, y), (other_x, other_y) = samples
+    np.savez(folder / "samples.npz", x=x, y=y, other_x=other_x, other_y=other_y)
+    code = """
+import sys, keras, numpy as np
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow_privacy":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from keras_dmp.audit import audit_membership
+
+model = keras.models.load_model("victim.keras")
+data = np.load("samples.npz")
+sides = (data["x"], data["y"]), (data["other_x"], data["other_y"])
+audit_membership(model, *sides, seed=3).save("report.json")
+settings = {"slices": ("correctness", "class"), "slice_trained_attacks": True}
+audit_membership(model, *sides, seed=3, **settings).save("sliced.json")
+try:
+    audit_membership(model, *sides, attacks=("loss", "random_forest"))
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def assert_same_figures(ours, theirs):
+    assert ours.slices == theirs.slices
+    for mine, other in zip(ours.results, theirs.results, strict=True):
+        assert (mine.attack, mine.slice) == (other.attack, other.slice)
+        assert mine.auc == pytest.approx(other.auc, abs=1e-6)
+        assert mine.advantage == pytest.approx(other.advantage, abs=1e-6)
+        assert mine.tpr_at_fpr == pytest.approx(other.tpr_at_fpr, abs=1e-6)
+
+
+def test_defaults_need_no_tf_privacy_and_give_its_figures(without_tf_privacy, report):
+    folder, _ = without_tf_privacy
+    ours = AuditReport.load(folder / "report.json")
+    assert_same_figures(ours, report)
+    assert ours.attacks == ("threshold", "threshold_entropy", "logistic_regression")
+    assert (ours.provenance["engine"], report.provenance["engine"]) == (
+        "keras_dmp",
+        "TF-Privacy 0.8.10",
+    )
+    for written in (str(ours), ours.to_markdown(), ours.to_html()):
+        assert "engine: keras_dmp" in written
+
+
+def test_sliced_attacks_have_tf_privacys_figures_too(without_tf_privacy, victim, samples):
+    folder, _ = without_tf_privacy
+    theirs = audit_membership(
+        victim, *samples, slices=("correctness", "class"), slice_trained_attacks=True, seed=3
+    )
+    assert_same_figures(AuditReport.load(folder / "sliced.json"), theirs)
+
+
+def test_attacks_that_tf_privacy_alone_has_say_so(without_tf_privacy):
+    _, message = without_tf_privacy
+    assert message.startswith("'random_forest' ")
+    assert "tensorflow-privacy 0.8.10" in message
+    assert "'logistic_regression'" in message
+
+
+def test_the_engine_names_who_ran_which(victim, samples):
+    both = audit_membership(victim, *samples, attacks=("threshold", "loss"), slices=())
+    assert both.provenance["engine"] == "TF-Privacy 0.8.10 (threshold), keras_dmp (loss)"
 
 
 def test_names_reach_the_report(victim, samples):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from keras_dmp.audit import AttackResult, AuditReport, audit_membership
+from keras_dmp.audit import AttackResult, AttackScores, AuditReport, audit_membership
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 
@@ -88,20 +88,21 @@ def test_the_most_exposed_are_those_of_highest_risk():
 
 
 def test_positions_of_a_scored_part_are_those_of_the_whole():
-    scores = MembershipScores([0.1, 0.9, 0.5], [0.2, 0.3])
-    result = AttackResult.from_scores("net", scores, member_indices=[40, 7, 12], most_exposed=1)
+    sides = [0.1, 0.9, 0.5], [0.2, 0.3]
+    scores = AttackScores(*sides, member_indices=[40, 7, 12])
+    result = AttackResult.from_scores("net", scores, most_exposed=1)
     assert result.most_exposed[0][0] == 7
-    with pytest.raises(ValueError, match=r"`member_indices` to be 3 positions.*shape \(2,\)"):
-        AttackResult.from_scores("net", scores, member_indices=[40, 7])
-    with pytest.raises(ValueError, match="`member_indices` to be 3 positions"):
-        AttackResult.from_scores("net", scores, member_indices=[0.5, 1.5, 2.5])
+    with pytest.raises(ValueError, match=r"`member_indices` .*\b3\b.*shape \(2,\)"):
+        AttackScores(*sides, member_indices=[40, 7])
+    with pytest.raises(ValueError, match=r"`nonmember_indices`.*dtype float64"):
+        AttackScores(*sides, nonmember_indices=[0.5, 1.5])
 
 
 def test_figures_are_those_of_the_scores():
     rng = np.random.default_rng(2)
     scores = MembershipScores(rng.normal(0.5, 1, size=500), rng.normal(size=400))
     result = AttackResult.from_scores("loss", scores)
-    auc, tpr = scores.auc(interval=True), scores.tpr_at_fpr(0.01, interval=True)
+    auc, tpr = scores.auc_interval(), scores.tpr_at_fpr_interval(0.01)
     assert (result.auc, result.auc_interval) == (auc.value, (auc.low, auc.high))
     assert result.tpr_at_fpr == {fpr: scores.tpr_at_fpr(fpr) for fpr in (0.1, 0.01, 0.001)}
     assert result.tpr_intervals[0.01] == (tpr.low, tpr.high)
@@ -206,11 +207,11 @@ def test_the_verdict_names_the_strongest_and_corrects_for_the_number():
     weak = MembershipScores(rng.normal(size=500), rng.normal(size=500))
     strong = MembershipScores(rng.normal(1, 1, size=500), rng.normal(size=500))
     one = AuditReport.from_scores({"loss": strong}).verdict
-    interval = strong.auc(interval=True)
+    interval = strong.auc_interval()
     assert f"{interval.low:.3f} to {interval.high:.3f}" in one
     four = AuditReport.from_scores({"a": weak, "b": weak, "loss": strong, "c": weak}).verdict
     assert four.startswith("Membership leaks: the strongest of 4 attacks, loss, has AUC 0.7")
-    corrected = strong.auc(interval=True, confidence=1 - 0.05 / 4)
+    corrected = strong.auc_interval(confidence=1 - 0.05 / 4)
     assert f"{corrected.low:.3f} to {corrected.high:.3f}, corrected for 4 attacks" in four
 
 
@@ -251,15 +252,14 @@ def test_markdown_has_the_figures_and_shows_names_as_they_are(make_report):
     assert row.endswith("| 0.00 |")
     tables = [line for line in text.splitlines() if line.startswith("|")]
     cells = {len(re.findall(r"(?<!\\)\|", line)) for line in tables[5:]}
-    assert cells == {10}
+    assert len(cells) == 1  # head, rule and rows
 
 
 def test_names_are_shown_literally_on_the_console(make_report):
     report = make_report([1, 2, 3], [1, 2], attack="[red]x[/red]\x1b[31m\n", name="[bold]")
     text = str(report)
-    row = next(line for line in text.splitlines() if line.startswith("all "))
-    assert row.split()[1] == "[red]x[/red]\\x1b[31m\\n"
-    assert "audit of [bold]:" in text
+    assert any(line.startswith("[red]x[/red]\\x1b[31m\\n ") for line in text.splitlines())
+    assert "audit of [bold]" in text
     assert "\x1b" not in text
     console = rich.console.Console(file=io.StringIO(), force_terminal=True, width=200)
     console.print(report)
@@ -365,16 +365,20 @@ def test_text_is_an_ascii_table_with_the_figures(report):
     assert text.isascii()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 115
-    row = next(line for line in text.splitlines() if line.startswith("all        threshold "))
+    row = next(line for line in text.splitlines() if line.startswith("threshold "))
     assert f"{report['threshold'].auc:.3f}" in row
     assert f"{report['threshold'].tpr_at_fpr[0.01]:.4f}" in row
     assert row.split()[-3:-1] == ["too", "few"]  # TPR at 0.1 % FPR: 260 nonmembers cannot tell
-    assert "300 members, 260 nonmembers, 4 classes" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["samples", "300", "260"] in rows
+    assert ["classes:", "4", "engine:", "TF-Privacy", "0.8.10"] in rows
 
 
 def test_text_shows_the_most_exposed_classes(make_report):
     report = make_report([1, 2, 3], [1, 2], slices=["all", *(f"class {k}" for k in range(30))])
-    assert "20 more slices by class" in str(report)
+    lines = str(report).splitlines()
+    assert sum(line.startswith("class ") for line in lines) == 12
+    assert any("18 more" in line for line in lines)
 
 
 def test_reports_are_frozen(report):

@@ -3,13 +3,18 @@ import importlib
 import numpy as np
 import pytest
 
+from keras_dmp.audit import attack_table
 from keras_dmp.audit.statistics import output_scores as scores_module
 from keras_dmp.audit.statistics.output_scores import (
-    SCORES,
     loss_and_entropy,
     scaled_logits,
     two_columns,
 )
+
+SCORES = {
+    name: attack_table.load(attack_table.ATTACKS[name].outputs)
+    for name in attack_table.names(outputs=True, tf_privacy=False)
+}
 
 
 @pytest.fixture

@@ -73,9 +73,8 @@ def test_rows_are_models_under_each_shared_attack(comparison):
     row = next(line for line in text.splitlines() if line.startswith("dmp "))
     assert row.split()[:3] == ["dmp", "loss", "0.630"]
     assert f"{comparison['dmp']['loss'].auc:.3f}" in row
-    assert f"| dmp | loss | 0.630 | {comparison['dmp']['loss'].auc:.3f} |" in (
-        comparison.to_markdown()
-    )
+    auc = comparison["dmp"]["loss"].auc
+    assert f"| dmp | loss | 0.630 | 400 | 400 | {auc:.3f} |" in comparison.to_markdown()
 
 
 def test_attacks_that_not_all_have_are_left_out_with_a_note():
@@ -93,7 +92,7 @@ def test_the_verdict_names_least_and_most_exposed(comparison):
     strongest = max(comparison["undefended"].results, key=lambda result: result.auc)
     rng = np.random.default_rng(100)
     sides = [(rng.normal(1.0, 1, 400), rng.normal(size=400)) for _ in range(2)]
-    ends = [MembershipScores(*side).auc(interval=True, confidence=1 - 0.05 / 6) for side in sides]
+    ends = [MembershipScores(*side).auc_interval(confidence=1 - 0.05 / 6) for side in sides]
     end = next(one for one in ends if one.value == strongest.auc)
     assert f"({strongest.attack}, {end.low:.3f} to {end.high:.3f}) on undefended" in (
         comparison.verdict

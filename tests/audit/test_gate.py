@@ -28,7 +28,7 @@ def test_status_follows_the_interval(auc, status, exit_code):
     verdict = judge({"loss": shifted(auc)}, Limits(max_auc=0.6))
     assert (verdict.status, verdict.exit_code) == (status, exit_code)
     (check,) = verdict.checks
-    interval = shifted(auc).auc(interval=True)
+    interval = shifted(auc).auc_interval()
     assert (check.value, check.low, check.high) == pytest.approx(
         (interval.value, interval.low, interval.high)
     )
@@ -42,10 +42,10 @@ def test_status_follows_the_interval(auc, status, exit_code):
 
 def test_an_interval_that_touches_the_limit_passes():
     scores = shifted(0.55)
-    high = scores.auc(interval=True).high
+    high = scores.auc_interval().high
     assert judge({"a": scores}, Limits(max_auc=high)).status == "pass"
     assert judge({"a": scores}, Limits(max_auc=np.nextafter(high, 0))).status == "investigate"
-    low = scores.auc(interval=True).low
+    low = scores.auc_interval().low
     assert judge({"a": scores}, Limits(max_auc=low)).status == "investigate"
     assert judge({"a": scores}, Limits(max_auc=np.nextafter(low, 0))).status == "fail"
 
@@ -96,10 +96,10 @@ def test_intervals_are_corrected_for_their_number():
     for check in verdict.checks:
         scores = attacks[check.attack]
         if check.figure == "AUC":
-            expected = scores.auc(interval=True, confidence=each)
+            expected = scores.auc_interval(confidence=each)
         else:
             fpr = {"TPR at 10% FPR": 0.1, "TPR at 1% FPR": 0.01}[check.figure]
-            expected = scores.tpr_at_fpr(fpr, interval=True, confidence=each)
+            expected = scores.tpr_at_fpr_interval(fpr, confidence=each)
         assert not check.reversed
         assert (check.value, check.low, check.high) == pytest.approx(
             (expected.value, expected.low, expected.high)

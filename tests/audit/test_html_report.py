@@ -10,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from keras_dmp import Sweep, SweepPoint
 from keras_dmp.audit.report.comparison import compare_audits
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -57,6 +58,16 @@ def compare(*names):
     return compare_audits({name: make(name) for name in names})
 
 
+def sweep():
+    """A sweep of three students, none of them trained."""
+    settings = {"labels": "soft", "order": "lowest", "mean_entropy": 0.1}
+    points = tuple(
+        SweepPoint(**settings, temperature=t, size=100, report=make(attacks=("loss",), size=size))
+        for t, size in ((1.0, 500), (2.0, 600), (4.0, 700))
+    )
+    return Sweep(undefended=make("teacher", attacks=("loss",)), points=points)
+
+
 class Page(html.parser.HTMLParser):
     """Elements, attributes and visible text of a page."""
 
@@ -82,7 +93,7 @@ class Page(html.parser.HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-@pytest.mark.parametrize("make_page", [make, lambda: compare("undefended", "dmp")])
+@pytest.mark.parametrize("make_page", [make, lambda: compare("undefended", "dmp"), sweep])
 def test_the_page_asks_for_nothing(make_page):
     page = make_page().to_html()
     parsed = Page(page)
@@ -109,7 +120,7 @@ def test_the_page_has_what_the_report_has():
     named = dict(report["entropy"].most_exposed)
     assert all(f"#{index}" in text for index in named)
     assert "class 3" in text
-    assert "class 3 loss, 40 + 40" in text
+    assert "class 3 loss, 40, 40" in text
     assert "needs 1,000 nonmembers" in text
     for fact in ("numpy", np.__version__, "seed 17", "keras_dmp"):
         assert fact in text
@@ -191,7 +202,7 @@ def test_invisible_characters_become_visible():
 def test_the_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "audit.html"
     path.write_text("old")
-    for document in (make(), compare("a", "b")):
+    for document in (make(), compare("a", "b"), sweep()):
         with monkeypatch.context() as patched:
             patched.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
             with pytest.raises(OSError, match="disk full"):
@@ -281,9 +292,12 @@ def probe(browser, path, page, width, **settings):
     return found, dom
 
 
-@pytest.mark.parametrize("kind", ["report", pytest.param("comparison", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["report", "sweep", pytest.param("comparison", marks=pytest.mark.slow)]
+)
 def test_a_browser_shows_the_page_and_asks_for_nothing(browser, tmp_path, kind):
-    document = make() if kind == "report" else compare("undefended", "dmp")
+    make_one = {"report": make, "sweep": sweep, "comparison": lambda: compare("undefended", "dmp")}
+    document = make_one[kind]()
     document.save_html(tmp_path / "page.html")
     dom, errors, log = browser(tmp_path / "page.html", "--dump-dom")
     assert document.verdict in Page(dom).text
@@ -317,12 +331,13 @@ def test_the_checks_above_can_fail(browser, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["report", "comparison", "hostile"])
+@pytest.mark.parametrize("kind", ["report", "comparison", "hostile", "sweep"])
 def test_a_phone_needs_no_sideways_scrolling(browser, tmp_path, kind):
     documents = {
         "report": lambda: make().to_html(),
         "comparison": lambda: compare("undefended", "dmp " + 60 * "x").to_html(),
         "hostile": lambda: hostile_pages()["report"],
+        "sweep": lambda: sweep().to_html(),
     }
     found, _ = probe(browser, tmp_path / "page.html", documents[kind](), 390)
     assert int(found["client"]) == 390

@@ -79,7 +79,7 @@ def test_one_distribution_gives_a_half():
         scores = label_only_attack(
             sign, (x[:120], y[:120]), (x[120:], y[120:]), num_queries=8, seed=seed
         )
-        interval = scores.auc(interval=True)
+        interval = scores.auc_interval()
         missed += not interval.low <= 0.5 <= interval.high
     assert missed <= 2
 

@@ -8,16 +8,25 @@ from scipy import special
 
 from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
 
+# Method of the figure, which has an `_interval` beside it, and its positional arguments.
 FIGURES = {
-    "auc": lambda scores, **kwargs: scores.auc(**kwargs),
-    "advantage": lambda scores, **kwargs: scores.advantage(**kwargs),
-    "balanced_accuracy": lambda scores, **kwargs: scores.balanced_accuracy(**kwargs),
-    "tpr_at_fpr": lambda scores, **kwargs: scores.tpr_at_fpr(0.1, **kwargs),
-    "positive_predictive_value": lambda scores, **kwargs: scores.positive_predictive_value(
-        0.1, **kwargs
-    ),
-    "largest_ppv": lambda scores, **kwargs: scores.positive_predictive_value(**kwargs),
+    "auc": ("auc",),
+    "advantage": ("advantage",),
+    "balanced_accuracy": ("balanced_accuracy",),
+    "tpr_at_fpr": ("tpr_at_fpr", 0.1),
+    "positive_predictive_value": ("positive_predictive_value", 0.1),
+    "largest_ppv": ("positive_predictive_value",),
 }
+
+
+def figure_of(scores, name):
+    method, *arguments = FIGURES[name]
+    return getattr(scores, method)(*arguments)
+
+
+def interval_of(scores, name, **settings):
+    method, *arguments = FIGURES[name]
+    return getattr(scores, f"{method}_interval")(*arguments, **settings)
 
 
 def draw(size=150, shift=0.7, seed=5, ties=False):
@@ -110,7 +119,7 @@ def test_balanced_accuracy_needs_two_samples_a_side():
     lone = MembershipScores([1.0], [0.0, 0.0])
     assert lone.balanced_accuracy() is None
     assert (
-        lone.balanced_accuracy(interval=True).reason == "halves need 2 samples a side, received 1"
+        lone.balanced_accuracy_interval().reason == "halves need 2 samples on each side, received 1"
     )
 
 
@@ -123,19 +132,18 @@ def test_figures_are_the_same_for_any_order_and_rising_transform(name):
     shuffled = MembershipScores(
         rng.permutation(scores.member_scores), rng.permutation(scores.nonmember_scores)
     )
-    assert FIGURES[name](shuffled, interval=True) == FIGURES[name](scores, interval=True)
+    assert interval_of(shuffled, name) == interval_of(scores, name)
     if name != "balanced_accuracy":  # its halves are drawn from the scores themselves
         scaled = MembershipScores(
             np.exp(scores.member_scores) - 7, np.exp(scores.nonmember_scores) - 7
         )
-        assert FIGURES[name](scaled, interval=True) == FIGURES[name](scores, interval=True)
+        assert interval_of(scaled, name) == interval_of(scores, name)
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_intervals_hold_the_figure_and_widen_with_the_confidence(name, scores):
-    figure = FIGURES[name]
-    narrow, wide = (figure(scores, interval=True, confidence=c) for c in (0.8, 0.999))
-    assert figure(scores) == narrow.value == wide.value
+    narrow, wide = (interval_of(scores, name, confidence=c) for c in (0.8, 0.999))
+    assert figure_of(scores, name) == narrow.value == wide.value
     assert wide.low < narrow.low < narrow.value <= narrow.high <= wide.high
     assert (narrow.confidence, wide.confidence) == (0.8, 0.999)
     assert 0 <= wide.low <= wide.high <= 1
@@ -143,7 +151,7 @@ def test_intervals_hold_the_figure_and_widen_with_the_confidence(name, scores):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_intervals_shrink_with_the_samples(name):
-    few, many = (FIGURES[name](draw(size=size), interval=True) for size in (100, 10_000))
+    few, many = (interval_of(draw(size=size), name) for size in (100, 10_000))
     assert many.high - many.low < (few.high - few.low) * (0.9 if name == "largest_ppv" else 0.2)
 
 
@@ -157,7 +165,7 @@ def test_constant_scores_say_nothing(name, value):
         np.testing.assert_allclose(np.concatenate(constant.privacy_risk()), 0.5)
     else:
         expected = {"advantage": 0.0, "tpr_at_fpr": 0.0, "positive_predictive_value": 0.0}
-        interval = FIGURES[name](constant, interval=True)
+        interval = interval_of(constant, name)
         assert interval.value == expected.get(name, 0.5)
         assert interval.low <= interval.value <= interval.high
 
@@ -165,9 +173,9 @@ def test_constant_scores_say_nothing(name, value):
 def test_separated_scores_stay_honest_about_their_number():
     scores = separated()
     assert (scores.auc(), scores.advantage(), scores.tpr_at_fpr(0.1)) == (1, 1, 1)
-    assert 0.6 < scores.auc(interval=True).low < 0.95
-    assert 0.2 < scores.advantage(interval=True).low < 0.6
-    assert scores.tpr_at_fpr(0.1, interval=True).low < 0.7
+    assert 0.6 < scores.auc_interval().low < 0.95
+    assert 0.2 < scores.advantage_interval().low < 0.6
+    assert scores.tpr_at_fpr_interval(0.1).low < 0.7
     assert 0 < scores.epsilon_lower_bound() < 2
 
 
@@ -177,22 +185,22 @@ def test_a_low_fpr_that_few_nonmembers_resolve_has_a_reason_and_no_figure():
     assert scores.positive_predictive_value(0.001) is None
     reason = "a false positive rate of 0.001 needs 1,000 nonmembers, received 400"
     missing = Interval(None, None, None, 0.9, reason)
-    assert scores.tpr_at_fpr(0.001, interval=True, confidence=0.9) == missing
-    assert scores.positive_predictive_value(0.001, interval=True, confidence=0.9) == missing
+    assert scores.tpr_at_fpr_interval(0.001, confidence=0.9) == missing
+    assert scores.positive_predictive_value_interval(0.001, confidence=0.9) == missing
 
 
 def test_a_tpr_at_the_edge_of_resolution_has_no_lower_end():
     # No nonmember may be above the true threshold with probability 0.37: nothing bounds the TPR.
     scores = MembershipScores(np.arange(1_000) + 5_000.0, np.arange(1_000.0))
-    assert scores.tpr_at_fpr(0.001, interval=True).low == 0.0
-    assert scores.tpr_at_fpr(0.01, interval=True).low > 0.99
+    assert scores.tpr_at_fpr_interval(0.001).low == 0.0
+    assert scores.tpr_at_fpr_interval(0.01).low > 0.99
 
 
 # Ends by their formulas.
 
 
 def test_advantage_interval_is_a_band_below_and_a_score_interval_above(scores):
-    interval = scores.advantage(interval=True)
+    interval = scores.advantage_interval()
     size = 1 / scores.num_members + 1 / scores.num_nonmembers
     # Kolmogorov's distribution at 97.5 %.
     assert interval.low == pytest.approx(
@@ -203,7 +211,7 @@ def test_advantage_interval_is_a_band_below_and_a_score_interval_above(scores):
 
 
 def test_balanced_accuracy_interval_joins_two_exact_ones():
-    interval = MembershipScores(np.ones(40), np.zeros(60)).balanced_accuracy(interval=True)
+    interval = MembershipScores(np.ones(40), np.zeros(60)).balanced_accuracy_interval()
     # Clopper & Pearson's lower end for 20 of 20 and 30 of 30.
     missing = np.array([1 - 0.025 ** (1 / 20), 1 - 0.025 ** (1 / 30)])
     assert (interval.value, interval.high) == (1.0, 1.0)
@@ -219,7 +227,7 @@ def test_tpr_interval_follows_threshold_and_members():
         ).tpr_at_fpr(0.2)
         for _ in range(800)
     ]
-    interval = scores.tpr_at_fpr(0.2, interval=True, confidence=0.9)
+    interval = scores.tpr_at_fpr_interval(0.2, confidence=0.9)
     low, high = np.quantile(resampled, [0.05, 0.95])
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.008)
 
@@ -249,7 +257,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(kind, size):
         rng = np.random.default_rng([seed, size])
         scores = MembershipScores(rng.normal(shift, 1, size=size), rng.normal(size=size))
         for name, truth in truths.items():
-            interval = FIGURES[name](scores, interval=True)
+            interval = interval_of(scores, name)
             held[name] += interval.low <= truth <= interval.high
     # Three standard errors of 300 draws are 3.8 points.
     assert all(count / draws >= 0.912 for count in held.values()), held
@@ -270,7 +278,7 @@ def test_equal_distributions_are_calibrated(kind, size):
     for seed in range(300):
         rng = np.random.default_rng([seed, size])
         scores = MembershipScores(NULLS[kind](rng, size), NULLS[kind](rng, size))
-        interval = scores.auc(interval=True)
+        interval = scores.auc_interval()
         held += interval.low <= 0.5 <= interval.high
         false_alarms += scores.epsilon_lower_bound() > 0
     assert 0.912 <= held / 300 <= 0.988
@@ -359,8 +367,7 @@ def test_scores_that_cannot_be_used(side, bad, error, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: s.auc(confidence=95), "`confidence` to be a number between 0 and 1"),
-        (lambda s: s.auc(interval=1), "`interval` to be True or False"),
+        (lambda s: s.auc_interval(confidence=95), "`confidence` to be a number between 0 and 1"),
         (lambda s: s.tpr_at_fpr(0), "`fpr` to be a number above 0 and at most 1"),
         (lambda s: s.positive_predictive_value(0.5, prior=1), "`prior` to be a number between"),
         (lambda s: s.privacy_risk(prior=np.nan), "`prior` to be a number between"),
@@ -388,8 +395,8 @@ def test_interval_refuses_ends_beside_the_value():
 def test_all_intervals_of_ten_thousand_a_side_are_quick():
     scores = draw(size=10_000)
     start = time.process_time()
-    for figure in FIGURES.values():
-        figure(scores, interval=True)
+    for name in FIGURES:
+        interval_of(scores, name)
     scores.privacy_risk()
     scores.epsilon_lower_bound()
     assert time.process_time() - start < 0.3
@@ -404,9 +411,9 @@ from keras_dmp.audit.statistics.membership_scores import MembershipScores
 rng = np.random.default_rng(0)
 scores = MembershipScores(rng.normal(0.3, 1, 1_000_000), rng.normal(size=1_000_000))
 start = time.process_time()
-scores.roc(), scores.auc(interval=True), scores.advantage(interval=True)
-scores.balanced_accuracy(interval=True), scores.positive_predictive_value(interval=True)
-[scores.tpr_at_fpr(fpr, interval=True) for fpr in (0.1, 0.01, 0.001)]
+scores.roc(), scores.auc_interval(), scores.advantage_interval()
+scores.balanced_accuracy_interval(), scores.positive_predictive_value_interval()
+[scores.tpr_at_fpr_interval(fpr) for fpr in (0.1, 0.01, 0.001)]
 scores.privacy_risk(), scores.epsilon_lower_bound()
 print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -422,7 +429,7 @@ import sys
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics import output_scores, per_class
 figures = MembershipScores([2.0, 1.0, 3.0] * 9, [0.0, 1.0] * 9)
-figures.auc(interval=True), figures.epsilon_lower_bound(), figures.privacy_risk()
+figures.auc_interval(), figures.epsilon_lower_bound(), figures.privacy_risk()
 print([name for name in ("tensorflow", "keras", "sklearn", "scipy.stats") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -435,7 +442,7 @@ def test_intervals_of_the_privacy_risk_hold_it_and_are_clopper_and_pearsons():
     for prior in (0.5, 0.1):
         for risk, ends in zip(
             scores.privacy_risk(prior=prior),
-            scores.privacy_risk(prior=prior, interval=True),
+            scores.privacy_risk_interval(prior=prior),
             strict=True,
         ):
             assert ends.shape == (len(risk), 2)
@@ -443,14 +450,14 @@ def test_intervals_of_the_privacy_risk_hold_it_and_are_clopper_and_pearsons():
             assert (risk <= ends[:, 1]).all()
     # One bin for all: 3 of 7 samples are members.
     few = MembershipScores([1.0, 1.0, 1.0], [1.0] * 4)
-    low, high = few.privacy_risk(prior=3 / 7, interval=True)[0][0]
+    low, high = few.privacy_risk_interval(prior=3 / 7)[0][0]
     assert low == pytest.approx(special.betaincinv(3, 5, 0.025))
     assert high == pytest.approx(special.betaincinv(4, 4, 0.975))
-    certain = MembershipScores([1.0] * 40, [0.0] * 40).privacy_risk(interval=True)
+    certain = MembershipScores([1.0] * 40, [0.0] * 40).privacy_risk_interval()
     assert certain[0][0, 1] == 1
     assert certain[1][0, 0] == 0
-    wide = scores.privacy_risk(interval=True, confidence=0.99)[0]
-    narrow = scores.privacy_risk(interval=True, confidence=0.9)[0]
+    wide = scores.privacy_risk_interval(confidence=0.99)[0]
+    narrow = scores.privacy_risk_interval(confidence=0.9)[0]
     assert (np.ptp(wide, axis=1) > np.ptp(narrow, axis=1)).all()
 
 
@@ -463,7 +470,7 @@ def test_intervals_of_the_privacy_risk_cover_where_scores_are_few():
     for _ in range(300):
         members = rng.choice(3, p=(0.2, 0.3, 0.5), size=300)
         nonmembers = rng.choice(3, p=(0.6, 0.3, 0.1), size=300)
-        ends = MembershipScores(members, nonmembers).privacy_risk(interval=True)[0]
+        ends = MembershipScores(members, nonmembers).privacy_risk_interval()[0]
         for score in range(3):
             low, high = ends[members == score][0]
             inside[score] += low <= truth[score] <= high

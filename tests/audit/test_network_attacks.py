@@ -173,9 +173,9 @@ def test_planted_membership_is_found_in_the_rows_named(attack):
     # The first twenty members look like nonmembers.
     members[0][:20, 0] *= -1
     result = attack(random_model(), members, nonmembers, seed=1)
-    scores, disguised = result.scores.member_scores, result.member_indices < 20
-    assert result.scores.num_members == result.scores.num_nonmembers == SAMPLES // 2
-    assert MembershipScores(scores[~disguised], result.scores.nonmember_scores).auc() > 0.95
+    scores, disguised = result.member_scores, result.member_indices < 20
+    assert result.num_members == result.num_nonmembers == SAMPLES // 2
+    assert MembershipScores(scores[~disguised], result.nonmember_scores).auc() > 0.95
     assert 0 < disguised.sum() < 20
     assert np.median(scores[disguised]) < scores[~disguised].min() + 1
 
@@ -184,15 +184,15 @@ def test_planted_membership_is_found_in_the_rows_named(attack):
 @both
 def test_one_distribution_gives_chance(attack):
     result = attack(random_model(8), *records(1_000), seed=0)
-    interval = result.scores.auc(interval=True)
+    interval = result.auc_interval()
     assert interval.low <= 0.5 <= interval.high
 
 
 def test_white_box_finds_what_outputs_do_not_show():
     sides, model = marked(*records()), blind_model()
     inside = white_box_attack(model, *sides, seed=0)
-    outside = black_box_attack(model, *sides, seed=0).scores.auc(interval=True)
-    assert inside.scores.auc() > 0.95
+    outside = black_box_attack(model, *sides, seed=0).auc_interval()
+    assert inside.auc() > 0.95
     assert outside.low <= 0.5 <= outside.high
 
 
@@ -201,9 +201,9 @@ def test_white_box_finds_what_an_earlier_layer_shows():
     sides = marked(*records())
     blind = blind_model()
     deep = keras.Sequential([keras.Input((FEATURES,)), *blind.layers, layers.Dense(CLASSES)])
-    last = white_box_attack(deep, *sides, num_layers=1, seed=0).scores.auc(interval=True)
+    last = white_box_attack(deep, *sides, num_layers=1, seed=0).auc_interval()
     assert last.low <= 0.5 <= last.high
-    assert white_box_attack(deep, *sides, num_layers=2, seed=0).scores.auc() > 0.95
+    assert white_box_attack(deep, *sides, num_layers=2, seed=0).auc() > 0.95
 
 
 @both
@@ -215,7 +215,7 @@ def test_the_same_seed_gives_the_same_scores(attack):
         results.append(attack(model, *sides, epochs=2, seed=3))
     first, second = results
     for side in ("member", "nonmember"):
-        one, two = (getattr(result.scores, f"{side}_scores") for result in results)
+        one, two = (getattr(result, f"{side}_scores") for result in results)
         np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(first.nonmember_indices, second.nonmember_indices)
 
@@ -227,7 +227,7 @@ def test_the_seed_drawn_repeats_the_attack():
     repeated, other = (
         black_box_attack(model, *sides, epochs=1, seed=drawn.seed + more) for more in (0, 1)
     )
-    np.testing.assert_array_equal(drawn.scores.member_scores, repeated.scores.member_scores)
+    np.testing.assert_array_equal(drawn.member_scores, repeated.member_scores)
     assert not np.array_equal(drawn.member_indices, other.member_indices)
 
 
@@ -278,10 +278,10 @@ def test_datasets_give_the_scores_of_arrays(attack):
     data = tf.data.Dataset.from_tensor_slices(members).batch(32)
     one_hot = Pairs(x[:40], np.eye(CLASSES)[y[:40]])
     datasets = attack(model, data, one_hot, epochs=1, seed=0)
-    found, expected = datasets.scores.member_scores, arrays.scores.member_scores
+    found, expected = datasets.member_scores, arrays.member_scores
     np.testing.assert_allclose(found, expected, atol=1e-4)
     # Half of the smaller side trains, and as many of the other.
-    assert (arrays.scores.num_members, arrays.scores.num_nonmembers) == (80, 20)
+    assert (arrays.num_members, arrays.num_nonmembers) == (80, 20)
     for indices, count in ((arrays.member_indices, 100), (arrays.nonmember_indices, 40)):
         assert np.all(np.diff(indices) > 0)
         assert set(indices) <= set(range(count))
@@ -291,7 +291,7 @@ def test_one_sigmoid_unit_of_probabilities(capfd):
     sides = [(x, y % 2) for x, y in records(40)]
     model = keras.Sequential([*random_model(8, units=1).layers, layers.Activation("sigmoid")])
     result = black_box_attack(model, *sides, epochs=1, seed=0, verbose=1)
-    assert result.scores.num_members == 20
+    assert result.num_members == 20
     assert "val_loss" in capfd.readouterr().out
 
 
@@ -303,7 +303,7 @@ def test_half_precision_policy_leaves_the_attack_in_single():
         result = white_box_attack(model, *marked(*records()), num_layers=2, seed=0)
     finally:
         keras.config.set_dtype_policy("float32")
-    assert result.scores.auc() > 0.95
+    assert result.auc() > 0.95
 
 
 def refuse_training(monkeypatch):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from keras_dmp.audit import attack_table
 from keras_dmp.audit.shadow.clustered import Clusters
-from keras_dmp.audit.shadow.scores import ATTACKS, CANARIES, ShadowScores, ShadowStatistics
+from keras_dmp.audit.shadow.scores import CANARIES, ShadowScores, ShadowStatistics
 from keras_dmp.audit.statistics.rates import auc_interval
 
 
@@ -50,7 +51,7 @@ def test_shadow_models_find_what_the_loss_hides(attack, least):
     assert found.pooled().auc() == pytest.approx(auc_of(found.scores, found.is_member))
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", attack_table.names(shadow=True))
 @pytest.mark.parametrize("models", [8, 16])
 def test_a_pipeline_that_betrays_nothing_is_at_chance(attack, models):
     statistics = pipeline(models=models, records=4_000, effect=0.0)
@@ -69,7 +70,7 @@ def test_scores_that_lack_models_are_left_out_and_tell_nothing():
 
 def test_leave_one_out_is_the_attack_on_each_model():
     statistics = pipeline(models=14, records=300)
-    for attack in ATTACKS:
+    for attack in attack_table.names(shadow=True):
         scores = statistics.scores(attack)
         for target in (0, 13):
             rest = np.arange(14) != target

@@ -16,9 +16,8 @@ from keras_dmp._classifier.outputs import (
 )
 from keras_dmp._data import arrays, inputs
 from keras_dmp.audit.attacks import sides as _sides
-from keras_dmp.audit.attacks.network_attacks import NetworkAttackResult
 from keras_dmp.audit.statistics import output_scores
-from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.attack_scores import AttackScores
 from keras_dmp.reference.pool import reference_arrays
 
 _LEAST = 20
@@ -34,12 +33,12 @@ def adaptive_attack(
     reference: Any,
     *,
     size: int | None = None,
-    num_neighbours: int = 10,
+    num_neighbors: int = 10,
     from_logits: bool | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
     verbose: int = 0,
-) -> NetworkAttackResult:
+) -> AttackScores:
     """Attack a student by what its public pool tells about it.
 
     The adaptive attacker of Shejwalkar & Houmansadr (AAAI 2021) knows the defence: the pool of
@@ -67,8 +66,8 @@ def adaptive_attack(
         reference: The public pool, without labels: arrays, or a dataset, which is held in
             memory. It shares no records with `members` and `nonmembers`.
         size: Samples of the pool that the attacker takes for the reference. Defaults to a third
-            of the pool, at least `num_neighbours`.
-        num_neighbours: Neighbours to compare with, by Euclidean distance between all features
+            of the pool, at least `num_neighbors`.
+        num_neighbors: Neighbours to compare with, by Euclidean distance between all features
             as the model takes them. Defaults to 10.
         from_logits: Whether the model returns logits. Defaults to `None`: read from its loss, its
             last activation and its outputs.
@@ -77,7 +76,7 @@ def adaptive_attack(
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
 
     Returns:
-        A `NetworkAttackResult`; the scores are log odds of membership.
+        An `AttackScores`; the scores are log odds of membership.
 
     Raises:
         TypeError: If `model`, `members` or `nonmembers` are of another type.
@@ -92,12 +91,12 @@ def adaptive_attack(
     >>> student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> pool = rng.normal(size=(60, 4))
     >>> result = adaptive_attack(student, (x[:40], y[:40]), (x[40:], y[40:]), pool, seed=0)
-    >>> result.scores
-    MembershipScores(num_members=20, num_nonmembers=20)
+    >>> result
+    AttackScores(num_members=20, num_nonmembers=20)
     """
     require_model(model, "model")
     resolve_output_kind(model, "model", from_logits=from_logits, required=False)
-    _validate.integer_at_least(1, num_neighbours=num_neighbours)
+    _validate.integer_at_least(1, num_neighbors=num_neighbors)
     _validate.one_of((0, 1), verbose=verbose)
     for name, value in (("size", size), ("batch_size", batch_size)):
         if value is not None:
@@ -110,7 +109,7 @@ def adaptive_attack(
         for data, name in ((members, "members"), (nonmembers, "nonmembers"))
     ]
     pool = reference_arrays(reference, "reference", model)
-    size = _checked_size(size, num_neighbours, arrays.num_samples(pool))
+    size = _checked_size(size, num_neighbors, arrays.num_samples(pool))
     for side in sides:
         if isinstance(side, _sides.ArraySide):
             inputs.require_alike(side.x, pool, side.name, "reference")
@@ -119,7 +118,7 @@ def adaptive_attack(
     outputs = forward.predict(model, pool, batch_size=batch_size, verbose=bool(verbose))
     kind = resolve_output_kind(model, "model", from_logits=from_logits, outputs=outputs)
     require_outputs(outputs, kind, "model outputs")
-    attacker = _Attacker(model, kind, pool, outputs, size, num_neighbours)
+    attacker = _Attacker(model, kind, pool, outputs, size, num_neighbors)
     evidence, digests = zip(
         *(attacker.look_at(side, batch_size, verbose) for side in sides), strict=True
     )
@@ -137,12 +136,12 @@ class _Attacker:
         pool: Any,
         outputs: np.ndarray,
         size: int,
-        num_neighbours: int,
+        num_neighbors: int,
     ):
         self._model = model
         self._kind = kind
         self._forward = forward.ForwardPass(model)
-        self._k = num_neighbours
+        self._k = num_neighbors
         entropy = probabilities.prediction_entropy(outputs, from_logits=kind.from_logits)
         guessed = np.argsort(entropy, kind="stable")[:size]
         self._entropies = np.sort(entropy)
@@ -217,7 +216,7 @@ def nearest(x: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, np.n
     return distances, positions
 
 
-def _fit_and_score(members: np.ndarray, nonmembers: np.ndarray, seed: int) -> NetworkAttackResult:
+def _fit_and_score(members: np.ndarray, nonmembers: np.ndarray, seed: int) -> AttackScores:
     """Fit on half of the members and as many nonmembers, score the rest."""
     rng = np.random.default_rng(seed)
     half = min(len(members), len(nonmembers)) // 2
@@ -227,8 +226,9 @@ def _fit_and_score(members: np.ndarray, nonmembers: np.ndarray, seed: int) -> Ne
         fitted.append(side[order[:half]])
         scored.append(np.sort(order[half:]))
     log_odds = _logistic_regression(np.concatenate(fitted), np.arange(2 * half) < half)
-    return NetworkAttackResult(
-        scores=MembershipScores(log_odds(members[scored[0]]), log_odds(nonmembers[scored[1]])),
+    return AttackScores(
+        log_odds(members[scored[0]]),
+        log_odds(nonmembers[scored[1]]),
         member_indices=scored[0],
         nonmember_indices=scored[1],
         seed=seed,
@@ -270,17 +270,17 @@ def _flat(x: Any, name: str) -> np.ndarray:
     return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
 
 
-def _checked_size(size: int | None, num_neighbours: int, samples: int) -> int:
-    if num_neighbours > samples:
+def _checked_size(size: int | None, num_neighbors: int, samples: int) -> int:
+    if num_neighbors > samples:
         raise ValueError(
-            f"Expected `num_neighbours` to be at most the {samples} samples of `reference`. "
-            f"Received: num_neighbours={num_neighbours}"
+            f"Expected `num_neighbors` to be at most the {samples} samples of `reference`. "
+            f"Received: num_neighbors={num_neighbors}"
         )
     if size is None:
-        return max(num_neighbours, samples // 3)
-    if not num_neighbours <= size <= samples:
+        return max(num_neighbors, samples // 3)
+    if not num_neighbors <= size <= samples:
         raise ValueError(
-            f"Expected `size` to be at least num_neighbours={num_neighbours} and at most the "
+            f"Expected `size` to be at least num_neighbors={num_neighbors} and at most the "
             f"{samples} samples of `reference`. Received: size={size}"
         )
     return size

@@ -1,31 +1,24 @@
-"""Runs each attack of `audit_membership` by the engine that computes it."""
+"""Runs each attack of `audit_membership`: by TF-Privacy where it is installed, or by ourselves."""
 
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
+from keras_dmp.audit.attacks import views as _views
 from keras_dmp.audit.attacks.observations import Observations
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.output_scores import SCORES, loss_and_entropy, two_columns
-from keras_dmp.audit.statistics.results import ENTIRE
+from keras_dmp.audit.statistics.results import ENTIRE, slice_class
 
-
-class View(NamedTuple):
-    """What the attacks look at, of the members or of the nonmembers."""
-
-    outputs: np.ndarray
-    labels: np.ndarray
-    loss: np.ndarray
-    entropy: np.ndarray
-    correct: np.ndarray
+OURS = "keras_dmp"
+Found = list[tuple[str, MembershipScores]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,135 +45,115 @@ class Engines:
     seed: int
     verbose: int
 
-    def run(self, attack: str) -> list[dict[str, Any]]:
-        """Run one attack: `scores`, `slice` and maybe `member_indices` of each slice."""
-        run = {
-            "tf_privacy": self._by_tf_privacy,
-            "scores": self._by_scores,
-            "model": self._by_model,
-        }[ATTACKS[attack].engine]
-        return run(attack)
+    def run(self, attack: str) -> Found:
+        """Run one attack: the slices that it was made on, with its scores."""
+        row = ATTACKS[attack]
+        if row.model:
+            return self._by_model(attack)
+        if row.tf_privacy and tf_privacy() is not None:
+            return self._by_tf_privacy(attack)
+        return self._by_outputs(attack) if row.outputs else self._by_views(attack)
 
     @functools.cached_property
-    def views(self) -> list[View]:
+    def views(self) -> list[_views.View]:
         """What the attacks look at, members first."""
-        return [_view(side, self.kind) for side in self.sides]
+        return [
+            _views.view(side.outputs, side.labels, from_logits=self.kind.from_logits)
+            for side in self.sides
+        ]
 
     @functools.cached_property
     def rows_by_slice(self) -> dict[str, list[np.ndarray]]:
         """Positions of the members and nonmembers of every slice, in the report's order."""
-        found = {ENTIRE: [np.arange(len(view.labels)) for view in self.views]}
-        if "correctness" in self.slices:
-            found["correct"] = [np.flatnonzero(view.correct) for view in self.views]
-            found["incorrect"] = [np.flatnonzero(~view.correct) for view in self.views]
-        if "class" in self.slices:
-            num_classes = 1 + max(int(view.labels.max()) for view in self.views)
-            by_class = zip(
-                *(_by_class(view.labels, num_classes) for view in self.views), strict=True
-            )
-            for label, rows in enumerate(by_class):
-                if any(map(len, rows)):
-                    found[f"class {label}"] = list(rows)
-        return found
+        return _views.rows_by_slice(self.views, self.slices)
 
-    def _by_tf_privacy(self, attack: str) -> list[dict[str, Any]]:
-        door = tf_privacy()
+    def _large_enough(self, attack: str) -> dict[str, list[np.ndarray]]:
+        """The slices that have enough samples for an attack."""
+        least = ATTACKS[attack].least
+        return {
+            name: rows for name, rows in self.rows_by_slice.items() if min(map(len, rows)) >= least
+        }
+
+    def _by_tf_privacy(self, attack: str) -> Found:
         sliced = self.slice_trained_attacks or not ATTACKS[attack].trained
-        outcomes = door.run_attack(
+        return tf_privacy().run_attack(
             attack,
-            *(door.Side(*view[:4]) for view in self.views),
+            *self.views,
             from_logits=self.kind.from_logits,
             slices=self.slices if sliced else (),
             least=ATTACKS[attack].least,
             seed=self.seed,
         )
-        return [{"slice": outcome.slice, "scores": outcome.scores} for outcome in outcomes]
 
-    def _by_scores(self, attack: str) -> list[dict[str, Any]]:
+    def _by_outputs(self, attack: str) -> Found:
+        score = attack_table.load(ATTACKS[attack].outputs)
         whole = [
-            SCORES[attack](side.outputs, side.labels, from_logits=self.kind.from_logits)
+            score(side.outputs, side.labels, from_logits=self.kind.from_logits)
             for side in self.sides
         ]
         return [
-            {
-                "slice": name,
-                "scores": MembershipScores(*(side[r] for side, r in zip(whole, rows, strict=True))),
-            }
-            for name, rows in self.rows_by_slice.items()
-            if min(map(len, rows)) >= ATTACKS[attack].least
+            (name, MembershipScores(*(side[r] for side, r in zip(whole, rows, strict=True))))
+            for name, rows in self._large_enough(attack).items()
         ]
 
-    def _by_model(self, attack: str) -> list[dict[str, Any]]:
-        scores, indices = MODEL_ATTACKS[attack](
-            self.model,
-            *self.data,
-            from_logits=self.kind.from_logits,
-            seed=self.seed,
-            verbose=self.verbose,
+    def _by_views(self, attack: str) -> Found:
+        run = attack_table.load(ATTACKS[attack].cross_validated)
+        slices = self._large_enough(attack)
+        if not self.slice_trained_attacks:
+            slices = {ENTIRE: slices[ENTIRE]}
+        # All slices draw from one generator, in TF-Privacy's order: classes, then correctness.
+        rng = np.random.RandomState(self.seed)
+        order = sorted(slices, key=lambda name: (name != ENTIRE, slice_class(name) is None))
+        found = {}
+        for name in order:
+            parts = (view.take(r) for view, r in zip(self.views, slices[name], strict=True))
+            found[name] = MembershipScores(*run(*parts, rng))
+        return list(found.items())
+
+    def _by_model(self, attack: str) -> Found:
+        row, settings = ATTACKS[attack], {"seed": self.seed, "verbose": self.verbose}
+        if not row.logits_only:
+            settings["from_logits"] = self.kind.from_logits
+        return [(ENTIRE, attack_table.load(row.model)(self.model, *self.data, **settings))]
+
+
+def require_runnable(attacks: tuple[str, ...]) -> None:
+    """Raise ImportError for attacks that TF-Privacy alone has, where it cannot be imported."""
+    theirs = [name for name in attacks if ATTACKS[name].tf_privacy and not ATTACKS[name].own]
+    theirs = [name for name in theirs if not ATTACKS[name].model]
+    if theirs and tf_privacy() is None:
+        others = ", ".join(map(repr, attack_table.names(by_audit=True, own=True)))
+        raise ImportError(
+            f"{', '.join(map(repr, theirs))} can be run by TF-Privacy alone, and "
+            f"{_why_missing()}. Use Python 3.11 with `pip install keras-dmp`, or attacks that do "
+            f"without it: {others}"
         )
-        return [{"slice": ENTIRE, "scores": scores, "member_indices": indices}]
 
 
-def tf_privacy() -> ModuleType:
-    """The door to TF-Privacy, opened when it is first needed.
-
-    Raises:
-        ImportError: If TF-Privacy is missing.
-    """
-    return importlib.import_module("keras_dmp.audit._tf_privacy")
-
-
-def _view(side: Observations, kind: OutputKind) -> View:
-    loss, entropy = loss_and_entropy(side.outputs, side.labels, from_logits=kind.from_logits)
-    outputs = two_columns(side.outputs, from_logits=kind.from_logits)
-    correct = outputs.argmax(axis=1) == side.labels
-    return View(outputs, side.labels, loss, entropy, correct)
+def engine_of(attacks: tuple[str, ...]) -> str:
+    """Who ran the attacks: TF-Privacy with its version, keras_dmp, or each for which."""
+    door = tf_privacy() if any(ATTACKS[name].tf_privacy for name in attacks) else None
+    if door is None:
+        return OURS
+    theirs = [name for name in attacks if ATTACKS[name].tf_privacy]
+    ours = [name for name in attacks if not ATTACKS[name].tf_privacy]
+    engine = f"TF-Privacy {door.version()}"
+    if not ours:
+        return engine
+    return f"{engine} ({', '.join(theirs)}), {OURS} ({', '.join(ours)})"
 
 
-def _by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
-    """Positions of each class; sorted once, as a thousand masks would read all labels each."""
-    order = np.argsort(labels, kind="stable")
-    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
-    return np.split(order, ends[:-1])
+def tf_privacy() -> ModuleType | None:
+    """The door to TF-Privacy, opened when it is first needed; `None` where it is missing."""
+    try:
+        return importlib.import_module("keras_dmp.audit._tf_privacy")
+    except ImportError:
+        return None
 
 
-Found = tuple[MembershipScores, np.ndarray | None]
-
-
-def _black_box(
-    model: keras.Model, members: Any, nonmembers: Any, *, from_logits: bool, seed: int, verbose: int
-) -> Found:
-    from keras_dmp.audit.attacks.network_attacks import black_box_attack
-
-    found = black_box_attack(
-        model, members, nonmembers, from_logits=from_logits, seed=seed, verbose=verbose
-    )
-    return found.scores, found.member_indices
-
-
-def _white_box(
-    model: keras.Model, members: Any, nonmembers: Any, *, from_logits: bool, seed: int, verbose: int
-) -> Found:
-    del from_logits
-    from keras_dmp.audit.attacks.network_attacks import white_box_attack
-
-    found = white_box_attack(model, members, nonmembers, seed=seed, verbose=verbose)
-    return found.scores, found.member_indices
-
-
-def _label_only(
-    model: keras.Model, members: Any, nonmembers: Any, *, from_logits: bool, seed: int, verbose: int
-) -> Found:
-    from keras_dmp.audit.attacks.label_only import label_only_attack
-
-    scores = label_only_attack(
-        model, members, nonmembers, from_logits=from_logits, seed=seed, verbose=verbose
-    )
-    return scores, None
-
-
-MODEL_ATTACKS: dict[str, Callable[..., Found]] = {
-    "black_box": _black_box,
-    "white_box": _white_box,
-    "label_only": _label_only,
-}
+def _why_missing() -> str:
+    try:
+        importlib.import_module("keras_dmp.audit._tf_privacy")
+    except ImportError as error:
+        return str(error)
+    return ""

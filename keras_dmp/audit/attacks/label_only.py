@@ -15,7 +15,7 @@ from keras_dmp._classifier.outputs import output_units, resolve_output_kind
 from keras_dmp._data import arrays, inputs
 from keras_dmp.audit.attacks import perturbations
 from keras_dmp.audit.attacks import sides as _sides
-from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.attack_scores import AttackScores
 
 # Share of copies that keep the model's answer at the strength "auto" looks for. On the grocery
 # baskets anything from 0.8 to 0.87 is as good, for noise and for flips; above 0.95 too few samples
@@ -38,7 +38,7 @@ def label_only_attack(
     seed: int | None = None,
     batch_size: int | None = None,
     verbose: int = 0,
-) -> MembershipScores:
+) -> AttackScores:
     """Attack a model that returns classes alone, by how firmly it holds to the true ones.
 
     Members lie further from the decision boundary: the model gives them their class even when
@@ -72,12 +72,13 @@ def label_only_attack(
             most 1,024 samples. Defaults to `"auto"`. A callable has a strength of its own.
         from_logits: Whether a model with one sigmoid unit returns logits. Defaults to `None`:
             read from its loss, its last activation and its outputs.
-        seed: Seed of the perturbations. Defaults to `None`: another one in every call.
+        seed: Seed of the perturbations. Defaults to `None`: one is drawn,
+            and the result names it.
         batch_size: Samples a call, for arrays. Defaults to the largest that pays.
         verbose: 0 or 1. 1 shows a progress bar. Defaults to 0.
 
     Returns:
-        `MembershipScores` in the order of the samples.
+        An `AttackScores` of all samples, in their order.
 
     Raises:
         TypeError: If `model`, `members` or `nonmembers` are of another type.
@@ -125,7 +126,7 @@ def label_only_attack(
         scores.append(np.concatenate([score for score, _ in parts]))
         digests.append(np.concatenate([digest for _, digest in parts]))
     _sides.require_disjoint(*digests)
-    return MembershipScores(*scores)
+    return AttackScores(*scores, seed=seed)
 
 
 class _Answers:

@@ -1,6 +1,5 @@
 """The attack networks of Nasr, Shokri & Houmansadr, black-box and white-box, in Keras."""
 
-import dataclasses
 from typing import Any
 
 import keras
@@ -11,39 +10,11 @@ from keras_dmp._classifier import outputs
 from keras_dmp.audit.attacks import attack_network
 from keras_dmp.audit.attacks.observations import observe, observe_layers
 from keras_dmp.audit.attacks.white_box_features import DenseTail
-from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.attack_scores import AttackScores
 
 # Half of each side trains, and a fifth of that stops the training: two samples.
 _LEAST = 20
 _VALIDATION_SHARE = 0.2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class NetworkAttackResult:
-    """Scores of a trained attack on the samples that it was not trained on.
-
-    Attributes:
-        scores: `MembershipScores`, the network's logits: higher is more a member.
-        member_indices: Positions of the scored members in `members`, ascending, (members,).
-        nonmember_indices: Positions of the scored nonmembers in `nonmembers`, ascending.
-        seed: Seed that repeats the attack.
-
-    Example:
-    >>> import numpy as np
-    >>> result = NetworkAttackResult(
-    ...     scores=MembershipScores([2.0, 1.0], [0.0, -1.0]),
-    ...     member_indices=np.array([0, 3]),
-    ...     nonmember_indices=np.array([1, 2]),
-    ...     seed=0,
-    ... )
-    >>> result.scores.auc()
-    1.0
-    """
-
-    scores: MembershipScores
-    member_indices: np.ndarray
-    nonmember_indices: np.ndarray
-    seed: int
 
 
 def black_box_attack(
@@ -56,7 +27,7 @@ def black_box_attack(
     batch_size: int = 128,
     seed: int | None = None,
     verbose: int = 0,
-) -> NetworkAttackResult:
+) -> AttackScores:
     """Attack a classifier with a network that sees outputs, label and loss of a sample.
 
     The black-box attack of Nasr, Shokri & Houmansadr, "Comprehensive privacy analysis of deep
@@ -82,7 +53,7 @@ def black_box_attack(
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
 
     Returns:
-        A `NetworkAttackResult`.
+        An `AttackScores` of the samples that the network was not trained on.
 
     Raises:
         TypeError: If `model`, `members` or `nonmembers` are of another type.
@@ -95,8 +66,8 @@ def black_box_attack(
     >>> x, y = rng.normal(size=(80, 4)), rng.integers(3, size=80)
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> result = black_box_attack(model, (x[:40], y[:40]), (x[40:], y[40:]), epochs=2, seed=0)
-    >>> result.scores
-    MembershipScores(num_members=20, num_nonmembers=20)
+    >>> result
+    AttackScores(num_members=20, num_nonmembers=20)
     """
     settings = _settings(model, epochs, batch_size, seed, verbose)
     outputs.resolve_output_kind(model, "model", from_logits=from_logits, required=False)
@@ -125,7 +96,7 @@ def white_box_attack(
     batch_size: int = 128,
     seed: int | None = None,
     verbose: int = 0,
-) -> NetworkAttackResult:
+) -> AttackScores:
     """Attack a classifier with a network that also sees its last layers from inside.
 
     The white-box attack of Nasr, Shokri & Houmansadr (see `black_box_attack`, whose settings it
@@ -148,7 +119,7 @@ def white_box_attack(
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
 
     Returns:
-        A `NetworkAttackResult`.
+        An `AttackScores` of the samples that the network was not trained on.
 
     Raises:
         TypeError: If `model`, `members` or `nonmembers` are of another type.
@@ -162,8 +133,8 @@ def white_box_attack(
     >>> layers = [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3)]
     >>> model = keras.Sequential(layers)
     >>> result = white_box_attack(model, (x[:40], y[:40]), (x[40:], y[40:]), epochs=2, seed=0)
-    >>> result.scores
-    MembershipScores(num_members=20, num_nonmembers=20)
+    >>> result
+    AttackScores(num_members=20, num_nonmembers=20)
     """
     settings = _settings(model, epochs, batch_size, seed, verbose)
     _validate.integer_at_least(1, num_layers=num_layers)
@@ -200,7 +171,7 @@ def _attack(
     nonmembers: dict[str, np.ndarray],
     num_classes: int,
     settings: dict[str, int],
-) -> NetworkAttackResult:
+) -> AttackScores:
     num_members, num_nonmembers = len(members["label"]), len(nonmembers["label"])
     rng = np.random.default_rng(settings["seed"])
     half = min(num_members, num_nonmembers) // 2
@@ -216,8 +187,9 @@ def _attack(
         **settings,
     )
     scored_members, scored_nonmembers = own[0][2], own[1][2]
-    return NetworkAttackResult(
-        scores=MembershipScores(scores[: len(scored_members)], scores[len(scored_members) :]),
+    return AttackScores(
+        scores[: len(scored_members)],
+        scores[len(scored_members) :],
         member_indices=scored_members,
         nonmember_indices=scored_nonmembers,
         seed=settings["seed"],

@@ -5,7 +5,8 @@ A chart is drawn in units that are CSS pixels on a phone, so that its text stays
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -53,22 +54,43 @@ class Axis:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """A point with its error bar.
+
+    Attributes:
+        x: Position.
+        y: Position.
+        low: Lower end of the vertical error bar.
+        high: Its upper end.
+        title: What it is, for those who point at it.
+    """
+
+    x: float
+    y: float
+    low: float
+    high: float
+    title: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Series:
     """Something drawn: a line, an area, or points with error bars.
 
     Attributes:
+        mark: `"line"`, `"area"` or `"point"`.
         name: Its name in the legend.
         detail: A figure beside the name.
-        style: Its CSS class, which sets colour and dashes.
-        path: SVG path, or nothing for points.
-        points: Position and the ends of the vertical error bar, for points.
+        style: Its CSS class, which sets color and dashes.
+        path: SVG path of a line or an area.
+        points: The points.
     """
 
+    mark: Literal["line", "area", "point"]
     name: str
     detail: str
     style: str
     path: str = ""
-    points: tuple[tuple[float, float, float, float], ...] = ()
+    points: tuple[Point, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +98,6 @@ class Chart:
     """A chart, ready to be drawn.
 
     Attributes:
-        kind: `"lines"`, `"areas"` or `"points"`.
         title: Text for those who do not see it.
         x: Horizontal axis.
         y: Vertical axis.
@@ -84,7 +105,6 @@ class Chart:
         guide: Path of the line of chance, or nothing.
     """
 
-    kind: str
     title: str
     x: Axis
     y: Axis
@@ -92,13 +112,34 @@ class Chart:
     guide: str = ""
 
 
-def roc(curves: Sequence[tuple[str, str, RocCurve]], *, title: str, colours: int) -> Chart:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Test accuracy and AUC of a model, the AUC's interval or `None`, and words for it."""
+
+    accuracy: float
+    auc: float
+    ends: Ends | None
+    name: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Places:
+    """Models that share a color, with their name in the legend and a figure beside it."""
+
+    name: str
+    detail: str
+    places: tuple[Place, ...]
+    style: str = ""
+
+
+def roc(curves: Sequence[tuple[str, str, RocCurve]], *, title: str, colors: int) -> Chart:
     """ROC curves on logarithmic axes, down to the rate that the largest side resolves.
 
     Args:
-        curves: Name, a figure in words, and curve; the first `colours` get colours of their own.
+        curves: Name, a figure in words, and curve; the first `colors` get colors of their own.
         title: Text for those who do not see it.
-        colours: Colours there are.
+        colors: Colors there are.
     """
     most = max(max(curve.num_members, curve.num_nonmembers) for _, _, curve in curves)
     lowest = 10.0 ** -min(_MOST_DECADES, max(1, math.ceil(math.log10(most) - 1e-9)))
@@ -106,15 +147,16 @@ def roc(curves: Sequence[tuple[str, str, RocCurve]], *, title: str, colours: int
     y = _log_axis("true positive rate (members recognised)", lowest, _Y)
     series = [
         Series(
+            mark="line",
             name=name,
             detail=detail,
-            style=f"s{number}" if number <= colours else "other",
+            style=f"s{number}" if number <= colors else "other",
             path=_path(*_steps(x.at(curve.fpr), y.at(curve.tpr))),
         )
         for number, (name, detail, curve) in enumerate(curves, start=1)
     ]
     guide = _path(np.array(x.pixels), np.array(y.pixels))
-    return Chart(kind="lines", title=title, x=x, y=y, series=tuple(series), guide=guide)
+    return Chart(title=title, x=x, y=y, series=tuple(series), guide=guide)
 
 
 def histogram(counts: ScoreHistogram, *, title: str) -> Chart:
@@ -126,34 +168,61 @@ def histogram(counts: ScoreHistogram, *, title: str) -> Chart:
     x = _linear_axis("score of the attack (higher: more a member)", (edges[0], edges[-1]), _X)
     y = _linear_axis("share of the samples", (0.0, top), _Y, percent=True)
     series = [
-        Series(name=name, detail="", style=name, path=_outline(x.at(edges), y.at(share), y))
+        Series(
+            mark="area",
+            name=name,
+            detail="",
+            style=name,
+            path=_outline(x.at(edges), y.at(share), y),
+        )
         for name, share in zip(("members", "nonmembers"), shares, strict=True)
     ]
-    return Chart(kind="areas", title=title, x=x, y=y, series=tuple(series))
+    return Chart(title=title, x=x, y=y, series=tuple(series))
 
 
-def privacy_utility(points: Iterable[tuple[str, str, float, float, Ends | None]]) -> Chart:
-    """AUC of the strongest attack over test accuracy, with its interval.
+def privacy_utility(
+    groups: Sequence[Places], *, attack: str, frontier: Sequence[Place] = ()
+) -> Chart:
+    """AUC over test accuracy, with intervals.
 
     Args:
-        points: Name, a figure in words, test accuracy, AUC, and its interval or `None`.
+        groups: Models by color.
+        attack: Whose AUC it is, in words.
+        frontier: Models that a line joins, in order; none by default.
     """
-    points = list(points)
-    accuracies = [accuracy for _, _, accuracy, _, _ in points]
-    lowest = min([0.5, *(ends[0] for *_, ends in points if ends), *(p[3] for p in points)])
+    places = [place for group in groups for place in group.places]
+    accuracies = [place.accuracy for place in places]
+    lowest = min([0.5, *(min(place.ends or (place.auc,)) for place in places)])
     x_ends = max(0.0, min(accuracies) - 0.05), min(1.0, max(accuracies) + 0.05)
     x = _linear_axis("test accuracy (nonmembers)", x_ends, _X, percent=True)
     y_ends = (math.floor(20 * lowest - 1e-9) / 20, 1.0)
-    y = _linear_axis("AUC of the strongest attack", y_ends, _Y)
+    y = _linear_axis(f"AUC of {attack}", y_ends, _Y)
     series = []
-    for number, (name, detail, accuracy, auc, ends) in enumerate(points, start=1):
-        low, high = ends or (auc, auc)
-        place = tuple(float(p) for p in (x.at(accuracy), y.at(auc), y.at(low), y.at(high)))
-        style = f"s{(number - 1) % 6 + 1}"
-        series.append(Series(name=name, detail=detail, style=style, points=(place,)))
+    for number, group in enumerate(groups):
+        points = tuple(_point(place, x, y) for place in group.places)
+        style = group.style or f"s{number % 6 + 1}"
+        series.append(
+            Series(mark="point", name=group.name, detail=group.detail, style=style, points=points)
+        )
+    if len(frontier) > 1:
+        corners = np.array([[p.accuracy, p.auc] for p in frontier]).T
+        path = _path(x.at(corners[0]), y.at(corners[1]))
+        line = Series(mark="line", name="frontier", detail="", style="frontier", path=path)
+        series.append(line)
     guide = _path(np.array(x.pixels), y.at(np.array([0.5, 0.5])))
-    title = "AUC of the strongest attack over test accuracy"
-    return Chart(kind="points", title=title, x=x, y=y, series=tuple(series), guide=guide)
+    title = f"AUC of {attack} over test accuracy"
+    return Chart(title=title, x=x, y=y, series=tuple(series), guide=guide)
+
+
+def _point(place: Place, x: Axis, y: Axis) -> Point:
+    low, high = place.ends or (place.auc, place.auc)
+    return Point(
+        x=float(x.at(place.accuracy)),
+        y=float(y.at(place.auc)),
+        low=float(y.at(low)),
+        high=float(y.at(high)),
+        title=f"{place.name}: {place.detail}",
+    )
 
 
 _X = (LEFT, WIDTH - RIGHT)

@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras_dmp._version import __version__
-from keras_dmp.audit.report import console, files
+from keras_dmp.audit.report import console, files, sections
+from keras_dmp.audit.report.document import (
+    Column,
+    Document,
+    Fold,
+    Group,
+    Heading,
+    Section,
+    Table,
+)
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.report.verdict import compare
 from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
@@ -14,6 +23,10 @@ from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
 _FORMAT = "keras_dmp.audit_comparison"
 _FORMAT_VERSION = 1
 _WHAT = "an audit comparison as `AuditComparison.save` writes it"
+_HOW_TRADE_OFF = (
+    "Right is more useful, down is more private: a good defence moves a model down and hardly to "
+    "the left. The bar is the 95 % interval of the AUC of the strongest attack."
+)
 
 
 def compare_audits(reports: Mapping[str, AuditReport]) -> "AuditComparison":
@@ -105,25 +118,71 @@ class AuditComparison:
             for name, report in self.reports.items():
                 yield name, report, report[attack]
 
+    def document(self) -> Document:
+        """What the comparison says, for the writers of text, Markdown and HTML."""
+        reports = self.reports
+        return Document(
+            kind=f"{len(reports)} models",
+            title="Membership audits compared",
+            name="Membership audits compared",
+            verdict=self.verdict,
+            sections=(
+                sections.trade_off(reports, self.attacks, _HOW_TRADE_OFF),
+                sections.attackers(self.attacks),
+                Section(title="Attacks", blocks=(self._table(),)),
+                sections.rocs(
+                    {
+                        attack: {name: report[attack] for name, report in reports.items()}
+                        for attack in self.attacks
+                    }
+                ),
+                Section(
+                    title="Each model",
+                    blocks=tuple(_details(name, report) for name, report in reports.items()),
+                ),
+            ),
+            notes=self.notes,
+        )
+
+    def _table(self) -> Table:
+        """The figures of each model under each attack."""
+        groups = {attack: [] for attack in self.attacks}
+        for name, report, result in self.rows():
+            accuracy = sections.number(report.nonmember_accuracy, "share")
+            row = (name, result.attack, accuracy, *sections.sizes(result))
+            groups[result.attack].append((*row, *sections.figures(result)))
+        columns = (
+            Column(head="model", words=True),
+            Column(head="attack", words=True, grouped=True),
+            Column(head="test accuracy", narrow="test\nacc."),
+            *sections.SIZES,
+            *sections.FIGURES,
+        )
+        return Table(
+            columns=columns,
+            groups=tuple(Group(title=attack, rows=tuple(rows)) for attack, rows in groups.items()),
+            how=sections.HOW_FIGURES,
+        )
+
     def __str__(self) -> str:
         """Return a table as plain text, about 110 columns wide."""
-        return console.text(console.of_comparison(self))
+        return console.text(self.document())
 
     def __rich__(self) -> Any:
         """Return what `rich.print` shows."""
-        return console.of_comparison(self)
+        return console.render(self.document())
 
     def to_markdown(self) -> str:
         """Return the verdict and the table as GitHub's Markdown."""
         from keras_dmp.audit.report import markdown
 
-        return markdown.of_comparison(self)
+        return markdown.write(self.document())
 
     def to_html(self) -> str:
-        """Return the comparison as one HTML page that asks for nothing else."""
+        """Return the comparison as one HTML page that loads no external resources."""
         from keras_dmp.audit.report import html
 
-        return html.of_comparison(self)
+        return html.write(self.document())
 
     def save_html(self, path: str | os.PathLike) -> None:
         """Write the comparison to an HTML file, whole or not at all.
@@ -225,4 +284,18 @@ class AuditComparison:
         """
         from keras_dmp.audit.report import plots
 
-        return plots.draw_privacy_utility(self, path=path)
+        return plots.draw_privacy_utility(self.reports, self.attacks, path=path)
+
+
+def _details(name: str, report: AuditReport) -> Fold:
+    """Samples, slices, most exposed members and provenance of one model."""
+    blocks = (
+        Heading(title="Samples"),
+        sections.samples(report),
+        *sections.parts(report),
+        Heading(title="Most exposed members"),
+        *sections.exposed(report),
+        Heading(title="Provenance"),
+        sections.provenance(report),
+    )
+    return Fold(title=name, blocks=blocks)

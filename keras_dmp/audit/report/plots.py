@@ -1,20 +1,17 @@
 """ROC curves of audits, drawn with matplotlib's object interface: no global state."""
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from keras_dmp import _validate
-from keras_dmp.audit.report import verdict
+from keras_dmp.audit.report.findings import Findings
+from keras_dmp.audit.report.verdict import strongest_first
 from keras_dmp.audit.statistics.results import AttackResult
-
-if TYPE_CHECKING:
-    from keras_dmp.audit.report.comparison import AuditComparison
-    from keras_dmp.audit.report.report import AuditReport
 
 
 def plot_rocs(
-    reports: "Mapping[str, AuditReport]",
+    reports: Mapping[str, Findings],
     path: str | os.PathLike | None = None,
     attack: str = "threshold",
     log: bool = True,
@@ -84,12 +81,12 @@ def draw(
     return figure
 
 
-def draw_privacy_utility(comparison: "AuditComparison", *, path: str | os.PathLike | None) -> Any:
+def draw_privacy_utility(
+    reports: Mapping[str, Findings], attacks: Sequence[str], *, path: str | os.PathLike | None
+) -> Any:
     """Figure with a point for each model: AUC of its strongest attack over test accuracy."""
     known = {
-        name: report
-        for name, report in comparison.reports.items()
-        if report.nonmember_accuracy is not None
+        name: report for name, report in reports.items() if report.nonmember_accuracy is not None
     }
     if not known:
         raise ValueError(
@@ -100,7 +97,7 @@ def draw_privacy_utility(comparison: "AuditComparison", *, path: str | os.PathLi
     figure = new_figure()
     axes = figure.add_subplot()
     for name, report in known.items():
-        strongest = max((report[attack] for attack in comparison.attacks), key=verdict.strength)
+        strongest = strongest_first(report, attacks)[0]
         low, high = strongest.auc_interval or (strongest.auc, strongest.auc)
         reach = [[strongest.auc - low], [high - strongest.auc]]
         axes.errorbar([report.nonmember_accuracy], [strongest.auc], reach, fmt="o", label=name)

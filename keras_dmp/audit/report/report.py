@@ -7,20 +7,38 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from keras_dmp import _validate
 from keras_dmp._version import __version__
-from keras_dmp.audit.report import console, files
-from keras_dmp.audit.report.verdict import judge
+from keras_dmp.audit.report import console, files, sections
+from keras_dmp.audit.report.document import (
+    Document,
+    Missing,
+    Number,
+    Paragraph,
+    Section,
+    Tile,
+    share_of,
+)
+from keras_dmp.audit.report.findings import Findings
+from keras_dmp.audit.report.verdict import LOW_FPR, Verdict, judge, strongest_first
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, notes_on
+from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, notes_on, unresolved
 
 _FORMAT = "keras_dmp.audit_report"
 _FORMAT_VERSION = 2
 _WHAT = "an audit report as `AuditReport.save` writes it"
+_ATTACKED = (
+    "A classifier, asked about samples it was trained on (members) and samples it has never seen "
+    "(nonmembers). Each attack tries to tell the two apart."
+)
+_GAP = "A gap between both sides is what the simplest attacks use."
+_HOW_TRADE_OFF = (
+    "Right is more useful, down is more private. The bar is the 95 % interval of the AUC. One "
+    "point says little by itself: compare models with `compare_audits`."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AuditReport:
+class AuditReport(Findings):
     """What membership inference attacks found out about a model.
 
     The report holds figures, ROC curves, histograms, and the positions of the members that are
@@ -52,32 +70,6 @@ class AuditReport:
     >>> sorted(report.slice("correct"))
     ['threshold', 'threshold_entropy']
     """
-
-    results: tuple[AttackResult, ...]
-    num_members: int
-    num_nonmembers: int
-    num_classes: int | None = None
-    member_accuracy: float | None = None
-    nonmember_accuracy: float | None = None
-    member_loss: float | None = None
-    nonmember_loss: float | None = None
-    seed: int | None = None
-    notes: tuple[str, ...] = ()
-    name: str | None = None
-    class_names: tuple[str, ...] = ()
-    provenance: Mapping[str, str | int | float] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not any(result.slice == ENTIRE for result in self.results):
-            raise ValueError(
-                "Expected `results` to have at least one result on all samples. Received: none"
-            )
-        _validate.integer_at_least(1, num_members=self.num_members)
-        _validate.integer_at_least(1, num_nonmembers=self.num_nonmembers)
-        for name in ("member_accuracy", "nonmember_accuracy", "member_loss", "nonmember_loss"):
-            if getattr(self, name) is not None:
-                _validate.non_negative(**{name: getattr(self, name)})
-        _require_names(self)
 
     @classmethod
     def from_scores(
@@ -161,16 +153,6 @@ class AuditReport:
         )
 
     @property
-    def attacks(self) -> tuple[str, ...]:
-        """Names of the attacks, in the order in which they ran."""
-        return tuple(dict.fromkeys(result.attack for result in self.results))
-
-    @property
-    def slices(self) -> tuple[str, ...]:
-        """Names of the slices that were attacked."""
-        return tuple(dict.fromkeys(result.slice for result in self.results))
-
-    @property
     def verdict(self) -> str:
         """What the strongest attack found, in one sentence.
 
@@ -178,46 +160,63 @@ class AuditReport:
         """
         return judge(self).sentence
 
-    def __getitem__(self, attack: str) -> AttackResult:
-        """Return the result of an attack on all samples."""
-        results = self.slice(ENTIRE)
-        if attack not in results:
-            raise KeyError(f"no attack {attack!r} in this report; it has {', '.join(results)}")
-        return results[attack]
-
-    def slice(self, name: str) -> dict[str, AttackResult]:
-        """Results on one slice, by attack.
-
-        Args:
-            name: `"all"`, `"correct"`, `"incorrect"`, `"class 0"`, ...
-
-        Raises:
-            KeyError: If the slice was not attacked; `notes` say why.
-        """
-        results = {result.attack: result for result in self.results if result.slice == name}
-        if not results:
-            raise KeyError(f"no slice {name!r} in this report; it has {', '.join(self.slices)}")
-        return results
+    def document(self) -> Document:
+        """What the report says, for the writers of text, Markdown and HTML."""
+        verdict = judge(self)
+        entire = strongest_first(self)
+        title = "Membership audit" + (f" of {self.name}" if self.name else "")
+        return Document(
+            kind="Membership audit",
+            title=title,
+            name=self.name or title,
+            verdict=verdict.sentence,
+            leaks=verdict.leaks,
+            tiles=_tiles(self, verdict),
+            facts=sections.facts(self),
+            sections=(
+                Section(
+                    title="What was attacked",
+                    blocks=(
+                        Paragraph(words=_ATTACKED, aside=False),
+                        sections.samples(self),
+                        Paragraph(
+                            words="A gap between both sides is what the simplest attacks use."
+                        ),
+                    ),
+                ),
+                sections.attackers(result.attack for result in entire),
+                sections.attacks(entire),
+                sections.rocs({"": {result.attack: result for result in entire}}),
+                sections.histograms(entire),
+                Section(title="Parts of the samples", blocks=sections.parts(self)),
+                Section(title="Most exposed members", blocks=sections.exposed(self)),
+                sections.trade_off(
+                    {self.name or "this model": self}, tuple(self.slice(ENTIRE)), _HOW_TRADE_OFF
+                ),
+            ),
+            notes=self.notes,
+            provenance=sections.provenance(self),
+        )
 
     def __str__(self) -> str:
         """Return a table as plain text, about 110 columns wide."""
-        return console.text(console.of_report(self))
+        return console.text(self.document())
 
     def __rich__(self) -> Any:
         """Return what `rich.print` shows."""
-        return console.of_report(self)
+        return console.render(self.document())
 
     def to_markdown(self) -> str:
         """Return the verdict and the tables as GitHub's Markdown."""
         from keras_dmp.audit.report import markdown
 
-        return markdown.of_report(self)
+        return markdown.write(self.document())
 
     def to_html(self) -> str:
-        """Return the whole report as one HTML page that asks for nothing else."""
+        """Return the whole report as one HTML page that loads no external resources."""
         from keras_dmp.audit.report import html
 
-        return html.of_report(self)
+        return html.write(self.document())
 
     def save_html(self, path: str | os.PathLike) -> None:
         """Write the report to an HTML file, whole or not at all.
@@ -336,7 +335,15 @@ class AuditReport:
         """
         from keras_dmp.audit import _tf_privacy
 
-        return _tf_privacy.attack_results(self, label=label, epoch=epoch)
+        metadata = {
+            "accuracy_train": self.member_accuracy,
+            "accuracy_test": self.nonmember_accuracy,
+            "loss_train": self.member_loss,
+            "loss_test": self.nonmember_loss,
+            "model_variant_label": label,
+            "epoch_num": epoch,
+        }
+        return _tf_privacy.attack_results(self.results, metadata)
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -350,21 +357,26 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def _require_names(report: AuditReport) -> None:
-    if not isinstance(report.name, (str, type(None))):
-        raise TypeError(f"Expected `name` to be text. Received: name={report.name!r}")
-    if not all(isinstance(name, str) for name in report.class_names):
-        raise TypeError(
-            f"Expected `class_names` to be texts. Received: class_names={report.class_names!r:.200}"
-        )
-    if report.class_names and report.num_classes not in (None, len(report.class_names)):
-        raise ValueError(
-            f"Expected `class_names` to be the names of {report.num_classes} classes. "
-            f"Received: {len(report.class_names)} names"
-        )
-    for key, value in report.provenance.items():
-        if not isinstance(key, str) or not isinstance(value, (str, int, float)):
-            raise TypeError(
-                "Expected `provenance` to hold text and numbers by name. "
-                f"Received: provenance[{key!r}]={value!r}"
-            )
+def _tiles(report: AuditReport, verdict: Verdict) -> tuple[Tile, ...]:
+    """The three figures to look at first."""
+    strongest, low_end = verdict.strongest, verdict.low_end
+    auc = Number(value=strongest.auc, ends=verdict.auc_ends)
+    tpr = Missing(why="not resolved")
+    if low_end is not None:
+        tpr = Number(value=low_end.tpr_at_fpr[LOW_FPR], kind="rate", ends=verdict.tpr_ends)
+    accuracy, of_members = report.nonmember_accuracy, ""
+    if report.member_accuracy is not None:
+        of_members = f"{share_of(report.member_accuracy)} on members"
+    return (
+        Tile(label="AUC of the strongest attack", figure=auc, beside="guessing is 0.5"),
+        Tile(
+            label="members recognised at 1 % false alarms",
+            figure=tpr,
+            beside=unresolved(LOW_FPR) if low_end is None else "guessing is 1 %",
+        ),
+        Tile(
+            label="test accuracy",
+            figure=sections.number(accuracy, "share"),
+            beside="not given to the audit" if accuracy is None else of_members,
+        ),
+    )

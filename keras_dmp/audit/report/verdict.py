@@ -2,14 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from scipy import special
 
+from keras_dmp.audit.report.findings import Findings
 from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
-
-if TYPE_CHECKING:
-    from keras_dmp.audit.report.report import AuditReport
 
 LOW_FPR = 0.01
 Ends = tuple[float, float]
@@ -39,7 +36,7 @@ class Verdict:
 
 
 def judge(
-    report: "AuditReport", *, attacks: Sequence[str] | None = None, num_attacks: int | None = None
+    report: Findings, *, attacks: Sequence[str] | None = None, num_attacks: int | None = None
 ) -> Verdict:
     """Name the strongest attack by AUC and by its TPR at 1 % FPR, and what follows.
 
@@ -48,10 +45,9 @@ def judge(
         attacks: The attacks to look at. Defaults to all on all samples.
         num_attacks: How many the intervals are corrected for. Defaults to the attacks looked at.
     """
-    found = report.slice(ENTIRE)
-    results = [found[attack] for attack in (found if attacks is None else attacks)]
+    results = strongest_first(report, attacks)
     number = num_attacks or len(results)
-    strongest = max(results, key=strength)
+    strongest = results[0]
     auc_ends = widened(strongest.auc, strongest.auc_interval, number, log_odds=True)
     low_end = max(
         (result for result in results if result.tpr_at_fpr.get(LOW_FPR) is not None),
@@ -75,7 +71,7 @@ def judge(
     )
 
 
-def compare(reports: Mapping[str, "AuditReport"], attacks: Sequence[str]) -> str:
+def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
     """Name the least and the most exposed model in one sentence."""
     number = len(reports) * len(attacks)
     verdicts = {
@@ -95,6 +91,13 @@ def compare(reports: Mapping[str, "AuditReport"], attacks: Sequence[str]) -> str
     if apart:
         return f"{order[0]} leaks less than {order[-1]}: {finding}."
     return f"These samples cannot tell which model leaks more: {finding}."
+
+
+def strongest_first(report: Findings, attacks: Sequence[str] | None = None) -> list[AttackResult]:
+    """Results on all samples, of all attacks or those named, the strongest by AUC first."""
+    found = report.slice(ENTIRE)
+    results = [found[attack] for attack in (found if attacks is None else attacks)]
+    return sorted(results, key=strength, reverse=True)
 
 
 def strength(result: AttackResult) -> float:

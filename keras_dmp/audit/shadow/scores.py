@@ -1,16 +1,14 @@
 """Figures of a shadow audit: every model is the target once. No training, no TensorFlow."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from keras_dmp.audit import attack_table
 from keras_dmp.audit.report.report import AuditReport, versions
 from keras_dmp.audit.shadow import clustered
-from keras_dmp.audit.shadow.likelihood import lira, lira_leave_one_out
-from keras_dmp.audit.shadow.relative import rmia, rmia_leave_one_out
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult
 
@@ -18,56 +16,9 @@ CANARIES = "canaries"
 _MOST_EXPOSED = 20
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShadowAttack:
-    """One attack with shadow models.
-
-    Attributes:
-        leave_one_out: Scores of every model with the others, from statistics and memberships.
-        attack: Scores of a model given, from its statistics, theirs and their memberships.
-        least_in: Shadow models trained on a record that its score needs.
-        least_out: Shadow models trained without it that its score needs.
-    """
-
-    leave_one_out: Callable[..., np.ndarray]
-    attack: Callable[..., np.ndarray]
-    least_in: int
-    least_out: int
-
-
-def _likelihood(least_in: int, least_out: int, **settings: object) -> ShadowAttack:
-    return ShadowAttack(
-        leave_one_out=functools.partial(lira_leave_one_out, **settings),
-        attack=functools.partial(lira, **settings),
-        least_in=least_in,
-        least_out=least_out,
-    )
-
-
-def _relative(least_in: int, **settings: object) -> ShadowAttack:
-    return ShadowAttack(
-        leave_one_out=functools.partial(rmia_leave_one_out, **settings),
-        attack=functools.partial(rmia, **settings),
-        least_in=least_in,
-        least_out=2,
-    )
-
-
-def _own(statistics: np.ndarray, *_: np.ndarray) -> np.ndarray:
-    """The attack on the loss, which falls as the scaled logit rises."""
+def own_statistic(statistics: np.ndarray, *_: np.ndarray) -> np.ndarray:
+    """The attack on the loss, which falls as the scaled logit rises: no shadow models."""
     return statistics[..., 0]
-
-
-# A variance per record needs three values to be more than the distance of two.
-ATTACKS = {
-    "loss": ShadowAttack(leave_one_out=_own, attack=_own, least_in=0, least_out=0),
-    "lira": _likelihood(3, 3),
-    "lira_fixed": _likelihood(2, 2, variance="fixed"),
-    "lira_offline": _likelihood(0, 3, online=False),
-    "lira_offline_fixed": _likelihood(0, 2, online=False, variance="fixed"),
-    "rmia": _relative(2),
-    "rmia_offline": _relative(0, online=False),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -191,8 +142,8 @@ class ShadowStatistics:
         rows = scorable.any(axis=0)
         _require_some(rows, len(self.is_member), attack)
         scores = np.full(self.is_member.shape, np.nan)
-        scores[:, rows] = settings.leave_one_out(
-            self.scaled_logits[:, rows], self.is_member[:, rows]
+        scores[:, rows] = attack_table.load(settings.leave_one_out)(
+            self.scaled_logits[:, rows], self.is_member[:, rows], **settings.settings
         )
         scores[~scorable] = np.nan
         return ShadowScores(scores=scores, is_member=self.is_member)
@@ -214,8 +165,11 @@ class ShadowStatistics:
         rows = (num_in >= settings.least_in) & (num_out >= settings.least_out)
         _require_some(rows, len(self.is_member), attack)
         scores = np.full(len(target), np.nan)
-        scores[rows] = settings.attack(
-            target[rows], self.scaled_logits[:, rows], self.is_member[:, rows]
+        scores[rows] = attack_table.load(settings.attack)(
+            target[rows],
+            self.scaled_logits[:, rows],
+            self.is_member[:, rows],
+            **settings.settings,
         )
         return scores
 
@@ -324,13 +278,14 @@ def _require_matrix(is_member: np.ndarray, **shapes: tuple[int, ...]) -> None:
             )
 
 
-def _attack(attack: str) -> ShadowAttack:
-    if attack not in ATTACKS:
+def _attack(attack: str) -> attack_table.Shadow:
+    known = attack_table.names(shadow=True)
+    if attack not in known:
         raise ValueError(
-            f"Expected `attack` to be one of {', '.join(map(repr, ATTACKS))}. "
+            f"Expected `attack` to be one of {', '.join(map(repr, known))}. "
             f"Received: attack={attack!r}"
         )
-    return ATTACKS[attack]
+    return attack_table.ATTACKS[attack].shadow
 
 
 def _checked_canaries(canaries: np.ndarray, records: int) -> np.ndarray:

@@ -23,7 +23,8 @@ __all__ = ["Interval", "MembershipScores"]
 class MembershipScores:
     """What an attack says about each sample, and the figures that follow from it.
 
-    Every figure is a number, or with `interval=True` an `Interval` around it. Intervals take
+    Every figure is a number, and has a method of its name with `_interval` that returns an
+    `Interval` around it. Intervals take
     the scores of each side for independent draws from one distribution, which holds for samples
     of one model only roughly. They are computed, not drawn: the same scores give the same ends.
 
@@ -45,7 +46,7 @@ class MembershipScores:
     0.75
     >>> scores.tpr_at_fpr(0.25)
     0.75
-    >>> scores.tpr_at_fpr(0.1, interval=True).reason
+    >>> scores.tpr_at_fpr_interval(0.1).reason
     'a false positive rate of 0.1 needs 10 nonmembers, received 4'
     """
 
@@ -69,7 +70,7 @@ class MembershipScores:
     def __repr__(self) -> str:
         """Return the sizes: the scores themselves would fill the screen."""
         return (
-            f"MembershipScores(num_members={self.num_members}, "
+            f"{type(self).__name__}(num_members={self.num_members}, "
             f"num_nonmembers={self.num_nonmembers})"
         )
 
@@ -77,113 +78,112 @@ class MembershipScores:
         """Return the ROC curve, every corner of it."""
         return self._curve
 
-    def auc(self, *, interval: bool = False, confidence: float = 0.95) -> float | Interval:
-        """Probability that a random member scores above a random nonmember, ties half.
+    def auc(self) -> float:
+        """Probability that a random member scores above a random nonmember, ties half."""
+        return float(self._placements[0].mean())
+
+    def auc_interval(self, *, confidence: float = 0.95) -> Interval:
+        """The AUC with its interval.
+
+        DeLong, DeLong & Clarke-Pearson, Biometrics 1988; where its variance is 0, as at an AUC of
+        0 or 1, the score interval of Newcombe, Statistics in Medicine 2006, method 5.
 
         Args:
-            interval: Boolean. Whether to return an `Interval`: DeLong, DeLong & Clarke-Pearson,
-                Biometrics 1988; where its variance is 0, as at an AUC of 0 or 1, the score
-                interval of Newcombe, Statistics in Medicine 2006, method 5. Defaults to
-                `False`.
             confidence: Float in (0, 1). Defaults to 0.95.
         """
-        _check(interval, confidence)
-        beaten, beating = self._placements
-        value = float(beaten.mean())
-        if not interval:
-            return value
-        return _around(value, intervals.auc_ends(beaten, beating, confidence), confidence)
+        _check_inside_unit("confidence", confidence)
+        ends = intervals.auc_ends(*self._placements, confidence)
+        return _around(self.auc(), ends, confidence)
 
-    def advantage(self, *, interval: bool = False, confidence: float = 0.95) -> float | Interval:
+    def advantage(self) -> float:
         """Largest |TPR - FPR| over all thresholds, TF-Privacy's attacker advantage.
 
         Searched on the samples that it is measured on, it lies above 0 for any attack; its
         interval allows for the search.
+        """
+        return float(np.abs(self._curve.tpr - self._curve.fpr).max())
+
+    def advantage_interval(self, *, confidence: float = 0.95) -> Interval:
+        """The advantage with its interval.
+
+        Below, the two-sample band of Kolmogorov and Smirnov; above, a score interval at one
+        threshold.
 
         Args:
-            interval: Boolean. Whether to return an `Interval`: below, the two-sample band of
-                Kolmogorov and Smirnov; above, a score interval at one threshold. Defaults to
-                `False`.
             confidence: Float in (0, 1). Defaults to 0.95.
         """
-        _check(interval, confidence)
-        value = float(np.abs(self._curve.tpr - self._curve.fpr).max())
-        if not interval:
-            return value
+        _check_inside_unit("confidence", confidence)
+        value = self.advantage()
         ends = intervals.advantage_ends(value, self.num_members, self.num_nonmembers, confidence)
         return _around(value, ends, confidence)
 
-    def balanced_accuracy(
-        self, *, seed: int = 0, interval: bool = False, confidence: float = 0.95
-    ) -> float | Interval | None:
+    def balanced_accuracy(self, *, seed: int = 0) -> float | None:
         """(TPR + 1 - FPR) / 2 with the threshold chosen on one half, measured on the other.
 
         The first half chooses the direction too: an attack that looks the wrong way is turned.
 
         Args:
             seed: Integer. Draws the halves. Defaults to 0.
-            interval: Boolean. Whether to return an `Interval`, for the threshold chosen:
-                Clopper & Pearson's for both rates, joined by Newcombe's square-and-add rule
-                (Statistics in Medicine 1998). Defaults to `False`.
-            confidence: Float in (0, 1). Defaults to 0.95.
 
         Returns:
             The accuracy; `None` with fewer than two samples on a side.
         """
-        _check(interval, confidence)
-        _validate.integer_at_least(0, seed=seed)
-        fewest = min(self.num_members, self.num_nonmembers)
-        if fewest < 2:
-            reason = f"halves need 2 samples a side, received {fewest}"
-            return Interval(None, None, None, confidence, reason) if interval else None
-        (members, held_members), (nonmembers, held_nonmembers) = self._halves(seed)
-        rules = [
-            (*best_threshold(members, nonmembers), 1),
-            (*best_threshold(-members[::-1], -nonmembers[::-1]), -1),
-        ]
-        threshold, _, sign = max(rules, key=lambda rule: rule[1])
-        hits = int(np.count_nonzero(sign * held_members >= threshold))
-        alarms = int(np.count_nonzero(sign * held_nonmembers >= threshold))
-        counts = (hits, len(held_members), alarms, len(held_nonmembers))
-        value = (counts[0] / counts[1] + 1 - counts[2] / counts[3]) / 2
-        if not interval:
-            return value
-        return _around(value, intervals.balanced_accuracy_ends(*counts, confidence), confidence)
+        counts = self._held_out_counts(seed)
+        return None if counts is None else _balanced_accuracy(*counts)
 
-    def tpr_at_fpr(
-        self, fpr: float, *, interval: bool = False, confidence: float = 0.95
-    ) -> float | Interval | None:
+    def balanced_accuracy_interval(self, *, seed: int = 0, confidence: float = 0.95) -> Interval:
+        """The balanced accuracy with its interval, for the threshold chosen.
+
+        Clopper & Pearson's for both rates, joined by Newcombe's square-and-add rule (Statistics in
+        Medicine 1998).
+
+        Args:
+            seed: Integer. Draws the halves. Defaults to 0.
+            confidence: Float in (0, 1). Defaults to 0.95.
+        """
+        _check_inside_unit("confidence", confidence)
+        counts = self._held_out_counts(seed)
+        if counts is None:
+            fewest = min(self.num_members, self.num_nonmembers)
+            reason = f"halves need 2 samples on each side, received {fewest}"
+            return Interval(None, None, None, confidence, reason)
+        ends = intervals.balanced_accuracy_ends(*counts, confidence)
+        return _around(_balanced_accuracy(*counts), ends, confidence)
+
+    def tpr_at_fpr(self, fpr: float) -> float | None:
         """Largest true positive rate with an empirical false positive rate of at most `fpr`.
 
         Args:
             fpr: Float in (0, 1]. The false positive rate allowed.
-            interval: Boolean. Whether to return an `Interval` of the TPR at a true FPR of
-                `fpr`: it allows for the threshold's error from the nonmembers and for the
-                members drawn. Defaults to `False`.
+
+        Returns:
+            The rate; `None` with fewer than 1 / `fpr` nonmembers, which cannot resolve it.
+        """
+        _validate.fraction(fpr=fpr)
+        return rates.tpr_at_fpr(self._curve, fpr)
+
+    def tpr_at_fpr_interval(self, fpr: float, *, confidence: float = 0.95) -> Interval:
+        """The TPR at a true FPR of `fpr` with its interval.
+
+        The interval allows for the threshold's error from the nonmembers and for the members
+        drawn.
+
+        Args:
+            fpr: Float in (0, 1]. The false positive rate allowed.
             confidence: Float in (0, 1). Defaults to 0.95.
 
         Returns:
-            The rate; `None` with fewer than 1 / `fpr` nonmembers, which cannot tell. The
-            `Interval` then has the reason.
+            An `Interval`; with fewer than 1 / `fpr` nonmembers without a value, but with a reason.
         """
-        _check(interval, confidence)
-        _validate.fraction(fpr=fpr)
-        value = rates.tpr_at_fpr(self._curve, fpr)
-        if not interval:
-            return value
+        _check_inside_unit("confidence", confidence)
+        value = self.tpr_at_fpr(fpr)
         if value is None:
             return Interval(None, None, None, confidence, self._unresolved(fpr))
-        ends = intervals.tpr_ends(*self._sorted, fpr, confidence)
-        return _around(value, ends, confidence)
+        return _around(value, intervals.tpr_ends(*self._sorted, fpr, confidence), confidence)
 
     def positive_predictive_value(
-        self,
-        fpr: float | None = None,
-        *,
-        prior: float = 0.5,
-        interval: bool = False,
-        confidence: float = 0.95,
-    ) -> float | Interval | None:
+        self, fpr: float | None = None, *, prior: float = 0.5
+    ) -> float | None:
         """Share of members among the samples that are taken for members.
 
         At a false positive rate of `fpr` it is prior TPR / (prior TPR + (1 - prior) fpr),
@@ -195,34 +195,44 @@ class MembershipScores:
                 largest share above any threshold, TF-Privacy's figure where the sides are in
                 the proportion of `prior`. A single sample can make it 1.
             prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
-            interval: Boolean. Whether to return an `Interval`: that of `tpr_at_fpr` carried
-                over. Without `fpr` its upper end is 1, as nothing bounds the share above a
-                threshold that hardly any score reaches. Defaults to `False`.
-            confidence: Float in (0, 1). Defaults to 0.95.
 
         Returns:
             The share; `None` where `tpr_at_fpr` is.
         """
-        _check(interval, confidence)
         _check_inside_unit("prior", prior)
         if fpr is None:
-            value = _share(self._curve.tpr[1:], self._curve.fpr[1:], prior).max()
-            if not interval:
-                return float(value)
+            return float(_share(self._curve.tpr[1:], self._curve.fpr[1:], prior).max())
+        tpr = self.tpr_at_fpr(fpr)
+        return None if tpr is None else float(_share(tpr, fpr, prior))
+
+    def positive_predictive_value_interval(
+        self, fpr: float | None = None, *, prior: float = 0.5, confidence: float = 0.95
+    ) -> Interval:
+        """The positive predictive value with its interval: that of `tpr_at_fpr` carried over.
+
+        Without `fpr` its upper end is 1, as nothing bounds the share above a threshold that hardly
+        any score reaches.
+
+        Args:
+            fpr: As for `positive_predictive_value`.
+            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+            confidence: Float in (0, 1). Defaults to 0.95.
+        """
+        _check_inside_unit("confidence", confidence)
+        value = self.positive_predictive_value(fpr, prior=prior)
+        if fpr is None:
             alpha = (1 - confidence) / 2
             ratio = math.exp(log_ratio_low(*self._sorted, delta=0.0, alpha=alpha))
             # Where everything is taken for a member, the share is the prior.
             low = max(prior, float(_share(ratio, 1.0, prior)))
-            return _around(float(value), (low, 1.0), confidence)
-        tpr = self.tpr_at_fpr(fpr, interval=interval, confidence=confidence)
-        if not interval or tpr.value is None:
-            return tpr if tpr is None or interval else float(_share(tpr, fpr, prior))
-        ends = _share(np.array([tpr.value, tpr.low, tpr.high]), fpr, prior).tolist()
-        return Interval(*ends, confidence)
+            return _around(value, (low, 1.0), confidence)
+        tpr = self.tpr_at_fpr_interval(fpr, confidence=confidence)
+        if value is None:
+            return tpr
+        ends = _share(np.array([tpr.low, tpr.high]), fpr, prior).tolist()
+        return Interval(value, *ends, confidence)
 
-    def privacy_risk(
-        self, *, prior: float = 0.5, interval: bool = False, confidence: float = 0.95
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def privacy_risk(self, *, prior: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
         """Probability that a sample with this score is a member, for each sample.
 
         The privacy risk score of Song & Mittal, "Systematic evaluation of privacy risks of
@@ -232,21 +242,31 @@ class MembershipScores:
 
         Args:
             prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
-            interval: Boolean. Whether to return both ends of an interval of each in its place:
-                Clopper & Pearson's, of the share of members among samples of neighbouring
-                scores. Defaults to `False`.
+
+        Returns:
+            Two arrays, (members,) and (nonmembers,), in the order of the scores, float64.
+        """
+        _check_inside_unit("prior", prior)
+        return member_posterior(self.member_scores, self.nonmember_scores, prior)
+
+    def privacy_risk_interval(
+        self, *, prior: float = 0.5, confidence: float = 0.95
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Both ends of an interval of each sample's privacy risk.
+
+        Clopper & Pearson's, of the share of members among samples of neighboring scores.
+
+        Args:
+            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
             confidence: Float in (0, 1). Defaults to 0.95.
 
         Returns:
-            Two arrays, (members,) and (nonmembers,), in the order of the scores, float64; with
-            `interval=True` (members, 2) and (nonmembers, 2), low and high.
+            Two arrays, (members, 2) and (nonmembers, 2), low and high, in the order of the scores,
+            float64.
         """
-        _check(interval, confidence)
         _check_inside_unit("prior", prior)
-        sides = (self.member_scores, self.nonmember_scores)
-        if interval:
-            return member_posterior_ends(*sides, prior, confidence)
-        return member_posterior(*sides, prior)
+        _check_inside_unit("confidence", confidence)
+        return member_posterior_ends(self.member_scores, self.nonmember_scores, prior, confidence)
 
     def epsilon_lower_bound(self, delta: float = 0.0, confidence: float = 0.95) -> float:
         """Largest epsilon such that training is not (epsilon, `delta`)-private, by these scores.
@@ -289,6 +309,21 @@ class MembershipScores:
             (side[first], side[~first]) for side, first in zip(self._sorted, firsts, strict=True)
         ]
 
+    def _held_out_counts(self, seed: int) -> tuple[int, int, int, int] | None:
+        """Hits, members, alarms and nonmembers of one half at the other half's best threshold."""
+        _validate.integer_at_least(0, seed=seed)
+        if min(self.num_members, self.num_nonmembers) < 2:
+            return None
+        (members, held_members), (nonmembers, held_nonmembers) = self._halves(seed)
+        rules = [
+            (*best_threshold(members, nonmembers), 1),
+            (*best_threshold(-members[::-1], -nonmembers[::-1]), -1),
+        ]
+        threshold, _, sign = max(rules, key=lambda rule: rule[1])
+        hits = int(np.count_nonzero(sign * held_members >= threshold))
+        alarms = int(np.count_nonzero(sign * held_nonmembers >= threshold))
+        return hits, len(held_members), alarms, len(held_nonmembers)
+
     def _unresolved(self, fpr: float) -> str:
         return (
             f"a false positive rate of {fpr:g} needs {math.ceil(1 / fpr - 1e-9):,} nonmembers, "
@@ -318,6 +353,10 @@ def best_threshold(members: np.ndarray, nonmembers: np.ndarray) -> tuple[float, 
     )
     best = int((passed - missed).argmax())
     return float(middles[best]), float(passed[best] - missed[best])
+
+
+def _balanced_accuracy(hits: int, members: int, alarms: int, nonmembers: int) -> float:
+    return (hits / members + 1 - alarms / nonmembers) / 2
 
 
 def _share(tpr: Any, fpr: Any, prior: float) -> Any:
@@ -350,11 +389,6 @@ def _checked(scores: Any, name: str) -> np.ndarray:
         )
     scores.flags.writeable = False
     return scores
-
-
-def _check(interval: bool, confidence: float) -> None:
-    _validate.boolean(interval=interval)
-    _check_inside_unit("confidence", confidence)
 
 
 def _check_inside_unit(name: str, value: Any) -> None:

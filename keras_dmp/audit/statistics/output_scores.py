@@ -114,17 +114,6 @@ def scaled_logits(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool)
     return _by_row(_log_odds, outputs, labels, from_logits)
 
 
-SCORES: dict[str, Callable[..., np.ndarray]] = {
-    "loss": loss_scores,
-    "confidence": confidence_scores,
-    "margin": margin_scores,
-    "entropy": entropy_scores,
-    "modified_entropy": modified_entropy_scores,
-    "correctness": correctness_scores,
-    "scaled_logit": scaled_logits,
-}
-
-
 def loss_and_entropy(
     outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool
 ) -> tuple[np.ndarray, np.ndarray]:

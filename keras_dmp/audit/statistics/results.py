@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp.audit.statistics.attack_scores import AttackScores
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import RocCurve
 
@@ -146,22 +147,20 @@ class AttackResult:
         scores: MembershipScores,
         *,
         slice: str = ENTIRE,
-        member_indices: Sequence[int] | None = None,
         most_exposed: int = 20,
     ) -> "AttackResult":
         """Compute the figures of an attack from its scores.
 
         Args:
             attack: Name of the attack.
-            scores: A `MembershipScores`, whose higher scores mean member.
+            scores: A `MembershipScores`, whose higher scores mean member. The positions of an
+                `AttackScores` name its most exposed members.
             slice: The part of the samples that the scores are of. Defaults to `"all"`.
-            member_indices: Position of each scored member among all members, (members,), for an
-                attack that scores a part of them. Defaults to `None`: all were scored, in order.
             most_exposed: How many members to name with their privacy risk. Defaults to 20; 0
                 names none. Slices name none.
 
         Raises:
-            ValueError: For a name that is no slice, and indices that are not one a member.
+            ValueError: For a name that is not a slice.
 
         Example:
         >>> from keras_dmp.audit import MembershipScores
@@ -175,13 +174,15 @@ class AttackResult:
                 f"Expected `scores` to be a MembershipScores. Received: {type(scores).__name__}"
             )
         _validate.integer_at_least(0, most_exposed=most_exposed)
-        indices = _member_indices(member_indices, scores.num_members)
+        indices = np.arange(scores.num_members)
+        if isinstance(scores, AttackScores):
+            indices = scores.member_indices
         entire = slice == ENTIRE
-        auc = scores.auc(interval=True)
-        advantage = scores.advantage(interval=True)
+        auc = scores.auc_interval()
+        advantage = scores.advantage_interval()
         # TF-Privacy's proportion: the sides as they are.
         share = scores.num_members / (scores.num_members + scores.num_nonmembers)
-        tprs = {fpr: scores.tpr_at_fpr(fpr, interval=True) for fpr in FPRS}
+        tprs = {fpr: scores.tpr_at_fpr_interval(fpr) for fpr in FPRS}
         return cls(
             attack=attack,
             slice=slice,
@@ -277,18 +278,6 @@ def slice_class(name: str) -> int | None:
 def unresolved(fpr: float) -> str:
     """Why a TPR is not given at this FPR."""
     return f"needs {math.ceil(1 / fpr - 1e-9):,} nonmembers"
-
-
-def _member_indices(indices: Sequence[int] | None, num_members: int) -> np.ndarray:
-    if indices is None:
-        return np.arange(num_members)
-    found = np.asarray(indices)
-    if found.shape != (num_members,) or found.dtype.kind not in "iu" or (found < 0).any():
-        raise ValueError(
-            f"Expected `member_indices` to be {num_members} positions of members. Received: "
-            f"shape {found.shape}, dtype {found.dtype}"
-        )
-    return found
 
 
 def _most_exposed(

@@ -1,0 +1,85 @@
+"""Attacks that scikit-learn fits by cross-validation, as TF-Privacy does it, without TF-Privacy."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import threadpoolctl
+from sklearn import linear_model, model_selection
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+
+from keras_dmp.audit.attacks.views import View
+
+# TF-Privacy's: inverse strengths of the penalty, folds that choose one, folds of the samples.
+_STRENGTHS = np.logspace(-4, 2, 10)
+_FOLDS_OF_SEARCH = 3
+_FOLDS = 2
+
+
+def logistic_regression(
+    members: View, nonmembers: View, rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of membership by a logistic regression on outputs and loss.
+
+    The attack of TF-Privacy 0.8.10: as many samples of the larger side are left out as there are
+    too many; the rest is halved, each half is scored by a regression on the other half, and what
+    was left out by the last one. With the same seed the figures are TF-Privacy's.
+
+    Args:
+        members: What is seen of the members.
+        nonmembers: What is seen of the nonmembers.
+        rng: Draws what is left out and the order of the samples.
+
+    Returns:
+        Scores of the members, (members,), and of the nonmembers, (nonmembers,), float64.
+    """
+    features = np.concatenate([_features(members), _features(nonmembers)])
+    is_member = np.arange(len(features)) < len(members.labels)
+    used, left_out = _balanced(len(members.labels), len(nonmembers.labels), rng)
+    scores = np.empty(len(features))
+    folds = model_selection.StratifiedKFold(_FOLDS)
+    with quiet(), one_blas_thread():
+        for fitted, scored in folds.split(features[used], is_member[used]):
+            search = model_selection.GridSearchCV(
+                linear_model.LogisticRegression(), {"C": _STRENGTHS}, cv=_FOLDS_OF_SEARCH
+            )
+            search.fit(features[used[fitted]], is_member[used[fitted]])
+            scores[used[scored]] = search.predict_proba(features[used[scored]])[:, 1]
+        if len(left_out):
+            scores[left_out] = search.predict_proba(features[left_out])[:, 1]
+    return scores[is_member], scores[~is_member]
+
+
+def _features(side: View) -> np.ndarray:
+    return np.column_stack([side.outputs, side.loss])
+
+
+def _balanced(
+    members: int, nonmembers: int, rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the same number of members and nonmembers, shuffled, and of all others."""
+    sides = [np.arange(members), np.arange(members, members + nonmembers)]
+    surplus = abs(members - nonmembers)
+    left_out = np.empty(0, dtype=np.int64)
+    if surplus:
+        larger = int(nonmembers > members)
+        order = rng.permutation(sides[larger])
+        left_out, kept = order[:surplus], order[surplus:]
+        sides = [kept, sides[1 - larger]]
+    return rng.permutation(np.concatenate(sides)), left_out
+
+
+def one_blas_thread() -> contextlib.AbstractContextManager:
+    """The attackers' matrices are small: threads of the linear algebra double their time."""
+    return threadpoolctl.threadpool_limits(1, user_api="blas")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what scikit-learn says of these searches; no caller's code runs here."""
+    with warnings.catch_warnings():
+        for category in (ConvergenceWarning, FitFailedWarning, DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", message="One or more of the test scores are non-finite")
+        yield

@@ -1,0 +1,89 @@
+"""What audits of one model found: results by attack and slice, with what is known of the model."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from keras_dmp import _validate
+from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Findings:
+    """The content of an `AuditReport`, which describes each of the attributes."""
+
+    results: tuple[AttackResult, ...]
+    num_members: int
+    num_nonmembers: int
+    num_classes: int | None = None
+    member_accuracy: float | None = None
+    nonmember_accuracy: float | None = None
+    member_loss: float | None = None
+    nonmember_loss: float | None = None
+    seed: int | None = None
+    notes: tuple[str, ...] = ()
+    name: str | None = None
+    class_names: tuple[str, ...] = ()
+    provenance: Mapping[str, str | int | float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not any(result.slice == ENTIRE for result in self.results):
+            raise ValueError(
+                "Expected `results` to have at least one result on all samples. Received: none"
+            )
+        _validate.integer_at_least(1, num_members=self.num_members)
+        _validate.integer_at_least(1, num_nonmembers=self.num_nonmembers)
+        for name in ("member_accuracy", "nonmember_accuracy", "member_loss", "nonmember_loss"):
+            if getattr(self, name) is not None:
+                _validate.non_negative(**{name: getattr(self, name)})
+        self._require_names()
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """Names of the attacks, in the order in which they ran."""
+        return tuple(dict.fromkeys(result.attack for result in self.results))
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """Names of the slices that were attacked."""
+        return tuple(dict.fromkeys(result.slice for result in self.results))
+
+    def __getitem__(self, attack: str) -> AttackResult:
+        """Return the result of an attack on all samples."""
+        results = self.slice(ENTIRE)
+        if attack not in results:
+            raise KeyError(f"no attack {attack!r} in this report; it has {', '.join(results)}")
+        return results[attack]
+
+    def slice(self, name: str) -> dict[str, AttackResult]:
+        """Results on one slice, by attack.
+
+        Args:
+            name: `"all"`, `"correct"`, `"incorrect"`, `"class 0"`, ...
+
+        Raises:
+            KeyError: If the slice was not attacked; `notes` say why.
+        """
+        results = {result.attack: result for result in self.results if result.slice == name}
+        if not results:
+            raise KeyError(f"no slice {name!r} in this report; it has {', '.join(self.slices)}")
+        return results
+
+    def _require_names(self) -> None:
+        if not isinstance(self.name, (str, type(None))):
+            raise TypeError(f"Expected `name` to be text. Received: name={self.name!r}")
+        if not all(isinstance(name, str) for name in self.class_names):
+            raise TypeError(
+                "Expected `class_names` to be texts. "
+                f"Received: class_names={self.class_names!r:.200}"
+            )
+        if self.class_names and self.num_classes not in (None, len(self.class_names)):
+            raise ValueError(
+                f"Expected `class_names` to be the names of {self.num_classes} classes. "
+                f"Received: {len(self.class_names)} names"
+            )
+        for key, value in self.provenance.items():
+            if not isinstance(key, str) or not isinstance(value, (str, int, float)):
+                raise TypeError(
+                    "Expected `provenance` to hold text and numbers by name. "
+                    f"Received: provenance[{key!r}]={value!r}"
+                )
