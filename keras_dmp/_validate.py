@@ -96,6 +96,27 @@ def seed_or_fresh(seed: int | None) -> int:
     return int(seed)
 
 
+def tensorflow_backend() -> None:
+    """Require Keras to run on TensorFlow.
+
+    Modules that compute with TensorFlow call this when they are imported: names of the package
+    load when they are first used, so that everything else works on all backends.
+
+    Raises:
+        ImportError: If Keras runs on another backend.
+    """
+    import keras
+
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ImportError(
+            "Expected Keras to run on TensorFlow, which this part of keras_dmp needs to train or "
+            "query models: set KERAS_BACKEND=tensorflow before Keras is imported, or audit saved "
+            "predictions, which works on every backend (`python -m keras_dmp audit`, "
+            f"`MembershipScores`). Received: KERAS_BACKEND={backend}"
+        )
+
+
 def _is_real(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(keras_dmp.__file__).parent
 # A module imports its own package and packages of lower layers. Modules at the root are packages
 # of one; what is not named, such as `__main__`, joins all and may import everything.
 LAYERS = (
-    "_tensorflow _validate _version _warnings",
+    "_validate _version _warnings",
     "_storage _data datasets models",
     "distribution splits",
     "_classifier",

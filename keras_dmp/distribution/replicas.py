@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dmp import _tensorflow
+from keras_dmp import _validate
 
 # Whatever trains models or asks them imports this module.
-_tensorflow.require()
+_validate.tensorflow_backend()
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dmp import _tensorflow, _validate
+from keras_dmp import _validate
 from keras_dmp._classifier import probabilities
 from keras_dmp._classifier.outputs import OutputKind
 
-_tensorflow.require()
+_validate.tensorflow_backend()
 
 _NAMES = ("float32", "float16")
 # The least that a log probability is stored as: the log of the smallest normal float32.
