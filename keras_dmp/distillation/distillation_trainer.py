@@ -13,8 +13,9 @@ from keras_dmp._classifier.outputs import OutputKind, require_model, resolve_out
 from keras_dmp._classifier.wrapper import Untracked
 from keras_dmp._data.batches import first_batch, is_dataset, require_readable
 from keras_dmp._data.inputs import require_model_input
-from keras_dmp._training import callback_state, loop
+from keras_dmp._training import callback_state
 from keras_dmp._training.labelled_data import checked_validation
+from keras_dmp._training.loop import ResidentLoop
 from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp.distillation.labeller import Labeller
 from keras_dmp.distillation.metrics import (
@@ -123,6 +124,8 @@ class DistillationTrainer(keras.Model):
         self.drop_labels = drop_labels
         self.label_format = label_format
         self.memory_limit = memory_limit
+        self.fast_loop = True
+        self._loop = ResidentLoop()
         self._source = Untracked(None)
         self._kind: OutputKind | None = None
         self.built = student.built
@@ -135,7 +138,7 @@ class DistillationTrainer(keras.Model):
         require_separate(self.student, teacher)
         self._source = Untracked(teacher)
         # A traced step may hold the teacher before.
-        self._forget_steps()
+        self.train_function = None
 
     def build(self, input_shape: Any) -> None:
         """Build the student."""
@@ -154,9 +157,10 @@ class DistillationTrainer(keras.Model):
         metrics: Any = None,
         weighted_metrics: Any = None,
         run_eagerly: bool = False,
-        steps_per_execution: int | None = None,
+        steps_per_execution: int = 1,
         jit_compile: bool | str = "auto",
         auto_scale_loss: bool = True,
+        fast_loop: bool = True,
     ) -> None:
         """Configure the training; the loss is given.
 
@@ -167,12 +171,20 @@ class DistillationTrainer(keras.Model):
             metrics: Metrics of one-hot labels; Keras' sparse metrics are translated.
             weighted_metrics: The same, weighted by `sample_weight`.
             run_eagerly: As in `keras.Model.compile`.
-            steps_per_execution: As in `keras.Model.compile`. Defaults to `None`: several with
-                a cache, unless a callback looks at batches.
-            jit_compile: As in `keras.Model.compile`. `"auto"` also compiles the step, or
-                the optimizer's update, on a CPU where a training is long enough to repay it.
+            steps_per_execution: As in `keras.Model.compile`.
+            jit_compile: As in `keras.Model.compile`. With `fast_loop`, `"auto"` also compiles
+                the step, or the optimizer's update, on a CPU where a training is long enough to
+                repay it.
             auto_scale_loss: As in `keras.Model.compile`.
+            fast_loop: Boolean. Whether `fit`, with a cache, may gather batches from memory by
+                itself instead of taking them from a pipeline. Callbacks, metrics and the order
+                of the samples are the same, results equal up to rounding. It serves one replica
+                on a CPU, without `run_eagerly` and `jit_compile=True`, and steps that consist of
+                operations known to be pure; everything else, GPUs included, where Keras compiles
+                the step and copies batches while one runs, takes Keras' own loop. With `False`
+                everything does. Defaults to `True`.
         """
+        _validate.boolean(fast_loop=fast_loop)
         if loss is not None:
             raise ValueError(
                 "Expected `loss` to be None: DistillationTrainer minimises "
@@ -181,21 +193,25 @@ class DistillationTrainer(keras.Model):
         kind = self._kind or resolve_output_kind(
             self.student, "student", from_logits=self.from_logits, required=False
         )
-        self._speed = loop.ChosenSpeed.left_open(steps_per_execution, jit_compile)
+        self.fast_loop = fast_loop
+        self._jit_is_open = jit_compile == "auto"
         with replicas.scope_for(self, optimizer=optimizer, metrics=[metrics, weighted_metrics]):
             super().compile(
                 optimizer=optimizer,
                 metrics=for_one_hot_labels(metrics, kind),
                 weighted_metrics=for_one_hot_labels(weighted_metrics, kind),
                 run_eagerly=run_eagerly,
-                steps_per_execution=steps_per_execution or 1,
+                steps_per_execution=steps_per_execution,
                 jit_compile=jit_compile,
                 auto_scale_loss=auto_scale_loss,
             )
 
     def compile_from_config(self, config: dict) -> None:
         """Compile a loaded trainer as it was."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        config = keras.saving.deserialize_keras_object(config)
+        # Files of earlier versions have None where the loop chose.
+        config["steps_per_execution"] = config.get("steps_per_execution") or 1
+        self.compile(**config)
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -203,9 +219,23 @@ class DistillationTrainer(keras.Model):
         """Return the arguments of `compile`, serialized."""
         config = super().get_compile_config() or {}
         config.pop("loss_weights", None)
-        if config and self._speed.steps:
-            config["steps_per_execution"] = None
+        if config:
+            config["fast_loop"] = self.fast_loop
         return config or None
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Make the function that `fit` calls for each step, as Keras' own or one that is faster.
+
+        Args:
+            force: Whether one that is there is made anew.
+        """
+        if self.train_function is None or force:
+            super().make_train_function(force=True)
+            if self.fast_loop:
+                self.train_function = self._loop.train_function(
+                    self, self.train_function, compiles=self._jit_is_open
+                )
+        return self.train_function
 
     def fit(
         self,
@@ -292,15 +322,7 @@ class DistillationTrainer(keras.Model):
             seed=replicas.agreed(self.distribute_strategy, new_seed()),
             decode=data.decode,
         )
-        return loop.fit(
-            self,
-            batches,
-            callbacks=callbacks,
-            speed=self._speed,
-            of=DistillationTrainer,
-            by=super().fit,
-            **arguments,
-        )
+        return self._loop.fit(self, batches, super().fit, callbacks=callbacks, **arguments)
 
     def label(
         self,
@@ -439,12 +461,7 @@ class DistillationTrainer(keras.Model):
         self.built = True
         if kind != self._kind:
             self._kind = kind
-            self._forget_steps()
-
-    def _forget_steps(self) -> None:
-        self.train_function = self.test_function = None
-        if self.compiled:
-            self._speed.forget()
+            self.train_function = self.test_function = None
 
     def _checked(self, validation_data: Any) -> Any:
         return checked_validation(validation_data, self.student, self._kind)

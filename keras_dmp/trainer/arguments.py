@@ -7,7 +7,6 @@ import keras
 
 from keras_dmp import _validate
 from keras_dmp._training import callback_state
-from keras_dmp._training.loop import ChosenSpeed
 from keras_dmp.distribution import replicas
 
 _OF_TEACHER = ("teacher_epochs", "teacher_callbacks", "class_weight", "sample_weight")
@@ -153,12 +152,6 @@ class Compiled:
             "weighted_metrics": _copies(self.weighted_metrics),
             **self.arguments,
         }
-
-    def open_choices(self) -> ChosenSpeed:
-        """What the user left open for the speed of a training."""
-        return ChosenSpeed.left_open(
-            self.arguments.get("steps_per_execution"), self.arguments.get("jit_compile", "auto")
-        )
 
 
 def _copy(part: Any) -> Any:

@@ -83,7 +83,6 @@ def train_teacher(run: Run) -> Trained:
             seed=new_seed(),
             batch_size=arguments.batch_size,
             class_weight=arguments.class_weight,
-            speed=run.compiled.open_choices(),
             **arguments.for_keras(validation and validation.for_keras()),
             **of_phase,
         )
