@@ -131,7 +131,7 @@ class LabelledData:
             seed=seed,
         )
         callbacks = [batches, *callbacks]
-        return model.fit(batches.dataset, shuffle=False, callbacks=callbacks, **arguments)
+        return model.fit(**batches.for_fit(model), callbacks=callbacks, **arguments)
 
     def _columns(self) -> tuple[Any, Any, Any]:
         return self.x, self.y, self.sample_weight

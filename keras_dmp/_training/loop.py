@@ -81,7 +81,7 @@ class ResidentLoop:
         model.make_train_function()
         if not isinstance(model.train_function, _TrainFunction):
             callbacks = [batches, *callbacks]
-            return by(batches.dataset, shuffle=False, callbacks=callbacks, **arguments)
+            return by(**batches.for_fit(model), callbacks=callbacks, **arguments)
         current = _Pass(batches, callbacks)
         self.running.append(current)
         try:

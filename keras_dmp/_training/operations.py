@@ -38,17 +38,50 @@ _COMPILED = frozenset(
 # Functions of their inputs too, that are left to TensorFlow: slower in XLA on a CPU
 # (convolutions, loops), with other random numbers, or with errors that XLA leaves out.
 _PURE = _COMPILED | frozenset(
-    "AvgPool AvgPool3D AvgPool3DGrad AvgPoolGrad MaxPool MaxPool3D MaxPool3DGrad MaxPoolGrad "
-    "Conv2D Conv2DBackpropFilter Conv2DBackpropInput Conv3D Conv3DBackpropFilterV2 "
-    "Conv3DBackpropInputV2 DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter "
-    "DepthwiseConv2dNativeBackpropInput "
-    "FusedBatchNormV3 FusedBatchNormGradV3 "
-    "While StatelessWhile EmptyTensorList TensorListFromTensor TensorListGetItem "
-    "TensorListPopBack TensorListPushBack TensorListReserve TensorListSetItem TensorListStack "
-    "TensorListElementShape TensorListLength "
-    "GatherV2 GatherNd ResourceGather InTopKV2 TopKV2 "
-    "StatelessRandomGetAlg StatelessRandomGetKeyCounter StatelessRandomNormalV2 "
-    "StatelessRandomUniformV2 StatelessRandomUniformIntV2 StatelessTruncatedNormalV2".split()
+    [
+        "AvgPool",
+        "AvgPool3D",
+        "AvgPool3DGrad",
+        "AvgPoolGrad",
+        "MaxPool",
+        "MaxPool3D",
+        "MaxPool3DGrad",
+        "MaxPoolGrad",
+        "Conv2D",
+        "Conv2DBackpropFilter",
+        "Conv2DBackpropInput",
+        "Conv3D",
+        "Conv3DBackpropFilterV2",
+        "Conv3DBackpropInputV2",
+        "DepthwiseConv2dNative",
+        "DepthwiseConv2dNativeBackpropFilter",
+        "DepthwiseConv2dNativeBackpropInput",
+        "FusedBatchNormV3",
+        "FusedBatchNormGradV3",
+        "While",
+        "StatelessWhile",
+        "EmptyTensorList",
+        "TensorListFromTensor",
+        "TensorListGetItem",
+        "TensorListPopBack",
+        "TensorListPushBack",
+        "TensorListReserve",
+        "TensorListSetItem",
+        "TensorListStack",
+        "TensorListElementShape",
+        "TensorListLength",
+        "GatherV2",
+        "GatherNd",
+        "ResourceGather",
+        "InTopKV2",
+        "TopKV2",
+        "StatelessRandomGetAlg",
+        "StatelessRandomGetKeyCounter",
+        "StatelessRandomNormalV2",
+        "StatelessRandomUniformV2",
+        "StatelessRandomUniformIntV2",
+        "StatelessTruncatedNormalV2",
+    ]
 )
 
 

@@ -27,7 +27,9 @@ class Steps:
     rest: _Rows
 
     @classmethod
-    def trace(cls, model: keras.Model, batches: ResidentBatches, *, compiles: bool) -> "Steps | None":
+    def trace(
+        cls, model: keras.Model, batches: ResidentBatches, *, compiles: bool
+    ) -> "Steps | None":
         """The fastest steps that train as `model.train_step` does.
 
         Args:

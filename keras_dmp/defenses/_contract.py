@@ -12,6 +12,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import fresh, outputs
 from keras_dmp._classifier.kind import output_kind
 from keras_dmp._data import arrays, inputs
+from keras_dmp._training.copies import copied_optimizer
 from keras_dmp._training.labelled_data import LabelledData
 from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp.reference.pool import read_reference
@@ -222,7 +223,7 @@ class Run:
         arguments |= {"epochs": epochs or self.epochs, "verbose": self.verbose}
         # In Keras' own shuffling of arrays all epochs have one order after a global seed is set.
         callbacks = [batches, *callbacks]
-        return model.fit(batches.dataset, shuffle=False, callbacks=callbacks, **arguments)
+        return model.fit(**batches.for_fit(model), callbacks=callbacks, **arguments)
 
     def released(self, model: keras.Model) -> keras.Model:
         """The model as it goes out: the moments of an optimizer would tell of the members."""
@@ -230,22 +231,6 @@ class Run:
         # Keras warns at loading of an optimizer that was saved before it had variables.
         model.optimizer.build(model.trainable_variables)
         return model
-
-
-def copied_optimizer(optimizer: Any, name: str = "optimizer") -> keras.optimizers.Optimizer:
-    """A new optimizer from an optimizer, its name or its configuration.
-
-    Raises:
-        ValueError: If Keras knows no such optimizer.
-    """
-    try:
-        found = keras.optimizers.get(optimizer)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"Expected `{name}` to be a Keras optimizer, its name or its configuration. "
-            f"Received: {name}={optimizer!r}"
-        ) from error
-    return type(found).from_config(found.get_config())
 
 
 def _require_split(split: Any, defense: Defense) -> None:

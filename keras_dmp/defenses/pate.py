@@ -9,7 +9,8 @@ import numpy as np
 from keras_dmp import _validate
 from keras_dmp._classifier import forward, fresh, probabilities
 from keras_dmp._data import arrays
-from keras_dmp.defenses._contract import Defense, Run, copied_optimizer
+from keras_dmp._training.copies import copied_optimizer
+from keras_dmp.defenses._contract import Defense, Run
 from keras_dmp.defenses._dp.accounting import default_delta, dp_accounting
 from keras_dmp.defenses._dp.model import require_delta
 from keras_dmp.defenses._noisy_votes import VotingRule, count_votes

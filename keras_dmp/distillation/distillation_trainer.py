@@ -124,7 +124,6 @@ class DistillationTrainer(keras.Model):
         self.drop_labels = drop_labels
         self.label_format = label_format
         self.memory_limit = memory_limit
-        self.fast_loop = True
         self._loop = ResidentLoop()
         self._source = Untracked(None)
         self._kind: OutputKind | None = None
@@ -176,13 +175,11 @@ class DistillationTrainer(keras.Model):
                 the step, or the optimizer's update, on a CPU where a training is long enough to
                 repay it.
             auto_scale_loss: As in `keras.Model.compile`.
-            fast_loop: Boolean. Whether `fit`, with a cache, may gather batches from memory by
-                itself instead of taking them from a pipeline. Callbacks, metrics and the order
-                of the samples are the same, results equal up to rounding. It serves one replica
-                on a CPU, without `run_eagerly` and `jit_compile=True`, and steps that consist of
-                operations known to be pure; everything else, GPUs included, where Keras compiles
-                the step and copies batches while one runs, takes Keras' own loop. With `False`
-                everything does. Defaults to `True`.
+            fast_loop: Boolean. Whether `fit` may gather batches from memory by itself; callbacks,
+                metrics and orders stay, results agree up to rounding. Only steps of operations
+                known to be pure, in one replica on a CPU, do so; on a GPU Keras compiles the step
+                and copies batches while one runs. All else, and all with `False`, takes Keras'
+                own loop. Defaults to `True`.
         """
         _validate.boolean(fast_loop=fast_loop)
         if loss is not None:
@@ -224,11 +221,7 @@ class DistillationTrainer(keras.Model):
         return config or None
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Make the function that `fit` calls for each step, as Keras' own or one that is faster.
-
-        Args:
-            force: Whether one that is there is made anew.
-        """
+        """Make the function that `fit` calls for each step; `force` replaces one that is there."""
         if self.train_function is None or force:
             super().make_train_function(force=True)
             if self.fast_loop:

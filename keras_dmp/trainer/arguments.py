@@ -7,6 +7,7 @@ import keras
 
 from keras_dmp import _validate
 from keras_dmp._training import callback_state
+from keras_dmp._training.copies import copied, copied_optimizer
 from keras_dmp.distribution import replicas
 
 _OF_TEACHER = ("teacher_epochs", "teacher_callbacks", "class_weight", "sample_weight")
@@ -90,6 +91,7 @@ class FitArguments:
 
 
 _ARGUMENTS = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
+_OF_STUDENT = ("fast_loop",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,7 @@ class Compiled:
         metrics: Metrics of both.
         weighted_metrics: Weighted metrics of both.
         arguments: Further arguments of `Model.compile`.
+        of_student: Further arguments of `DistillationTrainer.compile`.
     """
 
     optimizers: dict[str, keras.optimizers.Optimizer]
@@ -109,6 +112,7 @@ class Compiled:
     metrics: Any
     weighted_metrics: Any
     arguments: dict[str, Any]
+    of_student: dict[str, Any]
 
     @classmethod
     def read(
@@ -118,48 +122,42 @@ class Compiled:
 
         Raises:
             TypeError: For unknown arguments.
-            ValueError: Without a loss.
+            ValueError: Without a loss, and for optimizers and metrics that cannot be copied.
         """
         if loss is None:
             raise ValueError("Expected `loss` to be the teacher's loss. Received: loss=None")
-        if not set(kwargs) <= {*_ARGUMENTS, "weighted_metrics"}:
-            raise TypeError(
-                f"Expected keyword arguments among {('weighted_metrics', *_ARGUMENTS)}. "
-                f"Received: {sorted(kwargs)}"
-            )
+        known = ("weighted_metrics", *_ARGUMENTS, *_OF_STUDENT)
+        if not set(kwargs) <= set(known):
+            raise TypeError(f"Expected keyword arguments among {known}. Received: {sorted(kwargs)}")
+        _validate.boolean(fast_loop=kwargs.get("fast_loop", True))
+        own = {"optimizer": optimizer, "teacher_optimizer": teacher_optimizer or optimizer}
+        optimizers = {name: copied_optimizer(of, name) for name, of in own.items()}
         return cls(
             optimizers={
-                "student": keras.optimizers.get(optimizer),
-                "teacher": keras.optimizers.get(teacher_optimizer or optimizer),
+                "student": optimizers["optimizer"],
+                "teacher": optimizers["teacher_optimizer"],
             },
             loss=loss,
-            metrics=metrics,
-            weighted_metrics=kwargs.get("weighted_metrics"),
-            arguments={name: of for name, of in kwargs.items() if name != "weighted_metrics"},
+            metrics=copied(metrics, "metrics"),
+            weighted_metrics=copied(kwargs.get("weighted_metrics"), "weighted_metrics"),
+            arguments={name: of for name, of in kwargs.items() if name in _ARGUMENTS},
+            of_student={name: of for name, of in kwargs.items() if name in _OF_STUDENT},
         )
 
     def for_labels(self, phase: str) -> dict[str, Any]:
         """Arguments for a model that learns labels, optimizer and metrics new."""
         # The student's is what it is released with.
         loss = replicas.whole_batch(self.loss) if phase == "teacher" else self.loss
-        return {**self.for_distillation(phase), "loss": loss}
+        return {**self._for_phase(phase), "loss": loss}
 
-    def for_distillation(self, phase: str = "student") -> dict[str, Any]:
+    def for_distillation(self) -> dict[str, Any]:
         """Arguments for a `DistillationTrainer`, whose loss is given."""
+        return {**self._for_phase("student"), **self.of_student}
+
+    def _for_phase(self, phase: str) -> dict[str, Any]:
         return {
-            "optimizer": _copy(self.optimizers[phase]),
-            "metrics": _copies(self.metrics),
-            "weighted_metrics": _copies(self.weighted_metrics),
+            "optimizer": copied(self.optimizers[phase], "optimizer"),
+            "metrics": copied(self.metrics, "metrics"),
+            "weighted_metrics": copied(self.weighted_metrics, "weighted_metrics"),
             **self.arguments,
         }
-
-
-def _copy(part: Any) -> Any:
-    """A new optimizer or metric with the same configuration; names and functions stay."""
-    if isinstance(part, keras.optimizers.Optimizer | keras.metrics.Metric):
-        return type(part).from_config(part.get_config())
-    return part
-
-
-def _copies(metrics: Any) -> Any:
-    return None if metrics is None else keras.tree.map_structure(_copy, metrics)
