@@ -418,7 +418,7 @@ def test_the_switch_is_saved_and_checked(reference, teacher, tmp_path):
     trainer, _ = train(reference[:14], teacher, "adam", fast_loop=False, fit={"epochs": 1})
     trainer.save(tmp_path / "trainer.keras")
     assert keras.models.load_model(tmp_path / "trainer.keras").fast_loop is False
-    with pytest.raises(ValueError, match="fast_loop.*'no'"):
+    with pytest.raises(ValueError, match=r"fast_loop.*'no'"):
         trainer.compile("adam", fast_loop="no")
-    with pytest.raises(ValueError, match="fast_loop.*'no'"):
+    with pytest.raises(ValueError, match=r"fast_loop.*'no'"):
         DMPTrainer(nets.classifier).compile("adam", "mse", fast_loop="no")

@@ -29,6 +29,14 @@ def custom(function):
     return lambda: layered(Custom(function))
 
 
+def in_python(x):
+    return x * tf.ensure_shape(tf.numpy_function(lambda one: one, [1.0], x.dtype), [])
+
+
+def compares_text(x):
+    return x + tf.cast(tf.equal(tf.constant(["a"]), "b"), x.dtype)
+
+
 def printed(x):
     tf.print("x", output_stream="file:///dev/null")
     return x
@@ -57,11 +65,8 @@ STEPS = {
     ),
     "recurrent": (lambda: layered(layers.Reshape((9, 1)), layers.LSTM(2)), True, False),
     "embedding": (embedding, True, False),
-    "python": (
-        custom(lambda x: x * tf.ensure_shape(tf.numpy_function(lambda a: a, [1.0], x.dtype), [])),
-        False,
-        False,
-    ),
+    "python": (custom(in_python), False, False),
+    "compares text": (custom(compares_text), True, False),
     "print": (custom(printed), False, False),
     "random": (custom(lambda x: x + tf.random.normal(tf.shape(x))), False, False),
     "check": (custom(lambda x: tf.debugging.check_numerics(x, "not finite")), False, False),
@@ -106,9 +111,7 @@ def compiled_functions(function):
 def trained(student, optimizer, *, compiles):
     """Weights after an epoch of traced steps, and whether XLA compiles steps and updates."""
     trainer, data = trainer_of(student(), optimizer()), batches()
-    before = nets.snapshot(trainer)
     steps = Steps.trace(trainer, data, compiles=compiles)
-    nets.assert_same_weights(trainer, before)  # A trial leaves nothing behind.
     full, rest = data.indices(0)
     steps.full(data.columns, full)
     steps.rest(data.columns, rest)
@@ -116,25 +119,15 @@ def trained(student, optimizer, *, compiles):
     return nets.snapshot(trainer.student), parts
 
 
-class ScheduleByText(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that goes through text, which is on no list."""
+class FromTable(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate from a table, a listed operation that is not for XLA."""
 
     def __call__(self, step):
-        return tf.strings.to_number(tf.strings.as_string(0.01 / (1.0 + tf.cast(step, tf.float32))))
+        return tf.gather([0.1, 0.2], tf.cast(step, tf.int32) % 2)
 
 
 class Own(keras.optimizers.SGD):
     """An optimizer that is not one of Keras'."""
-
-
-class ShapeOfValues(layers.Layer):
-    """Makes a shape out of a variable's value, which XLA refuses."""
-
-    def build(self, shape):
-        self.size = self.add_weight(shape=(), dtype="int32", initializer="ones", trainable=False)
-
-    def call(self, x):
-        return x + tf.reduce_sum(tf.zeros(tf.stack([self.size.value + 1])))
 
 
 @pytest.mark.parametrize(
@@ -146,13 +139,12 @@ class ShapeOfValues(layers.Layer):
         (lambda: layered(layers.Dropout(0.3, seed=1)), lambda: "adam", (True, True)),
         (
             lambda: layered(layers.Dropout(0.3, seed=1)),
-            lambda: keras.optimizers.SGD(ScheduleByText()),
+            lambda: keras.optimizers.SGD(FromTable()),
             (False, False),
         ),
         (lambda: layered(layers.Dropout(0.3, seed=1)), lambda: Own(0.1), (False, False)),
-        (lambda: layered(ShapeOfValues()), lambda: Own(0.1), (False, False)),
     ],
-    ids=["step", "update", "schedule", "own optimizer", "refused by XLA"],
+    ids=["step", "update", "schedule", "own optimizer"],
 )
 def test_what_xla_compiles_trains_the_same(student, optimizer, parts):
     weights, compiled = trained(student, optimizer, compiles=True)

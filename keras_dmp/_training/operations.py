@@ -10,79 +10,57 @@ import tensorflow as tf
 
 # Functions of their inputs, and reads and writes of variables, that XLA computes as TensorFlow
 # does up to rounding, at the same speed or faster, and without an error of their own to lose.
-_COMPILED = frozenset(
-    # Structure of a graph; the functions that are called or branched to are looked into.
-    "Const Placeholder Identity IdentityN NoOp StopGradient PreventGradient "
-    "PartitionedCall StatefulPartitionedCall If StatelessIf "
-    # Variables.
-    "VarHandleOp ReadVariableOp AssignVariableOp AssignAddVariableOp AssignSubVariableOp "
-    "ResourceScatterAdd ResourceScatterSub VariableShape "
-    # Shapes.
-    "Shape ShapeN Size Rank Reshape ExpandDims Squeeze Transpose InvertPermutation Tile Pack "
-    "Unpack ConcatV2 ConcatOffset Slice StridedSlice StridedSliceGrad Split SplitV Pad PadV2 Fill "
-    "Range ReverseV2 BroadcastTo BroadcastArgs BroadcastGradientArgs ZerosLike OnesLike "
-    "DynamicStitch UnsortedSegmentSum OneHot Bitcast "
-    # Arithmetic, one number at a time.
-    "Abs Add AddN AddV2 Cast Ceil Cos Cosh DivNoNan Elu EluGrad Erf Erfc Exp Expm1 Floor FloorDiv "
-    "FloorMod LeakyRelu LeakyReluGrad Log Log1p MulNoNan Maximum Minimum Mul Neg Pow RealDiv "
-    "Reciprocal Relu Relu6 Relu6Grad ReluGrad Round Rsqrt RsqrtGrad Selu SeluGrad Sigmoid "
-    "SigmoidGrad Sign Sin Sinh Softplus SoftplusGrad Softsign SoftsignGrad Sqrt SqrtGrad Square "
-    "SquaredDifference Sub Tan Tanh TanhGrad Xdivy Xlogy "
-    # Comparisons.
-    "BitwiseAnd Equal Greater GreaterEqual IsFinite IsInf IsNan Less LessEqual LogicalAnd "
-    "LogicalNot LogicalOr NotEqual Select SelectV2 "
-    # Sums and products.
-    "All Any ArgMax ArgMin BatchMatMulV2 BiasAdd BiasAddGrad Cumsum Einsum L2Loss LogSoftmax MatMul "
-    "Max Mean Min Prod Softmax SoftmaxCrossEntropyWithLogits Sum".split()
-)
-# Functions of their inputs too, that are left to TensorFlow: slower in XLA on a CPU
-# (convolutions, loops), with other random numbers, or with errors that XLA leaves out.
-_PURE = _COMPILED | frozenset(
-    [
-        "AvgPool",
-        "AvgPool3D",
-        "AvgPool3DGrad",
-        "AvgPoolGrad",
-        "MaxPool",
-        "MaxPool3D",
-        "MaxPool3DGrad",
-        "MaxPoolGrad",
-        "Conv2D",
-        "Conv2DBackpropFilter",
-        "Conv2DBackpropInput",
-        "Conv3D",
-        "Conv3DBackpropFilterV2",
-        "Conv3DBackpropInputV2",
-        "DepthwiseConv2dNative",
-        "DepthwiseConv2dNativeBackpropFilter",
-        "DepthwiseConv2dNativeBackpropInput",
-        "FusedBatchNormV3",
-        "FusedBatchNormGradV3",
-        "While",
-        "StatelessWhile",
-        "EmptyTensorList",
-        "TensorListFromTensor",
-        "TensorListGetItem",
-        "TensorListPopBack",
-        "TensorListPushBack",
-        "TensorListReserve",
-        "TensorListSetItem",
-        "TensorListStack",
-        "TensorListElementShape",
-        "TensorListLength",
-        "GatherV2",
-        "GatherNd",
-        "ResourceGather",
-        "InTopKV2",
-        "TopKV2",
-        "StatelessRandomGetAlg",
-        "StatelessRandomGetKeyCounter",
-        "StatelessRandomNormalV2",
-        "StatelessRandomUniformV2",
-        "StatelessRandomUniformIntV2",
-        "StatelessTruncatedNormalV2",
-    ]
-)
+# The functions that are called or branched to are looked into.
+_COMPILED = {
+    "structure": """
+        Const Placeholder Identity IdentityN NoOp StopGradient PreventGradient
+        PartitionedCall StatefulPartitionedCall If StatelessIf
+    """,
+    "variables": """
+        VarHandleOp ReadVariableOp AssignVariableOp AssignAddVariableOp AssignSubVariableOp
+        ResourceScatterAdd ResourceScatterSub VariableShape
+    """,
+    "shapes": """
+        Shape ShapeN Size Rank Reshape ExpandDims Squeeze Transpose InvertPermutation Tile Pack
+        Unpack ConcatV2 ConcatOffset Slice StridedSlice StridedSliceGrad Split SplitV Pad PadV2 Fill
+        Range ReverseV2 BroadcastTo BroadcastArgs BroadcastGradientArgs ZerosLike OnesLike
+        DynamicStitch UnsortedSegmentSum OneHot Bitcast
+    """,
+    "arithmetic": """
+        Abs Add AddN AddV2 Cast Ceil Cos Cosh DivNoNan Elu EluGrad Erf Erfc Exp Expm1 Floor FloorDiv
+        FloorMod LeakyRelu LeakyReluGrad Log Log1p MulNoNan Maximum Minimum Mul Neg Pow RealDiv
+        Reciprocal Relu Relu6 Relu6Grad ReluGrad Round Rsqrt RsqrtGrad Selu SeluGrad Sigmoid
+        SigmoidGrad Sign Sin Sinh Softplus SoftplusGrad Softsign SoftsignGrad Sqrt SqrtGrad Square
+        SquaredDifference Sub Tan Tanh TanhGrad Xdivy Xlogy
+    """,
+    "comparisons": """
+        BitwiseAnd Equal Greater GreaterEqual IsFinite IsInf IsNan Less LessEqual LogicalAnd
+        LogicalNot LogicalOr NotEqual Select SelectV2
+    """,
+    "sums and products": """
+        All Any ArgMax ArgMin BatchMatMulV2 BiasAdd BiasAddGrad Cumsum Einsum L2Loss LogSoftmax
+        MatMul Max Mean Min Prod Softmax SoftmaxCrossEntropyWithLogits Sum
+    """,
+}
+# Functions of their inputs too, that are left to TensorFlow.
+_NOT_COMPILED = {
+    "slower in XLA on a CPU": """
+        AvgPool AvgPool3D AvgPool3DGrad AvgPoolGrad MaxPool MaxPool3D MaxPool3DGrad MaxPoolGrad
+        Conv2D Conv2DBackpropFilter Conv2DBackpropInput Conv3D Conv3DBackpropFilterV2
+        Conv3DBackpropInputV2 DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter
+        DepthwiseConv2dNativeBackpropInput FusedBatchNormV3 FusedBatchNormGradV3
+        While StatelessWhile EmptyTensorList TensorListFromTensor TensorListGetItem
+        TensorListPopBack TensorListPushBack TensorListReserve TensorListSetItem TensorListStack
+        TensorListElementShape TensorListLength InTopKV2 TopKV2
+    """,
+    "with errors that XLA leaves out": "GatherV2 GatherNd ResourceGather",
+    "with other random numbers": """
+        StatelessRandomGetAlg StatelessRandomGetKeyCounter StatelessRandomNormalV2
+        StatelessRandomUniformV2 StatelessRandomUniformIntV2 StatelessTruncatedNormalV2
+    """,
+}
+_MAY_BE_COMPILED = frozenset(" ".join(_COMPILED.values()).split())
+_PURE = _MAY_BE_COMPILED | frozenset(" ".join(_NOT_COMPILED.values()).split())
 
 
 def are_pure(function: Any) -> bool:
@@ -95,12 +73,19 @@ def are_pure(function: Any) -> bool:
 
 def may_be_compiled(function: Any) -> bool:
     """Whether XLA computes a traced function as TensorFlow does, up to rounding."""
-    return all(node.op in _COMPILED or _is_of_shapes(node) for node in _nodes(function))
+    return all(
+        (node.op in _MAY_BE_COMPILED or _is_of_shapes(node)) and not _is_of_text(node)
+        for node in _nodes(function)
+    )
 
 
 def _is_of_shapes(node: Any) -> bool:
     # From weights, as in an embedding, indices may be out of range, which XLA does not report.
     return node.op == "GatherV2" and not tf.as_dtype(node.attr["Tparams"].type).is_floating
+
+
+def _is_of_text(node: Any) -> bool:
+    return any(of.type == tf.string.as_datatype_enum for of in node.attr.values())
 
 
 def _nodes(function: Any) -> list[Any]:

@@ -1,8 +1,8 @@
 """Traced training steps on batches gathered from tensors in memory, compiled where that pays."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -27,9 +27,7 @@ class Steps:
     rest: _Rows
 
     @classmethod
-    def trace(
-        cls, model: keras.Model, batches: ResidentBatches, *, compiles: bool
-    ) -> "Steps | None":
+    def trace(cls, model: keras.Model, batches: ResidentBatches, *, compiles: bool) -> Self | None:
         """The fastest steps that train as `model.train_step` does.
 
         Args:
@@ -46,52 +44,22 @@ class Steps:
         result = traced.structured_outputs
         if not operations.are_pure(traced) or not _has_shapes(result):
             return None
-        ways = _compiled(own, traced, model) if compiles else iter(())
-        for full, rest in ways:
-            steps = cls(full=batches.repeated(full, result), rest=batches.gathered(rest))
-            if steps._runs(batches, traced.variables):
-                return steps
-        return cls(full=batches.repeated(own, result), rest=batches.gathered(own))
-
-    def _runs(self, batches: ResidentBatches, variables: tuple[tf.Variable, ...]) -> bool:
-        """Try a step on the first samples, and restore every variable that it touches.
-
-        XLA may refuse what the allow-list cannot see, such as a shape that depends on values.
-        """
-        before = [(variable, tf.identity(variable)) for variable in variables]
-        (full, rest), columns = batches.indices(0), batches.columns
-        try:
-            _ = self.full(columns, full[:1]) if len(full) else self.rest(columns, rest)
-        except tf.errors.OpError:
-            return False
-        finally:
-            # After an error too: TensorFlow may have run what precedes the compiled part.
-            for variable, value in before:
-                variable.assign(value)
-        return True
+        full, rest = _compiled(own, traced, model) if compiles else (own, own)
+        return cls(full=batches.repeated(full, result), rest=batches.gathered(rest))
 
 
-def _compiled(own: Any, traced: Any, model: keras.Model) -> Iterator[tuple[Callable, Callable]]:
-    """Steps for full batches and for any, with a part that XLA compiles, the fastest first."""
-    if not _can_be_put_back(traced):
-        return
+def _compiled(own: Any, traced: Any, model: keras.Model) -> tuple[Callable, Callable]:
+    """Steps for full batches and for any, as much of them compiled by XLA as may be."""
     if operations.may_be_compiled(traced):
         # XLA would compile once more for the size of a smaller last batch.
-        yield tf.function(own, own.input_signature, jit_compile=True, autograph=False), own
+        return tf.function(own, own.input_signature, jit_compile=True, autograph=False), own
     optimizer = model.optimizer
     is_keras_own = getattr(keras.optimizers, type(optimizer).__name__, None) is type(optimizer)
     if is_keras_own and "apply_gradients" not in vars(optimizer):
-        step = tf.function(
+        own = tf.function(
             lambda data: _by_compiled_update(model, data), own.input_signature, autograph=False
         )
-        yield step, step
-
-
-def _can_be_put_back(function: Any) -> bool:
-    """Whether all variables that a traced function may write to are known: it lists its reads."""
-    known = {id(variable.handle) for variable in function.variables}
-    captured = (of for of in function.captured_inputs if of.dtype == tf.resource)
-    return all(id(resource) in known for resource in captured)
+    return own, own
 
 
 def _by_compiled_update(model: keras.Model, data: Any) -> dict:

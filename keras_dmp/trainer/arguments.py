@@ -8,6 +8,7 @@ import keras
 from keras_dmp import _validate
 from keras_dmp._training import callback_state
 from keras_dmp._training.copies import copied, copied_optimizer
+from keras_dmp.distillation.metrics import for_labels_like
 from keras_dmp.distribution import replicas
 
 _OF_TEACHER = ("teacher_epochs", "teacher_callbacks", "class_weight", "sample_weight")
@@ -150,9 +151,16 @@ class Compiled:
         loss = replicas.whole_batch(self.loss) if phase == "teacher" else self.loss
         return {**self._for_phase(phase), "loss": loss}
 
-    def for_distillation(self) -> dict[str, Any]:
-        """Arguments for a `DistillationTrainer`, whose loss is given."""
-        return {**self._for_phase("student"), **self.of_student}
+    def for_distillation(self, labels: Any) -> dict[str, Any]:
+        """Arguments for a `DistillationTrainer`, whose loss is given.
+
+        Args:
+            labels: Some labels in the form that the user's loss and metrics take.
+        """
+        arguments = {**self._for_phase("student"), **self.of_student}
+        for name in ("metrics", "weighted_metrics"):
+            arguments[name] = for_labels_like(arguments[name], labels)
+        return arguments
 
     def _for_phase(self, phase: str) -> dict[str, Any]:
         return {
