@@ -32,14 +32,18 @@ class ResidentLoop:
     """The loop of one model: it makes train functions and knows what `fit` runs over.
 
     A plain object, since Keras would track the functions of a model.
+
+    Attributes:
+        compiles: Whether XLA may be used where a training is long enough to repay it.
     """
 
     def __init__(self):
+        self.compiles = True
         # A callback may call `fit` again within a `fit`.
         self.running: list[_Pass] = []
 
     def train_function(
-        self, model: keras.Model, keras_own: Callable[[Any], dict], *, compiles: bool
+        self, model: keras.Model, keras_own: Callable[[Any], dict]
     ) -> Callable[[Any], dict]:
         """A train function for `model`: Keras' own where the loop does not serve.
 
@@ -50,7 +54,6 @@ class ResidentLoop:
         Args:
             model: A compiled model.
             keras_own: The train function that Keras has made for it.
-            compiles: Whether XLA may be used where a training is long enough to repay it.
         """
         if model.jit_compile or model.run_eagerly or tf.distribute.has_strategy():
             return keras_own
@@ -58,7 +61,7 @@ class ResidentLoop:
             return keras_own
         if any(device.device_type != "CPU" for device in tf.config.get_visible_devices()):
             return keras_own
-        return _TrainFunction(self, model, keras_own, compiles)
+        return _TrainFunction(self, model, keras_own)
 
     def fit(
         self,
@@ -155,15 +158,8 @@ class _Pass(keras.callbacks.Callback):
 class _TrainFunction:
     """A train function as Keras calls it, with an iterator, for one model as it is now."""
 
-    def __init__(
-        self,
-        loop: ResidentLoop,
-        model: keras.Model,
-        keras_own: Callable[[Any], dict],
-        compiles: bool,
-    ):
-        self._loop, self._model, self._compiles = loop, model, compiles
-        self._keras_own = keras_own
+    def __init__(self, loop: ResidentLoop, model: keras.Model, keras_own: Callable[[Any], dict]):
+        self._loop, self._model, self._keras_own = loop, model, keras_own
         self._traced: list[tuple[Any, Steps | None]] = []
 
     def __call__(self, iterator: Any) -> dict:
@@ -182,8 +178,8 @@ class _TrainFunction:
     def _steps(self, current: _Pass) -> Steps | None:
         """Steps for these batches: those of a `fit` before, or new ones."""
         batches = current.batches
-        compiles = self._compiles and _worth_compiling(self._model, current.num_steps)
-        like = batches.element_spec, batches.batch_size, batches.decode, batches.has_full, compiles
+        compiles = self._loop.compiles and _worth_compiling(self._model, current.num_steps)
+        like = batches.element_spec, batches.batch_size, batches.decode, compiles
         for of, steps in self._traced:
             if of == like and not batches.is_mapped:
                 return steps

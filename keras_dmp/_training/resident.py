@@ -41,7 +41,6 @@ class ResidentBatches(keras.callbacks.Callback):
         batch_size: As given.
         decode: As given.
         num_batches: Batches of an epoch.
-        has_full: Whether one of them is full.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class ResidentBatches(keras.callbacks.Callback):
             return batch if decode is None else decode(batch)
 
         self.batch_size, self.decode = batch_size, decode
-        self.num_batches, self.has_full = -(-samples // batch_size), samples >= batch_size
+        self.num_batches = -(-samples // batch_size)
         self._gather, self._order = gather, order
 
     @functools.cached_property

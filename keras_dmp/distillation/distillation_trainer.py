@@ -156,7 +156,7 @@ class DistillationTrainer(keras.Model):
         metrics: Any = None,
         weighted_metrics: Any = None,
         run_eagerly: bool = False,
-        steps_per_execution: int = 1,
+        steps_per_execution: int | None = None,
         jit_compile: bool | str = "auto",
         auto_scale_loss: bool = True,
         fast_loop: bool = True,
@@ -170,16 +170,13 @@ class DistillationTrainer(keras.Model):
             metrics: Metrics of one-hot labels; Keras' sparse metrics are translated.
             weighted_metrics: The same, weighted by `sample_weight`.
             run_eagerly: As in `keras.Model.compile`.
-            steps_per_execution: As in `keras.Model.compile`.
+            steps_per_execution: As in `keras.Model.compile`. Defaults to `None`: 1.
             jit_compile: As in `keras.Model.compile`. With `fast_loop`, `"auto"` also compiles
-                the step, or the optimizer's update, on a CPU where a training is long enough to
-                repay it.
+                steps, or the optimizer's updates, on a CPU where the training repays it.
             auto_scale_loss: As in `keras.Model.compile`.
-            fast_loop: Boolean. Whether `fit` may gather batches from memory by itself; callbacks,
-                metrics and orders stay, results agree up to rounding. Only steps of operations
-                known to be pure, in one replica on a CPU, do so; on a GPU Keras compiles the step
-                and copies batches while one runs. All else, and all with `False`, takes Keras'
-                own loop. Defaults to `True`.
+            fast_loop: Boolean. Whether steps of operations known to be pure may gather batches
+                from memory, in one replica on a CPU; results agree up to rounding. All else takes
+                Keras' loop, which on a GPU compiles and prefetches. Defaults to `True`.
         """
         _validate.boolean(fast_loop=fast_loop)
         if loss is not None:
@@ -191,24 +188,21 @@ class DistillationTrainer(keras.Model):
             self.student, "student", from_logits=self.from_logits, required=False
         )
         self.fast_loop = fast_loop
-        self._jit_is_open = jit_compile == "auto"
+        self._loop.compiles = jit_compile == "auto"
         with replicas.scope_for(self, optimizer=optimizer, metrics=[metrics, weighted_metrics]):
             super().compile(
                 optimizer=optimizer,
                 metrics=for_one_hot_labels(metrics, kind),
                 weighted_metrics=for_one_hot_labels(weighted_metrics, kind),
                 run_eagerly=run_eagerly,
-                steps_per_execution=steps_per_execution,
+                steps_per_execution=steps_per_execution or 1,
                 jit_compile=jit_compile,
                 auto_scale_loss=auto_scale_loss,
             )
 
     def compile_from_config(self, config: dict) -> None:
         """Compile a loaded trainer as it was."""
-        config = keras.saving.deserialize_keras_object(config)
-        # Files of earlier versions have None where the loop chose.
-        config["steps_per_execution"] = config.get("steps_per_execution") or 1
-        self.compile(**config)
+        self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -216,18 +210,14 @@ class DistillationTrainer(keras.Model):
         """Return the arguments of `compile`, serialized."""
         config = super().get_compile_config() or {}
         config.pop("loss_weights", None)
-        if config:
-            config["fast_loop"] = self.fast_loop
-        return config or None
+        return {**config, "fast_loop": self.fast_loop} if config else None
 
     def make_train_function(self, force: bool = False) -> Any:
         """Make the function that `fit` calls for each step; `force` replaces one that is there."""
         if self.train_function is None or force:
             super().make_train_function(force=True)
             if self.fast_loop:
-                self.train_function = self._loop.train_function(
-                    self, self.train_function, compiles=self._jit_is_open
-                )
+                self.train_function = self._loop.train_function(self, self.train_function)
         return self.train_function
 
     def fit(
