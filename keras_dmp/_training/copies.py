@@ -6,6 +6,7 @@ Each training needs its own. `from_config(get_config())` alone loses what a meth
 
 import copy
 import types
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,19 +78,29 @@ def _copied(part: Any, name: str) -> Any:
 
 
 def _from_config(part: Any) -> Any:
-    config, functions = part.get_config(), _functions(part)
+    with warnings.catch_warnings():
+        # A lambda would be unsafe in a file, and this is none.
+        warnings.simplefilter("ignore", UserWarning)
+        config, functions = part.get_config(), _functions(part)
     # Keras finds functions by names alone, and would take the metric's own name for one.
     wrapped = {
-        key: functions[of["config"]]
+        key: functions[_name_of_function(of)]
         for key, of in config.items()
-        if isinstance(of, dict)
-        and of.get("class_name") == "function"
-        and of.get("config") in functions
+        if _name_of_function(of) in functions
     }
     if wrapped:
         return type(part)(**config | wrapped)
     with keras.saving.custom_object_scope(dict(_own_classes(part))):
         return type(part).from_config(config)
+
+
+def _name_of_function(serialized: Any) -> str | None:
+    """Name of a function in a configuration, None for anything else."""
+    if not isinstance(serialized, dict):
+        return None
+    if serialized.get("class_name") == "__lambda__":
+        return "<lambda>"
+    return serialized.get("config") if serialized.get("class_name") == "function" else None
 
 
 def _complete(part: Any, new: Any) -> None:
