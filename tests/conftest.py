@@ -4,9 +4,6 @@ import keras
 import nets
 import pytest
 import tensorflow as tf
-from trainings import train
-
-from keras_dmp._training import loop
 
 # Before TensorFlow starts its devices: the tests of replicas need two.
 tf.config.set_logical_device_configuration(
@@ -39,37 +36,3 @@ def teacher():
 @pytest.fixture
 def student():
     return nets.classifier(seed=12)
-
-
-@pytest.fixture
-def loops(monkeypatch):
-    """The models that are trained in a loop of our own."""
-    models, traced = [], loop._Loop._traced
-
-    def noted(self):
-        steps = traced(self)
-        models.append(self.model)
-        return steps
-
-    monkeypatch.setattr(loop._Loop, "_traced", noted)
-    return models
-
-
-@pytest.fixture
-def keras_loops(monkeypatch):
-    """Called, makes every training after it one in Keras' own loop."""
-    return lambda: monkeypatch.setattr(loop, "_is_plain", lambda model: False)
-
-
-@pytest.fixture
-def in_keras_loop(monkeypatch):
-    """Train once as Keras' `fit` does by itself."""
-
-    def train_there(*args, **kwargs):
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, "_is_plain", lambda trainer: False)
-            trainer, history = train(*args, **kwargs)
-        assert trainer._speed.traced is None
-        return trainer, history
-
-    return train_there

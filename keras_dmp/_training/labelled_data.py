@@ -10,7 +10,6 @@ import numpy as np
 from keras_dmp._classifier import outputs
 from keras_dmp._data import arrays, batches, inputs
 from keras_dmp._data.batches import Batch, ShuffledBatches, first_batch, is_dataset, iterate
-from keras_dmp._training import loop
 from keras_dmp._training.resident import ResidentBatches
 
 _DEFAULT_BATCH_SIZE = 32
@@ -107,7 +106,6 @@ class LabelledData:
         shuffle: bool,
         seed: int,
         callbacks: list[keras.callbacks.Callback],
-        speed: loop.ChosenSpeed,
         **arguments: Any,
     ) -> keras.callbacks.History:
         """`model.fit` on this data, from resident tensors where it is arrays.
@@ -118,7 +116,6 @@ class LabelledData:
             shuffle: Whether each epoch has an order of its own.
             seed: Seed of the orders.
             callbacks: As in `Model.fit`.
-            speed: What may be chosen for arrays.
             **arguments: The others of `Model.fit`.
         """
         if shuffle and isinstance(self.x, keras.utils.PyDataset):
@@ -133,7 +130,8 @@ class LabelledData:
             shuffle=shuffle,
             seed=seed,
         )
-        return loop.fit(model, batches, callbacks=callbacks, speed=speed, **arguments)
+        callbacks = [batches, *callbacks]
+        return model.fit(**batches.for_fit(model), callbacks=callbacks, **arguments)
 
     def _columns(self) -> tuple[Any, Any, Any]:
         return self.x, self.y, self.sample_weight

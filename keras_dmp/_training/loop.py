@@ -1,328 +1,203 @@
-"""What Keras' training loop costs a small model besides arithmetic, and a loop without it.
+"""A train function that gathers its batches itself, without a pipeline.
 
-Two costs show on a CPU: handing batches from a pipeline's threads to the step, and optimizers
-written as a dozen passes over all weights. A loop that gathers its batches itself, from tensors
-in memory, takes out the first, XLA the second: it makes one program of a step, or of the update.
+Two costs of Keras' training loop show on a CPU where a model is small: handing batches from a
+pipeline's threads to the step, and optimizers written as a dozen passes over all weights. A loop
+over tensors in memory removes the first, XLA the second: one program per step, or per update.
+
+`fit` stays Keras' own, and so do epochs, callbacks, metrics and validation. It is given a number
+per batch instead of data, and the train function, which Keras lets a model make for itself, knows
+the samples that the numbers stand for.
 """
 
-import contextlib
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from keras_dmp._training import xla
 from keras_dmp._training.resident import ResidentBatches
+from keras_dmp._training.steps import Steps
 
-# A progress bar still moves a dozen times an epoch, and callbacks are called no oftener.
-_EXECUTIONS_PER_EPOCH = 12
+# Where no callback looks at batches, steps run in groups: a twelfth of an epoch, or 32.
+_GROUPS_PER_EPOCH = 12
 _MAX_STEPS = 32
 # Weight updates (steps times weights) from which a compilation, two seconds, is repaid, and
 # weights below which a compiled step is no faster; both measured on two cores.
 _WORTH_COMPILING = 800_000_000
 _MIN_WEIGHTS = 100_000
-_BATCH_HOOKS = (
-    *("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"),
-    *("on_test_batch_begin", "on_test_batch_end"),
-)
-# What of a model the loop stands in for or counts on; all of it is Keras' own, or ours.
-_COUNTED_ON = ("fit", "make_train_function", "train_step", "compute_loss", "metrics")
+_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Steps:
-    """Traced training steps on batches gathered from columns.
+class ResidentLoop:
+    """The loop of one model: it makes train functions and knows what `fit` runs over.
+
+    A plain object, since Keras would track the functions of a model.
 
     Attributes:
-        rows: From columns and rows of indices, each of a full batch, to the last result.
-        rest: From columns and the indices of a batch of any size to its result.
-        compiled: What XLA compiles: `"step"`, for full batches, `"update"` or nothing, `None`.
+        compiles: Whether XLA may be used where a training is long enough to repay it.
     """
 
-    rows: Callable[[list, np.ndarray], dict]
-    rest: Callable[[list, np.ndarray], dict]
-    compiled: str | None
+    def __init__(self):
+        self.compiles = True
+        # A callback may call `fit` again within a `fit`.
+        self.running: list[_Pass] = []
 
+    def train_function(
+        self, model: keras.Model, keras_own: Callable[[Any], dict]
+    ) -> Callable[[Any], dict]:
+        """A train function for `model`: Keras' own where the loop does not serve.
 
-@dataclasses.dataclass(kw_only=True)
-class ChosenSpeed:
-    """What may be chosen for a model's `fit` because its user left it open.
+        The loop serves one replica on a CPU, traced. With an accelerator Keras compiles the whole
+        step, and its pipeline copies batches there while a step runs; a strategy's variables
+        belong to its scope.
 
-    A plain object holds the steps, since Keras would track the functions of a model.
+        Args:
+            model: A compiled model.
+            keras_own: The train function that Keras has made for it.
+        """
+        if model.jit_compile or model.run_eagerly or tf.distribute.has_strategy():
+            return keras_own
+        if model.distribute_strategy is not tf.distribute.get_strategy():
+            return keras_own
+        if any(device.device_type != "CPU" for device in tf.config.get_visible_devices()):
+            return keras_own
+        return _TrainFunction(self, model, keras_own)
 
-    Attributes:
-        steps: Whether the steps of an execution are open.
-        compiles: Whether the compilation is open.
-        traced: The steps of the last `fit` in a loop of our own, for the next one.
-        like: What they were traced for.
-        functions: Keras' own functions by the steps of their executions, for the next `fit`.
-    """
+    def fit(
+        self,
+        model: keras.Model,
+        batches: ResidentBatches,
+        by: Callable[..., keras.callbacks.History],
+        *,
+        callbacks: Iterable[keras.callbacks.Callback],
+        **arguments: Any,
+    ) -> keras.callbacks.History:
+        """Train a model on such batches: in this loop if its train function is one.
 
-    steps: bool = True
-    compiles: bool = True
-    traced: Steps | None = None
-    like: Any = None
-    functions: dict[int, list[Any]] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def left_open(cls, steps_per_execution: int | None, jit_compile: bool | str) -> "ChosenSpeed":
-        """What these arguments of `compile` leave open."""
-        return cls(steps=steps_per_execution is None, compiles=jit_compile == "auto")
-
-    def forget(self) -> None:
-        """Let go of what was traced: a model or a meaning in it has changed."""
-        self.traced = self.like = None
-        self.functions.clear()
-
-    @contextlib.contextmanager
-    def executing(self, model: keras.Model, steps: int) -> Iterator[None]:
-        """Within, an execution has so many steps, and Keras' functions are those for them."""
-        before, own, compilation = model.steps_per_execution, _functions(model), _compilation(model)
-        if steps != before:
-            model.steps_per_execution = steps
-            _set_functions(model, self.functions.get(steps, [None] * len(own)))
+        Args:
+            model: A compiled model.
+            batches: What it is trained on.
+            by: Its `fit`.
+            callbacks: As in `Model.fit`.
+            **arguments: The others of `Model.fit`.
+        """
+        model.make_train_function()
+        if not isinstance(model.train_function, _TrainFunction):
+            callbacks = [batches, *callbacks]
+            return by(**batches.for_fit(model), callbacks=callbacks, **arguments)
+        current = _Pass(batches, callbacks)
+        self.running.append(current)
         try:
-            yield
+            callbacks = [current, *callbacks]
+            return by(current.stand_in, shuffle=False, callbacks=callbacks, **arguments)
         finally:
-            # What a callback has compiled anew stays as it is.
-            if steps != before and _compilation(model) is compilation:
-                self.functions[steps] = _functions(model)
-                model.steps_per_execution = before
-                _set_functions(model, own)
+            self.running.remove(current)
 
 
-class _Loop(keras.callbacks.Callback):
-    """Puts a loop over batches that it gathers itself in the place of Keras' own.
+class _Pass(keras.callbacks.Callback):
+    """One call of `fit`, and how far it is in its epoch.
 
-    `fit` is given `stand_in`, a number a batch, which no pipeline's threads must bring. It tells
-    an execution of this training from what a callback trains on besides, which is Keras'.
+    Attributes:
+        batches: What it trains on.
+        stand_in: What Keras is given: one number per batch, at no pipeline's cost.
+        in_groups: Whether steps may run ahead of callbacks, none of which looks at batches.
+        steps: The steps of each train function; a callback may have Keras make another one.
     """
 
-    def __init__(self, speed: ChosenSpeed, batches: ResidentBatches, compiles: bool):
+    def __init__(self, batches: ResidentBatches, callbacks: Iterable[keras.callbacks.Callback]):
         super().__init__()
-        self._speed, self._batches, self._compiles = speed, batches, compiles
-        self._steps: Steps | None = None
-        self._executions: Iterator[dict] = iter(())
+        self.batches = batches
         self.stand_in = tf.data.Dataset.range(batches.num_batches)
+        self.in_groups = not any(_looks_at_batches(callback) for callback in callbacks)
+        self.steps: dict[_TrainFunction, Steps | None] = {}
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Put the loop in place; steps are traced at the first one, as Keras does."""
-        del logs
-        self._keras_own = self.model.train_function
-        self.model.train_function = self._execute
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole training, those of an interrupted run's first epochs included."""
+        return self.batches.num_batches * self.params["epochs"]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Begin with the first batch of the epoch's order."""
         del logs
-        self._executions = self._epoch(*self._batches.indices(epoch))
+        self.batches.on_epoch_begin(epoch)
+        self._order = self.batches.indices(epoch)
+        self._done = self._asked = 0
+        self._result: dict = {}
+        self._pipeline: Any = None
 
-    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        """Stay in place, with another trace, where a callback has had Keras make a function."""
-        del batch, logs
-        made = self.model.train_function
-        if made is not None and made != self._execute:
-            self._keras_own, self._steps = made, None
-            self.model.train_function = self._execute
+    def execute(self, steps: Steps, count: int) -> dict:
+        """Take `count` steps, unless an earlier call has taken them, and return the last result."""
+        self._asked += count
+        if self._done < self._asked:
+            self._result, self._pipeline = self._take(steps, self._group(count)), None
+        return self._result
 
-    def take_back(self) -> None:
-        """Put Keras' own function back, if the loop is in its place."""
-        if self.model is not None and self.model.train_function == self._execute:
-            self.model.train_function = self._keras_own
+    def execute_in_pipeline(self, keras_own: Callable[[Any], dict], count: int) -> dict:
+        """The same by Keras' own train function, on the batches from a pipeline."""
+        if self._pipeline is None:
+            self._pipeline = iter(self.batches.dataset.skip(self._done))
+        self._asked += count
+        self._done = self._asked
+        return keras_own(self._pipeline)
 
-    def _execute(self, iterator: Any) -> dict:
-        if getattr(iterator, "element_spec", None) != self.stand_in.element_spec:
+    def _group(self, count: int) -> int:
+        """Steps to take at once; whole executions, so that results are those asked for."""
+        if not self.in_groups:
+            return count
+        steps = min(_MAX_STEPS, self.batches.num_batches // _GROUPS_PER_EPOCH)
+        return max(1, steps // count) * count
+
+    def _take(self, steps: Steps, count: int) -> dict:
+        full, rest = self._order
+        start, self._done = self._done, min(self._done + count, self.batches.num_batches)
+        columns, rows = self.batches.columns, full[start : self._done]
+        result = steps.full(columns, rows) if len(rows) else self._result
+        return steps.rest(columns, rest) if self._done > len(full) else result
+
+
+class _TrainFunction:
+    """A train function as Keras calls it, with an iterator, for one model as it is now."""
+
+    def __init__(self, loop: ResidentLoop, model: keras.Model, keras_own: Callable[[Any], dict]):
+        self._loop, self._model, self._keras_own = loop, model, keras_own
+        self._traced: list[tuple[Any, Steps | None]] = []
+
+    def __call__(self, iterator: Any) -> dict:
+        current = self._loop.running[-1] if self._loop.running else None
+        spec = getattr(iterator, "element_spec", None)
+        if current is None or spec != current.stand_in.element_spec:
+            # What a callback trains on besides, and `train_on_batch`.
             return self._keras_own(iterator)
-        if self._steps is None:
-            self._steps = self._traced()
-        return next(self._executions)
+        if self not in current.steps:
+            current.steps[self] = self._steps(current)
+        steps, count = current.steps[self], self._model.steps_per_execution
+        if steps is None:
+            return current.execute_in_pipeline(self._keras_own, count)
+        return current.execute(steps, count)
 
-    def _traced(self) -> Steps:
-        """The steps of a `fit` before, or new ones."""
-        speed, batches = self._speed, self._batches
-        # Keras traces anew where it has made another function, and for nothing else.
-        like = (
-            *(batches.element_spec, batches.batch_size, batches.decode, batches.has_full),
-            *(self._compiles, self._keras_own),
-        )
-        if not batches.is_mapped and speed.traced is not None and like == speed.like:
-            return speed.traced
-        try:
-            steps = self._fastest(self.model)
-        except StopIteration as error:
-            # Keras would take it for the end of the epoch.
-            raise RuntimeError("Expected no StopIteration from a training step") from error
+    def _steps(self, current: _Pass) -> Steps | None:
+        """Steps for these batches: those of a `fit` before, or new ones."""
+        batches = current.batches
+        compiles = self._loop.compiles and _worth_compiling(self._model, current.num_steps)
+        like = batches.element_spec, batches.batch_size, batches.decode, compiles
+        for of, steps in self._traced:
+            if of == like and not batches.is_mapped:
+                return steps
+        steps = Steps.trace(self._model, batches, compiles=compiles)
         if not batches.is_mapped:
             # Others would keep the files that they read.
-            speed.traced, speed.like = steps, like
+            self._traced.append((like, steps))
         return steps
 
-    def _fastest(self, model: keras.Model) -> Steps:
-        """The fastest steps that run."""
-        batches = self._batches
-        own = tf.function(model.train_step, (batches.element_spec,), autograph=False)
-        traced = own.get_concrete_function()
-        result = traced.structured_outputs
-        if not _has_shapes(result) or not xla.may_be_two(traced):
-            one = batches.gathered(own)
-            return Steps(rows=_one_by_one(one), rest=one, compiled=None)
-        by_xla = xla.steps(own, model) if self._compiles else ()
-        for compiled, full, rest in (*by_xla, (None, own, own)):
-            steps = Steps(
-                rows=batches.repeated(full, result), rest=batches.gathered(rest), compiled=compiled
-            )
-            if compiled is None or self._runs(steps, traced.variables):
-                break
-        return steps
 
-    def _epoch(self, full: np.ndarray, rest: np.ndarray) -> Iterator[dict]:
-        """Yield the result of each execution."""
-        columns, count = self._batches.columns, self.model.steps_per_execution
-        ends_full = len(rest) == 0 or len(full) % count == 0
-        for start in range(0, len(full), count):
-            result = self._steps.rows(columns, full[start : start + count])
-            if ends_full or start + count < len(full):
-                yield result
-        if len(rest):
-            yield self._steps.rest(columns, rest)
-
-    def _runs(self, steps: Steps, variables: Iterable[tf.Variable]) -> bool:
-        """Try a step on the first samples, and restore every variable that it touches."""
-        before = [(variable, tf.identity(variable)) for variable in variables]
-        (full, rest), columns = self._batches.indices(0), self._batches.columns
-        try:
-            _ = steps.rows(columns, full[:1]) if len(full) else steps.rest(columns, rest)
-        except tf.errors.OpError:
-            return False
-        finally:
-            # After an error too: TensorFlow may have run what precedes the compiled part.
-            for variable, value in before:
-                variable.assign(value)
-        return True
-
-
-def fit(
-    model: keras.Model,
-    batches: ResidentBatches,
-    *,
-    epochs: int,
-    callbacks: Iterable[keras.callbacks.Callback] = (),
-    speed: ChosenSpeed | None = None,
-    of: type[keras.Model] = keras.Model,
-    by: Callable[..., keras.callbacks.History] | None = None,
-    **arguments: Any,
-) -> keras.callbacks.History:
-    """`model.fit` on such batches, in a loop of our own where that trains the same.
-
-    What is chosen is a function of the arguments alone, so that a run that goes on at a later
-    epoch takes the same steps.
-
-    Args:
-        model: A compiled model.
-        batches: What it is trained on.
-        epochs: As in `Model.fit`.
-        callbacks: As in `Model.fit`.
-        speed: What may be chosen. Defaults to `None`: everything.
-        of: The class whose training step and loss `model` must have for a loop of our own.
-        by: What trains it. Defaults to `None`: `model.fit`.
-        **arguments: The others of `Model.fit`.
-    """
-    speed = speed or ChosenSpeed()
-    by, callbacks = by or model.fit, list(callbacks)
-    # Keras' pipeline makes sample weights of class weights.
-    is_known = _is_of(model, of) and arguments.get("class_weight") is None
-    steps = model.steps_per_execution
-    if speed.steps and is_known and _runs_traced_in_one_replica(model):
-        steps = _steps_per_execution(batches, callbacks)
-    with speed.executing(model, steps):
-        if not is_known or not _is_plain(model):
-            callbacks = [batches, *callbacks]
-            return by(
-                batches.dataset, epochs=epochs, shuffle=False, callbacks=callbacks, **arguments
-            )
-        compiles = speed.compiles and _worth_compiling(model, batches.num_batches * epochs)
-        loop = _Loop(speed, batches, compiles)
-        try:
-            callbacks = [*callbacks, loop]
-            return by(loop.stand_in, epochs=epochs, shuffle=False, callbacks=callbacks, **arguments)
-        finally:
-            loop.take_back()
-
-
-def _is_of(model: keras.Model, of: type[keras.Model]) -> bool:
-    """Whether a model trains as its class of ours or Keras' does, and can be trained at all."""
-    if not model.built or model.optimizer is None or not model.trainable_variables:
-        return False
-    if any(name in vars(model) for name in _COUNTED_ON):
-        return False
-    return all(getattr(type(model), name) is getattr(of, name) for name in _COUNTED_ON)
-
-
-def _runs_traced_in_one_replica(model: keras.Model) -> bool:
-    return not model.run_eagerly and model.distribute_strategy.num_replicas_in_sync == 1
-
-
-def _is_plain(model: keras.Model) -> bool:
-    """Whether steps run on a CPU, traced, in no strategy's scope, and not compiled by wish.
-
-    With an accelerator Keras compiles the whole step and its loop by itself; a strategy's
-    variables belong to its scope.
-    """
-    if model.jit_compile or model.run_eagerly:
-        return False
-    if any(device.device_type != "CPU" for device in tf.config.list_physical_devices()):
-        return False
-    own = tf.distribute.get_strategy()
-    return not tf.distribute.has_strategy() and model.distribute_strategy is own
-
-
-def _compilation(model: keras.Model) -> Any:
-    """An object that is another one after each `compile`."""
-    return vars(model).get("_compile_config")
-
-
-def _functions(model: keras.Model) -> list[Any]:
-    return [model.train_function, model.test_function, model.predict_function]
-
-
-def _set_functions(model: keras.Model, functions: list[Any]) -> None:
-    model.train_function, model.test_function, model.predict_function = functions
-
-
-def _steps_per_execution(
-    batches: ResidentBatches, callbacks: Iterable[keras.callbacks.Callback]
-) -> int:
-    """Steps from one call of callbacks to the next: one if a callback looks at batches."""
-    for callback in callbacks:
-        for hook in _BATCH_HOOKS:
-            own = getattr(callback, hook)
-            if getattr(own, "__func__", own) is not getattr(keras.callbacks.Callback, hook):
-                return 1
-    return max(1, min(_MAX_STEPS, batches.num_batches // _EXECUTIONS_PER_EPOCH))
-
-
-def _worth_compiling(trainer: keras.Model, steps: int) -> bool:
-    """Whether so many steps repay a compilation."""
-    weights = trainer.count_params()
-    return weights >= _MIN_WEIGHTS and steps * weights >= _WORTH_COMPILING
-
-
-def _one_by_one(step: Callable[[list, np.ndarray], dict]) -> Callable[[list, np.ndarray], dict]:
-    """`ResidentBatches.repeated`, called from Python, for results whose sizes are not known."""
-
-    def several(columns, rows):
-        for row in rows:
-            result = step(columns, row)
-        return result
-
-    return several
-
-
-def _has_shapes(result: Any) -> bool:
-    """Whether the sizes of metrics are known beforehand, as those of Keras' own are."""
-    return all(
-        isinstance(of, tf.TensorSpec | tf.Tensor) and of.shape.is_fully_defined()
-        for of in keras.tree.flatten(result)
+def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
+    return any(
+        getattr(own, "__func__", own) is not getattr(keras.callbacks.Callback, hook)
+        for hook, own in ((hook, getattr(callback, hook)) for hook in _BATCH_HOOKS)
     )
+
+
+def _worth_compiling(model: keras.Model, steps: int) -> bool:
+    """Whether so many steps repay a compilation."""
+    weights = model.count_params()
+    return weights >= _MIN_WEIGHTS and steps * weights >= _WORTH_COMPILING

@@ -23,8 +23,9 @@ _as_written = tf.autograph.experimental.do_not_convert
 class ResidentBatches(keras.callbacks.Callback):
     """A dataset over arrays for `fit`, and the callback that tells it the epoch.
 
-    Pass `.dataset` as `x` and the object itself among the callbacks. A loop of its own takes
-    `.indices(epoch)`, and a step that is `.gathered`, or `.repeated`, from `.columns`.
+    Pass what `.for_fit(model)` says to its `fit`, or `.dataset` as `x`, and the object itself
+    among the callbacks. A loop of its own takes `.indices(epoch)`, and a step that is
+    `.gathered`, or `.repeated`, from `.columns`.
 
     Args:
         data: A structure of arrays with as many rows, such as `(x, y, sample_weight)`.
@@ -40,7 +41,6 @@ class ResidentBatches(keras.callbacks.Callback):
         batch_size: As given.
         decode: As given.
         num_batches: Batches of an epoch.
-        has_full: Whether one of them is full.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ResidentBatches(keras.callbacks.Callback):
             return batch if decode is None else decode(batch)
 
         self.batch_size, self.decode = batch_size, decode
-        self.num_batches, self.has_full = -(-samples // batch_size), samples >= batch_size
+        self.num_batches = -(-samples // batch_size)
         self._gather, self._order = gather, order
 
     @functools.cached_property
@@ -105,29 +105,49 @@ class ResidentBatches(keras.callbacks.Callback):
     @functools.cached_property
     def dataset(self) -> tf.data.Dataset:
         """The batches of the epoch that was told last."""
+        indices = self._all_indices().take(self.num_batches)
+        one_epoch = tf.data.experimental.assert_cardinality(self.num_batches)
+        return self._batches_at(indices).apply(one_epoch)
+
+    def for_fit(self, model: keras.Model) -> dict[str, Any]:
+        """Arguments of the `fit` of a compiled model that have it train on these batches.
+
+        Pass the object itself among the callbacks. Starting a pipeline takes longer than an epoch
+        of a small model, so where epochs can be told apart by their steps one pipeline serves all
+        of them.
+        """
+        by_steps = self.num_batches % model.steps_per_execution == 0
+        # Several replicas share out batches, and would fill up a small last one with the next.
+        if not by_steps or model.distribute_strategy.num_replicas_in_sync > 1:
+            return {"x": self.dataset, "shuffle": False}
+        every_epoch = self._batches_at(self._all_indices())
+        return {"x": every_epoch, "steps_per_epoch": self.num_batches, "shuffle": False}
+
+    def _all_indices(self) -> tf.data.Dataset:
+        """Indices of batches, of the epoch that was told last and of all that follow it."""
 
         @_as_written
-        def orders(_):
-            return tf.data.Dataset.from_tensor_slices(self._order(self._epoch.read_value()))
+        def epochs(_):
+            return tf.data.Dataset.counter(self._epoch.read_value())
 
         @_as_written
-        def batch_of(indices):
-            return self._gather(self.columns, indices)
+        def batches(epoch):
+            return tf.data.Dataset.from_tensor_slices(self._order(epoch)).batch(self.batch_size)
+
+        return tf.data.Dataset.range(1).flat_map(epochs).flat_map(batches)
+
+    def _batches_at(self, indices: tf.data.Dataset) -> tf.data.Dataset:
+        @_as_written
+        def batch_of(rows):
+            return self._gather(self.columns, rows)
 
         options = tf.data.Options()
         # There are no files to share among workers, only batches.
         options.experimental_distribute.auto_shard_policy = (
             tf.data.experimental.AutoShardPolicy.DATA
         )
-        return (
-            tf.data.Dataset.range(1)
-            .flat_map(orders)
-            .batch(self.batch_size)
-            .map(batch_of, num_parallel_calls=1, deterministic=True)
-            .apply(tf.data.experimental.assert_cardinality(self.num_batches))
-            .prefetch(2)
-            .with_options(options)
-        )
+        batches = indices.map(batch_of, num_parallel_calls=1, deterministic=True)
+        return batches.prefetch(2).with_options(options)
 
     def indices(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices of an epoch's samples in `.dataset`'s order: full batches, and what is left."""

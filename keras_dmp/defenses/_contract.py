@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import keras
@@ -12,7 +12,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import fresh, outputs
 from keras_dmp._classifier.kind import output_kind
 from keras_dmp._data import arrays, inputs
-from keras_dmp._training import loop
+from keras_dmp._training.copies import copied_optimizer
 from keras_dmp._training.labelled_data import LabelledData
 from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp.reference.pool import read_reference
@@ -195,6 +195,7 @@ class Run:
         loss: keras.losses.Loss | None = None,
         epochs: int | None = None,
         is_compiled: bool = False,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
         **arguments: Any,
     ) -> keras.callbacks.History:
         """Compile a model and train it on the members, or on some rows of them.
@@ -205,7 +206,8 @@ class Run:
             loss: Loss of class numbers. Defaults to the cross-entropy.
             epochs: Passes over them. Defaults to those of the call.
             is_compiled: Whether the model is left as it was compiled.
-            **arguments: As in `loop.fit`.
+            callbacks: As in `Model.fit`.
+            **arguments: The others of `Model.fit`.
 
         Returns:
             The `History` of the training.
@@ -219,7 +221,9 @@ class Run:
             seed=new_seed(),
         )
         arguments |= {"epochs": epochs or self.epochs, "verbose": self.verbose}
-        return loop.fit(model, batches, **arguments)
+        # In Keras' own shuffling of arrays all epochs have one order after a global seed is set.
+        callbacks = [batches, *callbacks]
+        return model.fit(**batches.for_fit(model), callbacks=callbacks, **arguments)
 
     def released(self, model: keras.Model) -> keras.Model:
         """The model as it goes out: the moments of an optimizer would tell of the members."""
@@ -227,22 +231,6 @@ class Run:
         # Keras warns at loading of an optimizer that was saved before it had variables.
         model.optimizer.build(model.trainable_variables)
         return model
-
-
-def copied_optimizer(optimizer: Any, name: str = "optimizer") -> keras.optimizers.Optimizer:
-    """A new optimizer from an optimizer, its name or its configuration.
-
-    Raises:
-        ValueError: If Keras knows no such optimizer.
-    """
-    try:
-        found = keras.optimizers.get(optimizer)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"Expected `{name}` to be a Keras optimizer, its name or its configuration. "
-            f"Received: {name}={optimizer!r}"
-        ) from error
-    return type(found).from_config(found.get_config())
 
 
 def _require_split(split: Any, defense: Defense) -> None:

@@ -8,8 +8,9 @@ import keras
 
 from keras_dmp import _validate
 from keras_dmp._data import arrays
+from keras_dmp._training.copies import copied_optimizer
 from keras_dmp._training.resident import new_seed
-from keras_dmp.defenses._contract import Defense, Run, copied_optimizer
+from keras_dmp.defenses._contract import Defense, Run
 from keras_dmp.distillation.settings import require_settings
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.synthetic.synthesis import synthesize, synthetic_size

@@ -116,9 +116,8 @@ class MemGuard(Defense):
             seed=int(rng.integers(2**31)),
         )
         detector.fit(
-            batches.dataset,
+            **batches.for_fit(detector),
             epochs=self.detector_epochs,
-            shuffle=False,
             callbacks=[batches],
             verbose=run.verbose,
         )

@@ -9,8 +9,8 @@ import numpy as np
 from keras_dmp import _validate
 from keras_dmp._classifier import forward, fresh, probabilities
 from keras_dmp._data import arrays
-from keras_dmp._training.loop import ChosenSpeed
-from keras_dmp.defenses._contract import Defense, Run, copied_optimizer
+from keras_dmp._training.copies import copied_optimizer
+from keras_dmp.defenses._contract import Defense, Run
 from keras_dmp.defenses._dp.accounting import default_delta, dp_accounting
 from keras_dmp.defenses._dp.model import require_delta
 from keras_dmp.defenses._noisy_votes import VotingRule, count_votes
@@ -149,14 +149,14 @@ class PATE(Defense):
         run.compile(teacher)
         teacher.optimizer.build(teacher.trainable_variables)
         fresh_state = [np.array(variable) for variable in teacher.optimizer.variables]
-        classes, speed = [], ChosenSpeed()
+        classes = []
         for number, shard in enumerate(np.array_split(order, self.num_teachers)):
             if number:
                 # The next teacher in the body of the last: tracing costs more than small shards.
                 teacher.set_weights(self._fresh_teacher(run).get_weights())
                 for variable, value in zip(teacher.optimizer.variables, fresh_state, strict=True):
                     variable.assign(value)
-            run.fit(teacher, np.sort(shard), speed=speed, is_compiled=True)
+            run.fit(teacher, np.sort(shard), is_compiled=True)
             outputs = forward.predict(teacher, x)
             classes.append(
                 probabilities.predicted_classes(outputs, from_logits=run.kind.from_logits)

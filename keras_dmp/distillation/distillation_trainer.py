@@ -13,8 +13,9 @@ from keras_dmp._classifier.outputs import OutputKind, require_model, resolve_out
 from keras_dmp._classifier.wrapper import Untracked
 from keras_dmp._data.batches import first_batch, is_dataset, require_readable
 from keras_dmp._data.inputs import require_model_input
-from keras_dmp._training import callback_state, loop
+from keras_dmp._training import callback_state
 from keras_dmp._training.labelled_data import checked_validation
+from keras_dmp._training.loop import ResidentLoop
 from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp.distillation.labeller import Labeller
 from keras_dmp.distillation.metrics import (
@@ -123,6 +124,7 @@ class DistillationTrainer(keras.Model):
         self.drop_labels = drop_labels
         self.label_format = label_format
         self.memory_limit = memory_limit
+        self._loop = ResidentLoop()
         self._source = Untracked(None)
         self._kind: OutputKind | None = None
         self.built = student.built
@@ -135,7 +137,7 @@ class DistillationTrainer(keras.Model):
         require_separate(self.student, teacher)
         self._source = Untracked(teacher)
         # A traced step may hold the teacher before.
-        self._forget_steps()
+        self.train_function = None
 
     def build(self, input_shape: Any) -> None:
         """Build the student."""
@@ -157,6 +159,7 @@ class DistillationTrainer(keras.Model):
         steps_per_execution: int | None = None,
         jit_compile: bool | str = "auto",
         auto_scale_loss: bool = True,
+        fast_loop: bool = True,
     ) -> None:
         """Configure the training; the loss is given.
 
@@ -167,12 +170,15 @@ class DistillationTrainer(keras.Model):
             metrics: Metrics of one-hot labels; Keras' sparse metrics are translated.
             weighted_metrics: The same, weighted by `sample_weight`.
             run_eagerly: As in `keras.Model.compile`.
-            steps_per_execution: As in `keras.Model.compile`. Defaults to `None`: several with
-                a cache, unless a callback looks at batches.
-            jit_compile: As in `keras.Model.compile`. `"auto"` also compiles the step, or
-                the optimizer's update, on a CPU where a training is long enough to repay it.
+            steps_per_execution: As in `keras.Model.compile`. Defaults to `None`: 1.
+            jit_compile: As in `keras.Model.compile`. With `fast_loop`, `"auto"` also compiles
+                steps, or the optimizer's updates, on a CPU where the training repays it.
             auto_scale_loss: As in `keras.Model.compile`.
+            fast_loop: Boolean. Whether steps of operations known to be pure may gather batches
+                from memory, in one replica on a CPU; results agree up to rounding. All else takes
+                Keras' loop, which on a GPU compiles and prefetches. Defaults to `True`.
         """
+        _validate.boolean(fast_loop=fast_loop)
         if loss is not None:
             raise ValueError(
                 "Expected `loss` to be None: DistillationTrainer minimises "
@@ -181,7 +187,8 @@ class DistillationTrainer(keras.Model):
         kind = self._kind or resolve_output_kind(
             self.student, "student", from_logits=self.from_logits, required=False
         )
-        self._speed = loop.ChosenSpeed.left_open(steps_per_execution, jit_compile)
+        self.fast_loop = fast_loop
+        self._loop.compiles = jit_compile == "auto"
         with replicas.scope_for(self, optimizer=optimizer, metrics=[metrics, weighted_metrics]):
             super().compile(
                 optimizer=optimizer,
@@ -203,9 +210,15 @@ class DistillationTrainer(keras.Model):
         """Return the arguments of `compile`, serialized."""
         config = super().get_compile_config() or {}
         config.pop("loss_weights", None)
-        if config and self._speed.steps:
-            config["steps_per_execution"] = None
-        return config or None
+        return {**config, "fast_loop": self.fast_loop} if config else None
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Make the function that `fit` calls for each step; `force` replaces one that is there."""
+        if self.train_function is None or force:
+            super().make_train_function(force=True)
+            if self.fast_loop:
+                self.train_function = self._loop.train_function(self, self.train_function)
+        return self.train_function
 
     def fit(
         self,
@@ -293,15 +306,7 @@ class DistillationTrainer(keras.Model):
             seed=replicas.agreed(self.distribute_strategy, new_seed()),
             decode=data.decode,
         )
-        return loop.fit(
-            self,
-            batches,
-            callbacks=callbacks,
-            speed=self._speed,
-            of=DistillationTrainer,
-            by=super().fit,
-            **arguments,
-        )
+        return self._loop.fit(self, batches, super().fit, callbacks=callbacks, **arguments)
 
     def label(
         self,
@@ -443,12 +448,7 @@ class DistillationTrainer(keras.Model):
         self.built = True
         if kind != self._kind:
             self._kind = kind
-            self._forget_steps()
-
-    def _forget_steps(self) -> None:
-        self.train_function = self.test_function = None
-        if self.compiled:
-            self._speed.forget()
+            self.train_function = self.test_function = None
 
     def _checked(self, validation_data: Any) -> Any:
         return checked_validation(validation_data, self.student, self._kind)

@@ -31,6 +31,88 @@ def for_one_hot_labels(metrics: Any, kind: OutputKind | None) -> Any:
     return [_for_one_hot_labels(metric, kind) for metric in keras.tree.flatten(metrics)]
 
 
+def for_labels_like(metrics: Any, labels: Any) -> Any:
+    """The metrics as given, with the user's own ones getting labels in their form.
+
+    Args:
+        metrics: Metrics as `compile` takes them, or None.
+        labels: Some labels in the form that the metrics take: integers, a column or one-hot rows.
+    """
+    is_one_hot = len(labels.shape) == 2 and labels.shape[1] > 1
+    if metrics is None or is_one_hot:
+        return metrics
+    form = {"rank": len(labels.shape), "label_dtype": keras.backend.standardize_dtype(labels.dtype)}
+    return [
+        MetricOfLabels(metric, **form) if _is_users_own(metric) else metric
+        for metric in keras.tree.flatten(metrics)
+    ]
+
+
+@keras.saving.register_keras_serializable(package="keras_dmp")
+class MetricOfLabels(keras.metrics.Metric):
+    """A metric of labels that are numbers, for a student, whose labels are one-hot.
+
+    Args:
+        metric: A metric, or a function of labels and predictions.
+        rank: 1 for labels of shape (batch,), 2 for (batch, 1).
+        label_dtype: Dtype of the labels.
+        **kwargs: `name` and `dtype`.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> metric = MetricOfLabels(keras.metrics.SparseCategoricalAccuracy())
+    >>> float(metric(np.eye(3), np.eye(3)))
+    1.0
+    """
+
+    def __init__(self, metric: Any, *, rank: int = 1, label_dtype: str = "int64", **kwargs: Any):
+        if not isinstance(metric, keras.metrics.Metric):
+            metric = keras.metrics.MeanMetricWrapper(metric, name=metric.__name__)
+        super().__init__(**{"name": metric.name, "dtype": metric.dtype, **kwargs})
+        self.metric, self.rank, self.label_dtype = metric, rank, label_dtype
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Update the metric with one-hot labels as numbers."""
+        labels = y_true[:, 0] if y_true.shape[-1] == 1 else ops.argmax(y_true, axis=-1)
+        labels = ops.cast(labels, self.label_dtype)
+        if self.rank == 2:
+            labels = labels[:, None]
+        self.metric.update_state(labels, y_pred, sample_weight=sample_weight)
+
+    def result(self) -> Any:
+        """Return the metric's result."""
+        return self.metric.result()
+
+    def reset_state(self) -> None:
+        """Reset the metric."""
+        self.metric.reset_state()
+
+    def get_config(self) -> dict:
+        """Return the arguments that rebuild this metric."""
+        return {
+            **super().get_config(),
+            "metric": keras.saving.serialize_keras_object(self.metric),
+            "rank": self.rank,
+            "label_dtype": self.label_dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "MetricOfLabels":
+        """Rebuild a metric."""
+        return cls(**{**config, "metric": keras.saving.deserialize_keras_object(config["metric"])})
+
+
+def _is_users_own(metric: Any) -> bool:
+    """Whether a metric is neither Keras' own nor the name of one."""
+    if isinstance(metric, str | MetricOfLabels):
+        return False
+    if isinstance(metric, keras.metrics.Metric):
+        name, wraps = type(metric).__name__, type(metric) is keras.metrics.MeanMetricWrapper
+        return wraps or getattr(keras.metrics, name, None) is not type(metric)
+    name = getattr(metric, "__name__", "")
+    return callable(metric) and getattr(keras.metrics, name, None) is not metric
+
+
 def cross_entropy(kind: OutputKind) -> keras.losses.Loss:
     """The loss of one-hot true labels."""
     if kind.units == 1:

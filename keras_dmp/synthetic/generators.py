@@ -46,9 +46,7 @@ class Generator(abc.ABC):
         batches = ResidentBatches(
             (data, data), batch_size=batch_size, shuffle=True, seed=_seed(self._rng)
         )
-        model.fit(
-            batches.dataset, epochs=epochs, shuffle=False, callbacks=[batches], verbose=verbose
-        )
+        model.fit(**batches.for_fit(model), epochs=epochs, callbacks=[batches], verbose=verbose)
 
     def draw(self, count: int) -> np.ndarray:
         """New samples, (count, ...), in the form and dtype of those trained on."""

@@ -9,7 +9,8 @@ import tensorflow as tf
 from keras_dmp import _validate
 from keras_dmp._classifier import outputs
 from keras_dmp._training import callback_state
-from keras_dmp._training.loop import ChosenSpeed
+from keras_dmp._training.copies import copied, copied_optimizer
+from keras_dmp.distillation.metrics import for_labels_like
 from keras_dmp.distribution import replicas
 
 _OF_TEACHER = ("teacher_epochs", "teacher_callbacks", "class_weight", "sample_weight")
@@ -120,6 +121,8 @@ class FitArguments:
 
 
 _ARGUMENTS = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
+_OPTIMIZERS = ("student_optimizer", "teacher_optimizer")
+_OF_STUDENT = ("fast_loop",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +135,7 @@ class Compiled:
         metrics: Metrics of both.
         weighted_metrics: Weighted metrics of both.
         arguments: Further arguments of `Model.compile`.
+        of_student: Further arguments of `DistillationTrainer.compile`.
     """
 
     optimizers: dict[str, keras.optimizers.Optimizer]
@@ -139,66 +143,63 @@ class Compiled:
     metrics: Any
     weighted_metrics: Any
     arguments: dict[str, Any]
+    of_student: dict[str, Any]
 
     @classmethod
-    def read(
-        cls, optimizers: dict[str, Any], loss: Any, metrics: Any, kwargs: dict[str, Any]
-    ) -> "Compiled":
+    def read(cls, optimizer: Any, loss: Any, metrics: Any, kwargs: dict[str, Any]) -> "Compiled":
         """Check the arguments of `compile`.
 
         Args:
-            optimizers: Optimizer, its name or its configuration by the name of the phase.
+            optimizer: As in `compile`.
             loss: As in `compile`.
             metrics: As in `compile`.
             kwargs: Further arguments of `keras.Model.compile`.
 
         Raises:
             TypeError: For unknown arguments.
-            ValueError: Without a loss.
+            ValueError: Without a loss, and for optimizers and metrics that cannot be copied.
         """
         if loss is None:
             raise ValueError("Expected `loss` to be the teacher's loss. Received: loss=None")
-        if not set(kwargs) <= {*_ARGUMENTS, "weighted_metrics"}:
-            raise TypeError(
-                f"Expected keyword arguments among {('weighted_metrics', *_ARGUMENTS)}. "
-                f"Received: {sorted(kwargs)}"
-            )
+        known = (*_OPTIMIZERS, "weighted_metrics", *_ARGUMENTS, *_OF_STUDENT)
+        if not set(kwargs) <= set(known):
+            raise TypeError(f"Expected keyword arguments among {known}. Received: {sorted(kwargs)}")
+        _validate.boolean(fast_loop=kwargs.get("fast_loop", True))
+        optimizers = {}
+        for phase in ("student", "teacher"):
+            own = kwargs.get(f"{phase}_optimizer")
+            name = "optimizer" if own is None else f"{phase}_optimizer"
+            optimizers[phase] = copied_optimizer(optimizer if own is None else own, name)
         return cls(
-            optimizers={phase: keras.optimizers.get(of) for phase, of in optimizers.items()},
+            optimizers=optimizers,
             loss=loss,
-            metrics=metrics,
-            weighted_metrics=kwargs.get("weighted_metrics"),
-            arguments={name: of for name, of in kwargs.items() if name != "weighted_metrics"},
+            metrics=copied(metrics, "metrics"),
+            weighted_metrics=copied(kwargs.get("weighted_metrics"), "weighted_metrics"),
+            arguments={name: of for name, of in kwargs.items() if name in _ARGUMENTS},
+            of_student={name: of for name, of in kwargs.items() if name in _OF_STUDENT},
         )
 
     def for_labels(self, phase: str) -> dict[str, Any]:
         """Arguments for a model that learns labels, optimizer and metrics new."""
         # The student's is what it is released with.
         loss = replicas.whole_batch(self.loss) if phase == "teacher" else self.loss
-        return {**self.for_distillation(phase), "loss": loss}
+        return {**self._for_phase(phase), "loss": loss}
 
-    def for_distillation(self, phase: str = "student") -> dict[str, Any]:
-        """Arguments for a `DistillationTrainer`, whose loss is given."""
+    def for_distillation(self, labels: Any) -> dict[str, Any]:
+        """Arguments for a `DistillationTrainer`, whose loss is given.
+
+        Args:
+            labels: Some labels in the form that the user's loss and metrics take.
+        """
+        arguments = {**self._for_phase("student"), **self.of_student}
+        for name in ("metrics", "weighted_metrics"):
+            arguments[name] = for_labels_like(arguments[name], labels)
+        return arguments
+
+    def _for_phase(self, phase: str) -> dict[str, Any]:
         return {
-            "optimizer": _copy(self.optimizers[phase]),
-            "metrics": _copies(self.metrics),
-            "weighted_metrics": _copies(self.weighted_metrics),
+            "optimizer": copied(self.optimizers[phase], "optimizer"),
+            "metrics": copied(self.metrics, "metrics"),
+            "weighted_metrics": copied(self.weighted_metrics, "weighted_metrics"),
             **self.arguments,
         }
-
-    def open_choices(self) -> ChosenSpeed:
-        """What the user left open for the speed of a training."""
-        return ChosenSpeed.left_open(
-            self.arguments.get("steps_per_execution"), self.arguments.get("jit_compile", "auto")
-        )
-
-
-def _copy(part: Any) -> Any:
-    """A new optimizer or metric with the same configuration; names and functions stay."""
-    if isinstance(part, keras.optimizers.Optimizer | keras.metrics.Metric):
-        return type(part).from_config(part.get_config())
-    return part
-
-
-def _copies(metrics: Any) -> Any:
-    return None if metrics is None else keras.tree.map_structure(_copy, metrics)

@@ -166,17 +166,11 @@ class DMPTrainer:
             student_optimizer: The student's optimizer. Defaults to `optimizer`.
             teacher_optimizer: The teacher's optimizer. Defaults to `optimizer`.
             **kwargs: `weighted_metrics`, `run_eagerly`, `steps_per_execution`, `jit_compile`
-                and `auto_scale_loss` of `keras.Model.compile`, for both.
+                and `auto_scale_loss` of `keras.Model.compile`, for both; `fast_loop` of
+                `DistillationTrainer.compile`, for the student.
         """
-        self._compiled = Compiled.read(
-            {
-                "student": optimizer if student_optimizer is None else student_optimizer,
-                "teacher": optimizer if teacher_optimizer is None else teacher_optimizer,
-            },
-            loss,
-            metrics,
-            kwargs,
-        )
+        own = {"student_optimizer": student_optimizer, "teacher_optimizer": teacher_optimizer}
+        self._compiled = Compiled.read(optimizer, loss, metrics, {**own, **kwargs})
 
     def fit(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_dmp._data import batches
 from keras_dmp._training.epoch_checkpoints import EpochCheckpoints, seed_of
@@ -52,8 +53,22 @@ class Run:
             drop_labels=True,
             **settings,
         )
-        distiller.compile(**self.compiled.for_distillation())
+        distiller.compile(**self.compiled.for_distillation(self._some_labels()))
         return distiller
+
+    def _some_labels(self) -> Any:
+        """Labels in the form that the user gave them in; the loss and the metrics take it."""
+        for data in (self.plan.members, self.plan.validation):
+            if data is not None:
+                given = data.y
+                if given is None:
+                    given = batches.first_batch(data.x, data.name, self.plan.teacher).y
+                return np.asarray(given[:1])
+        # A ready teacher, and nothing with labels: what can be told is what the loss is called.
+        loss = self.compiled.loss
+        name = loss if isinstance(loss, str) else getattr(loss, "name", None) or ""
+        is_of_numbers = "sparse" in name or "binary" in name
+        return np.zeros(1, np.int64) if is_of_numbers else np.zeros((1, 2), np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +98,6 @@ def train_teacher(run: Run) -> Trained:
             seed=new_seed(),
             batch_size=arguments.batch_size,
             class_weight=arguments.class_weight,
-            speed=run.compiled.open_choices(),
             **arguments.for_keras(validation and validation.for_keras()),
             **of_phase,
         )

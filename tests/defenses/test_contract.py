@@ -46,8 +46,6 @@ OWN_CLASS = {"memguard"}
 # Defences that draw more than initial weights and orders.
 RANDOM = {"dp_sgd", "pate", "memguard", "dropout"}
 FIT = {"epochs": 2, "batch_size": 16, "seed": 3}
-# Models with a training step of their own.
-OWN_STEP = {"adversarial_regularization", "dp_sgd"}
 every_defense = pytest.mark.parametrize("name", defenses.names())
 
 
@@ -77,26 +75,6 @@ def protected(split):
         return defenses.get(name, **SETTINGS[name]).protect(build, split, **FIT), build
 
     return protect
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=[pytest.mark.slow] * (name not in {"none", "dmp", "pate", "dp_sgd"})
-        )
-        for name in defenses.names()
-    ],
-)
-def test_keras_loop_trains_the_same(name, split, loops, keras_loops):
-    defense = defenses.get(name, **SETTINGS[name])
-    ours = defense.protect(Builder(), split, **FIT)
-    assert (len(loops) == 0) == (name in OWN_STEP)
-    noted = len(loops)
-    keras_loops()
-    theirs = defense.protect(Builder(), split, **FIT)
-    assert len(loops) == noted
-    nets.assert_same_weights(ours, theirs.get_weights(), atol=1e-5)
 
 
 def test_every_defense_has_settings_here():

@@ -12,7 +12,6 @@ from scipy import special, stats
 
 import keras_dmp
 from keras_dmp import defenses
-from keras_dmp._training import loop
 from keras_dmp.defenses._noisy_votes import VotingRule, count_votes, rdp_of_answers, rdp_of_tests
 
 ORDERS = np.array([1.5, 2.0, 4.0, 8.0, 16.0, 32.0])
@@ -246,17 +245,29 @@ def test_mixed_precision(split):
     assert np.isfinite(outputs).all()
 
 
-def test_teachers_share_one_trace(split, monkeypatch):
-    """Of shards of 21 and 22 samples; the second trace is the student's."""
-    models, fastest = [], loop._Loop._fastest
+class Traces(keras.layers.Layer):
+    """Counts how often it is traced for training."""
 
-    def noted(self, model):
-        models.append(type(model))
-        return fastest(self, model)
+    traces = 0
 
-    monkeypatch.setattr(loop._Loop, "_fastest", noted)
-    defenses.PATE(num_teachers=3).protect(build, split, **FIT)
-    assert models == [keras.Sequential, keras_dmp.DistillationTrainer]
+    def call(self, x, training=False):
+        self.traces += int(training)
+        return x
+
+
+def test_teachers_share_one_trace(split):
+    """Of shards of 21 and 22 samples."""
+    layers = []
+
+    def with_traces():
+        layers.append(Traces())
+        return keras.Sequential([keras.Input((nets.FEATURES,)), layers[-1], *build().layers])
+
+    defenses.PATE(num_teachers=3).protect(with_traces, split, **FIT)
+    student, teacher, *others = [layer.traces for layer in layers]
+    assert student > 0
+    assert teacher > 0
+    assert others == [0, 0]
 
 
 @pytest.mark.parametrize(

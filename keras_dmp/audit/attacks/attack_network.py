@@ -124,8 +124,7 @@ def membership_scores(
         "val_loss", mode="min", patience=_PATIENCE, restore_best_weights=True
     )
     network.fit(
-        batches.dataset,
-        shuffle=False,
+        **batches.for_fit(network),
         epochs=epochs,
         validation_data=(rows(parts.validation), target[parts.validation]),
         validation_batch_size=len(parts.validation),

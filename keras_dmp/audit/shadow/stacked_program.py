@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dmp._training.copies import copied_optimizer
+
 
 class StackedProgram:
     """The training of several models of one architecture as one TensorFlow program.
@@ -31,7 +33,7 @@ class StackedProgram:
         self._model, self._loss, self._count = models[0], loss, len(models)
         self._trainable = [self._stacked(own) for own in self._model.trainable_variables]
         self._others = [self._stacked(own) for own in self._model.non_trainable_variables]
-        self._optimizer = type(optimizer).from_config(optimizer.get_config())
+        self._optimizer = copied_optimizer(optimizer)
         self._optimizer.build(self._trainable)
         self._fresh_state = [np.array(variable) for variable in self._optimizer.variables]
         # A dozen passes over all weights are one in XLA; matrix products are slower there.

@@ -1,0 +1,183 @@
+"""Fresh copies of optimizers and metrics, which keep every setting or are refused.
+
+Each training needs its own. `from_config(get_config())` alone loses what a method has set
+(`exclude_from_weight_decay`) and what a class of the user's own does not put in its configuration.
+"""
+
+import copy
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Shared by all copies, as Keras shares them.
+_SHARED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, types.ModuleType)
+_PARTS = (keras.optimizers.Optimizer, keras.metrics.Metric)
+_SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
+# Answers of a trained optimizer about the weights of one model.
+_CACHES = ("_exclude_from_weight_decay_cache",)
+
+
+def copied(part: Any, name: str) -> Any:
+    """A copy of an optimizer or metric before its first step; names and functions as they are.
+
+    Args:
+        part: An optimizer, a metric, or a structure of metrics, names and functions.
+        name: What messages call it.
+
+    Raises:
+        ValueError: If the copy would lose something; the message says what.
+    """
+    if part is None or isinstance(part, str):
+        return part
+    if isinstance(part, dict):
+        return {key: copied(of, name) for key, of in part.items()}
+    if isinstance(part, list | tuple):
+        return [copied(of, name) for of in part]
+    return _copied(part, name) if isinstance(part, _PARTS) else part
+
+
+def copied_optimizer(optimizer: Any, name: str = "optimizer") -> keras.optimizers.Optimizer:
+    """A fresh optimizer from an optimizer, its name or its configuration.
+
+    Raises:
+        ValueError: If Keras knows no such optimizer, or a copy of it would lose something.
+    """
+    try:
+        found = keras.optimizers.get(optimizer)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected `{name}` to be a Keras optimizer, its name or its configuration. "
+            f"Received: {name}={optimizer!r}"
+        ) from error
+    return _copied(found, name)
+
+
+def _copied(part: Any, name: str) -> Any:
+    # Excluded by identity: Keras has no other name for the weights of one model.
+    if getattr(part, "_exclude_from_weight_decay", None):
+        raise ValueError(
+            f"Expected `{name}` to exclude weights from weight decay by their names, "
+            "`exclude_from_weight_decay(var_names=[...])`: each training has a model of its own. "
+            f"Received: a {type(part).__name__} that excludes variables, `var_list=[...]`"
+        )
+    try:
+        new = _from_config(part)
+        _complete(part, new)
+    except Exception as error:  # Any error of a user's class, before anything is trained.
+        raise ValueError(
+            f"Expected `{name}` to be made anew for each training from its `get_config`: give "
+            f"{type(part).__name__}, and the schedule or function in it, a `get_config` with all "
+            f"arguments of its `__init__`. Received: {type(part).__name__}, with which this "
+            f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    return new
+
+
+def _from_config(part: Any) -> Any:
+    with warnings.catch_warnings():
+        # A lambda would be unsafe in a file, and this is none.
+        warnings.simplefilter("ignore", UserWarning)
+        config, functions = part.get_config(), _functions(part)
+    # Keras finds functions by names alone, and would take the metric's own name for one.
+    wrapped = {
+        key: functions[_name_of_function(of)]
+        for key, of in config.items()
+        if _name_of_function(of) in functions
+    }
+    if wrapped:
+        return type(part)(**config | wrapped)
+    with keras.saving.custom_object_scope(dict(_own_classes(part))):
+        return type(part).from_config(config)
+
+
+def _name_of_function(serialized: Any) -> str | None:
+    """Name of a function in a configuration, None for anything else."""
+    if not isinstance(serialized, dict):
+        return None
+    if serialized.get("class_name") == "__lambda__":
+        return "<lambda>"
+    return serialized.get("config") if serialized.get("class_name") == "function" else None
+
+
+def _complete(part: Any, new: Any) -> None:
+    """Set what `from_config` has left out of `new`."""
+    kept_by_keras = _bookkeeping(part)
+    for name, value in vars(part).items():
+        if name in kept_by_keras or name.startswith("_self_"):
+            continue
+        mine = vars(new).get(name)
+        if isinstance(value, _PARTS):
+            if type(mine) is not type(value):
+                raise TypeError(f"{name} would be lost")
+            _complete(value, mine)
+        elif _is_plain(value):
+            if not _is_same(value, mine):
+                setattr(new, name, _deep_copied(value))
+        elif mine is None:
+            built_later = getattr(part, "built", False) and _has_variables(value)
+            if not built_later:
+                raise TypeError(f"{name} would be lost")
+
+
+def _bookkeeping(part: Any) -> set[str]:
+    """Attributes that Keras' base class sets for itself."""
+    is_optimizer = isinstance(part, keras.optimizers.Optimizer)
+    base = keras.optimizers.Optimizer(0.01) if is_optimizer else keras.metrics.Metric(name="base")
+    return {name for name in vars(base) if name.startswith("_")} | {"built", *_CACHES}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is neither Keras' nor TensorFlow's, whose objects `from_config` makes."""
+    return all(
+        not type(leaf).__module__.startswith(("keras.", "tensorflow.")) for leaf in _leaves(value)
+    )
+
+
+def _has_variables(value: Any) -> bool:
+    return any(isinstance(leaf, keras.Variable | tf.Variable) for leaf in _leaves(value))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for of in value.values():
+            yield from _leaves(of)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for of in value:
+            yield from _leaves(of)
+    else:
+        yield value
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    return type(value) is type(other) and bool(keras.ops.all(value == other))
+
+
+def _deep_copied(value: Any) -> Any:
+    """A copy in Python's own containers; Keras makes its own of them where they are set."""
+    if isinstance(value, _SHARED):
+        return value
+    if isinstance(value, dict):
+        return {key: _deep_copied(of) for key, of in value.items()}
+    for container in (list, set, frozenset):
+        if isinstance(value, container):
+            return container(map(_deep_copied, value))
+    return copy.deepcopy(value)
+
+
+def _functions(part: Any) -> dict[str, Any]:
+    values = vars(part).values()
+    return {of.__name__: of for of in values if isinstance(of, types.FunctionType)}
+
+
+def _own_classes(part: Any) -> Iterator[tuple[str, type]]:
+    """Classes in a part, by the name under which Keras looks for them."""
+    yield type(part).__name__, type(part)
+    for value in vars(part).values():
+        if isinstance(value, _PARTS):
+            yield from _own_classes(value)
+        elif isinstance(value, _SCHEDULE):
+            yield type(value).__name__, type(value)
