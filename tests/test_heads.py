@@ -7,7 +7,8 @@ import pytest
 from keras import layers, losses
 
 from keras_dmp._classifier import outputs as _heads
-from keras_dmp._classifier.outputs import OutputKind, resolve_output_kind
+from keras_dmp._classifier.kind import resolve_output_kind
+from keras_dmp._classifier.outputs import OutputKind
 
 LOGITS, PROBABILITIES = True, False
 
@@ -196,7 +197,7 @@ def test_number_of_classes():
     [
         (np.zeros((3, 5)), r"shape \(samples, 4\). Received: shape \(3, 5\)"),
         (np.full((3, 4), np.nan), "finite. Received: NaN or infinite values for 3 of 3 samples"),
-        (np.full((3, 4), 0.25), "`y` to be logits. Received: probabilities"),
+        (np.full((3, 4), 0.25), "`y` to be logits, .*. Received: probabilities"),
     ],
 )
 def test_require_outputs_refuses(outputs, message):
@@ -211,10 +212,10 @@ def test_an_activation_layer_that_only_casts_says_nothing():
     model = keras.Model(entry, keras.layers.Activation("linear", dtype="float32")(softmax))
     outputs = np.full((5, 4), 0.25)
     model.compile(loss="sparse_categorical_crossentropy")
-    assert not _heads.resolve_output_kind(model, "model", outputs=outputs).from_logits
+    assert not resolve_output_kind(model, "model", outputs=outputs).from_logits
 
 
 def test_two_softmax_units_with_binary_crossentropy_are_no_multi_label_head():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
     model.compile(loss="binary_crossentropy")
-    assert _heads.resolve_output_kind(model, "model").units == 2
+    assert resolve_output_kind(model, "model").units == 2

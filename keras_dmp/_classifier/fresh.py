@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward
+from keras_dmp._classifier import forward, keras_private
 from keras_dmp._warnings import PrivacyWarning
 
 
@@ -174,7 +174,7 @@ def _without_seeds(config: Any) -> Any:
 
 def _adaptable_layers(layer: keras.Layer):
     """Preprocessing layers with an `adapt`, at any depth."""
-    for inner in layer._flatten_layers(recursive=False, include_self=False):
+    for inner in keras_private.inner_layers(layer, recursive=False):
         if hasattr(inner, "adapt"):
             yield inner
         else:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp._classifier import outputs
+from keras_dmp._classifier.kind import require_model
 from keras_dmp.distillation.settings import require_settings, require_storage
 from keras_dmp.distribution import workers as _workers
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
@@ -102,7 +102,7 @@ class DMPTrainer:
                 f"{type(model).__name__}"
             )
         if teacher is not None:
-            outputs.require_model(teacher, "teacher")
+            require_model(teacher, "teacher")
         if selector is not None and not isinstance(selector, EntropyReferenceSelector):
             raise TypeError(
                 "Expected `selector` to be an EntropyReferenceSelector. Received: "

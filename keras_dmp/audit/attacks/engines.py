@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_dmp._classifier import probabilities
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.observations import Observations
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.output_scores import SCORES, loss_and_entropy, two_columns
+from keras_dmp.audit.statistics.output_scores import SCORES, loss_and_entropy
 from keras_dmp.audit.statistics.results import ENTIRE
 
 
@@ -132,7 +133,7 @@ def tf_privacy() -> ModuleType:
 
 def _view(side: Observations, kind: OutputKind) -> View:
     loss, entropy = loss_and_entropy(side.outputs, side.labels, from_logits=kind.from_logits)
-    outputs = two_columns(side.outputs, from_logits=kind.from_logits)
+    outputs = probabilities.two_columns(side.outputs, from_logits=kind.from_logits)
     correct = outputs.argmax(axis=1) == side.labels
     return View(outputs, side.labels, loss, entropy, correct)
 
