@@ -45,7 +45,7 @@ class ClassifierWrapper(keras.Model):
         TypeError: If one of the models is not a Keras model.
     """
 
-    # Names of the arguments of `__init__`: those that are models, and others to save with the model.
+    # Names of arguments of `__init__`: those that are models, and others to save with the model.
     _MODELS: ClassVar[tuple[str, ...]] = ("classifier",)
     _SETTINGS: ClassVar[tuple[str, ...]] = ()
 
@@ -170,6 +170,7 @@ class ClassifierWrapper(keras.Model):
         self._kind = output_kind(
             self.wrapped, self._MODELS[0], sample, self.from_logits, loss=self.loss
         )
+        self.from_logits = self._kind.from_logits
         return self._kind
 
     def fitted_labels(self, y: Any, name: str) -> Any:
