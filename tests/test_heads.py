@@ -219,3 +219,29 @@ def test_two_softmax_units_with_binary_crossentropy_are_no_multi_label_head():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
     model.compile(loss="binary_crossentropy")
     assert resolve_output_kind(model, "model").units == 2
+
+
+@pytest.mark.parametrize("wrap", [lambda loss: [loss], lambda loss: {"label": loss}])
+def test_losses_in_lists_and_dictionaries_are_read_too(wrap):
+    model = nets.classifier(4)
+    with pytest.raises(ValueError, match="returns logits .* says probabilities"):
+        from_logits_of(model, loss=wrap("sparse_categorical_crossentropy"))
+    assert from_logits_of(model, loss=wrap(losses.CategoricalCrossentropy(from_logits=True)))
+
+
+def test_a_softmax_loss_on_one_unit_is_refused():
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    with pytest.raises(ValueError, match="one unit.*Received: sparse_categorical_crossentropy"):
+        from_logits_of(nets.classifier(1), loss=loss)
+
+
+def test_one_output_in_a_dictionary_is_an_output(reference):
+    inputs = keras.Input((nets.FEATURES,))
+    model = keras.Model(inputs, {"label": layers.Dense(4, "softmax")(inputs)})
+    kind = resolve_output_kind(model, "model", outputs=model(reference))
+    assert kind == OutputKind(units=4, from_logits=False)
+
+
+def test_a_model_whose_classes_nobody_knows_is_refused_where_they_count():
+    with pytest.raises(ValueError, match="`model` to be a model whose number of classes is known"):
+        resolve_output_kind(nets.Subclassed(4, "softmax"), "model", from_logits=False)

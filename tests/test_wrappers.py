@@ -5,6 +5,7 @@ wrapper that adds nothing (no penalty, no noise) must take the steps that Keras'
 labels as the loss wants them, or refuse before the first step and leave all weights as they were.
 """
 
+import functools
 import itertools
 
 import keras
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_dmp import defenses
+from keras_dmp import DistillationTrainer, defenses
 
 SAMPLES = 24
 X, Y = nets.prototypes(SAMPLES, seed=5)
@@ -24,6 +25,8 @@ class Penalized(layers.Layer):
     """Adds the mean square of its inputs to the loss."""
 
     def call(self, inputs):
+        # Keras itself cannot add losses of several precisions.
+        inputs = keras.ops.cast(inputs, "float32")
         self.add_loss(0.3 * keras.ops.mean(keras.ops.square(inputs)))
         return inputs
 
@@ -113,12 +116,13 @@ def compiled(model, loss, policy="float32"):
     return model
 
 
+@functools.cache
 def expected(head, *, added, policy, weights):
     """Weights and loss after Keras' own step, with labels in the loss's form."""
     model = build(head, added=added, policy=policy)
     compiled(model, crossentropy(head, "classes"), policy)
     y = classes_of(head, Y)
-    history = model.fit(X, y, batch_size=SAMPLES, verbose=0, **weights)
+    history = model.fit(X, y, batch_size=SAMPLES, verbose=0, **WEIGHTS[weights])
     return nets.snapshot(model), history.history["loss"][0]
 
 
@@ -176,7 +180,7 @@ def everything(table):
 def refusal(kind, head, policy, loss, added, weights):
     """What is refused before the first step, and the words that name it."""
     if "string" in loss and head in ("logits", "logit"):
-        return "says probabilities"  # a loss by its name reads probabilities
+        return "says probabilities|says from_logits=False"  # a loss by its name reads probabilities
     if kind == "dp" and weights != "none":
         return "Expected `sample_weight`|Expected `class_weight`"
     if kind == "dp" and policy == "mixed_float16":
@@ -204,7 +208,7 @@ def check(row):
         nets.assert_same_weights(model, before, atol=0)
         return
     found = fit(kind, compiled(trainer, loss, policy), y, other, **weights).history["loss"][0]
-    after, value = expected(head, added=row["added"], policy=policy, weights=weights)
+    after, value = expected(head, added=row["added"], policy=policy, weights=row["weights"])
     atol = 1e-5 if policy == "float32" else 2e-2
     assert found == pytest.approx(value, rel=max(atol, 1e-4))
     nets.assert_same_weights(model, after, atol=atol)
@@ -212,6 +216,90 @@ def check(row):
     assert max(np.abs(a - b).max() for a, b in zip(after, before, strict=True)) > 5 * atol
     evaluated = trainer.evaluate(X, y, verbose=0, return_dict=True)["loss"]
     assert np.isfinite(evaluated)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_student_with_a_named_output_is_trained_and_evaluated(policy):
+    """The fourth wrapper takes no labels in training, and any form of them in evaluation."""
+    student, teacher = (build("logits", policy=policy, named=True) for _ in range(2))
+    nets.randomise(teacher, 9)
+    trainer = DistillationTrainer(student, teacher)
+    trainer.compile(keras.optimizers.SGD(0.5), metrics=["accuracy"], run_eagerly=True)
+    trainer.fit(X, epochs=2, batch_size=SAMPLES, verbose=0)
+    losses = [
+        trainer.evaluate(X, LABELS[form](Y, nets.CLASSES), verbose=0, return_dict=True)
+        for form in ("flat", "column", "one-hot")
+    ]
+    logits = keras.tree.flatten(student.predict(X, verbose=0))[0]
+    entropy = -np.log(nets.softmax(logits))[np.arange(SAMPLES), Y].mean()
+    for found in losses:
+        assert found["loss"] == pytest.approx(entropy, rel=2e-2 if "16" in policy else 1e-4)
+        assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(axis=1) == Y))
+
+
+@pytest.mark.parametrize("kind", TABLE["kind"])
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (Y + 1, r"`y` to lie in 0\.\.3.*labels from \d to 4"),
+        (np.eye(3)[Y % 3], r"`y` to be .*one-hot \(n, 4\).*Received: shape \(24, 3\)"),
+        (np.full((SAMPLES, nets.CLASSES), 0.25), r"`y`.*Received: shape \(24, 4\), not one-hot"),
+        ({"a": Y, "b": Y}, "`y` to be one array of labels. Received: 2 arrays"),
+    ],
+    ids=["range", "width", "soft", "several"],
+)
+def test_labels_that_do_not_fit_are_refused_before_the_first_step(kind, y, message):
+    model = build("logits")
+    before = nets.snapshot(model)
+    trainer = compiled(wrapped(kind, model), crossentropy("logits", "classes"))
+    with pytest.raises(ValueError, match=message):
+        fit(kind, trainer, y, OTHER_Y)
+    nets.assert_same_weights(model, before, atol=0)
+
+
+@pytest.mark.parametrize("kind", TABLE["kind"])
+def test_losses_and_metrics_of_several_outputs_are_refused(kind):
+    loss = crossentropy("logits", "classes")
+    with pytest.raises(ValueError, match="`loss` to hold one entry"):
+        compiled(wrapped(kind, build("logits")), [loss, loss])
+    with pytest.raises(ValueError, match="`metrics` to be a list"):
+        wrapped(kind, build("logits")).compile("sgd", loss, metrics={"a": "mse", "b": "mse"})
+
+
+@pytest.mark.parametrize("kind", ["memguard", "adversarial", "dp"])
+def test_nothing_is_trained_that_was_not_compiled(kind):
+    with pytest.raises(ValueError, match="call `compile` before `fit`"):
+        fit(kind, wrapped(kind, build("logits")), Y, OTHER_Y)
+
+
+@pytest.mark.parametrize("kind", ["memguard", "adversarial"])
+def test_outputs_are_found_out_and_contradictions_refused(kind):
+    of = {
+        "memguard": lambda net, **k: defenses.MemGuardModel(net, detector(), budget=0.0, **k),
+        "adversarial": defenses.AdversarialModel,
+    }[kind]
+    for head, from_logits in (("softmax", False), ("logits", True)):
+        trainer = of(build(head))
+        compiled(trainer, crossentropy(head, "classes"))
+        fit(kind, trainer, Y, OTHER_Y)
+        assert trainer.from_logits is from_logits
+        assert trainer.get_config()["from_logits"] is from_logits
+        with pytest.raises(ValueError, match=f"Received: from_logits={not from_logits}"):
+            compiled(of(build(head), from_logits=not from_logits), crossentropy(head, "classes"))
+
+
+def test_soft_labels_go_to_losses_that_take_them():
+    soft = 0.9 * np.eye(nets.CLASSES, dtype="float32")[Y] + 0.025
+    guarded, plain = build("softmax"), build("softmax")
+    for model in (wrapped("memguard", guarded), plain):
+        compiled(model, keras.losses.CategoricalCrossentropy()).fit(
+            X, soft, batch_size=SAMPLES, verbose=0
+        )
+    nets.assert_same_weights(guarded, nets.snapshot(plain), atol=1e-6)
+
+
+def detector():
+    return keras.Sequential([keras.Input((nets.CLASSES,)), layers.Dense(1)])
 
 
 def name(row):

@@ -117,6 +117,15 @@ class ClassifierWrapper(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any):
+        """Train the classifier as `keras.Model.fit`; labels in arrays are checked first."""
+        self.require_compiled()
+        if y is not None:
+            x = arrays.as_arrays(x, "x")
+            self.settle(x)
+            y = self.fitted_labels(y, "y")
+        return super().fit(x, y, *args, **kwargs)
+
     def train_step(self, data: Any) -> dict:
         """Take one step, with labels as the loss takes them."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)

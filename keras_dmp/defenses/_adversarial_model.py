@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dmp import _validate
-from keras_dmp._classifier.labels import loss_weights, only_array
+from keras_dmp._classifier.labels import CLASSES, fitted, loss_weights
 from keras_dmp._classifier.logits import class_probabilities
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._classifier.wrapper import ClassifierWrapper
@@ -178,8 +178,7 @@ class AdversarialModel(ClassifierWrapper):
         self, x: Any, y: Any, names: tuple[str, str]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Labels as the loss takes them, and the classes that the attack sees."""
-        y = only_array(y, names[1])
-        classes = arrays.class_ids(y, self._kind.num_classes, names[1])
+        classes = fitted(y, CLASSES, self._kind, names[1])
         arrays.require_same_length(x, classes, *names)
         return self.fitted_labels(y, names[1]), classes
 
