@@ -224,14 +224,14 @@ def test_two_softmax_units_with_binary_crossentropy_are_no_multi_label_head():
 @pytest.mark.parametrize("wrap", [lambda loss: [loss], lambda loss: {"label": loss}])
 def test_losses_in_lists_and_dictionaries_are_read_too(wrap):
     model = nets.classifier(4)
-    with pytest.raises(ValueError, match="returns logits .* says probabilities"):
+    with pytest.raises(ValueError, match=r"returns logits .* says probabilities"):
         from_logits_of(model, loss=wrap("sparse_categorical_crossentropy"))
     assert from_logits_of(model, loss=wrap(losses.CategoricalCrossentropy(from_logits=True)))
 
 
 def test_a_softmax_loss_on_one_unit_is_refused():
     loss = losses.SparseCategoricalCrossentropy(from_logits=True)
-    with pytest.raises(ValueError, match="one unit.*Received: sparse_categorical_crossentropy"):
+    with pytest.raises(ValueError, match=r"one unit.*Received: sparse_categorical_crossentropy"):
         from_logits_of(nets.classifier(1), loss=loss)
 
 
