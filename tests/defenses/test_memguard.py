@@ -144,7 +144,7 @@ def test_what_a_classifier_returns_is_never_guessed():
         guarded(nets.classifier(activation="softmax"), from_logits=True)
     silent = nets.Subclassed(nets.CLASSES)
     silent(samples(2))
-    with pytest.raises(ValueError, match="`classifier`.*Received: from_logits=None"):
+    with pytest.raises(ValueError, match=r"`classifier`.*Received: from_logits=None"):
         guarded(silent)
     assert guarded(silent, from_logits=True).from_logits is True
     probabilities = nets.classifier(activation="softmax", seed=11, scale=4.0)

@@ -186,6 +186,8 @@ class DPModel(ClassifierWrapper):
         gradients = self._spent.noised(self._spent.clipped_sum(x, y, weight))
         gradients = self._with_regularizers(gradients)
         y_pred = self(x, training=False)
+        # Penalties of weight regularizers before the step, as in Keras; there are no others.
+        penalties = self.losses
         self.optimizer.apply_gradients(
             zip(gradients, self.classifier.trainable_variables, strict=True)
         )
@@ -194,8 +196,7 @@ class DPModel(ClassifierWrapper):
         count = tf.reduce_sum(weight)
         # The mean over no samples is no number.
         loss = tf.where(count > 0, tf.reduce_mean(self._spent.loss(y, y_pred)), 0.0)
-        # Penalties of weight regularizers, as in Keras; there are no others.
-        self.track_loss(tf.add_n([loss, *self.losses]), count)
+        self.track_loss(tf.add_n([loss, *penalties]), count)
         return self.compute_metrics(None, y, y_pred, None)
 
     def get_config(self) -> dict:
