@@ -116,3 +116,66 @@ def test_shared_share_counts_parameters():
 def test_refuses(model, error, message):
     with pytest.raises(error, match=message):
         fresh.fresh_model(model)
+
+
+def normalization_with_constants():
+    return keras.layers.Normalization(mean=0.5, variance=2.0)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        normalization_with_constants,
+        keras.layers.Normalization,
+        lambda: keras.layers.Discretization(bin_boundaries=[-1.0, 0.0, 1.0]),
+    ],
+    ids=["constants", "never adapted", "boundaries"],
+)
+def test_constants_of_preprocessing_layers_are_not_statistics(layer):
+    model = keras.Sequential([keras.Input((4,)), layer(), keras.layers.Dense(2)])
+    fresh.warn_of_adapted_layers(model)
+    fresh.warn_of_adapted_layers(fresh.fresh_clone(model))
+
+
+def test_adapted_boundaries_are_statistics():
+    layer = keras.layers.Discretization(num_bins=3)
+    layer.adapt(np.random.default_rng(0).normal(size=(50, 4)))
+    model = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(2)])
+    with pytest.warns(PrivacyWarning, match="adapted layers discretization"):
+        fresh.warn_of_adapted_layers(model)
+
+
+def frozen_base():
+    base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="pretrained")])
+    base.trainable = False
+    return keras.Sequential([keras.Input((4,)), base, keras.layers.Dense(2)])
+
+
+def test_frozen_layers_stay_frozen_and_lose_their_weights_with_a_warning():
+    model = frozen_base()
+    with pytest.warns(PrivacyWarning, match="frozen layers pretrained were drawn anew"):
+        clone = fresh.fresh_model(model)
+    assert len(clone.trainable_variables) == len(model.trainable_variables) == 2
+    assert fresh.shared_share(clone, model) == 0.0
+
+
+def test_a_callable_keeps_its_frozen_base_without_a_warning():
+    model = frozen_base()
+    assert fresh.fresh_model(lambda: model) is model
+
+
+def test_one_frozen_layer_among_trainable_ones_stays_the_only_one():
+    model = nets.classifier()
+    model.layers[0].trainable = False
+    with pytest.warns(PrivacyWarning, match=f"frozen layers {model.layers[0].name} were"):
+        clone = fresh.fresh_clone(model)
+    assert [layer.trainable for layer in clone.layers] == [False, True]
+
+
+def test_adapted_layers_in_a_frozen_base_are_kept_without_a_warning():
+    layer = keras.layers.Normalization()
+    layer.adapt(np.random.default_rng(0).normal(size=(50, 4)))
+    base = keras.Sequential([keras.Input((4,)), layer])
+    base.trainable = False
+    clone = fresh.fresh_clone(keras.Sequential([keras.Input((4,)), base, keras.layers.Dense(2)]))
+    np.testing.assert_allclose(clone.layers[0].layers[0].mean, layer.mean)

@@ -7,7 +7,8 @@ import pytest
 from keras import layers, losses
 
 from keras_dmp._classifier import outputs as _heads
-from keras_dmp._classifier.outputs import OutputKind, resolve_output_kind
+from keras_dmp._classifier.kind import resolve_output_kind
+from keras_dmp._classifier.outputs import OutputKind
 
 LOGITS, PROBABILITIES = True, False
 
@@ -196,7 +197,7 @@ def test_number_of_classes():
     [
         (np.zeros((3, 5)), r"shape \(samples, 4\). Received: shape \(3, 5\)"),
         (np.full((3, 4), np.nan), "finite. Received: NaN or infinite values for 3 of 3 samples"),
-        (np.full((3, 4), 0.25), "`y` to be logits. Received: probabilities"),
+        (np.full((3, 4), 0.25), "`y` to be logits, .*. Received: probabilities"),
     ],
 )
 def test_require_outputs_refuses(outputs, message):
@@ -211,10 +212,36 @@ def test_an_activation_layer_that_only_casts_says_nothing():
     model = keras.Model(entry, keras.layers.Activation("linear", dtype="float32")(softmax))
     outputs = np.full((5, 4), 0.25)
     model.compile(loss="sparse_categorical_crossentropy")
-    assert not _heads.resolve_output_kind(model, "model", outputs=outputs).from_logits
+    assert not resolve_output_kind(model, "model", outputs=outputs).from_logits
 
 
 def test_two_softmax_units_with_binary_crossentropy_are_no_multi_label_head():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
     model.compile(loss="binary_crossentropy")
-    assert _heads.resolve_output_kind(model, "model").units == 2
+    assert resolve_output_kind(model, "model").units == 2
+
+
+@pytest.mark.parametrize("wrap", [lambda loss: [loss], lambda loss: {"label": loss}])
+def test_losses_in_lists_and_dictionaries_are_read_too(wrap):
+    model = nets.classifier(4)
+    with pytest.raises(ValueError, match=r"returns logits .* says probabilities"):
+        from_logits_of(model, loss=wrap("sparse_categorical_crossentropy"))
+    assert from_logits_of(model, loss=wrap(losses.CategoricalCrossentropy(from_logits=True)))
+
+
+def test_a_softmax_loss_on_one_unit_is_refused():
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    with pytest.raises(ValueError, match=r"one unit.*Received: sparse_categorical_crossentropy"):
+        from_logits_of(nets.classifier(1), loss=loss)
+
+
+def test_one_output_in_a_dictionary_is_an_output(reference):
+    inputs = keras.Input((nets.FEATURES,))
+    model = keras.Model(inputs, {"label": layers.Dense(4, "softmax")(inputs)})
+    kind = resolve_output_kind(model, "model", outputs=model(reference))
+    assert kind == OutputKind(units=4, from_logits=False)
+
+
+def test_a_model_whose_classes_nobody_knows_is_refused_where_they_count():
+    with pytest.raises(ValueError, match="`model` to be a model whose number of classes is known"):
+        resolve_output_kind(nets.Subclassed(4, "softmax"), "model", from_logits=False)

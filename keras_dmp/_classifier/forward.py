@@ -37,7 +37,7 @@ class ForwardPass:
         self._traces: dict[tuple, Any] = {}
 
     def __call__(self, x: Any) -> np.ndarray | Any:
-        """Return the float32 outputs for a batch, or the structure of a multi-output model."""
+        """Return the float32 output for a batch, or the structure of a multi-output model."""
         shapes = tuple((leaf.shape[1:], leaf.dtype.str) for leaf in keras.tree.flatten(x))
         if shapes not in self._traces:
             self._traces[shapes] = self._trace(x)
@@ -51,7 +51,7 @@ class ForwardPass:
         specs = [tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype) for leaf in leaves]
 
         def forward(*leaves):
-            return self._model(keras.tree.pack_sequence_as(x, leaves), training=False)
+            return single(self._model(keras.tree.pack_sequence_as(x, leaves), training=False))
 
         if self._strategy.num_replicas_in_sync > 1:
             forward = shared_out(forward, self._strategy)
@@ -60,11 +60,17 @@ class ForwardPass:
         return lambda *leaves: function(*map(tf.convert_to_tensor, leaves))
 
 
+def single(outputs: Any) -> Any:
+    """The one output in a list or dictionary; several outputs stay as they are."""
+    leaves = keras.tree.flatten(outputs)
+    return leaves[0] if len(leaves) == 1 else outputs
+
+
 def call(model: keras.Model, x: Any) -> np.ndarray | Any:
     """Outputs for a few samples, without compiling anything; it builds an unbuilt model."""
     # Where variables are made, they are the strategy's.
     with strategy_of(model).scope():
-        outputs = model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False)
+        outputs = single(model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False))
     return tf.cast(outputs, tf.float32).numpy() if tf.is_tensor(outputs) else outputs
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward
+from keras_dmp._classifier import forward, keras_private
 from keras_dmp._warnings import PrivacyWarning
 
 
@@ -40,7 +40,9 @@ def fresh_clone(model: keras.Model) -> keras.Model:
     """Clone of `model` with weights drawn anew, whatever seeds its initializers carry.
 
     State that preprocessing layers have adapted to data is kept: a plain
-    `keras.models.clone_model` resets it silently.
+    `keras.models.clone_model` resets it silently. Layers that are frozen stay frozen, but their
+    weights are drawn anew with a warning: nothing tells whether a model instance was trained on
+    members before a part of it was frozen.
     """
     try:
         if isinstance(model, keras.Sequential) or hasattr(model, "operations"):
@@ -61,6 +63,7 @@ def fresh_clone(model: keras.Model) -> keras.Model:
         )
     for layer, twin in zip(layers, twins, strict=True):
         _copy_state(layer, twin)
+    _keep_frozen(model, clone)
     return clone
 
 
@@ -118,7 +121,7 @@ def teacher_and_student(
 
 def warn_of_adapted_layers(model: keras.Model) -> None:
     """Warn that statistics which preprocessing layers adapted to data are released."""
-    names = [layer.name for layer in _adaptable_layers(model) if layer.built]
+    names = [layer.name for layer in _adaptable_layers(model) if _is_adapted(layer)]
     if names:
         warnings.warn(
             f"The statistics of the adapted layers {', '.join(names)} are part of the released "
@@ -174,11 +177,62 @@ def _without_seeds(config: Any) -> Any:
 
 def _adaptable_layers(layer: keras.Layer):
     """Preprocessing layers with an `adapt`, at any depth."""
-    for inner in layer._flatten_layers(recursive=False, include_self=False):
+    for inner in keras_private.inner_layers(layer, recursive=False):
         if hasattr(inner, "adapt"):
             yield inner
         else:
             yield from _adaptable_layers(inner)
+
+
+def _is_adapted(layer: keras.Layer) -> bool:
+    """Whether a preprocessing layer holds statistics of data, and not only constants."""
+    if not layer.built:
+        return False
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.Normalization):
+        # Without `adapt` it leaves values as they are, as in an EfficientNet with fresh weights.
+        untouched = all(
+            np.all(keras.ops.convert_to_numpy(weight) == ("variance" in weight.name))
+            for weight in layer.weights
+        )
+        given = np.asarray(config["mean"], dtype=object)
+        return not untouched and given.ndim == 0 and given.item() is None
+    if isinstance(layer, keras.layers.Discretization):
+        return config["num_bins"] is not None and config["bin_boundaries"] is not None
+    return config.get("vocabulary") is None
+
+
+def _keep_frozen(model: keras.Model, clone: keras.Model) -> None:
+    """Freeze in a clone what is frozen in the model, and warn of weights that were lost."""
+    layers, twins = ([each, *keras_private.inner_layers(each)] for each in (model, clone))
+    adapted = {id(variable) for layer in _adaptable_layers(model) for variable in layer.variables}
+    frozen = [
+        layer.name
+        for layer in layers
+        if not layer.trainable
+        and any(id(variable) not in adapted for variable in layer.weights)
+        and not any(keras_private.inner_layers(layer))
+    ]
+    if not frozen:
+        return
+    if len(layers) != len(twins):
+        raise ValueError(
+            "Expected `model` to be a model whose frozen layers Keras can clone. Received: "
+            f"{model.name!r}, whose clone has {len(twins)} of {len(layers)} layers; pass a "
+            "callable that builds it instead"
+        )
+    # Outer layers come first: freezing them freezes what they hold.
+    for layer, twin in zip(layers, twins, strict=True):
+        if twin.trainable != layer.trainable:
+            twin.trainable = layer.trainable
+    warnings.warn(
+        f"The weights of the frozen layers {', '.join(frozen)} were drawn "
+        f"anew, since those of a model instance may have been trained on members: {model.name!r} "
+        "would train on top of random layers. Pass a callable that builds it, pretrained weights "
+        "included, instead of the instance",
+        PrivacyWarning,
+        stacklevel=4,
+    )
 
 
 def _copy_state(layer: keras.Layer, twin: keras.Layer) -> None:

@@ -1,88 +1,148 @@
-"""Whether teacher and student fit together, and what their outputs mean."""
+"""What the outputs of a model are: read from its loss, its last activation and their values."""
 
-import dataclasses
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward
+from keras_dmp._classifier import forward, keras_private
+from keras_dmp._classifier.forward import single
+from keras_dmp._classifier.losses import (
+    REGRESSION_LOSSES,
+    SOFTMAX_LOSSES,
+    loss_from_logits,
+    loss_name,
+    single_loss,
+)
 from keras_dmp._classifier.outputs import (
     OutputKind,
-    kind_of_outputs,
-    output_units,
+    classes_of_units,
+    kind_by_value,
     require_outputs,
-    require_same_kind,
-    resolve_output_kind,
 )
-from keras_dmp._data import arrays
-
-# Samples that show by their values whether outputs are logits or probabilities.
-_SAMPLES = 256
 
 
-def require_separate(student: keras.Model, teacher: keras.Model) -> None:
-    """Raise ValueError if training the student would change the teacher."""
-    shared = {id(v) for v in teacher.variables} & {id(v) for v in student.variables}
-    if teacher is student or shared:
-        raise ValueError(
-            "Expected teacher and student to be separate models. Received: models that share "
-            f"{len(shared)} variables"
+def require_model(model: Any, name: str) -> None:
+    """Raise TypeError unless `model` is a Keras model."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected `{name}` to be a keras.Model. Received: {name} of type "
+            f"{type(model).__name__}"
         )
 
 
-def settle(
-    student: keras.Model,
-    teacher: keras.Model | None,
-    x: Any,
-    outputs: np.ndarray | None,
-    *,
-    from_logits: bool | None,
-    trusts_teacher: bool,
-) -> OutputKind:
-    """What the outputs are; they must mean the same for teacher and student.
+def output_units(model: keras.Model, name: str, outputs: Any = None) -> int | None:
+    """Width of the model's classification head, `None` if it is not known before a call.
 
     Args:
-        student: The student; it is built if it was not.
-        teacher: The teacher, or None with `outputs`.
-        x: Some samples.
-        outputs: The teacher's outputs for them, or None to ask it.
-        from_logits: What the user says.
-        trusts_teacher: Whether a teacher that tells by itself is not asked, since all its
-            outputs are checked later.
+        model: A classifier.
+        name: The argument's name, for messages.
+        outputs: What the model returned for a batch, where it has been called.
 
     Raises:
-        ValueError: If the two do not fit together, or nothing tells.
+        ValueError: If the model has several outputs or no classification head.
     """
-    sample = arrays.take(x, slice(0, _SAMPLES))
-    of_student = output_kind(student, "student", sample, from_logits, required=False)
     if outputs is None:
-        kind = _of_teacher(teacher, sample, from_logits, trusts_teacher)
-    elif of_student is None:
-        kind = kind_of_outputs(outputs, "y", from_logits=from_logits)
-    else:
-        kind = of_student
-    if of_student is None:
-        units = output_units(student, "student", forward.call(student, sample))
-        of_student = dataclasses.replace(kind, units=units)
-    require_same_kind(kind, of_student)
-    if outputs is not None:
-        require_outputs(outputs, kind, "y")
-    return kind
+        outputs = getattr(model, "outputs", None)
+        if outputs is None:
+            return None
+    outputs = single(outputs)
+    if not hasattr(outputs, "shape"):
+        raise ValueError(
+            f"Expected `{name}` to have one output, class scores of shape (batch, classes). "
+            f"Received: {len(keras.tree.flatten(outputs))} outputs from model {model.name!r}"
+        )
+    if len(outputs.shape) != 2 or outputs.shape[1] is None:
+        raise ValueError(
+            f"Expected `{name}` to end in a classification head, class scores of shape "
+            f"(batch, classes). Received: output shape {tuple(outputs.shape)} from model "
+            f"{model.name!r}"
+        )
+    return int(outputs.shape[1])
 
 
-def _of_teacher(
-    teacher: keras.Model, sample: Any, from_logits: bool | None, trusts: bool
-) -> OutputKind:
-    told = trusts and resolve_output_kind(
-        teacher, "teacher", from_logits=from_logits, required=False
+def num_classes(model: keras.Model | None, name: str = "model") -> int | None:
+    """Classes of a model, `None` without a model or if they are not known before a call."""
+    units = None if model is None else output_units(model, name)
+    return None if units is None else classes_of_units(units)
+
+
+def resolve_output_kind(
+    model: keras.Model,
+    name: str,
+    *,
+    from_logits: bool | None = None,
+    loss: Any = None,
+    outputs: np.ndarray | None = None,
+    required: bool = True,
+) -> OutputKind | None:
+    """Decide whether a classifier returns logits or probabilities, from all the evidence.
+
+    The declaration `from_logits` and the compiled loss say what is meant; the activation of
+    the last layer and the values of the outputs say what is. They must agree. Where nothing
+    is declared, the last activation decides, then the values.
+
+    Args:
+        model: A classifier with one output.
+        name: The argument's name, for messages.
+        from_logits: What the caller declares, if anything.
+        loss: The loss the model is or will be trained with. Defaults to the compiled one.
+        outputs: Outputs for some samples, (samples, units); without them the values are not
+            consulted.
+        required: Whether it is an error if nothing tells; otherwise the result is `None`.
+
+    Raises:
+        ValueError: If declaration, activation and values contradict each other, or nothing
+            tells, or the model is no single-label classifier.
+    """
+    units = output_units(model, name, outputs)
+    found = resolve_from_logits(
+        model, name, from_logits=from_logits, loss=loss, outputs=outputs, required=required
     )
-    if told:
-        return told
-    outputs = forward.call(teacher, sample)
-    kind = resolve_output_kind(teacher, "teacher", from_logits=from_logits, outputs=outputs)
-    require_outputs(outputs, kind, "teacher outputs")
-    return kind
+    if units is None and required:
+        raise ValueError(
+            f"Expected `{name}` to be a model whose number of classes is known; call it on a batch "
+            f"first. Received: {model.name!r} of type {type(model).__name__}, which does not tell "
+            "before a call"
+        )
+    return None if units is None or found is None else OutputKind(units=units, from_logits=found)
+
+
+def resolve_from_logits(
+    model: keras.Model,
+    name: str,
+    *,
+    from_logits: bool | None = None,
+    loss: Any = None,
+    outputs: np.ndarray | None = None,
+    required: bool = True,
+) -> bool | None:
+    """`resolve_output_kind` for a model whose classes need not be known.
+
+    Arguments and errors are those of `resolve_output_kind`.
+    """
+    units = output_units(model, name, outputs)
+    loss = single_loss(model.loss if loss is None and model.compiled else loss)
+    activation = _last_activation(model)
+    _require_classifier(name, units, activation, loss)
+
+    declared = _declared(name, from_logits, loss)
+    seen, evidence = _seen(units, activation, outputs)
+    if declared is None and seen is None:
+        if not required:
+            return None
+        raise ValueError(
+            f"Cannot tell whether the outputs of `{name}` are logits or probabilities: neither "
+            f"its loss nor its last activation ({activation or 'unknown'}) says so. "
+            "Expected `from_logits` to be True or False. Received: from_logits=None"
+        )
+    if declared is not None and seen is not None and declared[0] != seen:
+        is_now, is_said = ("logits", "probabilities") if seen else ("probabilities", "logits")
+        raise ValueError(
+            f"`{name}` returns {is_now} ({evidence}), but {declared[1]} says {is_said}. "
+            f"Expected `from_logits` to be {seen}. Received: from_logits={declared[0]}"
+        )
+    return declared[0] if seen is None else seen
 
 
 def output_kind(
@@ -102,3 +162,91 @@ def output_kind(
     if kind is not None:
         require_outputs(outputs, kind, f"{name} outputs")
     return kind
+
+
+def _require_classifier(name: str, units: int | None, activation: str | None, loss: Any) -> None:
+    """Refuse multi-label heads, regression heads and heads of one softmax unit."""
+    name_of_loss = loss_name(loss)
+    binary_loss = name_of_loss.startswith("binary_") and activation != "softmax"
+    several = units is not None and units > 1
+    if several and (activation == "sigmoid" or binary_loss):
+        raise ValueError(
+            f"Expected `{name}` to be a single-label classifier. Received: {units} units with "
+            f"activation {activation or 'unknown'} and loss {name_of_loss or 'unknown'}, "
+            "a multi-label head"
+        )
+    one_unit = units is not None and not several
+    if one_unit and activation == "softmax":
+        raise ValueError(
+            f"Expected `{name}` to be a classifier. Received: a softmax over one unit, which is "
+            "always 1; use a sigmoid, or two units"
+        )
+    if one_unit and name_of_loss in SOFTMAX_LOSSES:
+        raise ValueError(
+            f"Expected the loss of `{name}`, which has one unit, to be a binary cross-entropy. "
+            f"Received: {name_of_loss}, whose softmax over one unit is always 1"
+        )
+    bounded = activation in ("softmax", "sigmoid")
+    if (name_of_loss in REGRESSION_LOSSES and not bounded) or activation in ("relu", "softplus"):
+        raise ValueError(
+            f"Expected `{name}` to end in a classification head (logits, softmax or sigmoid). "
+            f"Received: activation {activation or 'unknown'} with loss {name_of_loss or 'unknown'}"
+        )
+
+
+def _declared(name: str, from_logits: bool | None, loss: Any) -> tuple[bool, str] | None:
+    """What argument or loss say, with the words for who says it."""
+    by_loss = loss_from_logits(loss)
+    if from_logits is None:
+        return None if by_loss is None else (by_loss, f"the loss {loss_name(loss)!r}")
+    if not isinstance(from_logits, bool):
+        raise ValueError(
+            "Expected `from_logits` to be True, False or None. "
+            f"Received: from_logits={from_logits!r}"
+        )
+    if by_loss is not None and by_loss != from_logits:
+        raise ValueError(
+            f"The loss {loss_name(loss)!r} of `{name}` says from_logits={by_loss}. "
+            f"Expected the argument to agree. Received: from_logits={from_logits}"
+        )
+    return from_logits, "the argument `from_logits`"
+
+
+def _seen(
+    units: int | None, activation: str | None, outputs: np.ndarray | None
+) -> tuple[bool | None, str]:
+    """What activation or values show, with the words for the evidence."""
+    if activation in ("softmax", "sigmoid"):
+        return False, f"its last activation is {activation}"
+    if activation in ("linear", "log_softmax"):
+        return True, f"its last activation is {activation}"
+    by_value = None if outputs is None else kind_by_value(outputs)
+    if by_value is None:
+        return None, ""
+    return by_value, "by their values"
+
+
+def _last_activation(model: keras.Model) -> str | None:
+    """Name of the activation that made the model's output, `None` if it cannot be read."""
+    layer = _output_layer(model)
+    while isinstance(layer, keras.Model):
+        layer = _output_layer(layer)
+    if layer is None:
+        return None
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(layer, "activation", None)
+    if isinstance(layer, keras.layers.Activation) and activation is keras.activations.linear:
+        return None  # it casts what came before, logits or probabilities
+    return getattr(activation, "__name__", None)
+
+
+def _output_layer(model: keras.Model) -> Any:
+    """The layer or operation that made the model's output."""
+    if isinstance(model, keras.Sequential):
+        return model.layers[-1] if model.layers else None
+    outputs = getattr(model, "outputs", None)
+    # The layers' own `output` does not tell: a nested model's is inside of it, and a layer
+    # that is called more than once has none.
+    tensors = keras.tree.flatten(outputs)
+    return keras_private.producer(tensors[0]) if tensors else None

@@ -1,36 +1,69 @@
-"""Outputs of a classifier as logits of all its classes, in Keras operations."""
+"""Outputs of a classifier as logits of all its classes and back, in Keras operations."""
+
+from typing import Any
 
 from keras import ops
+
+from keras_dmp._classifier.outputs import is_one_unit
 
 # Stands for log(0) in hardened logits. Finite, since -inf times 0 is NaN; far below the log
 # of the smallest float32.
 _LOG_ZERO = -1e9
 
 
-def class_logits(outputs, *, from_logits: bool):
+def class_logits(outputs: Any, *, from_logits: bool) -> Any:
     """Float32 logits of every class, (batch, classes), of logits or of probabilities.
 
     The log of a probability is a logit: softmax(log p) is p. Probabilities are clipped at
     the smallest normal float32, since the log of 0 would turn 0 * log 0 into NaN.
     """
     outputs = ops.cast(outputs, "float32")
-    one_unit = outputs.shape[-1] == 1
     if from_logits:
-        if one_unit:
+        if is_one_unit(outputs):
             return ops.concatenate([ops.zeros_like(outputs), outputs], axis=-1)
         return outputs
-    if one_unit:
+    if is_one_unit(outputs):
         outputs = ops.concatenate([1.0 - outputs, outputs], axis=-1)
     return ops.log(ops.maximum(outputs, 1.1754944e-38))
 
 
-def harden(outputs, *, from_logits: bool):
-    """Outputs of the same kind and shape with all probability on the most probable class."""
-    if outputs.shape[-1] == 1:
-        hard = outputs > (0.0 if from_logits else 0.5)
+def class_probabilities(outputs: Any, *, from_logits: bool) -> Any:
+    """Float32 probabilities of every class, (batch, classes)."""
+    return ops.softmax(class_logits(outputs, from_logits=from_logits), axis=-1)
+
+
+def as_probabilities(outputs: Any) -> Any:
+    """Logits as the model gives them, (batch, units), to probabilities of the same shape."""
+    return ops.sigmoid(outputs) if is_one_unit(outputs) else ops.softmax(outputs)
+
+
+def outputs_of(logits: Any, *, like: Any, from_logits: bool) -> Any:
+    """Logits of every class as outputs of the shape, kind and dtype of `like`."""
+    if not from_logits:
+        logits = ops.softmax(logits)
+        outputs = logits[:, 1:] if is_one_unit(like) else logits
     else:
-        hard = ops.one_hot(ops.argmax(outputs, axis=-1), outputs.shape[-1], dtype="bool")
+        outputs = logits[:, 1:] - logits[:, :1] if is_one_unit(like) else logits
+    return ops.cast(outputs, like.dtype)
+
+
+def most_probable(outputs: Any, *, from_logits: bool) -> Any:
+    """Most probable class of each row, (batch,), int32; the first one of a tie."""
+    if is_one_unit(outputs):
+        return ops.cast(outputs[:, 0] > (0.0 if from_logits else 0.5), "int32")
+    return ops.cast(ops.argmax(outputs, axis=-1), "int32")
+
+
+def one_hot_choice(outputs: Any, *, from_logits: bool, dtype: str = "float32") -> Any:
+    """The most probable class as (batch, units); one-hot rows stay as they are."""
+    if is_one_unit(outputs):
+        return ops.cast(outputs > (0.0 if from_logits else 0.5), dtype)
+    return ops.one_hot(ops.argmax(outputs, axis=-1), outputs.shape[-1], dtype=dtype)
+
+
+def harden(outputs: Any, *, from_logits: bool) -> Any:
+    """Outputs of the same kind and shape with all probability on the most probable class."""
+    hard = one_hot_choice(outputs, from_logits=from_logits, dtype="bool")
     if not from_logits:
         return ops.cast(hard, "float32")
-    high = -_LOG_ZERO if outputs.shape[-1] == 1 else 0.0
-    return ops.where(hard, high, _LOG_ZERO)
+    return ops.where(hard, -_LOG_ZERO if is_one_unit(outputs) else 0.0, _LOG_ZERO)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from keras_dmp._classifier.outputs import OutputKind, is_one_unit
+
 # Values worked on at a time: what a core keeps close, some five times as fast as main memory.
 _CHUNK_VALUES = 25_600
 
@@ -21,18 +23,34 @@ def log_probabilities(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
 
 def _shifted_logits(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
     """Logits of all classes whose highest is 0, a new float64 array."""
-    outputs = np.asarray(outputs, dtype=np.float64)
+    logits = two_columns(np.asarray(outputs, dtype=np.float64), from_logits=from_logits)
     if not from_logits:
-        tiny = np.finfo(np.float32).tiny
-        if outputs.shape[1] == 1:
-            outputs = np.concatenate([1.0 - outputs, outputs], axis=1)
-        logits = np.log(np.clip(outputs, tiny, None))
-    elif outputs.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
-    else:
-        logits = outputs
+        logits = np.log(np.clip(logits, np.finfo(np.float32).tiny, None))
     # Normalising probabilities too undoes the rounding of low-precision softmax heads.
     return logits - logits.max(axis=1, keepdims=True)
+
+
+def outputs_of_log_probabilities(log_p: np.ndarray, kind: OutputKind) -> np.ndarray:
+    """Logits of a classifier, (samples, units), with these log probabilities of all classes."""
+    return log_p[:, 1:] - log_p[:, :1] if kind.one_unit else log_p
+
+
+def outputs_of_classes(classes: np.ndarray, kind: OutputKind) -> np.ndarray:
+    """Outputs (samples, units), float32, with these classes on top; their sizes do not matter."""
+    if kind.one_unit:
+        top = classes[:, None].astype(np.float32)
+        return 2 * top - 1 if kind.from_logits else top
+    top = np.eye(kind.units, dtype=np.float32)[classes]
+    # Values from 0 to 1 that sum to 1 would pass for probabilities.
+    return 2 * top if kind.from_logits else top
+
+
+def two_columns(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
+    """Outputs with a column for each class, (samples, classes): one sigmoid unit becomes two."""
+    if not is_one_unit(outputs):
+        return outputs
+    first = np.zeros_like(outputs) if from_logits else 1 - outputs
+    return np.concatenate([first, outputs], axis=1)
 
 
 def prediction_entropy(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
@@ -51,7 +69,7 @@ def prediction_entropy(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
 def predicted_classes(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
     """Most probable class of each prediction, (samples,), int64; the first one of a tie."""
     outputs = np.asarray(outputs)
-    if outputs.shape[1] == 1:
+    if is_one_unit(outputs):
         return (outputs[:, 0] > (0.0 if from_logits else 0.5)).astype(np.int64)
     return outputs.argmax(axis=1)
 

@@ -1,10 +1,231 @@
-"""A model in a model that is not part of it."""
+"""Models around a classifier: what all of them do alike."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import keras
+import tensorflow as tf
+
+from keras_dmp._classifier import fresh
+from keras_dmp._classifier.forward import single
+from keras_dmp._classifier.kind import output_kind, require_model, resolve_output_kind
+from keras_dmp._classifier.labels import fitted, in_form, label_form
+from keras_dmp._classifier.losses import single_loss
+from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp._data import arrays
+
+# Samples that show by their values whether outputs are logits or probabilities.
+_SAMPLE = slice(0, 256)
 
 
 class Untracked:
-    """Holds a model where Keras neither tracks nor saves it."""
+    """Holds a model, or data, where Keras neither tracks nor saves it."""
 
-    def __init__(self, model: keras.Model | None):
-        self.model = model
+    def __init__(self, held: Any):
+        self.held = held
+
+
+class ClassifierWrapper(keras.Model):
+    """Base of the models around a classifier.
+
+    It builds and calls the classifier under the classifier's dtype policy, takes a classifier whose
+    one output is in a dictionary, rebuilds itself from its configuration, refuses a loss that
+    contradicts the outputs, and gives losses labels in the form in which they take them. What the
+    layers of the classifier add by `add_loss` and regularizers is in `losses`, as in any Keras
+    model, and a step of Keras' own adds it and scales the loss under mixed_float16. A subclass with
+    a step of its own takes it by `descend`, which scales too.
+
+    Args:
+        models: The models that are arguments of the subclass, by their names; the first one is the
+            classifier.
+        from_logits: What the user says of the classifier's outputs.
+        **kwargs: `name` and `dtype` of the model.
+
+    Raises:
+        TypeError: If one of the models is not a Keras model.
+    """
+
+    # Names of arguments of `__init__`: those that are models, and others to save with the model.
+    _MODELS: ClassVar[tuple[str, ...]] = ("classifier",)
+    _SETTINGS: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, models: dict[str, keras.Model], *, from_logits: bool | None = None, **kwargs: Any
+    ):
+        for name, model in models.items():
+            require_model(model, name)
+        kwargs.setdefault("dtype", models[self._MODELS[0]].dtype_policy)
+        super().__init__(**kwargs)
+        for name, model in models.items():
+            setattr(self, name, model)
+        self.from_logits = from_logits
+        self._kind: OutputKind | None = None
+        self.built = all(model.built for model in models.values())
+
+    @property
+    def wrapped(self) -> keras.Model:
+        """The classifier, whatever the subclass calls it."""
+        return getattr(self, self._MODELS[0])
+
+    def build(self, input_shape: Any) -> None:
+        """Build the classifier."""
+        if not self.wrapped.built:
+            self.wrapped.build(input_shape)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        """Return the classifier's outputs."""
+        return single(self.wrapped(inputs, training=training))
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configure the training as `keras.Model.compile`, for one output.
+
+        Args:
+            optimizer: As in `keras.Model.compile`.
+            loss: A loss, or a list or dictionary with one entry.
+            loss_weights: A number, or a list or dictionary with one entry.
+            metrics: Metrics, or a dictionary with one entry.
+            weighted_metrics: The same.
+            **kwargs: As in `keras.Model.compile`.
+
+        Raises:
+            ValueError: For several losses, and a loss that contradicts the classifier's outputs.
+        """
+        loss = single_loss(loss)
+        if loss is not None:
+            self._resolved_kind(loss)
+        super().compile(
+            optimizer,
+            loss,
+            single_loss(loss_weights, "loss_weights"),
+            metrics=_of_one_output(metrics, "metrics"),
+            weighted_metrics=_of_one_output(weighted_metrics, "weighted_metrics"),
+            **kwargs,
+        )
+
+    def compile_from_config(self, config: dict) -> None:
+        """Compile a loaded model as it was."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any):
+        """Train the classifier as `keras.Model.fit`; labels in arrays are checked first."""
+        self.require_compiled()
+        if y is not None:
+            x = arrays.as_arrays(x, "x")
+            self.settle(x)
+            y = self.fitted_labels(y, "y")
+        return super().fit(x, y, *args, **kwargs)
+
+    def train_step(self, data: Any) -> dict:
+        """Take one step, with labels as the loss takes them."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return super().train_step((x, self.labels_in_form(y), sample_weight))
+
+    def test_step(self, data: Any) -> dict:
+        """Evaluate a batch, with labels as the loss takes them."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return super().test_step((x, self.labels_in_form(y), sample_weight))
+
+    def get_config(self) -> dict:
+        """Return the arguments that rebuild this model."""
+        config = super().get_config()
+        for name in self._MODELS:
+            config[name] = keras.saving.serialize_keras_object(getattr(self, name))
+        config |= {name: getattr(self, name) for name in self._SETTINGS}
+        if self._kind is not None and "from_logits" in config:
+            config["from_logits"] = self._kind.from_logits
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None):
+        """Rebuild a model."""
+        models = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in cls._MODELS
+        }
+        return cls(**{**config, **models})
+
+    def require_compiled(self) -> None:
+        """Raise ValueError before a training without a loss and an optimizer."""
+        if not self.compiled:
+            raise ValueError(
+                "Expected the model to be compiled: call `compile` before `fit`. Received: "
+                f"{type(self).__name__} {self.name!r}, which is not compiled"
+            )
+
+    def settle(self, x: Any) -> OutputKind:
+        """Build the classifier, and find out what it returns, before the first step.
+
+        Args:
+            x: Checked samples, a structure of arrays.
+
+        Raises:
+            ValueError: If nothing tells, or the loss, the last activation and the values of the
+                outputs contradict each other.
+        """
+        sample = arrays.take(x, _SAMPLE)
+        fresh.ensure_built(self.wrapped, sample)
+        self.built = True
+        self._kind = output_kind(
+            self.wrapped, self._MODELS[0], sample, self.from_logits, loss=self.loss
+        )
+        self.from_logits = self._kind.from_logits
+        return self._kind
+
+    def fitted_labels(self, y: Any, name: str) -> Any:
+        """Labels as the loss takes them, checked; after `settle`."""
+        return fitted(y, label_form(self.loss, self._kind), self._kind, name)
+
+    def labels_in_form(self, y: Any) -> Any:
+        """Labels of a batch as the loss takes them; as they are where that is not known."""
+        kind = self._kind or self._resolved_kind(self.loss)
+        if y is None or kind is None:
+            return y
+        return in_form(y, label_form(self.loss, kind), kind)
+
+    def descend(self, compute: Callable[[], tuple[Any, Any]]) -> Any:
+        """Take a step down a loss, scaled where half precision needs it.
+
+        Args:
+            compute: Returns the loss, and anything else to return from here.
+        """
+        weights = self.trainable_weights
+        with tf.GradientTape() as tape:
+            loss, found = compute()
+            loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(loss, weights)
+        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return found
+
+    def track_loss(self, loss: Any, samples: Any) -> None:
+        """Add the loss of a batch to the mean in the logs."""
+        mean = next(metric for metric in self.metrics if metric.name == "loss")
+        mean.update_state(loss, sample_weight=samples)
+
+    def _resolved_kind(self, loss: Any) -> OutputKind | None:
+        """What the outputs are as far as that is known without samples."""
+        return resolve_output_kind(
+            self.wrapped, self._MODELS[0], from_logits=self.from_logits, loss=loss, required=False
+        )
+
+
+def _of_one_output(metrics: Any, name: str) -> Any:
+    """Metrics of the one output, where they are by its name."""
+    if not isinstance(metrics, dict):
+        return metrics
+    if len(metrics) != 1:
+        raise ValueError(
+            f"Expected `{name}` to be a list, or a dictionary with one entry, since a classifier "
+            f"has one output. Received: {name}={metrics!r}"
+        )
+    return next(iter(metrics.values()))

@@ -9,6 +9,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from keras_dmp._classifier import probabilities
+from keras_dmp._classifier.outputs import (
+    is_one_unit,
+    kind_by_value,
+    num_classes,
+    require_finite_outputs,
+    sum_error,
+    within_unit_range,
+)
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.statistics import output_scores
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -17,11 +25,6 @@ SCORES = ("member_scores", "nonmember_scores")
 OUTPUTS = ("member_outputs", "nonmember_outputs")
 LABELS = ("member_labels", "nonmember_labels")
 
-# How far a row of probabilities may be from summing to 1: half-precision softmax heads round.
-_SUM_TOLERANCE = 1e-2
-_RANGE_TOLERANCE = 1e-6
-# Rows worked on at a time: no float64 copy of all outputs ever exists.
-_CHUNK_ROWS = 16_384
 _NAMES_SHOWN = 12
 
 
@@ -45,7 +48,7 @@ class Predictions:
     @property
     def num_classes(self) -> int | None:
         """Classes of the classifier: a single sigmoid unit stands for two."""
-        return None if self.outputs is None else _num_classes(self.outputs[0])
+        return None if self.outputs is None else num_classes(self.outputs[0])
 
 
 def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predictions:
@@ -67,8 +70,8 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
         pairs["scores"] = tuple(_scores(arrays[name], name) for name in SCORES)
     if OUTPUTS[0] in arrays:
         pairs["outputs"] = tuple(_outputs(arrays[name], name) for name in OUTPUTS)
-        num_classes = _same_num_classes(pairs["outputs"])
-        pairs["labels"] = tuple(_labels(arrays[name], num_classes, name) for name in LABELS)
+        classes = _common_num_classes(pairs["outputs"])
+        pairs["labels"] = tuple(_labels(arrays[name], classes, name) for name in LABELS)
         from_logits = _kind(pairs["outputs"], from_logits)
     elif from_logits is not None:
         option = "--from-logits" if from_logits else "--probabilities"
@@ -228,29 +231,17 @@ def _require_numbers(array: np.ndarray, name: str) -> None:
         raise ValueError(f"Expected `{name}` to be real numbers. Received: dtype {array.dtype}")
     if not len(array):
         raise ValueError(f"Expected `{name}` to have at least one sample. Received: none")
-    bad = sum(
-        np.count_nonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
-        for rows in _chunks(array)
-    )
-    if bad:
-        raise ValueError(
-            f"Expected `{name}` to be finite. "
-            f"Received: NaN or infinite values for {bad} of {len(array)} samples"
-        )
+    require_finite_outputs(array, name)
 
 
-def _same_num_classes(outputs: tuple[np.ndarray, np.ndarray]) -> int:
+def _common_num_classes(outputs: tuple[np.ndarray, np.ndarray]) -> int:
     widths = [side.shape[1] for side in outputs]
     if widths[0] != widths[1]:
         raise ValueError(
             "Expected `member_outputs` and `nonmember_outputs` to have as many columns. "
             f"Received: {widths[0]} and {widths[1]}"
         )
-    return _num_classes(outputs[0])
-
-
-def _num_classes(outputs: np.ndarray) -> int:
-    return max(2, outputs.shape[1])
+    return num_classes(outputs[0])
 
 
 def _require_same_sizes(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
@@ -283,15 +274,16 @@ def _kind(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool
 
 
 def _seen(outputs: np.ndarray) -> bool | None:
-    """True for logits, False for probabilities, None if the values of one side do not tell."""
-    if outputs.min() < -_RANGE_TOLERANCE or outputs.max() > 1 + _RANGE_TOLERANCE:
-        return True
-    return False if outputs.shape[1] > 1 and _worst_sum(outputs) <= _SUM_TOLERANCE else None
+    """What the values of one side tell, `None` if nothing."""
+    seen = kind_by_value(outputs)
+    # A file may hold anything, such as the outputs of a multi-label model: rows in 0..1 that sum
+    # to something else have to be declared.
+    return None if seen and within_unit_range(outputs) else seen
 
 
 def _undecided(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool:
-    """What is declared of outputs in 0..1 that are no rows that sum to 1."""
-    one_unit = outputs[0].shape[1] == 1
+    """What is declared of outputs in 0..1 whose values do not tell."""
+    one_unit = is_one_unit(outputs[0])
     if declared is None:
         shape = "one unit" if one_unit else "rows that do not sum to 1"
         raise ValueError(
@@ -299,20 +291,9 @@ def _undecided(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) ->
             f"Received: {shape} with values in 0..1"
         )
     if not declared and not one_unit:
-        worst = max(_worst_sum(side) for side in outputs)
+        worst = max(sum_error(side) for side in outputs)
         raise ValueError(
             "Expected each row of probabilities to sum to 1. "
             f"Received: a row whose sum is {worst:.3g} away from 1"
         )
     return declared
-
-
-def _worst_sum(outputs: np.ndarray) -> float:
-    """Largest distance of a row's sum from 1."""
-    return max(
-        float(np.abs(rows.sum(axis=1, dtype=np.float64) - 1).max()) for rows in _chunks(outputs)
-    )
-
-
-def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
-    return (array[start : start + _CHUNK_ROWS] for start in range(0, len(array), _CHUNK_ROWS))

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import outputs
+from keras_dmp._classifier.kind import output_units, resolve_output_kind
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
@@ -172,8 +173,8 @@ def _require_model(model: Any, from_logits: bool | None, slices: tuple[str, ...]
     """Refuse, before anything is computed, what the model's structure already shows."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected `model` to be a keras.Model. Received: {type(model).__name__}")
-    outputs.resolve_output_kind(model, "model", from_logits=from_logits, required=False)
-    units = outputs.output_units(model, "model")
+    resolve_output_kind(model, "model", from_logits=from_logits, required=False)
+    units = output_units(model, "model")
     if "class" in slices and units is not None and units > _MOST_CLASS_SLICES:
         raise ValueError(
             f"Expected at most {_MOST_CLASS_SLICES} classes for slices by class, TF-Privacy's "
@@ -185,9 +186,7 @@ def _output_kind(
     model: keras.Model, sides: tuple[Observations, ...], from_logits: bool | None
 ) -> outputs.OutputKind:
     for side in sides:
-        kind = outputs.resolve_output_kind(
-            model, "model", from_logits=from_logits, outputs=side.outputs
-        )
+        kind = resolve_output_kind(model, "model", from_logits=from_logits, outputs=side.outputs)
         outputs.require_outputs(side.outputs, kind, "model outputs")
     return kind
 

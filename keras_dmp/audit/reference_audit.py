@@ -7,12 +7,8 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import forward, probabilities
-from keras_dmp._classifier.outputs import (
-    OutputKind,
-    require_model,
-    require_outputs,
-    resolve_output_kind,
-)
+from keras_dmp._classifier.kind import num_classes, require_model, resolve_output_kind
+from keras_dmp._classifier.outputs import OutputKind, require_outputs
 from keras_dmp._data import arrays, inputs
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attacks import sides
@@ -113,7 +109,7 @@ def audit_reference(
         _validate.integer_at_least(1, batch_size=batch_size)
     selector = reference if isinstance(reference, EntropyReferenceSelector) else None
     samples = _samples(student, reference, nonreference, selector)
-    classes = _checked_labels(labels, samples, sides.num_classes(student))
+    classes = _checked_labels(labels, samples, num_classes(student))
 
     predict = {"batch_size": batch_size, "verbose": bool(verbose)}
     notes = [_MEANING]

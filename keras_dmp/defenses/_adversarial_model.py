@@ -9,9 +9,10 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dmp import _validate
-from keras_dmp._classifier import fresh
-from keras_dmp._classifier.logits import class_logits
-from keras_dmp._classifier.outputs import output_units, require_model
+from keras_dmp._classifier.labels import CLASSES, fitted, loss_weights
+from keras_dmp._classifier.logits import class_probabilities
+from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp._classifier.wrapper import ClassifierWrapper
 from keras_dmp._data import arrays
 from keras_dmp._data.inputs import require_model_input
 from keras_dmp._training import callback_state
@@ -22,7 +23,7 @@ _JOINT_UNITS = (256, 64)
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
-class AdversarialModel(keras.Model):
+class AdversarialModel(ClassifierWrapper):
     """Trains a classifier against a membership attack that is trained beside it.
 
     The min-max game of Nasr, Shokri & Houmansadr (CCS 2018). In every step an attack network `h`
@@ -40,12 +41,14 @@ class AdversarialModel(keras.Model):
         attack_steps: Steps of the attack for each of the classifier. Too few let the classifier run
             away from an attack that lags behind, at the price of its accuracy. Defaults to 5.
         attack_learning_rate: Of the attack's Adam. Defaults to 1e-3.
-        from_logits: Whether the classifier returns logits. Defaults to `True`.
+        from_logits: Whether the classifier returns logits. Defaults to `None`: read from the
+            compiled loss, the last activation or the values.
         **kwargs: `name` and `dtype` of the model.
 
     Raises:
         TypeError: If `classifier` is no Keras model.
-        ValueError: For arguments out of range.
+        ValueError: For arguments out of range; in `compile` and `fit` for a loss that contradicts
+            the classifier's outputs.
 
     Example:
     >>> import keras, numpy as np
@@ -58,6 +61,8 @@ class AdversarialModel(keras.Model):
     ['attack_loss', 'loss']
     """
 
+    _SETTINGS = ("penalty", "attack_units", "attack_steps", "attack_learning_rate", "from_logits")
+
     def __init__(
         self,
         classifier: keras.Model,
@@ -66,32 +71,16 @@ class AdversarialModel(keras.Model):
         attack_units: Sequence[int] = (512, 64),
         attack_steps: int = 5,
         attack_learning_rate: float = 1e-3,
-        from_logits: bool = True,
+        from_logits: bool | None = None,
         **kwargs: Any,
     ):
-        require_model(classifier, "classifier")
         require_settings(penalty, attack_units, attack_steps, attack_learning_rate)
-        _validate.boolean(from_logits=from_logits)
-        kwargs.setdefault("dtype", classifier.dtype_policy)
-        super().__init__(**kwargs)
-        self.classifier = classifier
+        super().__init__({"classifier": classifier}, from_logits=from_logits, **kwargs)
         self.penalty = float(penalty)
         self.attack_units = tuple(attack_units)
         self.attack_steps = attack_steps
         self.attack_learning_rate = attack_learning_rate
-        self.from_logits = from_logits
         self._opponent = _Opponent()
-        self.built = classifier.built
-
-    def build(self, input_shape: Any) -> None:
-        """Build the classifier."""
-        if not self.classifier.built:
-            self.classifier.build(input_shape)
-        self.built = True
-
-    def call(self, inputs, training=None):
-        """Return the classifier's outputs."""
-        return self.classifier(inputs, training=training)
 
     def fit(
         self,
@@ -104,6 +93,8 @@ class AdversarialModel(keras.Model):
         validation_data: Any = None,
         *,
         nonmembers: tuple[Any, Any],
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Play the game, with a fresh attack network.
@@ -116,7 +107,10 @@ class AdversarialModel(keras.Model):
             verbose: As in `keras.Model.fit`.
             callbacks: As in `keras.Model.fit`.
             validation_data: As in `keras.Model.fit`.
-            nonmembers: `(x, y)` of labelled samples that are no members, for the attack.
+            nonmembers: `(x, y)` of labelled samples that are not members, for the attack.
+            sample_weight: One weight per member in the classifier's loss; the attack has none.
+            class_weight: Weights by class number, as in `keras.Model.fit`. With `sample_weight`
+                the two are multiplied.
             **kwargs: `validation_batch_size`, `validation_freq` and `initial_epoch`.
 
         Returns:
@@ -126,24 +120,26 @@ class AdversarialModel(keras.Model):
         Raises:
             ValueError: Before the first step, for data that does not fit the classifier.
         """
-        self._assert_compile_called("fit")
+        self.require_compiled()
         _validate.integer_at_least(1, batch_size=batch_size, epochs=epochs)
-        sample = arrays.take(arrays.as_arrays(x, "x"), slice(0, 2))
-        require_model_input(sample, self.classifier, "x")
-        fresh.ensure_built(self.classifier, sample)
-        self.built = True
-        units = output_units(self.classifier, "classifier", self.classifier(sample))
-        members = self._checked(x, y, units, ("x", "y"))
-        others = self._checked(*nonmembers, units, ("nonmembers", "nonmembers labels"))
+        x = self._checked_samples(x, "x")
+        kind = self.settle(x)
+        others = self._checked_samples(nonmembers[0], "nonmembers")
+        y, classes = self._checked_labels(x, y, ("x", "y"))
+        _, other_classes = self._checked_labels(
+            others, nonmembers[1], ("nonmembers", "nonmembers labels")
+        )
+        weights = loss_weights(classes, sample_weight, class_weight)
+        members = (x, y, classes) if weights is None else (x, y, classes, weights)
         batches = [
             ResidentBatches(data, batch_size=batch_size, shuffle=True, seed=new_seed())
-            for data in (members, others)
+            for data in (members, (others, other_classes))
         ]
-        self._opponent.start(self, max(2, units))
+        self._opponent.start(self, kind)
         self.train_function = None
         return super().fit(
             tf.data.Dataset.zip((batches[0].dataset, batches[1].dataset.repeat())).map(
-                lambda member, other: (*member, other), num_parallel_calls=1
+                lambda member, other: (*member[:2], (member[2:], other)), num_parallel_calls=1
             ),
             epochs=epochs,
             verbose=verbose,
@@ -155,51 +151,36 @@ class AdversarialModel(keras.Model):
 
     def train_step(self, data: Any) -> dict:
         """Let the attack take its steps, then the classifier one."""
-        x, y, (x_other, y_other) = data
+        x, y, ((classes, *weights), others) = data
+        weights = weights[0] if weights else None
         opponent = self._opponent
-        evidence = opponent.evidence(self, x, y), opponent.evidence(self, x_other, y_other)
+        evidence = opponent.evidence(self, x, classes), opponent.evidence(self, *others)
         for _ in range(self.attack_steps):
             attack_loss = opponent.learn(*evidence)
-        with tf.GradientTape() as tape:
+
+        def objective():
             y_pred = self(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, training=True)
-            gain = opponent.gain(probabilities(y_pred, self.from_logits), y)
-            objective = loss + self.penalty * ops.cast(gain, loss.dtype)
-        weights = self.trainable_weights
-        self.optimizer.apply_gradients(zip(tape.gradient(objective, weights), weights, strict=True))
-        mean_loss = next(metric for metric in self.metrics if metric.name == "loss")
-        mean_loss.update_state(loss, sample_weight=tf.shape(y)[0])
-        return {**self.compute_metrics(x, y, y_pred, None), "attack_loss": attack_loss}
+            loss = self.compute_loss(x, y, y_pred, weights, training=True)
+            gain = opponent.gain(y_pred, classes)
+            return loss + self.penalty * ops.cast(gain, loss.dtype), (loss, y_pred)
 
-    def get_config(self) -> dict:
-        """Return the arguments that rebuild this model, without the attack."""
-        return {
-            **super().get_config(),
-            "classifier": keras.saving.serialize_keras_object(self.classifier),
-            "penalty": self.penalty,
-            "attack_units": self.attack_units,
-            "attack_steps": self.attack_steps,
-            "attack_learning_rate": self.attack_learning_rate,
-            "from_logits": self.from_logits,
-        }
+        loss, y_pred = self.descend(objective)
+        self.track_loss(loss, tf.shape(classes)[0])
+        return {**self.compute_metrics(x, y, y_pred, weights), "attack_loss": attack_loss}
 
-    @classmethod
-    def from_config(cls, config: dict, custom_objects: dict | None = None):
-        """Rebuild a model."""
-        classifier = keras.saving.deserialize_keras_object(
-            config["classifier"], custom_objects=custom_objects
-        )
-        return cls(**{**config, "classifier": classifier})
+    def _checked_samples(self, x: Any, name: str) -> Any:
+        x = arrays.as_arrays(x, name)
+        require_model_input(x, self.classifier, name)
+        arrays.require_finite(x, name)
+        return x
 
-    def _checked(
-        self, x: Any, y: Any, units: int, names: tuple[str, str]
-    ) -> tuple[Any, np.ndarray]:
-        x = arrays.as_arrays(x, names[0])
-        require_model_input(x, self.classifier, names[0])
-        arrays.require_finite(x, names[0])
-        y = arrays.class_ids(y, max(2, units), names[1])
-        arrays.require_same_length(x, y, *names)
-        return x, y
+    def _checked_labels(
+        self, x: Any, y: Any, names: tuple[str, str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Labels as the loss takes them, and the classes that the attack sees."""
+        classes = fitted(y, CLASSES, self._kind, names[1])
+        arrays.require_same_length(x, classes, *names)
+        return self.fitted_labels(y, names[1]), classes
 
 
 class _Opponent:
@@ -207,22 +188,23 @@ class _Opponent:
 
     def __init__(self):
         self.network: Any = None
+        self._kind: OutputKind | None = None
         self._optimizer: Any = None
 
-    def start(self, model: AdversarialModel, num_classes: int) -> None:
+    def start(self, model: AdversarialModel, kind: OutputKind) -> None:
         """Draw a fresh network; its seeds come after those of the batches."""
         rng = np.random.default_rng(new_seed())
-        inputs = [keras.Input((num_classes,)) for _ in range(2)]
+        inputs = [keras.Input((kind.num_classes,)) for _ in range(2)]
         ways = [_stack(tensor, model.attack_units, rng) for tensor in inputs]
         joined = _stack(layers.Concatenate(dtype="float32")(ways), _JOINT_UNITS, rng)
+        self._kind = kind
         self.network = keras.Model(inputs, _dense(1, None, rng)(joined))
         self._optimizer = keras.optimizers.Adam(model.attack_learning_rate)
         self._optimizer.build(self.network.trainable_variables)
 
     def evidence(self, model: AdversarialModel, x: Any, y: tf.Tensor) -> list[tf.Tensor]:
         """What the attack sees of samples: probabilities as released, and one-hot labels."""
-        seen = probabilities(model(x, training=False), model.from_logits)
-        return [seen, _one_hot(y, seen)]
+        return self._seen(model(x, training=False), y)
 
     def learn(self, members: list[tf.Tensor], others: list[tf.Tensor]) -> tf.Tensor:
         """Take a step, and return the cross-entropy before it."""
@@ -237,14 +219,13 @@ class _Opponent:
         self._optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return loss
 
-    def gain(self, seen: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    def gain(self, outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Mean of log h over members, by which the attack gains."""
-        return -ops.mean(ops.softplus(-self.network([seen, _one_hot(y, seen)], training=False)))
+        return -ops.mean(ops.softplus(-self.network(self._seen(outputs, y), training=False)))
 
-
-def probabilities(outputs: Any, from_logits: bool) -> Any:
-    """Float32 probabilities of all classes, (batch, classes)."""
-    return ops.softmax(class_logits(outputs, from_logits=from_logits), axis=-1)
+    def _seen(self, outputs: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
+        seen = class_probabilities(outputs, from_logits=self._kind.from_logits)
+        return [seen, tf.one_hot(y, seen.shape[-1])]
 
 
 def require_settings(
@@ -261,10 +242,6 @@ def require_settings(
         )
     for units in attack_units:
         _validate.integer_at_least(1, attack_units=units)
-
-
-def _one_hot(y: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
-    return tf.one_hot(tf.reshape(y, [-1]), seen.shape[-1])
 
 
 def _stack(tensor: Any, units: Sequence[int], rng: np.random.Generator) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from keras_dmp import _validate
 from keras_dmp._classifier import fresh, outputs
 from keras_dmp._classifier.kind import output_kind
+from keras_dmp._classifier.losses import accuracy, cross_entropy
 from keras_dmp._data import arrays, inputs
 from keras_dmp._training.copies import copied_optimizer
 from keras_dmp._training.labelled_data import LabelledData
@@ -172,15 +173,11 @@ class Run:
 
     def loss(self) -> keras.losses.Loss:
         """The cross-entropy of class numbers for these outputs."""
-        if self.kind.units == 1:
-            return keras.losses.BinaryCrossentropy(from_logits=self.kind.from_logits)
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=self.kind.from_logits)
+        return cross_entropy(self.kind)
 
     def metrics(self) -> list[Any]:
-        """Accuracy; Keras' own choice for one unit thresholds logits at 0.5."""
-        if self.kind.units == 1 and self.kind.from_logits:
-            return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)]
-        return ["accuracy"]
+        """Accuracy."""
+        return [accuracy(self.kind)]
 
     def compile(self, model: keras.Model, loss: keras.losses.Loss | None = None) -> None:
         """Compile a model with a fresh optimizer."""

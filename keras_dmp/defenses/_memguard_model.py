@@ -1,5 +1,6 @@
 """MemGuard as a Keras model around another one."""
 
+import secrets
 from typing import Any
 
 import keras
@@ -7,8 +8,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dmp import _validate
-from keras_dmp._classifier.logits import class_logits
-from keras_dmp._classifier.outputs import require_model
+from keras_dmp._classifier.kind import resolve_from_logits
+from keras_dmp._classifier.logits import class_logits, most_probable, outputs_of
+from keras_dmp._classifier.wrapper import ClassifierWrapper
 
 # Weights of the loss that finds the noise: of keeping the class, and at first of the distance.
 _KEEP_CLASS = 10.0
@@ -16,10 +18,12 @@ _FIRST_DISTANCE = 0.1
 # Factor from one search for smaller noise to the next.
 _DISTANCE_FACTOR = 10.0
 _STEP = 0.1
+# As many as the seeds of TensorFlow's stateless numbers take.
+_KEY_BITS = 62
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
-class MemGuardModel(keras.Model):
+class MemGuardModel(ClassifierWrapper):
     """Returns a classifier's outputs with noise that misleads a membership detector.
 
     MemGuard (Jia et al., CCS 2019). For each sample, steps of gradient descent look for noise on
@@ -27,6 +31,10 @@ class MemGuardModel(keras.Model):
     as it is. It is added with such a probability that the expected L1 distance of the
     probabilities stays within `budget`. The draw is a hash of the sample and `key`, so that
     asking twice gives the same answer.
+
+    Who knows `key` knows for each sample whether noise was added, so it is drawn in secret. It is
+    saved with the model, since a loaded model must answer as before: a file of this model is for
+    the server that answers, and not for those who ask.
 
     Logits come in and go out, or probabilities. The weights are not protected: who has them has
     the outputs without noise.
@@ -38,13 +46,16 @@ class MemGuardModel(keras.Model):
         budget: Largest expected L1 distance of the probabilities, 0 to 2. Defaults to 1.
         max_iterations: Most steps of a search. Defaults to 300.
         searches: Searches, each for smaller noise than the one before. Defaults to 3.
-        from_logits: Whether the classifier returns logits. Defaults to `True`.
-        key: Integer of the hash, secret in principle. Defaults to 0.
+        from_logits: Whether the classifier returns logits. Defaults to `None`: read from its
+            last activation or its loss.
+        key: Secret integer of the hash, at least 0. Defaults to `None`: drawn from the operating
+            system.
         **kwargs: `name` and `dtype` of the model.
 
     Raises:
         TypeError: If `classifier` or `detector` is no Keras model.
-        ValueError: For arguments out of range.
+        ValueError: For arguments out of range, for a `from_logits` that contradicts the
+            classifier, and where only `from_logits` can tell what it returns.
 
     Example:
     >>> import keras, numpy as np
@@ -56,6 +67,9 @@ class MemGuardModel(keras.Model):
     True
     """
 
+    _MODELS = ("classifier", "detector")
+    _SETTINGS = ("budget", "max_iterations", "searches", "from_logits", "key")
+
     def __init__(
         self,
         classifier: keras.Model,
@@ -64,36 +78,24 @@ class MemGuardModel(keras.Model):
         *,
         max_iterations: int = 300,
         searches: int = 3,
-        from_logits: bool = True,
-        key: int = 0,
+        from_logits: bool | None = None,
+        key: int | None = None,
         **kwargs: Any,
     ):
-        require_model(classifier, "classifier")
-        require_model(detector, "detector")
         require_settings(budget, max_iterations, searches)
-        _validate.boolean(from_logits=from_logits)
+        key = secrets.randbits(_KEY_BITS) if key is None else key
         _validate.integer_at_least(0, key=key)
-        kwargs.setdefault("dtype", classifier.dtype_policy)
-        super().__init__(**kwargs)
-        self.classifier = classifier
-        self.detector = detector
+        super().__init__({"classifier": classifier, "detector": detector}, **kwargs)
+        self.from_logits = resolve_from_logits(classifier, "classifier", from_logits=from_logits)
         self.budget = float(budget)
         self.max_iterations = max_iterations
         self.searches = searches
-        self.from_logits = from_logits
         self.key = key
         detector.trainable = False
-        self.built = classifier.built and detector.built
-
-    def build(self, input_shape: Any) -> None:
-        """Build the classifier."""
-        if not self.classifier.built:
-            self.classifier.build(input_shape)
-        self.built = True
 
     def call(self, inputs, training=None):
         """Return the outputs with noise; in training without."""
-        outputs = self.classifier(inputs, training=training)
+        outputs = super().call(inputs, training=training)
         if training or not self.budget:
             return outputs
         logits = tf.stop_gradient(class_logits(outputs, from_logits=self.from_logits))
@@ -103,32 +105,11 @@ class MemGuardModel(keras.Model):
         doubt = [tf.abs(tf.sigmoid(self._detect(p)) - 0.5) for p in (before, after)]
         chance = tf.minimum(1.0, self.budget / tf.maximum(distance, 1e-30))
         chance = tf.where(doubt[1] < doubt[0], chance, 0.0)
-        noisy = self._as_outputs(logits + noise, outputs)
-        keeps = _predicted(noisy, self.from_logits) == _predicted(outputs, self.from_logits)
+        kind = {"from_logits": self.from_logits}
+        noisy = outputs_of(logits + noise, like=outputs, **kind)
+        keeps = most_probable(noisy, **kind) == most_probable(outputs, **kind)
         adds = (uniform_of(inputs, self.key) < chance) & keeps
         return tf.where(adds[:, None], noisy, outputs)
-
-    def get_config(self) -> dict:
-        """Return the arguments that rebuild this model."""
-        return {
-            **super().get_config(),
-            "classifier": keras.saving.serialize_keras_object(self.classifier),
-            "detector": keras.saving.serialize_keras_object(self.detector),
-            "budget": self.budget,
-            "max_iterations": self.max_iterations,
-            "searches": self.searches,
-            "from_logits": self.from_logits,
-            "key": self.key,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict, custom_objects: dict | None = None):
-        """Rebuild a model."""
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
-            for name in ("classifier", "detector")
-        }
-        return cls(**{**config, **parts})
 
     def _noise(self, logits: tf.Tensor) -> tf.Tensor:
         """The smallest noise found for each row, 0 where there is none."""
@@ -188,16 +169,6 @@ class MemGuardModel(keras.Model):
     def _detect(self, probabilities: tf.Tensor) -> tf.Tensor:
         return self.detector(descending(probabilities), training=False)[:, 0]
 
-    def _as_outputs(self, logits: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        """Logits of all classes as outputs of the classifier's kind."""
-        single = outputs.shape[1] == 1
-        if not self.from_logits:
-            noisy = ops.softmax(logits)
-            noisy = noisy[:, 1:] if single else noisy
-        else:
-            noisy = logits[:, 1:] - logits[:, :1] if single else logits
-        return tf.cast(noisy, outputs.dtype)
-
 
 def descending(probabilities: Any) -> tf.Tensor:
     """Rows in descending order: what a detector sees of a prediction."""
@@ -242,9 +213,3 @@ def _bits(leaf: tf.Tensor) -> tf.Tensor:
         # -0.0 becomes 0.0.
         leaf = tf.bitcast(tf.cast(leaf, tf.float32) + 0.0, tf.int32)
     return tf.cast(tf.reshape(leaf, [tf.shape(leaf)[0], -1]), tf.int64)
-
-
-def _predicted(outputs: tf.Tensor, from_logits: bool) -> tf.Tensor:
-    if outputs.shape[1] == 1:
-        return tf.cast(outputs[:, 0] > (0.0 if from_logits else 0.5), tf.int64)
-    return tf.argmax(outputs, axis=1)

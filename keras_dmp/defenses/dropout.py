@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import keras
 
 from keras_dmp import _validate
+from keras_dmp._classifier import keras_private
 from keras_dmp.defenses._contract import Defense, Run
 
 _ACTIVATION_LAYERS = (
@@ -100,7 +101,7 @@ class Dropout(Defense):
 def _hidden_activations(model: keras.Model) -> set[int]:
     """Identities of the layers whose outputs are hidden activations."""
     last = model.layers[-1] if isinstance(model, keras.Sequential) else None
-    ends = [tensor._keras_history.operation for tensor in model.outputs or ()]
+    ends = [keras_private.producer(tensor) for tensor in model.outputs or ()]
     return {
         id(layer)
         for layer in model.layers

@@ -5,7 +5,7 @@ import weakref
 
 import keras
 
-from keras_dmp._classifier import outputs
+from keras_dmp._classifier.kind import require_model
 
 # Not an attribute of the model: it would be lost or saved in ways that nobody expects.
 _guarantees: "weakref.WeakKeyDictionary[keras.Model, PrivacyGuarantee]" = (
@@ -59,7 +59,7 @@ def guarantee_of(model: keras.Model) -> PrivacyGuarantee | None:
     >>> guarantee_of(keras.Sequential([keras.layers.Dense(2)])) is None
     True
     """
-    outputs.require_model(model, "model")
+    require_model(model, "model")
     return _guarantees.get(model)
 
 

@@ -31,6 +31,9 @@ class MemGuard(Defense):
     where keras_dmp is installed. It defends where predictions are served, and not where the
     weights are given away.
 
+    Without a `seed` the key of the noise comes from the operating system. With one it can be
+    computed by all who know the seed: use it for experiments, and not for a model that serves.
+
     Args:
         budget: Largest expected L1 distance of the probabilities, 0 to 2. Defaults to 1.
         detector_data: The part of the split that shows the detector predictions on samples that
@@ -91,7 +94,7 @@ class MemGuard(Defense):
             max_iterations=self.max_iterations,
             searches=self.searches,
             from_logits=run.kind.from_logits,
-            key=int(rng.integers(2**31)),
+            key=None if run.seed is None else int(rng.integers(2**62)),
         )
         return run.released(model)
 

@@ -173,7 +173,7 @@ class PATE(Defense):
         trainer.compile(copied_optimizer(self.student_optimizer or run.optimizer))
         trainer.fit(
             x,
-            _as_outputs(classes, run),
+            probabilities.outputs_of_classes(classes, run.kind),
             batch_size=run.batch_size,
             epochs=self.student_epochs or run.epochs,
             verbose=run.verbose,
@@ -192,13 +192,3 @@ class PATE(Defense):
             )
         asked = f"at most {answers} answers to {queries} queries"
         return f"{asked} of {self.num_teachers} teachers, {rule}"
-
-
-def _as_outputs(classes: np.ndarray, run: Run) -> np.ndarray:
-    """Outputs of the student's kind with these classes on top; their sizes do not matter."""
-    if run.kind.units == 1:
-        top = classes[:, None].astype(np.float32)
-        return 2 * top - 1 if run.kind.from_logits else top
-    top = np.eye(run.kind.units, dtype=np.float32)[classes]
-    # Values from 0 to 1 that sum to 1 would pass for probabilities.
-    return 2 * top if run.kind.from_logits else top

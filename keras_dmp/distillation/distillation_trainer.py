@@ -7,10 +7,14 @@ import keras
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp._classifier.kind import output_kind, require_separate
-from keras_dmp._classifier.logits import harden
-from keras_dmp._classifier.outputs import OutputKind, require_model, resolve_output_kind
-from keras_dmp._classifier.wrapper import Untracked
+from keras_dmp._classifier.forward import single
+from keras_dmp._classifier.kind import output_kind, require_model, resolve_output_kind
+from keras_dmp._classifier.labels import one_hot_labels
+from keras_dmp._classifier.logits import harden, one_hot_choice
+from keras_dmp._classifier.losses import cross_entropy
+from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp._classifier.pair import require_separate
+from keras_dmp._classifier.wrapper import ClassifierWrapper, Untracked
 from keras_dmp._data.batches import first_batch, is_dataset, require_readable
 from keras_dmp._data.inputs import require_model_input
 from keras_dmp._training import callback_state
@@ -18,12 +22,7 @@ from keras_dmp._training.labelled_data import checked_validation
 from keras_dmp._training.loop import ResidentLoop
 from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp.distillation.labeller import Labeller
-from keras_dmp.distillation.metrics import (
-    cross_entropy,
-    for_one_hot_labels,
-    one_hot_choice,
-    one_hot_labels,
-)
+from keras_dmp.distillation.metrics import for_one_hot_labels
 from keras_dmp.distillation.settings import require_settings, require_storage
 from keras_dmp.distribution import replicas
 from keras_dmp.losses import SoftTargetKLDivergence
@@ -33,7 +32,7 @@ from keras_dmp.reference.selector import EntropyReferenceSelector, selector_amon
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
-class DistillationTrainer(keras.Model):
+class DistillationTrainer(ClassifierWrapper):
     """Trains a student on a teacher's predictions for reference data, and on nothing else.
 
     Third phase of DMP (Shejwalkar & Houmansadr, AAAI 2021): minimises
@@ -92,6 +91,18 @@ class DistillationTrainer(keras.Model):
     ['loss']
     """
 
+    _MODELS = ("student",)
+    _SETTINGS = (
+        "temperature",
+        "labels",
+        "compensate_temperature",
+        "from_logits",
+        "cache",
+        "drop_labels",
+        "label_format",
+        "memory_limit",
+    )
+
     def __init__(
         self,
         student: keras.Model,
@@ -112,22 +123,18 @@ class DistillationTrainer(keras.Model):
         require_settings(temperature, labels, compensate_temperature)
         _validate.boolean(cache=cache, drop_labels=drop_labels)
         require_storage(label_format, memory_limit)
-        kwargs.setdefault("dtype", student.dtype_policy)
         with replicas.chosen({"student": student}, distribution_strategy).scope():
-            super().__init__(**kwargs)
-        self.student = student
+            super().__init__({"student": student}, from_logits=from_logits, **kwargs)
         self.temperature = float(temperature)
         self.labels = labels
         self.compensate_temperature = compensate_temperature
-        self.from_logits = from_logits
         self.cache = cache
         self.drop_labels = drop_labels
         self.label_format = label_format
         self.memory_limit = memory_limit
         self._loop = ResidentLoop()
         self._source = Untracked(None)
-        self._kind: OutputKind | None = None
-        self.built = student.built
+        self._validation = Untracked(None)
         if teacher is not None:
             self.attach_teacher(teacher)
 
@@ -138,16 +145,6 @@ class DistillationTrainer(keras.Model):
         self._source = Untracked(teacher)
         # A traced step may hold the teacher before.
         self.train_function = None
-
-    def build(self, input_shape: Any) -> None:
-        """Build the student."""
-        if not self.student.built:
-            self.student.build(input_shape)
-        self.built = True
-
-    def call(self, inputs, training=None):
-        """Return the student's outputs."""
-        return self.student(inputs, training=training)
 
     def compile(
         self,
@@ -199,12 +196,6 @@ class DistillationTrainer(keras.Model):
                 jit_compile=jit_compile,
                 auto_scale_loss=auto_scale_loss,
             )
-
-    def compile_from_config(self, config: dict) -> None:
-        """Compile a loaded trainer as it was."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
 
     def get_compile_config(self) -> dict | None:
         """Return the arguments of `compile`, serialized."""
@@ -266,7 +257,7 @@ class DistillationTrainer(keras.Model):
         Raises:
             ValueError: Before the first step, for anything that cannot be trained on.
         """
-        self._assert_compile_called("fit")
+        self.require_compiled()
         if batch_size is not None:
             _validate.integer_at_least(1, batch_size=batch_size)
         _validate.integer_at_least(0, epochs=epochs)
@@ -365,12 +356,13 @@ class DistillationTrainer(keras.Model):
 
         The loss is the cross-entropy with the labels: integers, a column or one-hot.
         """
-        if not kwargs.get("_use_cached_eval_dataset"):
+        if not self._is_checked(x):
             if self._kind is None:
                 sample = first_batch(x, "x", self.student).x
                 require_model_input(sample, self.student, "x")
                 self._kind = output_kind(self.student, "student", sample, self.from_logits)
-            data = self._checked(x if is_dataset(x) else (x, y))
+            given = x if is_dataset(x) else (x, y)
+            data = checked_validation(given, self.student, self._kind)
             x, y = (x, y) if is_dataset(x) else data
         return super().evaluate(x, y, **kwargs)
 
@@ -380,7 +372,7 @@ class DistillationTrainer(keras.Model):
         if self._kind is None:  # `train_on_batch` before any `fit`
             self._kind = resolve_output_kind(self.student, "student", from_logits=self.from_logits)
         if outputs.shape[-1] == 0:
-            outputs = self._source.model(x, training=False)
+            outputs = single(self._source.held(x, training=False))
         if self.labels == "hard":
             outputs = harden(outputs, from_logits=self._kind.from_logits)
         return super().train_step((x, outputs, sample_weight))
@@ -388,7 +380,7 @@ class DistillationTrainer(keras.Model):
     def test_step(self, data: Any) -> dict:
         """Evaluate a batch with true labels."""
         x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        one_hot = one_hot_labels(labels, self._kind.units)
+        one_hot = one_hot_labels(labels, self._kind)
         return super().test_step((x, one_hot, sample_weight))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -400,7 +392,7 @@ class DistillationTrainer(keras.Model):
                 from_logits=self._kind.from_logits,
             )
         else:
-            loss = cross_entropy(self._kind)
+            loss = cross_entropy(self._kind, one_hot=True, dtype="float32")
         samples = keras.ops.shape(y_pred)[0] if training else None
         return replicas.with_penalties(loss(y, y_pred, sample_weight), self.losses, samples)
 
@@ -412,31 +404,12 @@ class DistillationTrainer(keras.Model):
 
     def get_config(self) -> dict:
         """Return the arguments that rebuild this trainer, without its teacher."""
-        return {
-            **super().get_config(),
-            "student": keras.saving.serialize_keras_object(self.student),
-            "temperature": self.temperature,
-            "labels": self.labels,
-            "compensate_temperature": self.compensate_temperature,
-            "from_logits": self._kind.from_logits if self._kind else self.from_logits,
-            "cache": self.cache,
-            "drop_labels": self.drop_labels,
-            "label_format": self.label_format,
-            "memory_limit": self.memory_limit,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict, custom_objects: dict | None = None):
-        """Rebuild a trainer, without a teacher."""
-        student = keras.saving.deserialize_keras_object(
-            config["student"], custom_objects=custom_objects
-        )
-        return cls(**{**config, "student": student})
+        return super().get_config()
 
     def _labeller(self) -> Labeller:
         return Labeller(
             student=self.student,
-            teacher=self._source.model,
+            teacher=self._source.held,
             from_logits=self.from_logits,
             cache=self.cache,
             drop_labels=self.drop_labels,
@@ -451,4 +424,10 @@ class DistillationTrainer(keras.Model):
             self.train_function = self.test_function = None
 
     def _checked(self, validation_data: Any) -> Any:
-        return checked_validation(validation_data, self.student, self._kind)
+        """Validation data checked once for all epochs: Keras' `fit` hands it to `evaluate`."""
+        self._validation = Untracked(checked_validation(validation_data, self.student, self._kind))
+        return self._validation.held
+
+    def _is_checked(self, x: Any) -> bool:
+        data = self._validation.held
+        return x is not None and x is (data[0] if isinstance(data, tuple) else data)

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier.kind import settle
 from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp._classifier.pair import settle
 from keras_dmp._data import arrays as _arrays
 from keras_dmp._data import batches, inputs
 from keras_dmp.reference import labelling

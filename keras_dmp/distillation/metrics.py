@@ -1,4 +1,4 @@
-"""Metrics and labels of a student: always one-hot, so that soft and true labels mix.
+"""Metrics of a student, whose labels are always one-hot, so that soft and true labels mix.
 
 Keras decides what "accuracy" means once, by the first labels it sees. A student sees the
 teacher's outputs in training and integers in validation; one-hot rows serve both.
@@ -7,9 +7,9 @@ teacher's outputs in training and integers in validation; one-hot rows serve bot
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
+from keras_dmp._classifier.losses import accuracy
 from keras_dmp._classifier.outputs import OutputKind
 
 # Keras' metrics of integer labels and their twins for one-hot labels.
@@ -113,42 +113,10 @@ def _is_users_own(metric: Any) -> bool:
     return callable(metric) and getattr(keras.metrics, name, None) is not metric
 
 
-def cross_entropy(kind: OutputKind) -> keras.losses.Loss:
-    """The loss of one-hot true labels."""
-    if kind.units == 1:
-        return keras.losses.BinaryCrossentropy(from_logits=kind.from_logits, dtype="float32")
-    return keras.losses.CategoricalCrossentropy(from_logits=kind.from_logits, dtype="float32")
-
-
-def one_hot_labels(labels: Any, units: int) -> Any:
-    """True labels as float32 (batch, units) from (batch,), (batch, 1) or one-hot tensors."""
-    labels = ops.convert_to_tensor(labels)
-    if labels.shape.rank is None:
-        # A step that was traced for labels of several ranks: the choice waits until it runs.
-        rows = tf.reshape(labels, (tf.shape(labels)[0], -1))
-        first = ops.cast(rows[:, 0], "int64")
-        labels = tf.where(tf.shape(rows)[1] > 1, tf.argmax(rows, axis=1), first)
-    elif len(labels.shape) == 2 and labels.shape[1] > 1:
-        labels = ops.argmax(labels, axis=-1)
-    labels = ops.reshape(labels, (-1,))
-    if units == 1:
-        return ops.cast(labels, "float32")[:, None]
-    return ops.one_hot(ops.cast(labels, "int32"), units, dtype="float32")
-
-
-def one_hot_choice(outputs: Any, *, from_logits: bool) -> Any:
-    """The most probable class as float32 (batch, units); one-hot rows stay as they are."""
-    if outputs.shape[-1] == 1:
-        return ops.cast(outputs > (0.0 if from_logits else 0.5), "float32")
-    return ops.one_hot(ops.argmax(outputs, axis=-1), outputs.shape[-1], dtype="float32")
-
-
 def _for_one_hot_labels(metric: Any, kind: OutputKind | None) -> Any:
     if isinstance(metric, str):
-        # Keras' own choice for one unit thresholds at 0.5, which is wrong for logits.
-        one_logit = kind is not None and kind.units == 1 and kind.from_logits
-        if metric in ("accuracy", "acc") and one_logit:
-            return keras.metrics.BinaryAccuracy(name=metric, threshold=0.0)
+        if metric in ("accuracy", "acc"):
+            return accuracy(kind, metric)
         return _TWINS.get(metric, metric)
     name = getattr(metric, "__name__", "")
     if name in _TWINS and metric is getattr(keras.metrics, name):

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_dmp import _validate
 from keras_dmp._classifier import probabilities
+from keras_dmp._classifier.logits import as_probabilities
 from keras_dmp._classifier.outputs import OutputKind
 
 _validate.tensorflow_backend()
@@ -78,7 +79,7 @@ class LabelFormat:
         if self.name == "float16":
             if self.kind.from_logits:
                 return outputs
-            return tf.sigmoid(outputs) if self.kind.units == 1 else tf.nn.softmax(outputs)
+            return as_probabilities(outputs)
         classes, rest = tf.cast(columns[1], tf.int32), tf.cast(columns[2], tf.float32)
         samples = tf.shape(outputs)[0]
         rows = tf.repeat(tf.range(samples), self.name)
@@ -112,8 +113,8 @@ def _as_half_logits(outputs: np.ndarray, kind: OutputKind) -> np.ndarray:
     """Logits of outputs, (samples, units) float16."""
     if not kind.from_logits:
         logs = np.maximum(probabilities.log_probabilities(outputs, from_logits=False), _LEAST_LOG)
-        outputs = logs[:, 1:] - logs[:, :1] if kind.units == 1 else logs
-    elif kind.units > 1:
+        outputs = probabilities.outputs_of_log_probabilities(logs, kind)
+    elif not kind.one_unit:
         # The constant that softmax does not see would cost precision.
         outputs = outputs - outputs.max(axis=1, keepdims=True)
     limit = np.finfo(np.float16).max

@@ -15,7 +15,8 @@ import numpy as np
 
 from keras_dmp._classifier import probabilities
 from keras_dmp._classifier.forward import ForwardPass, labelling_batch_size
-from keras_dmp._classifier.outputs import OutputKind, StreamedCheck, resolve_output_kind
+from keras_dmp._classifier.kind import resolve_output_kind
+from keras_dmp._classifier.outputs import OutputKind, StreamedCheck
 from keras_dmp._data import arrays
 from keras_dmp._data.batches import Batch
 from keras_dmp.distribution.replicas import strategy_of

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp._classifier import outputs
+from keras_dmp._classifier.kind import require_model
 from keras_dmp._training import callback_state
 from keras_dmp._training.copies import copied, copied_optimizer
 from keras_dmp.distillation.metrics import for_labels_like
@@ -35,7 +35,7 @@ def require_parts(
             f"{type(model).__name__}"
         )
     if teacher is not None:
-        outputs.require_model(teacher, "teacher")
+        require_model(teacher, "teacher")
     if seed is not None:
         _validate.integer_at_least(0, seed=seed)
     if directory is not None and seed is None:

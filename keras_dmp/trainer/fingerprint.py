@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dmp._classifier import keras_private
 from keras_dmp._training import callback_state
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.trainer.plan import Plan
@@ -49,7 +50,8 @@ def of_model(model: keras.Model) -> str:
         text = json.dumps(_plain(model.get_config()), sort_keys=True)
     except NotImplementedError:
         text = type(model).__name__
-    names = sorted((layer.name for layer in model._flatten_layers()), key=len, reverse=True)
+    layers = [model, *keras_private.inner_layers(model)]
+    names = sorted((layer.name for layer in layers), key=len, reverse=True)
     for name in names:
         text = text.replace(f'"{name}"', '""')
     shapes = [(tuple(variable.shape), variable.dtype) for variable in model.variables]

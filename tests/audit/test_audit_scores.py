@@ -1,14 +1,11 @@
-import importlib
-
 import numpy as np
 import pytest
 
+from keras_dmp._classifier.probabilities import two_columns
 from keras_dmp.audit import attack_table
-from keras_dmp.audit.statistics import output_scores as scores_module
 from keras_dmp.audit.statistics.output_scores import (
     loss_and_entropy,
     scaled_logits,
-    two_columns,
 )
 
 SCORES = {
@@ -195,10 +192,3 @@ def test_outputs_and_labels_that_cannot_be_scored(
 ):
     with pytest.raises(error, match=message):
         SCORES[name](outputs, np.asarray(labels), from_logits=from_logits)
-
-
-def test_tolerances_are_those_of_the_heads():
-    pytest.importorskip("keras", reason="the heads are Keras models'")
-    heads = importlib.import_module("keras_dmp._classifier.outputs")
-    ours = (scores_module._SUM_TOLERANCE, scores_module._RANGE_TOLERANCE)
-    assert ours == (heads._SUM_TOLERANCE, heads._RANGE_TOLERANCE)

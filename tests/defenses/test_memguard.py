@@ -113,6 +113,45 @@ def test_keys_draw_apart():
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.3
 
 
+def test_the_key_is_secret_and_goes_with_the_model(confident, tmp_path):
+    models = [guarded(confident, budget=0.3) for _ in range(2)]
+    keys = {model.key for model in models}
+    assert len(keys) == 2
+    assert max(keys) > 2**32  # not a small number that could be tried out
+    models[0].save(tmp_path / "guarded.keras")
+    loaded = keras.models.load_model(tmp_path / "guarded.keras")
+    assert loaded.key == models[0].key
+    x = samples(100)
+    answers = [model.predict(x, verbose=0) for model in (*models, loaded)]
+    np.testing.assert_allclose(answers[2], answers[0], atol=1e-6)
+    assert np.abs(answers[1] - answers[0]).max() > 1e-3
+    assert guarded(confident, key=7).key == 7
+
+
+def test_the_key_of_a_defense_is_secret_unless_a_seed_is_given(split):
+    private = defenses.MemGuard(detector_units=(2,), detector_epochs=1, **QUICK)
+    fit = {"epochs": 1, "batch_size": 32}
+    keys = [private.protect(nets.classifier, split, seed=seed, **fit).key for seed in (3, 3)]
+    assert keys[0] == keys[1]
+    keras.utils.set_random_seed(3)
+    known = private.protect(nets.classifier, split, **fit).key
+    keras.utils.set_random_seed(3)
+    assert private.protect(nets.classifier, split, **fit).key != known
+
+
+def test_what_a_classifier_returns_is_never_guessed():
+    with pytest.raises(ValueError, match="Received: from_logits=True"):
+        guarded(nets.classifier(activation="softmax"), from_logits=True)
+    silent = nets.Subclassed(nets.CLASSES)
+    silent(samples(2))
+    with pytest.raises(ValueError, match=r"`classifier`.*Received: from_logits=None"):
+        guarded(silent)
+    assert guarded(silent, from_logits=True).from_logits is True
+    probabilities = nets.classifier(activation="softmax", seed=11, scale=4.0)
+    outputs = guarded(probabilities, budget=2.0).predict(samples(), verbose=0)
+    np.testing.assert_allclose(outputs.sum(axis=1), 1, atol=1e-5)
+
+
 def test_draws_are_uniform_and_independent_of_small_differences():
     x = np.zeros((4_000, 6), "float32")
     x[:, 2] = np.arange(4_000)

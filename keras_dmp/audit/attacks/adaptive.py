@@ -8,12 +8,8 @@ from scipy.optimize import minimize
 
 from keras_dmp import _validate
 from keras_dmp._classifier import forward, probabilities
-from keras_dmp._classifier.outputs import (
-    OutputKind,
-    require_model,
-    require_outputs,
-    resolve_output_kind,
-)
+from keras_dmp._classifier.kind import require_model, resolve_output_kind
+from keras_dmp._classifier.outputs import OutputKind, require_outputs
 from keras_dmp._data import arrays, inputs
 from keras_dmp.audit.attacks import sides as _sides
 from keras_dmp.audit.statistics import output_scores

@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers
 
 from keras_dmp._classifier import forward, probabilities
+from keras_dmp._classifier.outputs import num_classes as classes_of_outputs
 from keras_dmp._training.resident import ResidentBatches
 from keras_dmp.audit.attacks.white_box_features import DenseGradients
 from keras_dmp.audit.statistics.output_scores import loss_and_entropy, scaled_logits
@@ -34,7 +35,7 @@ def output_evidence(
         labels: Classes, (samples,), int64.
         from_logits: Whether the outputs are logits.
     """
-    log_p = np.empty((len(outputs), max(2, outputs.shape[1])), dtype=np.float32)
+    log_p = np.empty((len(outputs), classes_of_outputs(outputs)), dtype=np.float32)
     for start in range(0, len(outputs), _CHUNK_ROWS):
         rows = slice(start, start + _CHUNK_ROWS)
         log_p[rows] = probabilities.log_probabilities(outputs[rows], from_logits=from_logits)

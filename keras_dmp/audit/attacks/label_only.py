@@ -11,7 +11,8 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import forward, probabilities
-from keras_dmp._classifier.outputs import output_units, resolve_output_kind
+from keras_dmp._classifier.kind import num_classes, output_units, resolve_output_kind
+from keras_dmp._classifier.outputs import is_one_unit
 from keras_dmp._data import arrays, inputs
 from keras_dmp.audit.attacks import perturbations
 from keras_dmp.audit.attacks import sides as _sides
@@ -147,7 +148,7 @@ class _Answers:
         else:
             resolve_output_kind(model, "model", from_logits=from_logits, required=False)
             self._forward = forward.ForwardPass(model)
-            self.num_classes = _sides.num_classes(model)
+            self.num_classes = num_classes(model)
 
     def __call__(self, x: Any) -> np.ndarray:
         """Classes of the samples, (n,) int64."""
@@ -155,7 +156,7 @@ class _Answers:
             return _classes(self._call(x), arrays.num_samples(x))
         outputs = self._forward(x)
         output_units(self.keras_model, "model", outputs)
-        if self._kind is None and outputs.shape[1] == 1:
+        if self._kind is None and is_one_unit(outputs):
             self._kind = resolve_output_kind(
                 self.keras_model, "model", from_logits=self._from_logits, outputs=outputs
             )

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import outputs
+from keras_dmp._classifier.kind import require_model, resolve_output_kind
 from keras_dmp.audit.attacks import attack_network
 from keras_dmp.audit.attacks.observations import observe, observe_layers
 from keras_dmp.audit.attacks.white_box_features import DenseTail
@@ -70,14 +71,12 @@ def black_box_attack(
     AttackScores(num_members=20, num_nonmembers=20)
     """
     settings = _settings(model, epochs, batch_size, seed, verbose)
-    outputs.resolve_output_kind(model, "model", from_logits=from_logits, required=False)
+    resolve_output_kind(model, "model", from_logits=from_logits, required=False)
     sides = observe(
         model, members, nonmembers, batch_size=None, least=_LEAST, verbose=bool(verbose)
     )
     for side in sides:
-        kind = outputs.resolve_output_kind(
-            model, "model", from_logits=from_logits, outputs=side.outputs
-        )
+        kind = resolve_output_kind(model, "model", from_logits=from_logits, outputs=side.outputs)
         outputs.require_outputs(side.outputs, kind, "model outputs")
     evidence = [
         attack_network.output_evidence(side.outputs, side.labels, from_logits=kind.from_logits)
@@ -145,7 +144,7 @@ def white_box_attack(
     evidence = []
     for activations, labels in sides:
         logits, gradients = tail.gradients(activations, labels)
-        kind = outputs.resolve_output_kind(model, "model", from_logits=True, outputs=logits)
+        kind = resolve_output_kind(model, "model", from_logits=True, outputs=logits)
         outputs.require_outputs(logits, kind, "model outputs")
         evidence.append(
             attack_network.output_evidence(logits, labels, from_logits=True)
@@ -157,7 +156,7 @@ def white_box_attack(
 def _settings(
     model: Any, epochs: int, batch_size: int, seed: int | None, verbose: int
 ) -> dict[str, int]:
-    outputs.require_model(model, "model")
+    require_model(model, "model")
     _validate.integer_at_least(1, epochs=epochs, batch_size=batch_size)
     _validate.one_of((0, 1), verbose=verbose)
     if seed is None:

@@ -8,7 +8,9 @@ import numpy as np
 
 from keras_dmp._classifier import forward
 from keras_dmp._classifier.forward import ForwardPass
-from keras_dmp._classifier.outputs import output_units
+from keras_dmp._classifier.kind import num_classes as classes_of_model
+from keras_dmp._classifier.kind import output_units
+from keras_dmp._classifier.outputs import num_classes
 from keras_dmp._data import arrays
 from keras_dmp.audit.attacks import sides as _sides
 
@@ -79,8 +81,7 @@ class _Reader:
         for x, y in side.batches(batch_size):
             self._require_alike(x, side.name)
             outputs.append(self._outputs(x))
-            num_classes = 2 if outputs[-1].shape[1] == 1 else outputs[-1].shape[1]
-            labels.append(_sides.labels(y, num_classes, side.name))
+            labels.append(_sides.labels(y, num_classes(outputs[-1]), side.name))
             _sides.require_paired(len(outputs[-1]), len(labels[-1]), side.name)
             if side.digests is None:
                 digests.append(_sides.digests(x, self._model))
@@ -149,7 +150,7 @@ def _read(
     activations, labels, digests = [], [], []
     for x, y in side.batches(None):
         activations.append(forward(x))
-        labels.append(_sides.labels(y, _sides.num_classes(model), side.name))
+        labels.append(_sides.labels(y, classes_of_model(model), side.name))
         _sides.require_paired(len(activations[-1]), len(labels[-1]), side.name)
         if side.digests is None:
             digests.append(_sides.digests(x, model))

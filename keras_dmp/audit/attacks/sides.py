@@ -6,7 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward, outputs
+from keras_dmp._classifier import forward
+from keras_dmp._classifier.kind import num_classes
 from keras_dmp._data import arrays
 from keras_dmp._data import inputs as _inputs
 from keras_dmp._data.batches import is_dataset, iterate, require_readable
@@ -103,12 +104,6 @@ def require_sound(digests: Sequence[np.ndarray], least: int) -> None:
     for name, side in zip(("members", "nonmembers"), digests, strict=True):
         require_enough(len(side), name, least)
     require_disjoint(*digests)
-
-
-def num_classes(model: keras.Model | None) -> int | None:
-    """Classes of a model, None if there is none or it does not say before a call."""
-    units = None if model is None else outputs.output_units(model, "model")
-    return 2 if units == 1 else units
 
 
 def labels(y: Any, num_classes: int | None, name: str) -> np.ndarray:

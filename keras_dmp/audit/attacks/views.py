@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_dmp.audit.statistics.output_scores import loss_and_entropy, two_columns
+from keras_dmp._classifier.probabilities import two_columns
+from keras_dmp.audit.statistics.output_scores import loss_and_entropy
 from keras_dmp.audit.statistics.results import ENTIRE
 
 

@@ -12,7 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dmp._classifier import outputs
+from keras_dmp._classifier import keras_private
+from keras_dmp._classifier.kind import resolve_output_kind
+from keras_dmp._classifier.logits import class_logits
+from keras_dmp._classifier.outputs import is_one_unit
 
 # Samples a call: the tail of a classifier is small beside its samples.
 _BATCH = 1_024
@@ -96,18 +99,16 @@ class DenseTail:
 
 def _at_logits(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Gradient of each sample's cross-entropy at its logits, softmax(logits) - one_hot(label)."""
-    single = logits.shape[1] == 1
-    if single:
-        logits = tf.concat([tf.zeros_like(logits), logits], axis=1)
-    one_hot = tf.one_hot(labels, logits.shape[1])
-    others = tf.nn.softmax(logits) * (1 - one_hot)
+    of_classes = class_logits(logits, from_logits=True)
+    one_hot = tf.one_hot(labels, of_classes.shape[1])
+    others = tf.nn.softmax(of_classes) * (1 - one_hot)
     # 1 - p rounds to 0 where a member is learned by heart; the sum of the rest does not.
     gradient = others - one_hot * tf.reduce_sum(others, axis=1, keepdims=True)
-    return gradient[:, 1:] if single else gradient
+    return gradient[:, 1:] if is_one_unit(logits) else gradient
 
 
 def _require_logits(model: keras.Model) -> None:
-    kind = outputs.resolve_output_kind(model, "model", required=False)
+    kind = resolve_output_kind(model, "model", required=False)
     if kind is not None and not kind.from_logits:
         raise ValueError(
             "Expected `model` to return logits: the white-box attack takes the loss's gradient "
@@ -126,8 +127,7 @@ def _chain(model: keras.Model, num_layers: int) -> tuple[list[keras.Layer], Any]
     tensor, layers = model.outputs[0], []
     while sum(map(_is_dense, layers)) < num_layers:
         # A layer that other models share has several inputs and outputs; this is ours.
-        layer, node, _ = tensor._keras_history
-        entering = layer._inbound_nodes[node].input_tensors
+        layer, entering = keras_private.producer(tensor), keras_private.entering(tensor)
         if not _is_link(layer, entering):
             found = ", ".join(type(each).__name__ for each in reversed([layer, *layers]))
             raise ValueError(

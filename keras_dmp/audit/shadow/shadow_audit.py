@@ -11,7 +11,8 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import forward, probabilities
-from keras_dmp._classifier.outputs import OutputKind, require_outputs, resolve_output_kind
+from keras_dmp._classifier.kind import resolve_output_kind
+from keras_dmp._classifier.outputs import OutputKind, require_outputs
 from keras_dmp._data import arrays, inputs
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp._classifier import fresh, outputs
+from keras_dmp._classifier import fresh
+from keras_dmp._classifier.kind import resolve_output_kind
 from keras_dmp._data import arrays, inputs
 from keras_dmp.audit.shadow.stacked_program import StackedProgram
 
@@ -211,7 +212,7 @@ def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
 def _require_trainable(model: keras.Model, x: Any, y: np.ndarray, loss: keras.losses.Loss) -> None:
     """Raise ValueError unless this is a classifier of the samples that can be stacked."""
     inputs.require_model_input(x, model, "x")
-    kind = outputs.resolve_output_kind(model, "model", loss=loss)
+    kind = resolve_output_kind(model, "model", loss=loss)
     arrays.class_ids(y, kind.num_classes, "y")
     for layer in _layers(model):
         if not isinstance(layer, _STACKABLE):

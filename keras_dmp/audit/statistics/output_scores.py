@@ -10,12 +10,10 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import probabilities
+from keras_dmp._classifier.outputs import OutputKind, require_outputs
 
 # Values worked on at a time: the float64 working copies stay small however many classes.
 _CHUNK_VALUES = 1_638_400
-# As `_heads` has them, which cannot be imported without Keras.
-_SUM_TOLERANCE = 1e-2
-_RANGE_TOLERANCE = 1e-6
 
 _Rows = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -133,14 +131,6 @@ def loss_and_entropy(
     return loss, entropy
 
 
-def two_columns(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
-    """Outputs with a column for each class, (samples, classes): one sigmoid unit becomes two."""
-    if outputs.shape[1] > 1:
-        return outputs
-    first = np.zeros_like(outputs) if from_logits else 1 - outputs
-    return np.concatenate([first, outputs], axis=1)
-
-
 def _by_row(score: _Rows, outputs: np.ndarray, labels: np.ndarray, from_logits: bool) -> np.ndarray:
     outputs, labels = _checked(outputs, labels, from_logits)
     scores = np.empty(len(labels))
@@ -233,34 +223,9 @@ def _checked(
         raise ValueError(
             f"Expected `outputs` to have shape (samples, units). Received: shape {outputs.shape}"
         )
-    _require_values(outputs, from_logits)
-    return outputs, _checked_labels(labels, len(outputs), max(2, outputs.shape[1]))
-
-
-def _require_values(outputs: np.ndarray, from_logits: bool) -> None:
-    # By row, as an array of booleans for every value could be larger than the outputs.
-    low, high = outputs.min(axis=1), outputs.max(axis=1)
-    bad = np.count_nonzero(~(np.isfinite(low) & np.isfinite(high)))
-    if bad:
-        raise ValueError(
-            "Expected `outputs` to be finite. "
-            f"Received: NaN or infinite values for {bad} of {len(outputs)} samples"
-        )
-    outside = (low < -_RANGE_TOLERANCE) | (high > 1 + _RANGE_TOLERANCE)
-    sums = outputs.sum(axis=1, dtype=np.float64)
-    wrong = outside | ((np.abs(sums - 1) > _SUM_TOLERANCE) & (outputs.shape[1] > 1))
-    if not from_logits and wrong.any():
-        worst = int(np.argmax(wrong))
-        how = "leave [0, 1]" if outside[worst] else f"sum to {sums[worst]:.4g}"
-        raise ValueError(
-            "Expected `outputs` to be probabilities, in [0, 1] and summing to 1; or "
-            f"`from_logits` to be True. Received: {np.count_nonzero(wrong)} of {len(outputs)} "
-            f"samples that are not, such as sample {worst}, whose values {how}"
-        )
-    if from_logits and outputs.shape[1] > 1 and not wrong.any():
-        raise ValueError(
-            "Expected `outputs` to be logits, or `from_logits` to be False. Received: probabilities"
-        )
+    kind = OutputKind(units=outputs.shape[1], from_logits=from_logits)
+    require_outputs(outputs, kind, "outputs")
+    return outputs, _checked_labels(labels, len(outputs), kind.num_classes)
 
 
 def _checked_labels(labels: np.ndarray, samples: int, classes: int) -> np.ndarray:

@@ -9,7 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp._classifier import fresh, outputs
+from keras_dmp._classifier import keras_private
+from keras_dmp._classifier.kind import require_model
+from keras_dmp._classifier.wrapper import ClassifierWrapper
 from keras_dmp._data import arrays
 from keras_dmp._data.inputs import require_model_input
 from keras_dmp._training import callback_state
@@ -21,7 +23,7 @@ SAMPLINGS = ("poisson", "shuffled")
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
-class DPModel(keras.Model):
+class DPModel(ClassifierWrapper):
     """Trains a classifier with differentially private gradients (DP-SGD, Abadi et al. 2016).
 
     Every step clips the gradient of each example to an L2 norm of `clip_norm`, adds normal noise
@@ -62,6 +64,8 @@ class DPModel(keras.Model):
     True
     """
 
+    _SETTINGS = ("clip_norm", "noise_multiplier", "sampling", "microbatch_size")
+
     def __init__(
         self,
         classifier: keras.Model,
@@ -74,21 +78,18 @@ class DPModel(keras.Model):
         ledger: Iterable[Spent] = (),
         **kwargs: Any,
     ):
-        outputs.require_model(classifier, "classifier")
+        require_model(classifier, "classifier")
         require_settings(clip_norm, noise_multiplier, sampling, microbatch_size)
         if seed is not None:
             _validate.integer_at_least(0, seed=seed)
         require_independent_samples(classifier, "classifier")
-        kwargs.setdefault("dtype", classifier.dtype_policy)
-        super().__init__(**kwargs)
-        self.classifier = classifier
+        super().__init__({"classifier": classifier}, **kwargs)
         self.clip_norm = float(clip_norm)
         self.noise_multiplier = float(noise_multiplier)
         self.sampling = sampling
         self.microbatch_size = microbatch_size
         self.seed = seed
         self._spent = _Private(tuple(ledger))
-        self.built = classifier.built
 
     @property
     def ledger(self) -> tuple[Spent, ...]:
@@ -114,16 +115,6 @@ class DPModel(keras.Model):
         require_delta(delta)
         _validate.one_of(ACCOUNTANTS, accountant=accountant)
         return epsilon_of(self.ledger, delta, accountant)
-
-    def build(self, input_shape: Any) -> None:
-        """Build the classifier."""
-        if not self.classifier.built:
-            self.classifier.build(input_shape)
-        self.built = True
-
-    def call(self, inputs, training=None):
-        """Return the classifier's outputs."""
-        return self.classifier(inputs, training=training)
 
     def fit(
         self,
@@ -156,7 +147,8 @@ class DPModel(keras.Model):
             ValueError: Before the first step, for data that does not fit, or a configuration
                 under which the noise would not be what it has to be.
         """
-        self._assert_compile_called("fit")
+        self.require_compiled()
+        _require_no_weights(kwargs)
         _validate.integer_at_least(1, batch_size=batch_size, epochs=epochs)
         x, y = self._checked(x, y, batch_size)
         self._require_own_steps()
@@ -168,8 +160,6 @@ class DPModel(keras.Model):
             multiple=self.microbatch_size,
             seed=seed,
         )
-        fresh.ensure_built(self.classifier, arrays.take(x, slice(0, 1)))
-        self.built = True
         self._spent.prepare(self, batch_size=batch_size, seed=seed)
         # Batches differ in size, and a compiled step is compiled for one.
         self.jit_compile = False
@@ -195,39 +185,32 @@ class DPModel(keras.Model):
         x, y, weight = data
         gradients = self._spent.noised(self._spent.clipped_sum(x, y, weight))
         gradients = self._with_regularizers(gradients)
-        y_pred = self.classifier(x, training=False)
+        y_pred = self(x, training=False)
+        # Penalties of weight regularizers before the step, as in Keras; there are no others.
+        penalties = self.losses
         self.optimizer.apply_gradients(
             zip(gradients, self.classifier.trainable_variables, strict=True)
         )
         real = weight > 0
         y, y_pred = tf.boolean_mask(y, real), tf.boolean_mask(y_pred, real)
-        mean_loss = next(metric for metric in self.metrics if metric.name == "loss")
         count = tf.reduce_sum(weight)
         # The mean over no samples is no number.
         loss = tf.where(count > 0, tf.reduce_mean(self._spent.loss(y, y_pred)), 0.0)
-        mean_loss.update_state(loss, sample_weight=count)
+        self.track_loss(tf.add_n([loss, *penalties]), count)
         return self.compute_metrics(None, y, y_pred, None)
 
     def get_config(self) -> dict:
         """Return the arguments that rebuild this model, with what it has spent."""
         return {
             **super().get_config(),
-            "classifier": keras.saving.serialize_keras_object(self.classifier),
-            "clip_norm": self.clip_norm,
-            "noise_multiplier": self.noise_multiplier,
-            "sampling": self.sampling,
-            "microbatch_size": self.microbatch_size,
             "ledger": [dataclasses.asdict(spent) for spent in self.ledger],
         }
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None):
         """Rebuild a model; the seed, which is secret, is not among its arguments."""
-        classifier = keras.saving.deserialize_keras_object(
-            config["classifier"], custom_objects=custom_objects
-        )
         ledger = [Spent(**spent) for spent in config["ledger"]]
-        return cls(**{**config, "classifier": classifier, "ledger": ledger})
+        return super().from_config({**config, "ledger": ledger}, custom_objects)
 
     def _checked(self, x: Any, y: Any, batch_size: int) -> tuple[Any, np.ndarray]:
         if isinstance(x, tf.data.Dataset | keras.utils.PyDataset) or y is None:
@@ -236,9 +219,12 @@ class DPModel(keras.Model):
                 f"the guarantee. Received: x of type {type(x).__name__}, y of type "
                 f"{type(y).__name__}"
             )
-        x, y = arrays.as_arrays(x, "x"), np.asarray(y)
+        x = arrays.as_arrays(x, "x")
         require_model_input(x, self.classifier, "x")
         arrays.require_finite(x, "x")
+        self.settle(x)
+        require_no_added_losses(self.classifier, arrays.take(x, slice(0, 1)))
+        y = self.fitted_labels(y, "y")
         arrays.require_same_length(x, y, "x", "y")
         if batch_size > len(y):
             raise ValueError(
@@ -352,9 +338,33 @@ def require_delta(delta: Any) -> None:
         raise ValueError(f"Expected `delta` to be below 1. Received: delta={delta!r}")
 
 
+def require_no_added_losses(model: keras.Model, sample: Any) -> None:
+    """Raise ValueError for a built model whose layers add losses of the inputs in a call."""
+    tensors = keras.tree.map_structure(tf.convert_to_tensor, sample)
+    state = model.trainable_variables, model.non_trainable_variables
+    *_, losses = model.stateless_call(*state, tensors, training=True, return_losses=True)
+    penalties = [v for v in model.trainable_variables if v.regularizer is not None]
+    if len(losses) > len(penalties):
+        raise ValueError(
+            "Expected `classifier` to have no layers that call `add_loss`: what they add depends "
+            "on the data of a whole batch, and would go in unclipped. Put it into the loss that "
+            "`compile` takes, or use weight regularizers, which depend on no data. Received: "
+            f"model {model.name!r} with {len(losses) - len(penalties)} added losses"
+        )
+
+
+def _require_no_weights(arguments: dict[str, Any]) -> None:
+    for name in ("sample_weight", "class_weight"):
+        if arguments.get(name) is not None:
+            raise ValueError(
+                f"Expected `{name}` to be None: DP-SGD counts each member once. Weigh classes in "
+                f"a loss of your own. Received: {name} of type {type(arguments[name]).__name__}"
+            )
+
+
 def require_independent_samples(model: keras.Model, name: str) -> None:
     """Raise ValueError for layers by which one sample changes the outputs of others."""
-    for layer in model._flatten_layers(include_self=False):
+    for layer in keras_private.inner_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             raise ValueError(
                 f"Expected `{name}` to treat the samples of a batch independently: a gradient "

@@ -14,6 +14,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dmp._classifier import keras_private
+from keras_dmp._classifier.forward import single
+
 ClippedSum = Callable[[Any, tf.Tensor, tf.Tensor], list[tf.Tensor]]
 
 
@@ -46,7 +49,7 @@ def per_sample_loss(loss: Any) -> Callable[[Any, Any], tf.Tensor]:
         loss.reduction = None
 
     def values(y, outputs):
-        found = loss(y, outputs)
+        found = loss(y, single(outputs))
         if len(found.shape) != 1:
             raise ValueError(
                 "Expected `loss` to give one number a sample, (batch,). Received: a loss that "
@@ -250,7 +253,7 @@ def _probe_class(layer: keras.Layer) -> type[_Probe] | None:
         and layer.trainable
         and len(layer.trainable_variables) == 1 + layer.use_bias
         and layer.compute_dtype == layer.variable_dtype == "float32"
-        and len(layer._inbound_nodes) == 1
+        and keras_private.times_called(layer) == 1
     )
     if not plain:
         return None

@@ -1,0 +1,159 @@
+"""Labels in the form in which a loss takes them."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_dmp import _validate
+from keras_dmp._classifier.losses import REGRESSION_LOSSES, loss_name
+from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp._data import arrays
+
+# The three forms: class numbers (batch,), one row per sample with an entry for each class, and
+# for one sigmoid unit a column of 0 and 1.
+CLASSES, ROWS, COLUMN = "class numbers", "one-hot rows", "a column"
+_OF_LOSS = {
+    "sparse_categorical_crossentropy": CLASSES,
+    "categorical_crossentropy": ROWS,
+    "categorical_focal_crossentropy": ROWS,
+    "categorical_hinge": ROWS,
+    "kl_divergence": ROWS,
+    "binary_crossentropy": ROWS,
+    "binary_focal_crossentropy": ROWS,
+    **dict.fromkeys(REGRESSION_LOSSES, ROWS),
+}
+
+
+def label_form(loss: Any, kind: OutputKind) -> str | None:
+    """The form in which a loss takes labels of a classifier, `None` for losses we do not know."""
+    form = _OF_LOSS.get(loss_name(loss))
+    return COLUMN if form == ROWS and kind.one_unit else form
+
+
+def fitted(y: Any, form: str | None, kind: OutputKind, name: str) -> np.ndarray:
+    """Labels of any form as a loss takes them; checked against the classes of the outputs.
+
+    Args:
+        y: Class numbers of shape (samples,) or (samples, 1), one-hot rows, or, where the loss takes
+            rows, a row of class probabilities per sample.
+        form: What `label_form` returned. Labels for an unknown loss stay as they are.
+        kind: What the outputs are.
+        name: The argument's name, for messages.
+
+    Raises:
+        ValueError: If they are not labels of these classes.
+    """
+    y = np.asarray(only_array(y, name))
+    if form is None or (form != CLASSES and _is_soft(y, kind)):
+        return y
+    if y.dtype.kind == "f" and np.array_equal(y, np.floor(y)):
+        y = y.astype(np.int64)
+    classes = arrays.class_ids(y, kind.num_classes, name)
+    if form == CLASSES:
+        return classes
+    if form == COLUMN:
+        return classes[:, None].astype(np.float32)
+    return np.eye(kind.num_classes, dtype=np.float32)[classes]
+
+
+def loss_weights(
+    classes: np.ndarray, sample_weight: Any, class_weight: dict[int, float] | None
+) -> np.ndarray | None:
+    """Weight of each sample in the loss, (samples,) float32; None if nothing is weighted.
+
+    Args:
+        classes: Class of each sample, (samples,).
+        sample_weight: One weight per sample, or None.
+        class_weight: Weights by class; classes that are not in it count once.
+
+    Raises:
+        TypeError: If `class_weight` is not a dictionary.
+        ValueError: For weights that are not finite numbers of at least 0, one per sample.
+    """
+    if sample_weight is None and class_weight is None:
+        return None
+    weights = np.ones(len(classes), np.float32)
+    if sample_weight is not None:
+        given = np.asarray(sample_weight, dtype=np.float32)
+        arrays.require_same_length(classes, given, "y", "sample_weight")
+        arrays.require_finite(given, "sample_weight")
+        if given.size != len(classes) or given.min() < 0:
+            raise ValueError(
+                "Expected `sample_weight` to be one number of at least 0 per sample. Received: "
+                f"shape {given.shape}, smallest {given.min():g}"
+            )
+        weights *= given.reshape(-1)
+    if class_weight is not None:
+        if not isinstance(class_weight, dict):
+            raise TypeError(
+                "Expected `class_weight` to be a dictionary from class numbers to weights. "
+                f"Received: {type(class_weight).__name__}"
+            )
+        for each, weight in class_weight.items():
+            _validate.non_negative(class_weight=weight)
+            weights[classes == each] *= weight
+    return weights
+
+
+def only_array(y: Any, name: str) -> Any:
+    """The one array in a dictionary or tuple of them, as models with named outputs take it."""
+    if isinstance(y, dict):
+        leaves = keras.tree.flatten(y)
+        if len(leaves) != 1:
+            raise ValueError(
+                f"Expected `{name}` to be one array of labels. Received: {len(leaves)} arrays, the "
+                "labels of a model with several outputs"
+            )
+        return leaves[0]
+    return y
+
+
+def in_form(labels: Any, form: str | None, kind: OutputKind) -> Any:
+    """Labels of a batch as a loss takes them, in a step."""
+    labels = only_array(labels, "y")
+    if form is None:
+        return labels
+    labels = ops.convert_to_tensor(labels)
+    if form != CLASSES:
+        return one_hot_labels(labels, kind)
+    return ops.reshape(ops.argmax(labels, axis=-1) if _has_rows(labels) else labels, (-1,))
+
+
+def one_hot_labels(labels: Any, kind: OutputKind) -> Any:
+    """Labels as float32 (batch, units), from (batch,), (batch, 1) or rows of all classes."""
+    labels = ops.convert_to_tensor(labels)
+    if labels.shape.rank is None:
+        # A step that was traced for labels of several ranks: the choice waits until it runs.
+        rows = tf.reshape(labels, (tf.shape(labels)[0], -1))
+        first = ops.cast(rows[:, 0], "int64")
+        labels = tf.where(tf.shape(rows)[1] > 1, tf.argmax(rows, axis=1), first)
+    elif _has_rows(labels):
+        rows = ops.cast(labels, "float32")
+        return rows[:, 1:] if kind.one_unit else rows
+    labels = ops.reshape(labels, (-1,))
+    if kind.one_unit:
+        return ops.cast(labels, "float32")[:, None]
+    return ops.one_hot(ops.cast(labels, "int32"), kind.units, dtype="float32")
+
+
+def class_rows(labels: Any, num_classes: int) -> Any:
+    """Labels of a batch in any form as float32 one-hot rows, (batch, classes)."""
+    labels = ops.convert_to_tensor(labels)
+    classes = ops.argmax(labels, axis=-1) if _has_rows(labels) else ops.reshape(labels, (-1,))
+    return ops.one_hot(ops.cast(classes, "int32"), num_classes, dtype="float32")
+
+
+def _has_rows(labels: Any) -> bool:
+    return len(labels.shape) == 2 and labels.shape[1] > 1
+
+
+def _is_soft(y: np.ndarray, kind: OutputKind) -> bool:
+    """Whether labels are probabilities between 0 and 1: of all classes, or of the second one."""
+    if y.dtype.kind != "f" or not y.size or np.array_equal(y, np.floor(y)):
+        return False
+    flat = y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)
+    fits = flat if kind.one_unit else y.ndim == 2 and y.shape[1] == kind.num_classes
+    return bool(fits and y.min() >= 0 and y.max() <= 1)

@@ -1,0 +1,108 @@
+"""Losses of a classifier: what a given one says of the outputs, and which one fits them."""
+
+import functools
+from typing import Any
+
+import keras
+
+from keras_dmp._classifier.outputs import OutputKind
+
+# Losses that read probabilities when they are named by a string or passed as a function.
+_PROBABILITY_LOSSES = frozenset(
+    {
+        "binary_crossentropy",
+        "binary_focal_crossentropy",
+        "categorical_crossentropy",
+        "categorical_focal_crossentropy",
+        "kl_divergence",
+        "sparse_categorical_crossentropy",
+    }
+)
+# Losses that take the softmax of their outputs, or what is left of it.
+SOFTMAX_LOSSES = frozenset(
+    {
+        "categorical_crossentropy",
+        "categorical_focal_crossentropy",
+        "sparse_categorical_crossentropy",
+    }
+)
+REGRESSION_LOSSES = frozenset(
+    {
+        "cosine_similarity",
+        "huber",
+        "huber_loss",
+        "log_cosh",
+        "logcosh",
+        "mean_absolute_error",
+        "mean_absolute_percentage_error",
+        "mean_squared_error",
+        "mean_squared_logarithmic_error",
+        "poisson",
+    }
+)
+
+
+def single_loss(loss: Any, name: str = "loss") -> Any:
+    """The one loss in what `compile` takes: a loss, or a list or dictionary with one entry.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    found = [leaf for leaf in keras.tree.flatten(loss) if leaf is not None]
+    if len(found) > 1:
+        raise ValueError(
+            f"Expected `{name}` to hold one entry, since a classifier has one output. Received: "
+            f"{name}={loss!r}"
+        )
+    return found[0] if found else None
+
+
+def loss_name(loss: Any) -> str:
+    """Snake-case name of a loss given as string, function or `keras.losses.Loss`."""
+    if isinstance(loss, functools.partial):
+        loss = loss.func
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:
+            return loss
+    if isinstance(loss, keras.losses.Loss):
+        class_name = type(loss).__name__
+        twin = getattr(keras.losses, class_name, None)
+        return keras.losses.get(class_name).name if twin is type(loss) else class_name
+    return getattr(loss, "__name__", "")
+
+
+def loss_from_logits(loss: Any) -> bool | None:
+    """Whether a loss reads logits, `None` if it does not say."""
+    if isinstance(loss, functools.partial) and "from_logits" in loss.keywords:
+        return bool(loss.keywords["from_logits"])
+    if isinstance(loss, keras.losses.Loss):
+        try:
+            return loss.get_config().get("from_logits")
+        except NotImplementedError:
+            return None
+    return False if loss_name(loss) in _PROBABILITY_LOSSES else None
+
+
+def cross_entropy(kind: OutputKind, *, one_hot: bool = False, **settings: Any) -> keras.losses.Loss:
+    """The cross-entropy for these outputs, of class numbers or of one-hot rows.
+
+    Args:
+        kind: What the outputs are.
+        one_hot: Whether labels are one-hot rows. For one unit they are a column either way.
+        **settings: Further arguments of the loss.
+    """
+    settings["from_logits"] = kind.from_logits
+    if kind.one_unit:
+        return keras.losses.BinaryCrossentropy(**settings)
+    if one_hot:
+        return keras.losses.CategoricalCrossentropy(**settings)
+    return keras.losses.SparseCategoricalCrossentropy(**settings)
+
+
+def accuracy(kind: OutputKind | None, name: str = "accuracy") -> Any:
+    """Accuracy for these outputs; Keras' own choice for one unit thresholds logits at 0.5."""
+    if kind is not None and kind.one_unit and kind.from_logits:
+        return keras.metrics.BinaryAccuracy(name=name, threshold=0.0)
+    return name

@@ -1,0 +1,67 @@
+"""What the library relies on in Keras beyond its documentation, one test for each reliance."""
+
+import keras
+from keras import layers
+
+from keras_dmp._classifier import keras_private
+
+
+class Holding(layers.Layer):
+    """A layer that holds another one, which no documented name lists."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+def test_inner_layers_reach_layers_in_the_attributes_of_layers():
+    """Adapted statistics, batch normalization and frozen weights are found wherever they are."""
+    deepest = layers.Dense(3)
+    nested = keras.Sequential([keras.Input((4,)), Holding(deepest)])
+    model = keras.Sequential([keras.Input((4,)), nested, layers.Dense(2)])
+    found = list(keras_private.inner_layers(model))
+    assert any(layer is deepest for layer in found)
+    assert all(layer is not model for layer in found)
+    outer = list(keras_private.inner_layers(model, recursive=False))
+    assert any(layer is nested for layer in outer)
+    assert all(layer is not deepest for layer in outer)
+
+
+def test_inner_layers_come_after_those_that_hold_them():
+    """Flags are copied from the outside in, since a layer's flag sets those of what it holds."""
+    inner = layers.Dense(3)
+    holding = Holding(inner)
+    found = list(keras_private.inner_layers(keras.Sequential([keras.Input((4,)), holding])))
+    assert found.index(holding) < found.index(inner)
+
+
+def test_the_layer_that_made_an_output_is_known():
+    """The last activation tells logits from probabilities."""
+    entry = keras.Input((4,))
+    head = layers.Dense(2, activation="softmax")
+    hidden = layers.Dense(3)(entry)
+    output = head(hidden)
+    assert keras_private.producer(output) is head
+    assert [tensor is hidden for tensor in keras_private.entering(output)] == [True]
+    assert keras_private.producer(object()) is None
+
+
+def test_a_layer_that_two_models_share_tells_their_tensors_apart():
+    """The white-box attack follows the audited model, whatever else calls its layers."""
+    shared = layers.Dense(3)
+    entries = keras.Input((4,)), keras.Input((4,))
+    outputs = [shared(entry) for entry in entries]
+    for entry, output in zip(entries, outputs, strict=True):
+        assert keras_private.entering(output)[0] is entry
+
+
+def test_calls_are_counted():
+    """DP-SGD takes a layer's gradient in factors only where the layer is called once."""
+    entry, dense = keras.Input((4,)), layers.Dense(4)
+    once = dense(entry)
+    assert keras_private.times_called(dense) == 1
+    dense(once)
+    assert keras_private.times_called(dense) == 2

@@ -1,0 +1,325 @@
+"""Every model around a classifier against Keras' own training of the classifier.
+
+One table: wrappers, dtype policies, forms of labels, forms of losses, added losses and weights. A
+wrapper that adds nothing (no penalty, no noise) must take the steps that Keras' `fit` takes with
+labels as the loss wants them, or refuse before the first step and leave all weights as they were.
+"""
+
+import functools
+import itertools
+
+import keras
+import nets
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_dmp import DistillationTrainer, defenses
+
+SAMPLES = 24
+X, Y = nets.prototypes(SAMPLES, seed=5)
+OTHER_X, OTHER_Y = nets.prototypes(SAMPLES, seed=6)
+
+
+class Penalized(layers.Layer):
+    """Adds the mean square of its inputs to the loss."""
+
+    def call(self, inputs):
+        # Keras itself cannot add losses of several precisions.
+        inputs = keras.ops.cast(inputs, "float32")
+        self.add_loss(0.3 * keras.ops.mean(keras.ops.square(inputs)))
+        return inputs
+
+
+def build(head="softmax", *, added=None, policy="float32", named=False):
+    """A classifier of four classes, or of two where the head is one unit."""
+    units, activation = {
+        "softmax": (nets.CLASSES, "softmax"),
+        "logits": (nets.CLASSES, None),
+        "sigmoid": (1, "sigmoid"),
+        "logit": (1, None),
+    }[head]
+    with_policy = {"dtype": policy}
+    entry = keras.Input((nets.FEATURES,))
+    regularizer = keras.regularizers.L2(0.1) if added == "regularizer" else None
+    hidden = layers.Dense(5, "tanh", kernel_regularizer=regularizer, **with_policy)(entry)
+    if added == "add_loss":
+        hidden = Penalized(**with_policy)(hidden)
+    output = layers.Dense(units, activation, dtype="float32")(hidden)
+    model = keras.Model(entry, {"label": output} if named else output)
+    model.dtype_policy = keras.dtype_policies.get(policy)
+    nets.randomise(model, 3)
+    return model
+
+
+def crossentropy(head, form):
+    """Name, object and function of the loss for a head and a form of labels."""
+    binary = head in ("sigmoid", "logit")
+    name = "BinaryCrossentropy" if binary else "CategoricalCrossentropy"
+    if form == "classes" and not binary:
+        name = "SparseCategoricalCrossentropy"
+    return getattr(keras.losses, name)(from_logits=head in ("logits", "logit"))
+
+
+LOSSES = {
+    "object": lambda loss: loss,
+    "string": lambda loss: loss.name,
+    "list": lambda loss: [loss],
+    "dict": lambda loss: {"label": loss},
+    "dict of string": lambda loss: {"label": loss.name},
+}
+
+
+def classes_of(head, y):
+    return y % 2 if head in ("sigmoid", "logit") else y
+
+
+LABELS = {
+    "flat": lambda y, count: y,
+    "column": lambda y, count: y[:, None],
+    "one-hot": lambda y, count: np.eye(count)[y],
+    "floats": lambda y, count: y.astype("float32"),
+    "named": lambda y, count: {"label": y},
+}
+
+
+def wrapped(kind, classifier):
+    if kind == "dp":
+        return defenses.DPModel(
+            classifier,
+            clip_norm=float("inf"),
+            noise_multiplier=0.0,
+            sampling="shuffled",
+            microbatch_size=8,
+            seed=0,
+        )
+    if kind == "adversarial":
+        return defenses.AdversarialModel(classifier, 0.0, attack_units=(2,), attack_steps=1)
+    classes = max(2, int(keras.tree.flatten(classifier.outputs)[0].shape[-1]))
+    detector = keras.Sequential([keras.Input((classes,)), layers.Dense(1)])
+    return defenses.MemGuardModel(classifier, detector, budget=0.0)
+
+
+def fit(kind, model, y, other_y, **arguments):
+    """One epoch of one batch, so that orders do not matter."""
+    extra = {"nonmembers": (OTHER_X, other_y)} if kind == "adversarial" else {}
+    return model.fit(X, y, batch_size=SAMPLES, verbose=0, **extra, **arguments)
+
+
+def compiled(model, loss, policy="float32"):
+    model.compile(
+        keras.optimizers.SGD(0.5),
+        loss,
+        run_eagerly=True,
+        auto_scale_loss=policy == "mixed_float16",
+    )
+    return model
+
+
+@functools.cache
+def expected(head, *, added, policy, weights):
+    """Weights and loss after Keras' own step, with labels in the loss's form."""
+    model = build(head, added=added, policy=policy)
+    compiled(model, crossentropy(head, "classes"), policy)
+    y = classes_of(head, Y)
+    history = model.fit(X, y, batch_size=SAMPLES, verbose=0, **WEIGHTS[weights])
+    return nets.snapshot(model), history.history["loss"][0]
+
+
+WEIGHTS = {
+    "none": {},
+    "samples": {"sample_weight": np.linspace(0.2, 3.0, SAMPLES).astype("float32")},
+    "classes": {"class_weight": {0: 3.0, 1: 0.5}},
+}
+TABLE = {
+    "kind": ("adversarial", "memguard", "dp"),
+    "head": ("softmax", "logits", "sigmoid", "logit"),
+    "policy": ("float32", "mixed_bfloat16", "mixed_float16"),
+    "labels": tuple(LABELS),
+    "loss": tuple(LOSSES),
+    "added": (None, "regularizer", "add_loss"),
+    "weights": tuple(WEIGHTS),
+    "form": ("classes", "rows"),
+    "named": (False, True),
+}
+
+
+def pairwise(table, seed=0):
+    """Rows such that any two values of any two columns are together in one of them."""
+    names, rng = list(table), np.random.default_rng(seed)
+    missing = {
+        ((a, va), (b, vb))
+        for a, b in itertools.combinations(names, 2)
+        for va in range(len(table[a]))
+        for vb in range(len(table[b]))
+    }
+
+    def covered(row):
+        return missing & {((a, row[a]), (b, row[b])) for a, b in itertools.combinations(names, 2)}
+
+    rows = []
+    while missing:
+        drawn = [{name: int(rng.integers(len(table[name]))) for name in names} for _ in range(40)]
+        (first, a), (second, b) = min(missing)
+        row = max(({**row, first: a, second: b} for row in drawn), key=lambda r: len(covered(r)))
+        missing -= covered(row)
+        rows.append({name: table[name][row[name]] for name in names})
+    return rows
+
+
+def everything(table):
+    names = [name for name in table if name not in ("kind", "head")]
+    # All of two columns, in all of the others' pairs.
+    return [
+        {"kind": kind, "head": head, **row}
+        for kind, head in itertools.product(table["kind"], table["head"])
+        for row in pairwise({name: table[name] for name in names}, seed=1)
+    ]
+
+
+def refusal(kind, head, policy, loss, added, weights):
+    """What is refused before the first step, and the words that name it."""
+    if "string" in loss and head in ("logits", "logit"):
+        return "says probabilities|says from_logits=False"  # a loss by its name reads probabilities
+    if kind == "dp" and weights != "none":
+        return "Expected `sample_weight`|Expected `class_weight`"
+    if kind == "dp" and policy == "mixed_float16":
+        return "LossScaleOptimizer"
+    if kind == "dp" and added == "add_loss":
+        return "`add_loss`"
+    return None
+
+
+def check(row):
+    kind, head, policy = row["kind"], row["head"], row["policy"]
+    model = build(head, added=row["added"], policy=policy, named=row["named"])
+    before = nets.snapshot(model)
+    y, other = (
+        LABELS[row["labels"]](classes_of(head, y), 2 if head in ("sigmoid", "logit") else 4)
+        for y in (Y, OTHER_Y)
+    )
+    loss = LOSSES[row["loss"]](crossentropy(head, row["form"]))
+    weights = WEIGHTS[row["weights"]]
+    words = refusal(kind, head, policy, row["loss"], row["added"], row["weights"])
+    trainer = wrapped(kind, model)
+    if words:
+        with pytest.raises(ValueError, match=words):
+            fit(kind, compiled(trainer, loss, policy), y, other, **weights)
+        nets.assert_same_weights(model, before, atol=0)
+        return
+    found = fit(kind, compiled(trainer, loss, policy), y, other, **weights).history["loss"][0]
+    after, value = expected(head, added=row["added"], policy=policy, weights=row["weights"])
+    atol = 1e-5 if policy == "float32" else 2e-2
+    assert found == pytest.approx(value, rel=max(atol, 1e-4))
+    nets.assert_same_weights(model, after, atol=atol)
+    # The test is worth something only where the step was one.
+    assert max(np.abs(a - b).max() for a, b in zip(after, before, strict=True)) > 5 * atol
+    evaluated = trainer.evaluate(X, y, verbose=0, return_dict=True)["loss"]
+    assert np.isfinite(evaluated)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_student_with_a_named_output_is_trained_and_evaluated(policy):
+    """The fourth wrapper takes no labels in training, and any form of them in evaluation."""
+    student, teacher = (build("logits", policy=policy, named=True) for _ in range(2))
+    nets.randomise(teacher, 9)
+    trainer = DistillationTrainer(student, teacher)
+    trainer.compile(keras.optimizers.SGD(0.5), metrics=["accuracy"], run_eagerly=True)
+    trainer.fit(X, epochs=2, batch_size=SAMPLES, verbose=0)
+    losses = [
+        trainer.evaluate(X, LABELS[form](Y, nets.CLASSES), verbose=0, return_dict=True)
+        for form in ("flat", "column", "one-hot")
+    ]
+    logits = keras.tree.flatten(student.predict(X, verbose=0))[0]
+    entropy = -np.log(nets.softmax(logits))[np.arange(SAMPLES), Y].mean()
+    for found in losses:
+        assert found["loss"] == pytest.approx(entropy, rel=2e-2 if "16" in policy else 1e-4)
+        assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(axis=1) == Y))
+
+
+@pytest.mark.parametrize("kind", TABLE["kind"])
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (Y + 1, r"`y` to lie in 0\.\.3.*labels from \d to 4"),
+        (np.eye(3)[Y % 3], r"`y` to be .*one-hot \(n, 4\).*Received: shape \(24, 3\)"),
+        (np.full((SAMPLES, nets.CLASSES), 0.25), r"`y`.*Received: shape \(24, 4\), not one-hot"),
+        ({"a": Y, "b": Y}, "`y` to be one array of labels. Received: 2 arrays"),
+    ],
+    ids=["range", "width", "soft", "several"],
+)
+def test_labels_that_do_not_fit_are_refused_before_the_first_step(kind, y, message):
+    model = build("logits")
+    before = nets.snapshot(model)
+    trainer = compiled(wrapped(kind, model), crossentropy("logits", "classes"))
+    with pytest.raises(ValueError, match=message):
+        fit(kind, trainer, y, OTHER_Y)
+    nets.assert_same_weights(model, before, atol=0)
+
+
+@pytest.mark.parametrize("kind", TABLE["kind"])
+def test_losses_and_metrics_of_several_outputs_are_refused(kind):
+    loss = crossentropy("logits", "classes")
+    with pytest.raises(ValueError, match="`loss` to hold one entry"):
+        compiled(wrapped(kind, build("logits")), [loss, loss])
+    with pytest.raises(ValueError, match="`metrics` to be a list"):
+        wrapped(kind, build("logits")).compile("sgd", loss, metrics={"a": "mse", "b": "mse"})
+
+
+@pytest.mark.parametrize("kind", ["memguard", "adversarial", "dp"])
+def test_nothing_is_trained_that_was_not_compiled(kind):
+    with pytest.raises(ValueError, match="call `compile` before `fit`"):
+        fit(kind, wrapped(kind, build("logits")), Y, OTHER_Y)
+
+
+@pytest.mark.parametrize("kind", ["memguard", "adversarial"])
+def test_outputs_are_found_out_and_contradictions_refused(kind):
+    of = {
+        "memguard": lambda net, **k: defenses.MemGuardModel(net, detector(), budget=0.0, **k),
+        "adversarial": defenses.AdversarialModel,
+    }[kind]
+    for head, from_logits in (("softmax", False), ("logits", True)):
+        trainer = of(build(head))
+        compiled(trainer, crossentropy(head, "classes"))
+        fit(kind, trainer, Y, OTHER_Y)
+        assert trainer.from_logits is from_logits
+        assert trainer.get_config()["from_logits"] is from_logits
+        with pytest.raises(ValueError, match=f"Received: from_logits={not from_logits}"):
+            compiled(of(build(head), from_logits=not from_logits), crossentropy(head, "classes"))
+
+
+def test_soft_labels_go_to_losses_that_take_them():
+    soft = 0.9 * np.eye(nets.CLASSES, dtype="float32")[Y] + 0.025
+    guarded, plain = build("softmax"), build("softmax")
+    for model in (wrapped("memguard", guarded), plain):
+        compiled(model, keras.losses.CategoricalCrossentropy()).fit(
+            X, soft, batch_size=SAMPLES, verbose=0
+        )
+    nets.assert_same_weights(guarded, nets.snapshot(plain), atol=1e-6)
+
+
+def detector():
+    return keras.Sequential([keras.Input((nets.CLASSES,)), layers.Dense(1)])
+
+
+def name(row):
+    return "-".join(str(value) for value in row.values())
+
+
+# DP-SGD refuses so much else that chance leaves these out.
+PLAIN = {"kind": "dp", "policy": "float32", "labels": "flat", "loss": "object", "weights": "none"}
+PRIVATE = [
+    {**PLAIN, "head": head, "added": added, "form": "classes", "named": named}
+    for head, added, named in (("logits", "regularizer", True), ("sigmoid", "add_loss", False))
+]
+
+
+@pytest.mark.parametrize("row", [*PRIVATE, *pairwise(TABLE)], ids=name)
+def test_a_wrapper_trains_as_keras_does_or_refuses(row):
+    check(row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", everything(TABLE), ids=name)
+def test_a_wrapper_trains_as_keras_does_or_refuses_everywhere(row):
+    check(row)
