@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_dmp._storage import plain_values
 from keras_dmp._training import callback_state
 
 PLAIN = {
@@ -41,7 +42,7 @@ class Own(keras.callbacks.Callback):
 
 def round_trip(value):
     arrays = []
-    return callback_state.decode(callback_state.encode(value, arrays), arrays)
+    return plain_values.decode(plain_values.encode(value, arrays), arrays)
 
 
 def test_plain_values_come_back_with_their_types():
@@ -62,8 +63,8 @@ def test_plain_values_come_back_with_their_types():
     ids=lambda value: type(value).__name__,
 )
 def test_other_values_are_refused(value):
-    with pytest.raises(callback_state.UnsavableError):
-        callback_state.encode(value, [])
+    with pytest.raises(plain_values.UnsavableError):
+        plain_values.encode(value, [])
 
 
 def test_attributes_are_the_state_and_functions_are_code():

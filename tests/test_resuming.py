@@ -19,7 +19,7 @@ import tensorflow as tf
 from resumable import EPOCHS, TEACHER_EPOCHS, fit, trainer_in
 
 from keras_dmp import DMPTrainer, EntropyReferenceSelector, MembershipAudit
-from keras_dmp._storage import checkpoint_file
+from keras_dmp._storage import private_file
 from keras_dmp._training import epoch_checkpoints
 
 KILLS = 20
@@ -244,7 +244,7 @@ def damage(path, how):
         path.write_bytes(b"")
 
 
-# What else is noticed, tests/test_checkpoint_file.py shows byte by byte.
+# What else is noticed, tests/test_private_file.py shows byte by byte.
 @pytest.mark.parametrize(
     "how",
     ["changed", *(pytest.param(how, marks=pytest.mark.slow) for how in ("truncated", "empty"))],
@@ -286,15 +286,16 @@ def test_damaged_labels_are_asked_for_again(tmp_path, whole):
 
 
 def test_a_full_disk_leaves_the_last_good_state(tmp_path, whole, monkeypatch):
-    write, written = checkpoint_file.write, []
+    write, written = private_file.write, []
 
-    def full(path, checkpoint):
+    def full(path, record, identity):
         written.append(path)
-        if len(written) > 4:
+        # The manifest and four checkpoints.
+        if len(written) > 5:
             raise OSError(28, "No space left on device")
-        write(path, checkpoint)
+        write(path, record, identity)
 
-    monkeypatch.setattr(checkpoint_file, "write", full)
+    monkeypatch.setattr(private_file, "write", full)
     with pytest.raises(OSError, match=r"could not be written .No space left.*goes on from there"):
         resumed(tmp_path / "run")
     monkeypatch.undo()
@@ -441,11 +442,11 @@ def test_the_lock_does_not_outlive_its_owner_in_a_child(tmp_path):
     # Workers of a PyDataset are such children, and live on when their parent is killed.
     script = """
 import os, pathlib, sys
-from keras_dmp import _directories
+from keras_dmp._storage import directories
 path = pathlib.Path(sys.argv[1])
 reads, writes = os.pipe()
 sees, shows = os.pipe()
-with _directories.locked(path, refusal="taken"):
+with directories.locked(path, refusal="taken"):
     child = os.fork()
     if not child:
         os.close(writes)
@@ -453,7 +454,7 @@ with _directories.locked(path, refusal="taken"):
         os.read(reads, 1)
         os._exit(0)
     os.read(sees, 1)
-with _directories.locked(path, refusal="taken"):
+with directories.locked(path, refusal="taken"):
     pass
 os.close(writes)
 os.waitpid(child, 0)
@@ -488,12 +489,12 @@ def test_purge_leaves_what_is_not_its_own(tmp_path):
 
 
 def test_purge_refuses_what_is_no_run(tmp_path):
-    (tmp_path / "run.json").write_text('{"format": "of another tool"}')
+    (tmp_path / "run.manifest").write_text("of another tool")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"to hold a run of DMPTrainer.*run\.json"):
+    with pytest.raises(ValueError, match=r"to hold a run of DMPTrainer.*run\.manifest"):
         trainer_in(tmp_path).purge()
-    assert names(tmp_path) == ["labels", "run.json"]
+    assert names(tmp_path) == ["labels", "run.manifest"]
     assert names(tmp_path / "labels") == ["mine.txt"]
 
 

@@ -61,7 +61,7 @@ def audit_in(directory, train=ridge, **settings):
 
 
 def files(directory):
-    return {path.name: path.read_bytes() for path in pathlib.Path(directory).glob("*.npz")}
+    return {path.name: path.read_bytes() for path in pathlib.Path(directory).glob("*.job")}
 
 
 def start(directory, shard=(0, 1), delay=0.0, train="ridge", models=MODELS):
@@ -183,7 +183,7 @@ def test_killed_at_ten_moments(tmp_path):
     assert not list(directory.glob(".model_*"))
 
 
-@pytest.mark.parametrize("name", ["shadow_audit.json", "model_00001.npz"])
+@pytest.mark.parametrize("name", ["shadow_audit.manifest", "model_00001.job"])
 def test_killed_between_writing_a_file_and_putting_it_in_place(tmp_path, monkeypatch, name):
     quiet(audit_in(tmp_path / "whole", num_shadow_models=4))
     replace = os.replace
@@ -233,7 +233,7 @@ def test_groups_are_the_same_whatever_is_missing_and_whoever_trains(tmp_path):
     for shard in ((1, 2), (0, 2)):
         audit_in(tmp_path / "parts", Together()).run(shard=shard, verbose=0)
     assert files(tmp_path / "parts") == whole
-    for name in ("model_00001.npz", "model_00002.npz"):
+    for name in ("model_00001.job", "model_00002.job"):
         (tmp_path / "whole" / name).unlink()
     again = Together()
     quiet(audit_in(tmp_path / "whole", again))
@@ -280,7 +280,7 @@ def test_two_processes_on_one_shard(tmp_path):
 def test_a_damaged_job_is_done_again(tmp_path, damage):
     quiet(audit_in(tmp_path))
     whole = files(tmp_path)
-    path = tmp_path / "model_00002.npz"
+    path = tmp_path / "model_00002.job"
     content = bytearray(path.read_bytes())
     if damage == "foreign":
         np.savez(path, other=np.arange(3))
@@ -289,14 +289,14 @@ def test_a_damaged_job_is_done_again(tmp_path, damage):
         path.write_bytes(content)
     else:
         path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
-    with pytest.warns(UserWarning, match=r"model_00002.npz, is damaged .*trained again"):
+    with pytest.warns(UserWarning, match=r"model_00002.job, is damaged .*trained again"):
         quiet(audit_in(tmp_path))
     assert files(tmp_path) == whole
 
 
 def test_any_bad_byte_is_noticed(tmp_path):
     audit = quiet(audit_in(tmp_path, num_shadow_models=4))
-    path = tmp_path / "model_00000.npz"
+    path = tmp_path / "model_00000.job"
     content = path.read_bytes()
     for place in (*range(0, len(content), 41), *range(30), *range(len(content) - 60, len(content))):
         damaged = bytearray(content)
@@ -319,7 +319,7 @@ def audit_job(content):
 
 def test_reading_a_damaged_file_removes_nothing(tmp_path):
     audit = quiet(audit_in(tmp_path))
-    path = tmp_path / "model_00002.npz"
+    path = tmp_path / "model_00002.job"
     path.write_bytes(b"damaged")
     with (
         pytest.warns(UserWarning, match="is damaged"),
@@ -350,7 +350,7 @@ def test_processes_that_start_together_agree(tmp_path):
     command = [sys.executable, "-c", script, str(directory)]
     processes = [subprocess.Popen([*command, str(index % 2)]) for index in range(6)]
     codes = np.array([process.wait() for process in processes])
-    winner = json.loads((directory / "shadow_audit.json").read_text())["seed"]
+    winner = json.loads((directory / "shadow_audit.manifest").read_text())["seed"]
     assert codes.tolist() == [0 if index % 2 == winner else 9 for index in range(6)]
 
 
@@ -360,7 +360,7 @@ def test_a_pickle_among_the_jobs_is_not_loaded(tmp_path):
             return (os.mkdir, (str(tmp_path / "sprung"),))
 
     quiet(audit_in(tmp_path))
-    np.savez(tmp_path / "model_00000.npz", name_0=np.array([Trap()], dtype=object), a=1, b=1)
+    np.savez(tmp_path / "model_00000.job", name_0=np.array([Trap()], dtype=object), a=1, b=1)
     with pytest.warns(UserWarning, match="damaged"):
         quiet(audit_in(tmp_path))
     assert not (tmp_path / "sprung").exists()
@@ -389,7 +389,7 @@ def test_a_directory_of_other_data_or_of_something_else(tmp_path):
     x, y = records(seed=1)
     with pytest.raises(ValueError, match=r"data is '.*' there and '.*' here"):
         ShadowAudit(ridge, x, y, directory=tmp_path / "audit")
-    (tmp_path / "audit" / "shadow_audit.json").write_text("{")
+    (tmp_path / "audit" / "shadow_audit.manifest").write_text("{")
     with pytest.raises(ValueError, match="damaged or something else"):
         audit_in(tmp_path / "audit")
     (tmp_path / "photos").mkdir()
@@ -402,8 +402,8 @@ def test_a_directory_of_other_data_or_of_something_else(tmp_path):
 def test_the_directory_is_its_owners(tmp_path):
     quiet(audit_in(tmp_path / "jobs", num_shadow_models=4))
     assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
-    assert all(p.stat().st_mode & 0o077 == 0 for p in (tmp_path / "jobs").glob("*.npz"))
-    json.loads((tmp_path / "jobs" / "shadow_audit.json").read_text())
+    assert all(p.stat().st_mode & 0o077 == 0 for p in (tmp_path / "jobs").glob("*.job"))
+    json.loads((tmp_path / "jobs" / "shadow_audit.manifest").read_text())
 
 
 def test_several_models_of_one_run(tmp_path):
