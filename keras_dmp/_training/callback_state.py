@@ -103,7 +103,7 @@ def state_of(
     left_out = _left_out(callback)
     state = {}
     for name, value in vars(callback).items():
-        if name in left_out:
+        if name in _OF_FIT:
             continue
         is_code = False
         try:
@@ -114,6 +114,8 @@ def state_of(
             is_code = _is_code(value, callback)
             if not is_code:
                 raise UnsavableError(f"`{name}` is of type {type(value).__name__}") from error
+        if name in left_out:
+            continue
         if name in known and not is_code:
             state[name] = value
         elif is_code == (name in known):
