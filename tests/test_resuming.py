@@ -4,6 +4,8 @@ import collections
 import json
 import os
 import pathlib
+import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import resumable
 import tensorflow as tf
+from keras import layers
 from resumable import EPOCHS, TEACHER_EPOCHS, fit, trainer_in
 
 from keras_dmp import DMPTrainer, EntropyReferenceSelector, MembershipAudit
@@ -304,6 +307,81 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path, whole, monkeypatch):
         "teacher-000003.checkpoint",
     ]
     assert resumed(tmp_path / "run") == whole
+
+
+def test_files_of_something_else_are_not_taken(tmp_path, whole):
+    broken_off(tmp_path / "run", student=3)
+    broken_off(tmp_path / "other", student=3)
+    folder = tmp_path / "run"
+    shutil.copy(folder / "teacher-000006.checkpoint", folder / "student-000006.checkpoint")
+    shutil.copy(
+        tmp_path / "other" / "student-000003.checkpoint", folder / "student-000005.checkpoint"
+    )
+    shutil.copy(folder / "student-000003.checkpoint", folder / "student-000004.checkpoint")
+    shutil.copy(folder / "student-000003.checkpoint", folder / "student-old.checkpoint")
+    shutil.rmtree(folder / "labels" / "0")
+    shutil.copytree(tmp_path / "other" / "labels" / "0", folder / "labels" / "0")
+    with pytest.warns(UserWarning) as caught:
+        assert resumed(folder) == whole
+    messages = " ".join(str(warning.message) for warning in caught)
+    for expected in (
+        "student-000006.checkpoint holds teacher checkpoint 6 instead of student checkpoint 6",
+        "student-000005.checkpoint is of another run",
+        "student-000004.checkpoint holds student checkpoint 3 instead of student checkpoint 4",
+        "'student-old.checkpoint' in `directory` is not a checkpoint that a run has written",
+        "arrays.manifest is of another run",
+    ):
+        assert expected in messages
+
+
+def test_directories_of_format_version_1_are_refused(tmp_path):
+    manifest = {"format": "keras_dmp.run", "format_version": 1, "seed": 3}
+    (tmp_path / "run.json").write_text(json.dumps(manifest, indent=1))
+    for call in (lambda: fit(trainer_in(tmp_path)), trainer_in(tmp_path).purge):
+        with pytest.raises(ValueError, match=r"'run\.json' of format version 1\..*start anew"):
+            call()
+    assert names(tmp_path) == ["run.json"]
+
+
+# Random numbers
+
+
+class Draws(keras.callbacks.Callback):
+    """Draws from all global generators."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.drawn.append([random.random(), np.random.normal(), random.gauss(0, 1)])  # noqa: NPY002
+        self.drawn[-1] += [float(keras.random.normal(())), float(tf.random.normal(()))]
+
+
+class Noise(layers.Layer):
+    """A layer that draws without a generator of its own."""
+
+    def call(self, inputs, training=False):
+        return inputs + keras.random.normal(keras.ops.shape(inputs)) if training else inputs
+
+
+def test_global_generators_go_on(tmp_path):
+    def build():
+        return keras.Sequential(
+            [keras.Input((nets.FEATURES,)), Noise(), layers.Dense(nets.CLASSES)]
+        )
+
+    def run(directory, left=0):
+        draws = Draws()
+        weights, _ = short_run(directory, build, left=left, epochs=4, callbacks=[draws])
+        return [weight.tobytes() for weight in weights], draws.drawn
+
+    expected = run(tmp_path / "whole")
+    assert len(np.unique(expected[1])) == 4 * 5
+    for left in (3, 3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", left=left)
+    assert run(tmp_path / "run") == expected
 
 
 # Other runs
