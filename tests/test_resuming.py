@@ -312,20 +312,20 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path, whole, monkeypatch):
 def test_files_of_something_else_are_not_taken(tmp_path, whole):
     broken_off(tmp_path / "run", student=3)
     broken_off(tmp_path / "other", student=3)
-    folder = tmp_path / "run"
-    shutil.copy(folder / "teacher-000006.checkpoint", folder / "student-000006.checkpoint")
-    shutil.copy(
-        tmp_path / "other" / "student-000003.checkpoint", folder / "student-000005.checkpoint"
-    )
+    folder, other = tmp_path / "run", tmp_path / "other"
+    teacher = max(folder.glob("teacher-*"))
+    number = int(teacher.stem[-6:])
+    shutil.copy(teacher, folder / "student-000006.checkpoint")
+    shutil.copy(other / "student-000003.checkpoint", folder / "student-000005.checkpoint")
     shutil.copy(folder / "student-000003.checkpoint", folder / "student-000004.checkpoint")
     shutil.copy(folder / "student-000003.checkpoint", folder / "student-old.checkpoint")
     shutil.rmtree(folder / "labels" / "0")
-    shutil.copytree(tmp_path / "other" / "labels" / "0", folder / "labels" / "0")
-    with pytest.warns(UserWarning) as caught:
+    shutil.copytree(other / "labels" / "0", folder / "labels" / "0")
+    with pytest.warns(UserWarning, match="is of another run") as caught:
         assert resumed(folder) == whole
     messages = " ".join(str(warning.message) for warning in caught)
     for expected in (
-        "student-000006.checkpoint holds teacher checkpoint 6 instead of student checkpoint 6",
+        f"student-000006.checkpoint holds teacher checkpoint {number} instead of student",
         "student-000005.checkpoint is of another run",
         "student-000004.checkpoint holds student checkpoint 3 instead of student checkpoint 4",
         "'student-old.checkpoint' in `directory` is not a checkpoint that a run has written",
