@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+import warnings
 
 import keras
 import nets
@@ -321,7 +322,8 @@ def test_files_of_something_else_are_not_taken(tmp_path, whole):
     shutil.copy(folder / "student-000003.checkpoint", folder / "student-old.checkpoint")
     shutil.rmtree(folder / "labels" / "0")
     shutil.copytree(other / "labels" / "0", folder / "labels" / "0")
-    with pytest.warns(UserWarning, match="is of another run") as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         assert resumed(folder) == whole
     messages = " ".join(str(warning.message) for warning in caught)
     for expected in (
