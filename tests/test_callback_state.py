@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_dmp._storage import plain_values
 from keras_dmp._training import callback_state
 
 PLAIN = {
@@ -41,7 +42,7 @@ class Own(keras.callbacks.Callback):
 
 def round_trip(value):
     arrays = []
-    return callback_state.decode(callback_state.encode(value, arrays), arrays)
+    return plain_values.decode(plain_values.encode(value, arrays), arrays)
 
 
 def test_plain_values_come_back_with_their_types():
@@ -62,8 +63,8 @@ def test_plain_values_come_back_with_their_types():
     ids=lambda value: type(value).__name__,
 )
 def test_other_values_are_refused(value):
-    with pytest.raises(callback_state.UnsavableError):
-        callback_state.encode(value, [])
+    with pytest.raises(plain_values.UnsavableError):
+        plain_values.encode(value, [])
 
 
 def test_attributes_are_the_state_and_functions_are_code():
@@ -215,3 +216,63 @@ def test_what_cannot_be_saved_is_refused(callback, message):
         return
     with pytest.raises(ValueError, match=message):
         callback_state.require_savable([callback], "callbacks")
+
+
+class Chooses(keras.callbacks.Callback):
+    """Chooses a function, and makes an attribute, while training."""
+
+    def __init__(self):
+        super().__init__()
+        self.compare = None
+        self.seen = 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.compare = abs
+        self.later = epoch
+
+
+@pytest.mark.parametrize(
+    ("make", "state"),
+    [
+        (keras.callbacks.EarlyStopping, {"get_monitor_value": 1.0}),
+        (keras.callbacks.EarlyStopping, {"_is_improvement": "text"}),
+        (keras.callbacks.EarlyStopping, {"monitor_op": 1.0}),
+        (keras.callbacks.EarlyStopping, {"__class__": 1.0}),
+        (keras.callbacks.EarlyStopping, {"best": "import os"}),
+        (keras.callbacks.EarlyStopping, {"wait": [1]}),
+        (keras.callbacks.EarlyStopping, {"patience": 1}),
+        (keras.callbacks.CSVLogger, {"writer": "text"}),
+        (Chooses, {"model": 1}),
+        (Chooses, {"on_epoch_end": 1}),
+        (Chooses, {"other": 1}),
+    ],
+)
+def test_only_attributes_that_are_state_are_set(make, state):
+    callback = make("log.csv", append=True) if make is keras.callbacks.CSVLogger else make()
+    callback.on_train_begin() if make is keras.callbacks.EarlyStopping else None
+    before = dict(vars(callback))
+    (name,) = state
+    with pytest.raises(ValueError, match=f"that would set '{name}'"):
+        callback_state.set_state(callback, state)
+    assert vars(callback) == before
+
+
+def test_names_of_functions_are_not_looked_up():
+    for forged in ({"function": ["os", "system"]}, {"dict": [["a", {"function": ["os", "x"]}]]}):
+        with pytest.raises(ValueError, match="values that are not encoded as they should be"):
+            plain_values.decode(forged, [])
+
+
+def test_what_cannot_be_put_back_is_told():
+    callback = Chooses()
+    attributes = callback_state.attributes_of(callback)
+    callback.on_epoch_end(3)
+    with pytest.warns(UserWarning, match="`compare` of the callback Chooses .* a function"):
+        state = callback_state.state_of(callback, attributes)
+    # The class assigns it, so that it is known before it is there.
+    assert state == {"seen": 1, "later": 3}
+    callback_state.set_state(Chooses(), state)
+    callback = Chooses()
+    callback.made_up = 5
+    with pytest.warns(UserWarning, match="`made_up` of the callback Chooses was made"):
+        assert callback_state.state_of(callback, attributes) == {"compare": None, "seen": 1}

@@ -1,5 +1,6 @@
 """A labelled reference comes back from its folder bit for bit, or not at all."""
 
+import dataclasses
 import json
 import os
 import stat
@@ -11,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dmp import DistillationTrainer, EntropyReferenceSelector
+from keras_dmp._storage import private_file
 from keras_dmp.reference.labelled_reference import LabelledReference
 
 pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
@@ -136,7 +138,7 @@ def folder(tmp_path, reference, teacher):
 @pytest.mark.parametrize("name", ["samples_0", "labels_0", "indices", "pool_entropy"])
 @pytest.mark.parametrize("damage", ["gone", "cut", "longer", "changed"])
 def test_damaged_files_are_named(folder, name, damage):
-    path = folder / f"{name}.bin"
+    path = folder / f"{name}.npy"
     content = bytearray(path.read_bytes())
     if damage == "gone":
         path.unlink()
@@ -155,33 +157,77 @@ def test_damaged_files_are_named(folder, name, damage):
         LabelledReference.read(folder)
 
 
-def change(manifest, **values):
-    return json.dumps({**json.loads(manifest), **values}).encode()
+def rewritten(path, change):
+    """A manifest whose checksum fits what somebody has changed."""
+    record = private_file.read(path, None)
+    change(record.values)
+    private_file.write(path, record, record.identity)
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    "make",
+    [lambda text: text[:-20], lambda text: b"", lambda text: b"\xff\xfe", lambda text: b"[1]"],
+)
+def test_damaged_manifests(folder, make):
+    path = folder / "arrays.manifest"
+    path.write_bytes(make(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"arrays\.manifest.*damaged or of something else"):
+        LabelledReference.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
     [
-        (lambda text: text[:-20], "damaged or of something else"),
-        (lambda text: b"", "damaged or of something else"),
-        (lambda text: b"\xff\xfe", "damaged or of something else"),
-        (lambda text: b"[1]", "damaged or of something else"),
-        (lambda text: change(text, format="keras_dmp.run"), "of format 'keras_dmp.run'"),
-        (lambda text: change(text, format_version=2), "format version 1. Received: version 2"),
-        (lambda text: change(text, values={}), "checksum does not fit its content"),
-        (lambda text: change(text, files={}), "checksum does not fit its content"),
+        (lambda values: values.update(values={}), "values do not belong together"),
+        (lambda values: values.update(values=3), "damaged or of something else"),
+        (lambda values: values.update(files={}), "values do not belong together"),
+        (lambda values: values["files"].update(labels_0={}), "damaged or of something else"),
+        (lambda values: values["files"]["labels_0"].update(shape=[1 << 60, 9]), "damaged or of"),
+        (lambda values: values["files"]["labels_0"].update(shape=[5, 3]), "bytes where"),
+        (lambda values: values["files"]["labels_0"].update(dtype="|O8"), "damaged or of something"),
+        (lambda values: values["values"].update(samples=7), "values do not belong together"),
+        (lambda values: values["values"].update(pool_size="7"), "values do not belong together"),
+        (lambda values: values["values"].update(kind={"a": 1}), "values do not belong together"),
+        (
+            lambda values: values["files"].update({"../x": values["files"].pop("labels_0")}),
+            "damaged or of something else",
+        ),
     ],
 )
-def test_damaged_manifests(folder, make, message):
-    path = folder / "manifest.json"
-    path.write_bytes(make(path.read_bytes()))
-    with pytest.raises(ValueError, match=message):
+def test_forged_manifests(folder, change, message):
+    rewritten(folder / "arrays.manifest", change)
+    with pytest.raises(ValueError, match=rf"whole labelled reference\. Received: .*{message}"):
         LabelledReference.read(folder)
+
+
+def test_folders_of_something_else_are_refused(folder):
+    path = folder / "arrays.manifest"
+    record = private_file.read(path, None)
+    private_file.write(path, record, dataclasses.replace(record.identity, type="shadow model"))
+    with pytest.raises(ValueError, match="holds shadow model 0 instead of labelled reference 0"):
+        LabelledReference.read(folder)
+
+
+def test_folders_of_format_version_1_are_refused(tmp_path, reference, teacher):
+    manifest = {"format": "keras_dmp.labelled_reference", "format_version": 1, "files": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (tmp_path / "labels_0.bin").write_bytes(b"old")
+    message = r"format version 2\. Received: 'manifest\.json' of format version 1\..*Nothing"
+    with pytest.raises(ValueError, match=message):
+        LabelledReference.read(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        labelled_by(teacher, reference).write(tmp_path)
+    assert (tmp_path / "labels_0.bin").read_bytes() == b"old"
+
+
+def test_arrays_are_npy_files(folder):
+    read = LabelledReference.read(folder)
+    np.testing.assert_array_equal(np.load(folder / "labels_0.npy"), read.labels[0])
 
 
 def test_a_folder_of_nothing(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match=r"has no manifest.json: nothing was written there"):
+        with pytest.raises(ValueError, match=r"has no arrays.manifest: nothing was written there"):
             LabelledReference.read(folder)
 
 
@@ -189,7 +235,7 @@ def test_a_write_that_breaks_off_leaves_no_whole_one(folder, reference, teacher,
     replace = os.replace
 
     def full(source, target):
-        if str(target).endswith("indices.bin"):
+        if str(target).endswith("indices.npy"):
             raise OSError(28, "No space left on device")
         replace(source, target)
 
@@ -200,7 +246,7 @@ def test_a_write_that_breaks_off_leaves_no_whole_one(folder, reference, teacher,
     assert not LabelledReference.is_written(folder)
     monkeypatch.undo()
     # What a killed writer leaves goes with the next one.
-    (folder / ".indices.bin.abc").write_bytes(b"half")
+    (folder / ".indices.npy.abc").write_bytes(b"half")
     written.write(folder)
     assert_same(LabelledReference.read(folder, reference), written)
     assert not list(folder.glob(".*"))
@@ -214,10 +260,10 @@ def test_foreign_folders_are_left_alone(tmp_path, reference, teacher):
     assert os.listdir(tmp_path) == ["thesis.txt"]
     models = tmp_path / "models"
     models.mkdir()
-    (models / "model.bin").write_text("mine")
+    (models / "model.npy").write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):
         written.write(models)
-    assert os.listdir(models) == ["model.bin"]
+    assert os.listdir(models) == ["model.npy"]
     path = tmp_path / "file"
     path.write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):

@@ -4,11 +4,14 @@ import collections
 import json
 import os
 import pathlib
+import random
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+import warnings
 
 import keras
 import nets
@@ -16,10 +19,11 @@ import numpy as np
 import pytest
 import resumable
 import tensorflow as tf
+from keras import layers
 from resumable import EPOCHS, TEACHER_EPOCHS, fit, trainer_in
 
 from keras_dmp import DMPTrainer, EntropyReferenceSelector, MembershipAudit
-from keras_dmp._storage import checkpoint_file
+from keras_dmp._storage import private_file
 from keras_dmp._training import epoch_checkpoints
 
 KILLS = 20
@@ -244,7 +248,7 @@ def damage(path, how):
         path.write_bytes(b"")
 
 
-# What else is noticed, tests/test_checkpoint_file.py shows byte by byte.
+# What else is noticed, tests/test_private_file.py shows byte by byte.
 @pytest.mark.parametrize(
     "how",
     ["changed", *(pytest.param(how, marks=pytest.mark.slow) for how in ("truncated", "empty"))],
@@ -286,15 +290,16 @@ def test_damaged_labels_are_asked_for_again(tmp_path, whole):
 
 
 def test_a_full_disk_leaves_the_last_good_state(tmp_path, whole, monkeypatch):
-    write, written = checkpoint_file.write, []
+    write, written = private_file.write, []
 
-    def full(path, checkpoint):
+    def full(path, record, identity):
         written.append(path)
-        if len(written) > 4:
+        # The manifest and four checkpoints.
+        if len(written) > 5:
             raise OSError(28, "No space left on device")
-        write(path, checkpoint)
+        write(path, record, identity)
 
-    monkeypatch.setattr(checkpoint_file, "write", full)
+    monkeypatch.setattr(private_file, "write", full)
     with pytest.raises(OSError, match=r"could not be written .No space left.*goes on from there"):
         resumed(tmp_path / "run")
     monkeypatch.undo()
@@ -303,6 +308,82 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path, whole, monkeypatch):
         "teacher-000003.checkpoint",
     ]
     assert resumed(tmp_path / "run") == whole
+
+
+def test_files_of_something_else_are_not_taken(tmp_path, whole):
+    broken_off(tmp_path / "run", student=3)
+    broken_off(tmp_path / "other", student=3)
+    folder, other = tmp_path / "run", tmp_path / "other"
+    teacher = max(folder.glob("teacher-*"))
+    number = int(teacher.stem[-6:])
+    shutil.copy(teacher, folder / "student-000006.checkpoint")
+    shutil.copy(other / "student-000003.checkpoint", folder / "student-000005.checkpoint")
+    shutil.copy(folder / "student-000003.checkpoint", folder / "student-000004.checkpoint")
+    shutil.copy(folder / "student-000003.checkpoint", folder / "student-old.checkpoint")
+    shutil.rmtree(folder / "labels" / "0")
+    shutil.copytree(other / "labels" / "0", folder / "labels" / "0")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert resumed(folder) == whole
+    messages = " ".join(str(warning.message) for warning in caught)
+    for expected in (
+        f"student-000006.checkpoint holds teacher checkpoint {number} instead of student",
+        "student-000005.checkpoint is of another run",
+        "student-000004.checkpoint holds student checkpoint 3 instead of student checkpoint 4",
+        "'student-old.checkpoint' in `directory` is not a checkpoint that a run has written",
+        "arrays.manifest is of another run",
+    ):
+        assert expected in messages
+
+
+def test_directories_of_format_version_1_are_refused(tmp_path):
+    manifest = {"format": "keras_dmp.run", "format_version": 1, "seed": 3}
+    (tmp_path / "run.json").write_text(json.dumps(manifest, indent=1))
+    for call in (lambda: fit(trainer_in(tmp_path)), trainer_in(tmp_path).purge):
+        with pytest.raises(ValueError, match=r"'run\.json' of format version 1\..*start anew"):
+            call()
+    assert names(tmp_path) == ["run.json"]
+
+
+# Random numbers
+
+
+class Draws(keras.callbacks.Callback):
+    """Draws from all global generators."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.drawn.append([random.random(), np.random.normal(), random.gauss(0, 1)])  # noqa: NPY002
+        self.drawn[-1] += [float(keras.random.normal(())), float(tf.random.normal(()))]
+
+
+class Noise(layers.Layer):
+    """A layer that draws without a generator of its own."""
+
+    def call(self, inputs, training=False):
+        return inputs + keras.random.normal(keras.ops.shape(inputs)) if training else inputs
+
+
+def test_global_generators_go_on(tmp_path):
+    def build():
+        return keras.Sequential(
+            [keras.Input((nets.FEATURES,)), Noise(), layers.Dense(nets.CLASSES)]
+        )
+
+    def run(directory, left=0):
+        draws = Draws()
+        weights, _ = short_run(directory, build, left=left, epochs=4, callbacks=[draws])
+        return [weight.tobytes() for weight in weights], draws.drawn
+
+    expected = run(tmp_path / "whole")
+    assert len(np.unique(expected[1])) == 4 * 5
+    for left in (3, 3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", left=left)
+    assert run(tmp_path / "run") == expected
 
 
 # Other runs
@@ -488,12 +569,12 @@ def test_purge_leaves_what_is_not_its_own(tmp_path):
 
 
 def test_purge_refuses_what_is_no_run(tmp_path):
-    (tmp_path / "run.json").write_text('{"format": "of another tool"}')
+    (tmp_path / "run.manifest").write_text("of another tool")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"to hold a run of DMPTrainer.*run\.json"):
+    with pytest.raises(ValueError, match=r"to hold a run of DMPTrainer.*run\.manifest"):
         trainer_in(tmp_path).purge()
-    assert names(tmp_path) == ["labels", "run.json"]
+    assert names(tmp_path) == ["labels", "run.manifest"]
     assert names(tmp_path / "labels") == ["mine.txt"]
 
 

@@ -1,30 +1,34 @@
-"""A folder of arrays with a manifest that tells whether it is whole. Needs NumPy alone.
+"""A large private folder: one `.npy` file for each array, and a manifest. Needs NumPy alone.
 
-Each array is a file of its bytes; the manifest, written last, has dtype, shape and SHA-256 of
-each, plain values, and a checksum of itself. All of it is readable by its owner only.
+The manifest is a private file, written last, with dtype, shape and SHA-256 of each array, and plain
+values. Headers of `.npy` files are compared with what the manifest says and never parsed.
 """
 
+import contextlib
 import hashlib
-import json
+import io
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
+from keras_dmp._storage import private_file
 from keras_dmp._storage.files import (
     OWNER_ONLY,
     OWNER_ONLY_FOLDER,
     remove_left_behind,
-    replace,
     sync_folder,
     whole,
 )
+from keras_dmp._storage.private_file import Identity, PrivateFileError, Record
 
-_MANIFEST = "manifest.json"
-_SUFFIX = ".bin"
+_MANIFEST, _OLD_MANIFEST = "arrays.manifest", "manifest.json"
+_SUFFIX = ".npy"
+_NAME = re.compile(r"[a-z][a-z_]*(_\d+)?")
 _CHUNK_BYTES = 1 << 24
 
 
@@ -33,28 +37,28 @@ def write(
     values: dict[str, Any],
     arrays: dict[str, np.ndarray],
     *,
-    format: str,
-    version: int,
+    identity: Identity,
     kinds: Collection[str],
 ) -> None:
-    """Write arrays and JSON values; what an earlier `write` left there is replaced.
+    """Write arrays and plain values; what an earlier `write` left there is replaced.
 
-    Until the last file is there, the folder is no whole one.
+    Until the last file is there, the folder is not whole.
 
     Args:
         folder: Where to.
-        values: JSON values.
+        values: Plain values by name.
         arrays: Arrays by name: one of `kinds`, or one of them and a number, as in `labels_0`.
-        format: Name of what is written.
-        version: Version of that.
-        kinds: All that arrays of this format are called. Other files are not ours to remove.
+        identity: What it is.
+        kinds: All that arrays of this type are called. Other files are not ours to remove.
 
     Raises:
+        FormatVersionError: If the folder is of another format version.
         OSError: If it cannot be written.
         ValueError: If the folder holds something else.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and not _is_ours(folder, format, kinds):
+    _require_no_old_manifest(folder)
+    if (folder.exists() or folder.is_symlink()) and not _is_ours(folder, identity, kinds):
         raise ValueError(
             "Expected `folder` to be new, empty or one that was written before. Received: "
             f"folder={str(folder)!r}, which holds something else"
@@ -65,39 +69,51 @@ def write(
         remove_left_behind(folder / name)
         (folder / name).unlink(missing_ok=True)
     sync_folder(folder)
-    files = {name: _write_array(folder / f"{name}{_SUFFIX}", of) for name, of in arrays.items()}
-    manifest = {"format": format, "format_version": version, "values": values, "files": files}
-    manifest["checksum"] = _checksum(manifest)
-    content = json.dumps(manifest, indent=1).encode()
-    replace(folder / _MANIFEST, content, mode=OWNER_ONLY)
+    written = {name: _write_array(folder / f"{name}{_SUFFIX}", of) for name, of in arrays.items()}
+    record = Record(values={"values": values, "files": written})
+    private_file.write(folder / _MANIFEST, record, identity)
 
 
 def read(
-    folder: str | os.PathLike, *, format: str, version: int, what: str, memory_limit: int
+    folder: str | os.PathLike, *, expected: Identity, memory_limit: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Values and arrays of a folder; arrays are mapped if all of them exceed `memory_limit` bytes.
 
     Args:
         folder: What `write` was given.
-        format: The same.
-        version: The same.
-        what: What the folder is of, in words, for messages.
+        expected: What it must be.
         memory_limit: Bytes.
 
     Raises:
+        FormatVersionError: If the folder is of another format version.
         OSError: If it cannot be read.
-        ValueError: If the folder is damaged, unfinished or of something else.
+        ValueError: If the folder is damaged, unfinished, of another run or of something else.
     """
     folder = pathlib.Path(folder)
-    manifest = _read_manifest(folder, format, version, what)
-    files = manifest["files"]
+    _require_no_old_manifest(folder)
+    path = folder / _MANIFEST
+    if not path.exists():
+        raise ValueError(
+            f"Expected `folder` to hold a {expected.type}. Received: folder={str(folder)!r}, which "
+            f"has no {_MANIFEST}: nothing was written there, or it was not finished"
+        )
+    try:
+        record = private_file.read(path, expected)
+        files = _checked_files(record.values)
+    except private_file.FormatVersionError:
+        raise
+    except PrivateFileError as error:
+        raise ValueError(
+            f"Expected `folder` to hold a whole {expected.type}. Received: {str(path)!r}, which is "
+            f"damaged or of something else ({error})"
+        ) from error
+    in_memory = sum(size for _, _, size, _ in files.values()) <= memory_limit
+    arrays = {}
     for name, of in files.items():
-        _require_whole(folder / f"{name}{_SUFFIX}", of, what)
-    in_memory = sum(_size(of) for of in files.values()) <= memory_limit
-    arrays = {
-        name: _read_array(folder / f"{name}{_SUFFIX}", of, in_memory) for name, of in files.items()
-    }
-    return manifest["values"], arrays
+        file = folder / f"{name}{_SUFFIX}"
+        _require_whole(file, of, expected.type)
+        arrays[name] = _read_array(file, of, in_memory)
+    return record.values["values"], arrays
 
 
 def exists(folder: str | os.PathLike) -> bool:
@@ -105,18 +121,23 @@ def exists(folder: str | os.PathLike) -> bool:
     return (pathlib.Path(folder) / _MANIFEST).exists()
 
 
-def _is_ours(folder: pathlib.Path, format: str, kinds: Collection[str]) -> bool:
+def _require_no_old_manifest(folder: pathlib.Path) -> None:
+    """Raise FormatVersionError for a folder of format version 1, whose manifest was JSON."""
+    old = folder / _OLD_MANIFEST
+    if old.is_file() and not exists(folder):
+        with contextlib.suppress(private_file.DamagedFileError):
+            private_file.read(old, None)
+
+
+def _is_ours(folder: pathlib.Path, identity: Identity, kinds: Collection[str]) -> bool:
     if not folder.is_dir():
         return False
     names = {entry.name for entry in folder.iterdir()}
     if _MANIFEST in names:
-        try:
-            found = json.loads((folder / _MANIFEST).read_bytes())
-        except ValueError:
-            # A damaged manifest beside nothing but files such as ours.
-            found = {"format": format}
-        if not isinstance(found, dict) or found.get("format") != format:
-            return False
+        # That of another run, or a damaged one, is replaced; that of another type is not.
+        with contextlib.suppress(private_file.DamagedFileError):
+            if private_file.read(folder / _MANIFEST, None).identity.type != identity.type:
+                return False
     ours = re.compile(rf"({'|'.join(map(re.escape, kinds))})(_\d+)?{re.escape(_SUFFIX)}")
     return all(name == _MANIFEST or name.startswith(".") or ours.fullmatch(name) for name in names)
 
@@ -130,11 +151,26 @@ def _file_names(folder: pathlib.Path) -> list[str]:
 def _write_array(path: pathlib.Path, array: np.ndarray) -> dict[str, Any]:
     checksum = hashlib.sha256()
     with whole(path, mode=OWNER_ONLY) as file:
+        header = _header(array.dtype, array.shape)
+        checksum.update(header)
+        file.write(header)
         for rows in _chunks(array):
             content = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
             checksum.update(content)
             file.write(content)
-    return {"dtype": array.dtype.str, "shape": array.shape, "sha256": checksum.hexdigest()}
+    return {
+        "dtype": private_file.dtype_name(array),
+        "shape": array.shape,
+        "sha256": checksum.hexdigest(),
+    }
+
+
+def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """What a `.npy` file starts with. For NumPy alone, bfloat16 and its like are bare bytes."""
+    file = io.BytesIO()
+    fields = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, fields)
+    return file.getvalue()
 
 
 def _chunks(array: np.ndarray):
@@ -142,49 +178,40 @@ def _chunks(array: np.ndarray):
     return (array[start : start + step] for start in range(0, len(array), step))
 
 
-def _read_manifest(folder: pathlib.Path, format: str, version: int, what: str) -> dict[str, Any]:
-    path = folder / _MANIFEST
-    if not path.exists():
-        raise ValueError(
-            f"Expected `folder` to hold a {what}. Received: folder={str(folder)!r}, which has no "
-            f"{_MANIFEST}: nothing was written there, or it was not finished"
-        )
+def _checked_files(values: dict[str, Any]) -> dict[str, tuple[np.dtype, tuple, int, str]]:
+    """Dtype, shape, bytes and checksum of each array, as a manifest has them."""
+    files = values.get("files")
     try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError:
-        manifest = None
-    if not isinstance(manifest, dict) or "format" not in manifest:
-        raise ValueError(
-            f"Expected `folder` to hold a {what}. Received: {str(path)!r}, which is damaged or of "
-            "something else"
-        )
-    if manifest["format"] != format:
-        raise ValueError(
-            f"Expected `folder` to hold a {what}. Received: {str(path)!r} of format "
-            f"{manifest['format']!r}"
-        )
-    if manifest.get("format_version") != version:
-        raise ValueError(
-            f"Expected a {what} of format version {version}. Received: version "
-            f"{manifest.get('format_version')!r}"
-        )
-    if manifest.pop("checksum", None) != _checksum(manifest):
-        raise ValueError(
-            f"Expected `folder` to hold a whole {what}. Received: {str(path)!r}, whose checksum "
-            "does not fit its content"
-        )
-    return manifest
+        if values.keys() != {"values", "files"} or not isinstance(values["values"], dict):
+            raise ValueError("values")
+        found = {}
+        for name, of in files.items():
+            dtype, shape, size = private_file.dtype_and_shape(of["dtype"], of["shape"])
+            if not _NAME.fullmatch(name) or not isinstance(of["sha256"], str):
+                raise ValueError(f"the array {name!r}")
+            found[name] = (dtype, shape, size, of["sha256"])
+        return found
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise private_file.DamagedFileError(
+            f"{_MANIFEST} has other content than it should ({error})"
+        ) from error
 
 
-def _require_whole(path: pathlib.Path, of: dict[str, Any], what: str) -> None:
+def _require_whole(path: pathlib.Path, of: tuple, what: str) -> None:
+    dtype, shape, size, checksum = of
+    header = _header(dtype, shape)
     problem = None
     if not path.exists():
         problem = "is missing"
-    elif path.stat().st_size != _size(of):
-        problem = f"has {path.stat().st_size} bytes where {_size(of)} were written"
+    elif not stat.S_ISREG(path.stat().st_mode):
+        problem = "is not a file"
+    elif path.stat().st_size != len(header) + size:
+        problem = f"has {path.stat().st_size} bytes where {len(header) + size} were written"
     else:
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != of["sha256"]:
+            starts_well = file.read(len(header)) == header
+            file.seek(0)
+            if not starts_well or hashlib.file_digest(file, "sha256").hexdigest() != checksum:
                 problem = "has other content than was written"
     if problem:
         raise ValueError(
@@ -192,18 +219,11 @@ def _require_whole(path: pathlib.Path, of: dict[str, Any], what: str) -> None:
         )
 
 
-def _read_array(path: pathlib.Path, of: dict[str, Any], in_memory: bool) -> np.ndarray:
-    dtype, shape = np.dtype(of["dtype"]), tuple(of["shape"])
-    if not _size(of):
+def _read_array(path: pathlib.Path, of: tuple, in_memory: bool) -> np.ndarray:
+    dtype, shape, size, _ = of
+    if not size:
         return np.empty(shape, dtype)
+    offset = len(_header(dtype, shape))
     if in_memory:
-        return np.fromfile(path, dtype).reshape(shape)
-    return np.memmap(path, dtype, mode="r", shape=shape)
-
-
-def _size(of: dict[str, Any]) -> int:
-    return np.dtype(of["dtype"]).itemsize * int(np.prod(of["shape"], dtype=np.int64))
-
-
-def _checksum(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+        return np.fromfile(path, dtype, offset=offset).reshape(shape)
+    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape)

@@ -1,115 +1,134 @@
-"""Directories of one configuration, readable by their owner only. Needs no other package."""
+"""Directories of one run, readable by their owner only. Needs no other package."""
 
 import contextlib
-import fcntl
+import hashlib
 import json
 import os
 import pathlib
-import weakref
+import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
-from keras_dmp._storage import files
+from keras_dmp._storage import files, locks, private_file
+from keras_dmp._storage.private_file import Identity, Record
 
 _LOCK = "lock"
-# Locked while the manifest is written; the bytes below are the parts'.
-_MANIFEST_BYTE = 1 << 40
-# Files whose locks `locked` holds.
-_held: "weakref.WeakSet[BinaryIO]" = weakref.WeakSet()
+_SUFFIX, _OLD_SUFFIX = ".manifest", ".json"
+# Bytes of the lock file; the ones below are the parts'. One is locked while the manifest is
+# written, the other by whoever has the whole directory.
+_MANIFEST_BYTE, _WHOLE_BYTE = 1 << 40, (1 << 40) + 1
+_MANIFEST_SECONDS = 60
+_DIGEST = re.compile(r"\b[0-9a-f]{16,}\b")
 
 
 class PrivateDirectory:
-    """A directory that belongs to one configuration, named by a manifest.
+    """A directory that belongs to one run of one configuration, named by a manifest.
 
     Args:
         path: The directory; it is made if it is not there.
         configuration: What its content depends on, plain JSON values by name.
         what: What the directory is of, in words, such as "shadow audit".
-        manifest: File name of the manifest.
-        format: Name of its format.
-        version: Version of the format.
+        manifest: Name of the manifest, without an ending.
+
+    Attributes:
+        run: The random identity of the run, drawn when the directory was made. Every file in
+            the directory carries it.
 
     Raises:
+        OSError: If it cannot be made or written to, or has no locks.
+        RuntimeError: If another process does not come to an end of making it.
         ValueError: If the directory belongs to another configuration, or is none of these.
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike,
-        configuration: dict[str, Any],
-        *,
-        what: str,
-        manifest: str,
-        format: str,
-        version: int,
+        self, path: str | os.PathLike, configuration: dict[str, Any], *, what: str, manifest: str
     ):
         self.path = pathlib.Path(path)
         self._what = what
-        self._manifest = self.path / manifest
-        self._format = {"format": format, "format_version": version}
+        self._name = manifest
         self.configuration = json.loads(json.dumps(configuration, allow_nan=False))
-        if self.path.exists() and not self._is_ours():
+        _require_no_old_manifest(self.path, manifest)
+        if (self.path.exists() or self.path.is_symlink()) and not self._is_ours():
             raise ValueError(
                 f"Expected `directory` to be empty, new or one of an earlier {what}. "
                 f"Received: directory={str(path)!r}, which holds something else"
             )
-        self.path.mkdir(mode=files.OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
-        self.path.chmod(files.OWNER_ONLY_FOLDER)
-        with open(self.path / _LOCK, "ab") as file:
-            os.fchmod(file.fileno(), files.OWNER_ONLY)
-            # Processes that start together agree on who writes the manifest.
-            fcntl.lockf(file, fcntl.LOCK_EX, 1, _MANIFEST_BYTE)
-            if self._manifest.exists():
-                self._require_same()
-                return
-            values = {**self._format, **self.configuration}
-            content = json.dumps(values, indent=1).encode()
-            files.replace(self._manifest, content, mode=files.OWNER_ONLY)
+        try:
+            self.run = self._opened()
+        except locks.TakenError as error:
+            raise RuntimeError(
+                f"Expected `directory` to be ready within {_MANIFEST_SECONDS} seconds. Received: "
+                f"directory={str(path)!r}, in which another process is writing the manifest"
+            ) from error
 
     @contextlib.contextmanager
     def owned(self, parts: dict[int, str]) -> Iterator[None]:
         """Hold some parts of the directory, such as the jobs of a shard.
 
         Args:
-            parts: By the number of a part, the message where another process holds it.
+            parts: By the number of a part, the message where somebody else holds it.
 
         Raises:
-            RuntimeError: If another process holds one of them.
+            OSError: If the file system has no locks.
+            RuntimeError: If another process, or another holder in this one, holds one of them.
         """
-        with open(self.path / _LOCK, "ab") as file:
-            for part, refusal in parts.items():
-                try:
-                    # One byte a part: sets that overlap only in part are noticed too.
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, part)
-                except (BlockingIOError, PermissionError) as error:
-                    raise RuntimeError(refusal) from error
+        with contextlib.ExitStack() as stack:
+            try:
+                # One byte for each part: sets that overlap only in part are noticed too.
+                stack.enter_context(locks.held(self.path / _LOCK, list(parts)))
+            except locks.TakenError as error:
+                raise RuntimeError(parts[error.byte]) from error
             yield
+
+    def _opened(self) -> str:
+        """Make the directory, or find that it is of the same configuration; its run."""
+        is_new = not self.path.exists()
+        try:
+            self.path.mkdir(mode=files.OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
+            self.path.chmod(files.OWNER_ONLY_FOLDER)
+            # Processes that start together agree on who writes the manifest.
+            lock = locks.held(self.path / _LOCK, [_MANIFEST_BYTE], wait_seconds=_MANIFEST_SECONDS)
+            with lock:
+                if _manifest(self.path, self._name).exists():
+                    return self._require_same()
+                return self._write_manifest(is_new)
+        except locks.NoLocksError:
+            raise
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                "Expected `directory` to be one that can be made and written to. Received: "
+                f"directory={str(self.path)!r} ({error.strerror})",
+                error.filename,
+            ) from error
+
+    def _write_manifest(self, is_new: bool) -> str:
+        run = private_file.new_run()
+        identity = _identity(self._what, run)
+        try:
+            record = Record(values=self.configuration)
+            private_file.write(_manifest(self.path, self._name), record, identity)
+        except BaseException:
+            if is_new:
+                remove(self.path, self._name)
+            raise
+        return run
 
     def _is_ours(self) -> bool:
         """Whether there is a manifest, or nothing but what leads to one."""
         if not self.path.is_dir():
             return False
         names = {entry.name for entry in self.path.iterdir()}
-        return self._manifest.name in names or all(
-            name == _LOCK or name.startswith(f".{self._manifest.name}") for name in names
+        manifest = _manifest(self.path, self._name).name
+        return manifest in names or all(
+            name == _LOCK or name.startswith(f".{manifest}") for name in names
         )
 
-    def _require_same(self) -> None:
-        found = require_format(
-            self.path,
-            what=self._what,
-            manifest=self._manifest.name,
-            format=self._format["format"],
-        )
-        version = found.pop("format_version", None)
-        if version != self._format["format_version"]:
-            raise ValueError(
-                f"Expected a {self._what} of format version {self._format['format_version']}. "
-                f"Received: version {version!r}"
-            )
-        ours = self.configuration
+    def _require_same(self) -> str:
+        record = read_manifest(self.path, what=self._what, manifest=self._name)
+        found, ours, run = record.values, self.configuration, record.identity.run
         differing = [
-            f"{key} is {found.get(key)!r} there and {ours.get(key)!r} here"
+            f"{key} is {_shown(found.get(key), run)} there and {_shown(ours.get(key), run)} here"
             for key in sorted({*found, *ours})
             if found.get(key) != ours.get(key)
         ]
@@ -119,24 +138,46 @@ class PrivateDirectory:
                 f"directory={str(self.path)!r}, where {'; '.join(differing)}. Nothing was changed; "
                 "choose another directory"
             )
+        return run
 
 
-def require_format(path: pathlib.Path, *, what: str, manifest: str, format: str) -> dict[str, Any]:
-    """What a manifest says besides its format.
+def _shown(value: Any, run: str) -> str:
+    """A setting for a message.
+
+    Messages end in logs, which others read, and a digest of private records confirms guesses at
+    them. With the run for a key, which stays in the directory, digests are comparable, no more.
+    """
+
+    def keyed(match: re.Match) -> str:
+        return hashlib.blake2b(match[0].encode(), key=run.encode(), digest_size=4).hexdigest()
+
+    return _DIGEST.sub(keyed, repr(value))
+
+
+def read_manifest(path: pathlib.Path, *, what: str, manifest: str) -> Record:
+    """What a manifest says.
 
     Raises:
-        ValueError: If it is of another format.
+        FormatVersionError: If it is of another format version.
+        ValueError: If it is damaged or of something else.
     """
+    _require_no_old_manifest(path, manifest)
+    file = _manifest(path, manifest)
     try:
-        found = json.loads((path / manifest).read_text())
-    except ValueError:
-        found = {}
-    if not isinstance(found, dict) or found.pop("format", None) != format:
+        return private_file.read(file, _identity(what, None))
+    except private_file.FormatVersionError:
+        raise
+    except private_file.PrivateFileError as error:
         raise ValueError(
-            f"Expected `directory` to hold a {what}. Received: {str(path / manifest)!r}, which is "
-            "damaged or something else"
-        )
-    return found
+            f"Expected `directory` to hold a {what}. Received: {str(file)!r}, which is damaged or "
+            f"something else ({error}). Nothing was changed; choose another directory, or remove "
+            "this one by hand"
+        ) from error
+
+
+def has_manifest(path: pathlib.Path, manifest: str) -> bool:
+    """Whether there is a manifest of any version."""
+    return any((path / f"{manifest}{suffix}").exists() for suffix in (_SUFFIX, _OLD_SUFFIX))
 
 
 @contextlib.contextmanager
@@ -148,31 +189,39 @@ def locked(path: pathlib.Path, *, refusal: str) -> Iterator[None]:
         refusal: The message where another run holds it, of this process or of another.
 
     Raises:
+        OSError: If the file system has no locks.
         RuntimeError: If another run holds it.
     """
-    # Unlike the POSIX locks of `lockf`, this one also tells two runs of one process apart.
-    with open(path / _LOCK, "ab") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            stack.enter_context(locks.held(path / _LOCK, [_WHOLE_BYTE]))
+        except locks.TakenError as error:
             raise RuntimeError(refusal) from error
-        _held.add(file)
         yield
-
-
-def _let_go() -> None:
-    """Leave the locks to the process that forked: children may outlive it."""
-    for file in list(_held):
-        file.close()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 def remove(path: pathlib.Path, manifest: str) -> None:
     """Remove manifest and lock, and the directory if nothing else is in it."""
-    files.remove_left_behind(path / manifest)
-    for name in (manifest, _LOCK):
-        (path / name).unlink(missing_ok=True)
+    file = _manifest(path, manifest)
+    files.remove_left_behind(file)
+    for one in (file, path / _LOCK):
+        one.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         path.rmdir()
+
+
+def _manifest(path: pathlib.Path, name: str) -> pathlib.Path:
+    return path / f"{name}{_SUFFIX}"
+
+
+def _identity(what: str, run: str | None) -> Identity:
+    return Identity(run=run, type=f"manifest of a {what}")
+
+
+def _require_no_old_manifest(path: pathlib.Path, name: str) -> None:
+    """Raise FormatVersionError for a directory of format version 1, whose manifest was JSON."""
+    old = path / f"{name}{_OLD_SUFFIX}"
+    if not old.is_file() or _manifest(path, name).exists():
+        return
+    with contextlib.suppress(private_file.DamagedFileError):
+        private_file.read(old, None)

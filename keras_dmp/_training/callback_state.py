@@ -1,25 +1,38 @@
 """The state of Keras callbacks as plain values, so that a training can go on in another process.
 
 Keras' callbacks have no protocol for it. What they are made of does: attributes of numbers, text,
-arrays and containers of these are state, functions are code.
+arrays and containers of these are state, functions are code. State is data: it is put back into
+attributes that a callback has or that its class assigns, and never replaces code.
 """
 
+import dis
 import inspect
-import pathlib
-import sys
 import types
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
+
+from keras_dmp._storage import plain_values
+from keras_dmp._storage.plain_values import UnsavableError
 
 # Set anew by the `fit` that goes on.
 _OF_FIT = frozenset({"_model", "model", "params", "validation_data"})
 # These keep files and writers besides their plain attributes, and open them again.
 _WITH_FILES = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
 # Read off the file that is there when a training begins.
-_OF_FILES = frozenset({"append_header"})
-# The sign of it is state: Keras turns it when the direction of the monitor is known.
+_OF_FILES = frozenset({"append_header", "csv_file", "writer"})
+# These choose at the end of the first epoch how to compare, and turn the sign of a difference
+# then. A callback that goes on does so too.
+_MONITORING = (
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.ReduceLROnPlateau,
+)
+_CHOSEN = frozenset({"monitor_op", "min_delta"})
+# The sign of it depends on whether that has happened.
 _TURNED = frozenset({"min_delta"})
 # Keras' callbacks that change what is trained, and their arguments that do not.
 _STEERING = (
@@ -37,10 +50,7 @@ _CODE = (
     np.ufunc,
 )
 _SCALARS = (type(None), bool, int, float, str)
-
-
-class UnsavableError(TypeError):
-    """A value that is neither plain nor code."""
+_NUMBERS = (bool, int, float, np.generic, np.ndarray)
 
 
 def require_savable(callbacks: list[keras.callbacks.Callback], name: str) -> None:
@@ -72,42 +82,135 @@ def require_savable(callbacks: list[keras.callbacks.Callback], name: str) -> Non
             ) from error
 
 
-def state_of(callback: keras.callbacks.Callback) -> dict[str, Any]:
+def state_of(
+    callback: keras.callbacks.Callback, attributes: frozenset[str] | None = None
+) -> dict[str, Any]:
     """State of a callback, plain values by name.
+
+    Args:
+        callback: The callback.
+        attributes: What `attributes_of` has found when the training began, where it has begun.
+            What cannot be put back is left out with a warning.
 
     Raises:
         UnsavableError: If a part of it is not plain.
     """
     if hasattr(callback, "get_state"):
         state = callback.get_state()
-        encode(state, [])
+        plain_values.encode(state, [])
         return state
+    known = attributes_of(callback) if attributes is None else attributes
+    left_out = _left_out(callback)
     state = {}
-    left_out = frozenset()
-    if _is_of_keras(callback):
-        # Where logs go and how much is told may have changed since.
-        left_out = _OF_FILES | ({*_arguments(callback)} - _TURNED)
     for name, value in vars(callback).items():
         if name in _OF_FIT:
             continue
+        is_code = False
         try:
-            encode(value, [])
+            plain_values.encode(value, [])
         except UnsavableError as error:
-            if isinstance(callback, _WITH_FILES) or _is_code(value, callback):
+            if isinstance(callback, _WITH_FILES):
                 continue
-            raise UnsavableError(f"`{name}` is of type {type(value).__name__}") from error
-        if name not in left_out:
+            is_code = _is_code(value, callback)
+            if not is_code:
+                raise UnsavableError(f"`{name}` is of type {type(value).__name__}") from error
+        if name in left_out:
+            continue
+        if name in known and not is_code:
             state[name] = value
+        elif is_code == (name in known):
+            _warn_of_loss(callback, name)
     return state
 
 
 def set_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None:
-    """Put the state of a callback back."""
+    """Put the state of a callback back.
+
+    Raises:
+        ValueError: If it has parts that are not state of this callback.
+    """
     if hasattr(callback, "set_state"):
         callback.set_state(state)
         return
+    known = attributes_of(callback)
+    of_keras = _is_of_keras(callback)
+    for name, value in state.items():
+        if name not in known or (of_keras and not _is_alike(value, vars(callback).get(name))):
+            raise ValueError(
+                f"Expected a checkpoint with the state of a {type(callback).__name__}. Received: "
+                f"one that would set {name!r}, which is not state of it, or to something else than "
+                "it holds. Nothing of it was set"
+            )
     for name, value in state.items():
         setattr(callback, name, value)
+
+
+def attributes_of(callback: keras.callbacks.Callback) -> frozenset[str]:
+    """Names of attributes that are state: those a callback has, and those its class assigns."""
+    names = {name for name, value in vars(callback).items() if _is_plain(value)}
+    names |= {*_assigned(type(callback))} - vars(callback).keys()
+    return frozenset(
+        name
+        for name in names - _left_out(callback)
+        if not hasattr(inspect.getattr_static(type(callback), name, None), "__get__")
+    )
+
+
+def _left_out(callback: keras.callbacks.Callback) -> frozenset[str]:
+    left_out = _OF_FIT
+    if isinstance(callback, _MONITORING):
+        left_out |= _CHOSEN
+    if isinstance(callback, _WITH_FILES):
+        left_out |= _OF_FILES
+    if _is_of_keras(callback):
+        # Where logs go and how much is told may have changed since.
+        left_out |= {*_arguments(callback)}
+    return left_out
+
+
+def _assigned(kind: type) -> Iterator[str]:
+    """Names of attributes that the methods of a class assign."""
+    for base in kind.__mro__:
+        for member in vars(base).values():
+            function = inspect.unwrap(member) if callable(member) else member
+            if isinstance(function, types.FunctionType):
+                yield from _stored(function.__code__)
+
+
+def _stored(code: types.CodeType) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "STORE_ATTR":
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _stored(constant)
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        plain_values.encode(value, [])
+    except UnsavableError:
+        return False
+    return True
+
+
+def _is_alike(value: Any, before: Any) -> bool:
+    """Whether a value of one of Keras' callbacks is of a kind with what it was; None is any."""
+    if value is None:
+        return True
+    if before is None:
+        return not isinstance(value, str | dict)
+    return isinstance(value, _NUMBERS) == isinstance(before, _NUMBERS)
+
+
+def _warn_of_loss(callback: keras.callbacks.Callback, name: str) -> None:
+    kind = type(callback).__name__
+    warnings.warn(
+        f"`{name}` of the callback {kind} was made, or became a function, while training: it is "
+        "not kept with `directory`, and a run that goes on lacks it. Assign it in `__init__` or "
+        f"`on_train_begin`, or give {kind} methods `get_state()` and `set_state(state)`",
+        stacklevel=2,
+    )
 
 
 def settings_of(callback: keras.callbacks.Callback) -> dict[str, Any]:
@@ -120,61 +223,6 @@ def settings_of(callback: keras.callbacks.Callback) -> dict[str, Any]:
         settings = {name: given[name] for name in _arguments(callback) if name in given}
         settings |= {name: abs(settings[name]) for name in _TURNED if name in settings}
     return {name: of for name, of in settings.items() if name not in _SILENT}
-
-
-def encode(value: Any, arrays: list[np.ndarray]) -> Any:
-    """A plain value as JSON values; its arrays go to the end of `arrays`."""
-    if isinstance(value, np.ndarray | np.generic):
-        if value.dtype.hasobject or value.dtype.names:
-            raise UnsavableError("an array of objects or records")
-        arrays.append(np.asarray(value))
-        return {"scalar" if isinstance(value, np.generic) else "array": len(arrays) - 1}
-    if type(value) in _SCALARS:
-        return value
-    if isinstance(value, pathlib.PurePath):
-        return {"path": str(value)}
-    if isinstance(value, types.FunctionType) and _named(*_name(value)) is value:
-        # Keras' callbacks choose how to compare while they run, and change other attributes then.
-        return {"function": list(_name(value))}
-    if type(value) is list:
-        return [encode(entry, arrays) for entry in value]
-    if type(value) is tuple:
-        return {"tuple": [encode(entry, arrays) for entry in value]}
-    if type(value) is set:
-        return {"set": [encode(entry, arrays) for entry in sorted(value, key=repr)]}
-    if type(value) is dict:
-        return {"dict": [[encode(key, arrays), encode(of, arrays)] for key, of in value.items()]}
-    raise UnsavableError(f"a value of type {type(value).__name__}")
-
-
-def decode(value: Any, arrays: list[np.ndarray]) -> Any:
-    """What `encode` was given."""
-    if isinstance(value, list):
-        return [decode(entry, arrays) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "array":
-        # The file's own array cannot be written to, a callback's could.
-        return arrays[content].copy()
-    if kind == "scalar":
-        return arrays[content][()]
-    if kind == "path":
-        return pathlib.Path(content)
-    if kind == "function":
-        return _named(*content)
-    if kind == "dict":
-        return {decode(key, arrays): decode(of, arrays) for key, of in content}
-    return {"tuple": tuple, "set": set}[kind](decode(entry, arrays) for entry in content)
-
-
-def _name(function: types.FunctionType) -> tuple[str, str]:
-    return function.__module__, function.__qualname__
-
-
-def _named(module: str, name: str) -> Any:
-    """A function of a module that has been imported, None if there is none of that name."""
-    return getattr(sys.modules.get(module), name, None)
 
 
 def _is_of_keras(callback: keras.callbacks.Callback) -> bool:

@@ -1,13 +1,16 @@
 """The state of a training at the end of an epoch, and the callback that keeps it."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_dmp._storage.checkpoint_file import Checkpoint
+from keras_dmp._storage.plain_values import UnsavableError
+from keras_dmp._storage.private_file import Record
 from keras_dmp._training import callback_state
+from keras_dmp._training.global_generators import GlobalGenerators
 
 
 class EpochCheckpoints(keras.callbacks.Callback):
@@ -17,10 +20,10 @@ class EpochCheckpoints(keras.callbacks.Callback):
     back after their own `on_train_begin`.
 
     Args:
-        write: Called with the number of finished epochs and a `Checkpoint`.
+        write: Called with the number of finished epochs, one more after the last, and what to keep.
         callbacks: The callbacks before this one, whose state is kept too.
-        seed: Integer. The global generators start each epoch from a function of it and the epoch.
-        start: A checkpoint to start from, or None.
+        generators: The global generators, seeded for this training; their state is kept too.
+        start: What has been kept and is to be started from, or None.
 
     Attributes:
         history: What `History` holds, from epoch 0 on.
@@ -31,18 +34,21 @@ class EpochCheckpoints(keras.callbacks.Callback):
 
     def __init__(
         self,
-        write: Callable[[int, Checkpoint], None],
+        write: Callable[[int, Record], None],
         callbacks: list[keras.callbacks.Callback],
         *,
-        seed: int,
-        start: Checkpoint | None = None,
+        generators: GlobalGenerators,
+        start: Record | None = None,
     ):
         super().__init__()
         self._write = write
         self._callbacks = callbacks
-        self._seed = seed
+        self._generators = generators
         self._start = start
-        state = {} if start is None else plain_values(start)
+        self._attributes: list[frozenset[str]] = []
+        if start is not None:
+            _require_sound(start, len(callbacks))
+        state = {} if start is None else start.values
         self.history: dict[str, list[Any]] = state.get("history", {})
         self.epochs: list[int] = state.get("epochs", [])
         self.initial_epoch: int = len(self.epochs)
@@ -55,20 +61,22 @@ class EpochCheckpoints(keras.callbacks.Callback):
         del logs
         if self._start is None:
             _build_optimizer(self.model)
+            self._attributes = [callback_state.attributes_of(one) for one in self._callbacks]
             self._write(0, self.checkpoint(self.model))
         else:
             self.restore(self.model)
+            self._generators.restore(self._start.values["generators"])
 
     def restore(self, model: keras.Model) -> None:
         """Put the kept state of the model and of the callbacks back."""
+        self._attributes = [callback_state.attributes_of(one) for one in self._callbacks]
         restore_model(model, self._start)
         for callback, state in zip(self._callbacks, self._states, strict=True):
             callback_state.set_state(callback, state)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Start the global generators anew, so that an epoch does not depend on the process."""
+        """Put back what metrics keep across epochs."""
         del logs
-        keras.utils.set_random_seed(seed_of(self._seed, epoch))
         if epoch == self.initial_epoch and self._start is not None:
             _restore(self.model.metrics_variables, self._start, "metric")
             # Keras has done so before this hook; only what a metric keeps across epochs stays.
@@ -87,49 +95,74 @@ class EpochCheckpoints(keras.callbacks.Callback):
         self.finished = True
         self._write(len(self.epochs) + 1, self.checkpoint(model))
 
-    def checkpoint(self, model: keras.Model) -> Checkpoint:
-        """The state of model, callbacks and history as it is now."""
-        return with_plain_values(
-            model_state(model),
-            history=self.history,
-            epochs=self.epochs,
-            stopped=self.stopped,
-            finished=self.finished,
-            callbacks=[callback_state.state_of(callback) for callback in self._callbacks],
-        )
+    def checkpoint(self, model: keras.Model) -> Record:
+        """The state of model, callbacks, generators and history as it is now."""
+        values = {
+            "history": self.history,
+            "epochs": self.epochs,
+            "stopped": self.stopped,
+            "finished": self.finished,
+            "callbacks": [
+                _state_of(callback, attributes)
+                for callback, attributes in zip(self._callbacks, self._attributes, strict=True)
+            ],
+            "generators": self._generators.state(),
+        }
+        return dataclasses.replace(model_state(model), values=values)
 
 
-def model_state(model: keras.Model) -> Checkpoint:
+def model_state(model: keras.Model) -> Record:
     """Variables of a compiled model, seed generators too, of its optimizer and its metrics."""
-    return Checkpoint(
+    return Record(
         arrays={
             **_arrays(model.variables, "variable"),
             **_arrays(model.optimizer.variables, "optimizer"),
             **_arrays(model.metrics_variables, "metric"),
         },
-        values={},
     )
 
 
-def restore_model(model: keras.Model, checkpoint: Checkpoint) -> None:
+def restore_model(model: keras.Model, checkpoint: Record) -> None:
     """Put variables of model and optimizer back; metrics start each epoch anew by themselves."""
     _build_optimizer(model)
     _restore(model.variables, checkpoint, "variable")
     _restore(model.optimizer.variables, checkpoint, "optimizer")
 
 
-def with_plain_values(checkpoint: Checkpoint, **values: Any) -> Checkpoint:
-    """The checkpoint with plain values, arrays among them."""
-    arrays: list[np.ndarray] = []
-    encoded = callback_state.encode(values, arrays)
-    named = {f"plain_{index}": array for index, array in enumerate(arrays)}
-    return Checkpoint(arrays={**checkpoint.arrays, **named}, values={"plain": encoded})
+def _state_of(callback: keras.callbacks.Callback, attributes: frozenset[str]) -> dict[str, Any]:
+    try:
+        return callback_state.state_of(callback, attributes)
+    except UnsavableError as error:
+        raise UnsavableError(
+            "Expected the state of each callback to stay savable with `directory`. Received: "
+            f"{type(callback).__name__}, where now {error}"
+        ) from error
 
 
-def plain_values(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The values that `with_plain_values` was given."""
-    arrays = [array for name, array in checkpoint.arrays.items() if name.startswith("plain_")]
-    return callback_state.decode(checkpoint.values["plain"], arrays)
+def _require_sound(checkpoint: Record, num_callbacks: int) -> None:
+    """Raise ValueError for values that no training has written."""
+    values = checkpoint.values
+    kinds = {"history": dict, "epochs": list, "stopped": bool, "finished": bool}
+    kinds |= {"callbacks": list, "generators": dict}
+    sound = values.keys() == kinds.keys() and all(
+        type(values[name]) is kind for name, kind in kinds.items()
+    )
+    if sound:
+        epochs, history, states = values["epochs"], values["history"], values["callbacks"]
+        sound = (
+            epochs == list(range(len(epochs)))
+            and all(type(name) is str and type(of) is list for name, of in history.items())
+            and all(len(of) <= len(epochs) for of in history.values())
+            and len(states) == num_callbacks
+            and all(type(name) is str for state in states if type(state) is dict for name in state)
+        )
+    if sound and checkpoint.identity is not None:
+        sound = checkpoint.identity.number == len(epochs) + values["finished"]
+    if not sound:
+        raise ValueError(
+            f"Expected a checkpoint of a training with {num_callbacks} callbacks. Received: "
+            f"{checkpoint.identity}, which holds something else; remove its file"
+        )
 
 
 def seed_of(*numbers: int) -> int:
@@ -150,12 +183,18 @@ def _arrays(variables: list[Any], prefix: str) -> dict[str, np.ndarray]:
     }
 
 
-def _restore(variables: list[Any], checkpoint: Checkpoint, prefix: str) -> None:
-    kept = [name for name in checkpoint.arrays if name.startswith(f"{prefix}_")]
-    if len(kept) == len(variables):
-        for variable, name in zip(variables, kept, strict=True):
-            variable.assign(checkpoint.arrays[name])
-    elif prefix != "metric":
+def _restore(variables: list[Any], checkpoint: Record, prefix: str) -> None:
+    kept = [of for name, of in checkpoint.arrays.items() if name.startswith(f"{prefix}_")]
+    if prefix == "metric" and len(kept) != len(variables):
+        return
+    ours = [(tuple(variable.shape), variable.dtype) for variable in variables]
+    theirs = [(array.shape, array.dtype.name) for array in kept]
+    if ours != theirs:
+        differing = [pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]]
+        first = f"{differing[0][1]} where {differing[0][0]} is" if differing else len(theirs)
         raise ValueError(
-            f"Expected a checkpoint with {len(variables)} {prefix} arrays. Received: {len(kept)}"
+            f"Expected a checkpoint with the {len(variables)} {prefix} arrays of this model. "
+            f"Received: {first}"
         )
+    for variable, array in zip(variables, kept, strict=True):
+        variable.assign(array)

@@ -11,12 +11,13 @@ import numpy as np
 
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._data.arrays import as_arrays, describe, num_samples, take
-from keras_dmp._storage import array_folder
+from keras_dmp._storage import array_folder, private_file
+from keras_dmp._storage.private_file import Identity
 from keras_dmp.reference import row_store
 from keras_dmp.reference.label_format import LabelFormat
 from keras_dmp.reference.selection import ReferenceSummary, Selection, as_json, from_json
 
-_FORMAT, _VERSION = "keras_dmp.labelled_reference", 1
+_TYPE = "labelled reference"
 _KINDS = ("labels", "samples", "sample_weight", "indices", "pool_entropy")
 _DECODED_ROWS = 65_536
 
@@ -125,31 +126,9 @@ class LabelledReference:
 
         Raises:
             OSError: If it cannot be written.
-            ValueError: If the folder holds something else.
+            ValueError: If the folder holds something else, or is of another format version.
         """
-        arrays = {f"labels_{index}": part for index, part in enumerate(self.labels)}
-        values = {
-            "label_format": self.label_format.name,
-            "kind": dataclasses.asdict(self.kind),
-            "batch_size": self.batch_size,
-            "pool_size": self.pool_size,
-            "from_dataset": self.from_dataset,
-            "selection": None,
-        }
-        if self.sample_weight is not None:
-            arrays["sample_weight"] = self.sample_weight
-        if self.selection is not None:
-            values["selection"] = as_json(self.selection)
-            arrays["indices"] = self.selection.indices
-            arrays["pool_entropy"] = self.selection.pool_entropy
-        if self.from_dataset:
-            leaves = keras.tree.flatten(self.x)
-            arrays |= {f"samples_{index}": leaf for index, leaf in enumerate(leaves)}
-            numbers = keras.tree.pack_sequence_as(self.x, list(range(len(leaves))))
-            values["samples"] = _structure(numbers)
-        else:
-            values["samples_digest"] = _digest(self.x)
-        array_folder.write(folder, values, arrays, format=_FORMAT, version=_VERSION, kinds=_KINDS)
+        write(self, folder, identity(private_file.new_run()))
 
     @classmethod
     def read(cls, folder: str | os.PathLike, pool: Any = None) -> Self:
@@ -165,44 +144,108 @@ class LabelledReference:
 
         Raises:
             OSError: If it cannot be read.
-            ValueError: If the folder is damaged, unfinished or of something else, or `pool` is
-                another one.
+            ValueError: If the folder is damaged, unfinished, of something else or of another
+                format version, or `pool` is another one.
         """
-        values, arrays = array_folder.read(
-            folder,
-            format=_FORMAT,
-            version=_VERSION,
-            what="labelled reference",
-            memory_limit=row_store.default_memory_limit(),
-        )
-        selection = values["selection"]
-        if selection is not None:
-            selection = from_json(
-                selection, np.asarray(arrays["indices"]), np.asarray(arrays["pool_entropy"])
-            )
-        if values["from_dataset"]:
-            leaves = {name: array for name, array in arrays.items() if name.startswith("samples_")}
-            x = _samples(values["samples"], leaves)
-        else:
-            x = _from_pool(pool, values, selection)
-        count = sum(name.startswith("labels_") for name in arrays)
-        return cls(
-            x=x,
-            labels=tuple(arrays[f"labels_{index}"] for index in range(count)),
-            label_format=LabelFormat(
-                name=values["label_format"], kind=OutputKind(**values["kind"])
-            ),
-            sample_weight=arrays.get("sample_weight"),
-            batch_size=values["batch_size"],
-            selection=selection,
-            pool_size=values["pool_size"],
-            from_dataset=values["from_dataset"],
-        )
+        return read(folder, pool, identity(None))
 
     @staticmethod
     def is_written(folder: str | os.PathLike) -> bool:
         """Whether `write` has come to its end in a folder."""
         return array_folder.exists(folder)
+
+
+def identity(run: str | None, phase: str = "", number: int = 0) -> Identity:
+    """What a folder of labels is: that of a run, or, without one, any."""
+    return Identity(run=run, type=_TYPE, phase=phase, number=number)
+
+
+def write(labelled: LabelledReference, folder: str | os.PathLike, identity: Identity) -> None:
+    """`LabelledReference.write`, with an identity."""
+    arrays = {f"labels_{index}": part for index, part in enumerate(labelled.labels)}
+    values = {
+        "label_format": labelled.label_format.name,
+        "kind": dataclasses.asdict(labelled.kind),
+        "batch_size": labelled.batch_size,
+        "pool_size": labelled.pool_size,
+        "from_dataset": labelled.from_dataset,
+        "selection": None,
+    }
+    if labelled.sample_weight is not None:
+        arrays["sample_weight"] = labelled.sample_weight
+    if labelled.selection is not None:
+        values["selection"] = as_json(labelled.selection)
+        arrays["indices"] = labelled.selection.indices
+        arrays["pool_entropy"] = labelled.selection.pool_entropy
+    if labelled.from_dataset:
+        leaves = keras.tree.flatten(labelled.x)
+        arrays |= {f"samples_{index}": leaf for index, leaf in enumerate(leaves)}
+        numbers = keras.tree.pack_sequence_as(labelled.x, list(range(len(leaves))))
+        values["samples"] = _structure(numbers)
+    else:
+        values["samples_digest"] = _digest(labelled.x)
+    array_folder.write(folder, values, arrays, identity=identity, kinds=_KINDS)
+
+
+def read(folder: str | os.PathLike, pool: Any, identity: Identity) -> LabelledReference:
+    """`LabelledReference.read`, of an identity."""
+    limit = row_store.default_memory_limit()
+    values, arrays = array_folder.read(folder, expected=identity, memory_limit=limit)
+    try:
+        labelled = _labelled(values, arrays, pool)
+        _require_consistent(labelled)
+    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
+        raise ValueError(
+            f"Expected `folder` to hold a whole {_TYPE}. Received: folder={str(folder)!r}, whose "
+            f"values do not belong together ({type(error).__name__}: {error})"
+        ) from error
+    return labelled
+
+
+def _labelled(
+    values: dict[str, Any], arrays: dict[str, np.ndarray], pool: Any
+) -> LabelledReference:
+    selection = values["selection"]
+    if selection is not None:
+        selection = from_json(
+            selection, np.asarray(arrays["indices"]), np.asarray(arrays["pool_entropy"])
+        )
+    if values["from_dataset"]:
+        x = keras.tree.map_structure(lambda number: arrays[f"samples_{number}"], values["samples"])
+    else:
+        x = _from_pool(pool, values, selection)
+    count = sum(name.startswith("labels_") for name in arrays)
+    return LabelledReference(
+        x=x,
+        labels=tuple(arrays[f"labels_{index}"] for index in range(count)),
+        label_format=LabelFormat(name=values["label_format"], kind=OutputKind(**values["kind"])),
+        sample_weight=arrays.get("sample_weight"),
+        batch_size=values["batch_size"],
+        selection=selection,
+        pool_size=values["pool_size"],
+        from_dataset=values["from_dataset"],
+    )
+
+
+def _require_consistent(labelled: LabelledReference) -> None:
+    """Raise TypeError where what was read is whole, but nothing that `write` would write."""
+    for name in ("pool_size", "batch_size"):
+        size = getattr(labelled, name)
+        if type(size) is not int and (name, size) != ("batch_size", None):
+            raise TypeError(f"{name} {size!r}")
+    columns = [*keras.tree.flatten(labelled.x), *labelled.labels]
+    if labelled.sample_weight is not None:
+        columns.append(labelled.sample_weight)
+    if len(labelled.labels) != labelled.label_format.num_columns:
+        raise TypeError(f"{len(labelled.labels)} arrays of labels")
+    if len({len(column) for column in columns}) != 1:
+        raise TypeError("arrays of different lengths")
+    chosen = labelled.selection
+    if chosen is None:
+        return
+    shapes = chosen.indices.shape, chosen.pool_entropy.shape
+    if shapes != ((len(labelled),), (labelled.pool_size,)):
+        raise TypeError("a selection of other samples")
 
 
 def _from_pool(pool: Any, values: dict[str, Any], selection: Selection | None) -> Any:
@@ -238,20 +281,10 @@ def _digest(x: Any) -> str:
 
 
 def _structure(numbers: Any) -> Any:
-    """A structure whose leaves are numbers as JSON values."""
+    """A structure whose leaves are numbers, of plain containers."""
     if isinstance(numbers, dict):
-        return {"dict": [[key, _structure(of)] for key, of in numbers.items()]}
+        return {key: _structure(of) for key, of in numbers.items()}
     if isinstance(numbers, list | tuple):
-        kind = "list" if isinstance(numbers, list) else "tuple"
-        return {kind: [_structure(of) for of in numbers]}
+        kind = list if isinstance(numbers, list) else tuple
+        return kind(_structure(of) for of in numbers)
     return numbers
-
-
-def _samples(structure: Any, leaves: dict[str, np.ndarray]) -> Any:
-    """The structure that `_structure` has described, with its arrays."""
-    if not isinstance(structure, dict):
-        return leaves[f"samples_{structure}"]
-    ((kind, content),) = structure.items()
-    if kind == "dict":
-        return {key: _samples(of, leaves) for key, of in content}
-    return {"list": list, "tuple": tuple}[kind](_samples(of, leaves) for of in content)

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_dmp._data import batches
 from keras_dmp._training.epoch_checkpoints import EpochCheckpoints, seed_of
+from keras_dmp._training.global_generators import GlobalGenerators
 from keras_dmp._training.resident import new_seed
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 from keras_dmp.reference.labelled_reference import LabelledReference
@@ -188,10 +189,8 @@ def _train(
         epochs: Epochs in all.
         callbacks: The user's callbacks.
     """
-    seed = None
     if run.seed is not None:
-        seed = seed_of(run.seed, number)
-        keras.utils.set_random_seed(seed)
+        generators = GlobalGenerators(seed_of(run.seed, number))
     if run.directory is None:
         trained = fit(epochs=epochs, initial_epoch=0, callbacks=callbacks)
         return Trained(history=trained.history, epochs=trained.epoch, params=trained.params)
@@ -199,7 +198,7 @@ def _train(
     start = run.directory.newest(phase)
     # What a selector chose is kept with the labels.
     with_state = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
-    checkpoints = EpochCheckpoints(write, with_state, seed=seed, start=start)
+    checkpoints = EpochCheckpoints(write, with_state, generators=generators, start=start)
     if checkpoints.finished:
         checkpoints.restore(model)
     else:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sys
@@ -15,18 +16,20 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from keras_dmp._storage import checkpoint_file, directories, files
-from keras_dmp._storage.checkpoint_file import Checkpoint
+from keras_dmp._storage import directories, files, private_file
 from keras_dmp._storage.directories import PrivateDirectory
+from keras_dmp._storage.private_file import Identity, Record
 from keras_dmp.distribution.workers import Workers, together
+from keras_dmp.reference import labelled_reference
 from keras_dmp.reference.labelled_reference import LabelledReference
 
 # The newest checkpoint, and one to fall back to.
 _KEPT = 2
 # The number of no checkpoint.
 _NONE = -1
-_MANIFEST, _LABELS = "run.json", "labels"
-_WHAT, _FORMAT = "run of DMPTrainer", "keras_dmp.run"
+_MANIFEST, _LABELS = "run", "labels"
+_WHAT = "run of DMPTrainer"
+_NUMBERED = re.compile(r"(?P<phase>.+)-(?P<number>\d{6,18})\.checkpoint")
 
 
 class RunDirectory:
@@ -44,25 +47,20 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike, configuration: dict[str, Any], workers: Workers):
         self.path = pathlib.Path(path)
         self._workers = workers
+        self._run: str | None = None
         # The chief first: what it makes, the others must see.
         for is_theirs in (workers.is_chief, not workers.is_chief):
             part = functools.partial(self._open, configuration) if is_theirs else _nothing
             together(workers, part)
 
     def _open(self, configuration: dict[str, Any]) -> None:
-        if not self._workers.is_chief and not (self.path / _MANIFEST).exists():
+        if not self._workers.is_chief and not directories.has_manifest(self.path, _MANIFEST):
             raise ValueError(
                 "Expected `directory` to be on a file system that all workers share. Received: "
                 f"directory={str(self.path)!r}, where the chief's files are not seen"
             )
-        PrivateDirectory(
-            self.path,
-            configuration,
-            what=_WHAT,
-            manifest=_MANIFEST,
-            format=_FORMAT,
-            version=1,
-        )
+        directory = PrivateDirectory(self.path, configuration, what=_WHAT, manifest=_MANIFEST)
+        self._run = directory.run
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -76,27 +74,48 @@ class RunDirectory:
             together(self._workers, lambda: held.enter_context(lock))
             yield
 
-    def newest(self, phase: str) -> Checkpoint | None:
-        """The newest checkpoint of a phase that is whole, with a warning for one that is not."""
+    def newest(self, phase: str) -> Record | None:
+        """The newest checkpoint of a phase that can be used, with a warning for one that cannot.
+
+        A file can be used if it is whole and says that it is of this run, this phase and the
+        number in its name.
+        """
         number, found = self._newest(phase) if self._workers.is_chief else (0, None)
         number = int(self._workers.broadcast(number))
         if number == _NONE or self._workers.is_chief:
             return found
-        return checkpoint_file.read(self._file(phase, number))
+        return self._read(phase, number)
 
-    def _newest(self, phase: str) -> tuple[int, Checkpoint | None]:
-        for path in reversed(self._checkpoints(phase)):
+    def _newest(self, phase: str) -> tuple[int, Record | None]:
+        numbers = self._numbers(phase)
+        ours = {self._file(phase, number) for number in numbers}
+        for path in sorted({*self.path.glob(f"{phase}-*")} - ours):
+            warnings.warn(
+                f"{path.name!r} in `directory` is not a checkpoint that a run has written, or was "
+                "renamed: it is left alone, and not read",
+                stacklevel=3,
+            )
+        for number in reversed(numbers):
             try:
-                return _number(path), checkpoint_file.read(path)
-            except (checkpoint_file.DamagedCheckpointError, OSError) as error:
+                return number, self._read(phase, number)
+            except (private_file.PrivateFileError, OSError) as error:
+                kind = "is of something else"
+                if isinstance(error, private_file.DamagedFileError | OSError):
+                    kind = "is damaged"
                 warnings.warn(
-                    f"A checkpoint of the {phase} is damaged ({error}): the run goes on from the "
+                    f"A checkpoint of the {phase} {kind} ({error}): the run goes on from the "
                     "one before it",
                     stacklevel=3,
                 )
         return _NONE, None
 
-    def write(self, phase: str, number: int, checkpoint: Checkpoint) -> None:
+    def _read(self, phase: str, number: int) -> Record:
+        return private_file.read(self._file(phase, number), self._identity(phase, number))
+
+    def _identity(self, phase: str, number: int) -> Identity:
+        return Identity(run=self._run, type="checkpoint", phase=phase, number=number)
+
+    def write(self, phase: str, number: int, checkpoint: Record) -> None:
         """Add a checkpoint of a phase; the ones before the last but one go.
 
         Args:
@@ -110,7 +129,8 @@ class RunDirectory:
         if not self._workers.is_chief:
             return
         try:
-            checkpoint_file.write(self._file(phase, number), checkpoint)
+            path = self._file(phase, number)
+            private_file.write(path, checkpoint, self._identity(phase, number))
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -118,11 +138,12 @@ class RunDirectory:
                 "was written before it is whole: the same call goes on from there",
                 str(self.path),
             ) from error
-        # Those of a higher number are damaged: the run has gone on from one before them.
-        there = self._checkpoints(phase)
-        after = [path for path in there if _number(path) > number]
-        for path in (*after, *there[: len(there) - len(after)][:-_KEPT]):
-            path.unlink()
+        # Those of a higher number cannot be used: the run has gone on from one before them.
+        there = self._numbers(phase)
+        before = [one for one in there if one <= number]
+        for one in (*before[:-_KEPT], *there[len(before) :]):
+            with contextlib.suppress(IsADirectoryError):
+                self._file(phase, one).unlink()
 
     def read_labels(self, count: int, pool: Any) -> list[LabelledReference] | None:
         """The labelled references that `write_labels` has written, None where they are not whole.
@@ -132,11 +153,19 @@ class RunDirectory:
             pool: The arrays that they were chosen from, or None for a dataset.
         """
         folders = [self.path / _LABELS / str(number) for number in range(count)]
-        found = self._read_labels(folders, pool) if self._workers.is_chief else None
+        read = functools.partial(self._read_labels, folders, pool)
+        found = None
+        if self._workers.is_chief and all(map(LabelledReference.is_written, folders)):
+            try:
+                found = read()
+            except (ValueError, OSError) as error:
+                warnings.warn(
+                    f"The labels of the reference are damaged or of something else ({error}): the "
+                    "teacher is asked again",
+                    stacklevel=2,
+                )
         whole = bool(self._workers.broadcast(int(found is not None)))
-        if whole and not self._workers.is_chief:
-            return [LabelledReference.read(folder, pool) for folder in folders]
-        return found
+        return read() if whole and not self._workers.is_chief else found
 
     def write_labels(self, labelled: Sequence[LabelledReference]) -> None:
         """Keep labelled references, for the students to come."""
@@ -144,26 +173,26 @@ class RunDirectory:
             return
         (self.path / _LABELS).mkdir(mode=files.OWNER_ONLY_FOLDER, exist_ok=True)
         for number, one in enumerate(labelled):
-            one.write(self.path / _LABELS / str(number))
+            folder = self.path / _LABELS / str(number)
+            labelled_reference.write(one, folder, self._labels_identity(number))
 
-    @staticmethod
-    def _read_labels(folders: list[pathlib.Path], pool: Any) -> list[LabelledReference] | None:
-        if not all(LabelledReference.is_written(folder) for folder in folders):
-            return None
-        try:
-            return [LabelledReference.read(folder, pool) for folder in folders]
-        except (ValueError, OSError) as error:
-            warnings.warn(
-                f"The labels of the reference are damaged ({error}): the teacher is asked again",
-                stacklevel=2,
-            )
-            return None
+    def _read_labels(self, folders: list[pathlib.Path], pool: Any) -> list[LabelledReference]:
+        return [
+            labelled_reference.read(folder, pool, self._labels_identity(number))
+            for number, folder in enumerate(folders)
+        ]
+
+    def _labels_identity(self, number: int) -> Identity:
+        return labelled_reference.identity(self._run, _LABELS, number)
 
     def _file(self, phase: str, number: int) -> pathlib.Path:
         return self.path / f"{phase}-{number:06d}.checkpoint"
 
-    def _checkpoints(self, phase: str) -> list[pathlib.Path]:
-        return sorted(self.path.glob(f"{phase}-*.checkpoint"), key=_number)
+    def _numbers(self, phase: str) -> list[int]:
+        """Numbers of the files that have the name of a checkpoint of a phase, ascending."""
+        matches = (_NUMBERED.fullmatch(path.name) for path in self.path.iterdir())
+        numbers = {int(match["number"]) for match in matches if match and match["phase"] == phase}
+        return sorted(one for one in numbers if self._file(phase, one).exists())
 
 
 def purge(path: str | os.PathLike) -> None:
@@ -175,24 +204,21 @@ def purge(path: str | os.PathLike) -> None:
         ValueError: If it is a directory of something else.
     """
     path = pathlib.Path(path)
-    if not (path / _MANIFEST).exists():
+    if not directories.has_manifest(path, _MANIFEST):
         return
-    directories.require_format(path, what=_WHAT, manifest=_MANIFEST, format=_FORMAT)
+    directories.read_manifest(path, what=_WHAT, manifest=_MANIFEST)
     with _locked(path):
         for pattern in ("*.checkpoint", ".*.checkpoint.*"):
             for checkpoint in path.glob(pattern):
-                checkpoint.unlink()
-        if (path / _LABELS).exists():
+                with contextlib.suppress(IsADirectoryError):
+                    checkpoint.unlink()
+        if (path / _LABELS).is_dir() and not (path / _LABELS).is_symlink():
             shutil.rmtree(path / _LABELS)
         directories.remove(path, _MANIFEST)
 
 
 def _nothing() -> None:
     """The part of a worker that has none."""
-
-
-def _number(path: pathlib.Path) -> int:
-    return int(path.stem.rpartition("-")[2])
 
 
 def _locked(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:

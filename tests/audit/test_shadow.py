@@ -1,18 +1,18 @@
-import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import keras
 import numpy as np
 import pytest
 
-from keras_dmp.audit.shadow.jobs import Job
+from keras_dmp._storage import private_file
+from keras_dmp.audit.shadow.jobs import Job, JobDirectory
 from keras_dmp.audit.shadow.shadow_audit import ShadowAudit
 from keras_dmp.audit.shadow.stacked import StackedTrainer
 
@@ -61,7 +61,13 @@ def audit_in(directory, train=ridge, **settings):
 
 
 def files(directory):
-    return {path.name: path.read_bytes() for path in pathlib.Path(directory).glob("*.npz")}
+    """What the finished jobs of a directory hold, without the run's identity."""
+    found = {}
+    for path in pathlib.Path(directory).glob("*.job"):
+        record = private_file.read(path, None)
+        arrays = {name: array.tobytes() for name, array in record.arrays.items()}
+        found[path.name] = (record.values, arrays)
+    return found
 
 
 def start(directory, shard=(0, 1), delay=0.0, train="ridge", models=MODELS):
@@ -183,7 +189,7 @@ def test_killed_at_ten_moments(tmp_path):
     assert not list(directory.glob(".model_*"))
 
 
-@pytest.mark.parametrize("name", ["shadow_audit.json", "model_00001.npz"])
+@pytest.mark.parametrize("name", ["shadow_audit.manifest", "model_00001.job"])
 def test_killed_between_writing_a_file_and_putting_it_in_place(tmp_path, monkeypatch, name):
     quiet(audit_in(tmp_path / "whole", num_shadow_models=4))
     replace = os.replace
@@ -233,7 +239,7 @@ def test_groups_are_the_same_whatever_is_missing_and_whoever_trains(tmp_path):
     for shard in ((1, 2), (0, 2)):
         audit_in(tmp_path / "parts", Together()).run(shard=shard, verbose=0)
     assert files(tmp_path / "parts") == whole
-    for name in ("model_00001.npz", "model_00002.npz"):
+    for name in ("model_00001.job", "model_00002.job"):
         (tmp_path / "whole" / name).unlink()
     again = Together()
     quiet(audit_in(tmp_path / "whole", again))
@@ -280,46 +286,38 @@ def test_two_processes_on_one_shard(tmp_path):
 def test_a_damaged_job_is_done_again(tmp_path, damage):
     quiet(audit_in(tmp_path))
     whole = files(tmp_path)
-    path = tmp_path / "model_00002.npz"
+    path = tmp_path / "model_00002.job"
     content = bytearray(path.read_bytes())
     if damage == "foreign":
-        np.savez(path, other=np.arange(3))
+        content = (tmp_path / "model_00001.job").read_bytes()
+        path.write_bytes(content)
     elif damage == "flipped":
         content[len(content) // 2] ^= 0xFF
         path.write_bytes(content)
     else:
         path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
-    with pytest.warns(UserWarning, match=r"model_00002.npz, is damaged .*trained again"):
+    with pytest.warns(UserWarning, match=r"model_00002.job, is damaged .*trained again"):
         quiet(audit_in(tmp_path))
     assert files(tmp_path) == whole
 
 
 def test_any_bad_byte_is_noticed(tmp_path):
-    audit = quiet(audit_in(tmp_path, num_shadow_models=4))
-    path = tmp_path / "model_00000.npz"
+    shape = (48, 1)
+    jobs = JobDirectory(tmp_path, {})
+    jobs.write(0, Job(scaled_logits={"a": np.ones(shape)}, correct={"a": np.ones(48, bool)}))
+    path = tmp_path / "model_00000.job"
     content = path.read_bytes()
     for place in (*range(0, len(content), 41), *range(30), *range(len(content) - 60, len(content))):
         damaged = bytearray(content)
         damaged[place] ^= 0xFF
         path.write_bytes(damaged)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            job = audit._read(0)
-        assert (job is None) == bool(caught)
-        if job is not None:  # a byte that means nothing, such as a date
-            np.testing.assert_array_equal(
-                job.scaled_logits["model"], audit_job(content).scaled_logits["model"]
-            )
-
-
-def audit_job(content):
-    with np.load(io.BytesIO(content)) as arrays:
-        return Job(scaled_logits={"model": arrays["scaled_logits_0"]}, correct={})
+        with pytest.warns(UserWarning, match="is damaged"):
+            assert jobs.read(0, shape) is None
 
 
 def test_reading_a_damaged_file_removes_nothing(tmp_path):
     audit = quiet(audit_in(tmp_path))
-    path = tmp_path / "model_00002.npz"
+    path = tmp_path / "model_00002.job"
     path.write_bytes(b"damaged")
     with (
         pytest.warns(UserWarning, match="is damaged"),
@@ -332,10 +330,10 @@ def test_reading_a_damaged_file_removes_nothing(tmp_path):
 def test_a_failing_disk_is_no_damage(tmp_path, monkeypatch):
     audit = quiet(audit_in(tmp_path))
 
-    def fail(self):
+    def fail(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(pathlib.Path, "read_bytes", fail)
+    monkeypatch.setattr(os, "open", fail)
     with pytest.raises(OSError, match="Input/output error"):
         audit.statistics()
 
@@ -350,20 +348,51 @@ def test_processes_that_start_together_agree(tmp_path):
     command = [sys.executable, "-c", script, str(directory)]
     processes = [subprocess.Popen([*command, str(index % 2)]) for index in range(6)]
     codes = np.array([process.wait() for process in processes])
-    winner = json.loads((directory / "shadow_audit.json").read_text())["seed"]
+    winner = private_file.read(directory / "shadow_audit.manifest", None).values["seed"]
     assert codes.tolist() == [0 if index % 2 == winner else 9 for index in range(6)]
 
 
-def test_a_pickle_among_the_jobs_is_not_loaded(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (os.mkdir, (str(tmp_path / "sprung"),))
+def test_directories_of_format_version_1_are_refused(tmp_path):
+    manifest = {"format": "keras_dmp.shadow_audit", "format_version": 1, "seed": 0}
+    (tmp_path / "shadow_audit.json").write_text(json.dumps(manifest, indent=1))
+    (tmp_path / "model_00000.npz").write_bytes(b"old")
+    message = r"format version 2\. Received: 'shadow_audit\.json' of format version 1\."
+    with pytest.raises(ValueError, match=message):
+        audit_in(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["model_00000.npz", "shadow_audit.json"]
 
-    quiet(audit_in(tmp_path))
-    np.savez(tmp_path / "model_00000.npz", name_0=np.array([Trap()], dtype=object), a=1, b=1)
-    with pytest.warns(UserWarning, match="damaged"):
-        quiet(audit_in(tmp_path))
-    assert not (tmp_path / "sprung").exists()
+
+def test_jobs_of_another_audit_are_not_taken(tmp_path):
+    for name in ("mine", "others"):
+        quiet(audit_in(tmp_path / name, num_shadow_models=4))
+    whole = files(tmp_path / "mine")
+    for name in ("model_00001.job", "model_00002.job"):
+        shutil.copy(tmp_path / "others" / name, tmp_path / "mine" / name)
+    with pytest.warns(UserWarning, match="is of another run") as caught:
+        quiet(audit_in(tmp_path / "mine", num_shadow_models=4))
+    assert len(caught) == 2
+    assert files(tmp_path / "mine") == whole
+
+
+def test_a_directory_opened_again_keeps_its_locks(tmp_path):
+    jobs = JobDirectory(tmp_path, {})
+    with jobs.owned([0, 1]):
+        JobDirectory(tmp_path, {})
+        with open(tmp_path / "lock", "rb") as file:
+            file.read()
+        with pytest.raises(RuntimeError, match="being trained by another process"):
+            JobDirectory(tmp_path, {}).owned([1, 2]).__enter__()
+        script = (
+            "import sys; from keras_dmp.audit.shadow.jobs import JobDirectory\n"
+            "try:\n    JobDirectory(sys.argv[1], {}).owned([1]).__enter__()\n"
+            "except RuntimeError: sys.exit(9)"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path)]
+        assert subprocess.run(command, check=False).returncode == 9
+        with JobDirectory(tmp_path, {}).owned([2]):
+            pass
+    with jobs.owned([0, 1]):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -389,7 +418,7 @@ def test_a_directory_of_other_data_or_of_something_else(tmp_path):
     x, y = records(seed=1)
     with pytest.raises(ValueError, match=r"data is '.*' there and '.*' here"):
         ShadowAudit(ridge, x, y, directory=tmp_path / "audit")
-    (tmp_path / "audit" / "shadow_audit.json").write_text("{")
+    (tmp_path / "audit" / "shadow_audit.manifest").write_text("{")
     with pytest.raises(ValueError, match="damaged or something else"):
         audit_in(tmp_path / "audit")
     (tmp_path / "photos").mkdir()
@@ -402,8 +431,7 @@ def test_a_directory_of_other_data_or_of_something_else(tmp_path):
 def test_the_directory_is_its_owners(tmp_path):
     quiet(audit_in(tmp_path / "jobs", num_shadow_models=4))
     assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
-    assert all(p.stat().st_mode & 0o077 == 0 for p in (tmp_path / "jobs").glob("*.npz"))
-    json.loads((tmp_path / "jobs" / "shadow_audit.json").read_text())
+    assert all(p.stat().st_mode & 0o077 == 0 for p in (tmp_path / "jobs").glob("*.job"))
 
 
 def test_several_models_of_one_run(tmp_path):

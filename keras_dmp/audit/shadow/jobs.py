@@ -6,31 +6,19 @@ by its owner only.
 
 import contextlib
 import dataclasses
-import io
 import os
 import pathlib
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from keras_dmp._storage import files
+from keras_dmp._storage import private_file
 from keras_dmp._storage.directories import PrivateDirectory
+from keras_dmp._storage.private_file import Identity, Record
 
-# What NumPy and zipfile raise for one bad byte or another.
-_DAMAGE = (
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_TYPE = "shadow model"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,9 +50,7 @@ class JobDirectory:
             path,
             configuration,
             what="shadow audit",
-            manifest="shadow_audit.json",
-            format="keras_dmp.shadow_audit",
-            version=1,
+            manifest="shadow_audit",
         )
         self.path = self._directory.path
 
@@ -72,6 +58,7 @@ class JobDirectory:
         """Hold the locks of some jobs; they go with their process, however it ends.
 
         Raises:
+            OSError: If the file system has no locks.
             RuntimeError: If another process holds one of them.
         """
         refusal = (
@@ -85,7 +72,9 @@ class JobDirectory:
         return self._file(job).exists()
 
     def read(self, job: int, shape: tuple[int, int]) -> Job | None:
-        """A finished job, None if it is not; a damaged file is reported, and counts as none.
+        """A finished job, None if it is not.
+
+        A file that is damaged, or of another audit or model, is reported, and counts as none.
 
         Args:
             job: Number of the job.
@@ -93,46 +82,45 @@ class JobDirectory:
         """
         path = self._file(job)
         try:
-            content = io.BytesIO(path.read_bytes())
+            return _unpacked(private_file.read(path, self._identity(job)), shape)
         except FileNotFoundError:
             return None
-        try:
-            with np.load(content, allow_pickle=False) as arrays:
-                return _unpacked({name: arrays[name] for name in arrays.files}, shape)
-        except _DAMAGE as error:
+        except private_file.PrivateFileError as error:
             warnings.warn(
-                f"The file of shadow model {job}, {path.name}, is damaged ({error}): the model has "
-                "to be trained again, which `run` does",
+                f"The file of shadow model {job}, {path.name}, is damaged or of something else "
+                f"({error}): the model has to be trained again, which `run` does",
                 stacklevel=2,
             )
             return None
 
     def write(self, job: int, result: Job) -> None:
         """Keep a finished job; a crash leaves all of the file or nothing."""
-        path, content = self._file(job), io.BytesIO()
-        np.savez(content, **_packed(result))
-        files.remove_left_behind(path)
-        files.replace(path, content.getvalue(), mode=files.OWNER_ONLY)
+        private_file.write(self._file(job), _packed(result), self._identity(job))
 
     def _file(self, job: int) -> pathlib.Path:
-        return self.path / f"model_{job:05d}.npz"
+        return self.path / f"model_{job:05d}.job"
+
+    def _identity(self, job: int) -> Identity:
+        return Identity(run=self._directory.run, type=_TYPE, number=job)
 
 
-def _packed(result: Job) -> dict[str, np.ndarray]:
-    packed = {}
+def _packed(result: Job) -> Record:
+    arrays = {}
     for index, name in enumerate(result.scaled_logits):
-        packed[f"name_{index}"] = np.array(name)
-        packed[f"scaled_logits_{index}"] = result.scaled_logits[name]
-        packed[f"correct_{index}"] = result.correct[name]
-    return packed
+        arrays[f"scaled_logits_{index}"] = result.scaled_logits[name]
+        arrays[f"correct_{index}"] = result.correct[name]
+    return Record(arrays=arrays, values={"models": list(result.scaled_logits)})
 
 
-def _unpacked(arrays: dict[str, np.ndarray], shape: tuple[int, int]) -> Job:
-    names = [str(arrays[f"name_{index}"]) for index in range(max(1, len(arrays) // 3))]
-    for index in range(len(names)):
-        found = arrays[f"scaled_logits_{index}"].shape, arrays[f"correct_{index}"].shape
-        if found != (shape, shape[:1]):
-            raise ValueError(f"shapes {found}")
+def _unpacked(record: Record, shape: tuple[int, int]) -> Job:
+    names, arrays = record.values.get("models"), record.arrays
+    if not isinstance(names, list) or not names or not all(type(name) is str for name in names):
+        raise private_file.DamagedFileError("it names no models")
+    expected = {f"scaled_logits_{index}": (shape, np.float64) for index in range(len(names))}
+    expected |= {f"correct_{index}": (shape[:1], np.bool_) for index in range(len(names))}
+    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    if found != expected:
+        raise private_file.DamagedFileError(f"arrays {found}")
     return Job(
         scaled_logits={name: arrays[f"scaled_logits_{i}"] for i, name in enumerate(names)},
         correct={name: arrays[f"correct_{i}"] for i, name in enumerate(names)},

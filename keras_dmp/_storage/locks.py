@@ -1,0 +1,108 @@
+"""Locks on the bytes of a file, which go with their process, however it ends."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import struct
+import time
+import weakref
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from keras_dmp._storage import files
+
+_TAKEN = (errno.EAGAIN, errno.EACCES)
+_POLL_SECONDS = 0.02
+# Files whose locks are held.
+_held: "weakref.WeakSet[BinaryIO]" = weakref.WeakSet()
+
+
+class NoLocksError(OSError):
+    """The file system has no locks."""
+
+
+class TakenError(Exception):
+    """Somebody else holds a byte.
+
+    Args:
+        byte: The byte.
+    """
+
+    def __init__(self, byte: int):
+        super().__init__(byte)
+        self.byte = byte
+
+
+@contextlib.contextmanager
+def held(path: pathlib.Path, bytes_: list[int], *, wait_seconds: float = 0) -> Iterator[None]:
+    """Hold bytes of a file, against other processes and against other holders in this one.
+
+    Args:
+        path: The file; it is made if it is not there.
+        bytes_: Places of the bytes, within or beyond its end.
+        wait_seconds: How long to wait for a byte that somebody else holds.
+
+    Raises:
+        NoLocksError: If the file system has no locks.
+        OSError: If the file cannot be opened.
+        TakenError: If somebody else holds one of the bytes.
+    """
+    until = time.monotonic() + wait_seconds
+    with contextlib.ExitStack() as stack:
+        while True:
+            file = stack.enter_context(open(path, "ab"))
+            _held.add(file)
+            for byte in bytes_:
+                while not _lock(file, byte, path):
+                    if time.monotonic() >= until:
+                        raise TakenError(byte)
+                    time.sleep(_POLL_SECONDS)
+            if _is_at(file, path):
+                break
+            # Its last holder has removed it meanwhile.
+            file.close()
+        os.fchmod(file.fileno(), files.OWNER_ONLY)
+        yield
+
+
+def _is_at(file: BinaryIO, path: pathlib.Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: BinaryIO, byte: int, path: pathlib.Path) -> bool:
+    """Lock a byte if nobody holds it.
+
+    These locks belong to the open file. POSIX locks belong to the process, and go when it closes
+    any other file open at the same path; `flock` locks whole files, which file systems without
+    such locks turn into locks on all bytes, or refuse.
+    """
+    try:
+        if hasattr(fcntl, "F_OFD_SETLK"):
+            request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, request)
+        else:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        raise NoLocksError(
+            error.errno,
+            "Expected `directory` to be on a file system with file locks, which keep two runs from "
+            f"writing to it at once. Received: {os.strerror(error.errno)}",
+            str(path.parent),
+        ) from error
+    return True
+
+
+def _let_go() -> None:
+    """Leave the locks to the process that forked: children may outlive it."""
+    for file in list(_held):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
