@@ -24,6 +24,17 @@ def free_ports(count):
             each.close()
 
 
+def connection(port):
+    """A connection to a port of this machine that may not be open yet."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def tf_config(ports, index):
     """TF_CONFIG of one of the workers at these ports."""
     addresses = [f"127.0.0.1:{port}" for port in ports]

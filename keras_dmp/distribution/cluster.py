@@ -86,25 +86,30 @@ class Cluster:
         deadline = time.monotonic() + seconds
         # TensorFlow opens the port later; whether it can shows here.
         with self._listening() as server:
-            links = self._gathered(server, deadline) if self.index == 0 else self._joined(deadline)
-        missing = {i: peer for i, peer in self.peers.items() if i not in links}
-        if missing and (self.index == 0 or not links):
+            links = self._joined(deadline) if self.index else self._gathered(server, deadline)
+        needed = {0: self.addresses[0]} if self.index else self.peers
+        missing = {i: peer for i, peer in needed.items() if i not in links}
+        if missing:
             for link in links.values():
                 link.close()
-            # Those that have come wait for the chief, and tell which it misses no better.
-            listed = ", ".join(
-                f"worker {i} at {peer}" for i, peer in missing.items() if self.index == 0 or i == 0
-            )
             raise TimeoutError(
-                f"Expected all {len(self.addresses)} workers to have started within "
-                f"{seconds:g} seconds. Received: no answer from {listed}"
+                f"Expected all {len(self.addresses)} workers to have started within {seconds:g} "
+                f"seconds. Received: {self._silence(missing)}"
             )
-        if self.index == 0:
-            for link in links.values():
-                # One that has gone meanwhile is noticed by whoever takes the connections.
-                with contextlib.suppress(OSError):
-                    peers.say_go(link, len(self.addresses))
+        for link in () if self.index else links.values():
+            # One that has gone meanwhile is noticed by whoever takes the connections.
+            with contextlib.suppress(OSError):
+                peers.say_go(link, len(self.addresses))
         return links
+
+    def _silence(self, missing: dict[int, str]) -> str:
+        if self.index:
+            return (
+                f"no word from worker 0 at {missing[0]}, the chief, that all are there; if it "
+                "runs, its own message names those that are not"
+            )
+        listed = ", ".join(f"worker {i} at {peer}" for i, peer in missing.items())
+        return f"no answer from {listed}"
 
     def _gathered(self, server: socket.socket, deadline: float) -> dict[int, socket.socket]:
         """Connections of the workers that come to the chief in time."""

@@ -23,9 +23,6 @@ from collections.abc import Mapping
 
 # "Temporary failure", sysexits.h: what a supervisor may take for "start all again".
 LOST_WORKER_EXIT_CODE = 75
-# From the report until the process ends: TensorFlow's own error, which tells more, comes sooner if
-# the process waits for the lost worker.
-_GRACE_SECONDS = 20.0
 # For the process to end itself, before its guard does.
 _LAST_SECONDS = 5.0
 _HELLO, _GO, _DONE, _LOST = b"kdmp-hi1", b"kdmp-go1", b"kdmp-end", b"kdmp-out"
@@ -64,6 +61,8 @@ class Guard:
         addresses: Addresses of all workers.
         start_timeout: Seconds after which it gives up waiting for `started`.
         silence_timeout: Seconds after which a host that answers nothing counts as lost.
+        grace: Seconds from the report until this process ends. TensorFlow's own error, which tells
+            more, comes sooner if the process waits for the lost worker.
     """
 
     def __init__(
@@ -73,20 +72,22 @@ class Guard:
         *,
         start_timeout: float,
         silence_timeout: float,
+        grace: float = 20.0,
     ):
         for link in links.values():
             _keep_alive(link, silence_timeout)
             link.setblocking(True)
         fields = [f"{index}={link.fileno()}" for index, link in links.items()]
         # -I and -S: nothing of the environment or of installed packages, and quick.
-        command = [sys.executable, "-I", "-S", __file__, str(start_timeout), ",".join(fields)]
+        command = [sys.executable, "-I", "-S", __file__]
+        times = [f"{start_timeout:g}", f"{grace:g}"]
         self._process = subprocess.Popen(
-            [*command, *addresses],
+            [*command, str(os.getpid()), *times, ",".join(fields), *addresses],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
             pass_fds=[link.fileno() for link in links.values()],
-            # Ctrl-C at a terminal is for the worker.
+            # What a terminal or a supervisor sends to a group is for the worker.
             start_new_session=True,
         )
         for link in links.values():
@@ -121,12 +122,18 @@ class Guard:
 
         An exception in the main thread would wait for an operation that does not return.
         """
-        self._process.stdout.read()
-        if not self._left:
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(LOST_WORKER_EXIT_CODE)
+        reported = self._process.stdout.read(1)
+        if self._left:
+            return
+        with contextlib.suppress(Exception):
+            if not reported:
+                sys.stderr.write(
+                    "The process that watches for lost workers is gone; the others take this "
+                    f"worker for lost, and it ends with exit code {LOST_WORKER_EXIT_CODE}\n"
+                )
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(LOST_WORKER_EXIT_CODE)
 
 
 def _keep_alive(link: socket.socket, seconds: float) -> None:
@@ -202,30 +209,37 @@ def _tell_all(links: dict[int, socket.socket], kind: bytes, about: int, num_work
             _send(link, kind, about, num_workers)
 
 
-def _guard(start_timeout: str, links: str, *addresses: str) -> None:
-    worker = os.getppid()
+def _ends(worker: int, seconds: float) -> bool:
+    """Whether the worker that is guarded ends, or says that it does, within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while os.getppid() == worker:
+        wait = deadline - time.monotonic()
+        if wait <= 0:
+            return False
+        if select.select([0], [], [], min(wait, 1.0))[0] and os.read(0, 1) != _STARTED_ORDER:
+            return True
+    return True
+
+
+def _guard(worker: str, start_timeout: str, grace: str, links: str, *addresses: str) -> None:
+    # It ends with the worker; what is sent to all processes of a job must not end it before.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     pairs = [each.split("=") for each in links.split(",")]
     opened = {int(index): socket.socket(fileno=int(number)) for index, number in pairs}
-    report = _first_loss(opened, list(addresses), float(start_timeout), worker)
+    report = _first_loss(opened, list(addresses), float(start_timeout), int(worker))
     if report is None:
         return
     sys.stderr.write(
-        f"{report}. Training cannot go on, and this process ends within {_GRACE_SECONDS:g} "
+        f"{report}. Training cannot go on, and this process ends within {grace} "
         f"seconds, with exit code {LOST_WORKER_EXIT_CODE}. Start all workers again; with a "
         "directory they go on from the last checkpoint.\n"
     )
     sys.stderr.flush()
-    end = time.monotonic() + _GRACE_SECONDS
-    while os.getppid() == worker and time.monotonic() < end:
-        # The worker may say meanwhile that it ends.
-        if select.select([0], [], [], 1.0)[0]:
-            return
-    os.close(1)
-    end = time.monotonic() + _LAST_SECONDS
-    while os.getppid() == worker and time.monotonic() < end:
-        time.sleep(0.1)
-    if os.getppid() == worker:
-        os.kill(worker, signal.SIGKILL)
+    if not _ends(int(worker), float(grace)):
+        os.write(1, b"x")
+        if not _ends(int(worker), _LAST_SECONDS):
+            os.kill(int(worker), signal.SIGKILL)
 
 
 if __name__ == "__main__":

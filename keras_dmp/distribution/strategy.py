@@ -24,30 +24,45 @@ _MAX_RANK = 8
 
 
 class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
-    """`tf.distribute.MultiWorkerMirroredStrategy` with which Keras 3's methods work.
+    """`tf.distribute.MultiWorkerMirroredStrategy` with which Keras 3's methods work. Experimental.
 
     `fit`, `evaluate` and `predict` of any Keras model that was built in its scope run on all
     workers at once and give the figures of one process at the same global batch; `predict`
-    returns all outputs, in order, on every worker. TensorFlow's own class fails there
-    (keras-team/keras#20585). Where a batch does not divide by the replicas, Keras' gradient counts
-    the replicas equally, as with every strategy: `WholeBatchLoss` counts samples.
+    returns all outputs, in order, on every worker. Where a batch does not divide by the replicas,
+    Keras' gradient counts the replicas equally, as with every strategy: `WholeBatchLoss` counts
+    samples.
+
+    Experimental: it stands in for a fix in Keras and goes once there is one. `fit` fails under
+    TensorFlow's own class (keras-team/keras#20585) with Keras 3.13, 3.14 and 3.15, and with the
+    nightly build 3.16.0.dev of October 2026. It was run on several processes of one machine, never
+    on several hosts.
 
     Every worker runs the same program on the same data in the same order, with the same seed
     (`keras.utils.set_random_seed`), and computes its share of each batch. Create the strategy
     before anything else of TensorFlow. Where `TF_CONFIG` names no cluster, it is a strategy for
     this machine's devices alone.
 
-    When a worker is lost, the others report it and end: those that wait for it within about ten
-    seconds by TensorFlow's `UnavailableError`, all others with exit code 75 within a minute. A
-    lost worker cannot come back into a run: start all again, from a checkpoint.
+    A worker is done when its script comes to its end or calls `sys.exit` with 0 or nothing; the
+    others are then left in peace. A worker that ends in any other way is lost: killed by a signal,
+    ended by an exception, by `sys.exit` with another status, by a written-out `raise SystemExit`
+    or by `os._exit`, whatever their status. All others name the lost worker and its address on
+    standard error within two seconds, whatever they are doing, TensorFlow's start included. They
+    end 20 seconds later with exit code 75, or before that by themselves: where they wait for the
+    lost worker, by TensorFlow's `UnavailableError` after about ten seconds. A process whose Python
+    does not react is killed (SIGKILL) after 25 seconds. A host that answers nothing counts as lost
+    after `peer_timeout`. A stopped process is not lost to those that do not wait for it.
+
+    A lost worker cannot come back into a run: start all again, from a checkpoint. Until all have
+    met, workers may come and go.
 
     Args:
         cluster_resolver: A `tf.distribute.cluster_resolver.ClusterResolver`. Defaults to `None`:
             `TF_CONFIG` is read, and checked.
         communication_options: As for `tf.distribute.MultiWorkerMirroredStrategy`.
-        startup_timeout: Seconds to wait for the other workers. Defaults to 600.
-        peer_timeout: Seconds of silence after which a worker counts as lost; one whose process
-            ended is noticed at once. Defaults to 30.
+        startup_timeout: Seconds to wait for the other workers, and then for TensorFlow to start.
+            Defaults to 600.
+        peer_timeout: Seconds after which a host that answers nothing counts as lost. Defaults to
+            30.
 
     Attributes:
         is_chief: Whether this worker is the one that writes files.
