@@ -70,6 +70,7 @@ def two_workers(tmp_path_factory):
 def test_two_workers_are_as_good_as_one(two_workers):
     alone = worker_tasks.trained(ONE_DEVICE, 12, 24)
     workers.wait_for("busy", two_workers, 2, 0, timeout=90)
+    workers.wait_for("ends", two_workers, 2, 1, timeout=90)
     found = workers.results(two_workers, 2)
     for result in found:
         assert_same_figures(result["even"], alone, atol=1e-6)

@@ -198,6 +198,7 @@ def lose_a_worker(ends):
     if Cluster.from_tf_config().index == 0:
         say("busy")
         computes_in_python()
+    say("ends")
     with run_directory.sigterm_leaves():
         ENDS[ends]()
 
