@@ -1,7 +1,10 @@
 """`TF_CONFIG`, the watch over workers, and the strategy where it needs one process only."""
 
+import contextlib
 import json
 import os
+import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -14,8 +17,8 @@ import numpy as np
 import pytest
 import workers
 
+from keras_dmp.distribution import ending, peers
 from keras_dmp.distribution.cluster import Cluster, host_and_port
-from keras_dmp.distribution.peers import PeerWatch
 from keras_dmp.distribution.strategy import WholeBatchLoss
 
 TWO = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
@@ -80,33 +83,71 @@ def cluster_on(ports, index):
     return Cluster(addresses=tuple(f"127.0.0.1:{port}" for port in ports), index=index)
 
 
-def test_workers_meet_whoever_comes_first():
+@pytest.mark.parametrize("last", [0, 2])
+def test_workers_meet_whoever_comes_last(last):
     ports = workers.free_ports(3)
-    there, all_met = [], threading.Barrier(3)
+    links = {}
 
     def worker(index):
-        cluster_on(ports, index).meet(10)
-        there.append(index)
-        # Stands for TensorFlow, which opens the port again: the slower ones look for it.
-        with socket.create_server(("", ports[index])):
-            all_met.wait(10)
+        links[index] = cluster_on(ports, index).meet(10)
 
-    threads = [threading.Thread(target=worker, args=[index]) for index in range(3)]
-    threads[0].start()
-    threads[1].start()
-    threads[1].join(0.3)
-    assert there == []
-    threads[2].start()
-    for thread in threads:
+    threads = {index: threading.Thread(target=worker, args=[index]) for index in range(3)}
+    early = [index for index in range(3) if index != last]
+    for index in early:
+        threads[index].start()
+    threads[early[0]].join(0.5)
+    assert links == {}
+    threads[last].start()
+    for thread in threads.values():
         thread.join(10)
-    assert sorted(there) == [0, 1, 2]
+    assert {index: sorted(found) for index, found in links.items()} == {0: [1, 2], 1: [0], 2: [0]}
+    # The chief's connection of a worker ends in that worker, and its port is free for TensorFlow.
+    socket.create_server(("", ports[0])).close()
+    for index in (1, 2):
+        links[index][0].sendall(b"%d" % index)
+        assert links[0][index].recv(1) == b"%d" % index
+    for found in links.values():
+        for link in found.values():
+            link.close()
 
 
 def test_a_worker_that_does_not_come():
+    ports = workers.free_ports(3)
+    said = {}
+
+    def worker(index):
+        try:
+            cluster_on(ports, index).meet(0.7)
+        except TimeoutError as error:
+            said[index] = str(error)
+
+    threads = [threading.Thread(target=worker, args=[index]) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert "within 0.7 seconds" in said[0]
+    assert said[0].endswith(f"no answer from worker 2 at 127.0.0.1:{ports[2]}")
+    assert f"worker 0 at 127.0.0.1:{ports[0]}" in said[1]
+
+
+def test_strangers_do_not_keep_workers_from_meeting():
     ports = workers.free_ports(2)
-    message = "to have started within 0.1 seconds. Received: no answer from worker 1 at 127.0.0.1:"
-    with pytest.raises(TimeoutError, match=message):
-        cluster_on(ports, 0).meet(0.1)
+    links = {}
+
+    def worker(index):
+        links.update(cluster_on(ports, index).meet(10))
+
+    threads = [threading.Thread(target=worker, args=[index]) for index in (0, 1)]
+    threads[0].start()
+    with workers.connection(ports[0]), workers.connection(ports[0]) as talking:
+        talking.sendall(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n")
+        threads[1].start()
+        for thread in threads:
+            thread.join(10)
+    assert sorted(links) == [0, 1]
+    for link in links.values():
+        link.close()
 
 
 def test_a_port_that_is_taken():
@@ -116,109 +157,149 @@ def test_a_port_that_is_taken():
             cluster_on([taken], 0).meet(0.1)
 
 
-class Watched:
-    """Watches of some workers in this process, the chief's first."""
+# A worker without TensorFlow: its two modules need the standard library alone. It connects to the
+# test, which is its chief, and starts its guard.
+WORKER = """
+import atexit, os, runpy, signal, socket, sys, threading, time
+peers, ending = (runpy.run_path(path) for path in sys.argv[3:])
+link = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+guard = peers["Guard"](
+    {0: link}, ("host:1", "host:2"), start_timeout=60, silence_timeout=30, grace=float(sys.argv[2])
+)
+ending = ending["Ending"]()
+atexit.register(lambda: guard.leave(done=ending.is_orderly))
+guard.started()
+"""
 
-    def __init__(self, num_workers, **settings):
-        self.losses = [[] for _ in range(num_workers)]
-        self.watches = [
-            PeerWatch(
-                index=index,
-                num_workers=num_workers,
-                on_loss=lambda *lost, index=index: self.losses[index].append(lost),
-                **{"interval": 0.02, "timeout": 5.0, **settings},
-            )
-            for index in range(num_workers)
-        ]
 
-    def start(self, token=7):
-        server = self.watches[0].listen()
-        port = server.getsockname()[1]
-        members = [
-            threading.Thread(target=watch.connect, args=("127.0.0.1", port, token))
-            for watch in self.watches[1:]
-        ]
-        for member in members:
-            member.start()
-        self.watches[0].accept(server, 7)
-        for member in members:
-            member.join()
+class Guarded:
+    """A worker's process, and the chief's end of its connection."""
 
-    def until_lost(self, *indices):
-        deadline = time.monotonic() + 5
-        while not all(self.losses[index] for index in indices):
-            assert time.monotonic() < deadline, self.losses
-            time.sleep(0.01)
+    def __init__(self, server, code, grace):
+        paths = [pathlib.Path(module.__file__) for module in (peers, ending)]
+        arguments = [str(server.getsockname()[1]), str(grace), *map(str, paths)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER + code, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.link, _ = server.accept()
+        self.link.settimeout(15)
 
-    def stop(self):
-        for watch in self.watches:
-            watch.leave()
+    def heard(self):
+        """All that the worker tells its chief until the connection ends."""
+        return b"".join(iter(lambda: self.link.recv(4_096), b""))
 
 
 @pytest.fixture
-def watched():
+def guarded():
     made = []
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server.settimeout(15)
 
-    def make(*arguments, **settings):
-        made.append(Watched(*arguments, **settings))
-        return made[-1]
+        def start(code, grace=0.0):
+            made.append(Guarded(server, code, grace))
+            stack.callback(made[-1].link.close)
+            return made[-1]
 
-    yield make
-    for one in made:
-        one.stop()
-
-
-def test_all_hear_of_a_connection_that_closes(watched):
-    three = watched(3)
-    three.start()
-    # As the kernel does where a process ends.
-    three.watches[1]._links[0].connection.shutdown(socket.SHUT_RDWR)
-    three.until_lost(0, 2)
-    assert three.losses[0] == [(1, "its connection closed without a goodbye")]
-    assert three.losses[2] == [(1, "as the chief says")]
+        yield start
+        for one in made:
+            one.process.kill()
+            one.process.communicate()
 
 
-def test_members_hear_of_the_chief(watched):
-    three = watched(3)
-    three.start()
-    for link in three.watches[0]._links.values():
-        link.connection.shutdown(socket.SHUT_WR)
-    three.until_lost(1, 2)
-    assert [losses[0][0] for losses in three.losses[1:]] == [0, 0]
+DONE = {
+    "to its end": ("pass", 0),
+    "sys.exit()": ("sys.exit()", 0),
+    "sys.exit(0)": ("sys.exit(0)", 0),
+    "sys.exit(main())": ("def main(): return None\nsys.exit(main())", 0),
+    "a caught exit": ("try: sys.exit(2)\nexcept SystemExit: pass", 0),
+    "a thread's exit": ("t = threading.Thread(target=sys.exit, args=[1]); t.start(); t.join()", 0),
+    "a caught exception": ("try: 1 / 0\nexcept ZeroDivisionError: pass", 0),
+}
+LOST = {
+    "sys.exit(3)": ("sys.exit(3)", 3),
+    "sys.exit(text)": ("sys.exit('bad data')", 1),
+    "sys.exit in a function": ("def main(): sys.exit(2)\nmain()", 2),
+    "SystemExit": ("raise SystemExit('bad data')", 1),
+    "exit()": ("import site; site.setquit(); exit(4)", 4),
+    "SystemExit of a handler": (
+        "def leave(*_): raise SystemExit(143)\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)",
+        143,
+    ),
+    "an exception": ("{}['key']", 1),
+    "Ctrl-C": ("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", -signal.SIGINT),
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
+    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+    "os._exit(0)": ("os._exit(0)", 0),
+    "a child that lives on": (
+        "if os.fork() == 0: os.closerange(0, 3); time.sleep(12); os._exit(0)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        -signal.SIGKILL,
+    ),
+}
 
 
-def test_a_silent_worker_is_lost(watched):
-    two = watched(2, timeout=0.3)
-    two.watches[1]._interval = 60.0
-    two.start()
-    two.until_lost(0)
-    assert two.losses[0] == [(1, "it has been silent for 0.3 seconds")]
+@pytest.mark.parametrize(("code", "status"), DONE.values(), ids=DONE.keys())
+def test_a_worker_that_is_done_says_so(guarded, code, status):
+    worker = guarded(code)
+    assert len(worker.heard()) > 0
+    assert worker.process.wait(10) == status
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
-def test_a_goodbye_is_no_loss(watched, order):
-    three = watched(3)
-    three.start()
-    for index in order:
-        three.watches[index].leave()
-        time.sleep(0.1)
-    assert three.losses == [[], [], []]
+@pytest.mark.parametrize(("code", "status"), LOST.values(), ids=LOST.keys())
+def test_a_worker_that_ends_early_is_lost(guarded, code, status):
+    worker = guarded(code)
+    begin = time.monotonic()
+    assert worker.heard() == b""
+    assert time.monotonic() - begin < 10
+    assert worker.process.wait(10) == status
 
 
-def test_workers_that_came_go_on_where_another_cannot_be_watched(watched):
-    three = watched(3, timeout=0.6)
-    server = three.watches[0].listen()
-    three.watches[1].connect("127.0.0.1", server.getsockname()[1], 7)
-    with pytest.raises(TimeoutError):
-        three.watches[0].accept(server, 7)
-    three.watches[1]._thread.join(5)
-    assert three.losses == [[], [], []]
+REPORT = "Worker 0 (host:1) is lost: it has ended before its work was done"
+BUSY = {
+    "waits": ("threading.Event().wait()", 75),
+    "computes": ("while True: pass", 75),
+    "holds Python's lock": ("sum(range(10**14))", -signal.SIGKILL),
+}
 
 
-def test_strangers_are_turned_away(watched):
-    two = watched(2, timeout=0.3)
-    with pytest.raises(TimeoutError):
-        two.start(token=8)
+@pytest.mark.parametrize(("code", "status"), BUSY.values(), ids=BUSY.keys())
+def test_a_busy_worker_is_told_and_ends(guarded, code, status):
+    worker = guarded(code)
+    worker.link.close()
+    assert worker.process.wait(20) == status
+    assert REPORT in worker.process.stderr.read()
+
+
+def test_a_worker_that_finishes_in_time_ends_as_it_would(guarded):
+    worker = guarded("time.sleep(2); print('written')", grace=15)
+    worker.link.close()
+    assert worker.process.wait(10) == 0
+    assert REPORT in worker.process.stderr.read()
+    assert worker.process.stdout.read() == "written\n"
+
+
+def test_a_signal_to_all_processes_leaves_the_guard_to_its_worker(guarded):
+    """As schedulers send it; the worker may have files to finish."""
+    worker = guarded(
+        # Past the guard's own start.
+        "time.sleep(1); os.kill(guard._process.pid, signal.SIGTERM); time.sleep(0.5)"
+    )
+    assert worker.heard() != b""
+    assert worker.process.wait(10) == 0
+
+
+def test_a_guard_that_is_gone_ends_its_worker(guarded):
+    worker = guarded("guard._process.kill(); time.sleep(20)")
+    assert worker.heard() == b""
+    assert worker.process.wait(10) == 75
+    assert "The process that watches for lost workers is gone" in worker.process.stderr.read()
 
 
 def run(code, **environment):
@@ -236,8 +317,9 @@ def run(code, **environment):
 
 def test_without_a_cluster_it_is_a_strategy_for_one_machine():
     done = run(
-        "import doctest, keras_dmp.distribution.strategy as d\n"
-        "tests = doctest.DocTestFinder().find(d.MultiWorkerStrategy, globs=vars(d))\n"
+        "import doctest, keras, numpy as np, keras_dmp.distribution as d\n"
+        "names = {**vars(d), 'keras': keras, 'np': np}\n"
+        "tests = doctest.DocTestFinder().find(d.MultiWorkerStrategy, globs=names)\n"
         "runner = doctest.DocTestRunner()\n"
         "for test in tests: runner.run(test)\n"
         "print(runner.failures, runner.tries)\n",

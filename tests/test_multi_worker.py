@@ -15,7 +15,7 @@ import worker_tasks
 import workers
 
 from keras_dmp._storage import directories
-from keras_dmp.distribution.strategy import LOST_WORKER_EXIT_CODE
+from keras_dmp.distribution.peers import LOST_WORKER_EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parents[1]
 ONE_DEVICE = tf.distribute.get_strategy()
@@ -56,12 +56,31 @@ def assert_agreement(results):
         assert found["weights"] == pytest.approx(weights, abs=1e-5)
 
 
-def test_two_workers_are_as_good_as_one(tmp_path):
-    results = workers.run("quick", 2, tmp_path)
+LOST_WORKER = "Worker 1 (127.0.0.1:"
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """The folder of two workers which train and agree; then one is lost while the chief is busy."""
+    folder = tmp_path_factory.mktemp("two")
+    with workers.started("quick", 2, folder, then_ends="sigterm"):
+        yield folder
+
+
+def test_two_workers_are_as_good_as_one(two_workers):
     alone = worker_tasks.trained(ONE_DEVICE, 12, 24)
-    for result in results:
+    workers.wait_for("busy", two_workers, 2, 0, timeout=90)
+    workers.wait_for("ends", two_workers, 2, 1, timeout=90)
+    found = workers.results(two_workers, 2)
+    for result in found:
         assert_same_figures(result["even"], alone, atol=1e-6)
-    assert_agreement(results)
+    assert_agreement(found)
+
+
+def test_a_busy_chief_is_told_of_a_lost_worker(two_workers):
+    """How it then ends is seen in `test_distribution.py`, and by the slow tests here."""
+    workers.wait_for("busy", two_workers, 2, 0, timeout=90)
+    workers.wait_for(LOST_WORKER, two_workers, 2, 0, timeout=15)
 
 
 @pytest.mark.slow
@@ -94,30 +113,40 @@ def test_the_others_end_when_a_worker_is_lost(tmp_path, lost):
                 assert "Start all workers again" in said
 
 
+def test_a_worker_that_is_lost_while_tensorflow_starts_is_named(tmp_path):
+    with workers.started("lost_at_start", 2, tmp_path):
+        workers.wait_for(LOST_WORKER, tmp_path, 2, 0, timeout=60)
+
+
 @pytest.mark.slow
-def test_a_worker_that_waits_for_nothing_ends_too(tmp_path):
-    with workers.started("endless", 2, tmp_path, busy=True) as processes:
+def test_tensorflow_that_does_not_start_is_ended(tmp_path):
+    with workers.started("lost_at_start", 3, tmp_path) as processes:
+        processes[2].wait(60)
+        for index in (0, 1):
+            # TensorFlow holds Python's lock all the while, and the guard ends the process.
+            assert processes[index].wait(60) in (LOST_WORKER_EXIT_CODE, -signal.SIGKILL)
+            assert "Worker 2 (127.0.0.1:" in workers.output(tmp_path, 3, index)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", ["python", "tensorflow"])
+@pytest.mark.parametrize(
+    ("ends", "status"), [("exception", 1), ("exit", 1), ("sigterm", 128 + signal.SIGTERM)]
+)
+def test_a_busy_chief_ends_with_a_lost_worker(tmp_path, busy, ends, status):
+    with workers.started("endless", 2, tmp_path, busy=busy, ends=ends) as processes:
         workers.wait_for("busy", tmp_path, 2, 0, timeout=120)
-        processes[1].kill()
+        workers.wait_for(LOST_WORKER, tmp_path, 2, 0, timeout=60)
         assert processes[0].wait(60) == LOST_WORKER_EXIT_CODE
-    assert "Worker 1 (127.0.0.1:" in workers.output(tmp_path, 2, 0)
+        assert processes[1].wait(60) == status
 
 
 @pytest.mark.slow
 def test_an_exception_of_one_worker_ends_the_others(tmp_path):
-    with workers.started("endless", 2, tmp_path, raises=True) as processes:
+    with workers.started("endless", 2, tmp_path, ends="exception") as processes:
         assert processes[1].wait(120) == 1
         assert processes[0].wait(60) != 0
-    assert "Worker 1 (127.0.0.1:" in workers.output(tmp_path, 2, 0)
-
-
-@pytest.mark.slow
-def test_sigterm_ends_a_worker(tmp_path):
-    with workers.started("endless", 2, tmp_path) as processes:
-        workers.wait_for("epoch 1", tmp_path, 2, 1, timeout=120)
-        processes[1].send_signal(signal.SIGTERM)
-        assert processes[1].wait(20) == -signal.SIGTERM
-        assert processes[0].wait(60) != 0
+    assert LOST_WORKER in workers.output(tmp_path, 2, 0)
 
 
 @pytest.mark.slow

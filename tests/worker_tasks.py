@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
 import warnings
@@ -14,7 +15,9 @@ import tensorflow as tf
 
 import keras_dmp
 from keras_dmp._classifier import forward
-from keras_dmp.distribution.strategy import MultiWorkerStrategy, WholeBatchLoss
+from keras_dmp.distribution import MultiWorkerStrategy, WholeBatchLoss
+from keras_dmp.distribution.cluster import Cluster
+from keras_dmp.trainer import run_directory
 
 BATCH = 16
 
@@ -164,38 +167,91 @@ def agreement(strategy):
     }
 
 
-def endless(busy=False, raises=False):
+def endless(**settings):
     """Trains until something stops it.
 
     Args:
-        busy: Whether the chief comes to do something else meanwhile.
-        raises: Whether the last worker ends by an exception.
+        settings: `ends` is a way in which the last worker ends after its second epoch, a key of
+            `ENDS`; with `busy`, what the chief does by then, a key of `BUSY`.
     """
     strategy = MultiWorkerStrategy()
     x, y = nets.prototypes(32, seed=2)
     model = compiled(strategy)
+    is_last = strategy.worker_index == strategy.num_workers - 1
 
     class Report(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             say(f"epoch {epoch}")
-            if busy and strategy.is_chief and epoch == 1:
+            if "busy" in settings and strategy.is_chief and epoch == 1:
                 say("busy")
-                while True:
-                    time.sleep(0.01)
-            if raises and strategy.worker_index == strategy.num_workers - 1 and epoch == 1:
-                raise KeyError("a callback of one worker")
+                BUSY[settings["busy"]]()
+            if "ends" in settings and is_last and epoch == 1:
+                ENDS[settings["ends"]]()
 
-    model.fit(x, y, batch_size=BATCH, epochs=1_000_000, verbose=0, callbacks=[Report()])
+    # As `fit` with a directory does.
+    with run_directory.sigterm_leaves():
+        model.fit(x, y, batch_size=BATCH, epochs=1_000_000, verbose=0, callbacks=[Report()])
+
+
+def lose_a_worker(ends):
+    """The second worker ends in this way while the chief is busy."""
+    if Cluster.from_tf_config().index == 0:
+        say("busy")
+        computes_in_python()
+    say("ends")
+    with run_directory.sigterm_leaves():
+        ENDS[ends]()
+
+
+def ends_by_an_exception():
+    raise KeyError("a callback of one worker")
+
+
+def ends_by_sigterm():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+def computes_in_python():
+    while True:
+        pass
+
+
+def computes_in_tensorflow():
+    tf.while_loop(
+        lambda number: number < 2**62, lambda number: number + 1, [tf.constant(0, tf.int64)]
+    )
+
+
+ENDS = {
+    "exception": ends_by_an_exception,
+    "sigterm": ends_by_sigterm,
+    "exit": lambda: sys.exit("bad data"),
+}
+BUSY = {"python": computes_in_python, "tensorflow": computes_in_tensorflow}
+
+
+def lost_at_start():
+    """The last worker is gone when the others have met it, before TensorFlow starts."""
+    cluster = Cluster.from_tf_config()
+    if cluster.index == len(cluster.addresses) - 1:
+        cluster.meet(60)
+        os._exit(1)
+    MultiWorkerStrategy()
 
 
 def main():
     task, result, arguments = sys.argv[1:]
     keras.utils.set_random_seed(0)
-    found = globals()[task](**json.loads(arguments))
+    arguments = json.loads(arguments)
+    then_ends = arguments.pop("then_ends", None)
+    found = globals()[task](**arguments)
     path = pathlib.Path(result)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(found))
     os.replace(temporary, path)
+    if then_ends:
+        lose_a_worker(then_ends)
 
 
 if __name__ == "__main__":

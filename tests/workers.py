@@ -24,6 +24,17 @@ def free_ports(count):
             each.close()
 
 
+def connection(port):
+    """A connection to a port of this machine that may not be open yet."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def tf_config(ports, index):
     """TF_CONFIG of one of the workers at these ports."""
     addresses = [f"127.0.0.1:{port}" for port in ports]
@@ -41,7 +52,8 @@ def started(task, num_workers, folder, *, missing=(), **arguments):
         num_workers: How many; with 1 there is no TF_CONFIG.
         folder: Where output and results go.
         missing: Indices that are not started.
-        **arguments: Of the function.
+        **arguments: Of the function; `then_ends`, a key of `worker_tasks.ENDS`, has the second
+            worker end so when the results are written, while the chief is busy.
     """
     ports = free_ports(num_workers)
     processes = {}
@@ -83,6 +95,11 @@ def run(task, num_workers, folder, *, timeout=90, **arguments):
         for index, process in processes.items():
             code = process.wait(max(0.1, deadline - time.monotonic()))
             assert code == 0, output(folder, num_workers, index)[-3000:]
+    return results(folder, num_workers)
+
+
+def results(folder, num_workers):
+    """What the workers found."""
     return [
         json.loads((folder / f"result-{num_workers}-{index}.json").read_text())
         for index in range(num_workers)

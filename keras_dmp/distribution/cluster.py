@@ -1,15 +1,20 @@
 """The workers of a run as `TF_CONFIG` names them, checked before TensorFlow waits for them."""
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
+import select
 import socket
 import time
 from typing import Any, Self
 
+from keras_dmp.distribution import peers
+
 _JOBS = ("chief", "worker")
 _PAUSE_SECONDS = 0.2
+_HELLO_SECONDS = 2.0
 _EXAMPLE = (
     '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
     '"task": {"type": "worker", "index": 0}}'
@@ -62,31 +67,85 @@ class Cluster:
         """Addresses of the other workers by their positions."""
         return {i: address for i, address in enumerate(self.addresses) if i != self.index}
 
-    def meet(self, seconds: float) -> None:
-        """Wait until every worker is there: until each has been seen to listen at its port.
+    def meet(self, seconds: float) -> dict[int, socket.socket]:
+        """Wait until every worker is there, at the chief's port.
 
         TensorFlow waits for them itself, for an hour, in one call that no thread can break off.
 
         Args:
             seconds: How long to wait.
 
+        Returns:
+            Connections by position: the chief's to all others, and theirs to the chief. Each
+            closes with the process at its other end.
+
         Raises:
             ValueError: If another process listens at this worker's own port.
             TimeoutError: If some have not come.
         """
         deadline = time.monotonic() + seconds
-        missing = self.peers
-        # TensorFlow opens the port later, and others look for it now.
-        with self._listening():
-            while missing:
-                missing = {i: peer for i, peer in missing.items() if not _listens(peer)}
-                if missing and time.monotonic() >= deadline:
-                    listed = ", ".join(f"worker {i} at {peer}" for i, peer in missing.items())
-                    raise TimeoutError(
-                        f"Expected all {len(self.addresses)} workers to have started within "
-                        f"{seconds:g} seconds. Received: no answer from {listed}"
-                    )
-                time.sleep(_PAUSE_SECONDS if missing else 0)
+        # TensorFlow opens the port later; whether it can shows here.
+        with self._listening() as server:
+            links = self._joined(deadline) if self.index else self._gathered(server, deadline)
+        needed = {0: self.addresses[0]} if self.index else self.peers
+        missing = {i: peer for i, peer in needed.items() if i not in links}
+        if missing:
+            for link in links.values():
+                link.close()
+            raise TimeoutError(
+                f"Expected all {len(self.addresses)} workers to have started within {seconds:g} "
+                f"seconds. Received: {self._silence(missing)}"
+            )
+        for link in () if self.index else links.values():
+            # One that has gone meanwhile is noticed by whoever takes the connections.
+            with contextlib.suppress(OSError):
+                peers.say_go(link, len(self.addresses))
+        return links
+
+    def _silence(self, missing: dict[int, str]) -> str:
+        if self.index:
+            return (
+                f"no word from worker 0 at {missing[0]}, the chief, that all are there; if it "
+                "runs, its own message names those that are not"
+            )
+        listed = ", ".join(f"worker {i} at {peer}" for i, peer in missing.items())
+        return f"no answer from {listed}"
+
+    def _gathered(self, server: socket.socket, deadline: float) -> dict[int, socket.socket]:
+        """Connections of the workers that come to the chief in time."""
+        links: dict[int, socket.socket] = {}
+        while len(links) < len(self.addresses) - 1 and time.monotonic() < deadline:
+            wait = min(1.0, max(0.0, deadline - time.monotonic()))
+            for ready in select.select([server, *links.values()], [], [], wait)[0]:
+                if ready is not server:
+                    # They say nothing before all are there: it is gone, and may come again.
+                    links = {i: link for i, link in links.items() if link is not ready}
+                    ready.close()
+                    continue
+                connection, _ = server.accept()
+                connection.settimeout(_HELLO_SECONDS)
+                index = peers.greeted(connection, len(self.addresses))
+                if index is None or index in links:
+                    connection.close()
+                else:
+                    links[index] = connection
+        return links
+
+    def _joined(self, deadline: float) -> dict[int, socket.socket]:
+        """The connection to the chief, once it says that all are there; nothing if it does not."""
+        while (wait := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(OSError):
+                connection = socket.create_connection(
+                    host_and_port(self.addresses[0]), timeout=min(wait, _HELLO_SECONDS)
+                )
+                with contextlib.suppress(OSError):
+                    peers.greet(connection, self.index, len(self.addresses))
+                connection.settimeout(max(0.01, deadline - time.monotonic()))
+                if peers.heard_go(connection):
+                    return {0: connection}
+                connection.close()
+            time.sleep(min(_PAUSE_SECONDS, max(0.0, deadline - time.monotonic())))
+        return {}
 
     def _listening(self) -> socket.socket:
         """This worker's own port, open."""
@@ -166,11 +225,3 @@ def _checked_task(task: Any, jobs: dict[str, list[str]]) -> tuple[str, int]:
 
 def _malformed(expected: str, received: str) -> ValueError:
     return ValueError(f"Expected `TF_CONFIG` {expected}. Received: {received}")
-
-
-def _listens(address: str) -> bool:
-    try:
-        with socket.create_connection(host_and_port(address), timeout=1.0):
-            return True
-    except OSError:
-        return False

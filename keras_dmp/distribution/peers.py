@@ -1,202 +1,246 @@
-"""Workers that watch one another, so that none waits for one that is gone.
+"""Reports workers that are lost, from a process that watches nothing else.
 
-TensorFlow aborts collectives some ten seconds after a worker has died; a worker that is busy with
-something else meanwhile notices nothing, and an orderly end looks to it like a death. Here
-every worker keeps a connection to the chief. It closes at once with its process, falls silent
-with its host, and says goodbye first where the process ends in order.
+TensorFlow tells a worker of a lost one only where it waits for it. A worker that is busy notices
+nothing, and while Python's lock is held (TensorFlow holds it while it starts) none of its own
+threads could. So each worker has a small process beside it, its guard, which keeps the connection
+over which the workers met: a star around the chief. The kernel closes it with the process at its
+other end.
+
+This file is what the guard runs. It uses nothing but the standard library, and starts in 20 ms.
 """
 
 import contextlib
-import hmac
+import os
 import select
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 
-_BEAT, _BYE, _LOST = b".", b"b", b"x"
-# Every message: what it is, and which worker it is about.
-_FRAME = struct.Struct("!ci")
-_HELLO = struct.Struct("!Qi")
+# "Temporary failure", sysexits.h: what a supervisor may take for "start all again".
+LOST_WORKER_EXIT_CODE = 75
+# For the process to end itself, before its guard does.
+_LAST_SECONDS = 5.0
+_HELLO, _GO, _DONE, _LOST = b"kdmp-hi1", b"kdmp-go1", b"kdmp-end", b"kdmp-out"
+# Every message: what it is, which worker it is about, and how many workers there are.
+_MESSAGE = struct.Struct("!8sII")
+_STARTED_ORDER, _DONE_ORDER = b"s", b"d"
 
 
-class PeerWatch:
-    """One worker's part of the watch; its thread runs until `leave`, or until a worker is lost.
+def greet(connection: socket.socket, index: int, num_workers: int) -> None:
+    """Tell the chief which worker is at this end of a new connection."""
+    _send(connection, _HELLO, index, num_workers)
+
+
+def greeted(connection: socket.socket, num_workers: int) -> int | None:
+    """The worker at the other end of a new connection, or None for a stranger."""
+    kind, index, count = _receive(connection)
+    known = kind == _HELLO and count == num_workers and 0 < index < num_workers
+    return index if known else None
+
+
+def say_go(connection: socket.socket, num_workers: int) -> None:
+    """Tell a worker that all are there."""
+    _send(connection, _GO, 0, num_workers)
+
+
+def heard_go(connection: socket.socket) -> bool:
+    """Whether the chief has said that all are there; False if it is gone or someone else."""
+    return _receive(connection)[0] == _GO
+
+
+class Guard:
+    """The process beside this one that reports a lost worker and then ends this process.
 
     Args:
-        index: Position of this worker; 0 is the chief, to which all others connect.
-        num_workers: Workers in all.
-        on_loss: Called once, in the watching thread, with the lost worker's position and how it
-            was noticed.
-        interval: Seconds between two signs of life. Defaults to 1.
-        timeout: Seconds of silence after which a worker is lost. Defaults to 30.
+        links: Connections by the positions of the workers at their other ends; it takes them over.
+        addresses: Addresses of all workers.
+        start_timeout: Seconds after which it gives up waiting for `started`.
+        silence_timeout: Seconds after which a host that answers nothing counts as lost.
+        grace: Seconds from the report until this process ends. TensorFlow's own error, which tells
+            more, comes sooner if the process waits for the lost worker.
     """
 
     def __init__(
         self,
+        links: Mapping[int, socket.socket],
+        addresses: tuple[str, ...],
         *,
-        index: int,
-        num_workers: int,
-        on_loss: Callable[[int, str], None],
-        interval: float = 1.0,
-        timeout: float = 30.0,
+        start_timeout: float,
+        silence_timeout: float,
+        grace: float = 20.0,
     ):
-        self._index, self._num_workers = index, num_workers
-        self._on_loss = on_loss
-        self._interval, self._timeout = interval, timeout
-        self._links: dict[int, _Link] = {}
-        self._left = threading.Event()
-        # Both the watching thread and `leave` send; frames must not mix.
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._watch, name="keras_dmp-peers", daemon=True)
+        for link in links.values():
+            _keep_alive(link, silence_timeout)
+            link.setblocking(True)
+        fields = [f"{index}={link.fileno()}" for index, link in links.items()]
+        # -I and -S: nothing of the environment or of installed packages, and quick.
+        command = [sys.executable, "-I", "-S", __file__]
+        times = [f"{start_timeout:g}", f"{grace:g}"]
+        self._process = subprocess.Popen(
+            [*command, str(os.getpid()), *times, ",".join(fields), *addresses],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=[link.fileno() for link in links.values()],
+            # What a terminal or a supervisor sends to a group is for the worker.
+            start_new_session=True,
+        )
+        for link in links.values():
+            link.close()
+        self._left = False
+        threading.Thread(target=self._end_with_guard, name="keras_dmp-guard", daemon=True).start()
 
-    def listen(self) -> socket.socket:
-        """Open the chief's port, a free one."""
-        server = socket.create_server(("", 0), backlog=self._num_workers)
-        server.settimeout(self._timeout)
-        return server
+    def started(self) -> None:
+        """Say that TensorFlow has started."""
+        self._order(_STARTED_ORDER)
 
-    def accept(self, server: socket.socket, token: int) -> None:
-        """Take in the connections of all others and begin to watch.
+    def leave(self, done: bool) -> None:
+        """End the guard, since this process ends.
 
         Args:
-            server: What `listen` returned.
-            token: Number that workers of this run show.
-
-        Raises:
-            OSError: If one of them has not come in time; those that have need not watch any more.
+            done: Whether this worker has done its work. If not, the others are told of its loss.
         """
-        # Those that are there hear nothing meanwhile, and must not take that for a loss.
-        deadline = time.monotonic() + self._timeout / 2
-        try:
-            with server:
-                while len(self._links) < self._num_workers - 1:
-                    server.settimeout(max(0.01, deadline - time.monotonic()))
-                    connection, _ = server.accept()
-                    index = _welcome(connection, token)
-                    if index is None:
-                        connection.close()
-                    else:
-                        self._links[index] = _Link(connection)
-        except OSError:
-            # Or they would take the end of their connection for that of the chief.
-            self.leave()
-            raise
-        self._thread.start()
+        self._left = True
+        if done:
+            self._order(_DONE_ORDER)
+        self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_SECONDS)
 
-    def connect(self, host: str, port: int, token: int) -> None:
-        """Connect to the chief and begin to watch.
+    def _order(self, order: bytes) -> None:
+        # A guard that is gone shows in the thread.
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(order)
 
-        Raises:
-            OSError: If it cannot be reached.
+    def _end_with_guard(self) -> None:
+        """End this process when its guard has reported a loss, whatever the main thread does.
+
+        An exception in the main thread would wait for an operation that does not return.
         """
-        connection = socket.create_connection((host, port), timeout=self._timeout)
-        connection.sendall(_HELLO.pack(token, self._index))
-        self._links[0] = _Link(connection)
-        self._thread.start()
-
-    def leave(self) -> None:
-        """Say goodbye to the others and stop watching."""
-        if self._left.is_set():
+        reported = self._process.stdout.read(1)
+        if self._left:
             return
-        self._left.set()
-        self._send_all(_BYE, self._index)
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(timeout=self._interval)
-        self._close()
-
-    def _watch(self) -> None:
-        beat = time.monotonic()
-        while not self._left.is_set() and self._links:
-            if time.monotonic() >= beat:
-                self._send_all(_BEAT, self._index)
-                beat = time.monotonic() + self._interval
-            lost = self._listen_until(beat)
-            if lost is not None and not self._left.is_set():
-                self._send_all(_LOST, lost[0])
-                self._on_loss(*lost)
-                return
-
-    def _listen_until(self, end: float) -> tuple[int, str] | None:
-        """Read what the others say; a lost worker and how that showed."""
-        links = {link.connection: index for index, link in self._links.items()}
-        wait = max(0.0, end - time.monotonic())
-        try:
-            ready = select.select(list(links), [], [], wait)[0]
-        except (OSError, ValueError):
-            # `leave` has closed them.
-            return None
-        for connection in ready:
-            index = links[connection]
-            for kind, about in self._links[index].frames():
-                if kind == _LOST:
-                    return about, "as the chief says"
-                if kind == _BYE:
-                    self._links.pop(index).connection.close()
-                    break
-                if kind == b"":
-                    return index, "its connection closed without a goodbye"
-        now = time.monotonic()
-        for index, link in self._links.items():
-            if now - link.heard > self._timeout:
-                return index, f"it has been silent for {self._timeout:g} seconds"
-        return None
-
-    def _send_all(self, kind: bytes, about: int) -> None:
-        with self._lock:
-            for link in list(self._links.values()):
-                # Whoever is gone shows when it is read.
-                with contextlib.suppress(OSError):
-                    link.connection.sendall(_FRAME.pack(kind, about))
-
-    def _close(self) -> None:
-        with self._lock:
-            for link in self._links.values():
-                link.connection.close()
-            self._links = {}
+        with contextlib.suppress(Exception):
+            if not reported:
+                sys.stderr.write(
+                    "The process that watches for lost workers is gone; the others take this "
+                    f"worker for lost, and it ends with exit code {LOST_WORKER_EXIT_CODE}\n"
+                )
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(LOST_WORKER_EXIT_CODE)
 
 
-class _Link:
-    """A connection, what of a frame has come in, and when it last did."""
-
-    def __init__(self, connection: socket.socket):
-        connection.settimeout(1.0)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connection = connection
-        self.heard = time.monotonic()
-        self._buffer = b""
-
-    def frames(self) -> list[tuple[bytes, int]]:
-        """Whole frames that have come in; a closed connection ends them with an empty one."""
-        try:
-            received = self.connection.recv(4_096)
-        except TimeoutError:
-            return []
-        except OSError:
-            received = b""
-        if not received:
-            return [(b"", -1)]
-        self.heard = time.monotonic()
-        self._buffer += received
-        whole = len(self._buffer) - len(self._buffer) % _FRAME.size
-        frames = list(_FRAME.iter_unpack(self._buffer[:whole]))
-        self._buffer = self._buffer[whole:]
-        return frames
+def _keep_alive(link: socket.socket, seconds: float) -> None:
+    """Have the operating system end a connection to a host that answers nothing so long."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    probes = {"TCP_KEEPIDLE": seconds / 3, "TCP_KEEPINTVL": seconds / 6}
+    for name, each in probes.items():
+        if hasattr(socket, name):
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(each)))
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
-def _welcome(connection: socket.socket, token: int) -> int | None:
-    """The position of a worker of this run, or None for a stranger."""
-    connection.settimeout(2.0)
-    try:
-        hello = b""
-        while len(hello) < _HELLO.size:
-            part = connection.recv(_HELLO.size - len(hello))
+def _send(connection: socket.socket, kind: bytes, index: int, num_workers: int) -> None:
+    connection.sendall(_MESSAGE.pack(kind, index, num_workers))
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, int, int]:
+    """The next message; an empty kind where the other end is closed, silent or strange."""
+    received = b""
+    with contextlib.suppress(OSError):
+        while len(received) < _MESSAGE.size:
+            part = connection.recv(_MESSAGE.size - len(received))
             if not part:
-                return None
-            hello += part
-    except OSError:
-        return None
-    shown, index = _HELLO.unpack(hello)
-    same = hmac.compare_digest(shown.to_bytes(8, "big"), token.to_bytes(8, "big"))
-    return index if same else None
+                break
+            received += part
+    return _MESSAGE.unpack(received) if len(received) == _MESSAGE.size else (b"", 0, 0)
+
+
+def _first_loss(
+    links: dict[int, socket.socket], addresses: list[str], start_timeout: float, worker: int
+) -> str | None:
+    """What to report once a worker is lost; None when the worker that is guarded has ended.
+
+    Args:
+        links: Connections by position.
+        addresses: Of all workers.
+        start_timeout: Seconds until that worker must have said that it has started.
+        worker: Its process number.
+    """
+    deadline = time.monotonic() + start_timeout
+    # Its end shows in the process number too: forked processes may hold its side of the pipe open.
+    while os.getppid() == worker:
+        ready = select.select([0, *links.values()], [], [], 1.0)[0]
+        order = os.read(0, 1) if 0 in ready else None
+        if order == _STARTED_ORDER:
+            deadline = float("inf")
+        elif order is not None:
+            if order == _DONE_ORDER:
+                _tell_all(links, _DONE, 0, len(addresses))
+            return None
+        for index, link in [each for each in links.items() if each[1] in ready]:
+            kind, about, _ = _receive(link)
+            if kind == _DONE:
+                links.pop(index).close()
+                continue
+            lost = about if kind == _LOST else index
+            _tell_all(links, _LOST, lost, len(addresses))
+            return (
+                f"Worker {lost} ({addresses[lost]}) is lost: it has ended before its work was done"
+            )
+        if time.monotonic() > deadline:
+            others = ", ".join(f"worker {index} ({addresses[index]})" for index in links)
+            return (
+                f"TensorFlow has not started within {start_timeout:g} seconds, though the other "
+                f"workers run, as far as this one sees them: {others}; are their ports open?"
+            )
+    return None
+
+
+def _tell_all(links: dict[int, socket.socket], kind: bytes, about: int, num_workers: int) -> None:
+    for link in links.values():
+        with contextlib.suppress(OSError):
+            _send(link, kind, about, num_workers)
+
+
+def _ends(worker: int, seconds: float) -> bool:
+    """Whether the worker that is guarded ends, or says that it does, within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while os.getppid() == worker:
+        wait = deadline - time.monotonic()
+        if wait <= 0:
+            return False
+        if select.select([0], [], [], min(wait, 1.0))[0] and os.read(0, 1) != _STARTED_ORDER:
+            return True
+    return True
+
+
+def _guard(worker: str, start_timeout: str, grace: str, links: str, *addresses: str) -> None:
+    # It ends with the worker; what is sent to all processes of a job must not end it before.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    pairs = [each.split("=") for each in links.split(",")]
+    opened = {int(index): socket.socket(fileno=int(number)) for index, number in pairs}
+    report = _first_loss(opened, list(addresses), float(start_timeout), int(worker))
+    if report is None:
+        return
+    sys.stderr.write(
+        f"{report}. Training cannot go on, and this process ends within {grace} "
+        f"seconds, with exit code {LOST_WORKER_EXIT_CODE}. Start all workers again; with a "
+        "directory they go on from the last checkpoint.\n"
+    )
+    sys.stderr.flush()
+    if not _ends(int(worker), float(grace)):
+        os.write(1, b"x")
+        if not _ends(int(worker), _LAST_SECONDS):
+            os.kill(int(worker), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _guard(*sys.argv[1:])

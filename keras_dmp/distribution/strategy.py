@@ -2,13 +2,9 @@
 
 import atexit
 import contextlib
-import faulthandler
-import logging
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,47 +13,56 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp.distribution.cluster import Cluster, host_and_port, require_address
-from keras_dmp.distribution.peers import PeerWatch
+from keras_dmp.distribution.cluster import Cluster, require_address
+from keras_dmp.distribution.ending import Ending
+from keras_dmp.distribution.peers import Guard
 from keras_dmp.distribution.replicas import WholeBatchLoss as WholeBatchLoss
 
 __all__ = ["MultiWorkerStrategy", "WholeBatchLoss"]
 
-_logger = logging.getLogger(__name__)
-
-# "Temporary failure", sysexits.h: what a supervisor may take for "start all again".
-LOST_WORKER_EXIT_CODE = 75
-# After a worker is lost, until this process ends itself; TensorFlow's own error comes sooner, if
-# the process waits for the lost worker.
-_GRACE_SECONDS = 20.0
 _MAX_RANK = 8
 
 
 class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
-    """`tf.distribute.MultiWorkerMirroredStrategy` with which Keras 3's methods work.
+    """`tf.distribute.MultiWorkerMirroredStrategy` with which Keras 3's methods work. Experimental.
 
     `fit`, `evaluate` and `predict` of any Keras model that was built in its scope run on all
     workers at once and give the figures of one process at the same global batch; `predict`
-    returns all outputs, in order, on every worker. TensorFlow's own class fails there
-    (keras-team/keras#20585). Where a batch does not divide by the replicas, Keras' gradient counts
-    the replicas equally, as with every strategy: `WholeBatchLoss` counts samples.
+    returns all outputs, in order, on every worker. Where a batch does not divide by the replicas,
+    Keras' gradient counts the replicas equally, as with every strategy: `WholeBatchLoss` counts
+    samples.
+
+    Experimental: it stands in for a fix in Keras and goes once there is one. `fit` fails under
+    TensorFlow's own class (keras-team/keras#20585) with Keras 3.13, 3.14 and 3.15, and with the
+    nightly build 3.16.0.dev of October 2026. It was run on several processes of one machine, never
+    on several hosts.
 
     Every worker runs the same program on the same data in the same order, with the same seed
     (`keras.utils.set_random_seed`), and computes its share of each batch. Create the strategy
     before anything else of TensorFlow. Where `TF_CONFIG` names no cluster, it is a strategy for
     this machine's devices alone.
 
-    When a worker is lost, the others report it and end: those that wait for it within about ten
-    seconds by TensorFlow's `UnavailableError`, all others with exit code 75 within a minute. A
-    lost worker cannot come back into a run: start all again, from a checkpoint.
+    A worker is done when its script comes to its end or calls `sys.exit` with 0 or nothing; the
+    others are then left in peace. A worker that ends in any other way is lost: killed by a signal,
+    ended by an exception, by `sys.exit` with another status, by a written-out `raise SystemExit`
+    or by `os._exit`, whatever their status. All others name the lost worker and its address on
+    standard error within two seconds, whatever they are doing, TensorFlow's start included. They
+    end 20 seconds later with exit code 75, or before that by themselves: where they wait for the
+    lost worker, by TensorFlow's `UnavailableError` after about ten seconds. A process whose Python
+    does not react is killed (SIGKILL) after 25 seconds. A host that answers nothing counts as lost
+    after `peer_timeout`. A stopped process is not lost to those that do not wait for it.
+
+    A lost worker cannot come back into a run: start all again, from a checkpoint. Until all have
+    met, workers may come and go.
 
     Args:
         cluster_resolver: A `tf.distribute.cluster_resolver.ClusterResolver`. Defaults to `None`:
             `TF_CONFIG` is read, and checked.
         communication_options: As for `tf.distribute.MultiWorkerMirroredStrategy`.
-        startup_timeout: Seconds to wait for the other workers. Defaults to 600.
-        peer_timeout: Seconds of silence after which a worker counts as lost; one whose process
-            ended is noticed at once. Defaults to 30.
+        startup_timeout: Seconds to wait for the other workers, and then for TensorFlow to start.
+            Defaults to 600.
+        peer_timeout: Seconds after which a host that answers nothing counts as lost. Defaults to
+            30.
 
     Attributes:
         is_chief: Whether this worker is the one that writes files.
@@ -99,11 +104,16 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         if self.num_workers == 1:
             super().__init__(cluster_resolver, communication_options)
             return
-        cluster.meet(startup_timeout)
-        # One of them may be lost right now.
-        with _own_sigterm(), _deadline(startup_timeout):
+        guard = Guard(
+            cluster.meet(startup_timeout),
+            cluster.addresses,
+            start_timeout=startup_timeout,
+            silence_timeout=peer_timeout,
+        )
+        atexit.register(_leave, guard, Ending())
+        with _own_sigterm():
             super().__init__(cluster_resolver, communication_options)
-            self._watch_peers(peer_timeout)
+        guard.started()
 
     @property
     def is_chief(self) -> bool:
@@ -239,45 +249,6 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             return values
         return super().reduce("SUM", tf.constant(values), axis=None).numpy()
 
-    def _watch_peers(self, timeout: float) -> None:
-        """Begin to watch the other workers; without it TensorFlow's own notice is left."""
-        watch = PeerWatch(
-            index=self.worker_index,
-            num_workers=self.num_workers,
-            on_loss=self._stop_for,
-            timeout=timeout,
-        )
-        port = token = 0
-        if self.is_chief:
-            server = watch.listen()
-            port, token = server.getsockname()[1], int.from_bytes(os.urandom(7), "big")
-        port, token = self.broadcast(np.array([port, token], dtype=np.int64)).tolist()
-        try:
-            if self.is_chief:
-                watch.accept(server, token)
-            else:
-                watch.connect(host_and_port(self._cluster.addresses[0])[0], port, token)
-        except OSError as error:
-            _logger.warning(
-                "Workers cannot watch one another (%s): a worker that waits for a lost one still "
-                "ends, one that does not goes on until it waits",
-                error,
-            )
-        else:
-            atexit.register(_leave_in_order, watch)
-
-    def _stop_for(self, index: int, how: str) -> None:
-        """End this process: a collective cannot go on without the lost worker."""
-        _logger.critical(
-            "Worker %d (%s) is lost: %s. Training cannot go on without it, and this process ends. "
-            "Start all workers again; they resume from the last checkpoint.",
-            index,
-            self._cluster.addresses[index],
-            how,
-        )
-        time.sleep(_GRACE_SECONDS)
-        _exit()
-
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
@@ -289,21 +260,6 @@ def _own_sigterm() -> Iterator[None]:
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and before is not None:
             signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """End the process if a call of TensorFlow's, which no thread can break off, takes so long."""
-    try:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
-    except (AttributeError, ValueError, OSError):
-        # There is no standard error to write to.
-        yield
-        return
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def _resolved(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Cluster | None:
@@ -324,15 +280,7 @@ def _resolved(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Clust
     return Cluster(addresses=addresses, index=task if job == "chief" else chiefs + task)
 
 
-def _leave_in_order(watch: PeerWatch) -> None:
-    """Say goodbye, unless an exception ends the process: then the others are to stop."""
-    if getattr(sys, "last_value", None) is None:
-        watch.leave()
-
-
-def _exit() -> None:
-    """End the process from a thread, whatever the main thread waits for."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(LOST_WORKER_EXIT_CODE)
+def _leave(guard: Guard, ending: Ending) -> None:
+    """Let the guard know how this process ends; a fork of it has no part in the run."""
+    if ending.is_of_this_process:
+        guard.leave(done=ending.is_orderly)
