@@ -12,8 +12,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import fresh
 from keras_dmp._classifier.logits import class_logits
 from keras_dmp._classifier.outputs import output_units, require_model
-from keras_dmp._data import arrays
-from keras_dmp._data.inputs import require_model_input
+from keras_dmp._data import arrays, samples
 from keras_dmp._training import callback_state
 from keras_dmp._training.resident import ResidentBatches, new_seed
 
@@ -128,8 +127,8 @@ class AdversarialModel(keras.Model):
         """
         self._assert_compile_called("fit")
         _validate.integer_at_least(1, batch_size=batch_size, epochs=epochs)
-        sample = arrays.take(arrays.as_arrays(x, "x"), slice(0, 2))
-        require_model_input(sample, self.classifier, "x")
+        x = samples.checked(x, "x", self.classifier)
+        sample = arrays.take(x, slice(0, 2))
         fresh.ensure_built(self.classifier, sample)
         self.built = True
         units = output_units(self.classifier, "classifier", self.classifier(sample))
@@ -194,12 +193,8 @@ class AdversarialModel(keras.Model):
     def _checked(
         self, x: Any, y: Any, units: int, names: tuple[str, str]
     ) -> tuple[Any, np.ndarray]:
-        x = arrays.as_arrays(x, names[0])
-        require_model_input(x, self.classifier, names[0])
-        arrays.require_finite(x, names[0])
-        y = arrays.class_ids(y, max(2, units), names[1])
-        arrays.require_same_length(x, y, *names)
-        return x, y
+        x = samples.checked(x, names[0], self.classifier)
+        return x, samples.checked_labels(y, max(2, units), names[1], x=x, x_name=names[0])
 
 
 class _Opponent:

@@ -11,8 +11,8 @@ from keras_dmp._classifier.kind import output_kind, require_separate
 from keras_dmp._classifier.logits import harden
 from keras_dmp._classifier.outputs import OutputKind, require_model, resolve_output_kind
 from keras_dmp._classifier.wrapper import Untracked
-from keras_dmp._data.batches import first_batch, is_dataset, require_readable
-from keras_dmp._data.inputs import require_model_input
+from keras_dmp._data import samples
+from keras_dmp._data.batches import is_dataset, require_readable
 from keras_dmp._training import callback_state, loop
 from keras_dmp._training.labelled_data import checked_validation
 from keras_dmp._training.resident import ResidentBatches, new_seed
@@ -361,8 +361,7 @@ class DistillationTrainer(keras.Model):
         """
         if not kwargs.get("_use_cached_eval_dataset"):
             if self._kind is None:
-                sample = first_batch(x, "x", self.student).x
-                require_model_input(sample, self.student, "x")
+                sample = samples.first(x, "x", self.student)
                 self._kind = output_kind(self.student, "student", sample, self.from_logits)
             data = self._checked(x if is_dataset(x) else (x, y))
             x, y = (x, y) if is_dataset(x) else data

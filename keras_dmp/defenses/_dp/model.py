@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from keras_dmp import _validate
 from keras_dmp._classifier import fresh, outputs
-from keras_dmp._data import arrays
-from keras_dmp._data.inputs import require_model_input
+from keras_dmp._data import arrays, samples
 from keras_dmp._training import callback_state
 from keras_dmp.defenses._dp.accounting import ACCOUNTANTS, Spent, epsilon_of
 from keras_dmp.defenses._dp.batches import SampledBatches, secret_seed
@@ -168,8 +167,11 @@ class DPModel(keras.Model):
             multiple=self.microbatch_size,
             seed=seed,
         )
-        fresh.ensure_built(self.classifier, arrays.take(x, slice(0, 1)))
+        sample = arrays.take(x, slice(0, 1))
+        fresh.ensure_built(self.classifier, sample)
         self.built = True
+        units = outputs.output_units(self.classifier, "classifier", self.classifier(sample))
+        samples.checked_targets(y, "y", x=x, num_classes=max(2, units))
         self._spent.prepare(self, batch_size=batch_size, seed=seed)
         # Batches differ in size, and a compiled step is compiled for one.
         self.jit_compile = False
@@ -236,10 +238,8 @@ class DPModel(keras.Model):
                 f"the guarantee. Received: x of type {type(x).__name__}, y of type "
                 f"{type(y).__name__}"
             )
-        x, y = arrays.as_arrays(x, "x"), np.asarray(y)
-        require_model_input(x, self.classifier, "x")
-        arrays.require_finite(x, "x")
-        arrays.require_same_length(x, y, "x", "y")
+        x = samples.checked(x, "x", self.classifier)
+        y = samples.checked_targets(y, "y", x=x)
         if batch_size > len(y):
             raise ValueError(
                 f"Expected `batch_size` to be at most the {len(y)} samples. Received: "

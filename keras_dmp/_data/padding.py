@@ -1,0 +1,87 @@
+"""Steps of sequences that a model ignores: what its own layers mask is padding.
+
+`layers.Embedding(mask_zero=True)` and `layers.Masking` tell. Keras has no public way from a
+model's input to the layers that take it; `_inbound_nodes` is read here and nowhere else in this
+package.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Padding:
+    """How a model treats the steps of one of its inputs.
+
+    Attributes:
+        mask_value: Steps of nothing but this value are ignored, or None if none are.
+        any_length: Whether the input takes sequences, or images, of any length.
+    """
+
+    mask_value: float | None
+    any_length: bool
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the same sequence with other padding is another record to the model."""
+        return self.any_length and self.mask_value is None
+
+    @property
+    def fill(self) -> float:
+        """What sequences are padded with."""
+        return self.mask_value or 0
+
+    def bounds(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """First and last step, exclusive, of each row without the padding at its two ends."""
+        if self.mask_value is None or rows.ndim < 2:
+            return None
+        steps = rows.reshape(*rows.shape[:2], -1)
+        kept = (steps != self.mask_value).any(axis=2)
+        last = rows.shape[1] - kept[:, ::-1].argmax(axis=1)
+        return kept.argmax(axis=1), np.where(kept.any(axis=1), last, 0)
+
+
+def of_inputs(model: keras.Model | None) -> list[Padding]:
+    """The padding of each of the model's inputs, in their order; empty where they are unknown."""
+    return [
+        Padding(mask_value=_mask_value(model, tensor), any_length=None in tensor.shape[1:])
+        for tensor in getattr(model, "inputs", None) or []
+    ]
+
+
+def extend(leaf: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
+    """Rows padded at their ends to the shape of a sample."""
+    if leaf.shape[1:] == shape:
+        return leaf
+    widths = [(0, to - size) for size, to in zip(leaf.shape[1:], shape, strict=True)]
+    value = "" if leaf.dtype.kind in "US" else fill
+    return np.pad(leaf, [(0, 0), *widths], constant_values=value)
+
+
+def _mask_value(model: keras.Model, tensor: Any) -> float | None:
+    """The value that all layers which take this input mask, or None if one of them sees it."""
+    values = {_value_of(layer, place) for layer, place in _takers(model, tensor)}
+    return values.pop() if len(values) == 1 else None
+
+
+def _takers(model: keras.Model, tensor: Any) -> Iterator[tuple[Any, int]]:
+    """Operations that take a tensor of the model's graph, and as which of their inputs."""
+    for taker in getattr(model, "operations", None) or model.layers:
+        for node in getattr(taker, "_inbound_nodes", ()):
+            for place, entering in enumerate(node.input_tensors):
+                if entering is tensor:
+                    yield taker, place
+
+
+def _value_of(layer: Any, place: int) -> float | None:
+    if isinstance(layer, layers.Masking):
+        return float(layer.mask_value)
+    if isinstance(layer, layers.Embedding):
+        return 0.0 if layer.mask_zero else None
+    inner = getattr(layer, "inputs", None)
+    return _mask_value(layer, inner[place]) if isinstance(layer, keras.Model) and inner else None
