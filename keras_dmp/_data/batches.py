@@ -136,6 +136,17 @@ def has_labels(dataset: Any) -> bool:
     return keras.utils.unpack_x_y_sample_weight(element)[1] is not None
 
 
+def has_fixed_shapes(dataset: Any) -> bool:
+    """Whether the dataset says in advance that all of its samples have one shape."""
+    if not isinstance(dataset, tf.data.Dataset):
+        return False
+    x = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
+    return all(
+        leaf.shape.rank is not None and None not in leaf.shape.as_list()[1:]
+        for leaf in keras.tree.flatten(x)
+    )
+
+
 def with_pending_outputs(dataset: Any) -> Any:
     """The dataset with outputs of no columns in place of labels: still to be asked for."""
     if isinstance(dataset, tf.data.Dataset):

@@ -13,6 +13,11 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_dmp._data import arrays, inputs
+
+# Of each input, the shape of a sample, or None.
+Shapes = list[tuple[int, ...] | None]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Padding:
@@ -30,11 +35,6 @@ class Padding:
     def is_seen(self) -> bool:
         """Whether the same sequence with other padding is another record to the model."""
         return self.any_length and self.mask_value is None
-
-    @property
-    def fill(self) -> float:
-        """What sequences are padded with."""
-        return self.mask_value or 0
 
     def bounds(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """First and last step, exclusive, of each row without the padding at its two ends."""
@@ -54,7 +54,47 @@ def of_inputs(model: keras.Model | None) -> list[Padding]:
     ]
 
 
-def extend(leaf: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
+def longest(x: Any, model: keras.Model, known: Shapes | None = None) -> Shapes:
+    """The largest size of every axis of a sample, by input that takes any; None for others.
+
+    Args:
+        x: A batch of samples.
+        model: The model.
+        known: The largest sizes of earlier batches.
+    """
+    shapes = [
+        leaf.shape[1:] if of.any_length else None
+        for leaf, of in zip(inputs.leaves_of(x, model), of_inputs(model), strict=True)
+    ]
+    return [
+        shape and tuple(map(max, shape, before))
+        for shape, before in zip(shapes, known or shapes, strict=True)
+    ]
+
+
+def padded(x: Any, model: keras.Model, shapes: Shapes, name: str) -> Any:
+    """Samples padded to common shapes with what the model masks, or zeros.
+
+    Raises:
+        ValueError: If a sample is longer than that.
+    """
+    if longest(x, model, shapes) != shapes:
+        raise ValueError(
+            f"Expected `{name}` to yield samples of the same lengths at every reading. Received: "
+            f"samples of {arrays.describe(x)} after a reading in which none exceeded {shapes}"
+        )
+    leaves = [
+        leaf if shape is None else _extended(leaf, shape, of.mask_value or 0)
+        for leaf, shape, of in zip(
+            inputs.leaves_of(x, model), shapes, of_inputs(model), strict=True
+        )
+    ]
+    if isinstance(x, dict) and set(x) == set(inputs.names(model)):
+        return dict(zip(inputs.names(model), leaves, strict=True))
+    return keras.tree.pack_sequence_as(x, leaves)
+
+
+def _extended(leaf: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
     """Rows padded at their ends to the shape of a sample."""
     if leaf.shape[1:] == shape:
         return leaf

@@ -11,13 +11,14 @@ its samples are kept.
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from keras_dmp._data import arrays, batches, inputs, labels, tables
+from keras_dmp._data import arrays, batches, inputs, labels, padding, tables
 from keras_dmp._data.batches import Batch
 from keras_dmp._data.records import Records, count_shared, padding_note
 
@@ -290,6 +291,35 @@ def rows_of(x: Any, indices: np.ndarray) -> Any:
     return tables.take(x, indices) if tables.is_table(x) else arrays.take(x, indices)
 
 
+def of_one_length(
+    found: Iterable[Batch], dataset: Any, name: str, model: keras.Model
+) -> Iterable[Batch]:
+    """Batches of a dataset, padded to the longest where a model takes samples of any length.
+
+    The dataset is read once more, to find the longest, unless its batches say that all are alike.
+
+    Args:
+        found: The batches.
+        dataset: Where they come from.
+        name: What messages call it.
+        model: The model, whose mask values shorter samples are padded with.
+    """
+    treatments = padding.of_inputs(model)
+    if not any(of.any_length for of in treatments) or batches.has_fixed_shapes(dataset):
+        return found
+    shapes, lengths = None, frozenset()
+    for batch in batches.iterate(dataset, name, model):
+        shapes = padding.longest(batch.x, model, shapes)
+        lengths |= Records(model).lengths(batch.x)
+    if len(lengths) > len({of for of, _ in lengths}):
+        warnings.warn(
+            f"Batches of `{name}` differ in length, and the model masks no padding: all samples "
+            "are padded with zeros to the longest, which the model sees",
+            stacklevel=2,
+        )
+    return (batch._replace(x=padding.padded(batch.x, model, shapes, name)) for batch in found)
+
+
 def digests(x: Any, model: keras.Model | None = None) -> np.ndarray:
     """Hash of each record as the model sees it, (samples,) uint64; see `records`."""
     return Records(model).digests(x)
@@ -352,7 +382,8 @@ def _checked_batch(
         y = y if y.dtype.kind in "biuf" else classes
     elif needs_labels:
         raise ValueError(
-            f"Expected `{names.y}` to be class labels. Received: no labels, {names.y}=None"
+            f"Expected `{names.y}` to be class labels, one per sample. Received: no labels; give "
+            "arrays (x, y), or a dataset that yields batches (x, y)"
         )
     if weights is not None:
         weights = checked_weights(weights, names.sample_weight, x=batch.x, x_name=names.x)

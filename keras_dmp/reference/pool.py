@@ -34,6 +34,7 @@ class ReferenceSource:
     num_samples: int | None
     arrays: Batch | None
     _stream: Iterator[Batch] | None = None
+    _source: tuple[Any, str, keras.Model] | None = None
 
     @classmethod
     def open(
@@ -74,6 +75,7 @@ class ReferenceSource:
                 num_samples=num_samples,
                 arrays=None,
                 _stream=stream,
+                _source=(x, name, model),
             )
         if has_teacher:
             refuse_labels(y is not None, "y")
@@ -84,9 +86,12 @@ class ReferenceSource:
         return cls(first=first, batch_size=None, num_samples=count, arrays=whole)
 
     def parts(self, rows: int) -> Iterator[Batch]:
-        """All samples in parts of `rows`, the last one smaller; of a dataset only once."""
+        """All samples in parts of `rows`, the last one smaller; of a dataset only once.
+
+        Batches that were padded to lengths of their own are padded to the longest.
+        """
         if self.arrays is None:
-            yield from _batches.read_ahead(_batches.regroup(self.each(), rows))
+            yield from _batches.read_ahead(_batches.regroup(self.of_one_length(), rows))
             return
         for start in range(0, self.num_samples, rows):
             part = slice(start, start + rows)
@@ -95,6 +100,12 @@ class ReferenceSource:
     def each(self) -> Iterator[Batch]:
         """All samples as they came: batches of a dataset, only once, or all at once."""
         return iter([self.arrays]) if self.arrays else itertools.chain([self.first], self._stream)
+
+    def of_one_length(self) -> Iterator[Batch]:
+        """`each`, all of them padded to the longest sample."""
+        if self._source is None:
+            return self.each()
+        return iter(samples.of_one_length(self.each(), *self._source))
 
     def require_length(self, count: int, name: str = "x") -> None:
         """Raise ValueError unless a dataset that has been read had the expected number."""
@@ -188,7 +199,7 @@ def read_reference(x: Any, name: str, model: keras.Model) -> tuple[Any, int | No
     source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
     if source.arrays is not None:
         return source.arrays.x, None
-    x = _arrays.concatenate([part.x for part in source.each()])
+    x = _arrays.concatenate([part.x for part in source.of_one_length()])
     samples.require_enough(_arrays.num_samples(x), name, 2)
     return x, source.batch_size
 
