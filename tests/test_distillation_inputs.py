@@ -238,7 +238,7 @@ def test_refuses_labels_beside_a_teacher(reference, labelled, teacher, student, 
     [
         (
             {"sample_weight": np.ones(95)},
-            "`x` and `sample_weight` to have the same number of samples",
+            "`x` and `sample_weight` to have the same",
         ),
         ({"sample_weight": np.full(96, np.nan)}, "`sample_weight` to be finite"),
         ({"sample_weight": np.ones((96, 2))}, r"one number per sample.*shape \(96, 2\)"),
@@ -285,7 +285,7 @@ def test_refuses_streams(reference, teacher, student, settings, options, message
         (lambda x: [EntropyReferenceSelector(size=9)] * 2, "at most one Entropy.* Received: 2"),
         (lambda x: [EntropyReferenceSelector(size=9, pool=x)], "no `pool` of its own"),
         (lambda x: [EntropyReferenceSelector(size=97)], "at most the 96 samples of the pool"),
-        (lambda x: [EntropyReferenceSelector(max_entropy=0.0)], "at least 1 sample"),
+        (lambda x: [EntropyReferenceSelector(max_entropy=0.0)], "at least one sample"),
     ],
 )
 @BOTH
@@ -307,14 +307,14 @@ VALIDATION = {
     "length": (lambda x, y: (x, y[:-1]), "the same number of samples. Received: 48 and 47"),
     "too wide": (lambda x, y: (x, np.eye(5)[y]), r"one-hot \(n, 4\).*shape \(48, 5\)"),
     "not one-hot": (lambda x, y: (x, np.full((48, 4), 0.25)), "not one-hot"),
-    "no labels": (lambda x, y: x, "`validation_data labels` to be .* Received: no labels"),
+    "no labels": (lambda x, y: x, "validation_data labels.* no labels"),
     "NaN": (lambda x, y: (spoil(x, np.nan), y), "`validation_data` to be finite"),
     "shape": (lambda x, y: (x[:, 1:], y), r"`validation_data` to have shape \(None, 12\)"),
     "empty": (lambda x, y: (x[:0], y[:0]), "at least 1 sample"),
     "dataset outside": (lambda x, y: batched(x, y + 1), "lie in 0..3"),
     "dataset without labels": (
         lambda x, y: batched(x),
-        "`validation_data labels` to be .* Received: no labels",
+        "validation_data labels.* no labels",
     ),
     "dataset of nothing": (lambda x, y: batched(x, y).take(0), "yields none"),
     "dataset unbatched": (

@@ -104,7 +104,7 @@ def test_structures_and_labels_of_any_form(data):
         ({"groups": np.zeros(200)}, "in whole groups.* 0 are left for `nonmembers`"),
         (
             {"y": np.zeros(199, int)},
-            "`x` and `y` to have the same number of samples. Received: 200 and 199",
+            "`x` and `y` to have the same number .*: 200 and 199",
         ),
         ({"y": np.full(200, 0.5)}, "`y` to be whole-number class labels"),
         ({"x": np.full((200, 3), np.nan)}, "`x` to be finite"),

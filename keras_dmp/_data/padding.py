@@ -112,6 +112,9 @@ def _mask_value(model: keras.Model, tensor: Any) -> float | None:
 def _takers(model: keras.Model, tensor: Any) -> Iterator[tuple[Any, int]]:
     """Operations that take a tensor of the model's graph, and as which of their inputs."""
     for taker in getattr(model, "operations", None) or model.layers:
+        # The mask itself, which Keras adds to the graph of a functional model.
+        if type(taker).__name__ == "NotEqual":
+            continue
         for node in getattr(taker, "_inbound_nodes", ()):
             for place, entering in enumerate(node.input_tensors):
                 if entering is tensor:

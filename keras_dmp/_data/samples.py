@@ -402,7 +402,11 @@ def _require_same_length(x: Any, other: Any, name: str, other_name: str) -> None
 def _require_finite(x: Any, name: str, model: keras.Model | None) -> None:
     """Raise ValueError if a float is NaN or infinite, or becomes so in the model's dtype."""
     leaves, dtypes = inputs.leaves_of(x, model), inputs.seen_dtypes(x, model)
-    for leaf, dtype in zip(leaves, dtypes, strict=True):
+    parts = [name] * len(leaves)
+    if isinstance(x, dict):
+        keys = inputs.names(model) if set(x) == set(inputs.names(model) or ()) else sorted(x)
+        parts = [f"{name}[{key!r}]" for key in keys]
+    for leaf, dtype, part in zip(leaves, dtypes, parts, strict=True):
         if "float" not in leaf.dtype.name:
             continue
         narrows = dtype is not None and dtype.kind == "f" and dtype.itemsize < leaf.dtype.itemsize
@@ -416,7 +420,7 @@ def _require_finite(x: Any, name: str, model: keras.Model | None) -> None:
             bad += int(np.count_nonzero(~finite.all(axis=1)))
         if bad:
             raise ValueError(
-                f"Expected `{name}` to be finite"
+                f"Expected `{part}` to be finite"
                 + (f" as {dtype}, which the model takes" if narrows else "")
                 + f". Received: NaN or infinite values in {bad} of {len(leaf)} samples"
             )

@@ -110,8 +110,9 @@ def test_integers_are_compared_exactly(model):
     model = model and keras.Sequential([keras.Input((1,), dtype=model), layers.Rescaling(1.0)])
     found = digests(np.array(LARGE, "int64")[:, None], model)
     assert len(set(found.tolist())) == len(LARGE)
-    unsigned = digests(np.array([2**64 - 1, 2**63, 5], "uint64")[:, None], model)
-    assert not set(found) & set(unsigned)
+    if model is None or model.inputs[0].dtype.startswith("float"):
+        unsigned = digests(np.array([2**64 - 1, 2**63, 5], "uint64")[:, None], model)
+        assert not set(found) & set(unsigned)
     assert_equal(np.array([[5], [2**24]]), np.uint64([[5], [2**24]]), model)
 
 
@@ -127,9 +128,10 @@ def test_integers_equal_floats_of_their_value(numbers):
 
 
 def test_records_are_cut_where_inputs_are():
-    inputs = [keras.Input((None,), name=name) for name in ("a", "b")]
-    model = keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(inputs)[:, :1]))
-    first, second = np.ones((1, 2)), np.ones((1, 1))
+    inputs = [keras.Input((None, 1), name=name) for name in ("a", "b")]
+    means = [layers.GlobalAveragePooling1D()(each) for each in inputs]
+    model = keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(means)))
+    first, second = np.ones((1, 2, 1)), np.ones((1, 1, 1))
     assert digests([first, second], model) != digests([second, first], model)
 
 
@@ -306,7 +308,7 @@ def test_missing_numbers_are_refused(dtype):
     column = pd.Series([1, 0, None], dtype=dtype)
     with pytest.raises(ValueError, match=r"`x\['age'\]` to (have no missing|be finite).*1 of 3"):
         samples.checked({"age": column}, "x")
-    with pytest.raises(ValueError, match="`x` to be finite.*1 of 3"):
+    with pytest.raises(ValueError, match=r"`x` to be finite.*1 of 3"):
         samples.checked(pd.DataFrame({"age": column}), "x")
 
 
@@ -322,7 +324,7 @@ def test_missing_numbers_are_refused(dtype):
 )
 def test_missing_groups_are_no_person(groups):
     x, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
-    with pytest.raises(ValueError, match="`groups` to have a group .*10 of 20"):
+    with pytest.raises(ValueError, match=r"`groups` to have a group .*10 of 20"):
         split_private(x, y, members=5, nonmembers=5, groups=groups)
     trainer = DMPTrainer(lambda: keras.Sequential([keras.Input((2,)), layers.Dense(2)]), seed=0)
     trainer.compile("sgd", LOSS)
@@ -451,7 +453,7 @@ def test_values_that_are_not_finite_are_counted(monkeypatch):
         with pytest.raises(ValueError, match=r"`x` to be finite. .* in 2 of 9 samples"):
             samples.checked(x, "x")
     huge = np.full((3, nets.FEATURES), 1e300)
-    with pytest.raises(ValueError, match="`x` to be finite as float32.* in 3 of 3"):
+    with pytest.raises(ValueError, match=r"`x` to be finite as float32.* in 3 of 3"):
         samples.checked(huge, "x", nets.classifier())
 
 
@@ -484,7 +486,9 @@ def counted(x, y):
         yield from ((x[start : start + 20], y[start : start + 20]) for start in (0, 20))
 
     spec = (tf.TensorSpec((None, x.shape[1])), tf.TensorSpec((None,), tf.int64))
-    return tf.data.Dataset.from_generator(batches, output_signature=spec), readings
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=spec)
+    # Keras warns where a dataset ends without having said so.
+    return dataset.apply(tf.data.experimental.assert_cardinality(2)), readings
 
 
 def test_validation_data_is_read_once_before_the_first_step():
@@ -586,9 +590,9 @@ def own_lengths(x, *labels):
 
     spec = tf.TensorSpec((None, None), tf.int64)
     labels_spec = tuple(tf.TensorSpec((None,), tf.int64) for _ in labels)
-    return tf.data.Dataset.from_generator(
-        batches, output_signature=(spec, *labels_spec) if labels else spec
-    )
+    signature = (spec, *labels_spec) if labels else spec
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(x) // 20)))
 
 
 def test_sequences_of_other_lengths():
@@ -609,9 +613,9 @@ def test_sequences_of_other_lengths():
     trainer.compile("sgd")
     labelled = trainer.label(own_lengths(longer))
     np.testing.assert_array_equal(labelled.x, np.pad(longer, [(0, 0), (0, 2)]))
+    trainer = DMPTrainer(lambda: sequences(mask_zero=True), seed=0)
+    trainer.compile("sgd", LOSS)
     with pytest.raises(ValueError, match="60 of 60 samples of `reference` are members"):
-        trainer = DMPTrainer(lambda: sequences(mask_zero=True), seed=0)
-        trainer.compile("sgd", LOSS)
         trainer.fit(short, y, reference=own_lengths(short), verbose=0)
 
 
