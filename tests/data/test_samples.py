@@ -496,7 +496,7 @@ def test_validation_data_is_read_once_before_the_first_step():
     validation, readings = counted(x[:40], y[:40])
     seen = []
     count = keras.callbacks.LambdaCallback(on_train_begin=lambda _: seen.append(len(readings)))
-    trainer = DMPTrainer(nets.classifier, seed=0)
+    trainer = DMPTrainer(lambda: keras.Sequential([keras.Input((12,)), layers.Dense(4)]), seed=0)
     trainer.compile("sgd", LOSS)
     trainer.fit(
         x[40:80],
