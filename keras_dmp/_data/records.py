@@ -126,6 +126,10 @@ def _as_floats(rows: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarra
     with np.errstate(over="ignore"):
         seen = rows.astype(dtype)
     if rows.dtype.kind in "iu":
+        # Small integers are floats all; it takes a fifth of the time to see.
+        most = 2 ** (np.finfo(dtype).nmant + 1)
+        if not rows.size or (int(rows.min()) >= -most and int(rows.max()) <= most):
+            return seen, None
         exact = np.where(_is_float(rows, seen), 0, rows.astype(np.int64))
         return seen, exact if exact.any() else None
     return seen + dtype.type(0), None  # -0.0 becomes 0.0
@@ -134,8 +138,6 @@ def _as_floats(rows: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarra
 def _is_float(integers: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Whether integers are floats of a dtype: their odd part fits into its digits."""
     digits = np.finfo(seen.dtype).nmant + 1
-    if integers.dtype.itemsize * 8 <= digits:
-        return np.ones(integers.shape, dtype=bool)
     # Two's complement: the lowest bit of a negative number is that of its absolute value.
     bits = integers.astype(np.int64).view(np.uint64)
     size = np.where(integers < 0, ~bits + np.uint64(1), bits)
