@@ -64,13 +64,14 @@ def split_private(
     part's size any more are left over.
 
     Args:
-        x: Samples: an array, or a structure of arrays.
+        x: Samples: an array, a structure of arrays, or a pandas DataFrame, which is split into
+            DataFrames.
         y: Class labels: integers, a column or one-hot.
         members: Number of members, at least 2.
         nonmembers: Number of nonmembers, at least 2.
         reference: Size of the reference pool; 0 for none. Defaults to all the rest.
         validation: Number of validation samples. Defaults to 0.
-        groups: Group of each record, (samples,), of any hashable NumPy dtype.
+        groups: Group of each record, (samples,): numbers, texts or dates, none missing.
         seed: Seed of the draw.
 
     Returns:
