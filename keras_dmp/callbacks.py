@@ -13,7 +13,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import probabilities
 from keras_dmp._classifier.forward import ForwardPass
 from keras_dmp._classifier.kind import output_kind
-from keras_dmp._data import arrays, inputs
+from keras_dmp._data import arrays, samples
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attacks import sides as _sides
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -48,7 +48,8 @@ class MembershipAudit(keras.callbacks.Callback):
         members: Training samples of the model: a tuple (x, y) of arrays, or a
             `tf.data.Dataset` or `keras.utils.PyDataset` of such batches. For a student, the
             members of its teacher. Arrays are not copied. A dataset is read once at
-            construction and once for each audited epoch, and never held in memory.
+            construction and once for each audited epoch, and never held in memory; where the
+            model masks padding, once more when training begins.
         nonmembers: Samples that the model is not trained on, in the same forms. With fewer
             than 100, `mia_tpr_at_fpr_1%` cannot be resolved and is left out.
         attacks: Names of the scores that are thresholded: `"threshold"` (the loss, also
@@ -156,11 +157,12 @@ class MembershipAudit(keras.callbacks.Callback):
         if isinstance(model, DistillationTrainer):
             from_logits = model.from_logits if from_logits is None else from_logits
             model = model.student
-        samples = [_first_samples(side, model) for side in self._sides]
-        _sides.require_alike(samples[1], samples[0], "nonmembers", "members", model)
-        self._kind = output_kind(model, "model", samples[0], from_logits)
+        firsts = [_first_samples(side, model) for side in self._sides]
+        samples.require_alike(firsts[1], firsts[0], "nonmembers", "members", model)
+        self._kind = output_kind(model, "model", firsts[0], from_logits)
         for side, highest in zip(self._sides, self._highest_labels, strict=True):
             _sides.labels(np.array([highest]), self._kind.num_classes, side.name)
+        self._require_disjoint(model)
         self._forward = ForwardPass(model)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -190,6 +192,7 @@ class MembershipAudit(keras.callbacks.Callback):
             _sides.open_side(nonmembers, "nonmembers"),
         )
         surveys = [_surveyed(side) for side in self._sides]
+        samples.require_same_form(surveys[1].first, surveys[0].first, "nonmembers", "members")
         _sides.require_disjoint(*(survey.digests for survey in surveys))
         self._highest_labels = [survey.highest_label for survey in surveys]
         self._figure_names = ("auc", "advantage", _TPR)
@@ -200,6 +203,20 @@ class MembershipAudit(keras.callbacks.Callback):
                 self._key(_TPR),
                 round(1 / _FPR),
                 surveys[1].samples,
+            )
+
+    def _require_disjoint(self, model: keras.Model) -> None:
+        """Refuse records on both sides that only the model takes for equal.
+
+        Arrays are hashed again. Datasets are read again only where the model masks padding.
+        """
+        records = samples.Records(model)
+        if records.ignores_padding or all(side.digests is not None for side in self._sides):
+            _sides.require_disjoint(
+                *(
+                    np.concatenate([records.digests(x) for x, _ in side.batches(None)])
+                    for side in self._sides
+                )
             )
 
     def _forget(self) -> None:
@@ -232,7 +249,6 @@ class MembershipAudit(keras.callbacks.Callback):
             if not np.isfinite(outputs).all():
                 return None
             labels = _sides.labels(y, self._kind.num_classes, side.name)
-            _sides.require_paired(len(outputs), len(labels), side.name)
             # Logits of a small batch can look like probabilities, which their logs cannot.
             log_p = probabilities.log_probabilities(outputs, from_logits=self._kind.from_logits)
             parts.append([score(log_p, labels, from_logits=True) for score in self._attack_scores])
@@ -248,26 +264,24 @@ class _Survey(NamedTuple):
     samples: int
     highest_label: int
     digests: np.ndarray
+    first: Any
 
 
 def _surveyed(side: Any) -> _Survey:
-    highest, digests = -1, []
+    highest, digests, first = -1, [], None
     for x, y in side.batches(None):
-        labels = _sides.labels(y, None, side.name)
-        _sides.require_paired(arrays.num_samples(x), len(labels), side.name)
-        highest = max(highest, int(labels.max()))
+        first = x if first is None else first
+        highest = max(highest, int(y.max()))
         if side.digests is None:
-            digests.append(_sides.digests(x, None))
+            digests.append(samples.digests(x))
     digests = np.concatenate(digests) if side.digests is None else side.digests
-    _sides.require_enough(len(digests), side.name, _LEAST)
-    return _Survey(len(digests), highest, digests)
+    samples.require_enough(len(digests), side.name, _LEAST)
+    return _Survey(len(digests), highest, digests, arrays.take(first, slice(0, 1)))
 
 
 def _first_samples(side: Any, model: keras.Model) -> Any:
     x, _ = next(side.batches(None))
-    sample = arrays.take(x, slice(0, _KIND_SAMPLES))
-    inputs.require_model_input(sample, model, side.name)
-    return sample
+    return samples.checked(arrays.take(x, slice(0, _KIND_SAMPLES)), side.name, model)
 
 
 def _figures(scores: MembershipScores) -> dict[str, float | None]:

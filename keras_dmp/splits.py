@@ -4,11 +4,10 @@ import dataclasses
 import logging
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_dmp import _validate
-from keras_dmp._data import arrays
+from keras_dmp._data import samples
 
 _logger = logging.getLogger(__name__)
 _PARTS = ("members", "nonmembers", "validation", "reference")
@@ -65,13 +64,14 @@ def split_private(
     part's size any more are left over.
 
     Args:
-        x: Samples: an array, or a structure of arrays.
+        x: Samples: an array, a structure of arrays, or a pandas DataFrame, which is split into
+            DataFrames.
         y: Class labels: integers, a column or one-hot.
         members: Number of members, at least 2.
         nonmembers: Number of nonmembers, at least 2.
         reference: Size of the reference pool; 0 for none. Defaults to all the rest.
         validation: Number of validation samples. Defaults to 0.
-        groups: Group of each record, (samples,), of any hashable NumPy dtype.
+        groups: Group of each record, (samples,): numbers, texts or dates, none missing.
         seed: Integer that repeats the draw. Defaults to `None`: one that nobody can guess. Who
             knows the records and the seed knows the members.
 
@@ -94,16 +94,15 @@ def split_private(
     _validate.integer_at_least(0, validation=validation)
     if reference is not None:
         _validate.integer_at_least(0, reference=reference)
-    x = arrays.as_arrays(x, "x")
-    arrays.require_finite(x, "x")
+    checked = samples.checked(x, "x")
+    # A table stays one: which model its columns are for is not known yet.
+    x = x if samples.is_table(x) else checked
     y = np.asarray(y)
-    arrays.require_same_length(x, y, "x", "y")
-    arrays.class_ids(y, None, "y")
+    samples.checked_labels(y, None, "y", x=checked)
     if groups is not None:
-        groups = np.asarray(groups)
-        arrays.require_same_length(x, groups, "x", "groups")
+        groups = samples.checked_groups(groups, len(y), "groups")
 
-    distinct = np.sort(np.unique(arrays.record_digests(x, _seen_as(x)), return_index=True)[1])
+    distinct = np.sort(np.unique(samples.digests(checked), return_index=True)[1])
     wanted = {**sizes, "validation": validation, "reference": reference}
     indices = _draw(distinct, wanted, groups, np.random.default_rng(_validate.seed_or_fresh(seed)))
     taken = sum(len(part) for part in indices.values())
@@ -111,7 +110,7 @@ def split_private(
         members=_labelled(x, y, indices["members"]),
         nonmembers=_labelled(x, y, indices["nonmembers"]),
         validation=_labelled(x, y, indices["validation"]) if validation else None,
-        reference=arrays.take(x, indices["reference"]) if len(indices["reference"]) else None,
+        reference=samples.rows_of(x, indices["reference"]) if len(indices["reference"]) else None,
         indices=indices,
         groups=None if groups is None else {name: groups[at] for name, at in indices.items()},
         num_duplicates=len(y) - len(distinct),
@@ -161,11 +160,5 @@ def _by_group(
     return distinct[order], np.cumsum(np.bincount(place))
 
 
-def _seen_as(x: Any) -> list[Any]:
-    """Dtypes in which records are compared: floats as models see them."""
-    floats = np.dtype(keras.config.floatx())
-    return [floats if leaf.dtype.kind == "f" else None for leaf in keras.tree.flatten(x)]
-
-
 def _labelled(x: Any, y: np.ndarray, indices: np.ndarray) -> tuple[Any, np.ndarray]:
-    return arrays.take(x, indices), y[indices]
+    return samples.rows_of(x, indices), y[indices]

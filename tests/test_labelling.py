@@ -278,7 +278,7 @@ def test_outputs_may_come_with_a_dataset(pool, teacher):
         (lambda x: {"x": x, "num_samples": 499}, "`x` to have 499 samples.*yielded 500"),
         (lambda x: {"x": x, "y": np.ones(3)}, "`y` and `sample_weight` to be None"),
         (lambda x: {"x": x.take(0)}, "yields none"),
-        (lambda x: {"x": x.unbatch().batch(1).take(1)}, "at least two samples"),
+        (lambda x: {"x": x.unbatch().batch(1).take(1)}, "at least 2 samples"),
         (lambda x: {"x": x.repeat()}, "endless"),
         (lambda x: {"x": x, "selector": EntropyReferenceSelector(size=9, pool=x)}, "no `pool`"),
         (lambda x: {"x": x.map(lambda s: (s, s[:, 0]))}, "without labels"),

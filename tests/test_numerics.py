@@ -7,7 +7,6 @@ from keras_dmp._classifier.probabilities import (
     predicted_classes,
     prediction_entropy,
 )
-from keras_dmp._data import arrays
 
 
 def oracle_probabilities(logits):
@@ -67,78 +66,6 @@ def test_entropy_over_several_chunks(monkeypatch, logits):
     whole = prediction_entropy(logits, from_logits=True)
     monkeypatch.setattr("keras_dmp._classifier.probabilities._CHUNK_VALUES", 7 * logits.shape[1])
     np.testing.assert_array_equal(prediction_entropy(logits, from_logits=True), whole)
-
-
-def test_digests_are_of_the_value(monkeypatch):
-    x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
-    digests = arrays.record_digests(x)
-    assert len(set(digests.tolist())) == 20
-    np.testing.assert_array_equal(arrays.record_digests(x.copy(order="F")), digests)
-    np.testing.assert_array_equal(arrays.record_digests(x.astype("float64"), "float32"), digests)
-    np.testing.assert_array_equal(
-        arrays.record_digests(np.float32([[0.0]])), arrays.record_digests(np.float32([[-0.0]]))
-    )
-    monkeypatch.setattr(arrays, "_CHUNK_BYTES", 30)
-    np.testing.assert_array_equal(arrays.record_digests(x), digests)
-
-
-def test_digests_of_structures_look_at_every_leaf():
-    x = {"a": np.arange(4)[:, None], "b": np.array(["x", "y", "y", "x"])}
-    assert len(set(arrays.record_digests(x).tolist())) == 4
-    x["a"] = np.zeros((4, 1), int)
-    assert len(set(arrays.record_digests(x).tolist())) == 2
-
-
-@pytest.mark.parametrize(
-    "y",
-    [[0, 2, 1], [[0], [2], [1]], [[1, 0, 0], [0, 0, 1], [0, 1, 0]], np.uint8([0, 2, 1])],
-    ids=["integers", "column", "one-hot", "uint8"],
-)
-def test_class_ids(y):
-    labels = arrays.class_ids(y, 3, "y")
-    assert labels.dtype == np.int64
-    assert labels.tolist() == [0, 2, 1]
-
-
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
-        ([0.0, 1.0], "integer class labels. Received: dtype float64"),
-        ([0, 3], "lie in 0..2, the 3 classes of the model. Received: labels from 0 to 3"),
-        ([-1, 0], "labels from -1 to 0"),
-        ([[0.2, 0.3, 0.5]], "not one-hot"),
-        ([[1, 1, 0]], "not one-hot"),
-        ([[1, 0], [0, 1]], r"one-hot \(n, 3\)"),
-        (np.zeros((2, 3, 1)), "Received: shape"),
-    ],
-)
-def test_class_ids_refuses(y, message):
-    with pytest.raises(ValueError, match=message):
-        arrays.class_ids(y, 3, "y")
-
-
-@pytest.mark.parametrize(
-    ("x", "error", "message"),
-    [
-        (np.float32(3), ValueError, "one row a sample"),
-        ({"a": np.zeros(3), "b": np.zeros(4)}, ValueError, r"lengths \[3, 4\]"),
-        (np.zeros((0, 2)), ValueError, "at least one sample. Received: none"),
-        (np.array([object(), object()]), TypeError, "NumPy reads as objects"),
-    ],
-)
-def test_as_arrays_refuses(x, error, message):
-    with pytest.raises(error, match=message):
-        arrays.as_arrays(x, "x")
-
-
-def test_require_finite_counts_samples(monkeypatch):
-    x = np.zeros((9, 4), "float16")
-    arrays.require_finite({"a": x, "b": np.arange(9), "c": np.array(["a"] * 9)}, "x")
-    x[[1, 1, 5], [0, 2, 3]] = [np.nan, np.inf, -np.inf]
-    for chunk in (1 << 20, 8):
-        monkeypatch.setattr(arrays, "_CHUNK_BYTES", chunk)
-        with pytest.raises(ValueError, match=r"`x` to be finite. .* in 2 of 9 samples"):
-            arrays.require_finite(x, "x")
 
 
 @pytest.mark.parametrize(

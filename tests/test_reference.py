@@ -394,8 +394,8 @@ def test_refuses_arguments(arguments, message):
     [
         ({"size": 97}, lambda x: x, "`size` to be at most the 96 samples of the pool"),
         ({"size": 9}, lambda x: None, "Expected a `pool` to select from"),
-        ({"size": 9}, lambda x: x[:0], "at least one sample. Received: none"),
-        ({"size": 1}, lambda x: x[:1], "at least two samples. Received: one"),
+        ({"size": 9}, lambda x: x[:0], "at least 1 sample. Received: 0 samples"),
+        ({"size": 1}, lambda x: x[:1], "at least 2 samples. Received: 1"),
         ({"size": 9}, lambda x: x * np.nan, "`pool` to be finite"),
         ({"size": 9}, lambda x: x[:, :-1], r"`pool` to have shape \(None, 12\)"),
         ({"max_entropy": 0.0}, lambda x: x, "`max_entropy` to admit at least one sample"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dmp._data.arrays import as_arrays, record_digests
+from keras_dmp._data import samples
 from keras_dmp._data.batches import Batch, iterate, regroup
 from keras_dmp.reference.pool import ReferencePool, count
 
@@ -17,7 +17,7 @@ def datasets(x):
 
 def test_arrays_and_datasets_have_the_same_digests(reference, teacher):
     arrays = ReferencePool.read(reference.astype("float64"), "reference", teacher)
-    np.testing.assert_array_equal(arrays.digests, record_digests(reference))
+    np.testing.assert_array_equal(arrays.digests, samples.digests(reference))
     assert arrays.batch_size is None
     np.testing.assert_array_equal(arrays.source, reference)
     for dataset in datasets(reference):
@@ -34,16 +34,16 @@ def test_texts_of_datasets_and_of_arrays_are_the_same():
     texts = np.array([["Zürich", "a"], ["東京", ""], ["plain", "b"]])
     (batch,) = iterate(tf.data.Dataset.from_tensor_slices(texts).batch(3), "x")
     np.testing.assert_array_equal(batch.x, texts)
-    expected = record_digests(texts)
+    expected = samples.digests(texts)
     for other in (batch.x, np.char.encode(texts, "utf-8"), texts.astype(object)):
-        np.testing.assert_array_equal(record_digests(as_arrays(other, "x")), expected)
+        np.testing.assert_array_equal(samples.digests(samples.checked(other, "x")), expected)
 
 
 def test_strings_that_are_no_texts_are_refused():
     dataset = tf.data.Dataset.from_tensors([b"\xff\xd8\xff"])
-    with pytest.raises(ValueError, match="strings of `x` to be texts in UTF-8"):
+    with pytest.raises(ValueError, match="the strings of `x` to be texts in UTF-8"):
         list(iterate(dataset, "x"))
-    assert len(np.unique(record_digests(np.array([b"\xff", b"\xfe"])))) == 2
+    assert len(np.unique(samples.digests(np.array([b"\xff", b"\xfe"])))) == 2
 
 
 @pytest.mark.parametrize("read", [ReferencePool.read, count])
@@ -52,7 +52,7 @@ def test_a_late_bad_batch_is_found(reference, teacher, read):
     for pool in (reference, *datasets(reference)):
         with pytest.raises(ValueError, match="`reference` to be finite"):
             read(pool, "reference", teacher)
-        with pytest.raises(ValueError, match=r"`reference` to have (shape|at least two)"):
+        with pytest.raises(ValueError, match=r"`reference` to have (shape|at least 2 samples)"):
             read(reference[:1], "reference", teacher)
 
 

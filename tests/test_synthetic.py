@@ -221,7 +221,7 @@ def test_sizes_are_shares_or_counts(size, expected):
         ({"x_members": {"a": np.zeros((20, 3))}}, "Expected `x_members` to be one array"),
         ({"x_members": np.array([["a"], ["b"]])}, "one array of numbers"),
         ({"x_members": np.full((20, 3), np.nan)}, "Expected `x_members` to be finite"),
-        ({"x_members": np.eye(9)}, "Expected at least 10 samples.*Received: 9"),
+        ({"x_members": np.eye(9)}, "`x_members` to have at least 10 samples.*Received: 9"),
     ],
 )
 def test_bad_arguments(arguments, message, members):

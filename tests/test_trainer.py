@@ -660,14 +660,14 @@ BAD_DATA = {
         lambda s: {"reference": spoiled(s.reference, np.inf)},
         "Expected `reference` to be finite",
     ),
-    "no members": (lambda s: {"x": s.members[0][:0], "y": s.members[1][:0]}, "at least one sample"),
-    "one member": (lambda s: {"x": s.members[0][:1], "y": s.members[1][:1]}, "two samples"),
-    "one reference sample": (lambda s: {"reference": s.reference[:1]}, "at least two samples"),
+    "no members": (lambda s: {"x": s.members[0][:0], "y": s.members[1][:0]}, "at least 1 sample"),
+    "one member": (lambda s: {"x": s.members[0][:1], "y": s.members[1][:1]}, "2 samples"),
+    "one reference sample": (lambda s: {"reference": s.reference[:1]}, "at least 2 samples"),
     "no reference": (lambda s: {"reference": None}, "Expected `reference` to be samples"),
     "x without labels": (lambda s: {"y": None}, "Expected `y` to be class labels"),
-    "unequal lengths": (lambda s: {"y": s.members[1][:-1]}, "`x` and `y` to have as many samples"),
+    "unequal lengths": (lambda s: {"y": s.members[1][:-1]}, "`x` and `y` to have the same"),
     "label outside": (lambda s: {"y": s.members[1] + 1}, r"labels `y` to lie in 0\.\.3"),
-    "float labels": (lambda s: {"y": s.members[1] * 1.0}, "`y` to be integer class labels"),
+    "half labels": (lambda s: {"y": s.members[1] + 0.5}, "`y` to be whole-number class labels"),
     "reference shape": (
         lambda s: {"reference": s.reference[:, :-1]},
         r"`reference` to have shape \(None, 12\)",
@@ -678,7 +678,7 @@ BAD_DATA = {
     ),
     "weights too few": (
         lambda s: {"sample_weight": np.ones(7)},
-        "`x` and `sample_weight` to have as many samples",
+        "`x` and `sample_weight` to have the same",
     ),
     "NaN weight": (
         lambda s: {"sample_weight": np.full(80, np.nan)},

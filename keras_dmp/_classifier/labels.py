@@ -10,7 +10,7 @@ from keras import ops
 from keras_dmp import _validate
 from keras_dmp._classifier.losses import REGRESSION_LOSSES, loss_name
 from keras_dmp._classifier.outputs import OutputKind
-from keras_dmp._data import arrays
+from keras_dmp._data import samples
 
 # The three forms: class numbers (batch,), one row per sample with an entry for each class, and
 # for one sigmoid unit a column of 0 and 1.
@@ -33,7 +33,9 @@ def label_form(loss: Any, kind: OutputKind) -> str | None:
     return COLUMN if form == ROWS and kind.one_unit else form
 
 
-def fitted(y: Any, form: str | None, kind: OutputKind, name: str) -> np.ndarray:
+def fitted(
+    y: Any, form: str | None, kind: OutputKind, name: str, *, x: Any = None, x_name: str = "x"
+) -> np.ndarray:
     """Labels of any form as a loss takes them; checked against the classes of the outputs.
 
     Args:
@@ -42,6 +44,8 @@ def fitted(y: Any, form: str | None, kind: OutputKind, name: str) -> np.ndarray:
         form: What `label_form` returned. Labels for an unknown loss stay as they are.
         kind: What the outputs are.
         name: The argument's name, for messages.
+        x: Samples that need one label each, or None to leave their number unchecked.
+        x_name: What messages call the samples.
 
     Raises:
         ValueError: If they are not labels of these classes.
@@ -49,9 +53,7 @@ def fitted(y: Any, form: str | None, kind: OutputKind, name: str) -> np.ndarray:
     y = np.asarray(only_array(y, name))
     if form is None or (form != CLASSES and _is_soft(y, kind)):
         return y
-    if y.dtype.kind == "f" and np.array_equal(y, np.floor(y)):
-        y = y.astype(np.int64)
-    classes = arrays.class_ids(y, kind.num_classes, name)
+    classes = samples.checked_labels(y, kind.num_classes, name, x=x, x_name=x_name)
     if form == CLASSES:
         return classes
     if form == COLUMN:
@@ -77,15 +79,13 @@ def loss_weights(
         return None
     weights = np.ones(len(classes), np.float32)
     if sample_weight is not None:
-        given = np.asarray(sample_weight, dtype=np.float32)
-        arrays.require_same_length(classes, given, "y", "sample_weight")
-        arrays.require_finite(given, "sample_weight")
-        if given.size != len(classes) or given.min() < 0:
+        given = samples.checked_weights(sample_weight, "sample_weight", x=classes, x_name="y")
+        if given.min() < 0:
             raise ValueError(
                 "Expected `sample_weight` to be one number of at least 0 per sample. Received: "
-                f"shape {given.shape}, smallest {given.min():g}"
+                f"a smallest weight of {given.min():g}"
             )
-        weights *= given.reshape(-1)
+        weights *= given
     if class_weight is not None:
         if not isinstance(class_weight, dict):
             raise TypeError(

@@ -12,7 +12,7 @@ from keras_dmp._classifier.kind import output_kind, require_model, resolve_outpu
 from keras_dmp._classifier.labels import fitted, in_form, label_form
 from keras_dmp._classifier.losses import single_loss
 from keras_dmp._classifier.outputs import OutputKind
-from keras_dmp._data import arrays
+from keras_dmp._data import arrays, samples
 
 # Samples that show by their values whether outputs are logits or probabilities.
 _SAMPLE = slice(0, 256)
@@ -121,7 +121,7 @@ class ClassifierWrapper(keras.Model):
         """Train the classifier as `keras.Model.fit`; labels in arrays are checked first."""
         self.require_compiled()
         if y is not None:
-            x = arrays.as_arrays(x, "x")
+            x = samples.checked(x, "x", self.wrapped)
             self.settle(x)
             y = self.fitted_labels(y, "y")
         return super().fit(x, y, *args, **kwargs)
@@ -207,10 +207,10 @@ class ClassifierWrapper(keras.Model):
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return found
 
-    def track_loss(self, loss: Any, samples: Any) -> None:
+    def track_loss(self, loss: Any, num_samples: Any) -> None:
         """Add the loss of a batch to the mean in the logs."""
         mean = next(metric for metric in self.metrics if metric.name == "loss")
-        mean.update_state(loss, sample_weight=samples)
+        mean.update_state(loss, sample_weight=num_samples)
 
     def _resolved_kind(self, loss: Any) -> OutputKind | None:
         """What the outputs are as far as that is known without samples."""

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dmp._data import arrays
+from keras_dmp._data import arrays, inputs
 
 
 class Batch(NamedTuple):
@@ -56,7 +56,7 @@ def iterate(dataset: Any, name: str, model: keras.Model | None = None) -> Iterat
     empty = True
     for element in elements:
         empty = False
-        yield _batch(element, name)
+        yield _batch(element, name, model)
     if empty:
         raise _nothing(name)
 
@@ -114,14 +114,14 @@ def concatenate(batches: list[Batch]) -> Batch:
 def first_batch(data: Any, name: str, model: keras.Model | None = None) -> Batch:
     """First batch of a dataset, which may be endless, or the arrays `data` themselves."""
     if not is_dataset(data):
-        return Batch(arrays.as_arrays(data, name), None, None)
+        return Batch(arrays.as_arrays(data, name, inputs.names(model)), None, None)
     if isinstance(data, tf.data.Dataset):
         _require_batched(data, name, model)
         elements = data.take(1).as_numpy_iterator()
     else:
         elements = (data[index] for index in range(1) if data.num_batches != 0)
     for element in elements:
-        return _batch(element, name)
+        return _batch(element, name, model)
     raise _nothing(name)
 
 
@@ -136,6 +136,17 @@ def has_labels(dataset: Any) -> bool:
     return keras.utils.unpack_x_y_sample_weight(element)[1] is not None
 
 
+def has_fixed_shapes(dataset: Any) -> bool:
+    """Whether the dataset says in advance that all of its samples have one shape."""
+    if not isinstance(dataset, tf.data.Dataset):
+        return False
+    x = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
+    return all(
+        leaf.shape.rank is not None and None not in leaf.shape.as_list()[1:]
+        for leaf in keras.tree.flatten(x)
+    )
+
+
 def with_pending_outputs(dataset: Any) -> Any:
     """The dataset with outputs of no columns in place of labels: still to be asked for."""
     if isinstance(dataset, tf.data.Dataset):
@@ -144,24 +155,27 @@ def with_pending_outputs(dataset: Any) -> Any:
 
 
 def _require_batched(dataset: tf.data.Dataset, name: str, model: keras.Model | None) -> None:
-    inputs = getattr(model, "inputs", None)
-    if not inputs:
+    tensors = getattr(model, "inputs", None)
+    if not tensors:
         return
-    spec = keras.tree.flatten(keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0])
-    for leaf, tensor in zip(spec, inputs, strict=False):
-        if leaf.shape.rank is not None and leaf.shape.rank == len(tensor.shape) - 1:
+    x = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
+    for leaf, tensor in zip(inputs.leaves_of(x, model), tensors, strict=False):
+        shape = getattr(leaf, "shape", tf.TensorShape(None))
+        if shape.rank is None:
+            continue
+        if inputs.is_unbatched(shape.rank, shape[0] if shape.rank else None, tensor):
             raise ValueError(
                 f"Expected `{name}` to yield batches of shape {tuple(tensor.shape)}. Received: "
-                f"elements of shape {tuple(leaf.shape)}, an unbatched dataset; add "
+                f"elements of shape {tuple(shape)}, an unbatched dataset; add "
                 "`.batch(batch_size)`"
             )
 
 
-def _batch(element: Any, name: str) -> Batch:
+def _batch(element: Any, name: str, model: keras.Model | None) -> Batch:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
     labels = None if y is None else keras.tree.map_structure(np.asarray, y)
     weights = None if sample_weight is None else np.asarray(sample_weight)
-    return Batch(arrays.as_arrays(x, name), labels, weights)
+    return Batch(arrays.as_arrays(x, name, inputs.names(model)), labels, weights)
 
 
 def _take(batch: Batch, rows: slice) -> Batch:
@@ -170,7 +184,7 @@ def _take(batch: Batch, rows: slice) -> Batch:
 
 def _nothing(name: str) -> ValueError:
     return ValueError(
-        f"Expected `{name}` to have at least one sample. Received: a dataset that yields none"
+        f"Expected `{name}` to have at least 1 sample. Received: a dataset that yields none"
     )
 
 

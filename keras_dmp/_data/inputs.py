@@ -1,4 +1,7 @@
-"""Whether arrays are what a model takes as its input."""
+"""What a model takes as its input, as far as `model.inputs` says; nothing else is asked.
+
+Models whose inputs are unknown before they are called are not checked.
+"""
 
 from typing import Any
 
@@ -8,22 +11,45 @@ import numpy as np
 from keras_dmp._data import arrays
 
 
-def require_model_input(x: Any, model: keras.Model, name: str) -> None:
-    """Raise ValueError unless `x` has the model's number, shapes and dtypes of inputs.
+def names(model: keras.Model | None) -> list[str] | None:
+    """Names of a model's inputs, or None where they are unknown."""
+    inputs = getattr(model, "inputs", None)
+    return [tensor.name for tensor in inputs] if inputs else None
 
-    Numbers of any dtype go where numbers are expected. Models that do not tell their inputs
-    before they are called are not checked.
+
+def leaves_of(x: Any, model: keras.Model | None) -> list[Any]:
+    """The leaves of `x` in the order of the model's inputs: by name, or by place in a list.
+
+    Without a model, by name in a dictionary, in alphabetical order.
+    """
+    known = names(model)
+    if known is not None and isinstance(x, dict) and set(x) == set(known):
+        return [x[name] for name in known]
+    return keras.tree.flatten(x)
+
+
+def require_model_input(x: Any, model: keras.Model | None, name: str) -> None:
+    """Raise ValueError unless `x` has the model's number, names, shapes and dtypes of inputs.
+
+    Numbers of any dtype go where numbers are expected.
     """
     inputs = getattr(model, "inputs", None)
     if not inputs:
         return
-    leaves = keras.tree.flatten(x)
+    leaves = leaves_of(x, model)
+    known = names(model)
+    if len(inputs) > 1 and isinstance(x, dict) and set(x) != set(known):
+        missing, others = set(known) - set(x), set(x) - set(known)
+        raise ValueError(
+            f"Expected `{name}` to have the keys {sorted(known)}, the inputs of model "
+            f"{model.name!r}. Received: no {sorted(missing)}, but {sorted(map(str, others))}"
+        )
     if len(leaves) != len(inputs):
         raise ValueError(
-            f"Expected `{name}` to be {len(inputs)} arrays, one an input of model "
+            f"Expected `{name}` to be {len(inputs)} arrays, one per input of model "
             f"{model.name!r}. Received: {len(leaves)}"
         )
-    for leaf, tensor in zip(leaves, _in_order_of(x, inputs), strict=True):
+    for leaf, tensor in zip(leaves, inputs, strict=True):
         if not _shape_fits(leaf.shape, tuple(tensor.shape)) or not _dtype_fits(leaf, tensor):
             raise ValueError(
                 f"Expected `{name}` to have shape {tuple(tensor.shape)} and dtype {tensor.dtype}, "
@@ -31,40 +57,90 @@ def require_model_input(x: Any, model: keras.Model, name: str) -> None:
             )
 
 
-def require_alike(x: Any, like: Any, name: str, like_name: str) -> None:
-    """Raise ValueError unless `x` has the structure, sample shape and kind of dtype of `like`."""
-    leaves, others = keras.tree.flatten(x), keras.tree.flatten(like)
-    alike = len(leaves) == len(others) and all(
-        leaf.shape[1:] == other.shape[1:] and _kind(leaf) == _kind(other)
-        for leaf, other in zip(leaves, others, strict=True)
+def require_alike(
+    x: Any, like: Any, name: str, like_name: str, model: keras.Model | None = None
+) -> None:
+    """Raise ValueError unless `x` has the sample shapes and kinds of dtype of `like`.
+
+    Inputs are paired by the model's names, and shapes may differ where the model takes any.
+    """
+    leaves, others = leaves_of(x, model), leaves_of(like, model)
+    if len(leaves) == len(others):
+        tensors = getattr(model, "inputs", None) or []
+        if len(tensors) != len(leaves):
+            tensors = [None] * len(leaves)
+        if all(map(_alike, leaves, others, tensors)):
+            return
+    raise ValueError(
+        f"Expected `{name}` to have the shape and dtype of `{like_name}` "
+        f"({arrays.describe(like)}). Received: {arrays.describe(x)}"
     )
-    if not alike:
+
+
+def require_same_form(x: Any, like: Any, name: str, like_name: str) -> None:
+    """Raise ValueError unless both are dictionaries of the same names, or lists, or arrays.
+
+    Where no model names its inputs, records of other forms cannot be compared.
+    """
+    form, other = _form(x), _form(like)
+    if form != other:
         raise ValueError(
-            f"Expected `{name}` to have the shape and dtype of `{like_name}` "
-            f"({arrays.describe(like)}). Received: {arrays.describe(x)}"
+            f"Expected `{name}` to be in the form of `{like_name}` ({other}), so that equal "
+            f"records can be found. Received: {form}"
         )
 
 
-def input_dtypes(model: keras.Model, x: Any) -> list[Any]:
-    """Dtype that each array of `x` has once the model sees it."""
-    inputs = getattr(model, "inputs", None)
-    leaves = keras.tree.flatten(x)
-    if inputs and len(inputs) == len(leaves):
-        dtypes = [tensor.dtype for tensor in _in_order_of(x, inputs)]
+def seen_dtypes(x: Any, model: keras.Model | None) -> list[np.dtype | None]:
+    """Dtype of each array once the model sees it, in `leaves_of` order; None for strings."""
+    leaves = leaves_of(x, model)
+    tensors = getattr(model, "inputs", None) or []
+    if len(tensors) == len(leaves):
+        dtypes = [tensor.dtype for tensor in tensors]
     else:
         dtypes = [keras.config.floatx()] * len(leaves)
     return [
-        None if leaf.dtype.kind in "US" or dtype == "string" else np.dtype(dtype)
+        None if leaf.dtype.kind in "US" or dtype == "string" else _numpy_dtype(dtype)
         for leaf, dtype in zip(leaves, dtypes, strict=True)
     ]
 
 
-def _in_order_of(x: Any, inputs: list[Any]) -> list[Any]:
-    """The model's inputs in the order in which the arrays of `x` come; dictionaries by name."""
-    by_name = {tensor.name: tensor for tensor in inputs}
-    if isinstance(x, dict) and set(x) == set(by_name):
-        return keras.tree.flatten(type(x)((name, by_name[name]) for name in x))
-    return inputs
+def is_unbatched(rank: int, first_size: int | None, tensor: Any) -> bool:
+    """Whether elements of this rank are single samples of a model's input, and no batches.
+
+    Args:
+        rank: Axes of an element.
+        first_size: Size of the first axis where it is known in advance.
+        tensor: The model's input.
+    """
+    if rank == 0:
+        return True
+    if rank != len(tensor.shape) - 1:
+        return False
+    # Keras adds the last axis of a column that comes as (n,).
+    return tuple(tensor.shape[1:]) != (1,) or first_size == 1
+
+
+def _alike(leaf: np.ndarray, other: np.ndarray, tensor: Any) -> bool:
+    if _kind(leaf) != _kind(other):
+        return False
+    shapes = [of.shape[1:] or (1,) for of in (leaf, other)]
+    free = () if tensor is None else tuple(tensor.shape[1:])
+    if len(free) != len(shapes[0]) or len(shapes[0]) != len(shapes[1]):
+        return shapes[0] == shapes[1]
+    return all(
+        size is None or mine == theirs for mine, theirs, size in zip(*shapes, free, strict=True)
+    )
+
+
+def _form(x: Any) -> str:
+    if isinstance(x, dict):
+        return f"a dictionary of {sorted(map(str, x))}"
+    return f"a list of {len(x)} arrays" if isinstance(x, list | tuple) else "one array"
+
+
+def _numpy_dtype(dtype: str) -> np.dtype:
+    # NumPy knows bfloat16 only by way of an extension; float32 holds all of its values.
+    return np.dtype("float32" if dtype == "bfloat16" else dtype)
 
 
 def _shape_fits(shape: tuple, expected: tuple) -> bool:
@@ -82,4 +158,6 @@ def _dtype_fits(leaf: np.ndarray, tensor: Any) -> bool:
 
 def _kind(leaf: np.ndarray) -> str:
     """Floats match floats and integers match integers, of any width."""
+    if "float" in leaf.dtype.name:
+        return "f"
     return {"u": "i", "S": "U"}.get(leaf.dtype.kind, leaf.dtype.kind)

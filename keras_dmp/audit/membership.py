@@ -10,6 +10,7 @@ import numpy as np
 from keras_dmp import _validate
 from keras_dmp._classifier import outputs
 from keras_dmp._classifier.kind import output_units, resolve_output_kind
+from keras_dmp._data import samples
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
@@ -135,9 +136,11 @@ def audit_membership(
             for name, scores in engines.run(attack)
         ]
         bar.add(1)
+    note = samples.padding_note(*(side.lengths for side in sides))
     return _report(
         results,
         engines,
+        () if note is None else (note,),
         num_classes=kind.num_classes,
         seed=seed,
         name=name,
@@ -191,7 +194,9 @@ def _output_kind(
     return kind
 
 
-def _report(results: list[AttackResult], engines: Engines, **facts: Any) -> AuditReport:
+def _report(
+    results: list[AttackResult], engines: Engines, notes: tuple[str, ...], **facts: Any
+) -> AuditReport:
     views = engines.views
     sizes = {name: tuple(map(len, rows)) for name, rows in engines.rows_by_slice.items()}
     order = list(sizes)
@@ -204,7 +209,7 @@ def _report(results: list[AttackResult], engines: Engines, **facts: Any) -> Audi
         nonmember_accuracy=float(views[1].correct.mean()),
         member_loss=float(views[0].loss.mean()),
         nonmember_loss=float(views[1].loss.mean()),
-        notes=_missing_slices(results, sizes) + notes_on(results),
+        notes=_missing_slices(results, sizes) + notes_on(results) + notes,
         **facts,
     )
 

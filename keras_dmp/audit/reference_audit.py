@@ -9,7 +9,8 @@ from keras_dmp import _validate
 from keras_dmp._classifier import forward, probabilities
 from keras_dmp._classifier.kind import num_classes, require_model, resolve_output_kind
 from keras_dmp._classifier.outputs import OutputKind, require_outputs
-from keras_dmp._data import arrays, inputs
+from keras_dmp._data import arrays
+from keras_dmp._data import samples as _samples
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attacks import sides
 from keras_dmp.audit.report.report import AuditReport, versions
@@ -108,7 +109,7 @@ def audit_reference(
     if batch_size is not None:
         _validate.integer_at_least(1, batch_size=batch_size)
     selector = reference if isinstance(reference, EntropyReferenceSelector) else None
-    samples = _samples(student, reference, nonreference, selector)
+    samples = _checked_sides(student, reference, nonreference, selector)
     classes = _checked_labels(labels, samples, num_classes(student))
 
     predict = {"batch_size": batch_size, "verbose": bool(verbose)}
@@ -141,7 +142,7 @@ def audit_reference(
     )
 
 
-def _samples(
+def _checked_sides(
     student: keras.Model,
     reference: Any,
     nonreference: Any,
@@ -159,9 +160,9 @@ def _samples(
         reference_arrays(x, argument, student)
         for x, argument in ((reference, "reference"), (nonreference, "nonreference"))
     ]
-    inputs.require_alike(samples[1], samples[0], "nonreference", "reference")
-    digests = [sides.digests(x, student) for x in samples]
-    shared = int(np.isin(digests[1], digests[0]).sum())
+    _samples.require_alike(samples[1], samples[0], "nonreference", "reference", student)
+    digests = [_samples.digests(x, student) for x in samples]
+    shared = _samples.count_shared(digests[1], digests[0])
     if shared:
         raise ValueError(
             "Expected `reference` and `nonreference` to share no records. Received: "
@@ -182,8 +183,7 @@ def _checked_labels(
         )
     checked = []
     for x, y, argument in zip(samples, labels, ("reference", "nonreference"), strict=True):
-        checked.append(sides.labels(y, num_classes, argument))
-        sides.require_paired(arrays.num_samples(x), len(checked[-1]), argument)
+        checked.append(sides.labels(y, num_classes, argument, x=x))
     return checked
 
 

@@ -13,8 +13,7 @@ from keras_dmp._classifier.labels import CLASSES, fitted, loss_weights
 from keras_dmp._classifier.logits import class_probabilities
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._classifier.wrapper import ClassifierWrapper
-from keras_dmp._data import arrays
-from keras_dmp._data.inputs import require_model_input
+from keras_dmp._data import samples
 from keras_dmp._training import callback_state
 from keras_dmp._training.resident import ResidentBatches, new_seed
 
@@ -122,9 +121,9 @@ class AdversarialModel(ClassifierWrapper):
         """
         self.require_compiled()
         _validate.integer_at_least(1, batch_size=batch_size, epochs=epochs)
-        x = self._checked_samples(x, "x")
+        x = samples.checked(x, "x", self.classifier)
         kind = self.settle(x)
-        others = self._checked_samples(nonmembers[0], "nonmembers")
+        others = samples.checked(nonmembers[0], "nonmembers", self.classifier)
         y, classes = self._checked_labels(x, y, ("x", "y"))
         _, other_classes = self._checked_labels(
             others, nonmembers[1], ("nonmembers", "nonmembers labels")
@@ -168,18 +167,11 @@ class AdversarialModel(ClassifierWrapper):
         self.track_loss(loss, tf.shape(classes)[0])
         return {**self.compute_metrics(x, y, y_pred, weights), "attack_loss": attack_loss}
 
-    def _checked_samples(self, x: Any, name: str) -> Any:
-        x = arrays.as_arrays(x, name)
-        require_model_input(x, self.classifier, name)
-        arrays.require_finite(x, name)
-        return x
-
     def _checked_labels(
         self, x: Any, y: Any, names: tuple[str, str]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Labels as the loss takes them, and the classes that the attack sees."""
-        classes = fitted(y, CLASSES, self._kind, names[1])
-        arrays.require_same_length(x, classes, *names)
+        classes = fitted(y, CLASSES, self._kind, names[1], x=x, x_name=names[0])
         return self.fitted_labels(y, names[1]), classes
 
 

@@ -12,9 +12,8 @@ from keras_dmp import _validate
 from keras_dmp._classifier import fresh, outputs
 from keras_dmp._classifier.kind import output_kind
 from keras_dmp._classifier.losses import accuracy, cross_entropy
-from keras_dmp._data import arrays, inputs
+from keras_dmp._data import arrays, samples
 from keras_dmp._training.copies import copied_optimizer
-from keras_dmp._training.labelled_data import LabelledData
 from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp.reference.pool import read_reference
 from keras_dmp.splits import PrivateSplit
@@ -140,10 +139,7 @@ class Run:
             _validate.integer_at_least(0, seed=fit["seed"])
             keras.utils.set_random_seed(fit["seed"])
         model = fresh.fresh_model(build_model)
-        x = arrays.as_arrays(split.members[0], "split.members")
-        inputs.require_model_input(x, model, "split.members")
-        sample = arrays.take(x, _SAMPLE)
-        arrays.require_finite(sample, "split.members")
+        sample = arrays.take(samples.checked(split.members[0], "split.members", model), _SAMPLE)
         fresh.ensure_built(model, sample)
         kind = output_kind(model, "build_model", sample, from_logits)
         parts = {
@@ -250,6 +246,6 @@ def _labelled(
     """Samples and class numbers of a labelled part, checked."""
     if data is None:
         return None
-    names = (name, f"{name} labels", f"{name} weights")
-    read = LabelledData.read(*data, None, names=names, model=model, kind=kind)
-    return read.x, arrays.class_ids(read.y, kind.num_classes, names[1])
+    names = samples.Names.of(name)
+    read = samples.read(*data, names=names, model=model, num_classes=kind.num_classes)
+    return read.x, read.labels

@@ -15,8 +15,8 @@ from keras_dmp._classifier.losses import cross_entropy
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._classifier.pair import require_separate
 from keras_dmp._classifier.wrapper import ClassifierWrapper, Untracked
-from keras_dmp._data.batches import first_batch, is_dataset, require_readable
-from keras_dmp._data.inputs import require_model_input
+from keras_dmp._data import samples
+from keras_dmp._data.batches import is_dataset, require_readable
 from keras_dmp._training import callback_state
 from keras_dmp._training.labelled_data import checked_validation
 from keras_dmp._training.loop import ResidentLoop
@@ -358,8 +358,7 @@ class DistillationTrainer(ClassifierWrapper):
         """
         if not self._is_checked(x):
             if self._kind is None:
-                sample = first_batch(x, "x", self.student).x
-                require_model_input(sample, self.student, "x")
+                sample = samples.first(x, "x", self.student)
                 self._kind = output_kind(self.student, "student", sample, self.from_logits)
             given = x if is_dataset(x) else (x, y)
             data = checked_validation(given, self.student, self._kind)

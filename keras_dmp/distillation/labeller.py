@@ -10,7 +10,7 @@ import numpy as np
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._classifier.pair import settle
 from keras_dmp._data import arrays as _arrays
-from keras_dmp._data import batches, inputs
+from keras_dmp._data import batches, samples
 from keras_dmp.reference import labelling
 from keras_dmp.reference.label_format import LabelFormat
 from keras_dmp.reference.labelled_reference import LabelledReference
@@ -142,7 +142,7 @@ class Labeller:
                 "first step. Received: cache=False"
             )
         x, labels = _arrays.take((labelled.x, labelled.labels), _SAMPLES)
-        inputs.require_model_input(x, self.student, "x")
+        samples.checked(x, "x", self.student)
         return labelled, self._kind(x, np.asarray(labelled.label_format.decode(labels)))
 
     def _kind(self, x: Any, outputs: np.ndarray | None) -> OutputKind:

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from keras_dmp._classifier.outputs import OutputKind
-from keras_dmp._data.arrays import as_arrays, describe, num_samples, take
+from keras_dmp._data import samples
+from keras_dmp._data.arrays import describe, num_samples, take
 from keras_dmp._storage import array_folder, private_file
 from keras_dmp._storage.private_file import Identity
 from keras_dmp.reference import row_store
@@ -255,7 +256,7 @@ def _from_pool(pool: Any, values: dict[str, Any], selection: Selection | None) -
             "Expected `pool` to be the arrays that the samples were chosen from: the folder has "
             "their positions only. Received: pool=None"
         )
-    pool = as_arrays(pool, "pool")
+    pool = samples.checked(pool, "pool")
     if num_samples(pool) != values["pool_size"]:
         raise ValueError(
             f"Expected `pool` to be the {values['pool_size']} samples that were labelled. "

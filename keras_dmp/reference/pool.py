@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_dmp._data import arrays as _arrays
 from keras_dmp._data import batches as _batches
-from keras_dmp._data import inputs
+from keras_dmp._data import samples
 from keras_dmp._data.batches import Batch
 
 # Samples that show what the data is.
@@ -34,6 +34,7 @@ class ReferenceSource:
     num_samples: int | None
     arrays: Batch | None
     _stream: Iterator[Batch] | None = None
+    _source: tuple[Any, str, keras.Model] | None = None
 
     @classmethod
     def open(
@@ -63,16 +64,10 @@ class ReferenceSource:
         if x is None:
             raise ValueError(f"Expected `{name}` to be reference samples. Received: {name}=None")
         if _batches.is_dataset(x):
-            if y is not None or sample_weight is not None:
-                raise ValueError(
-                    "Expected `y` and `sample_weight` to be None with a dataset, which yields "
-                    "them itself. Received: a dataset and "
-                    f"{'y' if y is not None else 'sample_weight'}"
-                )
+            samples.refuse_columns(y, sample_weight, _names(name))
             if has_teacher and not drop_labels:
                 refuse_labels(_batches.has_labels(x), "a dataset of (x, y)")
-            batches = _batches.iterate(x, name, model)
-            stream = (_checked(batch, name, model, has_teacher) for batch in batches)
+            stream = _checked(x, None, None, name, model, has_teacher)
             first = next(stream)
             return cls(
                 first=first,
@@ -80,20 +75,23 @@ class ReferenceSource:
                 num_samples=num_samples,
                 arrays=None,
                 _stream=stream,
+                _source=(x, name, model),
             )
         if has_teacher:
             refuse_labels(y is not None, "y")
-        whole = Batch(_arrays.as_arrays(x, name), y, sample_weight)
-        whole = _checked(whole, name, model, has_teacher)
-        samples = _arrays.num_samples(whole.x)
-        _require_two(samples, name)
+        whole = next(_checked(x, y, sample_weight, name, model, has_teacher))
+        count = _arrays.num_samples(whole.x)
+        samples.require_enough(count, name, 2)
         first = Batch(*(None if part is None else _arrays.take(part, _FIRST) for part in whole))
-        return cls(first=first, batch_size=None, num_samples=samples, arrays=whole)
+        return cls(first=first, batch_size=None, num_samples=count, arrays=whole)
 
     def parts(self, rows: int) -> Iterator[Batch]:
-        """All samples in parts of `rows`, the last one smaller; of a dataset only once."""
+        """All samples in parts of `rows`, the last one smaller; of a dataset only once.
+
+        Batches that were padded to lengths of their own are padded to the longest.
+        """
         if self.arrays is None:
-            yield from _batches.read_ahead(_batches.regroup(self.each(), rows))
+            yield from _batches.read_ahead(_batches.regroup(self.of_one_length(), rows))
             return
         for start in range(0, self.num_samples, rows):
             part = slice(start, start + rows)
@@ -103,14 +101,20 @@ class ReferenceSource:
         """All samples as they came: batches of a dataset, only once, or all at once."""
         return iter([self.arrays]) if self.arrays else itertools.chain([self.first], self._stream)
 
-    def require_length(self, samples: int, name: str = "x") -> None:
-        """Raise ValueError unless a dataset that has been read had as many samples as expected."""
-        if self.num_samples is not None and samples != self.num_samples:
+    def of_one_length(self) -> Iterator[Batch]:
+        """`each`, all of them padded to the longest sample."""
+        if self._source is None:
+            return self.each()
+        return iter(samples.of_one_length(self.each(), *self._source))
+
+    def require_length(self, count: int, name: str = "x") -> None:
+        """Raise ValueError unless a dataset that has been read had the expected number."""
+        if self.num_samples is not None and count != self.num_samples:
             raise ValueError(
-                f"Expected `{name}` to have {self.num_samples} samples, as many as were counted. "
-                f"Received: a dataset that has yielded {samples}"
+                f"Expected `{name}` to have {self.num_samples} samples, as were counted. "
+                f"Received: a dataset that has yielded {count}"
             )
-        _require_two(samples, name)
+        samples.require_enough(count, name, 2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,6 +128,7 @@ class ReferencePool:
         first: The first samples, a structure of arrays.
         num_samples: Samples in all.
         digests: Hash of each record as the model sees it, (samples,) uint64.
+        lengths: Shapes of samples whose padding the model sees, see `Records.lengths`.
         batch_size: Samples a batch of the dataset, or None for arrays.
         weights_digest: Hash of the weights that a dataset yields, in their order.
     """
@@ -132,6 +137,7 @@ class ReferencePool:
     first: Any
     num_samples: int
     digests: np.ndarray
+    lengths: frozenset
     batch_size: int | None
     weights_digest: bytes
 
@@ -148,20 +154,22 @@ class ReferencePool:
             ValueError: For samples that are none of these, that are not finite, or fewer than two.
         """
         source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
-        dtypes = inputs.input_dtypes(model, source.first.x)
-        records, weights_hash = [], hashlib.blake2b(digest_size=16)
+        records, weights_hash = samples.Records(model), hashlib.blake2b(digest_size=16)
+        found, lengths = [], frozenset()
         for part in source.each():
-            records.append(_arrays.record_digests(part.x, dtypes))
+            found.append(records.digests(part.x))
+            lengths |= records.lengths(part.x)
             if part.sample_weight is not None:
                 weights_hash.update(part.sample_weight.tobytes())
-        digests = np.concatenate(records)
-        _require_two(len(digests), name)
+        digests = np.concatenate(found)
+        samples.require_enough(len(digests), name, 2)
         return cls(
             weights_digest=weights_hash.digest(),
             source=x if source.arrays is None else source.arrays.x,
             first=_arrays.take(source.first.x, _FIRST),
             num_samples=len(digests),
             digests=digests,
+            lengths=lengths,
             batch_size=source.batch_size,
         )
 
@@ -169,19 +177,16 @@ class ReferencePool:
 def count(x: Any, name: str, model: keras.Model) -> int:
     """Samples of a pool, every one of them checked; labels of a dataset are left alone."""
     source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
-    samples = sum(_arrays.num_samples(part.x) for part in source.each())
-    _require_two(samples, name)
-    return samples
+    found = sum(_arrays.num_samples(part.x) for part in source.each())
+    samples.require_enough(found, name, 2)
+    return found
 
 
 def first_unlabelled(dataset: Any, model: keras.Model, *, drop_labels: bool) -> Any:
     """Samples of the first batch of a dataset that is not read to its end, checked."""
     if not drop_labels:
         refuse_labels(_batches.has_labels(dataset), "a dataset of (x, y)")
-    x = _batches.first_batch(dataset, "x", model).x
-    inputs.require_model_input(x, model, "x")
-    _arrays.require_finite(x, "x")
-    return x
+    return samples.first(dataset, "x", model)
 
 
 def reference_arrays(x: Any, name: str, model: keras.Model) -> Any:
@@ -194,8 +199,8 @@ def read_reference(x: Any, name: str, model: keras.Model) -> tuple[Any, int | No
     source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
     if source.arrays is not None:
         return source.arrays.x, None
-    x = _arrays.concatenate([part.x for part in source.each()])
-    _require_two(_arrays.num_samples(x), name)
+    x = _arrays.concatenate([part.x for part in source.of_one_length()])
+    samples.require_enough(_arrays.num_samples(x), name, 2)
     return x, source.batch_size
 
 
@@ -210,48 +215,26 @@ def refuse_labels(has_labels: bool, received: str) -> None:
         )
 
 
-def _checked(batch: Batch, name: str, model: keras.Model, has_teacher: bool) -> Batch:
-    """A batch whose samples, outputs and weights are what they should be."""
-    inputs.require_model_input(batch.x, model, name)
-    _arrays.require_finite(batch.x, name)
-    if batch.y is None and not has_teacher:
-        raise ValueError(
-            "Expected a teacher to ask, or its outputs for `x` as `y`. Received: neither. "
-            "Call `trainer.attach_teacher(teacher)`, for instance after loading, or "
-            "`fit(x, teacher_outputs)`"
-        )
-    weights = batch.sample_weight
-    return Batch(
-        batch.x,
-        None if has_teacher else _precomputed(batch.y, batch.x),
-        None if weights is None else _weights(weights, batch.x),
-    )
+def _names(name: str) -> samples.Names:
+    return samples.Names(name, "y", "sample_weight")
 
 
-def _require_two(samples: int, name: str) -> None:
-    if samples < 2:
-        raise ValueError(f"Expected `{name}` to have at least two samples. Received: one")
+def _checked(
+    x: Any, y: Any, sample_weight: Any, name: str, model: keras.Model, has_teacher: bool
+) -> Iterator[Batch]:
+    """Batches whose samples, outputs and weights are what they should be.
 
-
-def _precomputed(outputs: Any, x: Any) -> np.ndarray:
-    outputs = np.asarray(outputs)
-    if not np.issubdtype(outputs.dtype, np.floating):
-        raise ValueError(
-            "Expected `y` to be the teacher's outputs, floats of shape (samples, units). "
-            f"Received: dtype {outputs.dtype}, shape {outputs.shape}; labels never enter the "
-            "student phase"
-        )
-    _arrays.require_same_length(x, outputs, "x", "y")
-    return outputs.astype(np.float32, copy=False)
-
-
-def _weights(sample_weight: Any, x: Any) -> np.ndarray:
-    weights = np.asarray(sample_weight)
-    if weights.ndim != 1 or weights.dtype.kind not in "fiub":
-        raise ValueError(
-            "Expected `sample_weight` to be one number a sample, shape (samples,). "
-            f"Received: shape {weights.shape}, dtype {weights.dtype}"
-        )
-    _arrays.require_same_length(x, weights, "x", "sample_weight")
-    _arrays.require_finite(weights, "sample_weight")
-    return weights.astype(np.float32)
+    The second column is a teacher's outputs here, and never labels.
+    """
+    source = {"names": _names(name), "model": model, "num_classes": None}
+    for batch, _ in samples.each(x, y, sample_weight, **source, has_outputs=True):
+        if batch.y is None and not has_teacher:
+            raise ValueError(
+                "Expected a teacher to ask, or its outputs for `x` as `y`. Received: no teacher "
+                "and no outputs. Call `trainer.attach_teacher(teacher)`, for instance after "
+                "loading, or `fit(x, teacher_outputs)`"
+            )
+        outputs = None
+        if not has_teacher:
+            outputs = samples.checked_outputs(batch.y, "y", x=batch.x, x_name=name)
+        yield batch._replace(y=outputs)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_dmp import _validate
-from keras_dmp._data import arrays
+from keras_dmp._data import arrays, samples
 from keras_dmp.synthetic.generators import ImageGenerator, TableGenerator
 from keras_dmp.synthetic.nearest import nearest_distances
 
@@ -157,7 +157,7 @@ def synthetic_size(size: float | int, members: int, name: str = "size") -> int:
 
 def _checked_members(x_members: Any, kind: str) -> tuple[np.ndarray, str]:
     _validate.one_of(_KINDS, kind=kind)
-    x = arrays.as_arrays(x_members, "x_members")
+    x = samples.checked(x_members, "x_members")
     axes = {axes: its_kind for axes, its_kind in _AXES.items() if kind in ("auto", its_kind)}
     if not isinstance(x, np.ndarray) or x.ndim not in axes or x.dtype.kind not in "biuf":
         expected = {"image": "images (members, height, width, channels)", "tabular": "a table"}
@@ -166,11 +166,7 @@ def _checked_members(x_members: Any, kind: str) -> tuple[np.ndarray, str]:
             f"Expected `x_members` to be one array of numbers: {listed}. Received: "
             f"{arrays.describe(x)}"
         )
-    arrays.require_finite(x, "x_members")
-    if len(x) < _FEWEST_MEMBERS:
-        raise ValueError(
-            f"Expected at least {_FEWEST_MEMBERS} samples in `x_members`. Received: {len(x)}"
-        )
+    samples.require_enough(len(x), "x_members", _FEWEST_MEMBERS)
     return x, axes[x.ndim]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dmp._data import samples
 from keras_dmp._warnings import PrivacyWarning
 
 
@@ -20,12 +21,12 @@ def refuse_overlap(
         allow: Whether to emit a `PrivacyWarning` instead.
     """
     if groups is not None:
-        _require_groups(groups, digests)
+        groups = _checked_groups(groups, digests)
     for name in digests.keys() - {"members"}:
-        count = int(np.count_nonzero(np.isin(digests[name], digests["members"])))
+        count = samples.count_shared(digests[name], digests["members"])
         _report(f"{count} of {len(digests[name])} samples of `{name}` are members", count, allow)
         if groups is not None and name in groups:
-            count = int(np.count_nonzero(np.isin(groups[name], groups["members"])))
+            count = samples.count_shared(groups[name], groups["members"])
             _report(
                 f"{count} of {len(digests[name])} samples of `{name}` are of a group (person) "
                 "that has members",
@@ -34,7 +35,19 @@ def refuse_overlap(
             )
 
 
-def _require_groups(groups: dict[str, Any], digests: dict[str, np.ndarray]) -> None:
+def warn_of_padding(lengths: list[frozenset]) -> None:
+    """Emit a `PrivacyWarning` where equal records may hide behind other padding.
+
+    Args:
+        lengths: Of each part, `Records.lengths`.
+    """
+    note = samples.padding_note(*lengths)
+    if note is not None:
+        warnings.warn(note, PrivacyWarning, stacklevel=4)
+
+
+def _checked_groups(groups: dict[str, Any], digests: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Groups with none missing, one per record of the parts that are there."""
     known = {"members", "nonmembers", "validation", "reference"}
     if not isinstance(groups, dict) or "members" not in groups or not set(groups) <= known:
         received = sorted(groups) if isinstance(groups, dict) else type(groups).__name__
@@ -42,12 +55,11 @@ def _require_groups(groups: dict[str, Any], digests: dict[str, np.ndarray]) -> N
             "Expected `groups` to map 'members' and any of 'reference' and 'validation' to the "
             f"group of each record, such as `PrivateSplit.groups`. Received: {received}"
         )
-    for name, column in groups.items():
-        if name in digests and np.shape(column) != digests[name].shape:
-            raise ValueError(
-                f"Expected `groups[{name!r}]` to have shape {digests[name].shape}, one group a "
-                f"record. Received: shape {np.shape(column)}"
-            )
+    return {
+        name: samples.checked_groups(column, len(digests[name]), f"groups[{name!r}]")
+        for name, column in groups.items()
+        if name in digests
+    }
 
 
 def _report(finding: str, count: int, allow: bool) -> None:

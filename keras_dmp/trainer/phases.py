@@ -153,7 +153,8 @@ def train_student(
         return distiller.fit(
             labelled,
             batch_size=arguments.batch_size or run.plan.reference.batch_size,
-            **arguments.for_keras(validation and validation.for_keras()),
+            # As it was read: the distiller would read a dataset again.
+            **arguments.for_keras(validation),
             **of_phase,
         )
 

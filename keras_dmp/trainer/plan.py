@@ -8,7 +8,7 @@ import keras
 
 from keras_dmp._classifier import fresh, outputs
 from keras_dmp._classifier.kind import output_kind
-from keras_dmp._data import arrays, batches, inputs
+from keras_dmp._data import arrays, batches, samples
 from keras_dmp._training import callback_state
 from keras_dmp._training.labelled_data import LabelledData, require_fixed_order
 from keras_dmp.reference.pool import ReferencePool
@@ -70,10 +70,7 @@ def prepare(
     _require_parts(x, reference, ready_teacher, arguments.groups)
     student = fresh.fresh_model(model)
     source, name = (reference, "reference") if x is None else (x, "x")
-    sample = batches.first_batch(source, name, student).x
-    inputs.require_model_input(sample, student, name)
-    arrays.require_finite(sample, name)
-    sample = arrays.take(sample, _SAMPLE)
+    sample = arrays.take(samples.first(source, name, student), _SAMPLE)
     teacher, student = fresh.teacher_and_student(model, ready_teacher, student, sample)
     kind = output_kind(student, "model", sample, from_logits, loss=loss)
     if ready_teacher is not None:
@@ -83,7 +80,7 @@ def prepare(
     reading = {"model": student, "kind": kind}
     known = validation = None
     if x is not None:
-        names = ("x", "y", "sample_weight")
+        names = samples.Names("x", "y", "sample_weight")
         known = LabelledData.read(
             x,
             arguments.y,
@@ -94,7 +91,7 @@ def prepare(
         )
     pool = ReferencePool.read(reference, "reference", student)
     if known is not None:
-        inputs.require_alike(pool.first, sample, "reference", "x")
+        samples.require_alike(pool.first, sample, "reference", "x", student)
     for selector in selectors:
         selector.require_narrows(pool.num_samples)
     if arguments.validation_data is not None:
@@ -106,6 +103,8 @@ def prepare(
             digests[name] = part.digests
     if known is not None:
         overlap.refuse_overlap(digests, groups=arguments.groups, allow=arguments.allow_overlap)
+        parts = [part.lengths for part in (known, pool, validation) if part is not None]
+        overlap.warn_of_padding(parts)
     return Plan(
         teacher=teacher,
         student=student,
@@ -172,5 +171,4 @@ def read_labelled(
         if batches.is_dataset(data)
         else keras.utils.unpack_x_y_sample_weight(data)
     )
-    names = (name, f"{name} labels", f"{name} weights")
-    return LabelledData.read(*columns, names=names, model=model, kind=kind)
+    return LabelledData.read(*columns, names=samples.Names.of(name), model=model, kind=kind)

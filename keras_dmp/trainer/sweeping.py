@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import fresh
-from keras_dmp._data import batches
+from keras_dmp._data import batches, samples
 from keras_dmp.audit import AuditReport, audit_membership
 from keras_dmp.distillation.settings import require_settings
 from keras_dmp.reference.labelled_reference import LabelledReference
@@ -156,7 +156,7 @@ def _require_auditable(run: Run, nonmembers: Any) -> None:
         read_labelled(members, "x", model=plan.student, kind=plan.kind)
     read = read_labelled(nonmembers, "nonmembers", model=plan.student, kind=plan.kind)
     for part in ("members", "reference"):
-        shared = int(np.count_nonzero(np.isin(read.digests, plan.digests[part])))
+        shared = samples.count_shared(read.digests, plan.digests[part])
         if shared:
             raise ValueError(
                 f"Expected `nonmembers` to hold no records of the {part}. Received: "

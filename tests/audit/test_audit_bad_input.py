@@ -41,18 +41,18 @@ def spoiled(x, value):
 WRONG_ARRAYS = {
     "nan": (lambda m, n: ((spoiled(m[0], np.nan), m[1]), n), "`members` to be finite.*1 of 300"),
     "inf": (lambda m, n: (m, (spoiled(n[0], np.inf), n[1])), "`nonmembers` to be finite"),
-    "empty": (lambda m, n: ((m[0][:0], m[1][:0]), n), "`members` to have at least one sample"),
+    "empty": (lambda m, n: ((m[0][:0], m[1][:0]), n), "`members` to have at least 1 sample"),
     "one sample": (
         lambda m, n: ((m[0][:1], m[1][:1]), n),
         "`members` to have at least 2 samples.*Received: 1",
     ),
     "unequal length": (
         lambda m, n: ((m[0], m[1][:-1]), n),
-        "x and y of `members` to have as many samples. Received: 300 and 299",
+        "`members` and `members labels` to have the same number of samples. Received: 300 and 299",
     ),
-    "float labels": (
-        lambda m, n: ((m[0], m[1].astype("float32")), n),
-        "`members labels` to be integer class labels.*float32",
+    "labels that are not whole": (
+        lambda m, n: ((m[0], m[1] + 0.5), n),
+        "`members labels` to be whole-number class labels.*300 of 300",
     ),
     "label above": (
         lambda m, n: (m, (n[0], n[1] + 1)),
@@ -61,11 +61,11 @@ WRONG_ARRAYS = {
     "label below": (lambda m, n: ((m[0], m[1] - 1), n), "lie in 0..3"),
     "multi-hot": (
         lambda m, n: ((m[0], np.ones((300, 4), int)), n),
-        "with a single 1 a row. Received: shape \\(300, 4\\), not one-hot",
+        "with a single 1 per row. Received: shape \\(300, 4\\), not one-hot",
     ),
     "labels of several outputs": (
         lambda m, n: ((m[0], {"a": m[1], "b": m[1]}), n),
-        "labels of `members` to be one array. Received: 2 arrays",
+        "`members labels` to be one array. Received: 2 arrays",
     ),
     "shared records": (
         lambda m, n: (m, (np.concatenate([n[0], m[0][:7]]), np.append(n[1], m[1][:7]))),
@@ -228,7 +228,7 @@ WRONG_DATASETS = {
     ),
     "unequal length": (
         lambda s: Torn(),
-        "x and y of `members` to have as many samples. Received: 64 and 63",
+        "`members` and `members labels` to have the same number of samples. Received: 64 and 63",
     ),
     "endless": (lambda s: dataset(s).batch(64).repeat(), "`members` to end"),
     "unbatched": (dataset, "`members` to yield batches of shape .* an unbatched dataset"),
@@ -236,7 +236,7 @@ WRONG_DATASETS = {
     "one sample": (lambda s: dataset(s).batch(1).take(1), "at least 2 samples"),
     "without labels": (
         lambda s: tf.data.Dataset.from_tensor_slices(s[0][0]).batch(64),
-        "`members` to yield batches \\(x, y\\). Received: no labels",
+        "`members labels` to be .* Received: no labels",
     ),
     "nan in a late batch": (
         lambda s: (

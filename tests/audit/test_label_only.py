@@ -264,7 +264,7 @@ OTHER = (np.linspace(2, 3, 20).reshape(10, 2), np.ones(10, dtype=int))
         ({"nonmembers": TABLE}, "share no records"),
         ({"nonmembers": (OTHER[0], OTHER[1][:9])}, "x and y of `nonmembers`"),
         ({"nonmembers": (OTHER[0][:, :1], OTHER[1])}, "`nonmembers` to have the shape"),
-        ({"members": (TABLE[0], TABLE[1] + 0.5)}, "`members labels` to be integer class labels"),
+        ({"members": (TABLE[0], TABLE[1] + 0.5)}, "`members labels` to be whole-number"),
         ({"model": lambda x: x}, r"`model\(x\)` to return classes, 10 whole numbers"),
         ({"model": lambda x: x[:, 0]}, r"dtype float64; for scores of classes use `.argmax"),
     ],

@@ -199,7 +199,7 @@ def test_after_the_trainer():
         ({"nonreference": HELD_OUT[:, :3]}, "`nonreference` to have shape"),
         ({"nonreference": HELD_OUT * np.nan}, "`nonreference` to be finite"),
         ({"labels": np.zeros(600, int)}, "`labels` to be a pair"),
-        ({"labels": (np.zeros(600, int), np.zeros(9, int))}, "x and y of `nonreference`"),
+        ({"labels": (np.zeros(600, int), np.zeros(9, int))}, "`nonreference labels` to have"),
         ({"labels": (np.full(600, 9), np.zeros(600, int))}, r"to lie in 0\.\.3"),
         ({"verbose": 2}, "`verbose` to be one of"),
         ({"batch_size": 0}, "`batch_size` to be a whole number"),

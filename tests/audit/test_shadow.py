@@ -502,7 +502,7 @@ def test_bad_data_and_functions(tmp_path):
     new = {"directory": tmp_path / "new"}
     with pytest.raises(TypeError, match=r"`train_fn` to be a callable \(x, y, seed\) -> model"):
         ShadowAudit("train", x, y, **new)
-    with pytest.raises(ValueError, match="as many samples"):
+    with pytest.raises(ValueError, match="the same number of samples"):
         ShadowAudit(ridge, x, y[:-1], **new)
     with pytest.raises(ValueError, match="`x` to be finite"):
         ShadowAudit(ridge, np.where(x > 1, np.nan, x), y, **new)
@@ -511,7 +511,7 @@ def test_bad_data_and_functions(tmp_path):
     for nothing in (None, {}):
         with pytest.raises(TypeError, match=r"`train_fn` to return a keras.Model or a dictionary"):
             quiet(audit_in(tmp_path / "none", lambda x, y, seed, it=nothing: it))
-    with pytest.raises(ValueError, match="`queries` and `x` to have as many samples"):
+    with pytest.raises(ValueError, match="`queries` and `x` to have the same number of samples"):
         audit_in(tmp_path / "short", queries=(lambda x: x[1:],))
     two = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"labels `y` to lie in 0..1"):

@@ -210,7 +210,7 @@ def test_bad_settings_are_named(settings, error, message):
         ({"rows": [[0], [160]]}, "of samples, 0 to 159. Received: positions from 160"),
         ({"seeds": [1]}, "Expected `seeds` to be one for each of the 2 selections"),
         ({"seeds": [1, -1]}, "Expected `seeds` to be a whole number of at least 0"),
-        ({"y": np.zeros(3, int)}, "Expected `x` and `y` to have as many samples"),
+        ({"y": np.zeros(3, int)}, "Expected `x` and `y` to have the same number of samples"),
         ({"y": np.full(160, 4)}, "Received: labels from 4 to 4"),
         ({"x": np.zeros((160, 5))}, "Expected `x` to have shape"),
     ],

@@ -10,7 +10,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import forward, probabilities
 from keras_dmp._classifier.kind import require_model, resolve_output_kind
 from keras_dmp._classifier.outputs import OutputKind, require_outputs
-from keras_dmp._data import arrays, inputs
+from keras_dmp._data import arrays, samples
 from keras_dmp.audit.attacks import sides as _sides
 from keras_dmp.audit.statistics import output_scores
 from keras_dmp.audit.statistics.attack_scores import AttackScores
@@ -108,8 +108,8 @@ def adaptive_attack(
     size = _checked_size(size, num_neighbors, arrays.num_samples(pool))
     for side in sides:
         if isinstance(side, _sides.ArraySide):
-            inputs.require_alike(side.x, pool, side.name, "reference")
-            _sides.require_enough(len(side.labels), side.name, _LEAST)
+            samples.require_alike(side.x, pool, side.name, "reference", model)
+            samples.require_enough(len(side.labels), side.name, _LEAST)
 
     outputs = forward.predict(model, pool, batch_size=batch_size, verbose=bool(verbose))
     kind = resolve_output_kind(model, "model", from_logits=from_logits, outputs=outputs)
@@ -118,7 +118,7 @@ def adaptive_attack(
     evidence, digests = zip(
         *(attacker.look_at(side, batch_size, verbose) for side in sides), strict=True
     )
-    _require_apart(*digests, _sides.digests(pool, model))
+    _require_apart(*digests, samples.digests(pool, model))
     return _fit_and_score(*evidence, int(seed))
 
 
@@ -137,6 +137,7 @@ class _Attacker:
         self._model = model
         self._kind = kind
         self._forward = forward.ForwardPass(model)
+        self._records = samples.Records(model)
         self._k = num_neighbors
         entropy = probabilities.prediction_entropy(outputs, from_logits=kind.from_logits)
         guessed = np.argsort(entropy, kind="stable")[:size]
@@ -156,11 +157,10 @@ class _Attacker:
             outputs = self._forward(x)
             require_outputs(outputs, self._kind, "model outputs")
             labels = _sides.labels(y, self._kind.num_classes, side.name)
-            _sides.require_paired(len(outputs), len(labels), side.name)
             evidence.append(self._evidence(_flat(x, side.name), outputs, labels))
-            digests.append(_sides.digests(x, self._model))
+            digests.append(self._records.digests(x))
             bar.add(1)
-        _sides.require_enough(sum(map(len, digests)), side.name, _LEAST)
+        samples.require_enough(sum(map(len, digests)), side.name, _LEAST)
         return np.concatenate(evidence), np.concatenate(digests)
 
     def _evidence(self, x: np.ndarray, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -285,7 +285,7 @@ def _checked_size(size: int | None, num_neighbors: int, samples: int) -> int:
 def _require_apart(members: np.ndarray, nonmembers: np.ndarray, pool: np.ndarray) -> None:
     _sides.require_disjoint(members, nonmembers)
     for name, digests in (("members", members), ("nonmembers", nonmembers)):
-        shared = int(np.isin(digests, pool).sum())
+        shared = samples.count_shared(digests, pool)
         if shared:
             raise ValueError(
                 f"Expected `reference` and `{name}` to share no records: the student was trained "

@@ -13,7 +13,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import forward, probabilities
 from keras_dmp._classifier.kind import num_classes, output_units, resolve_output_kind
 from keras_dmp._classifier.outputs import is_one_unit
-from keras_dmp._data import arrays, inputs
+from keras_dmp._data import arrays, samples
 from keras_dmp.audit.attacks import perturbations
 from keras_dmp.audit.attacks import sides as _sides
 from keras_dmp.audit.statistics.attack_scores import AttackScores
@@ -111,7 +111,7 @@ def label_only_attack(
         _sides.open_side(data, name, ask.keras_model)
         for data, name in ((members, "members"), (nonmembers, "nonmembers"))
     ]
-    _require_sound(sides, disturb, batch_size)
+    _require_sound(sides, ask.keras_model, disturb, batch_size)
     if disturb.is_undecided:
         chosen = _strength(disturb, ask, sides, batch_size, seed)
         _logger.info("label-only attack by %s of strength %g", disturb.name, chosen)
@@ -188,14 +188,13 @@ def _score(
     for x, y in side.batches(batch_size):
         disturb.require(x, side.name)
         labels = _sides.labels(y, ask.num_classes, side.name)
-        _sides.require_paired(arrays.num_samples(x), len(labels), side.name)
         right = ask(x) == labels
         bar.add(1)
         held = np.zeros(len(labels))
         for rng in rngs:
             held += ask(disturb(x, rng)) == labels
             bar.add(1)
-        yield right + held / len(rngs), _sides.digests(x, ask.keras_model)
+        yield right + held / len(rngs), samples.digests(x, ask.keras_model)
 
 
 def _strength(
@@ -231,12 +230,15 @@ def _strength(
 
 
 def _require_sound(
-    sides: list[Any], disturb: perturbations.Perturbation, batch_size: int | None
+    sides: list[Any],
+    model: keras.Model | None,
+    disturb: perturbations.Perturbation,
+    batch_size: int | None,
 ) -> None:
     """Refuse arrays that do not fit before the model is asked."""
     if not all(isinstance(side, _sides.ArraySide) for side in sides):
         return
-    inputs.require_alike(sides[1].x, sides[0].x, "nonmembers", "members")
+    samples.require_alike(sides[1].x, sides[0].x, "nonmembers", "members", model)
     _sides.require_disjoint(sides[0].digests, sides[1].digests)
     for side in sides:
         for x, _ in side.batches(batch_size):

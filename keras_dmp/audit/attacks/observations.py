@@ -11,7 +11,7 @@ from keras_dmp._classifier.forward import ForwardPass
 from keras_dmp._classifier.kind import num_classes as classes_of_model
 from keras_dmp._classifier.kind import output_units
 from keras_dmp._classifier.outputs import num_classes
-from keras_dmp._data import arrays
+from keras_dmp._data import arrays, samples
 from keras_dmp.audit.attacks import sides as _sides
 
 
@@ -23,11 +23,13 @@ class Observations:
         outputs: Outputs of the model, (samples, units), float32.
         labels: Classes, (samples,), int64.
         digests: Hash of each record as the model sees it, (samples,), uint64.
+        lengths: Shapes of samples whose padding the model sees, see `Records.lengths`.
     """
 
     outputs: np.ndarray
     labels: np.ndarray
     digests: np.ndarray
+    lengths: frozenset = frozenset()
 
 
 def observe(
@@ -73,24 +75,26 @@ class _Reader:
         self._bar = keras.utils.Progbar(steps, verbose=int(verbose), unit_name="batch")
         self._steps = 0
         self._like = None
+        self._records = samples.Records(model)
 
     def read(
         self, side: _sides.ArraySide | _sides.DatasetSide, batch_size: int | None
     ) -> Observations:
-        outputs, labels, digests = [], [], []
+        outputs, labels, digests, lengths = [], [], [], frozenset()
         for x, y in side.batches(batch_size):
             self._require_alike(x, side.name)
+            lengths |= self._records.lengths(x)
             outputs.append(self._outputs(x))
             labels.append(_sides.labels(y, num_classes(outputs[-1]), side.name))
-            _sides.require_paired(len(outputs[-1]), len(labels[-1]), side.name)
             if side.digests is None:
-                digests.append(_sides.digests(x, self._model))
+                digests.append(self._records.digests(x))
             self._steps += 1
             self._bar.update(self._steps, finalize=False)
         return Observations(
             outputs=np.concatenate(outputs),
             labels=np.concatenate(labels),
             digests=np.concatenate(digests) if side.digests is None else side.digests,
+            lengths=lengths,
         )
 
     def finish(self) -> None:
@@ -99,7 +103,7 @@ class _Reader:
     def _require_alike(self, x: Any, name: str) -> None:
         if self._like is None:
             self._like = arrays.take(x, slice(0, 1))
-        _sides.require_alike(x, self._like, name, "members", self._model)
+        samples.require_alike(x, self._like, name, "members", self._model)
 
     def _outputs(self, x: Any) -> np.ndarray:
         outputs = self._forward(x)
@@ -148,12 +152,12 @@ def _read(
     side: Any, model: keras.Model, forward: ForwardPass, bar: keras.utils.Progbar
 ) -> tuple[LayerObservations, np.ndarray]:
     activations, labels, digests = [], [], []
+    records = samples.Records(model)
     for x, y in side.batches(None):
         activations.append(forward(x))
         labels.append(_sides.labels(y, classes_of_model(model), side.name))
-        _sides.require_paired(len(activations[-1]), len(labels[-1]), side.name)
         if side.digests is None:
-            digests.append(_sides.digests(x, model))
+            digests.append(records.digests(x))
         bar.add(1)
     seen = LayerObservations(np.concatenate(activations), np.concatenate(labels))
     return seen, np.concatenate(digests) if side.digests is None else side.digests

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_dmp import _validate
-from keras_dmp._data import arrays, inputs
+from keras_dmp._data import arrays, samples
 
 # From what no model notices to what no model survives.
 _NOISE_IN_DEVIATIONS = np.geomspace(1e-3, 10, 128)
@@ -126,11 +126,7 @@ def _mirrored(x: Any, rng: np.random.Generator, strength: int) -> Any:
 def _called(perturbation: Callable, x: Any, rng: np.random.Generator) -> Any:
     # A copy: the caller's function may work in place.
     copies = perturbation(keras.tree.map_structure(np.copy, x), rng)
-    copies = arrays.as_arrays(copies, "perturbation(x, rng)")
-    inputs.require_alike(copies, x, "perturbation(x, rng)", "x")
-    arrays.require_same_length(copies, x, "perturbation(x, rng)", "x")
-    arrays.require_finite(copies, "perturbation(x, rng)")
-    return copies
+    return samples.checked_like(copies, x, "perturbation(x, rng)", "x", one_each=True)
 
 
 def _require_numbers(x: Any, name: str) -> None:

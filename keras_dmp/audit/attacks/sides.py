@@ -8,21 +8,23 @@ import numpy as np
 
 from keras_dmp._classifier import forward
 from keras_dmp._classifier.kind import num_classes
-from keras_dmp._data import arrays
-from keras_dmp._data import inputs as _inputs
-from keras_dmp._data.batches import is_dataset, iterate, require_readable
+from keras_dmp._data import arrays, samples
+from keras_dmp._data.batches import is_dataset, require_readable
 
 
 class ArraySide:
-    """Arrays (x, y), checked at once."""
+    """Arrays (x, y) or (x, y, sample_weight), checked at once."""
 
-    def __init__(self, x: Any, y: Any, name: str, model: keras.Model | None):
+    def __init__(self, columns: tuple, name: str, model: keras.Model | None):
         self.name = name
-        self.x = arrays.as_arrays(x, name)
-        require_input(self.x, name, model)
-        self.labels = labels(y, num_classes(model), name)
-        require_paired(arrays.num_samples(self.x), len(self.labels), name)
-        self.digests = digests(self.x, model)
+        read = samples.read(
+            *columns,
+            names=samples.Names.of(name),
+            model=model,
+            num_classes=num_classes(model),
+            least=1,
+        )
+        self.x, self.labels, self.digests = read.x, read.labels, read.digests
 
     def num_batches(self, batch_size: int | None) -> int | None:
         """Batches of one pass."""
@@ -61,13 +63,13 @@ class DatasetSide:
     def batches(self, batch_size: int | None) -> Iterator[tuple[Any, Any]]:
         """One pass over samples and labels."""
         del batch_size
-        for batch in iterate(self._dataset, self.name, self._model):
-            if batch.y is None:
-                raise ValueError(
-                    f"Expected `{self.name}` to yield batches (x, y). Received: no labels"
-                )
-            require_input(batch.x, self.name, self._model)
-            yield batch.x, batch.y
+        for batch, classes in samples.each(
+            self._dataset,
+            names=samples.Names.of(self.name),
+            model=self._model,
+            num_classes=num_classes(self._model),
+        ):
+            yield batch.x, classes
 
 
 def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySide | DatasetSide:
@@ -79,12 +81,13 @@ def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySi
     """
     if is_dataset(data):
         return DatasetSide(data, name, model)
-    if isinstance(data, tuple) and len(data) == 2:
-        return ArraySide(*data, name, model)
+    if isinstance(data, tuple) and len(data) in (2, 3):
+        return ArraySide(data, name, model)
     received = f"a tuple of {len(data)}" if isinstance(data, tuple) else type(data).__name__
     raise TypeError(
-        f"Expected `{name}` to be a tuple (x, y) of arrays, or a tf.data.Dataset or PyDataset that "
-        f"yields such batches. Received: {received}"
+        f"Expected `{name}` to be a tuple (x, y) of arrays, or (x, y, sample_weight) with weights "
+        "that are ignored, or a tf.data.Dataset or PyDataset that yields such batches. Received: "
+        f"{received}"
     )
 
 
@@ -94,7 +97,7 @@ def open_sides(
     """Both sides; arrays are held against each other at once, datasets once they are read."""
     sides = (open_side(members, "members", model), open_side(nonmembers, "nonmembers", model))
     if all(isinstance(side, ArraySide) for side in sides):
-        _inputs.require_alike(sides[1].x, sides[0].x, "nonmembers", "members")
+        samples.require_alike(sides[1].x, sides[0].x, "nonmembers", "members", model)
         require_sound([side.digests for side in sides], least)
     return sides
 
@@ -102,60 +105,18 @@ def open_sides(
 def require_sound(digests: Sequence[np.ndarray], least: int) -> None:
     """Raise ValueError for too few members or nonmembers, or records that are both."""
     for name, side in zip(("members", "nonmembers"), digests, strict=True):
-        require_enough(len(side), name, least)
+        samples.require_enough(len(side), name, least, " for these attacks")
     require_disjoint(*digests)
 
 
-def labels(y: Any, num_classes: int | None, name: str) -> np.ndarray:
-    """Classes, (samples,) int64, of labels in any form."""
-    if isinstance(y, dict) or (isinstance(y, tuple) and len(y) and np.ndim(y[0])):
-        raise ValueError(
-            f"Expected the labels of `{name}` to be one array. Received: {len(y)} arrays, the "
-            "labels of a model with several outputs"
-        )
-    return arrays.class_ids(y, num_classes, f"{name} labels")
-
-
-def digests(x: Any, model: keras.Model | None) -> np.ndarray:
-    """Hash of each record as the model sees it, (samples,) uint64."""
-    return arrays.record_digests(x, _inputs.input_dtypes(model, x))
-
-
-def require_input(x: Any, name: str, model: keras.Model | None) -> None:
-    """Raise ValueError for samples that the model does not take, or that are not finite."""
-    _inputs.require_model_input(x, model, name)
-    arrays.require_finite(x, name)
-
-
-def require_alike(x: Any, like: Any, name: str, like_name: str, model: keras.Model) -> None:
-    """Raise ValueError unless `x` has the sample shape of `like`, or the model takes any length."""
-    inputs = getattr(model, "inputs", None) or []
-    # Batches of sequences are padded to lengths of their own.
-    if not any(None in tensor.shape[1:] for tensor in inputs):
-        _inputs.require_alike(x, like, name, like_name)
-
-
-def require_paired(samples: int, labels: int, name: str) -> None:
-    """Raise ValueError unless there is a label for each sample."""
-    if samples != labels:
-        raise ValueError(
-            f"Expected x and y of `{name}` to have as many samples. "
-            f"Received: {samples} and {labels}"
-        )
-
-
-def require_enough(samples: int, name: str, least: int) -> None:
-    """Raise ValueError for fewer than `least` samples."""
-    if samples < least:
-        raise ValueError(
-            f"Expected `{name}` to have at least {least} samples for these attacks. "
-            f"Received: {samples}"
-        )
+def labels(y: Any, num_classes: int | None, name: str, *, x: Any = None) -> np.ndarray:
+    """Classes, (samples,) int64, of labels in any form; one for each sample of `x`."""
+    return samples.checked_labels(y, num_classes, f"{name} labels", x=x, x_name=name)
 
 
 def require_disjoint(members: np.ndarray, nonmembers: np.ndarray) -> None:
     """Raise ValueError if digests of members are among those of nonmembers."""
-    shared = int(np.isin(nonmembers, members).sum())
+    shared = samples.count_shared(nonmembers, members)
     if shared:
         raise ValueError(
             "Expected `members` and `nonmembers` to share no records: a record on both sides hides "

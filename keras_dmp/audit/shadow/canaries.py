@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_dmp import _validate
-from keras_dmp._data import arrays, inputs
+from keras_dmp._data import arrays, samples
 
 KINDS = ("mislabelled", "duplicates", "near_reference", "outliers")
 
@@ -110,11 +110,9 @@ def plant_canaries(
     _validate.integer_at_least(2, copies=copies)
     _validate.fraction(perturbation=perturbation)
     seed = _validate.seed_or_fresh(seed)
-    x = arrays.as_arrays(x, "x")
-    arrays.require_finite(x, "x")
+    x = samples.checked(x, "x")
     y = np.asarray(y)
-    labels = arrays.class_ids(y, num_classes, "y")
-    arrays.require_same_length(x, y, "x", "y")
+    labels = samples.checked_labels(y, num_classes, "y", x=x)
     _require_at_most(len(labels), count, "x")
     if (reference is not None) != (kind == "near_reference"):
         raise ValueError(
@@ -208,10 +206,8 @@ def _outliers(x: Any, count: int, rng: np.random.Generator) -> Any:
 
 
 def _checked_reference(reference: Any, x: Any, count: int) -> Any:
-    reference = arrays.as_arrays(reference, "reference")
-    inputs.require_alike(reference, x, "reference", "x")
+    reference = samples.checked_like(reference, x, "reference", "x")
     keras.tree.assert_same_structure(reference, x)
-    arrays.require_finite(reference, "reference")
     _require_at_most(arrays.num_samples(reference), count, "reference")
     return reference
 

@@ -13,7 +13,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import forward, probabilities
 from keras_dmp._classifier.kind import resolve_output_kind
 from keras_dmp._classifier.outputs import OutputKind, require_outputs
-from keras_dmp._data import arrays, inputs
+from keras_dmp._data import arrays, samples
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory
 from keras_dmp.audit.shadow.scores import ShadowScores, ShadowStatistics
@@ -114,13 +114,10 @@ class ShadowAudit:
         if batch_size is not None:
             _validate.integer_at_least(1, batch_size=batch_size)
         self._train_fn = train_fn
-        self._x = arrays.as_arrays(x, "x")
-        arrays.require_finite(self._x, "x")
+        self._x = samples.checked(x, "x")
         self._y = np.asarray(y)
-        self._labels = arrays.class_ids(y, None, "y")
-        arrays.require_same_length(self._x, self._labels, "x", "y")
-        if len(self._labels) < 4:
-            raise ValueError(f"Expected `x` to have at least 4 records. Received: {len(y)}")
+        self._labels = samples.checked_labels(y, None, "y", x=self._x)
+        samples.require_enough(len(self._labels), "x", 4)
         self._queries = tuple(queries)
         if not all(callable(query) for query in self._queries):
             raise TypeError(f"Expected `queries` to be callables x -> x. Received: {queries!r}")
@@ -276,10 +273,10 @@ class ShadowAudit:
 
     def _configuration(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
         """What jobs depend on, but for `train_fn`; the number of models may grow."""
-        queried = [arrays.record_digests(self._query(query, _SAMPLE)) for query in self._queries]
+        queried = [samples.digests(self._query(query, _SAMPLE)) for query in self._queries]
         return {
             "records": self.num_records,
-            "data": _checksum(arrays.record_digests(self._x), self._labels),
+            "data": _checksum(samples.digests(self._x), self._labels),
             "seed": self.seed,
             "queries": [_checksum(digests) for digests in queried],
             "repeats": _checksum(self._repeats) if (self._repeats > 1).any() else None,
@@ -292,11 +289,7 @@ class ShadowAudit:
     def _query(self, query: Callable[[Any], Any], rows: slice = slice(None)) -> Any:
         """Records as one of the queries alters them."""
         x = arrays.take(self._x, rows)
-        altered = arrays.as_arrays(query(x), "queries")
-        arrays.require_same_length(altered, x, "queries", "x")
-        inputs.require_alike(altered, x, "queries", "x")
-        arrays.require_finite(altered, "queries")
-        return altered
+        return samples.checked_like(query(x), x, "queries", "x", one_each=True)
 
     @property
     def _group_size(self) -> int:
@@ -329,7 +322,7 @@ class ShadowAudit:
     def _observe(self, models: dict[str, keras.Model]) -> Job:
         logits, correct = {}, {}
         for name, model in models.items():
-            inputs.require_model_input(self._x, model, "x")
+            samples.checked(self._x, "x", model)
             columns = []
             for query in (None, *self._queries):
                 x = self._x if query is None else self._query(query)
@@ -338,7 +331,7 @@ class ShadowAudit:
                     model, "model", from_logits=self._from_logits, outputs=outputs
                 )
                 require_outputs(outputs, kind, "model outputs")
-                arrays.class_ids(self._labels, kind.num_classes, "y")
+                samples.checked_labels(self._labels, kind.num_classes, "y")
                 columns.append(scaled_logits(outputs, self._labels, from_logits=kind.from_logits))
                 if query is None:
                     correct[name] = _correct(outputs, self._labels, kind)

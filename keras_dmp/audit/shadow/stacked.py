@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_dmp import _validate
 from keras_dmp._classifier import fresh
 from keras_dmp._classifier.kind import resolve_output_kind
-from keras_dmp._data import arrays, inputs
+from keras_dmp._data import arrays, samples
 from keras_dmp.audit.shadow.stacked_program import StackedProgram
 
 # Those that update each weight by its own gradient alone: norms and orthogonal steps would mix
@@ -126,7 +126,7 @@ class StackedTrainer:
         Returns:
             The model, not compiled.
         """
-        x = arrays.as_arrays(x, "x")
+        x = samples.checked(x, "x")
         return self.train_many(x, y, [np.arange(arrays.num_samples(x))], [seed])[0]
 
     def train_many(
@@ -153,8 +153,8 @@ class StackedTrainer:
             ValueError: Arguments that do not fit each other or the models, or layers that cannot
                 be stacked.
         """
-        x, y = arrays.as_arrays(x, "x"), np.asarray(y)
-        arrays.require_same_length(x, y, "x", "y")
+        x, y = samples.checked(x, "x"), np.asarray(y)
+        samples.checked_labels(y, None, "y", x=x)
         selections = _checked_rows(rows, len(y))
         seeds = _checked_seeds(seeds, len(selections))
         models: dict[int, keras.Model] = {}
@@ -169,7 +169,7 @@ class StackedTrainer:
     ) -> list[keras.Model]:
         models = [self._build(seed, x) for seed in seeds]
         _require_trainable(models[0], x, y, self._loss)
-        dtypes = keras.tree.pack_sequence_as(x, inputs.input_dtypes(models[0], x))
+        dtypes = samples.seen_dtypes(x, models[0])
         data = keras.tree.map_structure(tf.convert_to_tensor, x, dtypes), tf.convert_to_tensor(y)
         program = self._program(models, data, rows.shape[1])
         program.load(models)
@@ -211,9 +211,9 @@ def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
 
 def _require_trainable(model: keras.Model, x: Any, y: np.ndarray, loss: keras.losses.Loss) -> None:
     """Raise ValueError unless this is a classifier of the samples that can be stacked."""
-    inputs.require_model_input(x, model, "x")
+    samples.checked(x, "x", model)
     kind = resolve_output_kind(model, "model", loss=loss)
-    arrays.class_ids(y, kind.num_classes, "y")
+    samples.checked_labels(y, kind.num_classes, "y")
     for layer in _layers(model):
         if not isinstance(layer, _STACKABLE):
             names = ", ".join(kind.__name__ for kind in _STACKABLE)

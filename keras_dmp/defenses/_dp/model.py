@@ -12,8 +12,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import keras_private
 from keras_dmp._classifier.kind import require_model
 from keras_dmp._classifier.wrapper import ClassifierWrapper
-from keras_dmp._data import arrays
-from keras_dmp._data.inputs import require_model_input
+from keras_dmp._data import arrays, samples
 from keras_dmp._training import callback_state
 from keras_dmp.defenses._dp.accounting import ACCOUNTANTS, Spent, epsilon_of
 from keras_dmp.defenses._dp.batches import SampledBatches, secret_seed
@@ -219,13 +218,11 @@ class DPModel(ClassifierWrapper):
                 f"the guarantee. Received: x of type {type(x).__name__}, y of type "
                 f"{type(y).__name__}"
             )
-        x = arrays.as_arrays(x, "x")
-        require_model_input(x, self.classifier, "x")
-        arrays.require_finite(x, "x")
-        self.settle(x)
+        x = samples.checked(x, "x", self.classifier)
+        kind = self.settle(x)
         require_no_added_losses(self.classifier, arrays.take(x, slice(0, 1)))
         y = self.fitted_labels(y, "y")
-        arrays.require_same_length(x, y, "x", "y")
+        y = samples.checked_targets(y, "y", x=x, num_classes=kind.num_classes)
         if batch_size > len(y):
             raise ValueError(
                 f"Expected `batch_size` to be at most the {len(y)} samples. Received: "

@@ -1,0 +1,148 @@
+"""What comes beside samples: class labels, weights and groups, one for each sample."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_dmp._data import arrays
+
+_FORMS = "class labels of shape (n,), (n, 1) or one-hot"
+
+
+def class_ids(y: Any, num_classes: int | None, name: str) -> np.ndarray:
+    """Class labels as (samples,) int64 from whole numbers, an (n, 1) column or one-hot rows.
+
+    Args:
+        y: Labels of shape (n,), (n, 1) or one-hot (n, num_classes), of an integer, boolean or
+            float dtype.
+        num_classes: Number of classes of the model; `None` skips the range check.
+        name: The argument's name, for messages, which show no label.
+
+    Raises:
+        ValueError: For labels that are not whole-number classes or lie outside the classes.
+    """
+    if isinstance(y, Mapping) or (isinstance(y, tuple) and len(y) and np.ndim(y[0])):
+        raise ValueError(
+            f"Expected `{name}` to be one array. Received: {len(y)} arrays, the labels of a "
+            "model with several outputs"
+        )
+    labels = np.asarray(y)
+    if labels.dtype == object:
+        labels = _from_objects(labels, name)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        labels = _from_one_hot(labels, num_classes, name)
+    if labels.ndim != 1:
+        raise ValueError(
+            f"Expected `{name}` to be {_FORMS} (n, classes). Received: shape {labels.shape}"
+        )
+    labels = _whole(labels, name)
+    if num_classes is not None and len(labels):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"Expected the labels `{name}` to lie in 0..{num_classes - 1}, the "
+                f"{num_classes} classes of the model. Received: labels from {low} to {high}"
+            )
+    return labels.astype(np.int64)
+
+
+def weights(sample_weight: Any, name: str) -> np.ndarray:
+    """Weights as (samples,) float32, finite.
+
+    Raises:
+        ValueError: For anything but one finite number per sample.
+    """
+    values = np.asarray(sample_weight)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "fiub":
+        raise ValueError(
+            f"Expected `{name}` to be one number per sample, shape (samples,). Received: "
+            f"shape {values.shape}, dtype {values.dtype}"
+        )
+    bad = len(values) - int(np.count_nonzero(np.isfinite(values)))
+    if bad:
+        raise ValueError(
+            f"Expected `{name}` to be finite. Received: NaN or infinite values in {bad} of "
+            f"{len(values)} samples"
+        )
+    return values.astype(np.float32, copy=False)
+
+
+def groups(column: Any, name: str) -> np.ndarray:
+    """The group of each record, (samples,), none of them missing.
+
+    Raises:
+        TypeError: For groups of several types, which have no order.
+        ValueError: If groups are missing, or not one per record.
+    """
+    values = np.asarray(column)
+    if values.ndim != 1:
+        raise ValueError(
+            f"Expected `{name}` to have shape (samples,), one group per record. Received: shape "
+            f"{values.shape}"
+        )
+    missing = arrays.count_missing(values)
+    if missing:
+        raise ValueError(
+            f"Expected `{name}` to have a group for every record. Received: {missing} of "
+            f"{len(values)} that are None, NaN, NA or NaT, which would pass for one person; give "
+            "each of these records a group of its own"
+        )
+    if values.dtype != object:
+        return values
+    types = {type(of) for of in values}
+    if not all(issubclass(of, str) for of in types) and len(types) > 1:
+        raise TypeError(
+            f"Expected `{name}` to be groups of one type. Received: the types "
+            f"{sorted(of.__name__ for of in types)}"
+        )
+    # A column of texts or numbers that came as objects.
+    return np.array(values.tolist())
+
+
+def _from_objects(labels: np.ndarray, name: str) -> np.ndarray:
+    missing = arrays.count_missing(labels)
+    if missing:
+        raise ValueError(
+            f"Expected `{name}` to have a class for every sample. Received: {missing} of "
+            f"{labels.size} labels that are missing (None, NaN or NA)"
+        )
+    if labels.size and all(isinstance(of, int | float | np.number) for of in labels.flat):
+        return labels.astype(np.float64)
+    return labels
+
+
+def _whole(labels: np.ndarray, name: str) -> np.ndarray:
+    """Labels of an integer dtype from integers, booleans or floats that are whole numbers."""
+    if labels.dtype.kind in "iub":
+        return labels.astype(np.int64)
+    if labels.dtype.kind != "f" and "float" not in labels.dtype.name:
+        raise ValueError(
+            f"Expected `{name}` to be whole-number class labels. Received: dtype {labels.dtype}"
+        )
+    values = labels.astype(np.float64)
+    is_whole = np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53)
+    if not is_whole.all():
+        raise ValueError(
+            f"Expected `{name}` to be whole-number class labels. Received: dtype {labels.dtype} "
+            f"with {int(np.count_nonzero(~is_whole))} of {len(labels)} values that are not whole"
+        )
+    return values.astype(np.int64)
+
+
+def _from_one_hot(labels: np.ndarray, num_classes: int | None, name: str) -> np.ndarray:
+    width_fits = num_classes is None or labels.shape[1] == num_classes
+    is_one_hot = labels.dtype.kind in "biuf" and bool(
+        np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(axis=1, dtype=np.int64) == 1)
+    )
+    if not width_fits or not is_one_hot:
+        expected = "classes" if num_classes is None else num_classes
+        raise ValueError(
+            f"Expected `{name}` to be {_FORMS} (n, {expected}) with a single 1 per row. "
+            f"Received: shape {labels.shape}" + (", not one-hot" if width_fits else "")
+        )
+    return labels.argmax(axis=1)

@@ -1,0 +1,130 @@
+"""Steps of sequences that a model ignores: what its own layers mask is padding.
+
+`layers.Embedding(mask_zero=True)` and `layers.Masking` tell. Keras has no public way from a
+model's input to the layers that take it; `_inbound_nodes` is read here and nowhere else in this
+package.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_dmp._data import arrays, inputs
+
+# Of each input, the shape of a sample, or None.
+Shapes = list[tuple[int, ...] | None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Padding:
+    """How a model treats the steps of one of its inputs.
+
+    Attributes:
+        mask_value: Steps of nothing but this value are ignored, or None if none are.
+        any_length: Whether the input takes sequences, or images, of any length.
+    """
+
+    mask_value: float | None
+    any_length: bool
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the same sequence with other padding is another record to the model."""
+        return self.any_length and self.mask_value is None
+
+    def bounds(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """First and last step, exclusive, of each row without the padding at its two ends."""
+        if self.mask_value is None or rows.ndim < 2:
+            return None
+        steps = rows.reshape(*rows.shape[:2], -1)
+        kept = (steps != self.mask_value).any(axis=2)
+        last = rows.shape[1] - kept[:, ::-1].argmax(axis=1)
+        return kept.argmax(axis=1), np.where(kept.any(axis=1), last, 0)
+
+
+def of_inputs(model: keras.Model | None) -> list[Padding]:
+    """The padding of each of the model's inputs, in their order; empty where they are unknown."""
+    return [
+        Padding(mask_value=_mask_value(model, tensor), any_length=None in tensor.shape[1:])
+        for tensor in getattr(model, "inputs", None) or []
+    ]
+
+
+def longest(x: Any, model: keras.Model, known: Shapes | None = None) -> Shapes:
+    """The largest size of every axis of a sample, by input that takes any; None for others.
+
+    Args:
+        x: A batch of samples.
+        model: The model.
+        known: The largest sizes of earlier batches.
+    """
+    shapes = [
+        leaf.shape[1:] if of.any_length else None
+        for leaf, of in zip(inputs.leaves_of(x, model), of_inputs(model), strict=True)
+    ]
+    return [
+        shape and tuple(map(max, shape, before))
+        for shape, before in zip(shapes, known or shapes, strict=True)
+    ]
+
+
+def padded(x: Any, model: keras.Model, shapes: Shapes, name: str) -> Any:
+    """Samples padded to common shapes with what the model masks, or zeros.
+
+    Raises:
+        ValueError: If a sample is longer than that.
+    """
+    if longest(x, model, shapes) != shapes:
+        raise ValueError(
+            f"Expected `{name}` to yield samples of the same lengths at every reading. Received: "
+            f"samples of {arrays.describe(x)} after a reading in which none exceeded {shapes}"
+        )
+    leaves = [
+        leaf if shape is None else _extended(leaf, shape, of.mask_value or 0)
+        for leaf, shape, of in zip(
+            inputs.leaves_of(x, model), shapes, of_inputs(model), strict=True
+        )
+    ]
+    if isinstance(x, dict) and set(x) == set(inputs.names(model)):
+        return dict(zip(inputs.names(model), leaves, strict=True))
+    return keras.tree.pack_sequence_as(x, leaves)
+
+
+def _extended(leaf: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
+    """Rows padded at their ends to the shape of a sample."""
+    if leaf.shape[1:] == shape:
+        return leaf
+    widths = [(0, to - size) for size, to in zip(leaf.shape[1:], shape, strict=True)]
+    value = "" if leaf.dtype.kind in "US" else fill
+    return np.pad(leaf, [(0, 0), *widths], constant_values=value)
+
+
+def _mask_value(model: keras.Model, tensor: Any) -> float | None:
+    """The value that all layers which take this input mask, or None if one of them sees it."""
+    values = {_value_of(layer, place) for layer, place in _takers(model, tensor)}
+    return values.pop() if len(values) == 1 else None
+
+
+def _takers(model: keras.Model, tensor: Any) -> Iterator[tuple[Any, int]]:
+    """Operations that take a tensor of the model's graph, and as which of their inputs."""
+    for taker in getattr(model, "operations", None) or model.layers:
+        # The mask itself, which Keras adds to the graph of a functional model.
+        if type(taker).__name__ == "NotEqual":
+            continue
+        for node in getattr(taker, "_inbound_nodes", ()):
+            for place, entering in enumerate(node.input_tensors):
+                if entering is tensor:
+                    yield taker, place
+
+
+def _value_of(layer: Any, place: int) -> float | None:
+    if isinstance(layer, layers.Masking):
+        return float(layer.mask_value)
+    if isinstance(layer, layers.Embedding):
+        return 0.0 if layer.mask_zero else None
+    inner = getattr(layer, "inputs", None)
+    return _mask_value(layer, inner[place]) if isinstance(layer, keras.Model) and inner else None
