@@ -168,13 +168,20 @@ class DMPTrainer:
 
         Args:
             optimizer: The student's optimizer, as in `keras.Model.compile`. Each phase gets a
-                new optimizer with its configuration.
+                copy with all its settings.
             loss: Loss of the teacher on the members' labels. The student's is
                 `SoftTargetKLDivergence`; in `evaluate` it is this one.
-            metrics: Metrics of both, copied for each phase.
+            metrics: Metrics of both, copied for each phase. Your own get labels in the form in
+                which you give them to `fit`.
             teacher_optimizer: The teacher's optimizer. Defaults to a copy of `optimizer`.
             **kwargs: `weighted_metrics`, `run_eagerly`, `steps_per_execution`, `jit_compile`
-                and `auto_scale_loss` of `keras.Model.compile`, for both.
+                and `auto_scale_loss` of `keras.Model.compile`, for both, and `fast_loop` of
+                `DistillationTrainer.compile`.
+
+        Raises:
+            TypeError: For other arguments.
+            ValueError: Without a loss, and for optimizers and metrics of which a copy would lose
+                something.
         """
         self._compiled = Compiled.read(optimizer, loss, metrics, teacher_optimizer, kwargs)
 
