@@ -159,15 +159,21 @@ class DMPTrainer:
 
         Args:
             optimizer: The optimizer of both phases, as in `keras.Model.compile`. Each phase
-                gets a copy of its own.
+                gets a copy with all its settings.
             loss: Loss of the teacher on the members' labels. The student's is
                 `SoftTargetKLDivergence`; in `evaluate` it is this one.
-            metrics: Metrics of both, copied for each phase.
+            metrics: Metrics of both, copied for each phase. Your own get labels in the form in
+                which you give them to `fit`.
             student_optimizer: The student's optimizer. Defaults to `optimizer`.
             teacher_optimizer: The teacher's optimizer. Defaults to `optimizer`.
             **kwargs: `weighted_metrics`, `run_eagerly`, `steps_per_execution`, `jit_compile`
                 and `auto_scale_loss` of `keras.Model.compile`, for both; `fast_loop` of
                 `DistillationTrainer.compile`, for the student.
+
+        Raises:
+            TypeError: For other arguments.
+            ValueError: Without a loss, and for optimizers and metrics of which a copy would lose
+                something.
         """
         own = {"student_optimizer": student_optimizer, "teacher_optimizer": teacher_optimizer}
         self._compiled = Compiled.read(optimizer, loss, metrics, {**own, **kwargs})
