@@ -44,7 +44,7 @@ def work(options, result):
     """Train as one worker, and write the figures if it is the chief."""
     import tensorflow as tf
 
-    from keras_dmp.distribution.strategy import MultiWorkerStrategy
+    from keras_dmp.distribution import MultiWorkerStrategy
 
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     strategy = MultiWorkerStrategy()

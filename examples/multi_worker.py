@@ -30,7 +30,7 @@ SECONDS_TO_END = 60
 # %% A worker: the same program on every host
 def work(output, epochs):
     """Train as one of the workers that TF_CONFIG names."""
-    from keras_dmp.distribution.strategy import MultiWorkerStrategy
+    from keras_dmp.distribution import MultiWorkerStrategy
 
     strategy = MultiWorkerStrategy()
 

@@ -232,7 +232,15 @@ LOST = {
         "os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)",
         143,
     ),
+    "SystemExit after a thread's exit": (
+        "t = threading.Thread(target=sys.exit); t.start(); t.join(); raise SystemExit(5)",
+        5,
+    ),
     "an exception": ("{}['key']", 1),
+    "an exception after a caught exit": (
+        "try: sys.exit(0)\nexcept SystemExit: pass\n{}['key']",
+        1,
+    ),
     "Ctrl-C": ("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", -signal.SIGINT),
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
     "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),

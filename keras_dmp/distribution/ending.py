@@ -43,4 +43,7 @@ class Ending:
     def is_orderly(self) -> bool:
         """Whether the script returned, or called `sys.exit` with 0 or nothing."""
         last = self._script.f_code.co_code[max(0, self._script.f_lasti)]
-        return dis.opname[last].startswith("RETURN") or self._left_well
+        if dis.opname[last].startswith("RETURN"):
+            return True
+        # Set for an exception that ended the script: an earlier `sys.exit` was then caught.
+        return self._left_well and not hasattr(sys, "last_value")
