@@ -95,6 +95,6 @@ def test_the_wheel_holds_the_library_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert "keras_dmp/py.typed" in names
     assert "keras_dmp/audit/_tf_privacy.py" in names
-    assert "keras_dmp/audit/templates/report.html.j2" in names
+    assert "keras_dmp/audit/report/templates/report.html.j2" in names
     folders = {name.split("/")[0] for name in names}
     assert folders == {"keras_dmp", next(f for f in folders if f.endswith(".dist-info"))}

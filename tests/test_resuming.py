@@ -441,11 +441,11 @@ def test_the_lock_does_not_outlive_its_owner_in_a_child(tmp_path):
     # Workers of a PyDataset are such children, and live on when their parent is killed.
     script = """
 import os, pathlib, sys
-from keras_dmp import _directories
+from keras_dmp._storage import directories
 path = pathlib.Path(sys.argv[1])
 reads, writes = os.pipe()
 sees, shows = os.pipe()
-with _directories.locked(path, refusal="taken"):
+with directories.locked(path, refusal="taken"):
     child = os.fork()
     if not child:
         os.close(writes)
@@ -453,7 +453,7 @@ with _directories.locked(path, refusal="taken"):
         os.read(reads, 1)
         os._exit(0)
     os.read(sees, 1)
-with _directories.locked(path, refusal="taken"):
+with directories.locked(path, refusal="taken"):
     pass
 os.close(writes)
 os.waitpid(child, 0)

@@ -400,7 +400,7 @@ def test_a_million_scores_a_side_take_seconds_and_little_memory():
     code = """
 import resource, time
 import numpy as np
-from keras_dmp.audit.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 rng = np.random.default_rng(0)
 scores = MembershipScores(rng.normal(0.3, 1, 1_000_000), rng.normal(size=1_000_000))
 start = time.process_time()
@@ -419,8 +419,8 @@ print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 def test_nothing_heavy_is_imported():
     code = """
 import sys
-from keras_dmp.audit.membership_scores import MembershipScores
-from keras_dmp.audit import per_class, scores
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics import output_scores, per_class
 figures = MembershipScores([2.0, 1.0, 3.0] * 9, [0.0, 1.0] * 9)
 figures.auc(interval=True), figures.epsilon_lower_bound(), figures.privacy_risk()
 print([name for name in ("tensorflow", "keras", "sklearn", "scipy.stats") if name in sys.modules])

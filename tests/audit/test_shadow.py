@@ -343,7 +343,7 @@ def test_a_failing_disk_is_no_damage(tmp_path, monkeypatch):
 def test_processes_that_start_together_agree(tmp_path):
     directory = tmp_path / "new"
     script = (
-        "import sys; from keras_dmp.audit._shadow_jobs import JobDirectory\n"
+        "import sys; from keras_dmp.audit.shadow.jobs import JobDirectory\n"
         "try:\n    JobDirectory(sys.argv[1], {'seed': int(sys.argv[2])})\n"
         "except ValueError: sys.exit(9)"
     )
