@@ -236,8 +236,9 @@ def run(code, **environment):
 
 def test_without_a_cluster_it_is_a_strategy_for_one_machine():
     done = run(
-        "import doctest, keras_dmp.distribution as d\n"
-        "tests = doctest.DocTestFinder().find(d.MultiWorkerStrategy, globs=vars(d))\n"
+        "import doctest, sys, keras_dmp.distribution as d\n"
+        "names = vars(sys.modules[d.MultiWorkerStrategy.__module__])\n"
+        "tests = doctest.DocTestFinder().find(d.MultiWorkerStrategy, globs=names)\n"
         "runner = doctest.DocTestRunner()\n"
         "for test in tests: runner.run(test)\n"
         "print(runner.failures, runner.tries)\n",
