@@ -32,7 +32,7 @@ test-all: lint docs $(VENV)/.test  ## Lint, docs and all tests, the slow ones to
 
 test-light:  ## Test what needs no TensorFlow where there is none: make test-light PYTHON=python3.13
 	$(PYTHON) -m venv --clear build/light
-	build/light/bin/python -m pip install --quiet numpy scipy rich jinja2 hypothesis pytest
+	build/light/bin/python -m pip install --quiet numpy scipy rich jinja2 ml_dtypes hypothesis pytest
 	build/light/bin/python -m pip install --quiet --no-deps --editable .
 	PYTHONPATH=tests:$(PYTHONPATH) build/light/bin/python -m pytest $(LIGHT)
 
