@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # data.md and the like; not what Sphinx or anything else has written.
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 # Pages whose Python blocks run from top to bottom as one script.
-EXECUTED = ["README.md", "docs/quickstart.md"]
+EXECUTED = ["README.md", pytest.param("docs/quickstart.md", marks=pytest.mark.full)]
 _SUBMODULES = pkgutil.walk_packages(keras_dmp.__path__, "keras_dmp.")
 MODULES = ["keras_dmp", *sorted(module.name for module in _SUBMODULES)]
 

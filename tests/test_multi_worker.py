@@ -171,6 +171,7 @@ def run_program(*command):
     )
 
 
+@pytest.mark.full
 def test_the_gpu_benchmark_without_a_gpu():
     done = run_program("benchmarks/gpu.py")
     assert (done.returncode, done.stdout) == (0, "No GPU is present: nothing was measured.\n")
