@@ -217,7 +217,7 @@ def damage(path, how):
         path.write_bytes(b"")
 
 
-# What else is noticed, tests/test_checkpoint_file.py shows byte by byte.
+# What else is noticed, tests/storage/test_checkpoint_file.py shows byte by byte.
 @pytest.mark.parametrize(
     "how",
     ["changed", *(pytest.param(how, marks=pytest.mark.slow) for how in ("truncated", "empty"))],

@@ -17,7 +17,7 @@ import workers
 from keras_dmp._storage import directories
 from keras_dmp.distribution.strategy import LOST_WORKER_EXIT_CODE
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 ONE_DEVICE = tf.distribute.get_strategy()
 
 
