@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-light lint format docs check benchmark adult fashion-mnist browser constraints clean
+.PHONY: help demo quick test test-full test-all test-light test-keras lint format docs check benchmark adult fashion-mnist browser constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -12,21 +12,41 @@ help:  ## Show the targets
 demo: $(VENV)/.demo  ## Set up and protect a classifier of grocery baskets: tables, files and pictures
 	$(BIN)/python examples/quickstart.py
 
-test: lint docs $(VENV)/.test  ## Set up, then lint, docs with warnings as errors, and the fast tests
-	$(BIN)/python -m pytest
+# Test modules are shared out among this many processes, each with one TensorFlow thread.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
+# What works on outputs of any framework; tests/light.py finds it.
+LIGHT = --noconftest -p light
 
-test-all: lint docs $(VENV)/.test  ## The same with the slow tests
-	$(BIN)/python -m pytest -m "slow or not slow"
+quick: lint  ## Check style, and test in a minute what needs no TensorFlow, and the layers
+	PYTHONPATH=tests:$(PYTHONPATH) $(PYTEST) $(LIGHT)
 
-# What works on outputs of any framework: these tests need no Keras.
-LIGHT = $(foreach name,audit_rates audit_scores command comparison epsilon gate html_report \
-  likelihood membership_scores per_class predictions rmia shadow_scores,tests/audit/test_$(name).py)
+test: lint docs $(VENV)/.test  ## Lint, docs with warnings as errors, and each check once, in minutes
+	$(PYTEST)
+
+test-full: $(VENV)/.test  ## All tests but the slow ones: each check with all its settings
+	$(PYTEST) -m "not slow"
+
+test-all: lint docs $(VENV)/.test  ## Lint, docs and all tests, the slow ones too
+	$(PYTEST) -m ""
 
 test-light:  ## Test what needs no TensorFlow where there is none: make test-light PYTHON=python3.13
 	$(PYTHON) -m venv --clear build/light
-	build/light/bin/python -m pip install --quiet numpy scipy rich jinja2 pytest
+	build/light/bin/python -m pip install --quiet numpy scipy rich jinja2 ml_dtypes hypothesis pytest
 	build/light/bin/python -m pip install --quiet --no-deps --editable .
-	build/light/bin/python -m pytest --noconftest $(LIGHT)
+	PYTHONPATH=tests:$(PYTHONPATH) build/light/bin/python -m pytest $(LIGHT)
+
+# TensorFlow brings the newest Keras that it knows, so the other one comes after it; a nightly is a
+# package of another name with the same folder.
+KERAS ?= 3.15.1
+
+test-keras: VENV = build/keras-$(KERAS)
+test-keras:  ## Test with another Keras: make test-keras KERAS=3.13.2, or KERAS=nightly
+	$(MAKE) VENV=$(VENV) $(VENV)/.test
+	$(BIN)/python -m pip uninstall --quiet --yes keras keras-nightly
+	$(BIN)/python -m pip install --quiet --no-deps $(if $(filter nightly,$(KERAS)),--pre keras-nightly,keras==$(KERAS))
+	$(BIN)/python -c "import keras; print('Keras', keras.__version__)"
+	$(PYTEST)
 
 lint: $(VENV)/.test  ## Check style and formatting
 	$(BIN)/ruff check .

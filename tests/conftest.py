@@ -1,5 +1,7 @@
 """Two logical CPU devices, and a fixed seed for every test."""
 
+import os
+
 import keras
 import nets
 import pytest
@@ -9,6 +11,13 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes():
+    """One thread per worker: TensorFlow and NumPy read this when they start, in the workers."""
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import sys
 
 import keras
 import nets
+import pytest
 from keras import layers
 
 from keras_dmp import DMPTrainer, EntropyReferenceSelector
@@ -77,6 +78,45 @@ def fit(trainer, **changes):
     selector = trainer.selector
     chosen = None if selector is None else [selector.indices_.tolist(), selector.entropy_.tolist()]
     return json.dumps([digest, history.history, history.epoch, losses, chosen])
+
+
+class BreakOff(keras.callbacks.Callback):
+    """Raises in the middle of an epoch, once."""
+
+    def __init__(self, epoch, error=KeyboardInterrupt):
+        super().__init__()
+        self.epoch, self.error = epoch, error
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_test_begin(self, logs=None):
+        if self.epoch is not None and self.now == self.epoch:
+            self.epoch = None
+            raise self.error
+
+
+def broken_off(directory, *, teacher=None, student=None, error=KeyboardInterrupt):
+    """Start a run that breaks off in an epoch of one of the phases."""
+    given = arguments()
+    given["teacher_callbacks"].append(BreakOff(teacher, error))
+    given["callbacks"].append(BreakOff(student, error))
+    with pytest.raises(error):
+        fit(trainer_in(directory), **given)
+
+
+def resumed(directory):
+    """The same call again, with callbacks of the same types that break nothing off."""
+    given = arguments()
+    given["teacher_callbacks"].append(BreakOff(None))
+    given["callbacks"].append(BreakOff(None))
+    return fit(trainer_in(directory), **given)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("[a-z]*/**/*.
 PAGES = [page for page in PAGES if page.parent.name != "reports"]
 # Pages whose Python blocks run from top to bottom as one script.
 QUICKSTART = "docs/protect/quickstart.md"
-EXECUTED = ["README.md", QUICKSTART]
+EXECUTED = ["README.md", pytest.param(QUICKSTART, marks=pytest.mark.full)]
 _SUBMODULES = pkgutil.walk_packages(keras_dmp.__path__, "keras_dmp.")
 MODULES = ["keras_dmp", *sorted(module.name for module in _SUBMODULES)]
 

@@ -22,6 +22,7 @@ def run(*command, expected=(0,)):
     return result
 
 
+@pytest.mark.full
 def test_quickstart_smoke_writes_what_it_says(tmp_path):
     result = run("examples/quickstart.py", "--smoke", "--output", tmp_path / "out")
     written = {path.name for path in (tmp_path / "out").iterdir()}
@@ -47,6 +48,7 @@ def test_quickstart_smoke_writes_what_it_says(tmp_path):
         assert noise not in result.stdout + result.stderr
 
 
+@pytest.mark.full
 def test_shadow_audit_smoke_ends_in_a_report(tmp_path):
     result = run("examples/shadow_audit.py", "--smoke", "--output", tmp_path / "out")
     report = AuditComparison.load(tmp_path / "out" / "audit.json")["undefended"]

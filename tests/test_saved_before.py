@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+pytest.importorskip("keras")
+
 SAVED = pathlib.Path(__file__).parent / "saved"
 EXPECTED = json.loads((SAVED / "expected.json").read_text())
 LOADS = """

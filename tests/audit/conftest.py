@@ -3,22 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import reports
 
 from keras_dmp.audit import audit_membership
-from keras_dmp.audit.report.report import AuditReport
-from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.results import AttackResult
 
 NUM_CLASSES = 4
 FEATURES = 10
-FACTS = {
-    "num_classes": 4,
-    "member_accuracy": 1.0,
-    "nonmember_accuracy": 0.5,
-    "member_loss": 0.1,
-    "nonmember_loss": 1.25,
-    "seed": 0,
-}
 
 
 @pytest.fixture(scope="session")
@@ -61,16 +51,5 @@ def report(victim, samples):
 
 @pytest.fixture
 def make_report():
-    """Build a report from scores, without a model."""
-
-    def make(member_scores, nonmember_scores, slices=("all",), attack="threshold", **facts):
-        scores = MembershipScores(member_scores, nonmember_scores)
-        results = tuple(AttackResult.from_scores(attack, scores, slice=name) for name in slices)
-        return AuditReport(
-            results=results,
-            num_members=scores.num_members,
-            num_nonmembers=scores.num_nonmembers,
-            **{**FACTS, **facts},
-        )
-
-    return make
+    """The function that builds a report from scores, without a model."""
+    return reports.make_report

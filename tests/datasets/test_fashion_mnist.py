@@ -110,6 +110,7 @@ def test_missing_file_names_the_command(tmp_path):
 
 
 def test_load_before_preparing_names_the_commands_and_downloads_nothing(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
     with pytest.raises(
         FileNotFoundError,
         match=r"apt-get install dataset-fashion-mnist && python -m keras_dmp\.datasets\.fashion_m",
@@ -119,6 +120,7 @@ def test_load_before_preparing_names_the_commands_and_downloads_nothing(tmp_path
 
 
 def test_command_refuses_files_that_are_not_upstreams(tmp_path, capsys):
+    pytest.importorskip("tensorflow_datasets")
     source = tmp_path / "source"
     source.mkdir()
     write_stripped(source, small_upstream())
@@ -131,6 +133,7 @@ def test_command_refuses_files_that_are_not_upstreams(tmp_path, capsys):
 
 
 def test_command_without_the_package(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("tensorflow_datasets")
     monkeypatch.setattr(fashion_mnist.shutil, "which", lambda name: None)
     with pytest.raises(SystemExit):
         fashion_mnist.main(["--data-dir", str(tmp_path)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from test_leaks import occurrences
+from leaks import occurrences
 
 from keras_dmp import defenses
 

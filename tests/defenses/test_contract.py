@@ -16,7 +16,7 @@ import keras
 import nets
 import numpy as np
 import pytest
-from test_leaks import contents, occurrences
+from leaks import contents, occurrences
 
 import keras_dmp
 from keras_dmp import defenses
@@ -235,7 +235,14 @@ def test_same_seed_same_weights(name, protected, split):
     nets.assert_same_weights(again, nets.snapshot(model), atol=1e-6)
 
 
-@every_defense
+@pytest.mark.parametrize(
+    "name",
+    # One function refuses them for all; that each defence calls it, the full run shows.
+    [
+        name if name == "none" else pytest.param(name, marks=pytest.mark.full)
+        for name in defenses.names()
+    ],
+)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

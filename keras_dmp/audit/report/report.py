@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -350,10 +351,7 @@ def versions(*packages: str) -> dict[str, str]:
     """Versions of Python, this library, NumPy, SciPy and the packages named, for provenance."""
     found = {"python": platform.python_version(), "keras_dmp": __version__}
     for package in ("numpy", "scipy", *packages):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "unknown"
+        found[package] = _version(package)
     return found
 
 
@@ -380,3 +378,12 @@ def _tiles(report: AuditReport, verdict: Verdict) -> tuple[Tile, ...]:
             beside="not given to the audit" if accuracy is None else of_members,
         ),
     )
+
+
+def _version(package: str) -> str:
+    # A loaded module knows its version even if another distribution, keras-nightly, installed it.
+    loaded = getattr(sys.modules.get(package), "__version__", None)
+    try:
+        return loaded or importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -188,6 +188,7 @@ def test_one_distribution_gives_chance(attack):
     assert interval.low <= 0.5 <= interval.high
 
 
+@pytest.mark.full
 def test_white_box_finds_what_outputs_do_not_show():
     sides, model = marked(*records()), blind_model()
     inside = white_box_attack(model, *sides, seed=0)

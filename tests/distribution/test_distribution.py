@@ -344,7 +344,9 @@ def test_tf_config_is_checked_first():
     assert "ValueError: Expected `TF_CONFIG` to have a task `index` from 0 to 1" in done.stderr
 
 
-@pytest.mark.parametrize("samples", [16, 13, 9])
+@pytest.mark.parametrize(
+    "samples", [9, *(pytest.param(samples, marks=pytest.mark.full) for samples in (16, 13))]
+)
 def test_whole_batch_loss_gives_the_gradient_of_one_device(samples):
     x = np.random.default_rng(0).normal(size=(samples, 3)).astype("float32")
     y = np.random.default_rng(1).normal(size=(samples, 2)).astype("float32")

@@ -2,7 +2,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -10,83 +9,23 @@ import time
 import keras
 import numpy as np
 import pytest
+from shadow_runs import (
+    CLASSES,
+    FEATURES,
+    MODELS,
+    audit_in,
+    files,
+    fitted,
+    kill_once,
+    records,
+    ridge,
+    start,
+)
 
 from keras_dmp._storage import private_file
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory
 from keras_dmp.audit.shadow.shadow_audit import ShadowAudit
 from keras_dmp.audit.shadow.stacked import StackedTrainer
-
-CLASSES, FEATURES, MODELS = 3, 6, 6
-# What a process of its own trains: it is killed, and it shares the work with others.
-SCRIPT = """
-import os, sys, time
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-sys.path.insert(0, {folder!r})
-import test_shadow
-index, count, directory, delay = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-
-def train(x, y, seed):
-    time.sleep(delay)
-    return getattr(test_shadow, sys.argv[5])(x, y, seed)
-
-models = int(sys.argv[6])
-test_shadow.audit_in(directory, train, num_shadow_models=models).run(
-    shard=(index, count), verbose=0
-)
-"""
-
-
-def records(samples=48, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=(samples, FEATURES)).astype("float32"), rng.integers(
-        CLASSES, size=samples
-    )
-
-
-def ridge(x, y, seed):
-    """A classifier in closed form, which remembers its members; a pinch of noise from its seed."""
-    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
-    design = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-    targets = 6.0 * np.eye(CLASSES)[y]
-    weights = np.linalg.solve(design.T @ design + 0.1 * np.eye(FEATURES + 1), design.T @ targets)
-    weights += np.random.default_rng(seed).normal(scale=0.01, size=weights.shape)
-    model.set_weights([weights[:-1], weights[-1]])
-    return model
-
-
-def audit_in(directory, train=ridge, **settings):
-    x, y = records()
-    arguments = {"num_shadow_models": MODELS, "from_logits": True, **settings}
-    return ShadowAudit(train, x, y, directory=directory, **arguments)
-
-
-def files(directory):
-    """What the finished jobs of a directory hold, without the run's identity."""
-    found = {}
-    for path in pathlib.Path(directory).glob("*.job"):
-        record = private_file.read(path, None)
-        arrays = {name: array.tobytes() for name, array in record.arrays.items()}
-        found[path.name] = (record.values, arrays)
-    return found
-
-
-def start(directory, shard=(0, 1), delay=0.0, train="ridge", models=MODELS):
-    code = SCRIPT.format(folder=str(pathlib.Path(__file__).parent))
-    given = (*shard, directory, delay, train, models)
-    arguments = [sys.executable, "-c", code, *map(str, given)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def kill_once(process, directory, finished, later=0.0):
-    """Kill the process some time after it has finished so many jobs; whether it was still alive."""
-    deadline = time.monotonic() + 120
-    while len(files(directory)) < finished and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    time.sleep(later)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
 
 
 def quiet(audit):
@@ -162,17 +101,6 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
-def fitted(x, y, seed):
-    """A small network trained by Keras, whose weights depend on every step."""
-    model = keras.Sequential(
-        [keras.Input((FEATURES,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(CLASSES)]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(x, y, epochs=3, batch_size=4, verbose=0)
-    return model
-
-
 @pytest.mark.slow
 def test_killed_at_ten_moments(tmp_path):
     settings = {"num_shadow_models": 30}
@@ -211,6 +139,7 @@ def test_killed_between_writing_a_file_and_putting_it_in_place(tmp_path, monkeyp
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+@pytest.mark.full
 def test_processes_share_the_work(tmp_path):
     processes = [start(tmp_path / "shared", shard=(index, 2)) for index in range(2)]
     for process in processes:
@@ -268,6 +197,7 @@ def test_stacked_training_is_a_train_fn(tmp_path):
     assert audit.scores("lira_fixed").pooled().auc() > 0.7
 
 
+@pytest.mark.full
 def test_two_processes_on_one_shard(tmp_path):
     process, deadline = start(tmp_path, delay=0.5), time.monotonic() + 120
     while not files(tmp_path):

@@ -20,52 +20,13 @@ import pytest
 import resumable
 import tensorflow as tf
 from keras import layers
-from resumable import EPOCHS, TEACHER_EPOCHS, fit, trainer_in
+from resumable import EPOCHS, TEACHER_EPOCHS, BreakOff, broken_off, fit, resumed, trainer_in
 
 from keras_dmp import DMPTrainer, EntropyReferenceSelector, MembershipAudit
 from keras_dmp._storage import private_file
 from keras_dmp._training import epoch_checkpoints
 
 KILLS = 20
-
-
-class BreakOff(keras.callbacks.Callback):
-    """Raises in the middle of an epoch, once."""
-
-    def __init__(self, epoch, error=KeyboardInterrupt):
-        super().__init__()
-        self.epoch, self.error = epoch, error
-
-    def get_state(self):
-        return {}
-
-    def set_state(self, state):
-        pass
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.now = epoch
-
-    def on_test_begin(self, logs=None):
-        if self.epoch is not None and self.now == self.epoch:
-            self.epoch = None
-            raise self.error
-
-
-def broken_off(directory, *, teacher=None, student=None, error=KeyboardInterrupt):
-    """Start a run that breaks off in an epoch of one of the phases."""
-    given = resumable.arguments()
-    given["teacher_callbacks"].append(BreakOff(teacher, error))
-    given["callbacks"].append(BreakOff(student, error))
-    with pytest.raises(error):
-        fit(trainer_in(directory), **given)
-
-
-def resumed(directory):
-    """The same call again, with callbacks of the same types that break nothing off."""
-    given = resumable.arguments()
-    given["teacher_callbacks"].append(BreakOff(None))
-    given["callbacks"].append(BreakOff(None))
-    return fit(trainer_in(directory), **given)
 
 
 def names(directory):
@@ -95,12 +56,14 @@ def test_broken_off_and_resumed_equals_uninterrupted(tmp_path, whole, place):
     assert resumed(tmp_path / "run") == whole
 
 
+@pytest.mark.full
 def test_broken_off_again_and_again(tmp_path, whole):
     for place in ({"teacher": 1}, {"teacher": 2}, {"student": 1}, {"student": 3}):
         broken_off(tmp_path / "run", **place)
     assert resumed(tmp_path / "run") == whole
 
 
+@pytest.mark.full
 def test_a_finished_phase_is_not_done_again(tmp_path, whole, monkeypatch):
     broken_off(tmp_path / "run", student=2)
     steps = []
@@ -118,6 +81,7 @@ def test_without_a_directory_the_student_is_the_same(tmp_path, whole):
     assert json.loads(fit(trainer_in(None)))[0] == json.loads(whole)[0]
 
 
+@pytest.mark.full
 def test_early_stopping_stays_stopped(tmp_path):
     given = {"teacher_callbacks": [keras.callbacks.EarlyStopping(patience=1, min_delta=10)]}
     run = fit(trainer_in(tmp_path / "run"), **given)
@@ -129,7 +93,13 @@ def test_early_stopping_stays_stopped(tmp_path):
     assert fit(trainer_in(tmp_path / "run"), **given) == run
 
 
-@pytest.mark.parametrize("kind", [pytest.param("dataset", marks=pytest.mark.slow), "PyDataset"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("dataset", marks=pytest.mark.slow),
+        pytest.param("PyDataset", marks=pytest.mark.full),
+    ],
+)
 def test_members_in_batches(tmp_path, kind):
     x, y = nets.prototypes(200, seed=1)
 
@@ -188,6 +158,7 @@ def short_run(directory, build=resumable.build, optimizer=None, *, left=0, **cha
     return [np.array(weight) for weight in trainer.student.get_weights()], history.history
 
 
+@pytest.mark.full
 def test_an_audit_while_training_goes_on(tmp_path):
     def audited(directory, left=0):
         sides = nets.prototypes(60, seed=1), nets.prototypes(60, seed=4)
@@ -208,7 +179,9 @@ def test_an_audit_while_training_goes_on(tmp_path):
             np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("left", [0, 2, 4])
+@pytest.mark.parametrize(
+    "left", [0, *(pytest.param(left, marks=pytest.mark.full) for left in (2, 4))]
+)
 def test_loss_scale_and_moving_averages_go_on(tmp_path, left):
     def run(directory, left=0):
         inner = keras.optimizers.SGD(0.05, momentum=0.9, use_ema=True, ema_momentum=0.9)
@@ -248,12 +221,12 @@ def damage(path, how):
         path.write_bytes(b"")
 
 
-# What else is noticed, tests/test_private_file.py shows byte by byte.
+# What else is noticed, tests/storage/test_private_file.py shows byte by byte.
 @pytest.mark.parametrize(
     "how",
     ["changed", *(pytest.param(how, marks=pytest.mark.slow) for how in ("truncated", "empty"))],
 )
-@pytest.mark.parametrize("phase", ["teacher", "student"])
+@pytest.mark.parametrize("phase", [pytest.param("teacher", marks=pytest.mark.full), "student"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole, phase, how):
     broken_off(tmp_path / "run", **{phase: 3})
     newest = max((tmp_path / "run").glob(f"{phase}-*"))
@@ -262,6 +235,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, whole, phas
         assert resumed(tmp_path / "run") == whole
 
 
+@pytest.mark.full
 def test_all_checkpoints_damaged_starts_the_phase_anew(tmp_path, whole):
     broken_off(tmp_path / "run", student=3)
     for path in (tmp_path / "run").glob("teacher-*"):
@@ -270,6 +244,7 @@ def test_all_checkpoints_damaged_starts_the_phase_anew(tmp_path, whole):
         assert resumed(tmp_path / "run") == whole
 
 
+@pytest.mark.full
 def test_checkpoints_are_kept_where_later_ones_are_damaged(tmp_path):
     broken_off(tmp_path / "run", student=3)
     for path in (tmp_path / "run").glob("student-*"):
@@ -282,6 +257,7 @@ def test_checkpoints_are_kept_where_later_ones_are_damaged(tmp_path):
     ]
 
 
+@pytest.mark.full
 def test_damaged_labels_are_asked_for_again(tmp_path, whole):
     broken_off(tmp_path / "run", student=3)
     damage(max((tmp_path / "run" / "labels" / "0").glob("labels_*")), "changed")
@@ -420,6 +396,7 @@ def test_a_directory_of_another_run_is_refused_with_what_differs(tmp_path, what)
     assert before == {n: (tmp_path / "run" / n).read_bytes() for n in names(tmp_path / "run")}
 
 
+@pytest.mark.full
 def test_another_model_is_refused(tmp_path):
     fit(trainer_in(tmp_path / "run"))
     trainer = DMPTrainer(
@@ -433,6 +410,7 @@ def test_another_model_is_refused(tmp_path):
         fit(trainer)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:No chosen reference sample")
 def test_another_ready_teacher_is_refused(tmp_path):
     given = {"teacher_epochs": None, "teacher_callbacks": None, "validation_data": None}
@@ -489,6 +467,7 @@ def test_what_the_student_depends_on_is_compared(tmp_path, first, second, messag
     short_run(tmp_path / "run", **first)
 
 
+@pytest.mark.full
 def test_names_of_layers_do_not_matter(tmp_path):
     run = fit(trainer_in(tmp_path / "run"))
     for _ in range(3):
@@ -560,6 +539,7 @@ def test_purge_removes_all_of_it(tmp_path):
     trainer.purge()
 
 
+@pytest.mark.full
 def test_purge_leaves_what_is_not_its_own(tmp_path):
     trainer = trainer_in(tmp_path / "run")
     fit(trainer)
@@ -578,6 +558,7 @@ def test_purge_refuses_what_is_no_run(tmp_path):
     assert names(tmp_path / "labels") == ["mine.txt"]
 
 
+@pytest.mark.full
 def test_saved_students_hold_nothing_of_it(tmp_path):
     trainer = trainer_in(tmp_path / "run")
     fit(trainer)
@@ -637,6 +618,7 @@ def finished(process):
     return output
 
 
+@pytest.mark.full
 def test_sigterm_leaves_and_the_run_goes_on(tmp_path):
     process = start(tmp_path / "run", tmp_path / "result")
     deadline = time.monotonic() + 60

@@ -17,7 +17,7 @@ import workers
 from keras_dmp._storage import directories
 from keras_dmp.distribution.peers import LOST_WORKER_EXIT_CODE
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 ONE_DEVICE = tf.distribute.get_strategy()
 
 
@@ -200,6 +200,7 @@ def run_program(*command):
     )
 
 
+@pytest.mark.full
 def test_the_gpu_benchmark_without_a_gpu():
     done = run_program("benchmarks/gpu.py")
     assert (done.returncode, done.stdout) == (0, "No GPU is present: nothing was measured.\n")

@@ -240,7 +240,7 @@ def test_missing_scores_do_not_count():
 
 def test_the_planted_membership_of_the_documentation():
     """The figures that docs/check/shadow_models.md says its own code prints."""
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "check" / "shadow_models.md").read_text()
+    page = (pathlib.Path(__file__).parents[3] / "docs" / "check" / "shadow_models.md").read_text()
     start = page.index("import numpy as np\nfrom keras_dmp.audit import ShadowStatistics")
     code = page[start : page.index("```", start)]
     printed = io.StringIO()

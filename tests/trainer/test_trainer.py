@@ -150,6 +150,7 @@ def test_same_seed_same_student_and_other_seed_another(split):
     assert not np.allclose(first.get_weights()[0], other.get_weights()[0])
 
 
+@pytest.mark.full
 def test_without_a_seed_the_global_seed_decides(split):
     students = []
     for _ in range(2):
@@ -231,7 +232,7 @@ def test_class_and_sample_weights_are_the_teachers(split):
     assert len(x) == 80
 
 
-@pytest.mark.parametrize("kind", ["tf.data", "PyDataset"])
+@pytest.mark.parametrize("kind", ["tf.data", pytest.param("PyDataset", marks=pytest.mark.full)])
 def test_datasets_equal_arrays(split, kind):
     def dataset(*columns):
         if kind == "tf.data":
@@ -259,10 +260,17 @@ def test_datasets_equal_arrays(split, kind):
     ("units", "activation", "loss"),
     [
         (nets.CLASSES, None, LOGITS_LOSS),
-        (nets.CLASSES, "softmax", SOFTMAX_LOSS),
-        (nets.CLASSES, "softmax", keras.losses.SparseCategoricalCrossentropy()),
+        pytest.param(nets.CLASSES, "softmax", SOFTMAX_LOSS, marks=pytest.mark.full),
+        pytest.param(
+            nets.CLASSES,
+            "softmax",
+            keras.losses.SparseCategoricalCrossentropy(),
+            marks=pytest.mark.full,
+        ),
         (1, "sigmoid", "binary_crossentropy"),
-        (1, None, keras.losses.BinaryCrossentropy(from_logits=True)),
+        pytest.param(
+            1, None, keras.losses.BinaryCrossentropy(from_logits=True), marks=pytest.mark.full
+        ),
     ],
 )
 def test_heads_of_tutorials_just_work(split, units, activation, loss):
@@ -294,6 +302,7 @@ def test_heads_of_tutorials_just_work(split, units, activation, loss):
     assert np.mean(predicted == of_teacher) > 0.7
 
 
+@pytest.mark.full
 def test_one_hot_labels_and_categorical_loss(split):
     x, y = split.members
     one_hot = np.eye(nets.CLASSES)[y]
@@ -546,6 +555,7 @@ def test_adapted_layers_inside_other_layers_are_kept_too(split):
 # What is released
 
 
+@pytest.mark.full
 def test_student_loads_where_the_library_is_not_installed(split, tmp_path):
     trainer, _ = train(split)
     trainer.save(tmp_path / "student.keras")
@@ -812,6 +822,7 @@ def test_a_clean_run_warns_of_nothing(split):
         train(split, fit={"validation_data": split.validation})
 
 
+@pytest.mark.full
 def test_lists_of_inputs_are_tuples_of_inputs(split):
     def two_inputs():
         inputs = [keras.Input((nets.FEATURES,)), keras.Input((nets.FEATURES,))]

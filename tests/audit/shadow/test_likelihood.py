@@ -181,6 +181,7 @@ def test_finds_members_that_the_loss_does_not_tell():
 @pytest.mark.parametrize("variance", ["per_sample", "fixed"])
 @pytest.mark.parametrize("option", ["both", "out"])
 def test_scores_are_minus_those_of_tf_privacy(case, option, variance, location):
+    pytest.importorskip("sklearn")
     # The door sets TF-Privacy's import switch.
     importlib.import_module("keras_dmp.audit._tf_privacy")
     advanced_mia = importlib.import_module(ADVANCED_MIA)

@@ -158,7 +158,13 @@ def test_same_seed_same_pool(members):
     assert len(np.unique(first.x, axis=0)) > 20
 
 
-@pytest.mark.parametrize("dtype", ["uint8", pytest.param("float32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param("uint8", marks=pytest.mark.full),
+        pytest.param("float32", marks=pytest.mark.slow),
+    ],
+)
 def test_images_keep_shape_range_and_dtype(dtype):
     rng = np.random.default_rng(0)
     # Two kinds of images of odd sizes: bright above, or bright below.

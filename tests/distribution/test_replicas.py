@@ -72,7 +72,7 @@ def test_sample_weights_and_shuffled_epochs(reference, teacher):
 
 @pytest.mark.parametrize(
     "samples",
-    [pytest.param(69, marks=pytest.mark.slow), 65],
+    [pytest.param(69, marks=pytest.mark.slow), pytest.param(65, marks=pytest.mark.full)],
     ids=["a batch of 5", "a batch of 1"],
 )
 def test_last_batches_that_do_not_divide(reference, labelled, teacher, samples):

@@ -307,7 +307,9 @@ def test_models_that_are_built_by_their_first_call(reference, labelled):
 # Metrics, validation, weights, penalties.
 
 
-@pytest.mark.parametrize("shape", ["integers", "column", "one-hot"])
+@pytest.mark.parametrize(
+    "shape", ["integers", pytest.param("column", marks=pytest.mark.full), "one-hot"]
+)
 def test_validation_is_against_the_true_labels(reference, labelled, teacher, student, shape):
     x, y = labelled
     given = {"integers": y, "column": y[:, None], "one-hot": np.eye(nets.CLASSES)[y]}[shape]
@@ -452,7 +454,7 @@ def test_weight_two_equals_a_sample_given_twice(reference, teacher, cache):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_ways_to_run_a_step_agree(reference, labelled, teacher, compile, cache):
     results = []
     for arguments in ({}, compile):

@@ -2,6 +2,7 @@ import sys
 
 import numpy as np
 import pytest
+from reports import make_report
 
 from keras_dmp.audit import plot_rocs
 
@@ -9,7 +10,7 @@ pytest.importorskip("matplotlib")
 
 
 @pytest.fixture
-def report(make_report):
+def report():
     rng = np.random.default_rng(0)
     return make_report(rng.normal(1, 1, size=200), rng.normal(size=150))
 
@@ -38,7 +39,7 @@ def test_plots_are_written(report, tmp_path, log):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_plot_rocs_overlays_models(report, make_report):
+def test_plot_rocs_overlays_models(report):
     other = make_report([1, 2], [1, 2])
     figure = plot_rocs({"teacher": report, "student": other}, attack="threshold")
     labels = [line.get_label() for line in figure.axes[0].lines]

@@ -107,6 +107,7 @@ def test_teacher_and_labels_are_made_once(split, monkeypatch):
     assert len({id(p.student) for p in found.points}) == 3
 
 
+@pytest.mark.full
 def test_hard_labels_have_one_temperature(split):
     found = sweep(split, temperatures=(1.0, 2.0), labels=("soft", "hard"))
     assert [(p.labels, p.temperature) for p in found.points] == [
@@ -141,6 +142,7 @@ def test_a_student_that_diverges_is_left_out(split):
     nets.assert_same_weights(point.student, whole.points[0].student.get_weights())
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:The student of")
 def test_students_that_all_diverge(split):
     with pytest.raises(ValueError, match="Received: 2 that have diverged"):
