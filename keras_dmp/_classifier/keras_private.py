@@ -1,7 +1,7 @@
 """What the library relies on in Keras that Keras does not document, all of it.
 
-Keras 3.12 to 3.15 have these names. `tests/classifier/test_keras_private.py` says for each what it is needed
-for, and fails where a version of Keras has changed it.
+Keras 3.12 to 3.15 have these names. `tests/classifier/test_keras_private.py` says for each what it
+is needed for, and fails where a version of Keras has changed it.
 """
 
 from collections.abc import Iterator
