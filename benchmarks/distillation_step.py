@@ -29,7 +29,7 @@ from rows import Measured
 
 from keras_dmp import DistillationTrainer, models
 
-BATCH_SIZE, LABELLING_BATCH_SIZE = 128, 2_048
+BATCH_SIZE, LABELING_BATCH_SIZE = 128, 2_048
 OURS, BARE, DISTILLER = "keras_dmp", "bare TensorFlow loop", "keras.distillation.Distiller"
 
 
@@ -81,8 +81,8 @@ def forward_loop(teacher, x):
     shape = [None, *x.shape[1:]]
     forward = tf.function(lambda batch: teacher(batch, training=False))
     forward = forward.get_concrete_function(tf.TensorSpec(shape))
-    starts = range(0, len(x), LABELLING_BATCH_SIZE)
-    parts = [forward(tf.constant(x[at : at + LABELLING_BATCH_SIZE])).numpy() for at in starts]
+    starts = range(0, len(x), LABELING_BATCH_SIZE)
+    parts = [forward(tf.constant(x[at : at + LABELING_BATCH_SIZE])).numpy() for at in starts]
     return np.concatenate(parts)
 
 

@@ -38,7 +38,7 @@ class Row(Measured):
     devices: int
     policy: str
     jit: bool
-    labelled_per_second: float
+    labeled_per_second: float
     steps_per_second: float
     loss: float
 
@@ -68,20 +68,20 @@ def measure(strategy, policy, jit, x, device, seed=0):
             trainer.compile("adam", jit_compile=jit, steps_per_execution=1)
     finally:
         keras.config.set_dtype_policy("float32")
-    labelled = trainer.label(x)
-    labelling, labelled = timed(lambda: trainer.label(x))
+    labeled = trainer.label(x)
+    labeling, labeled = timed(lambda: trainer.label(x))
     fit = {"batch_size": BATCH_SIZE, "shuffle": False, "verbose": 0}
-    first = trainer.fit(labelled, epochs=1, **fit).history["loss"]
-    training, history = timed(lambda: trainer.fit(labelled, epochs=EPOCHS, **fit).history)
+    first = trainer.fit(labeled, epochs=1, **fit).history["loss"]
+    training, history = timed(lambda: trainer.fit(labeled, epochs=EPOCHS, **fit).history)
     steps = EPOCHS * -(-len(x) // BATCH_SIZE)
     return Row(
-        seconds=labelling + training,
+        seconds=labeling + training,
         seed=seed,
         device=device,
         devices=strategy.num_replicas_in_sync,
         policy=policy,
         jit=jit,
-        labelled_per_second=len(x) / labelling,
+        labeled_per_second=len(x) / labeling,
         steps_per_second=steps / training,
         loss=[*first, *history["loss"]][-1],
     )
@@ -95,7 +95,7 @@ def table(rows):
     ]
     lines += [
         f"| {row.devices} | {row.policy} | {'yes' if row.jit else 'no'} "
-        f"| {row.labelled_per_second:,.0f} | {row.steps_per_second:,.0f} | {row.loss:.4f} |"
+        f"| {row.labeled_per_second:,.0f} | {row.steps_per_second:,.0f} | {row.loss:.4f} |"
         for row in rows
     ]
     return "\n".join(lines)

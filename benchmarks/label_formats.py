@@ -68,13 +68,13 @@ def measure(seed, epochs, formats):
         trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9))
         selector = keras_dmp.EntropyReferenceSelector(size=CHOSEN)
         start = time.perf_counter()
-        labelled = trainer.label(split.reference, selector=selector)
-        trainer.fit(labelled, batch_size=128, epochs=epochs, verbose=0)
+        labeled = trainer.label(split.reference, selector=selector)
+        trainer.fit(labeled, batch_size=128, epochs=epochs, verbose=0)
         yield Row(
             seconds=time.perf_counter() - start,
             seed=seed,
             label_format=str(label_format),
-            bytes_per_label=sum(part.nbytes for part in labelled.labels) / CHOSEN,
+            bytes_per_label=sum(part.nbytes for part in labeled.labels) / CHOSEN,
             teacher_accuracy=of_teacher,
             accuracy=percent_right(trainer.student, *split.nonmembers),
         )

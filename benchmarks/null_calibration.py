@@ -82,7 +82,7 @@ def shifted(rng, size, is_member):
     return rng.normal(float(is_member), size=size)
 
 
-def randomised_response(rng, size, is_member):
+def randomized_response(rng, size, is_member):
     """A bit that is honest with e / (1 + e), then noise that tells nothing."""
     honest = rng.random(size) < HONEST
     return (honest == is_member) + 0.9 * rng.random(size)
@@ -112,7 +112,7 @@ SETTINGS = {
         epsilon=math.inf,
     ),
     "epsilon of 1": Setting(
-        draw=randomised_response,
+        draw=randomized_response,
         auc=HONEST,
         advantage=2 * HONEST - 1,
         tpr=lambda fpr: math.exp(EPSILON) * fpr,

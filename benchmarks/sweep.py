@@ -78,14 +78,14 @@ def by_hand(split, points, seed):
     teacher = build()
     teacher.compile("adam", LOSS)
     teacher.fit(*split.members, epochs=EPOCHS, batch_size=BATCH_SIZE, verbose=0)
-    labelled = None
+    labeled = None
     for temperature in temperatures(points):
         trainer = DistillationTrainer(build(), teacher, temperature=temperature)
         trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9))
-        if labelled is None:
+        if labeled is None:
             selector = EntropyReferenceSelector(size=SIZE)
-            labelled = trainer.label(split.reference, selector=selector)
-        trainer.fit(labelled, epochs=EPOCHS, batch_size=BATCH_SIZE, verbose=0)
+            labeled = trainer.label(split.reference, selector=selector)
+        trainer.fit(labeled, epochs=EPOCHS, batch_size=BATCH_SIZE, verbose=0)
     return time.perf_counter() - start
 
 

@@ -16,7 +16,7 @@ _HOMES = {
     "EntropyReferenceSelector": "keras_dmp.reference.selector",
     "MembershipAudit": "keras_dmp.callbacks",
     "PrivateSplit": "keras_dmp.splits",
-    "LabelledReference": "keras_dmp.reference.labelled_reference",
+    "LabeledReference": "keras_dmp.reference.labeled_reference",
     "ReferenceSummary": "keras_dmp.reference.selector",
     "SoftTargetKLDivergence": "keras_dmp.losses",
     "Sweep": "keras_dmp.trainer.sweep",

@@ -107,9 +107,9 @@ def split_private(
     indices = _draw(distinct, wanted, groups, np.random.default_rng(_validate.seed_or_fresh(seed)))
     taken = sum(len(part) for part in indices.values())
     split = PrivateSplit(
-        members=_labelled(x, y, indices["members"]),
-        nonmembers=_labelled(x, y, indices["nonmembers"]),
-        validation=_labelled(x, y, indices["validation"]) if validation else None,
+        members=_labeled(x, y, indices["members"]),
+        nonmembers=_labeled(x, y, indices["nonmembers"]),
+        validation=_labeled(x, y, indices["validation"]) if validation else None,
         reference=samples.rows_of(x, indices["reference"]) if len(indices["reference"]) else None,
         indices=indices,
         groups=None if groups is None else {name: groups[at] for name, at in indices.items()},
@@ -160,5 +160,5 @@ def _by_group(
     return distinct[order], np.cumsum(np.bincount(place))
 
 
-def _labelled(x: Any, y: np.ndarray, indices: np.ndarray) -> tuple[Any, np.ndarray]:
+def _labeled(x: Any, y: np.ndarray, indices: np.ndarray) -> tuple[Any, np.ndarray]:
     return samples.rows_of(x, indices), y[indices]

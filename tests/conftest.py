@@ -32,7 +32,7 @@ def reference():
 
 
 @pytest.fixture
-def labelled():
+def labeled():
     """Samples of the class prototypes with their true classes."""
     return nets.prototypes(48, seed=2)
 

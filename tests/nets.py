@@ -41,11 +41,11 @@ def classifier(units=CLASSES, activation=None, *, seed=0, scale=1.0, **dense):
             layers.Dense(units, activation=activation, **dense),
         ]
     )
-    randomise(model, seed, scale)
+    randomize(model, seed, scale)
     return model
 
 
-def randomise(model, seed, scale=1.0):
+def randomize(model, seed, scale=1.0):
     """Set every weight to scaled normal noise, so that no two nets have a row in common."""
     rng = np.random.default_rng(seed)
     model.set_weights(

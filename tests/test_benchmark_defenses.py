@@ -147,7 +147,7 @@ def test_best_rivals_are_those_that_dmp_gains_least_over(rows):
     assert frontier.best_rivals(rows[:2]) == []
 
 
-def test_a_defence_that_is_nowhere_safer_than_none_is_no_rival(rows):
+def test_a_defense_that_is_nowhere_safer_than_none_is_no_rival(rows):
     riskier = row("label_smoothing", 1, 0, 0.92, 0.70, headline=True)
     assert "label_smoothing" in frontier.gains([*rows, riskier], "black_box_auc")
     assert frontier.best_rivals([*rows, riskier]) == ["memguard", "dropout"]

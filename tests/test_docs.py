@@ -246,7 +246,7 @@ def test_contributing_names_targets_that_exist():
         assert set(named) <= targets, name_of(path)
 
 
-def test_licence_is_apache():
+def test_license_is_apache():
     text = (ROOT / "LICENSE").read_text()
     assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
     assert "END OF TERMS AND CONDITIONS" in text

@@ -29,7 +29,7 @@ def test_public_names():
         "DMPTrainer",
         "DistillationTrainer",
         "EntropyReferenceSelector",
-        "LabelledReference",
+        "LabeledReference",
         "MembershipAudit",
         "PrivacyWarning",
         "PrivateSplit",

@@ -91,7 +91,7 @@ def predict(
     """
     samples = arrays.num_samples(x)
     replicas = strategy_of(model).num_replicas_in_sync
-    batch_size = batch_size or replicas * labelling_batch_size(x)
+    batch_size = batch_size or replicas * labeling_batch_size(x)
     forward = ForwardPass(model)
     bar = keras.utils.Progbar(-(-samples // batch_size), verbose=int(verbose), unit_name="batch")
     outputs = None
@@ -104,7 +104,7 @@ def predict(
     return outputs
 
 
-def labelling_batch_size(x: Any) -> int:
+def labeling_batch_size(x: Any) -> int:
     """Samples a forward call, by the size of one sample."""
     sample_bytes = sum(leaf[:1].nbytes for leaf in keras.tree.flatten(x))
     return int(np.clip(_MAX_BATCH_BYTES // max(1, sample_bytes), 32, _MAX_BATCH))

@@ -19,7 +19,7 @@ from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.reference.pool import reference_arrays
 from keras_dmp.reference.selector import EntropyReferenceSelector
 
-_LABELLED = ("loss", "modified_entropy", "correctness", "scaled_logit")
+_LABELED = ("loss", "modified_entropy", "correctness", "scaled_logit")
 _LEAST = 2
 _CHUNK_ROWS = 16_384
 
@@ -244,7 +244,7 @@ def _attacks(
     if classes is not None:
         wanted |= {
             attack: (attack_table.load(attack_table.ATTACKS[attack].outputs), classes)
-            for attack in _LABELLED
+            for attack in _LABELED
         }
     return {
         attack: MembershipScores(

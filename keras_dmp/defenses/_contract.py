@@ -143,7 +143,7 @@ class Run:
         fresh.ensure_built(model, sample)
         kind = output_kind(model, "build_model", sample, from_logits)
         parts = {
-            part: _labelled(getattr(split, part), f"split.{part}", model, kind)
+            part: _labeled(getattr(split, part), f"split.{part}", model, kind)
             for part in ("members", "validation")
         }
         reference = split.reference
@@ -240,7 +240,7 @@ def _require_split(split: Any, defense: Defense) -> None:
             )
 
 
-def _labelled(
+def _labeled(
     data: Any, name: str, model: keras.Model, kind: outputs.OutputKind
 ) -> tuple[Any, np.ndarray] | None:
     """Samples and class numbers of a labelled part, checked."""

@@ -18,16 +18,16 @@ from keras_dmp._classifier.wrapper import ClassifierWrapper, Untracked
 from keras_dmp._data import samples
 from keras_dmp._data.batches import is_dataset, require_readable
 from keras_dmp._training import callback_state
-from keras_dmp._training.labelled_data import checked_validation
+from keras_dmp._training.labeled_data import checked_validation
 from keras_dmp._training.loop import ResidentLoop
 from keras_dmp._training.resident import ResidentBatches, new_seed
-from keras_dmp.distillation.labeller import Labeller
+from keras_dmp.distillation.labeler import Labeler
 from keras_dmp.distillation.metrics import for_one_hot_labels
 from keras_dmp.distillation.settings import require_settings, require_storage
 from keras_dmp.distribution import replicas
 from keras_dmp.losses import SoftTargetKLDivergence
-from keras_dmp.reference import labelling
-from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference import labeling
+from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 
 
@@ -233,7 +233,7 @@ class DistillationTrainer(ClassifierWrapper):
 
         Args:
             x: Reference samples: arrays, `tf.data.Dataset` or `PyDataset`, without labels, or a
-                `LabelledReference`. With `cache=True` a dataset is read once and kept.
+                `LabeledReference`. With `cache=True` a dataset is read once and kept.
             y: The teacher's outputs for `x`, (samples, units), where the trainer has no teacher.
             batch_size: Samples a step. Defaults to the dataset's, or 32.
             epochs: As in `keras.Model.fit`.
@@ -271,9 +271,9 @@ class DistillationTrainer(ClassifierWrapper):
             "validation_batch_size": validation_batch_size or batch_size,
             "validation_freq": validation_freq,
         }
-        labeller = self._labeller()
+        labeler = self._labeler()
         if not self.cache and is_dataset(x):
-            x, kind = labeller.while_training(x, y, sample_weight, selector)
+            x, kind = labeler.while_training(x, y, sample_weight, selector)
             self._use_kind(kind)
             if steps_per_epoch is None:
                 require_readable(x, "x")
@@ -286,10 +286,10 @@ class DistillationTrainer(ClassifierWrapper):
                 "Expected `steps_per_epoch` to be None: an epoch is one pass over the chosen "
                 f"samples. Received: steps_per_epoch={steps_per_epoch!r}"
             )
-        source, kind = labeller.open(x, y, sample_weight)
+        source, kind = labeler.open(x, y, sample_weight)
         self._use_kind(kind)
         arguments["validation_data"] = self._checked(validation_data)
-        data = labeller.narrowed(source, kind, selector, verbose=verbose in (1, "auto"))
+        data = labeler.narrowed(source, kind, selector, verbose=verbose in (1, "auto"))
         batches = ResidentBatches(
             data.columns(),
             batch_size=batch_size or data.batch_size or 32,
@@ -309,7 +309,7 @@ class DistillationTrainer(ClassifierWrapper):
         folder: str | os.PathLike | None = None,
         num_samples: int | None = None,
         verbose: bool = False,
-    ) -> LabelledReference:
+    ) -> LabeledReference:
         """Ask the teacher about reference samples, once, for trainings to come.
 
         A dataset of any size is read once: with a selector only the best samples so far are
@@ -326,7 +326,7 @@ class DistillationTrainer(ClassifierWrapper):
             verbose: Boolean. Whether to show a progress bar. Defaults to `False`.
 
         Returns:
-            A `LabelledReference` for `fit`.
+            A `LabeledReference` for `fit`.
 
         Raises:
             OSError: If a disk is full.
@@ -344,12 +344,12 @@ class DistillationTrainer(ClassifierWrapper):
         selectors: list[EntropyReferenceSelector | None],
         num_samples: int | None = None,
         **options: Any,
-    ) -> list[LabelledReference]:
+    ) -> list[LabeledReference]:
         """`label` for several selectors, which choose in one pass over the same samples."""
-        labeller = self._labeller()
-        source, kind = labeller.open(x, y, sample_weight, num_samples)
+        labeler = self._labeler()
+        source, kind = labeler.open(x, y, sample_weight, num_samples)
         self._use_kind(kind)
-        return labeller.label(source, kind, selectors, **options)
+        return labeler.label(source, kind, selectors, **options)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """Return loss and metrics of the student against true labels, as `keras.Model.evaluate`.
@@ -405,14 +405,14 @@ class DistillationTrainer(ClassifierWrapper):
         """Return the arguments that rebuild this trainer, without its teacher."""
         return super().get_config()
 
-    def _labeller(self) -> Labeller:
-        return Labeller(
+    def _labeler(self) -> Labeler:
+        return Labeler(
             student=self.student,
             teacher=self._source.held,
             from_logits=self.from_logits,
             cache=self.cache,
             drop_labels=self.drop_labels,
-            storage=labelling.Storage(self.label_format, self.memory_limit),
+            storage=labeling.Storage(self.label_format, self.memory_limit),
         )
 
     def _use_kind(self, kind: OutputKind) -> None:

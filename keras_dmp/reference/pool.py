@@ -182,7 +182,7 @@ def count(x: Any, name: str, model: keras.Model) -> int:
     return found
 
 
-def first_unlabelled(dataset: Any, model: keras.Model, *, drop_labels: bool) -> Any:
+def first_unlabeled(dataset: Any, model: keras.Model, *, drop_labels: bool) -> Any:
     """Samples of the first batch of a dataset that is not read to its end, checked."""
     if not drop_labels:
         refuse_labels(_batches.has_labels(dataset), "a dataset of (x, y)")

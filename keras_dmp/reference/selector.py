@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from keras_dmp import _validate
-from keras_dmp.reference import labelling
-from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference import labeling
+from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.pool import ReferenceSource, count
 from keras_dmp.reference.selection import Criteria, ReferenceSummary, Selection
 
@@ -144,7 +144,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         source = ReferenceSource.open(
             pool, model=teacher, has_teacher=True, drop_labels=True, name="pool"
         )
-        (labelled,) = labelling.label(
+        (labeled,) = labeling.label(
             source,
             teacher,
             None,
@@ -153,7 +153,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             batch_size=self.batch_size,
             verbose=verbose,
         )
-        self._remember(labelled.selection, labelled.x)
+        self._remember(labeled.selection, labeled.x)
         self.announce(stacklevel=3)
         return self.reference
 
@@ -169,26 +169,26 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             seed=self.seed,
         )
 
-    def restore(self, labelled: LabelledReference) -> None:
-        """Become what it was after it had chosen `labelled`, bit for bit.
+    def restore(self, labeled: LabeledReference) -> None:
+        """Become what it was after it had chosen `labeled`, bit for bit.
 
         Args:
-            labelled: What `DistillationTrainer.label` returned for this selector or one with the
-                same settings, or what `LabelledReference.read` has read of it.
+            labeled: What `DistillationTrainer.label` returned for this selector or one with the
+                same settings, or what `LabeledReference.read` has read of it.
 
         Raises:
-            ValueError: If `labelled` was not chosen by such a selector.
+            ValueError: If `labeled` was not chosen by such a selector.
         """
-        if labelled.selection is None or labelled.selection.criteria != self.criteria:
+        if labeled.selection is None or labeled.selection.criteria != self.criteria:
             raise ValueError(
                 f"Expected a reference that was chosen by {self.criteria}. Received: "
                 + (
                     "one with all samples"
-                    if labelled.selection is None
-                    else f"one chosen by {labelled.selection.criteria}"
+                    if labeled.selection is None
+                    else f"one chosen by {labeled.selection.criteria}"
                 )
             )
-        self._remember(labelled.selection, labelled.x)
+        self._remember(labeled.selection, labeled.x)
 
     def announce(self, stacklevel: int) -> None:
         """Log what was chosen, and warn of classes that were not; `select` and `fit` do so."""
@@ -213,12 +213,12 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             )
         self.criteria.require_pool_size(samples)
 
-    def narrow_fit(self, labelled: LabelledReference) -> None:
+    def narrow_fit(self, labeled: LabeledReference) -> None:
         """Stand for a reference that the `fit` about to run trains on.
 
         `DistillationTrainer` calls this.
         """
-        self.restore(labelled)
+        self.restore(labeled)
         self._narrows_fit = True
 
     def on_train_begin(self, logs: dict | None = None) -> None:

@@ -407,8 +407,8 @@ class DMPTrainer:
             self._teacher = run.plan.teacher
         student = run.plan.student
         distiller = run.distiller(student, **self._settings)
-        (labelled,) = phases.label(run, distiller, [selector_among(run.arguments.callbacks)])
-        trained = phases.train_student(run, distiller, labelled)
+        (labeled,) = phases.label(run, distiller, [selector_among(run.arguments.callbacks)])
+        trained = phases.train_student(run, distiller, labeled)
         self._student = student
         history.history |= trained.history
         history.epoch, history.params = trained.epochs, trained.params

@@ -14,7 +14,7 @@ from keras_dmp._training.epoch_checkpoints import EpochCheckpoints, seed_of
 from keras_dmp._training.global_generators import GlobalGenerators
 from keras_dmp._training.resident import new_seed
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
-from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.trainer.arguments import Compiled, FitArguments
 from keras_dmp.trainer.plan import Plan
@@ -112,16 +112,16 @@ def label(
     run: Run,
     distiller: DistillationTrainer,
     selectors: Sequence[EntropyReferenceSelector | None],
-) -> list[LabelledReference]:
+) -> list[LabeledReference]:
     """Ask the teacher for its outputs on the reference once; what each selector chose."""
     announce("Student: labelling the reference, training on it", run)
     pool, directory = run.plan.reference, run.directory
-    labelled = None
+    labeled = None
     if directory is not None:
         arrays = None if batches.is_dataset(pool.source) else pool.source
-        labelled = directory.read_labels(len(selectors), arrays)
-    if labelled is None:
-        labelled = distiller.label_many(
+        labeled = directory.read_labels(len(selectors), arrays)
+    if labeled is None:
+        labeled = distiller.label_many(
             pool.source,
             selectors=list(selectors),
             num_samples=pool.num_samples,
@@ -129,29 +129,29 @@ def label(
             verbose=run.arguments.verbose == 1,
         )
         if directory is not None:
-            directory.write_labels(labelled)
-    for selector, chosen in zip(selectors, labelled, strict=True):
+            directory.write_labels(labeled)
+    for selector, chosen in zip(selectors, labeled, strict=True):
         if selector is not None:
             selector.restore(chosen)
-    return labelled
+    return labeled
 
 
 def train_student(
-    run: Run, distiller: DistillationTrainer, labelled: LabelledReference, *, phase: str = "student"
+    run: Run, distiller: DistillationTrainer, labeled: LabeledReference, *, phase: str = "student"
 ) -> Trained:
     """Train a student on the teacher's outputs, and compile it for labels.
 
     Args:
         run: The run.
         distiller: Its trainer.
-        labelled: What it is trained on.
+        labeled: What it is trained on.
         phase: Name of its checkpoints.
     """
     arguments, validation = run.arguments, run.plan.validation
 
     def fit(**of_phase):
         return distiller.fit(
-            labelled,
+            labeled,
             batch_size=arguments.batch_size or run.plan.reference.batch_size,
             # As it was read: the distiller would read a dataset again.
             **arguments.for_keras(validation),

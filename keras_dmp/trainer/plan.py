@@ -10,7 +10,7 @@ from keras_dmp._classifier import fresh, outputs
 from keras_dmp._classifier.kind import output_kind
 from keras_dmp._data import arrays, batches, samples
 from keras_dmp._training import callback_state
-from keras_dmp._training.labelled_data import LabelledData, require_fixed_order
+from keras_dmp._training.labeled_data import LabeledData, require_fixed_order
 from keras_dmp.reference.pool import ReferencePool
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import overlap
@@ -37,9 +37,9 @@ class Plan:
     teacher: keras.Model
     student: keras.Model
     kind: outputs.OutputKind
-    members: LabelledData | None
+    members: LabeledData | None
     reference: ReferencePool
-    validation: LabelledData | None
+    validation: LabeledData | None
     digests: dict[str, Any]
     sample: Any
 
@@ -81,7 +81,7 @@ def prepare(
     known = validation = None
     if x is not None:
         names = samples.Names("x", "y", "sample_weight")
-        known = LabelledData.read(
+        known = LabeledData.read(
             x,
             arguments.y,
             arguments.sample_weight,
@@ -95,7 +95,7 @@ def prepare(
     for selector in selectors:
         selector.require_narrows(pool.num_samples)
     if arguments.validation_data is not None:
-        validation = read_labelled(arguments.validation_data, "validation_data", **reading)
+        validation = read_labeled(arguments.validation_data, "validation_data", **reading)
     fresh.warn_of_adapted_layers(student)
     digests = {"reference": pool.digests}
     for name, part in (("members", known), ("validation", validation)):
@@ -155,9 +155,9 @@ def _require_parts(x: Any, reference: Any, ready_teacher: Any, groups: Any) -> N
         )
 
 
-def read_labelled(
+def read_labeled(
     data: Any, name: str, *, model: keras.Model, kind: outputs.OutputKind
-) -> LabelledData:
+) -> LabeledData:
     """Samples with labels as one argument: a tuple of arrays or a dataset, checked.
 
     Args:
@@ -171,4 +171,4 @@ def read_labelled(
         if batches.is_dataset(data)
         else keras.utils.unpack_x_y_sample_weight(data)
     )
-    return LabelledData.read(*columns, names=samples.Names.of(name), model=model, kind=kind)
+    return LabeledData.read(*columns, names=samples.Names.of(name), model=model, kind=kind)

@@ -20,8 +20,8 @@ from keras_dmp._storage import directories, files, private_file
 from keras_dmp._storage.directories import PrivateDirectory
 from keras_dmp._storage.private_file import Identity, Record
 from keras_dmp.distribution.workers import Workers, together
-from keras_dmp.reference import labelled_reference
-from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference import labeled_reference
+from keras_dmp.reference.labeled_reference import LabeledReference
 
 # The newest checkpoint, and one to fall back to.
 _KEPT = 2
@@ -145,7 +145,7 @@ class RunDirectory:
             with contextlib.suppress(IsADirectoryError):
                 self._file(phase, one).unlink()
 
-    def read_labels(self, count: int, pool: Any) -> list[LabelledReference] | None:
+    def read_labels(self, count: int, pool: Any) -> list[LabeledReference] | None:
         """The labelled references that `write_labels` has written, None where they are not whole.
 
         Args:
@@ -155,7 +155,7 @@ class RunDirectory:
         folders = [self.path / _LABELS / str(number) for number in range(count)]
         read = functools.partial(self._read_labels, folders, pool)
         found = None
-        if self._workers.is_chief and all(map(LabelledReference.is_written, folders)):
+        if self._workers.is_chief and all(map(LabeledReference.is_written, folders)):
             try:
                 found = read()
             except (ValueError, OSError) as error:
@@ -167,23 +167,23 @@ class RunDirectory:
         whole = bool(self._workers.broadcast(int(found is not None)))
         return read() if whole and not self._workers.is_chief else found
 
-    def write_labels(self, labelled: Sequence[LabelledReference]) -> None:
+    def write_labels(self, labeled: Sequence[LabeledReference]) -> None:
         """Keep labelled references, for the students to come."""
         if not self._workers.is_chief:
             return
         (self.path / _LABELS).mkdir(mode=files.OWNER_ONLY_FOLDER, exist_ok=True)
-        for number, one in enumerate(labelled):
+        for number, one in enumerate(labeled):
             folder = self.path / _LABELS / str(number)
-            labelled_reference.write(one, folder, self._labels_identity(number))
+            labeled_reference.write(one, folder, self._labels_identity(number))
 
-    def _read_labels(self, folders: list[pathlib.Path], pool: Any) -> list[LabelledReference]:
+    def _read_labels(self, folders: list[pathlib.Path], pool: Any) -> list[LabeledReference]:
         return [
-            labelled_reference.read(folder, pool, self._labels_identity(number))
+            labeled_reference.read(folder, pool, self._labels_identity(number))
             for number, folder in enumerate(folders)
         ]
 
     def _labels_identity(self, number: int) -> Identity:
-        return labelled_reference.identity(self._run, _LABELS, number)
+        return labeled_reference.identity(self._run, _LABELS, number)
 
     def _file(self, phase: str, number: int) -> pathlib.Path:
         return self.path / f"{phase}-{number:06d}.checkpoint"

@@ -14,11 +14,11 @@ from keras_dmp._classifier import fresh
 from keras_dmp._data import batches, samples
 from keras_dmp.audit import AuditReport, audit_membership
 from keras_dmp.distillation.settings import require_settings
-from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.trainer import phases
 from keras_dmp.trainer.phases import Run
-from keras_dmp.trainer.plan import read_labelled
+from keras_dmp.trainer.plan import read_labeled
 from keras_dmp.trainer.sweep import Sweep, SweepPoint
 
 # Scores of one output each: as fast as predicting.
@@ -113,11 +113,11 @@ def sweep(
     _require_auditable(run, nonmembers)
     if not run.teacher_is_ready:
         phases.train_teacher(run)
-    labelled = phases.label(run, run.distiller(run.plan.student, **settings), selectors)
+    labeled = phases.label(run, run.distiller(run.plan.student, **settings), selectors)
     start = [keras.ops.convert_to_numpy(variable) for variable in run.plan.student.variables]
     undefended = _audit(run, run.plan.teacher, nonmembers, "undefended")
     points = []
-    choices = zip(grid.choices, labelled, strict=True)
+    choices = zip(grid.choices, labeled, strict=True)
     for number, (choice, of_point) in enumerate(itertools.product(choices, grid.settings)):
         (order, _), chosen = choice
         student = _student(run, start, first=number == 0)
@@ -153,8 +153,8 @@ def _require_auditable(run: Run, nonmembers: Any) -> None:
     if run.teacher_is_ready:
         # Members that train no teacher may have come without labels.
         members = x if batches.is_dataset(x) else (x, y)
-        read_labelled(members, "x", model=plan.student, kind=plan.kind)
-    read = read_labelled(nonmembers, "nonmembers", model=plan.student, kind=plan.kind)
+        read_labeled(members, "x", model=plan.student, kind=plan.kind)
+    read = read_labeled(nonmembers, "nonmembers", model=plan.student, kind=plan.kind)
     for part in ("members", "reference"):
         shared = samples.count_shared(read.digests, plan.digests[part])
         if shared:
@@ -189,7 +189,7 @@ def _student(run: Run, start: list[Any], *, first: bool) -> keras.Model:
 def _point(
     run: Run,
     student: keras.Model,
-    chosen: LabelledReference,
+    chosen: LabeledReference,
     order: str,
     settings: dict[str, Any],
     nonmembers: Any,

@@ -15,9 +15,9 @@ FEATURES = 10
 def samples():
     """Members and nonmembers (x, y), 300 and 260 records of one distribution."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(NUM_CLASSES, FEATURES))
+    centers = rng.normal(size=(NUM_CLASSES, FEATURES))
     y = rng.integers(NUM_CLASSES, size=560)
-    x = (centres[y] + 1.7 * rng.normal(size=(560, FEATURES))).astype("float32")
+    x = (centers[y] + 1.7 * rng.normal(size=(560, FEATURES))).astype("float32")
     return (x[:300], y[:300]), (x[300:], y[300:])
 
 

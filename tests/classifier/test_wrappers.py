@@ -48,7 +48,7 @@ def build(head="softmax", *, added=None, policy="float32", named=False):
     output = layers.Dense(units, activation, dtype="float32")(hidden)
     model = keras.Model(entry, {"label": output} if named else output)
     model.dtype_policy = keras.dtype_policies.get(policy)
-    nets.randomise(model, 3)
+    nets.randomize(model, 3)
     return model
 
 
@@ -222,7 +222,7 @@ def check(row):
 def test_a_student_with_a_named_output_is_trained_and_evaluated(policy):
     """The fourth wrapper takes no labels in training, and any form of them in evaluation."""
     student, teacher = (build("logits", policy=policy, named=True) for _ in range(2))
-    nets.randomise(teacher, 9)
+    nets.randomize(teacher, 9)
     trainer = DistillationTrainer(student, teacher)
     trainer.compile(keras.optimizers.SGD(0.5), metrics=["accuracy"], run_eagerly=True)
     trainer.fit(X, epochs=2, batch_size=SAMPLES, verbose=0)

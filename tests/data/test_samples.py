@@ -236,7 +236,7 @@ def pair():
     ("mine", "theirs"),
     [pair for pair in itertools.combinations(CONTAINERS, 2) if "tuple" not in pair],
 )
-def test_audits_recognise_members_in_another_container(mine, theirs, pair):
+def test_audits_recognize_members_in_another_container(mine, theirs, pair):
     *columns, y = pair
     sides = [(CONTAINERS[name](*columns), y) for name in (mine, theirs)]
     with pytest.raises(ValueError, match=r"Received: 60 of 60 nonmembers"):
@@ -245,7 +245,7 @@ def test_audits_recognise_members_in_another_container(mine, theirs, pair):
         MembershipAudit(*sides)
 
 
-def test_the_trainer_recognises_members_in_another_container(pair):
+def test_the_trainer_recognizes_members_in_another_container(pair):
     *columns, y = pair
     trainer = DMPTrainer(two_columns, seed=0)
     trainer.compile("sgd", LOSS)
@@ -258,7 +258,7 @@ def test_the_trainer_recognises_members_in_another_container(pair):
         trainer.fit(CONTAINERS["OrderedDict"](*columns), y, reference=columns, verbose=0)
 
 
-def test_the_callback_recognises_members_with_other_padding():
+def test_the_callback_recognizes_members_with_other_padding():
     x = np.random.default_rng(0).integers(1, 20, (60, 8))
     y = np.arange(60) % 2
     longer = np.pad(x, [(0, 0), (0, 4)])
@@ -611,8 +611,8 @@ def test_sequences_of_other_lengths():
         trainer.fit(*members, reference=reference, verbose=0)
     trainer = DistillationTrainer(sequences(mask_zero=True), model)
     trainer.compile("sgd")
-    labelled = trainer.label(own_lengths(longer))
-    np.testing.assert_array_equal(labelled.x, np.pad(longer, [(0, 0), (0, 2)]))
+    labeled = trainer.label(own_lengths(longer))
+    np.testing.assert_array_equal(labeled.x, np.pad(longer, [(0, 0), (0, 2)]))
     trainer = DMPTrainer(lambda: sequences(mask_zero=True), seed=0)
     trainer.compile("sgd", LOSS)
     with pytest.raises(ValueError, match="60 of 60 samples of `reference` are members"):

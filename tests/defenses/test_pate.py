@@ -36,7 +36,7 @@ def test_one_teacher_without_noise_is_distillation_with_hard_labels(split):
 
     def student_then_teacher():
         model = build()
-        nets.randomise(model, seed=next(seeds))
+        nets.randomize(model, seed=next(seeds))
         return model
 
     fit = {"epochs": 5, "batch_size": 96}
@@ -45,8 +45,8 @@ def test_one_teacher_without_noise_is_distillation_with_hard_labels(split):
     mine = pate.protect(student_then_teacher, split, optimizer=rate, **fit)
 
     teacher, student = build(), build()
-    nets.randomise(student, seed=1)
-    nets.randomise(teacher, seed=2)
+    nets.randomize(student, seed=1)
+    nets.randomize(teacher, seed=2)
     teacher.compile(rate, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     teacher.fit(*split.members, verbose=0, **fit)
     trainer = keras_dmp.DistillationTrainer(student, teacher, labels="hard")
@@ -204,7 +204,7 @@ def test_every_teacher_starts_afresh(split):
 
     def same():
         model = build()
-        nets.randomise(model, seed=1)
+        nets.randomize(model, seed=1)
         fit, starting = model.fit, []
 
         def watched(data, **arguments):

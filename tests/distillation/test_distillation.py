@@ -187,10 +187,10 @@ def test_precomputed_outputs_equal_the_teacher(reference, teacher):
     nets.assert_same_weights(students[0], nets.snapshot(students[1]), atol=1e-6)
 
 
-def test_the_teacher_is_left_as_it_was(reference, labelled, teacher, student):
+def test_the_teacher_is_left_as_it_was(reference, labeled, teacher, student):
     teacher.layers[0].trainable = False
     teacher.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    teacher.fit(*labelled, epochs=1, verbose=0)
+    teacher.fit(*labeled, epochs=1, verbose=0)
 
     def state():
         simple = {
@@ -204,7 +204,7 @@ def test_the_teacher_is_left_as_it_was(reference, labelled, teacher, student):
 
     weights, optimizer = nets.snapshot(teacher), [np.array(v) for v in teacher.optimizer.variables]
     before = state()
-    distil(student, reference, teacher=teacher, validation_data=labelled)
+    distil(student, reference, teacher=teacher, validation_data=labeled)
     distil(student, reference, teacher=teacher, settings={"cache": False})
     assert state() == before
     nets.assert_same_weights(teacher, weights)
@@ -280,7 +280,7 @@ def test_several_inputs():
         inputs = {name: keras.Input((3,), name=name) for name in ("left", "right")}
         joined = layers.Concatenate()([inputs["left"], inputs["right"]])
         model = keras.Model(inputs, layers.Dense(nets.CLASSES)(joined))
-        nets.randomise(model, seed)
+        nets.randomize(model, seed)
         return model
 
     rng = np.random.default_rng(0)
@@ -297,9 +297,9 @@ def test_several_inputs():
     nets.assert_same_weights(trained[0], nets.snapshot(trained[1]))
 
 
-def test_models_that_are_built_by_their_first_call(reference, labelled):
+def test_models_that_are_built_by_their_first_call(reference, labeled):
     teacher, student = nets.Subclassed(), nets.Subclassed()
-    _, history = distil(student, reference, teacher=teacher, validation_data=labelled)
+    _, history = distil(student, reference, teacher=teacher, validation_data=labeled)
     assert len(student.weights) == 2
     assert history["loss"][1] < history["loss"][0]
 
@@ -310,8 +310,8 @@ def test_models_that_are_built_by_their_first_call(reference, labelled):
 @pytest.mark.parametrize(
     "shape", ["integers", pytest.param("column", marks=pytest.mark.full), "one-hot"]
 )
-def test_validation_is_against_the_true_labels(reference, labelled, teacher, student, shape):
-    x, y = labelled
+def test_validation_is_against_the_true_labels(reference, labeled, teacher, student, shape):
+    x, y = labeled
     given = {"integers": y, "column": y[:, None], "one-hot": np.eye(nets.CLASSES)[y]}[shape]
     metrics = [
         "accuracy",
@@ -353,8 +353,8 @@ def test_accuracy_in_training_is_agreement_with_the_teacher(reference, teacher, 
 
 
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
-def test_validation_of_one_unit(reference, labelled, activation):
-    x, y = labelled[0], labelled[1] % 2
+def test_validation_of_one_unit(reference, labeled, activation):
+    x, y = labeled[0], labeled[1] % 2
     teacher, student = (nets.classifier(1, activation, seed=seed) for seed in (11, 12))
     _, history = distil(
         student,
@@ -370,8 +370,8 @@ def test_validation_of_one_unit(reference, labelled, activation):
     assert history["val_loss"][-1] == pytest.approx(expected, rel=1e-4)
 
 
-def test_evaluate_without_fit(labelled, student):
-    x, y = labelled
+def test_evaluate_without_fit(labeled, student):
+    x, y = labeled
     trainer = DistillationTrainer(student)
     trainer.compile("sgd", metrics=["accuracy"])
     loss, accuracy = trainer.evaluate(x, y, verbose=0)
@@ -380,7 +380,7 @@ def test_evaluate_without_fit(labelled, student):
     assert accuracy == pytest.approx(np.mean(logits.argmax(axis=1) == y))
 
 
-def test_penalties_of_the_student_are_part_of_the_loss(reference, labelled, teacher):
+def test_penalties_of_the_student_are_part_of_the_loss(reference, labeled, teacher):
     student = nets.classifier(seed=12, kernel_regularizer=keras.regularizers.L2(0.01))
     penalty = 0.01 * sum(np.sum(w**2) for w in nets.snapshot(student) if w.ndim == 2)
     _, history = distil(
@@ -388,10 +388,10 @@ def test_penalties_of_the_student_are_part_of_the_loss(reference, labelled, teac
         reference,
         teacher=teacher,
         compile={"optimizer": keras.optimizers.SGD(0.0)},
-        validation_data=labelled,
+        validation_data=labeled,
         epochs=1,
     )
-    x, y = labelled
+    x, y = labeled
     logits = targets(student, reference)
     expected = divergence(targets(teacher, reference), logits).mean() + penalty
     assert history["loss"] == pytest.approx([expected], rel=1e-5)
@@ -455,7 +455,7 @@ def test_weight_two_equals_a_sample_given_twice(reference, teacher, cache):
     ids=str,
 )
 @pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.full)])
-def test_ways_to_run_a_step_agree(reference, labelled, teacher, compile, cache):
+def test_ways_to_run_a_step_agree(reference, labeled, teacher, compile, cache):
     results = []
     for arguments in ({}, compile):
         student = nets.classifier(seed=12)
@@ -465,7 +465,7 @@ def test_ways_to_run_a_step_agree(reference, labelled, teacher, compile, cache):
             teacher=teacher,
             settings={"cache": cache},
             compile={**arguments, "metrics": ["accuracy"]},
-            validation_data=labelled,
+            validation_data=labeled,
         )
         results.append((history, nets.snapshot(student)))
     (expected, weights), (history, _) = results
@@ -474,13 +474,13 @@ def test_ways_to_run_a_step_agree(reference, labelled, teacher, compile, cache):
     nets.assert_same_weights(student, weights, atol=1e-5)
 
 
-def test_mixed_precision(reference, labelled):
+def test_mixed_precision(reference, labeled):
     def run(policy):
         teacher, student = (
             nets.classifier(seed=seed, dtype=keras.DTypePolicy(policy)) for seed in (11, 12)
         )
         trainer, history = distil(
-            student, reference, teacher=teacher, validation_data=labelled, epochs=3
+            student, reference, teacher=teacher, validation_data=labeled, epochs=3
         )
         return trainer, student, history
 
@@ -496,7 +496,7 @@ def test_mixed_precision(reference, labelled):
     assert history["val_loss"] == pytest.approx(expected["val_loss"], rel=0.02)
 
 
-def test_callbacks(tmp_path, reference, labelled, teacher, student):
+def test_callbacks(tmp_path, reference, labeled, teacher, student):
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
     _, history = distil(
         student,
@@ -504,7 +504,7 @@ def test_callbacks(tmp_path, reference, labelled, teacher, student):
         teacher=teacher,
         compile={"optimizer": keras.optimizers.SGD(0.5), "metrics": ["accuracy"]},
         epochs=4,
-        validation_data=labelled,
+        validation_data=labeled,
         callbacks=[
             stopping,
             keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras"),
@@ -517,7 +517,7 @@ def test_callbacks(tmp_path, reference, labelled, teacher, student):
     assert (tmp_path / "1.keras").is_file()
     assert (tmp_path / "w.weights.h5").is_file()
     best = min(history["val_loss"])
-    x, y = labelled
+    x, y = labeled
     restored = cross_entropy(y, student.predict(x, verbose=0)).mean()
     if stopping.stopped_epoch:
         assert restored == pytest.approx(best, rel=1e-4)
@@ -530,7 +530,7 @@ def test_tensorboard(tmp_path, reference, teacher, student):
     assert list(tmp_path.rglob("events*"))
 
 
-def test_early_stopping_stops(reference, labelled, teacher, student):
+def test_early_stopping_stops(reference, labeled, teacher, student):
     stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=1, mode="min")
     trainer, history = distil(
         student,
@@ -538,7 +538,7 @@ def test_early_stopping_stops(reference, labelled, teacher, student):
         teacher=teacher,
         compile={"optimizer": keras.optimizers.SGD(0.0), "metrics": ["accuracy"]},
         epochs=5,
-        validation_data=labelled,
+        validation_data=labeled,
         callbacks=[stopping],
     )
     assert len(history["loss"]) == 2
@@ -608,8 +608,8 @@ def test_batch_size_is_the_caller_s_or_the_dataset_s(reference, teacher):
         assert len(steps.losses) == expected
 
 
-def test_nothing_is_printed(capsys, reference, labelled, teacher, student):
-    distil(student, reference, teacher=teacher, validation_data=labelled)
+def test_nothing_is_printed(capsys, reference, labeled, teacher, student):
+    distil(student, reference, teacher=teacher, validation_data=labeled)
     assert not capsys.readouterr().out
 
 
@@ -631,7 +631,7 @@ def test_asking_many_teachers_warns_of_no_retracing(caplog, reference):
 # Saving and loading.
 
 
-def test_save_load_attach_and_go_on(tmp_path, reference, labelled, teacher):
+def test_save_load_attach_and_go_on(tmp_path, reference, labeled, teacher):
     def run(epochs):
         trainer, _ = distil(
             nets.classifier(seed=12),
@@ -647,7 +647,7 @@ def test_save_load_attach_and_go_on(tmp_path, reference, labelled, teacher):
     loaded = keras.saving.load_model(tmp_path / "trainer.keras")
     assert isinstance(loaded, DistillationTrainer)
     assert loaded.temperature == 2.0
-    evaluated = loaded.evaluate(*labelled, verbose=0, return_dict=True)
+    evaluated = loaded.evaluate(*labeled, verbose=0, return_dict=True)
     assert set(evaluated) == {"loss", "accuracy"}
     with pytest.raises(ValueError, match="attach_teacher"):
         loaded.fit(reference, verbose=0)

@@ -218,19 +218,19 @@ def test_refuses_a_loss(student):
         DistillationTrainer(student).compile("sgd", loss="mse")
 
 
-def test_refuses_to_run_uncompiled(reference, labelled, teacher, student):
+def test_refuses_to_run_uncompiled(reference, labeled, teacher, student):
     trainer = DistillationTrainer(student, teacher=teacher)
     with pytest.raises(ValueError, match="call `compile"):
         trainer.fit(reference)
     with pytest.raises(ValueError, match="call `compile"):
-        trainer.evaluate(*labelled)
+        trainer.evaluate(*labeled)
 
 
 @BOTH
-def test_refuses_labels_beside_a_teacher(reference, labelled, teacher, student, cache):
+def test_refuses_labels_beside_a_teacher(reference, labeled, teacher, student, cache):
     settings = {"cache": cache}
     message = r"reference samples without labels.*Received: y"
-    assert_refused(message, student, *labelled, teacher=teacher, settings=settings)
+    assert_refused(message, student, *labeled, teacher=teacher, settings=settings)
     outputs = np.array(teacher(reference))
     assert_refused(message, student, reference, outputs, teacher=teacher, settings=settings)
 
@@ -328,7 +328,7 @@ VALIDATION = {
 
 @BOTH
 @pytest.mark.parametrize("name", VALIDATION)
-def test_refuses_validation_data(reference, labelled, teacher, student, name, cache):
+def test_refuses_validation_data(reference, labeled, teacher, student, name, cache):
     make, message = VALIDATION[name]
     x = reference if cache else batched(reference)
     assert_refused(
@@ -337,14 +337,14 @@ def test_refuses_validation_data(reference, labelled, teacher, student, name, ca
         x,
         teacher=teacher,
         settings={"cache": cache},
-        validation_data=make(*labelled),
+        validation_data=make(*labeled),
     )
 
 
 @pytest.mark.parametrize("name", VALIDATION)
-def test_evaluate_refuses_the_same(labelled, student, name):
+def test_evaluate_refuses_the_same(labeled, student, name):
     make, message = VALIDATION[name]
-    data = make(*labelled)
+    data = make(*labeled)
     trainer = DistillationTrainer(student)
     trainer.compile("sgd")
     arguments = data if isinstance(data, tuple) else (data,)
@@ -352,8 +352,8 @@ def test_evaluate_refuses_the_same(labelled, student, name):
         trainer.evaluate(*arguments, verbose=0)
 
 
-def test_a_later_bad_batch_of_validation_data_is_refused(reference, labelled, teacher, student):
-    x, y = labelled
+def test_a_later_bad_batch_of_validation_data_is_refused(reference, labeled, teacher, student):
+    x, y = labeled
     y = np.where(np.arange(48) > 40, 9, y)
     assert_refused(
         "lie in 0..3", student, reference, teacher=teacher, validation_data=batched(x, y)

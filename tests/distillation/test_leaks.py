@@ -40,14 +40,14 @@ def check(teacher, student, path):
 
 
 @CACHES
-def test_files_of_a_trained_trainer(tmp_path, reference, labelled, teacher, student, cache):
+def test_files_of_a_trained_trainer(tmp_path, reference, labeled, teacher, student, cache):
     trainer, _ = distil(
         student,
         reference,
         teacher=teacher,
         settings={"cache": cache},
         compile={"optimizer": "adam"},
-        validation_data=labelled,
+        validation_data=labeled,
     )
     for name, write in WRITERS.items():
         folder = tmp_path / name.replace(" ", "_")

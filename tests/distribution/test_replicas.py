@@ -54,9 +54,9 @@ def sgd():
 
 
 @pytest.mark.parametrize("labels", ["soft", pytest.param("hard", marks=pytest.mark.slow)])
-def test_sgd(reference, labelled, teacher, labels):
+def test_sgd(reference, labeled, teacher, labels):
     assert_replicas_agree(
-        sgd, reference, teacher=teacher, labels=labels, epochs=3, validation_data=labelled
+        sgd, reference, teacher=teacher, labels=labels, epochs=3, validation_data=labeled
     )
 
 
@@ -75,8 +75,8 @@ def test_sample_weights_and_shuffled_epochs(reference, teacher):
     [pytest.param(69, marks=pytest.mark.slow), pytest.param(65, marks=pytest.mark.full)],
     ids=["a batch of 5", "a batch of 1"],
 )
-def test_last_batches_that_do_not_divide(reference, labelled, teacher, samples):
-    x, y = labelled
+def test_last_batches_that_do_not_divide(reference, labeled, teacher, samples):
+    x, y = labeled
     # What Keras shows after a step is the mean of the replicas' running means, which leaves out
     # that one has seen more; at the end of an epoch it is right.
     assert_replicas_agree(
@@ -151,8 +151,8 @@ def test_each_replica_computes_its_part():
     np.testing.assert_array_equal(whole(tf.zeros([1, 1]))[:, 0], [0])
 
 
-def test_audits_use_the_models_replicas(labelled):
-    x, y = labelled
+def test_audits_use_the_models_replicas(labeled):
+    x, y = labeled
     reports = []
     for replicas in (1, 2):
         with nets.mirrored(replicas).scope():

@@ -258,7 +258,7 @@ def test_weights_and_given_outputs_are_narrowed_too(reference, teacher):
     nets.assert_same_weights(student, nets.snapshot(alone), atol=1e-6)
 
 
-def test_its_figures_are_in_the_logs_of_every_epoch(reference, labelled, teacher, student):
+def test_its_figures_are_in_the_logs_of_every_epoch(reference, labeled, teacher, student):
     selector = EntropyReferenceSelector(fraction=0.5)
     seen = []
 
@@ -272,7 +272,7 @@ def test_its_figures_are_in_the_logs_of_every_epoch(reference, labelled, teacher
         reference,
         teacher=teacher,
         epochs=5,
-        validation_data=labelled,
+        validation_data=labeled,
         callbacks=[selector, Later(), stopping],
     )
     # It never gets better, so that EarlyStopping ends after the second epoch.
@@ -298,7 +298,7 @@ def test_the_distillation_temperature_does_not_matter(reference, teacher):
     assert chosen[0] == chosen[1]
 
 
-def test_a_selector_serves_again(reference, labelled, teacher):
+def test_a_selector_serves_again(reference, labeled, teacher):
     selector = EntropyReferenceSelector(size=40)
     for x in (reference, reference[::-1]):
         distil(nets.classifier(), x, teacher=teacher, callbacks=[selector], epochs=1)
@@ -310,7 +310,7 @@ def test_a_selector_serves_again(reference, labelled, teacher):
         distil(nets.classifier(), reference, teacher=teacher, callbacks=[selector, Breaking()])
     teacher.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(ValueError, match="have a `pool`"):
-        teacher.fit(*labelled, callbacks=[selector], verbose=0)
+        teacher.fit(*labeled, callbacks=[selector], verbose=0)
 
 
 class Breaking(keras.callbacks.Callback):
@@ -321,13 +321,13 @@ class Breaking(keras.callbacks.Callback):
 # In a classifier's own fit.
 
 
-def fit_classifier(model, labelled, *callbacks):
+def fit_classifier(model, labeled, *callbacks):
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return model.fit(*labelled, epochs=2, verbose=0, callbacks=list(callbacks)).history
+    return model.fit(*labeled, epochs=2, verbose=0, callbacks=list(callbacks)).history
 
 
 @pytest.mark.parametrize("as_dataset", [False, True])
-def test_selects_when_a_classifier_has_been_trained(reference, labelled, teacher, as_dataset):
+def test_selects_when_a_classifier_has_been_trained(reference, labeled, teacher, as_dataset):
     pool = tf.data.Dataset.from_tensor_slices(reference).batch(40) if as_dataset else reference
     selector = EntropyReferenceSelector(size=30, pool=pool)
     ended = []
@@ -336,7 +336,7 @@ def test_selects_when_a_classifier_has_been_trained(reference, labelled, teacher
         def on_train_end(self, logs=None):
             ended.append(dict(logs))
 
-    history = fit_classifier(teacher, labelled, selector, Later())
+    history = fit_classifier(teacher, labeled, selector, Later())
     expected = expected_choice(entropies(teacher, reference), 30)
     np.testing.assert_array_equal(selector.indices_, expected)
     assert "reference_size" not in history
@@ -344,10 +344,10 @@ def test_selects_when_a_classifier_has_been_trained(reference, labelled, teacher
     assert ended[0]["reference_entropy"] == selector.summary.mean_entropy
 
 
-def test_without_a_pool_nothing_is_trained(labelled, teacher):
+def test_without_a_pool_nothing_is_trained(labeled, teacher):
     before = nets.snapshot(teacher)
     with pytest.raises(ValueError, match="have a `pool` when it is given to a classifier's own"):
-        fit_classifier(teacher, labelled, EntropyReferenceSelector(size=30))
+        fit_classifier(teacher, labeled, EntropyReferenceSelector(size=30))
     nets.assert_same_weights(teacher, before)
 
 
@@ -420,12 +420,12 @@ def test_a_failed_selection_leaves_nothing_of_the_last(reference, teacher):
     ("size", "spoil", "message"),
     [(97, 0.0, "`size` to be at most the 96 samples"), (9, np.nan, "Expected `pool` to be finite")],
 )
-def test_a_bad_pool_is_found_before_a_classifier_trains(reference, labelled, size, spoil, message):
+def test_a_bad_pool_is_found_before_a_classifier_trains(reference, labeled, size, spoil, message):
     pool = reference.copy()
     pool[3, 1] += spoil
     model = nets.classifier()
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     weights = nets.snapshot(model)
     with pytest.raises(ValueError, match=message):
-        model.fit(*labelled, callbacks=[EntropyReferenceSelector(size=size, pool=pool)], verbose=0)
+        model.fit(*labeled, callbacks=[EntropyReferenceSelector(size=size, pool=pool)], verbose=0)
     nets.assert_same_weights(model, weights)

@@ -1,7 +1,7 @@
 """Files that were damaged or forged in any way give our own errors, run nothing and do not hang.
 
-`KERAS_DMP_FUZZ_SECONDS=600 pytest tests/storage/test_storage_fuzz.py` looks for longer than the second
-that each test takes otherwise; `KERAS_DMP_FUZZ_SEED` starts elsewhere.
+`KERAS_DMP_FUZZ_SECONDS=600 pytest tests/storage/test_storage_fuzz.py` looks for longer than the
+second that each test takes otherwise; `KERAS_DMP_FUZZ_SEED` starts elsewhere.
 """
 
 import copy
@@ -19,7 +19,7 @@ from keras_dmp._storage import private_file
 from keras_dmp._storage.private_file import Identity, PrivateFileError, Record
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory
 from keras_dmp.reference.label_format import LabelFormat
-from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference.labeled_reference import LabeledReference
 
 SECONDS = float(os.environ.get("KERAS_DMP_FUZZ_SECONDS", "1"))
 SEED = int(os.environ.get("KERAS_DMP_FUZZ_SEED", "0"))
@@ -128,10 +128,10 @@ def test_manifests_of_directories(tmp_path):
             assert "Expected `directory`" in message or "format version" in message
 
 
-def labelled():
+def labeled():
     """A labelled reference without a teacher."""
     kind = OutputKind(from_logits=True, units=3)
-    return LabelledReference(
+    return LabeledReference(
         x={"a": np.ones((5, 2), "f4"), "b": np.arange(5)},
         labels=(np.ones((5, 3), "f4"),),
         label_format=LabelFormat(name="float32", kind=kind),
@@ -142,13 +142,13 @@ def labelled():
 
 
 @pytest.mark.parametrize("name", ["arrays.manifest", "labels_0.npy"])
-def test_labelled_references(tmp_path, name):
+def test_labeled_references(tmp_path, name):
     folder = tmp_path / "labels"
-    labelled().write(folder)
+    labeled().write(folder)
     files = tries(folder / name) if name == "arrays.manifest" else damages(folder / name)
     for _ in files:
         try:
-            LabelledReference.read(folder)
+            LabeledReference.read(folder)
         except ValueError as error:
             message = str(error)
             assert "Expected `folder`" in message or "Expected `" in message or "version" in message

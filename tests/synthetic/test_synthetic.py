@@ -183,8 +183,8 @@ def test_images_keep_shape_range_and_dtype(dtype):
         rtol=1e-4,
     )
     # Learned: nearer to a member than a grey image is, on average.
-    grey = np.full((1, 5, 7, 2), images.mean(dtype=float))
-    assert pool.distances.mean() < nearest_distances(grey, images, images.std(dtype=float))[0]
+    gray = np.full((1, 5, 7, 2), images.mean(dtype=float))
+    assert pool.distances.mean() < nearest_distances(gray, images, images.std(dtype=float))[0]
 
 
 def test_columns_of_a_table():

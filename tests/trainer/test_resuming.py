@@ -70,7 +70,7 @@ def test_a_finished_phase_is_not_done_again(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(keras.Sequential, "fit", lambda *_, **__: steps.append("teacher"))
     assert resumed(tmp_path / "run") == whole
     monkeypatch.setattr(
-        "keras_dmp.reference.labelling.label", lambda *_, **__: steps.append("label")
+        "keras_dmp.reference.labeling.label", lambda *_, **__: steps.append("label")
     )
     assert resumed(tmp_path / "run") == whole
     assert not steps

@@ -94,13 +94,13 @@ def test_each_point_is_what_fit_gives(split):
 
 def test_teacher_and_labels_are_made_once(split, monkeypatch):
     calls = []
-    fit, label = keras.Sequential.fit, "keras_dmp.reference.labelling.label"
+    fit, label = keras.Sequential.fit, "keras_dmp.reference.labeling.label"
     monkeypatch.setattr(
         keras.Sequential, "fit", lambda self, *a, **k: calls.append("fit") or fit(self, *a, **k)
     )
-    import keras_dmp.reference.labelling as labelling
+    import keras_dmp.reference.labeling as labeling
 
-    original = labelling.label
+    original = labeling.label
     monkeypatch.setattr(label, lambda *a, **k: calls.append("label") or original(*a, **k))
     found = sweep(split, sizes=(32, 48, 64))
     assert calls == ["fit", "label"]
@@ -261,7 +261,7 @@ def test_nonmembers_are_neither_members_nor_reference(split, part, monkeypatch):
 
 def test_members_need_labels_with_a_ready_teacher_too(split, monkeypatch):
     monkeypatch.setattr(
-        "keras_dmp.reference.labelling.label", lambda *_, **__: pytest.fail("labelled")
+        "keras_dmp.reference.labeling.label", lambda *_, **__: pytest.fail("labelled")
     )
     with pytest.raises(ValueError, match=r"`x labels` to be class labels.*Received: no labels"):
         trainer(teacher=build()).sweep(

@@ -167,9 +167,9 @@ class _Attacker:
         from_logits = self._kind.from_logits
         own = output_scores.scaled_logits(outputs, labels, from_logits=from_logits)
         entropy = probabilities.prediction_entropy(outputs, from_logits=from_logits)
-        distances, neighbours = nearest(x, self._reference, self._k)
+        distances, neighbors = nearest(x, self._reference, self._k)
         theirs = output_scores.scaled_logits(
-            self._outputs[neighbours.ravel()],
+            self._outputs[neighbors.ravel()],
             np.repeat(labels, self._k),
             from_logits=from_logits,
         )
@@ -233,12 +233,12 @@ def _fit_and_score(members: np.ndarray, nonmembers: np.ndarray, seed: int) -> At
 
 def _logistic_regression(evidence: np.ndarray, is_member: np.ndarray) -> Any:
     """Function from evidence to log odds of membership, (samples,)."""
-    centre, spread = evidence.mean(axis=0), evidence.std(axis=0)
+    center, spread = evidence.mean(axis=0), evidence.std(axis=0)
     spread[spread == 0] = 1.0
 
     def columns(evidence):
         # Clipped: one sample far out would otherwise bend the whole curve.
-        z = np.clip((evidence - centre) / spread, -4, 4)
+        z = np.clip((evidence - center) / spread, -4, 4)
         return np.concatenate([z, z**2, np.ones((len(z), 1))], axis=1)
 
     design, sign = columns(evidence), np.where(is_member, 1.0, -1.0)

@@ -38,7 +38,7 @@ class ArraySide:
             yield arrays.take(self.x, rows), self.labels[rows]
 
     def _size(self, batch_size: int | None) -> int:
-        return batch_size or forward.labelling_batch_size(self.x)
+        return batch_size or forward.labeling_batch_size(self.x)
 
 
 class DatasetSide:

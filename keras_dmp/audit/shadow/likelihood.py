@@ -164,7 +164,7 @@ class _Fit(NamedTuple):
     """What Gaussians are made of: count (n, 1), else (n, queries)."""
 
     count: np.ndarray
-    centre: np.ndarray
+    center: np.ndarray
     mean: np.ndarray
     squares: np.ndarray
 
@@ -173,7 +173,7 @@ class _Fit(NamedTuple):
         if variance == "per_sample":
             deviation = np.sqrt(self.squares / self.count)
         else:
-            shift = self.mean - self.centre
+            shift = self.mean - self.center
             total = self.count.sum() * shift.shape[1]
             offset = np.sum(self.count * shift) / total
             squares = np.sum(self.squares + self.count * shift**2) / total
@@ -191,11 +191,11 @@ class _Side(NamedTuple):
 
     def fit(self) -> _Fit:
         """Fit of all models of the side."""
-        centre = self.mean
+        center = self.mean
         if self.middle is not None:
             low, middle, _ = self.middle
-            centre = np.where(self.count % 2 == 1, middle, (low + middle) / 2)
-        return _Fit(self.count, centre, self.mean, self.squares)
+            center = np.where(self.count % 2 == 1, middle, (low + middle) / 2)
+        return _Fit(self.count, center, self.mean, self.squares)
 
     def fit_without(self, values: np.ndarray, present: np.ndarray) -> _Fit:
         """Fit without one model, which is on this side for the records `present`."""
@@ -204,15 +204,15 @@ class _Side(NamedTuple):
         distance = left * (values - self.mean)
         mean = self.mean - distance / count
         squares = np.maximum(self.squares - distance**2 * (self.count / count), 0.0)
-        centre = mean
+        center = mean
         if self.middle is not None:
             low, middle, high = self.middle
             # The element at a position of what is left is the next one from the model's own on.
             first = np.where(values > low, low, middle)
             second = np.where(values > middle, middle, high)
             median = np.where(self.count % 2 == 1, (first + second) / 2, first)
-            centre = np.where(present[:, None], median, self.fit().centre)
-        return _Fit(count, centre, mean, squares)
+            center = np.where(present[:, None], median, self.fit().center)
+        return _Fit(count, center, mean, squares)
 
 
 def _sides(
@@ -263,14 +263,14 @@ def _scores(
     values: np.ndarray, inside: _Fit | None, outside: _Fit, settings: _Settings
 ) -> np.ndarray:
     deviation = outside.deviation(settings.variance)
-    standard = (values - outside.centre) / deviation
+    standard = (values - outside.center) / deviation
     if inside is None and settings.one_sided:
         scores = -scipy.special.log_ndtr(-standard)
     else:
         scores = -_log_density(standard, deviation)
     if inside is not None:
         deviation = inside.deviation(settings.variance)
-        scores = scores + _log_density((values - inside.centre) / deviation, deviation)
+        scores = scores + _log_density((values - inside.center) / deviation, deviation)
     return scores.mean(axis=1)
 
 

@@ -69,14 +69,14 @@ def auc_ends(beaten: np.ndarray, beating: np.ndarray, confidence: float) -> tupl
     unknown, Newcombe's score interval.
     """
     z = normal_quantile(confidence)
-    centre = float(beaten.mean())
+    center = float(beaten.mean())
     if min(len(beaten), len(beating)) >= 2:
         variance = beaten.var(ddof=1) / len(beaten) + beating.var(ddof=1) / len(beating)
         if variance > 0:
-            reach = z * math.sqrt(variance) / (centre * (1 - centre))
-            log_odds = special.logit(centre)
+            reach = z * math.sqrt(variance) / (center * (1 - center))
+            log_odds = special.logit(center)
             return float(special.expit(log_odds - reach)), float(special.expit(log_odds + reach))
-    return _newcombe_ends(centre, len(beaten), len(beating), z)
+    return _newcombe_ends(center, len(beaten), len(beating), z)
 
 
 def normal_quantile(confidence: float) -> float:
@@ -98,8 +98,8 @@ def balanced_accuracy_ends(
         rate = float(count[0]) / trials
         below += (rate - float(clopper_pearson_low(count, trials, alpha)[0])) ** 2
         above += (float(clopper_pearson_high(count, trials, alpha)[0]) - rate) ** 2
-    centre = (hits / members + 1 - alarms / nonmembers) / 2
-    return max(0.0, centre - math.sqrt(below) / 2), min(1.0, centre + math.sqrt(above) / 2)
+    center = (hits / members + 1 - alarms / nonmembers) / 2
+    return max(0.0, center - math.sqrt(below) / 2), min(1.0, center + math.sqrt(above) / 2)
 
 
 def advantage_ends(

@@ -17,7 +17,7 @@ FEATURES = 5
 def linear_model(seed=0):
     """Logits of three classes, a linear function of the first three features."""
     model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(3)])
-    nets.randomise(model, seed, scale=2.0)
+    nets.randomize(model, seed, scale=2.0)
     return model
 
 
@@ -56,7 +56,7 @@ def test_nearest_in_chunks(monkeypatch):
         np.testing.assert_allclose(np.sort(part), np.sort(expected), rtol=1e-5)
 
 
-def test_all_others_can_be_neighbours():
+def test_all_others_can_be_neighbors():
     distances, _ = nearest(np.zeros((2, 3), "float32"), np.eye(3, dtype="float32"), 3)
     np.testing.assert_allclose(distances, 1)
 
@@ -176,7 +176,7 @@ def test_probabilities_give_what_logits_give(null):
 
 
 @pytest.mark.slow
-def test_attacks_a_student_of_the_whole_defence():
+def test_attacks_a_student_of_the_whole_defense():
     """Noisy labels that the teacher learns by heart: it is found out, its student less."""
 
     def draw(samples, seed):

@@ -20,9 +20,9 @@ def at_distance(distance, samples=60):
 
 
 @pytest.fixture
-def samples(labelled):
+def samples(labeled):
     """Members and nonmembers of the class prototypes."""
-    return labelled, nets.prototypes(48, seed=3)
+    return labeled, nets.prototypes(48, seed=3)
 
 
 def both(scores):

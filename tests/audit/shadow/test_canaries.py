@@ -183,10 +183,10 @@ def losses(logits, y):
 @pytest.mark.parametrize("kind", ["mislabelled", "near_reference", "outliers"])
 def test_a_model_that_memorises_betrays_canaries_more_than_the_rest(kind):
     rng = np.random.default_rng(0)
-    centres = 2 * rng.normal(size=(4, 20))
+    centers = 2 * rng.normal(size=(4, 20))
     y = rng.integers(4, size=800)
-    x = centres[y] + rng.normal(size=(800, 20))
-    reference = centres[rng.integers(4, size=200)] + rng.normal(size=(200, 20))
+    x = centers[y] + rng.normal(size=(800, 20))
+    reference = centers[rng.integers(4, size=200)] + rng.normal(size=(200, 20))
     planted = plant(kind, x, y, reference, count=120)
     scores, is_member = [], []
     for _ in range(4):

@@ -39,15 +39,15 @@ def case():
 
 def oracle(target, shadow, is_member, *, online, variance, location):
     """LiRA record by record."""
-    centre = {"mean": np.mean, "median": np.median}[location]
+    center = {"mean": np.mean, "median": np.median}[location]
 
     def side(present):
         groups = [shadow[present[:, record], record] for record in range(len(target))]
-        centres = [centre(group, axis=0) for group in groups]
+        centers = [center(group, axis=0) for group in groups]
         if variance == "per_sample":
-            return centres, [group.std(axis=0) for group in groups]
-        around = [group - middle for group, middle in zip(groups, centres, strict=True)]
-        return centres, [np.concatenate(around).std()] * len(target)
+            return centers, [group.std(axis=0) for group in groups]
+        around = [group - middle for group, middle in zip(groups, centers, strict=True)]
+        return centers, [np.concatenate(around).std()] * len(target)
 
     outside = [scipy.stats.norm(*parameters) for parameters in zip(*side(~is_member), strict=True)]
     if not online:

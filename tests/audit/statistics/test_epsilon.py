@@ -8,7 +8,7 @@ from keras_dmp.audit.statistics import epsilon
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 
-def randomised_response(rng, size, true_epsilon, blurred):
+def randomized_response(rng, size, true_epsilon, blurred):
     """Bits that are honest as often as epsilon allows; blurred ones have no ties."""
     honest = rng.random((2, size)) < special.expit(true_epsilon)
     bits = np.stack([honest[0], ~honest[1]]).astype(float)
@@ -18,7 +18,7 @@ def randomised_response(rng, size, true_epsilon, blurred):
 @pytest.mark.parametrize("blurred", [True, False])
 def test_the_bound_stays_below_a_known_epsilon(blurred):
     bounds = [
-        randomised_response(np.random.default_rng(seed), 300, 1.0, blurred).epsilon_lower_bound()
+        randomized_response(np.random.default_rng(seed), 300, 1.0, blurred).epsilon_lower_bound()
         for seed in range(100)
     ]
     assert np.mean(np.array(bounds) > 1.0) <= 0.115  # 5 % and three standard errors
@@ -28,7 +28,7 @@ def test_the_bound_stays_below_a_known_epsilon(blurred):
 def test_the_bound_approaches_a_known_epsilon():
     rng = np.random.default_rng(0)
     for true_epsilon in (0.5, 2.0):
-        bound = randomised_response(rng, 200_000, true_epsilon, True).epsilon_lower_bound()
+        bound = randomized_response(rng, 200_000, true_epsilon, True).epsilon_lower_bound()
         assert 0.9 * true_epsilon < bound <= true_epsilon
 
 

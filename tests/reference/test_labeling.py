@@ -71,14 +71,14 @@ RULES = [
 ]
 
 
-def assert_equal(labelled, expected, selector, twin):
-    np.testing.assert_array_equal(labelled.x, expected.x)
-    np.testing.assert_array_equal(labelled.outputs, expected.outputs)
+def assert_equal(labeled, expected, selector, twin):
+    np.testing.assert_array_equal(labeled.x, expected.x)
+    np.testing.assert_array_equal(labeled.outputs, expected.outputs)
     for name in ("indices_", "entropy_", "pool_entropy_"):
         np.testing.assert_array_equal(getattr(selector, name), getattr(twin, name))
-    np.testing.assert_array_equal(labelled.indices, selector.indices_)
-    assert selector.summary == twin.summary == labelled.summary
-    assert selector.reference is labelled.x
+    np.testing.assert_array_equal(labeled.indices, selector.indices_)
+    assert selector.summary == twin.summary == labeled.summary
+    assert selector.reference is labeled.x
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -92,9 +92,9 @@ def test_datasets_choose_what_arrays_choose(pool, teacher, rule):
     for form in datasets(pool).values():
         for options in ({}, {"num_samples": SAMPLES}):
             selector = EntropyReferenceSelector(**rule)
-            labelled = trainer(teacher).label(form, selector=selector, **options)
-            assert_equal(labelled, expected, selector, twin)
-            assert labelled.from_dataset
+            labeled = trainer(teacher).label(form, selector=selector, **options)
+            assert_equal(labeled, expected, selector, twin)
+            assert labeled.from_dataset
 
 
 def test_a_dataset_is_read_once(pool, teacher):
@@ -109,8 +109,8 @@ def test_a_dataset_is_read_once(pool, teacher):
 def test_a_dataset_may_shuffle(pool, teacher):
     """What is kept comes from the one pass; nothing is looked up again."""
     shuffled = tf.data.Dataset.from_tensor_slices(pool).shuffle(SAMPLES).batch(50)
-    labelled = trainer(teacher).label(shuffled, selector=EntropyReferenceSelector(size=30))
-    np.testing.assert_allclose(labelled.outputs, teacher(labelled.x), atol=1e-5)
+    labeled = trainer(teacher).label(shuffled, selector=EntropyReferenceSelector(size=30))
+    np.testing.assert_allclose(labeled.outputs, teacher(labeled.x), atol=1e-5)
 
 
 def test_several_selectors_in_one_pass(pool, teacher):
@@ -119,15 +119,15 @@ def test_several_selectors_in_one_pass(pool, teacher):
         selectors = [rule and EntropyReferenceSelector(**rule) for rule in rules]
         data = getattr(form, "dataset", form)
         together = trainer(teacher).label_many(data, selectors=selectors)
-        for rule, selector, labelled in zip(rules, selectors, together, strict=True):
+        for rule, selector, labeled in zip(rules, selectors, together, strict=True):
             twin = rule and EntropyReferenceSelector(**rule)
             alone = trainer(teacher).label(pool, selector=twin)
             if rule:
-                assert_equal(labelled, alone, selector, twin)
+                assert_equal(labeled, alone, selector, twin)
             else:
-                np.testing.assert_array_equal(labelled.x, pool)
-                np.testing.assert_array_equal(labelled.outputs, alone.outputs)
-                assert labelled.indices is labelled.summary is labelled.entropy is None
+                np.testing.assert_array_equal(labeled.x, pool)
+                np.testing.assert_array_equal(labeled.outputs, alone.outputs)
+                assert labeled.indices is labeled.summary is labeled.entropy is None
         if data is not form:
             assert form.read.tolist() == [1] * SAMPLES
 
@@ -163,7 +163,7 @@ def test_an_empty_class_is_named_once_to_the_caller(pool, teacher, method):
 
 
 @pytest.mark.parametrize(("rule", "memory_limit"), [(None, None), ({"size": 100}, 0)])
-def test_fit_on_a_labelled_reference_equals_fit_on_the_pool(pool, teacher, rule, memory_limit):
+def test_fit_on_a_labeled_reference_equals_fit_on_the_pool(pool, teacher, rule, memory_limit):
     """Bit for bit, from memory and from files."""
     settings = {"memory_limit": memory_limit, "label_format": "float32"}
     weights = np.linspace(0.5, 1.5, SAMPLES).astype("float32")
@@ -189,13 +189,13 @@ def test_fit_on_a_labelled_reference_equals_fit_on_the_pool(pool, teacher, rule,
 def test_fit_on_labels_in_less_room(pool, teacher, label_format, memory_limit):
     made = trainer(teacher, label_format=label_format, memory_limit=memory_limit)
     dataset = tf.data.Dataset.from_tensor_slices(pool).batch(50)
-    labelled = made.label(dataset)
-    assert len(labelled) == SAMPLES
-    assert labelled.label_format.name == label_format
-    history = made.fit(labelled, batch_size=50, epochs=2, shuffle=False, verbose=0).history
+    labeled = made.label(dataset)
+    assert len(labeled) == SAMPLES
+    assert labeled.label_format.name == label_format
+    history = made.fit(labeled, batch_size=50, epochs=2, shuffle=False, verbose=0).history
     # The oracle is a student of the decoded outputs.
     student = nets.classifier(seed=12)
-    _, expected = nets.distil(student, pool, labelled.outputs, batch_size=50)
+    _, expected = nets.distil(student, pool, labeled.outputs, batch_size=50)
     assert history["loss"] == pytest.approx(expected["loss"], rel=1e-4)
     nets.assert_same_weights(made.student, nets.snapshot(student), atol=1e-5)
 
@@ -220,10 +220,10 @@ def test_the_default_is_float32_in_memory_and_float16_on_disk(pool, teacher):
 def test_files_go_with_the_reference_that_a_student_was_trained_on(pool, teacher):
     dataset = tf.data.Dataset.from_tensor_slices(pool).batch(50)
     made = trainer(teacher, memory_limit=0)
-    labelled = made.label(dataset)
-    made.fit(labelled, verbose=0)
-    parts = [weakref.ref(part) for part in (labelled.x, *labelled.labels)]
-    del labelled
+    labeled = made.label(dataset)
+    made.fit(labeled, verbose=0)
+    parts = [weakref.ref(part) for part in (labeled.x, *labeled.labels)]
+    del labeled
     gc.collect()
     assert [part() for part in parts] == [None, None]
 
@@ -235,8 +235,8 @@ def test_selection_beyond_the_memory_limit(pool, teacher):
     for memory_limit in (None, 3_000):
         selector = EntropyReferenceSelector(size=100, balance_classes=True)
         settings = {"memory_limit": memory_limit, "label_format": "float32"}
-        labelled = trainer(teacher, **settings).label(dataset, selector=selector)
-        results.append((labelled, selector))
+        labeled = trainer(teacher, **settings).label(dataset, selector=selector)
+        results.append((labeled, selector))
     assert isinstance(results[1][0].x, np.memmap)
     assert_equal(*(results[0][0], results[1][0]), results[0][1], results[1][1])
 
@@ -250,10 +250,10 @@ def test_structures_stream(teacher):
     made = DistillationTrainer(keras.models.clone_model(net), teacher=net, memory_limit=0)
     made.compile("sgd")
     selector = EntropyReferenceSelector(size=90)
-    labelled = made.label(tf.data.Dataset.from_tensor_slices(x).batch(32), selector=selector)
+    labeled = made.label(tf.data.Dataset.from_tensor_slices(x).batch(32), selector=selector)
     for name, column in x.items():
-        np.testing.assert_array_equal(labelled.x[name], column[selector.indices_])
-    made.fit(labelled, epochs=1, verbose=0, callbacks=[selector])
+        np.testing.assert_array_equal(labeled.x[name], column[selector.indices_])
+    made.fit(labeled, epochs=1, verbose=0, callbacks=[selector])
 
 
 def test_outputs_may_come_with_a_dataset(pool, teacher):
@@ -261,8 +261,8 @@ def test_outputs_may_come_with_a_dataset(pool, teacher):
     dataset = tf.data.Dataset.from_tensor_slices((pool, outputs)).batch(30)
     twin, selector = (EntropyReferenceSelector(size=50) for _ in range(2))
     expected = trainer(teacher).label(pool, selector=twin)
-    labelled = trainer(None).label(dataset, selector=selector)
-    assert_equal(labelled, expected, selector, twin)
+    labeled = trainer(None).label(dataset, selector=selector)
+    assert_equal(labeled, expected, selector, twin)
     given = trainer(None).label(pool, outputs)
     assert np.shares_memory(given.outputs, outputs)
 
@@ -308,28 +308,28 @@ def test_batches_must_be_alike(teacher):
         trainer(teacher).label(Uneven(x))
 
 
-def test_refuses_columns_beside_a_labelled_reference(pool, teacher):
+def test_refuses_columns_beside_a_labeled_reference(pool, teacher):
     made = trainer(teacher)
-    labelled = made.label(pool)
-    for options in ({"y": labelled.outputs}, {"sample_weight": np.ones(SAMPLES)}):
-        with pytest.raises(ValueError, match="None with a LabelledReference"):
-            made.fit(labelled, **options)
-    with pytest.raises(ValueError, match="cache=True with a LabelledReference"):
-        trainer(teacher, cache=False).fit(labelled)
+    labeled = made.label(pool)
+    for options in ({"y": labeled.outputs}, {"sample_weight": np.ones(SAMPLES)}):
+        with pytest.raises(ValueError, match="None with a LabeledReference"):
+            made.fit(labeled, **options)
+    with pytest.raises(ValueError, match="cache=True with a LabeledReference"):
+        trainer(teacher, cache=False).fit(labeled)
     selector = EntropyReferenceSelector(size=9)
     with pytest.raises(ValueError, match=r"chosen by Criteria.*one with all samples"):
-        made.fit(labelled, callbacks=[selector])
+        made.fit(labeled, callbacks=[selector])
     other = made.label(pool, selector=EntropyReferenceSelector(size=8))
     with pytest.raises(ValueError, match=r"size=9.*Received: one chosen by .*size=8"):
         made.fit(other, callbacks=[selector])
 
 
 def test_refuses_a_reference_of_other_outputs(pool, teacher):
-    labelled = trainer(teacher).label(pool)
+    labeled = trainer(teacher).label(pool)
     other = DistillationTrainer(nets.classifier(activation="softmax"))
     other.compile("sgd")
     with pytest.raises(ValueError, match="`y` to be probabilities"):
-        other.fit(labelled)
+        other.fit(labeled)
 
 
 @pytest.mark.parametrize(

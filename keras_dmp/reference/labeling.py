@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_dmp._classifier import probabilities
-from keras_dmp._classifier.forward import ForwardPass, labelling_batch_size
+from keras_dmp._classifier.forward import ForwardPass, labeling_batch_size
 from keras_dmp._classifier.kind import resolve_output_kind
 from keras_dmp._classifier.outputs import OutputKind, StreamedCheck
 from keras_dmp._data import arrays
@@ -22,7 +22,7 @@ from keras_dmp._data.batches import Batch
 from keras_dmp.distribution.replicas import strategy_of
 from keras_dmp.reference import row_store
 from keras_dmp.reference.label_format import LabelFormat
-from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.pool import ReferenceSource
 from keras_dmp.reference.row_store import RowStore
 from keras_dmp.reference.selection import Criteria, StreamedSelection
@@ -57,7 +57,7 @@ def label(
     from_logits: bool | None = None,
     batch_size: int | None = None,
     verbose: bool = False,
-) -> list[LabelledReference]:
+) -> list[LabeledReference]:
     """Label a pool once, and choose from it by each of several rules.
 
     Args:
@@ -78,7 +78,7 @@ def label(
     """
     _require(storage, criteria, source.num_samples)
     replicas = 1 if teacher is None else strategy_of(teacher).num_replicas_in_sync
-    rows = batch_size or replicas * labelling_batch_size(source.first.x)
+    rows = batch_size or replicas * labeling_batch_size(source.first.x)
     steps = source.num_samples and -(-source.num_samples // rows)
     bar = keras.utils.Progbar(steps, verbose=int(verbose), unit_name="batch")
     forward = None if teacher is None else ForwardPass(teacher)
@@ -169,7 +169,7 @@ class _Keeper:
         if kept is not None:
             self._store.keep(kept)
 
-    def finish(self) -> LabelledReference:
+    def finish(self) -> LabeledReference:
         """All that is left, and the rule's figures."""
         selection, rows = None, slice(None)
         if self._selection is not None:
@@ -187,7 +187,7 @@ class _Keeper:
             x = given.x if selection is None else arrays.take(given.x, rows)
             weights = None if given.sample_weight is None else given.sample_weight[rows]
         labels = tuple(columns[: label_format.num_columns]) or (given.y[rows],)
-        return LabelledReference(
+        return LabeledReference(
             x=x,
             labels=labels,
             label_format=label_format,

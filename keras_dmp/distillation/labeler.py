@@ -11,17 +11,17 @@ from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._classifier.pair import settle
 from keras_dmp._data import arrays as _arrays
 from keras_dmp._data import batches, samples
-from keras_dmp.reference import labelling
+from keras_dmp.reference import labeling
 from keras_dmp.reference.label_format import LabelFormat
-from keras_dmp.reference.labelled_reference import LabelledReference
-from keras_dmp.reference.pool import ReferenceSource, first_unlabelled
+from keras_dmp.reference.labeled_reference import LabeledReference
+from keras_dmp.reference.pool import ReferenceSource, first_unlabeled
 from keras_dmp.reference.selector import EntropyReferenceSelector
 
 _SAMPLES = slice(0, 256)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Labeller:
+class Labeler:
     """A distillation's way to its labels.
 
     Attributes:
@@ -38,13 +38,13 @@ class Labeller:
     from_logits: bool | None
     cache: bool
     drop_labels: bool
-    storage: labelling.Storage
+    storage: labeling.Storage
 
     def open(
         self, x: Any, y: Any = None, sample_weight: Any = None, num_samples: int | None = None
-    ) -> tuple[ReferenceSource | LabelledReference, OutputKind]:
+    ) -> tuple[ReferenceSource | LabeledReference, OutputKind]:
         """The reference, checked as far as it is at hand, and what outputs for it are."""
-        if isinstance(x, LabelledReference):
+        if isinstance(x, LabeledReference):
             return self._ready(x, y, sample_weight)
         source = ReferenceSource.open(
             x,
@@ -65,12 +65,12 @@ class Labeller:
         *,
         verbose: bool = False,
         folder: str | os.PathLike | None = None,
-    ) -> list[LabelledReference]:
+    ) -> list[LabeledReference]:
         """The pool labelled once, and what each selector chooses of it."""
         for selector in selectors:
             if selector is not None:
                 selector.require_narrows(source.num_samples)
-        labelled = labelling.label(
+        labeled = labeling.label(
             source,
             self.teacher,
             kind,
@@ -78,35 +78,35 @@ class Labeller:
             storage=dataclasses.replace(self.storage, folder=folder),
             verbose=verbose,
         )
-        for selector, chosen in zip(selectors, labelled, strict=True):
+        for selector, chosen in zip(selectors, labeled, strict=True):
             if selector is not None:
                 selector.restore(chosen)
                 # At who called `fit` or `label`.
                 selector.announce(stacklevel=5)
-        return labelled
+        return labeled
 
     def narrowed(
         self,
-        source: ReferenceSource | LabelledReference,
+        source: ReferenceSource | LabeledReference,
         kind: OutputKind,
         selector: EntropyReferenceSelector | None,
         *,
         verbose: bool,
-    ) -> LabelledReference:
+    ) -> LabeledReference:
         """What to train on: the reference, narrowed by the selector, with outputs."""
-        if isinstance(source, LabelledReference):
+        if isinstance(source, LabeledReference):
             if selector is not None:
                 selector.narrow_fit(source)
             return source
         asks_in_steps = not self.cache and self.teacher is not None
         if asks_in_steps and selector is None:
             return _pending(source.arrays, kind)
-        (labelled,) = self.label(source, kind, [selector], verbose=verbose)
+        (labeled,) = self.label(source, kind, [selector], verbose=verbose)
         if selector is not None:
-            selector.narrow_fit(labelled)
+            selector.narrow_fit(labeled)
         if not asks_in_steps:
-            return labelled
-        return _pending(batches.Batch(labelled.x, None, labelled.sample_weight), kind)
+            return labeled
+        return _pending(batches.Batch(labeled.x, None, labeled.sample_weight), kind)
 
     def while_training(
         self, dataset: Any, y: Any, sample_weight: Any, selector: Any
@@ -124,26 +124,26 @@ class Labeller:
                 "cache=True). Received: a dataset and "
                 + ("a selector" if selector is not None else "y or sample_weight")
             )
-        first = first_unlabelled(dataset, self.student, drop_labels=self.drop_labels)
+        first = first_unlabeled(dataset, self.student, drop_labels=self.drop_labels)
         return batches.with_pending_outputs(dataset), self._kind(first, None)
 
     def _ready(
-        self, labelled: LabelledReference, y: Any, sample_weight: Any
-    ) -> tuple[LabelledReference, OutputKind]:
+        self, labeled: LabeledReference, y: Any, sample_weight: Any
+    ) -> tuple[LabeledReference, OutputKind]:
         if y is not None or sample_weight is not None:
             raise ValueError(
-                "Expected `y` and `sample_weight` to be None with a LabelledReference, which has "
-                "its own. Received: a LabelledReference and "
+                "Expected `y` and `sample_weight` to be None with a LabeledReference, which has "
+                "its own. Received: a LabeledReference and "
                 f"{'y' if y is not None else 'sample_weight'}"
             )
         if not self.cache:
             raise ValueError(
-                "Expected cache=True with a LabelledReference: its labels are there before the "
+                "Expected cache=True with a LabeledReference: its labels are there before the "
                 "first step. Received: cache=False"
             )
-        x, labels = _arrays.take((labelled.x, labelled.labels), _SAMPLES)
+        x, labels = _arrays.take((labeled.x, labeled.labels), _SAMPLES)
         samples.checked(x, "x", self.student)
-        return labelled, self._kind(x, np.asarray(labelled.label_format.decode(labels)))
+        return labeled, self._kind(x, np.asarray(labeled.label_format.decode(labels)))
 
     def _kind(self, x: Any, outputs: np.ndarray | None) -> OutputKind:
         return settle(
@@ -156,10 +156,10 @@ class Labeller:
         )
 
 
-def _pending(arrays: batches.Batch, kind: OutputKind) -> LabelledReference:
+def _pending(arrays: batches.Batch, kind: OutputKind) -> LabeledReference:
     """Samples with outputs of no columns: `train_step` asks the teacher."""
     samples = _arrays.num_samples(arrays.x)
-    return LabelledReference(
+    return LabeledReference(
         x=arrays.x,
         labels=(np.empty((samples, 0), dtype=np.float32),),
         label_format=LabelFormat(name="float32", kind=kind),

@@ -34,7 +34,7 @@ class _Decoder:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class LabelledReference:
+class LabeledReference:
     """Reference samples, chosen or all, with what the teacher says of them.
 
     `DistillationTrainer.label` makes one and `DistillationTrainer.fit` trains on it, as often
@@ -161,51 +161,49 @@ def identity(run: str | None, phase: str = "", number: int = 0) -> Identity:
     return Identity(run=run, type=_TYPE, phase=phase, number=number)
 
 
-def write(labelled: LabelledReference, folder: str | os.PathLike, identity: Identity) -> None:
-    """`LabelledReference.write`, with an identity."""
-    arrays = {f"labels_{index}": part for index, part in enumerate(labelled.labels)}
+def write(labeled: LabeledReference, folder: str | os.PathLike, identity: Identity) -> None:
+    """`LabeledReference.write`, with an identity."""
+    arrays = {f"labels_{index}": part for index, part in enumerate(labeled.labels)}
     values = {
-        "label_format": labelled.label_format.name,
-        "kind": dataclasses.asdict(labelled.kind),
-        "batch_size": labelled.batch_size,
-        "pool_size": labelled.pool_size,
-        "from_dataset": labelled.from_dataset,
+        "label_format": labeled.label_format.name,
+        "kind": dataclasses.asdict(labeled.kind),
+        "batch_size": labeled.batch_size,
+        "pool_size": labeled.pool_size,
+        "from_dataset": labeled.from_dataset,
         "selection": None,
     }
-    if labelled.sample_weight is not None:
-        arrays["sample_weight"] = labelled.sample_weight
-    if labelled.selection is not None:
-        values["selection"] = as_json(labelled.selection)
-        arrays["indices"] = labelled.selection.indices
-        arrays["pool_entropy"] = labelled.selection.pool_entropy
-    if labelled.from_dataset:
-        leaves = keras.tree.flatten(labelled.x)
+    if labeled.sample_weight is not None:
+        arrays["sample_weight"] = labeled.sample_weight
+    if labeled.selection is not None:
+        values["selection"] = as_json(labeled.selection)
+        arrays["indices"] = labeled.selection.indices
+        arrays["pool_entropy"] = labeled.selection.pool_entropy
+    if labeled.from_dataset:
+        leaves = keras.tree.flatten(labeled.x)
         arrays |= {f"samples_{index}": leaf for index, leaf in enumerate(leaves)}
-        numbers = keras.tree.pack_sequence_as(labelled.x, list(range(len(leaves))))
+        numbers = keras.tree.pack_sequence_as(labeled.x, list(range(len(leaves))))
         values["samples"] = _structure(numbers)
     else:
-        values["samples_digest"] = _digest(labelled.x)
+        values["samples_digest"] = _digest(labeled.x)
     array_folder.write(folder, values, arrays, identity=identity, kinds=_KINDS)
 
 
-def read(folder: str | os.PathLike, pool: Any, identity: Identity) -> LabelledReference:
-    """`LabelledReference.read`, of an identity."""
+def read(folder: str | os.PathLike, pool: Any, identity: Identity) -> LabeledReference:
+    """`LabeledReference.read`, of an identity."""
     limit = row_store.default_memory_limit()
     values, arrays = array_folder.read(folder, expected=identity, memory_limit=limit)
     try:
-        labelled = _labelled(values, arrays, pool)
-        _require_consistent(labelled)
+        labeled = _labeled(values, arrays, pool)
+        _require_consistent(labeled)
     except (AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
         raise ValueError(
             f"Expected `folder` to hold a whole {_TYPE}. Received: folder={str(folder)!r}, whose "
             f"values do not belong together ({type(error).__name__}: {error})"
         ) from error
-    return labelled
+    return labeled
 
 
-def _labelled(
-    values: dict[str, Any], arrays: dict[str, np.ndarray], pool: Any
-) -> LabelledReference:
+def _labeled(values: dict[str, Any], arrays: dict[str, np.ndarray], pool: Any) -> LabeledReference:
     selection = values["selection"]
     if selection is not None:
         selection = from_json(
@@ -216,7 +214,7 @@ def _labelled(
     else:
         x = _from_pool(pool, values, selection)
     count = sum(name.startswith("labels_") for name in arrays)
-    return LabelledReference(
+    return LabeledReference(
         x=x,
         labels=tuple(arrays[f"labels_{index}"] for index in range(count)),
         label_format=LabelFormat(name=values["label_format"], kind=OutputKind(**values["kind"])),
@@ -228,24 +226,24 @@ def _labelled(
     )
 
 
-def _require_consistent(labelled: LabelledReference) -> None:
+def _require_consistent(labeled: LabeledReference) -> None:
     """Raise TypeError where what was read is whole, but nothing that `write` would write."""
     for name in ("pool_size", "batch_size"):
-        size = getattr(labelled, name)
+        size = getattr(labeled, name)
         if type(size) is not int and (name, size) != ("batch_size", None):
             raise TypeError(f"{name} {size!r}")
-    columns = [*keras.tree.flatten(labelled.x), *labelled.labels]
-    if labelled.sample_weight is not None:
-        columns.append(labelled.sample_weight)
-    if len(labelled.labels) != labelled.label_format.num_columns:
-        raise TypeError(f"{len(labelled.labels)} arrays of labels")
+    columns = [*keras.tree.flatten(labeled.x), *labeled.labels]
+    if labeled.sample_weight is not None:
+        columns.append(labeled.sample_weight)
+    if len(labeled.labels) != labeled.label_format.num_columns:
+        raise TypeError(f"{len(labeled.labels)} arrays of labels")
     if len({len(column) for column in columns}) != 1:
         raise TypeError("arrays of different lengths")
-    chosen = labelled.selection
+    chosen = labeled.selection
     if chosen is None:
         return
     shapes = chosen.indices.shape, chosen.pool_entropy.shape
-    if shapes != ((len(labelled),), (labelled.pool_size,)):
+    if shapes != ((len(labeled),), (labeled.pool_size,)):
         raise TypeError("a selection of other samples")
 
 

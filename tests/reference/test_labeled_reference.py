@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_dmp import DistillationTrainer, EntropyReferenceSelector
 from keras_dmp._storage import private_file
-from keras_dmp.reference.labelled_reference import LabelledReference
+from keras_dmp.reference.labeled_reference import LabeledReference
 
 pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
 
@@ -24,7 +24,7 @@ def trainer(teacher=None, **settings):
     return made
 
 
-def labelled_by(teacher, x, *, as_dataset=False, selector=None, weights=None, **settings):
+def labeled_by(teacher, x, *, as_dataset=False, selector=None, weights=None, **settings):
     made = trainer(teacher, drop_labels=True, **settings)
     if not as_dataset:
         return made.label(x, sample_weight=weights, selector=selector)
@@ -55,15 +55,15 @@ def test_what_is_written_is_read(
 ):
     selector = rule and EntropyReferenceSelector(**rule)
     weights = np.linspace(0, 1, 96).astype("float32") if rule else None
-    written = labelled_by(
+    written = labeled_by(
         teacher, reference, as_dataset=as_dataset, selector=selector, weights=weights, **settings
     )
     folder = tmp_path / "labels"
-    assert not LabelledReference.is_written(folder)
+    assert not LabeledReference.is_written(folder)
     written.write(folder)
-    assert LabelledReference.is_written(folder)
+    assert LabeledReference.is_written(folder)
     monkeypatch.setattr("keras_dmp.reference.row_store.available_memory", lambda: 4 * memory)
-    read = LabelledReference.read(folder, pool=reference)
+    read = LabeledReference.read(folder, pool=reference)
     assert_same(read, written)
     assert isinstance(read.labels[0], np.memmap) == (memory == 0)
     has_samples = any(name.startswith("samples") for name in os.listdir(folder))
@@ -76,22 +76,22 @@ def test_what_is_written_is_read(
         assert twin.summary == selector.summary
     # Written again, from files to files, over what is there.
     read.write(folder)
-    assert_same(LabelledReference.read(folder, pool=reference), written)
+    assert_same(LabeledReference.read(folder, pool=reference), written)
 
 
 def test_the_student_is_the_same(tmp_path, reference, teacher):
     selector = EntropyReferenceSelector(size=40)
-    written = labelled_by(teacher, reference, as_dataset=True, selector=selector)
+    written = labeled_by(teacher, reference, as_dataset=True, selector=selector)
     written.write(tmp_path)
     twin = EntropyReferenceSelector(size=40)
     results = []
-    for labelled, callback in [
+    for labeled, callback in [
         (written, selector),
-        (LabelledReference.read(tmp_path), twin),
+        (LabeledReference.read(tmp_path), twin),
     ]:
         keras.utils.set_random_seed(3)
         made = trainer()
-        history = made.fit(labelled, epochs=2, verbose=0, callbacks=[callback]).history
+        history = made.fit(labeled, epochs=2, verbose=0, callbacks=[callback]).history
         results.append((history, nets.snapshot(made.student)))
     assert results[0][0] == results[1][0]
     assert results[0][0]["reference_size"] == [40, 40]
@@ -114,13 +114,13 @@ def test_structures_and_strings(tmp_path):
     made = DistillationTrainer(student, teacher=net, from_logits=True)
     written = made.label(tf.data.Dataset.from_tensor_slices(x).batch(5))
     written.write(tmp_path)
-    assert_same(LabelledReference.read(tmp_path), written)
+    assert_same(LabeledReference.read(tmp_path), written)
     np.testing.assert_array_equal(written.x["word"].astype(str), x["word"])
 
 
 def test_only_the_owner_can_read(tmp_path, reference, teacher):
     folder = tmp_path / "a" / "labels"
-    labelled_by(teacher, reference, as_dataset=True).write(folder)
+    labeled_by(teacher, reference, as_dataset=True).write(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
@@ -131,7 +131,7 @@ def test_only_the_owner_can_read(tmp_path, reference, teacher):
 @pytest.fixture
 def folder(tmp_path, reference, teacher):
     selector = EntropyReferenceSelector(size=30)
-    labelled_by(teacher, reference, as_dataset=True, selector=selector).write(tmp_path)
+    labeled_by(teacher, reference, as_dataset=True, selector=selector).write(tmp_path)
     return tmp_path
 
 
@@ -154,7 +154,7 @@ def test_damaged_files_are_named(folder, name, damage):
     with pytest.raises(
         ValueError, match=rf"whole labelled reference\. Received: .*{name}.*{message}"
     ):
-        LabelledReference.read(folder)
+        LabeledReference.read(folder)
 
 
 def rewritten(path, change):
@@ -172,7 +172,7 @@ def test_damaged_manifests(folder, make):
     path = folder / "arrays.manifest"
     path.write_bytes(make(path.read_bytes()))
     with pytest.raises(ValueError, match=r"arrays\.manifest.*damaged or of something else"):
-        LabelledReference.read(folder)
+        LabeledReference.read(folder)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_damaged_manifests(folder, make):
 def test_forged_manifests(folder, change, message):
     rewritten(folder / "arrays.manifest", change)
     with pytest.raises(ValueError, match=rf"whole labelled reference\. Received: .*{message}"):
-        LabelledReference.read(folder)
+        LabeledReference.read(folder)
 
 
 def test_folders_of_something_else_are_refused(folder):
@@ -205,30 +205,30 @@ def test_folders_of_something_else_are_refused(folder):
     record = private_file.read(path, None)
     private_file.write(path, record, dataclasses.replace(record.identity, type="shadow model"))
     with pytest.raises(ValueError, match="holds shadow model 0 instead of labelled reference 0"):
-        LabelledReference.read(folder)
+        LabeledReference.read(folder)
 
 
 def test_folders_of_format_version_1_are_refused(tmp_path, reference, teacher):
-    manifest = {"format": "keras_dmp.labelled_reference", "format_version": 1, "files": {}}
+    manifest = {"format": "keras_dmp.labeled_reference", "format_version": 1, "files": {}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest, indent=1))
     (tmp_path / "labels_0.bin").write_bytes(b"old")
     message = r"format version 2\. Received: 'manifest\.json' of format version 1\..*Nothing"
     with pytest.raises(ValueError, match=message):
-        LabelledReference.read(tmp_path)
+        LabeledReference.read(tmp_path)
     with pytest.raises(ValueError, match=message):
-        labelled_by(teacher, reference).write(tmp_path)
+        labeled_by(teacher, reference).write(tmp_path)
     assert (tmp_path / "labels_0.bin").read_bytes() == b"old"
 
 
 def test_arrays_are_npy_files(folder):
-    read = LabelledReference.read(folder)
+    read = LabeledReference.read(folder)
     np.testing.assert_array_equal(np.load(folder / "labels_0.npy"), read.labels[0])
 
 
 def test_a_folder_of_nothing(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match=r"has no arrays.manifest: nothing was written there"):
-            LabelledReference.read(folder)
+            LabeledReference.read(folder)
 
 
 def test_a_write_that_breaks_off_leaves_no_whole_one(folder, reference, teacher, monkeypatch):
@@ -240,20 +240,20 @@ def test_a_write_that_breaks_off_leaves_no_whole_one(folder, reference, teacher,
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    written = labelled_by(teacher, reference, selector=EntropyReferenceSelector(size=9))
+    written = labeled_by(teacher, reference, selector=EntropyReferenceSelector(size=9))
     with pytest.raises(OSError, match="No space left"):
         written.write(folder)
-    assert not LabelledReference.is_written(folder)
+    assert not LabeledReference.is_written(folder)
     monkeypatch.undo()
     # What a killed writer leaves goes with the next one.
     (folder / ".indices.npy.abc").write_bytes(b"half")
     written.write(folder)
-    assert_same(LabelledReference.read(folder, reference), written)
+    assert_same(LabeledReference.read(folder, reference), written)
     assert not list(folder.glob(".*"))
 
 
 def test_foreign_folders_are_left_alone(tmp_path, reference, teacher):
-    written = labelled_by(teacher, reference)
+    written = labeled_by(teacher, reference)
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="`folder` to be new, empty or one that was written"):
         written.write(tmp_path)
@@ -271,7 +271,7 @@ def test_foreign_folders_are_left_alone(tmp_path, reference, teacher):
 
 
 def test_refuses_another_pool(tmp_path, reference, teacher):
-    written = labelled_by(teacher, reference, selector=EntropyReferenceSelector(size=30))
+    written = labeled_by(teacher, reference, selector=EntropyReferenceSelector(size=30))
     written.write(tmp_path)
     other = reference.copy()
     other[written.indices[4], 0] += 1
@@ -283,11 +283,11 @@ def test_refuses_another_pool(tmp_path, reference, teacher):
         (other, "in their order. Received: others"),
     ]:
         with pytest.raises(ValueError, match=message):
-            LabelledReference.read(tmp_path, pool)
+            LabeledReference.read(tmp_path, pool)
 
 
 def test_a_selector_of_other_settings_is_not_restored(folder):
-    read = LabelledReference.read(folder)
+    read = LabeledReference.read(folder)
     for settings in ({"size": 31}, {"size": 30, "order": "highest"}, {"size": 30, "seed": 1}):
         selector = EntropyReferenceSelector(**settings)
         with pytest.raises(ValueError, match="Expected a reference that was chosen by"):

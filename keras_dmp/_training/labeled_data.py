@@ -19,7 +19,7 @@ _DEFAULT_BATCH_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelledData:
+class LabeledData:
     """Samples with labels: arrays, or a dataset that stays one.
 
     Attributes:
@@ -155,7 +155,7 @@ def checked_validation(validation_data: Any, model: keras.Model, kind: outputs.O
     """
     if validation_data is None:
         return None
-    if isinstance(validation_data, LabelledData):
+    if isinstance(validation_data, LabeledData):
         return validation_data.for_keras()
     is_stream = is_dataset(validation_data)
     columns = (
