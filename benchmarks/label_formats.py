@@ -74,7 +74,7 @@ def measure(seed, epochs, formats):
             seconds=time.perf_counter() - start,
             seed=seed,
             label_format=str(label_format),
-            bytes_per_label=sum(part.nbytes for part in labeled.labels) / CHOSEN,
+            bytes_per_label=sum(part.nbytes for part in labeled.encoded) / CHOSEN,
             teacher_accuracy=of_teacher,
             accuracy=percent_right(trainer.student, *split.nonmembers),
         )

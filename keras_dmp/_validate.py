@@ -84,6 +84,18 @@ def writable_path(**arguments: Any) -> None:
         )
 
 
+def verbosity(verbose: Any) -> int:
+    """Return 0, 1 or 2 for what Keras takes as `verbose`; `"auto"` is 1, `True` and `False` count.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    if isinstance(verbose, bool):
+        return int(verbose)
+    one_of(("auto", 0, 1, 2), verbose=verbose)
+    return 1 if verbose == "auto" else int(verbose)
+
+
 def seed_or_fresh(seed: int | None) -> int:
     """Return the seed, or one from the operating system's entropy for None: nobody can guess it.
 

@@ -97,13 +97,13 @@ class MembershipAudit(keras.callbacks.Callback):
         self,
         members: Any,
         nonmembers: Any,
+        *,
         attacks: Iterable[str] = ("threshold",),
         every: int = 1,
-        *,
         from_logits: bool | None = None,
         batch_size: int | None = None,
         prefix: str = "mia",
-        verbose: int = 0,
+        verbose: int | str = 0,
     ):
         super().__init__()
         self.attacks = _checked_attacks(attacks)
@@ -114,7 +114,7 @@ class MembershipAudit(keras.callbacks.Callback):
         if batch_size is not None:
             _validate.integer_at_least(1, batch_size=batch_size)
         _validate.one_of((True, False, None), from_logits=from_logits)
-        _validate.one_of((0, 1), verbose=verbose)
+        verbose = _validate.verbosity(verbose)
         if not isinstance(prefix, str) or not prefix:
             raise ValueError(f"Expected `prefix` to be a string. Received: prefix={prefix!r}")
         self.every = every

@@ -33,7 +33,7 @@ def audit_membership(
     from_logits: bool | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
-    verbose: int = 0,
+    verbose: int | str = 0,
     most_exposed: int = 20,
     name: str | None = None,
     class_names: Sequence[str] = (),
@@ -105,7 +105,7 @@ def audit_membership(
         raise ValueError("Expected `attacks` to name at least one attack. Received: attacks=()")
     seed = _checked_seed(seed)
     _validate.boolean(slice_trained_attacks=slice_trained_attacks)
-    _validate.one_of((0, 1), verbose=verbose)
+    verbose = _validate.verbosity(verbose)
     _validate.integer_at_least(0, most_exposed=most_exposed)
     if batch_size is not None:
         _validate.integer_at_least(1, batch_size=batch_size)

@@ -44,11 +44,11 @@ def audit_reference(
     nonreference: Any,
     *,
     teacher: keras.Model | None = None,
-    labels: tuple[Any, Any] | None = None,
+    y_true: tuple[Any, Any] | None = None,
     from_logits: bool | None = None,
     name: str | None = None,
     batch_size: int | None = None,
-    verbose: int = 0,
+    verbose: int | str = 0,
 ) -> AuditReport:
     """Attack a distilled student: which samples were in its reference set?
 
@@ -73,7 +73,7 @@ def audit_reference(
         teacher: The teacher that the reference was selected by. Defaults to `None`: all of
             `nonreference` is compared, and the notes warn. With it the report also has
             `"distillation_loss"`, how closely the student follows the teacher.
-        labels: True classes (of `reference`, of `nonreference`), where they are known. They add
+        y_true: True classes (of `reference`, of `nonreference`), where they are known. They add
             the attacks that need them: loss, modified entropy, correctness, scaled logit.
         from_logits: Whether the models return logits. Defaults to `None`: read from their loss,
             their last activation and their outputs.
@@ -105,12 +105,12 @@ def audit_reference(
     for model, argument in ((student, "student"), (teacher, "teacher")):
         if model is not None or argument == "student":
             require_model(model, argument)
-    _validate.one_of((0, 1), verbose=verbose)
+    verbose = _validate.verbosity(verbose)
     if batch_size is not None:
         _validate.integer_at_least(1, batch_size=batch_size)
     selector = reference if isinstance(reference, EntropyReferenceSelector) else None
     samples = _checked_sides(student, reference, nonreference, selector)
-    classes = _checked_labels(labels, samples, num_classes(student))
+    classes = _checked_labels(y_true, samples, num_classes(student))
 
     predict = {"batch_size": batch_size, "verbose": bool(verbose)}
     notes = [_MEANING]
@@ -178,7 +178,7 @@ def _checked_labels(
         return None
     if not isinstance(labels, tuple | list) or len(labels) != 2:
         raise ValueError(
-            "Expected `labels` to be a pair: classes of `reference`, classes of `nonreference`. "
+            "Expected `y_true` to be a pair: classes of `reference`, classes of `nonreference`. "
             f"Received: {type(labels).__name__}"
         )
     checked = []

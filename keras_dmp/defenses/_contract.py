@@ -47,7 +47,7 @@ class Defense(abc.ABC):
         optimizer: Any = "adam",
         from_logits: bool | None = None,
         seed: int | None = None,
-        verbose: int = 0,
+        verbose: int | str = 0,
     ) -> keras.Model:
         """Train a classifier on the members of a split so that it can be released.
 
@@ -133,7 +133,7 @@ class Run:
         """Check the arguments of `protect`, set the seed, and build the model."""
         _require_split(split, defense)
         _validate.integer_at_least(1, epochs=fit["epochs"], batch_size=fit["batch_size"])
-        _validate.one_of((0, 1, 2), verbose=fit["verbose"])
+        fit["verbose"] = _validate.verbosity(fit["verbose"])
         optimizer = copied_optimizer(fit.pop("optimizer"), "optimizer")
         if fit["seed"] is not None:
             _validate.integer_at_least(0, seed=fit["seed"])

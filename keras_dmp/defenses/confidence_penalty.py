@@ -37,6 +37,7 @@ class ConfidencePenaltyCrossentropy(keras.losses.Loss):
     def __init__(
         self,
         penalty: float = 0.1,
+        *,
         from_logits: bool = True,
         reduction: str | None = "sum_over_batch_size",
         name: str = "confidence_penalty_crossentropy",

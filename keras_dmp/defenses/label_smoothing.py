@@ -38,6 +38,7 @@ class LabelSmoothingCrossentropy(keras.losses.Loss):
     def __init__(
         self,
         smoothing: float = 0.1,
+        *,
         from_logits: bool = True,
         reduction: str | None = "sum_over_batch_size",
         name: str = "label_smoothing_crossentropy",

@@ -306,9 +306,9 @@ class DistillationTrainer(ClassifierWrapper):
         sample_weight: Any = None,
         *,
         selector: EntropyReferenceSelector | None = None,
-        folder: str | os.PathLike | None = None,
+        directory: str | os.PathLike | None = None,
         num_samples: int | None = None,
-        verbose: bool = False,
+        verbose: int | str = 0,
     ) -> LabeledReference:
         """Ask the teacher about reference samples, once, for trainings to come.
 
@@ -320,10 +320,10 @@ class DistillationTrainer(ClassifierWrapper):
             y: As in `fit`.
             sample_weight: As in `fit`.
             selector: Chooses from the samples. Defaults to `None`: all of them.
-            folder: Where files go. Defaults to the folder for temporary files.
+            directory: Where files go. Defaults to the folder for temporary files.
             num_samples: Samples of a dataset, where they have been counted: with `fraction` or
                 `balance_classes` less is kept on the way.
-            verbose: Boolean. Whether to show a progress bar. Defaults to `False`.
+            verbose: 0, 1 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
         Returns:
             A `LabeledReference` for `fit`.
@@ -332,7 +332,7 @@ class DistillationTrainer(ClassifierWrapper):
             OSError: If a disk is full.
             ValueError: As in `fit`.
         """
-        options = {"folder": folder, "num_samples": num_samples, "verbose": verbose}
+        options = {"directory": directory, "num_samples": num_samples, "verbose": verbose}
         return self.label_many(x, y, sample_weight, selectors=[selector], **options)[0]
 
     def label_many(

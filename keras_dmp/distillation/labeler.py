@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dmp import _validate
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._classifier.pair import settle
 from keras_dmp._data import arrays as _arrays
@@ -63,8 +64,8 @@ class Labeler:
         kind: OutputKind,
         selectors: list[EntropyReferenceSelector | None],
         *,
-        verbose: bool = False,
-        folder: str | os.PathLike | None = None,
+        verbose: int | str = 0,
+        directory: str | os.PathLike | None = None,
     ) -> list[LabeledReference]:
         """The pool labelled once, and what each selector chooses of it."""
         for selector in selectors:
@@ -75,8 +76,8 @@ class Labeler:
             self.teacher,
             kind,
             [None if selector is None else selector.criteria for selector in selectors],
-            storage=dataclasses.replace(self.storage, folder=folder),
-            verbose=verbose,
+            storage=dataclasses.replace(self.storage, directory=directory),
+            verbose=bool(_validate.verbosity(verbose)),
         )
         for selector, chosen in zip(selectors, labeled, strict=True):
             if selector is not None:
@@ -141,7 +142,7 @@ class Labeler:
                 "Expected cache=True with a LabeledReference: its labels are there before the "
                 "first step. Received: cache=False"
             )
-        x, labels = _arrays.take((labeled.x, labeled.labels), _SAMPLES)
+        x, labels = _arrays.take((labeled.x, labeled.encoded), _SAMPLES)
         samples.checked(x, "x", self.student)
         return labeled, self._kind(x, np.asarray(labeled.label_format.decode(labels)))
 

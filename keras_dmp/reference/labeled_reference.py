@@ -42,7 +42,7 @@ class LabeledReference:
 
     Attributes:
         x: The samples, a structure of arrays in memory or mapped to files.
-        labels: The teacher's outputs as they are stored, arrays with one row a sample.
+        encoded: The teacher's outputs as they are stored, arrays with one row per sample.
         label_format: How they are stored.
         sample_weight: (samples,) float32, or None.
         batch_size: Samples a batch of the dataset that they came from, or None.
@@ -63,7 +63,7 @@ class LabeledReference:
     """
 
     x: Any
-    labels: tuple[np.ndarray, ...]
+    encoded: tuple[np.ndarray, ...]
     label_format: LabelFormat
     sample_weight: np.ndarray | None = None
     batch_size: int | None = None
@@ -72,17 +72,17 @@ class LabeledReference:
     from_dataset: bool
 
     def __len__(self) -> int:
-        return len(self.labels[0])
+        return len(self.encoded[0])
 
     @property
     def outputs(self) -> np.ndarray:
         """The teacher's outputs, (samples, units) float32, decoded at each call."""
         if self.label_format.name == "float32":
-            return self.labels[0]
+            return self.encoded[0]
         outputs = np.empty((len(self), self.label_format.kind.units), np.float32)
         for start in range(0, len(self), _DECODED_ROWS):
             rows = slice(start, start + _DECODED_ROWS)
-            outputs[rows] = self.label_format.decode(tuple(part[rows] for part in self.labels))
+            outputs[rows] = self.label_format.decode(tuple(part[rows] for part in self.encoded))
         return outputs
 
     @property
@@ -107,7 +107,7 @@ class LabeledReference:
 
     def columns(self) -> tuple:
         """Samples, stored labels and weights: what batches are gathered from."""
-        labels = self.labels[0] if self.label_format.name == "float32" else self.labels
+        labels = self.encoded[0] if self.label_format.name == "float32" else self.encoded
         columns = (self.x, labels)
         return columns if self.sample_weight is None else (*columns, self.sample_weight)
 
@@ -116,27 +116,27 @@ class LabeledReference:
         """What turns labels in a batch of `columns` into float32 outputs; None if they are."""
         return None if self.label_format.name == "float32" else _Decoder(self.label_format)
 
-    def write(self, folder: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike) -> None:
         """Write all of it to a folder that its owner alone can read.
 
         Samples are written only if they came from a dataset; from arrays their positions
         suffice. What an earlier call wrote there is replaced.
 
         Args:
-            folder: A new or empty folder, or one that was written before.
+            path: A new or empty folder, or one that was written before.
 
         Raises:
             OSError: If it cannot be written.
             ValueError: If the folder holds something else, or is of another format version.
         """
-        write(self, folder, identity(private_file.new_run()))
+        write(self, path, identity(private_file.new_run()))
 
     @classmethod
-    def read(cls, folder: str | os.PathLike, pool: Any = None) -> Self:
-        """Read what `write` has written, bit for bit.
+    def load(cls, path: str | os.PathLike, pool: Any = None) -> Self:
+        """Read what `save` has written, bit for bit.
 
         Args:
-            folder: The folder.
+            path: The folder.
             pool: The arrays that the samples were chosen from, where they were arrays.
 
         Returns:
@@ -148,12 +148,12 @@ class LabeledReference:
             ValueError: If the folder is damaged, unfinished, of something else or of another
                 format version, or `pool` is another one.
         """
-        return read(folder, pool, identity(None))
+        return read(path, pool, identity(None))
 
-    @staticmethod
-    def is_written(folder: str | os.PathLike) -> bool:
-        """Whether `write` has come to its end in a folder."""
-        return array_folder.exists(folder)
+
+def is_written(folder: str | os.PathLike) -> bool:
+    """Whether `LabeledReference.save` has come to its end in a folder."""
+    return array_folder.exists(folder)
 
 
 def identity(run: str | None, phase: str = "", number: int = 0) -> Identity:
@@ -162,8 +162,8 @@ def identity(run: str | None, phase: str = "", number: int = 0) -> Identity:
 
 
 def write(labeled: LabeledReference, folder: str | os.PathLike, identity: Identity) -> None:
-    """`LabeledReference.write`, with an identity."""
-    arrays = {f"labels_{index}": part for index, part in enumerate(labeled.labels)}
+    """`LabeledReference.save`, with an identity."""
+    arrays = {f"labels_{index}": part for index, part in enumerate(labeled.encoded)}
     values = {
         "label_format": labeled.label_format.name,
         "kind": dataclasses.asdict(labeled.kind),
@@ -189,7 +189,7 @@ def write(labeled: LabeledReference, folder: str | os.PathLike, identity: Identi
 
 
 def read(folder: str | os.PathLike, pool: Any, identity: Identity) -> LabeledReference:
-    """`LabeledReference.read`, of an identity."""
+    """`LabeledReference.load`, of an identity."""
     limit = row_store.default_memory_limit()
     values, arrays = array_folder.read(folder, expected=identity, memory_limit=limit)
     try:
@@ -216,7 +216,7 @@ def _labeled(values: dict[str, Any], arrays: dict[str, np.ndarray], pool: Any) -
     count = sum(name.startswith("labels_") for name in arrays)
     return LabeledReference(
         x=x,
-        labels=tuple(arrays[f"labels_{index}"] for index in range(count)),
+        encoded=tuple(arrays[f"labels_{index}"] for index in range(count)),
         label_format=LabelFormat(name=values["label_format"], kind=OutputKind(**values["kind"])),
         sample_weight=arrays.get("sample_weight"),
         batch_size=values["batch_size"],
@@ -227,16 +227,16 @@ def _labeled(values: dict[str, Any], arrays: dict[str, np.ndarray], pool: Any) -
 
 
 def _require_consistent(labeled: LabeledReference) -> None:
-    """Raise TypeError where what was read is whole, but nothing that `write` would write."""
+    """Raise TypeError where what was read is whole, but not what `save` writes."""
     for name in ("pool_size", "batch_size"):
         size = getattr(labeled, name)
         if type(size) is not int and (name, size) != ("batch_size", None):
             raise TypeError(f"{name} {size!r}")
-    columns = [*keras.tree.flatten(labeled.x), *labeled.labels]
+    columns = [*keras.tree.flatten(labeled.x), *labeled.encoded]
     if labeled.sample_weight is not None:
         columns.append(labeled.sample_weight)
-    if len(labeled.labels) != labeled.label_format.num_columns:
-        raise TypeError(f"{len(labeled.labels)} arrays of labels")
+    if len(labeled.encoded) != labeled.label_format.num_columns:
+        raise TypeError(f"{len(labeled.encoded)} arrays of labels")
     if len({len(column) for column in columns}) != 1:
         raise TypeError("arrays of different lengths")
     chosen = labeled.selection

@@ -39,12 +39,12 @@ class Storage:
         label_format: "float32", "float16", a number of classes, or None: float32 in memory
             and float16 on disk.
         memory_limit: Bytes in memory, or None for a quarter of the machine's.
-        folder: Where files go beyond it, or None for the folder for temporary files.
+        directory: Where files go beyond it, or None for the folder for temporary files.
     """
 
     label_format: str | int | None = None
     memory_limit: int | None = None
-    folder: str | os.PathLike | None = None
+    directory: str | os.PathLike | None = None
 
 
 def label(
@@ -108,9 +108,10 @@ def label(
 
 def _require(storage: Storage, criteria: Sequence[Criteria | None], samples: int | None) -> None:
     """Raise ValueError for what can be seen before the pass."""
-    if storage.folder is not None and not os.path.isdir(storage.folder):
+    if storage.directory is not None and not os.path.isdir(storage.directory):
         raise ValueError(
-            f"Expected `folder` to be a folder that is there. Received: folder={storage.folder!r}"
+            "Expected `directory` to be a folder that exists. Received: "
+            f"directory={str(storage.directory)!r}"
         )
     for rule in criteria:
         if rule is not None:
@@ -145,7 +146,7 @@ class _Keeper:
         self._format_on_disk = LabelFormat(name=storage.label_format or _ON_DISK, kind=kind)
         limit = storage.memory_limit
         limit = (row_store.default_memory_limit() if limit is None else limit) // sharing
-        self._store = RowStore(limit, storage.folder, self._for_disk)
+        self._store = RowStore(limit, storage.directory, self._for_disk)
         self._selection = None
         if criteria is not None:
             self._selection = StreamedSelection(

@@ -122,7 +122,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         self._narrows_fit = self._narrowed = False
         self._forget()
 
-    def select(self, teacher: keras.Model, pool: Any = None, verbose: bool = False) -> Any:
+    def select(self, teacher: keras.Model, pool: Any = None, *, verbose: int | str = 0) -> Any:
         """Choose from `pool` by the teacher's predictions, one pass over it.
 
         Of a dataset only the chosen samples stay; beyond a quarter of the machine's memory they
@@ -132,7 +132,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             teacher: A trained classifier; it is not changed.
             pool: Arrays, `tf.data.Dataset` or `PyDataset`. Defaults to the `pool` of the
                 constructor.
-            verbose: Whether to show a progress bar.
+            verbose: 0, 1 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
         Returns:
             The chosen samples, in the pool's order.
@@ -151,7 +151,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             [self.criteria],
             from_logits=self.from_logits,
             batch_size=self.batch_size,
-            verbose=verbose,
+            verbose=bool(_validate.verbosity(verbose)),
         )
         self._remember(labeled.selection, labeled.x)
         self.announce(stacklevel=3)
@@ -174,7 +174,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
 
         Args:
             labeled: What `DistillationTrainer.label` returned for this selector or one with the
-                same settings, or what `LabeledReference.read` has read of it.
+                same settings, or what `LabeledReference.load` has read of it.
 
         Raises:
             ValueError: If `labeled` was not chosen by such a selector.

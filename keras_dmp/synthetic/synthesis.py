@@ -71,7 +71,7 @@ def synthesize(
     batch_size: int = 64,
     min_distance: float | None = None,
     seed: int | None = None,
-    verbose: int = 0,
+    verbose: int | str = 0,
 ) -> SyntheticReference:
     """Train a generator on the members, and draw a reference pool from it.
 
@@ -122,7 +122,7 @@ def synthesize(
     count = synthetic_size(size, len(x))
     _validate.integer_at_least(1, epochs=epochs, batch_size=batch_size)
     seed = _validate.seed_or_fresh(seed)
-    _validate.one_of((0, 1, 2), verbose=verbose)
+    verbose = _validate.verbosity(verbose)
     if min_distance is not None:
         _validate.non_negative(min_distance=min_distance)
     generator = _GENERATORS[kind](x, seed)

@@ -82,8 +82,7 @@ class FitArguments:
             _validate.integer_at_least(1, batch_size=self.batch_size)
         for name in ("callbacks", "teacher_callbacks"):
             object.__setattr__(self, name, callback_state.as_list(getattr(self, name)))
-        if self.verbose == "auto":
-            object.__setattr__(self, "verbose", 1)
+        object.__setattr__(self, "verbose", _validate.verbosity(self.verbose))
 
     def with_callbacks(self, callbacks: list[keras.callbacks.Callback]) -> Self:
         """The same with other callbacks of the student phase."""

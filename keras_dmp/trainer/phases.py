@@ -125,7 +125,7 @@ def label(
             pool.source,
             selectors=list(selectors),
             num_samples=pool.num_samples,
-            folder=None if directory is None else directory.path,
+            directory=None if directory is None else directory.path,
             verbose=run.arguments.verbose == 1,
         )
         if directory is not None:

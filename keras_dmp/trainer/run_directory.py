@@ -155,7 +155,7 @@ class RunDirectory:
         folders = [self.path / _LABELS / str(number) for number in range(count)]
         read = functools.partial(self._read_labels, folders, pool)
         found = None
-        if self._workers.is_chief and all(map(LabeledReference.is_written, folders)):
+        if self._workers.is_chief and all(map(labeled_reference.is_written, folders)):
             try:
                 found = read()
             except (ValueError, OSError) as error:

@@ -133,7 +133,7 @@ def test_labels_add_attacks_and_stay_with_their_samples(teacher, selector):
     chosen = entropy(teacher, HELD_OUT) <= entropy(teacher, selector.reference).max()
     y = np.where(chosen, y, (y + 1) % nets.CLASSES)
     own = np.asarray(teacher(selector.reference)).argmax(axis=1)
-    report = audit_reference(teacher, selector, HELD_OUT, teacher=teacher, labels=(own, y))
+    report = audit_reference(teacher, selector, HELD_OUT, teacher=teacher, y_true=(own, y))
     assert (report.member_accuracy, report.nonmember_accuracy) == (1.0, 1.0)
     assert report["correctness"].auc == 0.5
     assert report["loss"].auc == pytest.approx(report["confidence"].auc)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_dmp import DistillationTrainer, EntropyReferenceSelector
 from keras_dmp._storage import private_file
+from keras_dmp.reference import labeled_reference
 from keras_dmp.reference.labeled_reference import LabeledReference
 
 pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
@@ -34,7 +35,7 @@ def labeled_by(teacher, x, *, as_dataset=False, selector=None, weights=None, **s
 
 
 def assert_same(read, written):
-    for mine, theirs in zip(read.labels, written.labels, strict=True):
+    for mine, theirs in zip(read.encoded, written.encoded, strict=True):
         assert mine.dtype == theirs.dtype
         np.testing.assert_array_equal(mine, theirs)
     keras.tree.map_structure(np.testing.assert_array_equal, read.x, written.x)
@@ -59,13 +60,13 @@ def test_what_is_written_is_read(
         teacher, reference, as_dataset=as_dataset, selector=selector, weights=weights, **settings
     )
     folder = tmp_path / "labels"
-    assert not LabeledReference.is_written(folder)
-    written.write(folder)
-    assert LabeledReference.is_written(folder)
+    assert not labeled_reference.is_written(folder)
+    written.save(folder)
+    assert labeled_reference.is_written(folder)
     monkeypatch.setattr("keras_dmp.reference.row_store.available_memory", lambda: 4 * memory)
-    read = LabeledReference.read(folder, pool=reference)
+    read = LabeledReference.load(folder, pool=reference)
     assert_same(read, written)
-    assert isinstance(read.labels[0], np.memmap) == (memory == 0)
+    assert isinstance(read.encoded[0], np.memmap) == (memory == 0)
     has_samples = any(name.startswith("samples") for name in os.listdir(folder))
     assert has_samples == as_dataset
     if rule:
@@ -75,19 +76,19 @@ def test_what_is_written_is_read(
             np.testing.assert_array_equal(getattr(twin, name), getattr(selector, name))
         assert twin.summary == selector.summary
     # Written again, from files to files, over what is there.
-    read.write(folder)
-    assert_same(LabeledReference.read(folder, pool=reference), written)
+    read.save(folder)
+    assert_same(LabeledReference.load(folder, pool=reference), written)
 
 
 def test_the_student_is_the_same(tmp_path, reference, teacher):
     selector = EntropyReferenceSelector(size=40)
     written = labeled_by(teacher, reference, as_dataset=True, selector=selector)
-    written.write(tmp_path)
+    written.save(tmp_path)
     twin = EntropyReferenceSelector(size=40)
     results = []
     for labeled, callback in [
         (written, selector),
-        (LabeledReference.read(tmp_path), twin),
+        (LabeledReference.load(tmp_path), twin),
     ]:
         keras.utils.set_random_seed(3)
         made = trainer()
@@ -113,14 +114,14 @@ def test_structures_and_strings(tmp_path):
     net(x), student(x)
     made = DistillationTrainer(student, teacher=net, from_logits=True)
     written = made.label(tf.data.Dataset.from_tensor_slices(x).batch(5))
-    written.write(tmp_path)
-    assert_same(LabeledReference.read(tmp_path), written)
+    written.save(tmp_path)
+    assert_same(LabeledReference.load(tmp_path), written)
     np.testing.assert_array_equal(written.x["word"].astype(str), x["word"])
 
 
 def test_only_the_owner_can_read(tmp_path, reference, teacher):
     folder = tmp_path / "a" / "labels"
-    labeled_by(teacher, reference, as_dataset=True).write(folder)
+    labeled_by(teacher, reference, as_dataset=True).save(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
@@ -131,7 +132,7 @@ def test_only_the_owner_can_read(tmp_path, reference, teacher):
 @pytest.fixture
 def folder(tmp_path, reference, teacher):
     selector = EntropyReferenceSelector(size=30)
-    labeled_by(teacher, reference, as_dataset=True, selector=selector).write(tmp_path)
+    labeled_by(teacher, reference, as_dataset=True, selector=selector).save(tmp_path)
     return tmp_path
 
 
@@ -154,7 +155,7 @@ def test_damaged_files_are_named(folder, name, damage):
     with pytest.raises(
         ValueError, match=rf"whole labelled reference\. Received: .*{name}.*{message}"
     ):
-        LabeledReference.read(folder)
+        LabeledReference.load(folder)
 
 
 def rewritten(path, change):
@@ -172,7 +173,7 @@ def test_damaged_manifests(folder, make):
     path = folder / "arrays.manifest"
     path.write_bytes(make(path.read_bytes()))
     with pytest.raises(ValueError, match=r"arrays\.manifest.*damaged or of something else"):
-        LabeledReference.read(folder)
+        LabeledReference.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_damaged_manifests(folder, make):
 def test_forged_manifests(folder, change, message):
     rewritten(folder / "arrays.manifest", change)
     with pytest.raises(ValueError, match=rf"whole labelled reference\. Received: .*{message}"):
-        LabeledReference.read(folder)
+        LabeledReference.load(folder)
 
 
 def test_folders_of_something_else_are_refused(folder):
@@ -205,7 +206,7 @@ def test_folders_of_something_else_are_refused(folder):
     record = private_file.read(path, None)
     private_file.write(path, record, dataclasses.replace(record.identity, type="shadow model"))
     with pytest.raises(ValueError, match="holds shadow model 0 instead of labelled reference 0"):
-        LabeledReference.read(folder)
+        LabeledReference.load(folder)
 
 
 def test_folders_of_format_version_1_are_refused(tmp_path, reference, teacher):
@@ -214,21 +215,21 @@ def test_folders_of_format_version_1_are_refused(tmp_path, reference, teacher):
     (tmp_path / "labels_0.bin").write_bytes(b"old")
     message = r"format version 2\. Received: 'manifest\.json' of format version 1\..*Nothing"
     with pytest.raises(ValueError, match=message):
-        LabeledReference.read(tmp_path)
+        LabeledReference.load(tmp_path)
     with pytest.raises(ValueError, match=message):
-        labeled_by(teacher, reference).write(tmp_path)
+        labeled_by(teacher, reference).save(tmp_path)
     assert (tmp_path / "labels_0.bin").read_bytes() == b"old"
 
 
 def test_arrays_are_npy_files(folder):
-    read = LabeledReference.read(folder)
-    np.testing.assert_array_equal(np.load(folder / "labels_0.npy"), read.labels[0])
+    read = LabeledReference.load(folder)
+    np.testing.assert_array_equal(np.load(folder / "labels_0.npy"), read.encoded[0])
 
 
 def test_a_folder_of_nothing(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match=r"has no arrays.manifest: nothing was written there"):
-            LabeledReference.read(folder)
+            LabeledReference.load(folder)
 
 
 def test_a_write_that_breaks_off_leaves_no_whole_one(folder, reference, teacher, monkeypatch):
@@ -242,13 +243,13 @@ def test_a_write_that_breaks_off_leaves_no_whole_one(folder, reference, teacher,
     monkeypatch.setattr(os, "replace", full)
     written = labeled_by(teacher, reference, selector=EntropyReferenceSelector(size=9))
     with pytest.raises(OSError, match="No space left"):
-        written.write(folder)
-    assert not LabeledReference.is_written(folder)
+        written.save(folder)
+    assert not labeled_reference.is_written(folder)
     monkeypatch.undo()
     # What a killed writer leaves goes with the next one.
     (folder / ".indices.npy.abc").write_bytes(b"half")
-    written.write(folder)
-    assert_same(LabeledReference.read(folder, reference), written)
+    written.save(folder)
+    assert_same(LabeledReference.load(folder, reference), written)
     assert not list(folder.glob(".*"))
 
 
@@ -256,23 +257,23 @@ def test_foreign_folders_are_left_alone(tmp_path, reference, teacher):
     written = labeled_by(teacher, reference)
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="`folder` to be new, empty or one that was written"):
-        written.write(tmp_path)
+        written.save(tmp_path)
     assert os.listdir(tmp_path) == ["thesis.txt"]
     models = tmp_path / "models"
     models.mkdir()
     (models / "model.npy").write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):
-        written.write(models)
+        written.save(models)
     assert os.listdir(models) == ["model.npy"]
     path = tmp_path / "file"
     path.write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):
-        written.write(path)
+        written.save(path)
 
 
 def test_refuses_another_pool(tmp_path, reference, teacher):
     written = labeled_by(teacher, reference, selector=EntropyReferenceSelector(size=30))
-    written.write(tmp_path)
+    written.save(tmp_path)
     other = reference.copy()
     other[written.indices[4], 0] += 1
     for pool, message in [
@@ -283,11 +284,11 @@ def test_refuses_another_pool(tmp_path, reference, teacher):
         (other, "in their order. Received: others"),
     ]:
         with pytest.raises(ValueError, match=message):
-            LabeledReference.read(tmp_path, pool)
+            LabeledReference.load(tmp_path, pool)
 
 
 def test_a_selector_of_other_settings_is_not_restored(folder):
-    read = LabeledReference.read(folder)
+    read = LabeledReference.load(folder)
     for settings in ({"size": 31}, {"size": 30, "order": "highest"}, {"size": 30, "seed": 1}):
         selector = EntropyReferenceSelector(**settings)
         with pytest.raises(ValueError, match="Expected a reference that was chosen by"):

@@ -222,7 +222,7 @@ def test_files_go_with_the_reference_that_a_student_was_trained_on(pool, teacher
     made = trainer(teacher, memory_limit=0)
     labeled = made.label(dataset)
     made.fit(labeled, verbose=0)
-    parts = [weakref.ref(part) for part in (labeled.x, *labeled.labels)]
+    parts = [weakref.ref(part) for part in (labeled.x, *labeled.encoded)]
     del labeled
     gc.collect()
     assert [part() for part in parts] == [None, None]

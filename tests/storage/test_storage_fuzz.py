@@ -144,11 +144,11 @@ def labeled():
 @pytest.mark.parametrize("name", ["arrays.manifest", "labels_0.npy"])
 def test_labeled_references(tmp_path, name):
     folder = tmp_path / "labels"
-    labeled().write(folder)
+    labeled().save(folder)
     files = tries(folder / name) if name == "arrays.manifest" else damages(folder / name)
     for _ in files:
         try:
-            LabeledReference.read(folder)
+            LabeledReference.load(folder)
         except ValueError as error:
             message = str(error)
             assert "Expected `folder`" in message or "Expected `" in message or "version" in message

@@ -33,7 +33,7 @@ def adaptive_attack(
     from_logits: bool | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
-    verbose: int = 0,
+    verbose: int | str = 0,
 ) -> AttackScores:
     """Attack a student by what its public pool tells about it.
 
@@ -93,7 +93,7 @@ def adaptive_attack(
     require_model(model, "model")
     resolve_output_kind(model, "model", from_logits=from_logits, required=False)
     _validate.integer_at_least(1, num_neighbors=num_neighbors)
-    _validate.one_of((0, 1), verbose=verbose)
+    verbose = _validate.verbosity(verbose)
     for name, value in (("size", size), ("batch_size", batch_size)):
         if value is not None:
             _validate.integer_at_least(1, **{name: value})

@@ -38,7 +38,7 @@ def label_only_attack(
     from_logits: bool | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
-    verbose: int = 0,
+    verbose: int | str = 0,
 ) -> AttackScores:
     """Attack a model that returns classes alone, by how firmly it holds to the true ones.
 
@@ -99,7 +99,7 @@ def label_only_attack(
     1.0
     """
     _validate.integer_at_least(1, num_queries=num_queries)
-    _validate.one_of((0, 1), verbose=verbose)
+    verbose = _validate.verbosity(verbose)
     if batch_size is not None:
         _validate.integer_at_least(1, batch_size=batch_size)
     if seed is None:

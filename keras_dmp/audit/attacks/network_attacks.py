@@ -27,7 +27,7 @@ def black_box_attack(
     epochs: int = 100,
     batch_size: int = 128,
     seed: int | None = None,
-    verbose: int = 0,
+    verbose: int | str = 0,
 ) -> AttackScores:
     """Attack a classifier with a network that sees outputs, label and loss of a sample.
 
@@ -94,7 +94,7 @@ def white_box_attack(
     epochs: int = 100,
     batch_size: int = 128,
     seed: int | None = None,
-    verbose: int = 0,
+    verbose: int | str = 0,
 ) -> AttackScores:
     """Attack a classifier with a network that also sees its last layers from inside.
 
@@ -158,7 +158,7 @@ def _settings(
 ) -> dict[str, int]:
     require_model(model, "model")
     _validate.integer_at_least(1, epochs=epochs, batch_size=batch_size)
-    _validate.one_of((0, 1), verbose=verbose)
+    verbose = _validate.verbosity(verbose)
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     _validate.integer_at_least(0, seed=seed)

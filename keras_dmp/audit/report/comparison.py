@@ -244,7 +244,7 @@ class AuditComparison:
         return cls.from_dict(files.read_json(path))
 
     def plot_roc(
-        self, path: str | os.PathLike | None = None, attack: str | None = None, log: bool = True
+        self, path: str | os.PathLike | None = None, *, attack: str | None = None, log: bool = True
     ) -> Any:
         """Draw the ROC curves of one attack on all models.
 

@@ -13,6 +13,7 @@ from keras_dmp.audit.statistics.results import AttackResult
 def plot_rocs(
     reports: Mapping[str, Findings],
     path: str | os.PathLike | None = None,
+    *,
     attack: str = "threshold",
     log: bool = True,
 ) -> Any:

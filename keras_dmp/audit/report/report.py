@@ -291,6 +291,7 @@ class AuditReport(Findings):
     def plot_roc(
         self,
         path: str | os.PathLike | None = None,
+        *,
         attacks: tuple[str, ...] | None = None,
         log: bool = True,
     ) -> Any:

@@ -152,7 +152,7 @@ class ShadowAudit:
         half[rng.permutation(self.num_records)[: self.num_records // 2]] = True
         return half
 
-    def run(self, shard: tuple[int, int] = (0, 1), verbose: Any = "auto") -> "ShadowAudit":
+    def run(self, shard: tuple[int, int] = (0, 1), verbose: int | str = "auto") -> "ShadowAudit":
         """Train the models that are not finished yet.
 
         Args:
@@ -173,7 +173,8 @@ class ShadowAudit:
         mine = [job for group in groups for job in group]
         with self._jobs.owned(mine):
             todo = {job for job in mine if self._read(job) is None}
-            bar = keras.utils.Progbar(len(mine), verbose=int(bool(verbose)), unit_name="model")
+            shown = min(1, _validate.verbosity(verbose))
+            bar = keras.utils.Progbar(len(mine), verbose=shown, unit_name="model")
             bar.update(len(mine) - len(todo), finalize=not todo)
             for group in groups:
                 if todo.isdisjoint(group):

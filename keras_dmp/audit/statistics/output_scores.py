@@ -18,7 +18,7 @@ _CHUNK_VALUES = 1_638_400
 _Rows = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def loss_scores(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool) -> np.ndarray:
+def loss_scores(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool) -> np.ndarray:
     """Log probability of the label: minus the cross-entropy, in nats.
 
     Yeom et al., "Privacy risk in machine learning", CSF 2018. Song & Mittal's confidence, the
@@ -27,7 +27,7 @@ def loss_scores(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool) -
     Args:
         outputs: Outputs of a classifier, (samples, units); one unit is a sigmoid head and stands
             for two classes.
-        labels: Class of each sample, (samples,), integers.
+        y_true: Class of each sample, (samples,), integers.
         from_logits: Boolean. Whether the outputs are logits; otherwise they are probabilities.
 
     Returns:
@@ -40,41 +40,41 @@ def loss_scores(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool) -
             the samples or the classes.
 
     Example:
-    >>> outputs, labels = np.array([[0.5, 0.5], [0.75, 0.25]]), np.array([0, 1])
-    >>> loss_scores(outputs, labels, from_logits=False).round(4)
+    >>> outputs, y_true = np.array([[0.5, 0.5], [0.75, 0.25]]), np.array([0, 1])
+    >>> loss_scores(outputs, y_true, from_logits=False).round(4)
     array([-0.6931, -1.3863])
     """
-    return _by_row(_label_log_probability, outputs, labels, from_logits)
+    return _by_row(_label_log_probability, outputs, y_true, from_logits)
 
 
-def confidence_scores(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool) -> np.ndarray:
+def confidence_scores(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool) -> np.ndarray:
     """Log of the largest class probability; the labels are not used.
 
     Salem et al., "ML-Leaks", NDSS 2019, the third adversary, who has no label. Arguments,
     result and errors are those of `loss_scores`.
     """
-    return _by_row(_largest_log_probability, outputs, labels, from_logits)
+    return _by_row(_largest_log_probability, outputs, y_true, from_logits)
 
 
-def margin_scores(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool) -> np.ndarray:
+def margin_scores(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool) -> np.ndarray:
     """Log probability of the label less the largest of the other classes.
 
     The difference of two logits, positive where the sample is classified correctly. Arguments
     and errors are those of `loss_scores`; the result has any sign.
     """
-    return _by_row(_margin, outputs, labels, from_logits)
+    return _by_row(_margin, outputs, y_true, from_logits)
 
 
-def entropy_scores(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool) -> np.ndarray:
+def entropy_scores(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool) -> np.ndarray:
     """Minus the entropy of the class probabilities, in nats; the labels are not used.
 
     Arguments, result and errors are those of `loss_scores`.
     """
-    return _by_row(_negative_entropy, outputs, labels, from_logits)
+    return _by_row(_negative_entropy, outputs, y_true, from_logits)
 
 
 def modified_entropy_scores(
-    outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool
+    outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool
 ) -> np.ndarray:
     """Minus the modified prediction entropy, in nats.
 
@@ -84,21 +84,21 @@ def modified_entropy_scores(
     errors are those of `loss_scores`. `keras_dmp.audit.class_thresholds` has their thresholds
     by class.
     """
-    return _by_row(lambda *rows: -_loss_and_entropy(*rows)[1], outputs, labels, from_logits)
+    return _by_row(lambda *rows: -_loss_and_entropy(*rows)[1], outputs, y_true, from_logits)
 
 
-def correctness_scores(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool) -> np.ndarray:
+def correctness_scores(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool) -> np.ndarray:
     """1 where the sample is classified correctly and 0 where not: the gap attack.
 
     Yeom et al. 2018; its advantage is the gap between the accuracies on members and nonmembers.
     Arguments and errors are those of `loss_scores`.
     """
-    outputs, labels = _checked(outputs, labels, from_logits)
+    outputs, labels = _checked(outputs, y_true, from_logits)
     hits = probabilities.predicted_classes(outputs, from_logits=from_logits) == labels
     return hits.astype(np.float64)
 
 
-def scaled_logits(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool) -> np.ndarray:
+def scaled_logits(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool) -> np.ndarray:
     """Log odds of the label, log(p_y / (1 - p_y)), the statistic of LiRA.
 
     Carlini et al., "Membership inference attacks from first principles", S&P 2022, Section
@@ -109,7 +109,7 @@ def scaled_logits(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool)
     >>> scaled_logits(np.array([[60.0, 0.0], [0.0, 900.0]]), np.array([0, 1]), from_logits=True)
     array([ 60., 900.])
     """
-    return _by_row(_log_odds, outputs, labels, from_logits)
+    return _by_row(_log_odds, outputs, y_true, from_logits)
 
 
 def loss_and_entropy(
@@ -231,17 +231,17 @@ def _checked(
 def _checked_labels(labels: np.ndarray, samples: int, classes: int) -> np.ndarray:
     if labels.dtype.kind not in "iu":
         raise TypeError(
-            f"Expected `labels` to be an array of integer classes. Received: dtype {labels.dtype}"
+            f"Expected `y_true` to be an array of integer classes. Received: dtype {labels.dtype}"
         )
     if labels.shape != (samples,):
         raise ValueError(
-            f"Expected `labels` to have shape ({samples},), one for each of the outputs. "
+            f"Expected `y_true` to have shape ({samples},), one for each of the outputs. "
             f"Received: shape {labels.shape}"
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise ValueError(
-            f"Expected `labels` to lie in 0..{classes - 1}, as the outputs have {classes} "
+            f"Expected `y_true` to lie in 0..{classes - 1}, as the outputs have {classes} "
             f"classes. Received: labels in {low}..{high}"
         )
     return labels.astype(np.int64, copy=False)
