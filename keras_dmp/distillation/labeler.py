@@ -162,7 +162,7 @@ def _pending(arrays: batches.Batch, kind: OutputKind) -> LabeledReference:
     samples = _arrays.num_samples(arrays.x)
     return LabeledReference(
         x=arrays.x,
-        labels=(np.empty((samples, 0), dtype=np.float32),),
+        encoded=(np.empty((samples, 0), dtype=np.float32),),
         label_format=LabelFormat(name="float32", kind=kind),
         sample_weight=arrays.sample_weight,
         pool_size=samples,

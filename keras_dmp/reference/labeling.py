@@ -190,7 +190,7 @@ class _Keeper:
         labels = tuple(columns[: label_format.num_columns]) or (given.y[rows],)
         return LabeledReference(
             x=x,
-            labels=labels,
+            encoded=labels,
             label_format=label_format,
             sample_weight=weights,
             batch_size=self._source.batch_size,

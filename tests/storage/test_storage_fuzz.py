@@ -133,7 +133,7 @@ def labeled():
     kind = OutputKind(from_logits=True, units=3)
     return LabeledReference(
         x={"a": np.ones((5, 2), "f4"), "b": np.arange(5)},
-        labels=(np.ones((5, 3), "f4"),),
+        encoded=(np.ones((5, 3), "f4"),),
         label_format=LabelFormat(name="float32", kind=kind),
         sample_weight=np.ones(5, "f4"),
         pool_size=5,
