@@ -217,10 +217,10 @@ def computes_in_python():
         pass
 
 
+@tf.function
 def computes_in_tensorflow():
-    tf.while_loop(
-        lambda number: number < 2**62, lambda number: number + 1, [tf.constant(0, tf.int64)]
-    )
+    end = tf.constant(2**62, tf.int64)
+    tf.while_loop(lambda number: number < end, lambda number: [number + 1], [tf.zeros_like(end)])
 
 
 ENDS = {

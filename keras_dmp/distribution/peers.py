@@ -28,7 +28,10 @@ _LAST_SECONDS = 5.0
 _HELLO, _GO, _DONE, _LOST = b"kdmp-hi1", b"kdmp-go1", b"kdmp-end", b"kdmp-out"
 # Every message: what it is, which worker it is about, and how many workers there are.
 _MESSAGE = struct.Struct("!8sII")
-_STARTED_ORDER, _DONE_ORDER = b"s", b"d"
+_STARTED_ORDER, _DONE_ORDER, _FAILED_ORDER = b"s", b"d", b"f"
+# A worker that TensorFlow tells of a loss may fail before its guard hears of it. Its guard stays so
+# long, and tells the others of the first loss instead of the second.
+_FAILED_SECONDS = 3.0
 
 
 def greet(connection: socket.socket, index: int, num_workers: int) -> None:
@@ -106,8 +109,7 @@ class Guard:
             done: Whether this worker has done its work. If not, the others are told of its loss.
         """
         self._left = True
-        if done:
-            self._order(_DONE_ORDER)
+        self._order(_DONE_ORDER if done else _FAILED_ORDER)
         self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_LAST_SECONDS)
@@ -173,13 +175,15 @@ def _first_loss(
         start_timeout: Seconds until that worker must have said that it has started.
         worker: Its process number.
     """
-    deadline = time.monotonic() + start_timeout
+    deadline, orders, wait = time.monotonic() + start_timeout, [0], 1.0
     # Its end shows in the process number too: forked processes may hold its side of the pipe open.
-    while os.getppid() == worker:
-        ready = select.select([0, *links.values()], [], [], 1.0)[0]
+    while os.getppid() == worker or not orders:
+        ready = select.select([*orders, *links.values()], [], [], wait)[0]
         order = os.read(0, 1) if 0 in ready else None
         if order == _STARTED_ORDER:
             deadline = float("inf")
+        elif order == _FAILED_ORDER:
+            deadline, orders, wait = time.monotonic() + _FAILED_SECONDS, [], 0.1
         elif order is not None:
             if order == _DONE_ORDER:
                 _tell_all(links, _DONE, 0, len(addresses))
@@ -194,6 +198,8 @@ def _first_loss(
             return (
                 f"Worker {lost} ({addresses[lost]}) is lost: it has ended before its work was done"
             )
+        if time.monotonic() > deadline and not orders:
+            return None
         if time.monotonic() > deadline:
             others = ", ".join(f"worker {index} ({addresses[index]})" for index in links)
             return (

@@ -46,7 +46,7 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     others are then left in peace. A worker that ends in any other way is lost: killed by a signal,
     ended by an exception, by `sys.exit` with another status, by a written-out `raise SystemExit`
     or by `os._exit`, whatever their status. All others name the lost worker and its address on
-    standard error within two seconds, whatever they are doing, TensorFlow's start included. They
+    standard error within a few seconds, whatever they are doing, TensorFlow's start included. They
     end 20 seconds later with exit code 75, or before that by themselves: where they wait for the
     lost worker, by TensorFlow's `UnavailableError` after about ten seconds. A process whose Python
     does not react is killed (SIGKILL) after 25 seconds. A host that answers nothing counts as lost

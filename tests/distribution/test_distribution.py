@@ -164,20 +164,21 @@ import atexit, os, runpy, signal, socket, sys, threading, time
 peers, ending = (runpy.run_path(path) for path in sys.argv[3:])
 link = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
 guard = peers["Guard"](
-    {0: link}, ("host:1", "host:2"), start_timeout=60, silence_timeout=30, grace=float(sys.argv[2])
+    {0: link}, ("host:1", "host:2"), silence_timeout=30, **eval(sys.argv[2])
 )
 ending = ending["Ending"]()
 atexit.register(lambda: guard.leave(done=ending.is_orderly))
-guard.started()
 """
 
 
 class Guarded:
     """A worker's process, and the chief's end of its connection."""
 
-    def __init__(self, server, code, grace):
+    def __init__(self, server, code, *, starts=True, **settings):
         paths = [pathlib.Path(module.__file__) for module in (peers, ending)]
-        arguments = [str(server.getsockname()[1]), str(grace), *map(str, paths)]
+        settings = {"grace": 0.0, "start_timeout": 60.0, **settings}
+        arguments = [str(server.getsockname()[1]), repr(settings), *map(str, paths)]
+        code = f"{'guard.started()' if starts else ''}\n{code}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", WORKER + code, *arguments],
             stdin=subprocess.DEVNULL,
@@ -200,8 +201,8 @@ def guarded():
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         server.settimeout(15)
 
-        def start(code, grace=0.0):
-            made.append(Guarded(server, code, grace))
+        def start(code, **settings):
+            made.append(Guarded(server, code, **settings))
             stack.callback(made[-1].link.close)
             return made[-1]
 
@@ -291,6 +292,32 @@ def test_a_worker_that_finishes_in_time_ends_as_it_would(guarded):
     assert worker.process.wait(10) == 0
     assert REPORT in worker.process.stderr.read()
     assert worker.process.stdout.read() == "written\n"
+
+
+def test_a_worker_is_left_in_peace_by_a_chief_that_is_done(guarded):
+    farewell = guarded("pass").heard()
+    worker = guarded("time.sleep(1.5)")
+    worker.link.sendall(farewell)
+    worker.link.close()
+    assert worker.process.wait(10) == 0
+    assert worker.process.stderr.read() == ""
+
+
+def test_a_worker_that_fails_because_of_another_reports_that_one(guarded):
+    """TensorFlow may tell it before its guard hears of it."""
+    worker = guarded("raise RuntimeError('UNAVAILABLE')")
+    time.sleep(1)
+    worker.link.close()
+    assert worker.process.wait(10) == 1
+    assert REPORT in worker.process.stderr.read()
+
+
+def test_a_start_that_takes_too_long_is_ended(guarded):
+    worker = guarded("time.sleep(20)", start_timeout=0.5, starts=False)
+    assert worker.process.wait(10) == 75
+    said = worker.process.stderr.read()
+    assert "not started within 0.5 seconds" in said
+    assert "worker 0 (host:1)" in said
 
 
 def test_a_signal_to_all_processes_leaves_the_guard_to_its_worker(guarded):
