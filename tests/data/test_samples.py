@@ -356,7 +356,7 @@ def test_tables_keep_the_types_of_their_columns():
         "age": "i",
         "bmi": "f",
     }
-    with pytest.raises(ValueError, match=r"without the columns \['zip'\].*\['bmi', 'sex'\]"):
+    with pytest.raises(ValueError, match=r"missing columns \['zip'\].*\['bmi', 'sex'\]"):
         samples.checked(table, "x", two_columns(size=1))
     with pytest.raises(ValueError, match=r"`x` to be named as .*1 are not numbers"):
         samples.checked(table, "x", nets.classifier())
@@ -434,9 +434,9 @@ def test_refused_weights(weights, message):
         (np.float32(3), ValueError, "one row per sample"),
         ({"a": np.zeros(3), "b": np.zeros(4)}, ValueError, r"lengths \[3, 4\]"),
         (np.zeros((0, 2)), ValueError, "at least 1 sample. Received: 0 samples"),
-        (np.array([object(), object()]), TypeError, "objects of the types"),
+        (np.array([object(), object()]), TypeError, "objects of types"),
         (np.zeros(3, complex), TypeError, "dtype complex128"),
-        (np.array([b"\xff\xd8"], dtype=object), ValueError, "texts in UTF-8"),
+        (np.array([b"\xff\xd8"], dtype=object), ValueError, "encoded in UTF-8"),
     ],
 )
 def test_refused_samples(x, error, message):

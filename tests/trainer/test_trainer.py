@@ -700,14 +700,14 @@ BAD_DATA = {
     ),
     "endless members": (
         lambda s: {"x": tf.data.Dataset.from_tensor_slices(s.members).batch(8).repeat(), "y": None},
-        "an endless dataset",
+        "an infinite dataset",
     ),
     "empty dataset": (
         lambda s: {
             "x": tf.data.Dataset.from_tensor_slices(s.members).batch(8).take(0),
             "y": None,
         },
-        "a dataset that yields none",
+        "an empty dataset",
     ),
     "validation labels outside": (
         lambda s: {"validation_data": (s.validation[0], s.validation[1] + 3)},
