@@ -184,9 +184,7 @@ def _take(batch: Batch, rows: slice) -> Batch:
 
 
 def _nothing(name: str) -> ValueError:
-    return ValueError(
-        f"Expected `{name}` to have at least 1 sample. Received: an empty dataset"
-    )
+    return ValueError(f"Expected `{name}` to have at least 1 sample. Received: an empty dataset")
 
 
 def _pending(element: tuple) -> tuple:

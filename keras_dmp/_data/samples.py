@@ -67,7 +67,7 @@ class Samples:
 
 
 class Checked(NamedTuple):
-    """A validated batch, and the classes of its labels: (samples,) int64, or None without labels."""
+    """A validated batch, and the class of each sample, (samples,) int64, or None without labels."""
 
     batch: Batch
     labels: np.ndarray | None

@@ -304,7 +304,7 @@ def test_batches_must_be_alike(teacher):
             return (batch, None, np.ones(len(batch))) if index == 1 else batch
 
     x = nets.prototypes(150)[0]
-    with pytest.raises(ValueError, match=r"all batches of a dataset to have the same structure.*others do not"):
+    with pytest.raises(ValueError, match=r"all batches of a dataset to have.*others do not"):
         trainer(teacher).label(Uneven(x))
 
 
