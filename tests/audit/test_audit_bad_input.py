@@ -122,7 +122,7 @@ def test_trained_attacks_need_more_samples(audit, samples):
         ({"batch_size": 0}, "`batch_size` to be a whole number of at least 1"),
         ({"verbose": 2}, "`verbose` to be one of 0, 1"),
         ({"slice_trained_attacks": 1}, "`slice_trained_attacks` to be True or False"),
-        ({"from_logits": False}, "`victim|model` .*says from_logits=True"),
+        ({"from_logits": False}, "`victim|model` .*declares from_logits=True"),
     ],
 )
 def test_wrong_settings(settings, message, uncallable, victim, samples):

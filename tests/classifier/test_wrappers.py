@@ -180,7 +180,7 @@ def everything(table):
 def refusal(kind, head, policy, loss, added, weights):
     """What is refused before the first step, and the words that name it."""
     if "string" in loss and head in ("logits", "logit"):
-        return "says probabilities|says from_logits=False"  # a loss by its name reads probabilities
+        return "declares probabilities|declares from_logits=False"  # a loss by its name reads probabilities
     if kind == "dp" and weights != "none":
         return "Expected `sample_weight`|Expected `class_weight`"
     if kind == "dp" and policy == "mixed_float16":

@@ -125,7 +125,7 @@ def test_refuses_logits_for_a_softmax_student(reference, teacher):
     student = nets.classifier(activation="softmax", seed=12)
     outputs = np.array(teacher(reference))
     assert_refused(
-        "`y` to be probabilities, .* Received: .* samples that are not", student, reference, outputs
+        "`y` to be probabilities, .* Received: .* samples whose values are not", student, reference, outputs
     )
 
 
