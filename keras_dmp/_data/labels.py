@@ -24,7 +24,7 @@ def class_ids(y: Any, num_classes: int | None, name: str) -> np.ndarray:
     """
     if isinstance(y, Mapping) or (isinstance(y, tuple) and len(y) and np.ndim(y[0])):
         raise ValueError(
-            f"Expected `{name}` to be one array of labels. Received: {len(y)} arrays; models with "
+            f"Expected `{name}` to be one array. Received: {len(y)} arrays; models with "
             "several outputs are not supported"
         )
     labels = np.asarray(y)
@@ -142,7 +142,7 @@ def _from_one_hot(labels: np.ndarray, num_classes: int | None, name: str) -> np.
     if not width_fits or not is_one_hot:
         expected = "classes" if num_classes is None else num_classes
         raise ValueError(
-            f"Expected `{name}` to be {_FORMS} (n, {expected}) with exactly one 1 per row. "
+            f"Expected `{name}` to be {_FORMS} (n, {expected}) with a single 1 per row. "
             f"Received: shape {labels.shape}" + (", not one-hot" if width_fits else "")
         )
     return labels.argmax(axis=1)

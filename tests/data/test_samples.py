@@ -358,7 +358,7 @@ def test_tables_keep_the_types_of_their_columns():
     }
     with pytest.raises(ValueError, match=r"missing columns \['zip'\].*\['bmi', 'sex'\]"):
         samples.checked(table, "x", two_columns(size=1))
-    with pytest.raises(ValueError, match=r"`x` to be named as .*1 are not numbers"):
+    with pytest.raises(ValueError, match=r"`x` to be named like .*1 of its columns are not"):
         samples.checked(table, "x", nets.classifier())
     mixed = pd.DataFrame({"a": [1, 2], "b": [True, False], "c": pd.Series([3, 4], dtype="Int64")})
     one_array = samples.checked(mixed, "x")

@@ -500,7 +500,7 @@ def test_partly_shared_initial_weights_warn(split, trainable):
 
 def test_a_callable_that_returns_one_model_is_refused(split):
     model = build()
-    with pytest.raises(ValueError, match="build a new model.*on every call"):
+    with pytest.raises(ValueError, match=r"build a new model.*on every call"):
         train(split, lambda: model)
 
 
