@@ -70,7 +70,7 @@ def test_every_changed_byte_is_noticed(path):
     for position in range(len(content)):
         content[position] ^= 1
         path.write_bytes(content)
-        with pytest.raises(DamagedFileError, match="its checksum does not fit"):
+        with pytest.raises(DamagedFileError, match="its checksum does not match"):
             private_file.read(path, IDENTITY)
         content[position] ^= 1
 

@@ -374,7 +374,7 @@ CHANGES = {
     "batch_size": (
         {},
         {"batch_size": 16},
-        "'batch_size': 32.* there and .*'batch_size': 16.* here",
+        "'batch_size': 32.* in the directory and .*'batch_size': 16.* now",
     ),
 }
 
@@ -438,12 +438,12 @@ def reference_dataset(batch_size=32, weight=1.0):
         (
             {"callbacks": [keras.callbacks.EarlyStopping("loss", patience=4)]},
             {"callbacks": [keras.callbacks.EarlyStopping("loss", patience=5)]},
-            r"callbacks is .*'patience': 4.* there and .*'patience': 5.* here",
+            r"callbacks is .*'patience': 4.* in the directory and .*'patience': 5.* now",
         ),
         (
             {"callbacks": [EntropyReferenceSelector(size=40)]},
             {"callbacks": [EntropyReferenceSelector(size=50)]},
-            r"selector is .*'size': 40.* there and .*'size': 50.* here",
+            r"selector is .*'size': 40.* in the directory and .*'size': 50.* now",
         ),
         (
             {"reference": reference_dataset(32)},
