@@ -216,8 +216,7 @@ def _require_whole(path: pathlib.Path, of: tuple, what: str) -> None:
                 problem = "has changed since it was written"
     if problem:
         raise ValueError(
-            f"Expected `folder` to hold an intact {what}. Received: {str(path)!r}, which "
-            f"{problem}"
+            f"Expected `folder` to hold an intact {what}. Received: {str(path)!r}, which {problem}"
         )
 
 

@@ -129,7 +129,7 @@ def test_a_dataset_that_shuffles_is_refused(tmp_path, part):
     given = {"x": x, "y": y, **resumable.arguments(), part: shuffled}
     if part == "x":
         given["y"] = None
-    with pytest.raises(ValueError, match=f"`{part}` to yield the same order at every reading"):
+    with pytest.raises(ValueError, match=f"`{part}` to yield samples in the same order"):
         trainer_in(tmp_path / "run").fit(**given)
     assert not (tmp_path / "run").exists()
 
@@ -448,7 +448,7 @@ def reference_dataset(batch_size=32, weight=1.0):
         (
             {"reference": reference_dataset(32)},
             {"reference": reference_dataset(40)},
-            r"reference is '120 samples in batches of 32 \w+' there and '.* of 40 \w+' here",
+            r"reference is '120 samples in batches of 32 \w+' in the directory and '.* of 40 \w+' now",
         ),
         (
             {"reference": reference_dataset()},
