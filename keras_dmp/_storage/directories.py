@@ -128,8 +128,7 @@ class PrivateDirectory:
         record = read_manifest(self.path, what=self._what, manifest=self._name)
         found, ours, run = record.values, self.configuration, record.identity.run
         differing = [
-            f"{key} is {_shown(found.get(key), run)} in the directory and "
-            f"{_shown(ours.get(key), run)} now"
+            f"{key} is {_shown(found.get(key), run)} there and {_shown(ours.get(key), run)} here"
             for key in sorted({*found, *ours})
             if found.get(key) != ours.get(key)
         ]

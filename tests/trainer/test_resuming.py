@@ -374,7 +374,7 @@ CHANGES = {
     "batch_size": (
         {},
         {"batch_size": 16},
-        "'batch_size': 32.* in the directory and .*'batch_size': 16.* now",
+        "'batch_size': 32.* there and .*'batch_size': 16.* here",
     ),
 }
 
@@ -438,17 +438,17 @@ def reference_dataset(batch_size=32, weight=1.0):
         (
             {"callbacks": [keras.callbacks.EarlyStopping("loss", patience=4)]},
             {"callbacks": [keras.callbacks.EarlyStopping("loss", patience=5)]},
-            r"callbacks is .*'patience': 4.* in the directory and .*'patience': 5.* now",
+            r"callbacks is .*'patience': 4.* there and .*'patience': 5.* here",
         ),
         (
             {"callbacks": [EntropyReferenceSelector(size=40)]},
             {"callbacks": [EntropyReferenceSelector(size=50)]},
-            r"selector is .*'size': 40.* in the directory and .*'size': 50.* now",
+            r"selector is .*'size': 40.* there and .*'size': 50.* here",
         ),
         (
             {"reference": reference_dataset(32)},
             {"reference": reference_dataset(40)},
-            r"reference is '120 samples in batches of 32 \w+' in the directory and '.* of 40 \w+' now",
+            r"reference is '120 samples in batches of 32 \w+' there and '.* of 40 \w+' here",
         ),
         (
             {"reference": reference_dataset()},
