@@ -110,7 +110,7 @@ def test_the_others_end_when_a_worker_is_lost(tmp_path, lost):
                 said = workers.output(tmp_path, 3, index)
                 assert f"Worker {lost} (127.0.0.1:" in said
                 assert "is lost" in said
-                assert "Start all workers again" in said
+                assert "Restart all workers" in said
 
 
 def test_a_worker_that_is_lost_while_tensorflow_starts_is_named(tmp_path):
