@@ -117,8 +117,8 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
     missing = count_missing(array)
     if missing:
         raise ValueError(
-            f"Expected `{name}` to have no missing values. Received: {missing} missing values "
-            f"(None, NaN or NA) out of {array.size}; drop these rows or fill in a value"
+            f"Expected `{name}` to have no missing values. Received: {missing} of {array.size} "
+            "values missing (None, NaN or NA); drop these rows or fill in a value"
         )
     types = {type(of) for of in array.flat}
     if types and all(issubclass(of, str | bytes) for of in types):

@@ -88,8 +88,8 @@ def groups(column: Any, name: str) -> np.ndarray:
     missing = arrays.count_missing(values)
     if missing:
         raise ValueError(
-            f"Expected `{name}` to have a group for every record. Received: {missing} missing "
-            f"groups (None, NaN, NA or NaT) out of {len(values)}, which would be treated as one "
+            f"Expected `{name}` to have a group for every record. Received: {missing} of "
+            f"{len(values)} groups missing (None, NaN, NA or NaT), which would be treated as one "
             "person; give each of these records a group of its own"
         )
     if values.dtype != object:
@@ -108,8 +108,8 @@ def _from_objects(labels: np.ndarray, name: str) -> np.ndarray:
     missing = arrays.count_missing(labels)
     if missing:
         raise ValueError(
-            f"Expected `{name}` to have a class for every sample. Received: {missing} missing "
-            f"labels (None, NaN or NA) out of {labels.size}"
+            f"Expected `{name}` to have a class for every sample. Received: {missing} of "
+            f"{labels.size} labels missing (None, NaN or NA)"
         )
     if labels.size and all(isinstance(of, int | float | np.number) for of in labels.flat):
         return labels.astype(np.float64)

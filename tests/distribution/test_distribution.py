@@ -131,7 +131,7 @@ def test_a_worker_that_does_not_come():
         thread.join(10)
     assert "within 0.7 seconds" in said[0]
     assert said[0].endswith(f"no answer from worker 2 at 127.0.0.1:{ports[2]}")
-    assert f"worker 0 at 127.0.0.1:{ports[0]}" in said[1]
+    assert f"worker 0 (the chief) at 127.0.0.1:{ports[0]}" in said[1]
 
 
 def test_strangers_do_not_keep_workers_from_meeting():

@@ -78,7 +78,7 @@ def test_every_changed_byte_is_noticed(path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"run": "5e"}, "one.checkpoint is of another run"),
+        ({"run": "5e"}, "one.checkpoint belongs to another run"),
         ({"phase": "student"}, "holds teacher checkpoint 7 instead of student checkpoint 7"),
         ({"number": 8}, "holds teacher checkpoint 7 instead of teacher checkpoint 8"),
         ({"type": "shadow model"}, "holds teacher checkpoint 7 instead of teacher shadow model 7"),
