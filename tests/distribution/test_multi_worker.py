@@ -179,12 +179,12 @@ def test_a_refusal_of_one_worker_is_one_of_all(tmp_path):
     (folder / "thesis.txt").write_text("mine")
     chief, other = refusal(tmp_path, folder)
     assert "thesis.txt" in chief or "Expected `directory`" in chief
-    assert "Another worker has refused" in other
+    assert "Another worker has failed" in other
     (folder / "thesis.txt").unlink()
     with directories.locked(folder, refusal=""):
         chief, other = refusal(tmp_path, folder)
     assert "one run at a time" in chief
-    assert "Another worker has refused" in other
+    assert "Another worker has failed" in other
 
 
 def run_program(*command):

@@ -304,10 +304,10 @@ def test_files_of_something_else_are_not_taken(tmp_path, whole):
     messages = " ".join(str(warning.message) for warning in caught)
     for expected in (
         f"student-000006.checkpoint holds teacher checkpoint {number} instead of student",
-        "student-000005.checkpoint is of another run",
+        "student-000005.checkpoint belongs to another run",
         "student-000004.checkpoint holds student checkpoint 3 instead of student checkpoint 4",
         "'student-old.checkpoint' in `directory` is not a checkpoint that a run has written",
-        "arrays.manifest is of another run",
+        "arrays.manifest belongs to another run",
     ):
         assert expected in messages
 
