@@ -1,4 +1,4 @@
-"""Rows of the benchmark of defences, and the file that they are kept in. Needs no Keras."""
+"""Rows of the benchmark of defences, and the file that stores them. Does not require Keras."""
 
 import dataclasses
 import json
@@ -124,7 +124,7 @@ class ResultFile:
         return any(row["key"] == key for row in self.rows)
 
     def append(self, row: Measured) -> None:
-        """Write a row to the disk at once."""
+        """Write a row to disk immediately."""
         line = row.to_json()
         with self.path.open("a") as file:
             file.write(line + "\n")
@@ -141,7 +141,7 @@ class ResultFile:
         return seconds.get(seed, next(iter(seconds.values()), None))
 
     def _cut_broken_line(self) -> None:
-        """Remove the part of a line that a process left when it was killed."""
+        """Remove the incomplete last line of a process that was killed."""
         if self.path.exists():
             content = self.path.read_bytes()
             whole = content.rfind(b"\n") + 1

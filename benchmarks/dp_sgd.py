@@ -1,10 +1,10 @@
-"""Time steps of DP-SGD beside a loop over the examples, and beside plain steps.
+"""Time steps of DP-SGD, compared with a loop over the examples and with plain steps.
 
     python benchmarks/dp_sgd.py [--nets small paper convolutional] [--output results.jsonl]
 
-All compute the clipped gradients of one batch of 128 in one TensorFlow program: the loop one
-example after the other, and `DPModel`'s way. Prints seconds a step and ratios; exit status 1 if a
-net is less than three times as fast as the loop.
+The private ones compute the clipped gradients of one batch of 128 in one TensorFlow program: the
+loop for one example after the other, `DPModel` for all at once. Prints seconds per step and ratios;
+exit status 1 if a net is less than three times as fast as the loop.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class Row(Measured):
 
 
 def looped(model):
-    """Return a program that takes one example after the other."""
+    """Return a program that processes one example after the other."""
     variables = model.trainable_variables
 
     def one(x, y):
