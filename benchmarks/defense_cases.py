@@ -140,7 +140,7 @@ class Curve:
     """A defence over its main setting: one curve of the frontier plot.
 
     The first of `values` is the headline point. `cost` is a rough multiple of undefended training
-    with its audit, by which the progress bar tells the time left; cheap curves come first.
+    with its audit, from which the progress bar estimates the time left; cheap curves come first.
     """
 
     name: str
@@ -166,7 +166,7 @@ class Point:
     cost: float
 
     def make(self) -> defenses.Defense:
-        """The defence; of copies, since Keras writes into the configurations it is given."""
+        """The defence, built from copies of its settings, since Keras modifies configurations."""
         return defenses.get(self.defense, **copy.deepcopy(dict(self.settings)))
 
     def key(self, task: Task, scale: float, seed: int) -> str:

@@ -50,7 +50,7 @@ class PointRow(Measured):
 class ShadowRow(Measured):
     """A defence under shadow models that repeat it, with canaries planted among the records.
 
-    Figures of `attacks` are of the records that are no canaries, those of `canaries` of these.
+    Figures in `attacks` refer to the records that are not canaries, those in `canaries` to canaries.
     """
 
     key: str
@@ -106,13 +106,13 @@ def finite(value: float | None) -> float | None:
 
 
 class ResultFile:
-    """Rows as JSON lines; a row counts as finished once its whole line is there.
+    """Rows as JSON lines; a row counts as finished once its line is complete.
 
     Args:
         path: The file. It need not exist.
 
     Raises:
-        ValueError: If a line other than a last, broken one is no row.
+        ValueError: If a line is not a row, except for an incomplete last line.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -131,7 +131,7 @@ class ResultFile:
         self.rows.append(json.loads(line))
 
     def undefended_seconds(self, dataset: str, scale: float, seed: int) -> float | None:
-        """Seconds of training without a defence, of this seed where there is such a row."""
+        """Seconds of training without a defence, with this seed if there is such a row."""
         seconds = {
             row["seed"]: row["seconds"]
             for row in self.rows

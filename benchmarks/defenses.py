@@ -53,7 +53,7 @@ def outputs_of(model, split):
 def answering(outputs):
     """A model from positions to recorded outputs, for attacks that see no more than these.
 
-    MemGuard searches for its noise at each prediction; so does nobody ask it twice.
+    MemGuard searches for its noise at each prediction; recording avoids repeated queries.
     """
     count, classes = outputs.shape
     table = keras.layers.Embedding(count, classes, trainable=False)
@@ -222,7 +222,7 @@ def require_data(names, data_dir=None):
     """Load every data set once.
 
     Raises:
-        SystemExit: With one line that says how to prepare it, if one is not prepared.
+        SystemExit: If a data set is not prepared, with one line that shows how to prepare it.
     """
     for name in names:
         try:
@@ -269,7 +269,7 @@ def _options(arguments):
 def main(arguments=None):
     """Run the benchmark; exit status 1 if a row failed."""
     options = _options(arguments)
-    # Every row has models of its own: that functions are traced anew is no news.
+    # Every row has its own models, so warnings about repeated tracing are expected.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         results = ResultFile(options.out)

@@ -118,7 +118,7 @@ def seconds_a_step(step, x, y, repetitions):
 
 
 def measure(net, repetitions, seed):
-    """Yield a row for each method, whose gradients agree."""
+    """Yield one row per method, after checking that their gradients agree."""
     keras.utils.set_random_seed(seed)
     model = NETS[net]()
     rng = np.random.default_rng(seed)
@@ -155,7 +155,7 @@ def main(arguments=None):
         slowest = min(slowest, gain)
         print(
             f"{net:14} plain {1e3 * taken['plain']:7.1f} ms, loop {1e3 * taken['loop']:7.1f} ms, "
-            f"DPModel {1e3 * taken['DPModel']:7.1f} ms a step: {gain:.1f} times as fast as the "
+            f"DPModel {1e3 * taken['DPModel']:7.1f} ms per step: {gain:.1f} times as fast as the "
             f"loop, {taken['DPModel'] / taken['plain']:.1f} times plain",
             flush=True,
         )

@@ -120,7 +120,7 @@ def gains(rows: Iterable[dict], risk: str, ours: str = OURS) -> dict[str, list[G
 def best_rivals(rows: Iterable[dict], count: int = 2, risk: str = "black_box_auc") -> list[str]:
     """The curves that DMP gains least over, without the controls and DMP's own.
 
-    A curve that is nowhere safer than no defence is no rival, however accurate it is.
+    A curve that is nowhere safer than no defence is not a rival, however accurate it is.
     """
     rows = list(rows)
     lowest = {

@@ -83,7 +83,7 @@ def shifted(rng, size, is_member):
 
 
 def randomized_response(rng, size, is_member):
-    """A bit that is honest with e / (1 + e), then noise that tells nothing."""
+    """A bit that is true with probability e / (1 + e), plus noise without information."""
     honest = rng.random(size) < HONEST
     return (honest == is_member) + 0.9 * rng.random(size)
 

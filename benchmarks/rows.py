@@ -29,7 +29,7 @@ def commit():
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a row was measured on; each benchmark adds its figures."""
+    """The environment of a measurement; each benchmark adds its figures."""
 
     seconds: float
     seed: int

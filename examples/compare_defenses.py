@@ -121,7 +121,7 @@ def main(arguments=None):
         assert abs(accuracy["memguard"] - accuracy["none"]) < 1e-6
         print("MemGuard has the accuracy of the undefended model")
         assert reports["dmp"]["loss"].auc < reports["none"]["loss"].auc
-        print("DMP tells less about its members than the undefended model")
+        print("DMP reveals less about its members than the undefended model")
 
 
 if __name__ == "__main__":

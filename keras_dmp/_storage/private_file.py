@@ -48,7 +48,7 @@ class FormatVersionError(PrivateFileError):
         super().__init__(
             f"Expected files of format version {VERSION}. Received: {name!r} of format version "
             f"{version!r}. Nothing was changed; read it with the version of keras_dmp that wrote "
-            "it, or remove it and start anew"
+            "it, or remove it and start again"
         )
 
 

@@ -95,8 +95,8 @@ def encode(rows: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
 
     The five numeric columns come first, scaled to [0, 1] by constants, then one column for each
     value of the seven categorical ones. Two columns are omitted: `education`, which duplicates
-    `education-num`, and `fnlwgt`, the number of people that a record represents, which says
-    nothing about the person and would make nearly every record unique.
+    `education-num`, and `fnlwgt`, the number of people that a record represents, which
+    describes no property of the person and would make nearly every record unique.
 
     Args:
         rows: Records as 15 strings each, in the order of `adult.data`.

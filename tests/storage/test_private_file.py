@@ -113,7 +113,7 @@ def test_files_of_version_1_are_refused(tmp_path):
     ):
         path = tmp_path / "old"
         path.write_bytes(content)
-        with pytest.raises(FormatVersionError, match=r"'old' of format version 1\..*start anew"):
+        with pytest.raises(FormatVersionError, match=r"'old' of format version 1\..*start again"):
             private_file.read(path, IDENTITY)
 
 

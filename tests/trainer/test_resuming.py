@@ -316,7 +316,7 @@ def test_directories_of_format_version_1_are_refused(tmp_path):
     manifest = {"format": "keras_dmp.run", "format_version": 1, "seed": 3}
     (tmp_path / "run.json").write_text(json.dumps(manifest, indent=1))
     for call in (lambda: fit(trainer_in(tmp_path)), trainer_in(tmp_path).purge):
-        with pytest.raises(ValueError, match=r"'run\.json' of format version 1\..*start anew"):
+        with pytest.raises(ValueError, match=r"'run\.json' of format version 1\..*start again"):
             call()
     assert names(tmp_path) == ["run.json"]
 
