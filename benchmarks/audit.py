@@ -193,12 +193,12 @@ def main(arguments=None):
     held = peak_megabytes(lambda: all_figures(None, options.seed))
     slowest = max(found[AUDIT][0], found[FIGURES][0])
     print(
-        f"\n{AUDIT} and {FIGURES}: {slowest:.1f} s at most, below {SECONDS:.0f} wanted; the latter "
-        f"hold {held:.0f} MB, below {MEGABYTES} wanted"
+        f"\n{AUDIT} and {FIGURES}: {slowest:.1f} s at most, limit {SECONDS:.0f} s; the latter "
+        f"takes {held:.0f} MB, limit {MEGABYTES} MB"
     )
     print(
-        f"{CANDIDATE} / {REFERENCE}: {ratio:.3f} of its time, at most {LIMIT:.3f} wanted; AUC "
-        f"{auc - reference_auc:+.4f}, at least {-AUC_MARGIN:+.4f} wanted"
+        f"{CANDIDATE} / {REFERENCE}: {ratio:.3f} of its time, limit {LIMIT:.3f}; AUC "
+        f"{auc - reference_auc:+.4f}, limit {-AUC_MARGIN:+.4f}"
     )
     is_fast = ratio <= LIMIT and slowest < SECONDS and held < MEGABYTES
     return 0 if is_fast and auc >= reference_auc - AUC_MARGIN else 1

@@ -50,7 +50,7 @@ class PointRow(Measured):
 class ShadowRow(Measured):
     """A defence under shadow models that repeat it, with canaries planted among the records.
 
-    Figures in `attacks` refer to the records that are not canaries, those in `canaries` to canaries.
+    Figures in `attacks` are for records that are not canaries, those in `canaries` for canaries.
     """
 
     key: str

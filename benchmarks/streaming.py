@@ -171,8 +171,8 @@ def report(rows, teacher):
         cells = f"{seconds[0]:9.2f} {seconds[1]:9.2f} {ratio:9.3f} {cpu:9.3f}"
         print(f"{pool:9,} {cells} {1e6 * seconds[0] / pool:9.2f} {peak:9}")
     met = ratio <= TIME_LIMIT and peak <= MEMORY_LIMIT
-    print(f"{teacher} teacher: ratio {ratio:.3f} (at most {TIME_LIMIT} wanted), ", end="")
-    print(f"{peak} MiB (at most {MEMORY_LIMIT} wanted)")
+    print(f"{teacher} teacher: ratio {ratio:.3f} (limit {TIME_LIMIT}), ", end="")
+    print(f"{peak} MiB (limit {MEMORY_LIMIT})")
     return met
 
 

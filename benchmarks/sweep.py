@@ -123,7 +123,7 @@ def main(arguments=None):
     ratio = statistics.median(ratios)
     print(
         f"\nsweep of {options.points} points / its parts by hand: {ratio:.3f} "
-        f"({min(ratios):.3f} to {max(ratios):.3f}), at most {LIMIT} wanted"
+        f"({min(ratios):.3f} to {max(ratios):.3f}), limit {LIMIT}"
     )
     return 0 if ratio <= LIMIT else 1
 
