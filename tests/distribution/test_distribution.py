@@ -72,7 +72,10 @@ def test_addresses():
         (config(task=None), "to name the worker of this process"),
         (config(task={"type": "worker"}), "to name the worker of this process"),
         (config(task={"type": "ps", "index": 0}), r"a task `type` among \['worker'\]"),
-        (config(task={"type": "worker", "index": 2}), "`index` from 0 to 1, by the worker"),
+        (
+            config(task={"type": "worker", "index": 2}),
+            "`index` from 0 to 1, one per worker address",
+        ),
         (config(task={"type": "worker", "index": -1}), "`index` from 0 to 1"),
         (config(task={"type": "worker", "index": True}), "`index` from 0 to 1"),
     ],
@@ -156,7 +159,7 @@ def test_strangers_do_not_keep_workers_from_meeting():
 def test_a_port_that_is_taken():
     with socket.create_server(("", 0)) as server:
         taken = server.getsockname()[1]
-        with pytest.raises(ValueError, match=f"127.0.0.1:{taken}': Address already in use; an"):
+        with pytest.raises(ValueError, match=f"127.0.0.1:{taken}' .Address already in use"):
             cluster_on([taken], 0).meet(0.1)
 
 
