@@ -1,1 +1,1 @@
-"""Benchmarks; each module is also a script."""
+"""Benchmarks; each module can be run as a script."""

@@ -1,10 +1,10 @@
-"""All attacks without shadow models on the demo's undefended and protected models.
+"""Run all attacks that need no shadow models on the demo's undefended and protected models.
 
-    python benchmarks/attacks.py [--json attacks.json]      # some minutes
+    python benchmarks/attacks.py [--json attacks.json]      # several minutes
 
-The models are trained as `examples/quickstart.py` trains them: 10,000 grocery baskets as members,
-the 10,000 of 30,536 public ones of the lowest entropy as the reference. Prints every attack with
-its 95 % interval, then the audit of the reference set, with and without a fair comparison.
+The models are trained as in `examples/quickstart.py`: 10,000 grocery baskets as members, and as the
+reference the 10,000 of 30,536 public ones with the lowest entropy. Prints every attack with its
+95 % interval, then the audit of the reference set, with and without a fair comparison.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def attack(name, model, split):
 
 
 def show(comparison):
-    """Print a row of Markdown for each model and attack."""
+    """Print one row of Markdown per model and attack."""
     print("| attack | model | AUC | TPR at 1 % FPR | TPR at 0.1 % FPR |")
     print("|---|---|---|---|---|")
     for name, _, result in comparison.rows():
@@ -73,7 +73,7 @@ def show(comparison):
 
 
 def main(arguments=None):
-    """Train the models, attack them, print the tables."""
+    """Train the models, attack them and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=pathlib.Path, help="where to write the comparison")
     options = parser.parse_args(arguments)

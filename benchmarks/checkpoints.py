@@ -1,9 +1,9 @@
-"""Time `DMPTrainer.fit` with a directory against without one.
+"""Time `DMPTrainer.fit` with a directory, compared with a run without one.
 
     python benchmarks/checkpoints.py [--repetitions 3] [--output results.jsonl]
 
-Synthetic records of the Purchase100 shape, the paper's net, Adam in both phases: 16 MB an epoch.
-Runs in turn in one process; prints the median of the ratios.
+Synthetic records of the Purchase100 shape, the paper's net, Adam in both phases: 16 MB per epoch.
+The two take turns in one process; prints the median of the ratios.
 """
 
 import argparse

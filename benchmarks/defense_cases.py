@@ -1,4 +1,4 @@
-"""What the benchmark of defences compares: data sets with their nets, and settings to sweep."""
+"""Cases of the benchmark of defences: data sets with their nets, and settings to sweep."""
 
 import copy
 import dataclasses
@@ -56,12 +56,12 @@ class Task:
         return keras_dmp.split_private(x, y, **self.sizes(scale), seed=seed)
 
     def builder(self, split: keras_dmp.PrivateSplit) -> Callable[[], keras.Model]:
-        """What builds the net for the records of a split."""
+        """A callable that builds the net for the records of a split."""
         shape = split.members[0].shape[1:]
         return lambda: self.build(shape, self.num_classes)
 
     def fit_arguments(self, point: "Point") -> dict[str, Any]:
-        """What `protect` is called with, apart from the seed."""
+        """Arguments of `protect`, apart from the seed."""
         usual = {"epochs": self.epochs, "batch_size": self.batch_size, "optimizer": ADAM}
         return copy.deepcopy({**usual, **point.fit})
 
@@ -140,7 +140,7 @@ class Curve:
     """A defence over its main setting: one curve of the frontier plot.
 
     The first of `values` is the headline point. `cost` is a rough multiple of undefended training
-    with its audit, by which the progress bar tells the time left; cheap curves come first.
+    with its audit, from which the progress bar estimates the time left; cheap curves come first.
     """
 
     name: str
@@ -166,11 +166,11 @@ class Point:
     cost: float
 
     def make(self) -> defenses.Defense:
-        """The defence; of copies, since Keras writes into the configurations it is given."""
+        """The defence, built from copies of its settings, since Keras modifies configurations."""
         return defenses.get(self.defense, **copy.deepcopy(dict(self.settings)))
 
     def key(self, task: Task, scale: float, seed: int) -> str:
-        """What tells its row from all others: all that it depends on, in one fixed order."""
+        """Identifier of its row: everything that it depends on, in one fixed order."""
         facts = {
             "dataset": task.dataset,
             "model": task.model,
@@ -312,7 +312,7 @@ def points(task: Task, scale: float) -> list[Point]:
 
 
 def ordered(points: list[Point], seeds: list[int]) -> list[tuple[Point, int]]:
-    """Points and seeds, the most useful first, for a run that may be interrupted.
+    """Points and seeds, the most important first, for a run that may be interrupted.
 
     The headline points of the first seed, then its other points, then the same of the other
     seeds.

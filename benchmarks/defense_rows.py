@@ -1,4 +1,4 @@
-"""Rows of the benchmark of defences, and the file that they are kept in. Needs no Keras."""
+"""Rows of the benchmark of defences, and the file that stores them. Does not require Keras."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ class PointRow(Measured):
 class ShadowRow(Measured):
     """A defence under shadow models that repeat it, with canaries planted among the records.
 
-    Figures of `attacks` are of the records that are no canaries, those of `canaries` of these.
+    Figures in `attacks` are for records that are not canaries, those in `canaries` for canaries.
     """
 
     key: str
@@ -106,13 +106,13 @@ def finite(value: float | None) -> float | None:
 
 
 class ResultFile:
-    """Rows as JSON lines; a row counts as finished once its whole line is there.
+    """Rows as JSON lines; a row counts as finished once its line is complete.
 
     Args:
         path: The file. It need not exist.
 
     Raises:
-        ValueError: If a line other than a last, broken one is no row.
+        ValueError: If a line is not a row, except for an incomplete last line.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -124,14 +124,14 @@ class ResultFile:
         return any(row["key"] == key for row in self.rows)
 
     def append(self, row: Measured) -> None:
-        """Write a row to the disk at once."""
+        """Write a row to disk immediately."""
         line = row.to_json()
         with self.path.open("a") as file:
             file.write(line + "\n")
         self.rows.append(json.loads(line))
 
     def undefended_seconds(self, dataset: str, scale: float, seed: int) -> float | None:
-        """Seconds of training without a defence, of this seed where there is such a row."""
+        """Seconds of training without a defence, with this seed if there is such a row."""
         seconds = {
             row["seed"]: row["seconds"]
             for row in self.rows
@@ -141,7 +141,7 @@ class ResultFile:
         return seconds.get(seed, next(iter(seconds.values()), None))
 
     def _cut_broken_line(self) -> None:
-        """Remove the part of a line that a process left when it was killed."""
+        """Remove the incomplete last line of a process that was killed."""
         if self.path.exists():
             content = self.path.read_bytes()
             whole = content.rfind(b"\n") + 1

@@ -16,7 +16,7 @@ from keras_dmp.audit import ShadowAudit, plant_canaries
 
 KIND = "mislabelled"
 ATTACKS = ("loss", "lira_fixed", "lira")
-# A twentieth of the records is mislabelled, and a tenth as many again are for validation.
+# One twentieth of the records is mislabelled; validation has one tenth of the number of records.
 CANARY_SHARE, VALIDATION_SHARE = 0.05, 0.1
 CORE = ("none", "early_stopping", "dmp_soft", "dmp_hard")
 
@@ -58,7 +58,7 @@ def core(task, split, points):
 
 
 def student(task, build, split, point, teacher, seed):
-    """A DMP student of a ready teacher: the same as the defence, whose teacher this is."""
+    """A DMP student of a trained teacher, identical to that of the defence with this teacher."""
     settings = point.settings
     trainer = DMPTrainer(
         build,
@@ -92,7 +92,7 @@ def rival(task, split, point):
 
 
 def key(task, scale, point, models):
-    """What tells a shadow row from all others."""
+    """Identifier of a shadow row."""
     facts = {
         "shadow": models,
         "dataset": task.dataset,
@@ -137,7 +137,7 @@ def run(task, options, results):
         )
         start, left = time.perf_counter(), audit.num_unfinished
         audit.run()
-        # Only what this process trained took its time.
+        # Only models that this process trained count towards its time.
         seconds = (time.perf_counter() - start) / left if left else 0.0
         for name in names:
             if keys[name] not in results:

@@ -1,13 +1,13 @@
-"""Train every defence on some data sets, attack each model, and write a row for it.
+"""Train every defence on some data sets, attack each model and write a row of results.
 
     python -m benchmarks.defenses --dataset grocery_baskets --seeds 0 1 2 --out results.jsonl
     python -m benchmarks.defenses --dataset adult latent_shoppers --scale 0.2 --out results.jsonl
     python -m benchmarks.defenses --dataset grocery_baskets --headline --out results.jsonl
 
-A row is a data set, a net, a defence with its settings, and a seed, which draws the parts of the
-data too. Rows that are in the file already are not computed again, so that a run which was
-interrupted goes on. The most important rows come first. `--headline` adds audits with shadow
-models, whose runs are kept in `runs/`. `python -m benchmarks.tabulate` makes tables of the file.
+A row is a data set, a net, a defence with its settings, and a seed, which also determines the split
+of the data. Rows that are already in the file are not computed again, so an interrupted run can be
+resumed. The most important rows come first. `--headline` adds audits with shadow models, whose runs
+are stored in `runs/`. `python -m benchmarks.tabulate` creates tables from the file.
 """
 
 import argparse
@@ -43,7 +43,7 @@ PREDICT_BATCH = 512
 
 
 def outputs_of(model, split):
-    """Logits for members and nonmembers, each sample asked for once."""
+    """Logits for members and nonmembers, with one query per sample."""
     return [
         np.asarray(model.predict(part[0], batch_size=PREDICT_BATCH, verbose=0))
         for part in (split.members, split.nonmembers)
@@ -53,7 +53,7 @@ def outputs_of(model, split):
 def answering(outputs):
     """A model from positions to recorded outputs, for attacks that see no more than these.
 
-    MemGuard searches for its noise at each prediction; so does nobody ask it twice.
+    MemGuard searches for its noise at each prediction; recording avoids repeated queries.
     """
     count, classes = outputs.shape
     table = keras.layers.Embedding(count, classes, trainable=False)
@@ -219,10 +219,10 @@ def _line(name, row):
 
 
 def require_data(names, data_dir=None):
-    """Load each data set once.
+    """Load every data set once.
 
     Raises:
-        SystemExit: With one line that says how to prepare it, if one is not prepared.
+        SystemExit: If a data set is not prepared, with one line that shows how to prepare it.
     """
     for name in names:
         try:
@@ -269,7 +269,7 @@ def _options(arguments):
 def main(arguments=None):
     """Run the benchmark; exit status 1 if a row failed."""
     options = _options(arguments)
-    # Every row has models of its own: that functions are traced anew is no news.
+    # Every row has its own models, so warnings about repeated tracing are expected.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         results = ResultFile(options.out)

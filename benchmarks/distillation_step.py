@@ -3,12 +3,12 @@
     python benchmarks/distillation_step.py [--repetitions 5] [--cases ...] [--output results.jsonl]
 
 Cases: the paper's fully connected net on 10,000 synthetic samples of 600 features and 100
-classes; the same student of a teacher four times as wide; a small convolutional net on synthetic
-images of Fashion-MNIST's shape; labelling of 100,000 samples. Batch 128, Adam. The methods of a
-case run in turn in one process, on the same samples. Every figure starts from compiled models
-and includes tracing and compilation; labelling is included in all but Keras' Distiller, which
-asks the teacher in every step. Prints medians and ratios; the exit status is 1 if the median of
-a ratio is above its limit.
+classes; the same student with a teacher four times as wide; a small convolutional net on synthetic
+images of Fashion-MNIST's shape; labelling of 100,000 samples. Batch size 128, Adam. The methods of
+a case take turns in one process, on the same samples. Every figure starts from compiled models
+and includes tracing and compilation; labelling is included in all methods except Keras' Distiller,
+which runs the teacher in every step. Prints medians and ratios; the exit status is 1 if the median
+of a ratio is above its limit.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def records(samples, seed):
 
 
 def images(samples, seed):
-    """Return noise of the shape of Fashion-MNIST."""
+    """Return noise images of the shape of Fashion-MNIST."""
     return np.random.default_rng(seed).random((samples, 28, 28, 1), dtype=np.float32)
 
 
@@ -151,7 +151,7 @@ TRAININGS = {DISTILLER: keras_distiller, OURS: ours, BARE: bare_loop}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is timed, and the limits of our ratio to other methods."""
+    """A timed task, and the limits of our ratio to other methods."""
 
     teacher: Callable[[], keras.Model]
     student: Callable[[], keras.Model] = fully_connected
@@ -185,7 +185,7 @@ CASES = {
 
 
 def measure(name, case, repetitions, seed):
-    """Yield a row for each method and repetition, the methods in turn."""
+    """Yield one row per method and repetition; the methods take turns."""
     x = case.data(case.samples, seed)
     for repetition in range(repetitions):
         for method, prepare in case.methods.items():
@@ -205,7 +205,7 @@ def measure(name, case, repetitions, seed):
 
 
 def report(rows):
-    """Print each case's medians, our ratios and limits; return whether all limits are kept."""
+    """Print medians, our ratios and limits of each case; return whether all limits are met."""
     kept = True
     print(f"\n{'case':28}{'method':30}{'median s':>9}  keras_dmp / it: median (min-max), limit")
     for name in dict.fromkeys(row.case for row in rows):
@@ -227,7 +227,7 @@ def report(rows):
 
 
 def main(arguments=None):
-    """Run the benchmark; exit status 1 if a limit is not kept."""
+    """Run the benchmark; exit status 1 if a limit is not met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--epochs", type=int, help="instead of each case's own")

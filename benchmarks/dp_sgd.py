@@ -1,10 +1,10 @@
-"""Time steps of DP-SGD beside a loop over the examples, and beside plain steps.
+"""Time steps of DP-SGD, compared with a loop over the examples and with plain steps.
 
     python benchmarks/dp_sgd.py [--nets small paper convolutional] [--output results.jsonl]
 
-All compute the clipped gradients of one batch of 128 in one TensorFlow program: the loop one
-example after the other, and `DPModel`'s way. Prints seconds a step and ratios; exit status 1 if a
-net is less than three times as fast as the loop.
+The private ones compute the clipped gradients of one batch of 128 in one TensorFlow program: the
+loop for one example after the other, `DPModel` for all at once. Prints seconds per step and ratios;
+exit status 1 if a net is less than three times as fast as the loop.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class Row(Measured):
 
 
 def looped(model):
-    """Return a program that takes one example after the other."""
+    """Return a program that processes one example after the other."""
     variables = model.trainable_variables
 
     def one(x, y):
@@ -118,7 +118,7 @@ def seconds_a_step(step, x, y, repetitions):
 
 
 def measure(net, repetitions, seed):
-    """Yield a row for each method, whose gradients agree."""
+    """Yield one row per method, after checking that their gradients agree."""
     keras.utils.set_random_seed(seed)
     model = NETS[net]()
     rng = np.random.default_rng(seed)
@@ -155,7 +155,7 @@ def main(arguments=None):
         slowest = min(slowest, gain)
         print(
             f"{net:14} plain {1e3 * taken['plain']:7.1f} ms, loop {1e3 * taken['loop']:7.1f} ms, "
-            f"DPModel {1e3 * taken['DPModel']:7.1f} ms a step: {gain:.1f} times as fast as the "
+            f"DPModel {1e3 * taken['DPModel']:7.1f} ms per step: {gain:.1f} times as fast as the "
             f"loop, {taken['DPModel'] / taken['plain']:.1f} times plain",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""Accuracy against risk: the frontier of a defence, and what another gains at equal risk."""
+"""Accuracy against risk: the frontier of a defence, and the gain of another at equal risk."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -41,14 +41,14 @@ class Gain:
 
 
 def risk_of(row: dict, risk: str) -> float | None:
-    """A row's risk by an attack, None where the attack does not apply."""
+    """Risk of a row under an attack, None if the attack does not apply."""
     attack, figure = RISKS[risk]
     figures = row["attacks"].get(attack)
     return None if figures is None else figures[figure]
 
 
 def frontier(points: Iterable[tuple[float, float]]) -> np.ndarray:
-    """Points (risk, accuracy) that no other point beats in both, by ascending risk."""
+    """Points (risk, accuracy) that no other point dominates, by ascending risk."""
     kept: list[tuple[float, float]] = []
     for risk, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
         if not kept or accuracy > kept[-1][1]:
@@ -92,7 +92,7 @@ def curves_by_seed(rows: Iterable[dict], risk: str) -> dict[str, dict[int, list[
 
 
 def gains(rows: Iterable[dict], risk: str, ours: str = OURS) -> dict[str, list[Gain]]:
-    """What a curve gains over each other one, a `Gain` for each seed.
+    """Gains of a curve over each other curve, one `Gain` per seed.
 
     It is compared at the risk of its headline point. Seeds count that have every point of both
     curves which any seed has: a frontier with fewer points would lose by that alone.
@@ -120,7 +120,7 @@ def gains(rows: Iterable[dict], risk: str, ours: str = OURS) -> dict[str, list[G
 def best_rivals(rows: Iterable[dict], count: int = 2, risk: str = "black_box_auc") -> list[str]:
     """The curves that DMP gains least over, without the controls and DMP's own.
 
-    A curve that is nowhere safer than no defence is no rival, however accurate it is.
+    A curve that is nowhere safer than no defence is not a rival, however accurate it is.
     """
     rows = list(rows)
     lowest = {

@@ -1,10 +1,10 @@
-"""Smoke-test GPUs: label and train on one and on all of them, in each precision, with jit too.
+"""Smoke test for GPUs: label and train on one and on all, in each precision, with and without jit.
 
     python benchmarks/gpu.py [--samples 20000] [--output results.jsonl]
 
-Prints a table: samples labelled a second, steps of the student phase a second, and the loss of the
-last epoch, which must be finite and alike in all rows. Where there is no GPU it says so in one line
-and ends with status 0.
+Prints a table: labelled samples per second, steps of the student phase per second, and the loss of
+the last epoch, which must be finite and similar in all rows. Without a GPU it prints one line and
+exits with status 0.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from keras_dmp import DistillationTrainer, models
 
 FEATURES, CLASSES, BATCH_SIZE, EPOCHS = 600, 100, 256, 3
 POLICIES = ("float32", "mixed_float16", "mixed_bfloat16")
-# How far the losses of other precisions, or of more devices, may lie from the first row's.
+# Largest difference of the losses of other precisions, or of more devices, from the first row.
 TOLERANCE = 0.05
 
 
@@ -44,7 +44,7 @@ class Row(Measured):
 
 
 def strategies(devices):
-    """Return strategies by their number of devices: one, and all where there are more."""
+    """Return strategies by their number of devices: one, and all if there are several."""
     counts = sorted({1, len(devices)})
     return {count: tf.distribute.MirroredStrategy(devices[:count]) for count in counts}
 
@@ -102,11 +102,11 @@ def table(rows):
 
 
 def main(arguments=None):
-    """Run all settings; the exit status is 1 if one fails or a loss is not as it must be."""
+    """Run all settings; the exit status is 1 if one fails or a loss is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--output", type=pathlib.Path, help="append rows as JSON lines")
-    parser.add_argument("--on-cpu", action="store_true", help="try the script itself, on the CPU")
+    parser.add_argument("--on-cpu", action="store_true", help="test the script itself on the CPU")
     options = parser.parse_args(arguments)
     kind = "CPU" if options.on_cpu else "GPU"
     devices = [device.name for device in tf.config.list_logical_devices(kind)]

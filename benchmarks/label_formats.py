@@ -1,12 +1,12 @@
-"""Compare students of soft labels stored in less room with students of float32 labels.
+"""Compare students trained on compressed soft labels with students trained on float32 labels.
 
     python benchmarks/label_formats.py [--output results.jsonl]
 
 Latent shoppers (synthetic, 600 binary features, 100 classes): 5,000 members, the 10,000 samples
-of lowest entropy of a reference pool of 14,000, 20,000 test records, a net of 256 and 128 units,
-20 epochs. For each of five seeds one teacher is trained and its labels are stored in each
+with the lowest entropy from a reference pool of 14,000, 20,000 test records, a net with 256 and 128
+units, 20 epochs. For each of five seeds one teacher is trained and its labels are stored in each
 format; the students start from the same weights and see the same batches. Prints the mean
-difference in test accuracy to float32 with its 95 % t-interval, and the bytes of a label.
+difference in test accuracy from float32 with its 95 % t-interval, and the bytes per label.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from scipy import stats
 import keras_dmp
 
 FORMATS = ("float32", "float16", 20, 10, 5)
-# What is recommended must not cost more than this many points of accuracy.
+# Recommended formats must not cost more than this many percentage points of accuracy.
 RECOMMENDED, LIMIT = ("float16", 20), 0.3
 CHOSEN = 10_000
 
@@ -51,7 +51,7 @@ def percent_right(model, x, y):
 
 
 def measure(seed, epochs, formats):
-    """Yield a row a format."""
+    """Yield one row per format."""
     x, y = keras_dmp.datasets.load("latent_shoppers")
     split = keras_dmp.split_private(
         x, y, members=5_000, nonmembers=20_000, reference=14_000, seed=seed
@@ -81,7 +81,7 @@ def measure(seed, epochs, formats):
 
 
 def report(rows):
-    """Print the table; whether the recommended formats cost at most what is allowed."""
+    """Print the table; return whether the recommended formats meet the limit."""
     accuracy = {}
     for row in rows:
         accuracy.setdefault(row.label_format, {})[row.seed] = row.accuracy

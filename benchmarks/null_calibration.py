@@ -1,19 +1,19 @@
-"""How often the intervals of an audit hold the truth, where the truth is known.
+"""How often the intervals of an audit cover the true figure, for known distributions.
 
     python benchmarks/null_calibration.py [--draws 1000] [--out calibration.jsonl]
 
-Scores are drawn from known distributions, as many members as nonmembers: three where members and
-nonmembers are the same (normal; the same rounded to whole numbers, so that most are tied; one bit,
-as of the gap attack), and two where they are not (normal, shifted by 1; randomised response with
-epsilon 1, its bit blurred by uniform noise). Prints for each the share of draws whose 95 %
-interval holds the true figure, and the share whose bound of epsilon lies above the true epsilon.
-Beside it what TF-Privacy 0.8.10 returns first: the best of the 95 % bounds at all thresholds, in
-all four directions, without correction; by Clopper & Pearson, and by Katz's log interval, one of
-its four approximations. Both are computed here from its formulas: TF-Privacy is not imported, nor
-are TensorFlow and Keras.
+Scores are drawn from known distributions, with the same number of members and nonmembers: three in
+which members and nonmembers are equal (normal; normal rounded to whole numbers, so that most scores
+are tied; one bit, as in the gap attack), and two in which they differ (normal, shifted by 1;
+randomised response with epsilon 1, its bit blurred by uniform noise). Prints for each the share of
+draws whose 95 % interval covers the true figure, and the share whose bound of epsilon exceeds the
+true epsilon. For comparison it prints the first result of TF-Privacy 0.8.10: the best of the 95 %
+bounds at all thresholds, in all four directions, without correction; by Clopper & Pearson, and by
+Katz's log interval, one of its four approximations. Both are computed here from its formulas:
+neither TF-Privacy nor TensorFlow nor Keras is imported.
 
-Exit status 1 if, for equal normal scores, the AUC's interval holds 0.5 in less than 93 % or more
-than 97 % of the draws, or the bound of epsilon is above 0 in more than 6.5 %.
+Exit status 1 if, for equal normal scores, the interval of the AUC covers 0.5 in less than 93 % or
+more than 97 % of the draws, or the bound of epsilon is above 0 in more than 6.5 %.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def shifted(rng, size, is_member):
 
 
 def randomized_response(rng, size, is_member):
-    """A bit that is honest with e / (1 + e), then noise that tells nothing."""
+    """A bit that is true with probability e / (1 + e), plus noise without information."""
     honest = rng.random(size) < HONEST
     return (honest == is_member) + 0.9 * rng.random(size)
 
@@ -159,7 +159,7 @@ def katz_ratio(taken, takers, mistaken, others):
 
 
 def checks(scores, setting):
-    """Whether each interval holds the truth, and each bound is too high."""
+    """Whether each interval covers the true figure, and whether each bound is too high."""
 
     def held(interval, truth):
         return None if interval.value is None else interval.low <= truth <= interval.high
@@ -183,7 +183,7 @@ def checks(scores, setting):
 
 
 def measure(sizes, draws, seed):
-    """Yield the rows of one setting and size after another."""
+    """Yield the rows, one setting and size after another."""
     for number, (name, setting) in enumerate(SETTINGS.items()):
         for size in sizes:
             rng, start = np.random.default_rng([seed, number, size]), time.perf_counter()
@@ -212,8 +212,10 @@ def print_table(rows):
     """Print a line for each setting and size, in per cent."""
     figures = list(dict.fromkeys(row.figure for row in rows))
     heads = "".join(f"  {figure:>5}" for figure in figures)
-    print("Per cent of draws: intervals that hold the truth, bounds of epsilon that are too high\n")
-    print(f"{'scores':16} {'a side':>6}{heads}")
+    print(
+        "Per cent of draws: intervals that cover the truth, bounds of epsilon that are too high\n"
+    )
+    print(f"{'scores':16} {'size':>6}{heads}")
     for setting, size in dict.fromkeys((row.setting, row.size) for row in rows):
         shares = {r.figure: r.share for r in rows if (r.setting, r.size) == (setting, size)}
         cells = (f"{100 * shares[f]:.1f}" if f in shares else "-" for f in figures)

@@ -1,4 +1,4 @@
-"""Rows of the benchmarks: figures with what they were measured on, for machines and for pages."""
+"""Rows of the benchmarks: figures with the versions and the machine they were measured on."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import subprocess
 
 
 def version(package):
-    """Version of an installed package, empty without it."""
+    """Version of a package, empty if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -29,7 +29,7 @@ def commit():
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a row was measured on; each benchmark adds its figures."""
+    """The environment of a measurement; each benchmark adds its figures."""
 
     seconds: float
     seed: int

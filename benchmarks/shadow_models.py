@@ -1,4 +1,4 @@
-"""LiRA and RMIA on the grocery baskets, with shadow models that repeat all of DMP.
+"""LiRA and RMIA on the grocery baskets, with shadow models that repeat the whole of DMP.
 
     python benchmarks/shadow_models.py --models 64                 # hours on two cores; resumes
     python benchmarks/shadow_models.py --models 64 --shard 0/2     # one of two processes
@@ -6,8 +6,8 @@
     python benchmarks/shadow_models.py --models 64 --table         # only reads what was trained
 
 Each run draws 10,000 of 20,000 records as members, trains a teacher on them (the undefended model),
-chooses 10,000 of 31,534 public records by its entropy and trains a student on its soft labels, and
-with canaries a second one on its hard labels. Killed, it goes on where it was.
+chooses 10,000 of 31,534 public records by the teacher's entropy and trains a student on its soft
+labels and, with canaries, a second one on its hard labels. An interrupted run can be resumed.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def make_audit(options):
 
 
 def show(reports):
-    """Print a row of Markdown for each model, attack and slice, with 95 % intervals."""
+    """Print one row of Markdown per model, attack and slice, with 95 % intervals."""
     print("| model | test accuracy | attack | records | AUC | TPR at 1 % FPR | TPR at 0.1 % FPR |")
     print("|---|---|---|---|---|---|---|")
     for name, report in reports.items():
@@ -105,7 +105,7 @@ def show(reports):
 
 
 def main(arguments=None):
-    """Train what is missing, then print the table."""
+    """Train the missing models, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=64)
     parser.add_argument("--canaries", choices=KINDS)
@@ -113,7 +113,7 @@ def main(arguments=None):
     parser.add_argument("--directory", type=pathlib.Path)
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--json", type=pathlib.Path, help="where to write the comparison")
-    parser.add_argument("--html", type=pathlib.Path, help="where to write it for people")
+    parser.add_argument("--html", type=pathlib.Path, help="where to write it as an HTML page")
     options = parser.parse_args(arguments)
 
     audit, canaries, names = make_audit(options)

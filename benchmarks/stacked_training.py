@@ -1,13 +1,13 @@
-"""Time shadow models trained at once, with stacked weights, beside one by one with `fit`.
+"""Time shadow models trained together with stacked weights, compared with one by one in `fit`.
 
     python benchmarks/stacked_training.py [--net small] [--models 16] [--output results.jsonl]
 
 Both train on random halves of the same synthetic records, Adam, batch 128, from `build_model` to
 trained models, so that tracing and compilation are in the figures. `fit` reads tf.data batches
 from memory; it is timed as Keras comes on this machine, and with its step compiled by XLA. The
-paper's net is of arithmetic alone: there is little to gain. Prints the seconds a model and the
-ratios, in wall-clock and in processor seconds, which a busy machine disturbs less; exit status 1
-if stacking the small net is not at least twice as fast.
+paper's net is dominated by arithmetic: there is little to gain. Prints seconds per model and
+ratios, in wall-clock and in processor seconds, which a busy machine affects less; exit status 1 if
+stacking the small net is not at least twice as fast.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Row(Measured):
 
 
 def one_by_one(jit_compile):
-    """Train with Keras' own `fit`, a model after the other."""
+    """Train with Keras' own `fit`, one model after the other."""
 
     def train(build, x, y, rows, epochs):
         for seed, mine in enumerate(rows):
@@ -80,7 +80,7 @@ def stacked(group_size):
 
 
 def measure(net, num_models, group_sizes, seed):
-    """Yield a row for each method."""
+    """Yield one row per method."""
     hidden, members, epochs = NETS[net]
     rng = np.random.default_rng(seed)
     x = (rng.random((2 * members, FEATURES)) < 0.05).astype("float32")

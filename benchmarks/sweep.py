@@ -1,11 +1,11 @@
-"""Time a sweep of k points against its parts: one teacher, one labelling, k students.
+"""Time a sweep of k points, compared with its parts: one teacher, one labelling, k students.
 
     python benchmarks/sweep.py [--repetitions 3] [--points 4] [--output results.jsonl]
 
 Synthetic records of the Purchase100 shape (600 binary features, 100 classes), the paper's net. The
-parts are timed by hand, with Keras' `fit` for the teacher and `DistillationTrainer` for labels and
-students, in the same process, in turn with the sweep. Prints the median of the ratios; exit
-status 1 above 1.05.
+parts are timed separately, with Keras' `fit` for the teacher and `DistillationTrainer` for labels
+and students, in the same process, taking turns with the sweep. Prints the median of the ratios;
+exit status 1 above 1.05.
 """
 
 import argparse
@@ -49,12 +49,12 @@ def build():
 
 
 def temperatures(points):
-    """Return as many temperatures."""
+    """Return the temperatures of so many points."""
     return tuple(1.0 + 0.25 * point for point in range(points))
 
 
 def swept(split, points, seed):
-    """Return the seconds of a sweep, its audits included."""
+    """Return the seconds of a sweep, including its audits."""
     trainer = DMPTrainer(build, selector=None, seed=seed)
     trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS, teacher_optimizer="adam")
     start = time.perf_counter()
@@ -123,7 +123,7 @@ def main(arguments=None):
     ratio = statistics.median(ratios)
     print(
         f"\nsweep of {options.points} points / its parts by hand: {ratio:.3f} "
-        f"({min(ratios):.3f} to {max(ratios):.3f}), at most {LIMIT} wanted"
+        f"({min(ratios):.3f} to {max(ratios):.3f}), limit {LIMIT}"
     )
     return 0 if ratio <= LIMIT else 1
 

@@ -1,12 +1,12 @@
-"""Tables and plots of the rows of `benchmarks.defenses`.
+"""Tables and plots of the results of `benchmarks.defenses`.
 
     python -m benchmarks.tabulate results.jsonl                      # Markdown to the terminal
     python -m benchmarks.tabulate results.jsonl --out-dir docs/reports --risk white_box_accuracy
 
 Prints, for each data set: every defence and setting, with means over seeds and their 95 %
-intervals (Student's); what the shadow models found; and what DMP gains in accuracy over each
-defence at equal risk. With `--out-dir` also writes `defenses_<data set>.md` and the frontier plot
-`defenses_<data set>.svg`.
+intervals (Student's); the results of the shadow models; and the accuracy that DMP gains over each
+defence at equal risk. With `--out-dir` it also writes `defenses_<data set>.md` and the frontier
+plot `defenses_<data set>.svg`.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def by_setting(rows):
 
 
 def points_table(rows):
-    """A line for each defence and setting, with means over the seeds."""
+    """One line per defence and setting, with means over the seeds."""
     undefended = {
         row["seed"]: row["seconds"]
         for row in rows
@@ -81,7 +81,7 @@ def points_table(rows):
 
 
 def gains_table(rows, risk, ours=frontier.OURS):
-    """What a curve gains over each other one at equal risk, with intervals over the seeds.
+    """Gains of a curve over each other curve at equal risk, with intervals over the seeds.
 
     Twice: of the headline points, which more seeds have, and of all points, which tell what
     another setting of either would have gained.
@@ -111,7 +111,7 @@ def gains_table(rows, risk, ours=frontier.OURS):
 
 
 def shadow_table(rows):
-    """A line for each defence and attack of the audits with shadow models."""
+    """One line per defence and attack of the audits with shadow models."""
     lines = []
     for row in rows:
         if row["kind"] != SHADOW:
@@ -165,7 +165,7 @@ def page(dataset, scale, rows, risk):
 
 
 def plot(rows, risk, path):
-    """Draw accuracy against risk, a curve for each defence over its main setting."""
+    """Draw accuracy against risk, one curve per defence over its main setting."""
     import matplotlib
 
     matplotlib.use("Agg")

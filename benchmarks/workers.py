@@ -1,10 +1,10 @@
-"""Time one worker against two and three on loopback, at the same global batch.
+"""Time one worker, two and three on loopback, at the same global batch size.
 
     python benchmarks/workers.py [--workers 1 2 3] [--epochs 5] [--output results.jsonl]
 
-Processes on one machine share its cores: with `--threads 1` each computes on one, so that as many
-workers as cores could at best be as many times as fast. What is missing to that is communication.
-Prints the median seconds of an epoch, after a first one that traces, and ratios to one worker; the
+Processes on one machine share its cores: with `--threads 1` each computes on one core, so that n
+workers on n cores could be n times as fast at best. The difference from that is communication.
+Prints the median seconds per epoch, after a first one that traces, and ratios to one worker; the
 losses must agree.
 """
 
@@ -95,7 +95,7 @@ def work(options, result):
 
 
 def measure(num_workers, options, folder):
-    """Return the row of so many workers; none of them is left behind."""
+    """Return the row for so many workers; no process is left running."""
     sockets = [socket.socket() for _ in range(num_workers)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -163,7 +163,7 @@ def main(arguments=None):
             if options.output:
                 with open(options.output, "a") as file:
                     file.write(rows[-1].to_json() + "\n")
-    print("| workers | seconds an epoch | to the first | ms a step | MB of gradient |")
+    print("| workers | seconds per epoch | to the first | ms per step | MB of gradient |")
     print("|---|---|---|---|---|")
     for row in rows:
         print(

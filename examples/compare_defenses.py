@@ -1,14 +1,14 @@
-"""Train a classifier under every defence, and audit all of them side by side.
+"""Train a classifier with every defence, and audit all of them side by side.
 
     python examples/compare_defenses.py                          # latent shoppers, many minutes
     python examples/compare_defenses.py --defenses none dmp pate # some of them
     python examples/compare_defenses.py --smoke                  # under a minute, on digits
 
-Writes `comparison.json` and `report.html` to `runs/compare_defenses`. One seed and one setting a
-defence: it shows how to compare, not which defence is best.
+Writes `comparison.json` and `report.html` to `runs/compare_defenses`. With one seed and one setting
+per defence, it shows how to compare defences, not which one is best.
 """
 
-# %% Imports, without TensorFlow's notes on the machine it runs on
+# %% Imports, without TensorFlow's log messages about the machine
 import argparse
 import os
 import pathlib
@@ -28,7 +28,7 @@ SEED = 0
 STUDENT = {"class_name": "SGD", "config": {"learning_rate": 0.1, "momentum": 0.9}}
 
 
-# %% One setting a defence; the rest are defaults
+# %% One setting per defence; everything else has its default
 def settings_of(reference, smoke):
     """Return the settings of each defence by its name."""
     own = {name: {} for name in defenses.names()}
@@ -121,7 +121,7 @@ def main(arguments=None):
         assert abs(accuracy["memguard"] - accuracy["none"]) < 1e-6
         print("MemGuard has the accuracy of the undefended model")
         assert reports["dmp"]["loss"].auc < reports["none"]["loss"].auc
-        print("DMP tells less about its members than the undefended model")
+        print("DMP reveals less about its members than the undefended model")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Train DMP on two workers under a supervisor that starts all again when one is lost.
+"""Train DMP on two workers under a supervisor that restarts all of them when one is lost.
 
     python examples/multi_worker.py            # two processes on loopback, on digits
-    python examples/multi_worker.py --kill     # kills one of them on the way
+    python examples/multi_worker.py --kill     # kills one of them during training
     python examples/multi_worker.py --smoke    # few epochs
 
-On several hosts the worker's part is the same program; a scheduler takes the supervisor's place
-(docs/scale/several_devices.md). Writes `protected.keras`, `history.json` and a log a worker to
+On several hosts the workers run the same program, and a scheduler replaces the supervisor
+(docs/scale/several_devices.md). Writes `protected.keras`, `history.json` and one log per worker to
 `runs/multi_worker`, and keeps checkpoints there until the end.
 """
 
@@ -29,7 +29,7 @@ SECONDS_TO_END = 60
 
 # %% A worker: the same program on every host
 def work(output, epochs):
-    """Train as one of the workers that TF_CONFIG names."""
+    """Train as one of the workers in TF_CONFIG."""
     from keras_dmp.distribution import MultiWorkerStrategy
 
     strategy = MultiWorkerStrategy()
@@ -45,7 +45,7 @@ def work(output, epochs):
         lambda: models.fully_connected(x.shape[1:], 10, hidden=(64,)),
         selector=EntropyReferenceSelector(fraction=0.8),
         seed=SEED,
-        # Every worker sees it; the chief writes there.
+        # All workers can access it; the chief writes to it.
         directory=output / "checkpoints",
         distribution_strategy=strategy,
     )
@@ -67,7 +67,7 @@ def work(output, epochs):
         (output / "history.json").write_text(json.dumps(history.history))
 
 
-# %% The supervisor: starts all workers, and all of them again when one is lost
+# %% The supervisor: starts all workers, and restarts all of them when one is lost
 def supervise(output, epochs, num_workers, kill):
     """Run workers until all have finished; return how often they were started."""
     for start in range(1, MOST_STARTS + 1):
@@ -84,7 +84,7 @@ def supervise(output, epochs, num_workers, kill):
 
 @contextlib.contextmanager
 def started(output, epochs, num_workers):
-    """Processes of all workers on loopback; none is left behind."""
+    """Processes of all workers on loopback; none is left running."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(num_workers)]
     workers = []
     with contextlib.ExitStack() as stack:
@@ -110,7 +110,7 @@ def started(output, epochs, num_workers):
 
 
 def free_ports(count):
-    """Ports of loopback that are free now."""
+    """Loopback ports that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -119,7 +119,7 @@ def free_ports(count):
 
 
 def finished(workers):
-    """Wait for the workers; whether all have ended well. The others of a lost one must end too."""
+    """Wait for the workers; return whether all succeeded. If one is lost, all must end."""
     deadline = None
     while any(worker.poll() is None for worker in workers):
         lost = [index for index, worker in enumerate(workers) if worker.poll()]
@@ -159,7 +159,7 @@ def main(arguments=None):
     epochs = 6 if options.smoke else options.epochs
     options.output.mkdir(parents=True, exist_ok=True)
     starts = supervise(options.output, epochs, options.workers, options.kill)
-    # Teacher, labels and hashes of the members: private, and needed no more.
+    # Teacher, labels and hashes of the members are private, and no longer needed.
     shutil.rmtree(options.output / "checkpoints")
 
     history = json.loads((options.output / "history.json").read_text())

@@ -1,6 +1,6 @@
-"""Protect a classifier of private shopping weeks, and audit it beside the unprotected one.
+"""Protect a classifier of private shopping weeks, and audit it alongside the unprotected one.
 
-    python examples/quickstart.py                       # grocery baskets, some minutes
+    python examples/quickstart.py                       # grocery baskets, several minutes
     python examples/quickstart.py --dataset adult       # or fashion_mnist, digits, latent_shoppers
     python examples/quickstart.py --smoke               # a few seconds, on digits
 
@@ -8,7 +8,7 @@ Writes `protected.keras`, `report.html`, `audit.json`, `roc.png` and `privacy_ut
 `runs/quickstart`.
 """
 
-# %% Imports, without TensorFlow's notes on the machine it runs on
+# %% Imports, without TensorFlow's log messages about the machine
 import argparse
 import contextlib
 import os
@@ -18,7 +18,7 @@ import time
 
 @contextlib.contextmanager
 def without_native_log():
-    """Drop what native libraries write to standard error; Python's errors still raise."""
+    """Discard output of native libraries to standard error; Python exceptions are still raised."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
@@ -44,7 +44,7 @@ from keras_dmp.audit import compare_audits, plot_rocs
 
 SEED = 0
 BATCH_SIZE = 128
-# Members (and as many nonmembers) and epochs of each data set; the rest is the reference pool.
+# Number of members, which is also that of nonmembers, and epochs; the rest is the reference pool.
 SIZES = {
     "grocery_baskets": (10_000, 20),
     "latent_shoppers": (10_000, 20),
@@ -58,7 +58,7 @@ HARD = "DMP lowest entropy, hard labels"
 
 
 class Stopwatch(keras.callbacks.Callback):
-    """Seconds that one training took."""
+    """Measures the seconds that one training takes."""
 
     def on_train_begin(self, logs=None):  # noqa: D102
         self._start = time.perf_counter()
@@ -69,7 +69,7 @@ class Stopwatch(keras.callbacks.Callback):
 
 # %% Train the five models
 def train(split, build_model, epochs, **selection):
-    """Return each model and the seconds of its trainings, by row of the table."""
+    """Return each model and its training seconds, by row of the table."""
     fit = {"epochs": epochs, "batch_size": BATCH_SIZE, "validation_data": split.validation}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     rows = {}
@@ -118,7 +118,7 @@ def train(split, build_model, epochs, **selection):
     return protected, {name: rows[name] for name in (UNDEFENDED, STOPPED, RANDOM, LOWEST, HARD)}
 
 
-# %% Show and write what the audits found
+# %% Show and write the results of the audits
 def show(rows, reports):
     """Print the table."""
     table = Table(title="Membership inference by TF-Privacy's threshold attack")
@@ -152,7 +152,7 @@ def write(folder, protected, reports):
 
 
 def claims(reports):
-    """Return what this project claims of the method, each with whether it holds here."""
+    """Return this project's claims about the method, each with whether it holds here."""
     auc = {name: report["threshold"].auc for name, report in reports.items()}
     lost = reports[UNDEFENDED].nonmember_accuracy - reports[LOWEST].nonmember_accuracy
     return {

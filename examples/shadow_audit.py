@@ -1,13 +1,13 @@
-"""Attack a protected classifier as the strongest attacker does: with shadow models and canaries.
+"""Attack a protected classifier like the strongest attacker: with shadow models and canaries.
 
     python examples/shadow_audit.py            # latent shoppers, minutes on two cores; resumes
-    python examples/shadow_audit.py --smoke    # some seconds, on digits
+    python examples/shadow_audit.py --smoke    # a few seconds, on digits
 
-The whole pipeline (teacher, selection, student) is run many times on random halves of the records,
+The whole pipeline (teacher, selection, student) runs many times on random halves of the records,
 some of which are mislabelled on purpose. Writes `audit.json` and `report.html`.
 """
 
-# %% Imports, without TensorFlow's notes on the machine it runs on
+# %% Imports, without TensorFlow's log messages about the machine
 import argparse
 import os
 import pathlib
@@ -24,9 +24,9 @@ SEED = 0
 ATTACKS = ("loss", "lira", "lira_fixed", "rmia")
 
 
-# %% The pipeline as one function: all that touches members is in it
+# %% The pipeline as one function, which contains everything that uses members
 def pipeline(reference, num_classes, epochs, batch_size):
-    """Return `train(x, y, seed)`, which gives the undefended and the protected model."""
+    """Return `train(x, y, seed)`, which returns the undefended and the protected model."""
 
     def train(x, y, seed):
         trainer = DMPTrainer(
@@ -77,7 +77,7 @@ def main(arguments=None):
     print(f"{audit.num_unfinished} of {num_models} shadow models to train")
     audit.run()
 
-    # %% What the attackers found, on all records and on the mislabelled ones
+    # %% Results of the attacks, on all records and on the mislabelled ones
     reports = {
         name: audit.report(ATTACKS, model=name, canaries=planted.indices)
         for name in ("undefended", "dmp")

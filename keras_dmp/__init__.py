@@ -1,6 +1,6 @@
 """Distillation for membership privacy: release Keras classifiers trained on private data.
 
-Names load when they are first used, so that `import keras_dmp` does not import TensorFlow.
+Names are imported on first use, so `import keras_dmp` does not import TensorFlow.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Commands: `python -m keras_dmp audit predictions.npz`."""
+"""Command line interface: `python -m keras_dmp audit predictions.npz`."""
 
 import sys
 

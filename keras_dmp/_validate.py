@@ -1,6 +1,7 @@
-"""Checks of scalar arguments: each message names argument, expectation and value received.
+"""Validation of scalar arguments.
 
-Every function takes its values by keyword, so that the argument's name is written once:
+Every error message names the argument, what was expected and the value received. Functions take
+values by keyword, so that the argument's name is written only once:
 `positive(temperature=temperature)`.
 """
 
@@ -22,7 +23,7 @@ def positive(**arguments: Any) -> None:
 
 
 def integer_at_least(minimum: int, **arguments: Any) -> None:
-    """Require whole numbers of at least `minimum`; booleans are not numbers."""
+    """Require whole numbers of at least `minimum`; booleans are rejected."""
     for name, value in arguments.items():
         if not _is_integer(value) or value < minimum:
             raise ValueError(
@@ -66,7 +67,7 @@ def boolean(**arguments: Any) -> None:
 
 
 def writable_path(**arguments: Any) -> None:
-    """Require paths that a file can be written to, before any work that would be lost."""
+    """Require paths that can be written to, so that errors come before the work, not after it."""
     for name, value in arguments.items():
         path = os.fspath(value)
         folder = os.path.dirname(os.path.abspath(path))
@@ -79,16 +80,18 @@ def writable_path(**arguments: Any) -> None:
         else:
             continue
         raise OSError(
-            f"Expected `{name}` to be a path that can be written: {problem}. "
-            f"Received: {name}={path!r}"
+            f"Expected `{name}` to be a path that can be written. Received: {name}={path!r}, but "
+            f"{problem}"
         )
 
 
 def verbosity(verbose: Any) -> int:
-    """Return 0, 1 or 2 for what Keras takes as `verbose`; `"auto"` is 1, `True` and `False` count.
+    """Return 0, 1 or 2 for any value of Keras' argument `verbose`.
+
+    `"auto"` and `True` are 1, `False` is 0.
 
     Raises:
-        ValueError: For anything else.
+        ValueError: If the value is not 0, 1, 2, `"auto"`, `True` or `False`.
     """
     if isinstance(verbose, bool):
         return int(verbose)
@@ -97,7 +100,7 @@ def verbosity(verbose: Any) -> int:
 
 
 def seed_or_fresh(seed: int | None) -> int:
-    """Return the seed, or one from the operating system's entropy for None: nobody can guess it.
+    """Return the seed, or for None an unpredictable one from the operating system's entropy.
 
     Raises:
         ValueError: If the seed is not a whole number of at least 0.
@@ -109,13 +112,13 @@ def seed_or_fresh(seed: int | None) -> int:
 
 
 def tensorflow_backend() -> None:
-    """Require Keras to run on TensorFlow.
+    """Require Keras to use the TensorFlow backend.
 
-    Modules that compute with TensorFlow call this when they are imported: names of the package
-    load when they are first used, so that everything else works on all backends.
+    Modules that need TensorFlow call this when they are imported. The package imports its modules
+    on first use, so everything else works with all backends.
 
     Raises:
-        ImportError: If Keras runs on another backend.
+        ImportError: If Keras uses another backend.
     """
     import keras
 
@@ -123,9 +126,9 @@ def tensorflow_backend() -> None:
     if backend != "tensorflow":
         raise ImportError(
             "Expected Keras to run on TensorFlow, which this part of keras_dmp needs to train or "
-            "query models: set KERAS_BACKEND=tensorflow before Keras is imported, or audit saved "
-            "predictions, which works on every backend (`python -m keras_dmp audit`, "
-            f"`MembershipScores`). Received: KERAS_BACKEND={backend}"
+            f"query models. Received: KERAS_BACKEND={backend}; set KERAS_BACKEND=tensorflow before "
+            "importing Keras, or audit saved predictions, which works with every backend (`python "
+            "-m keras_dmp audit`, `MembershipScores`)"
         )
 
 

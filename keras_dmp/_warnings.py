@@ -1,5 +1,5 @@
-"""The library's one warning class."""
+"""The warning class of this package."""
 
 
 class PrivacyWarning(UserWarning):
-    """Something allowed that may expose the private members."""
+    """Warns about something that is allowed but may expose the private members."""

@@ -1,4 +1,4 @@
-"""The loss of the student."""
+"""The loss that the student is trained with."""
 
 import keras
 from keras import ops
@@ -9,7 +9,7 @@ from keras_dmp._classifier.logits import class_logits
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
 class SoftTargetKLDivergence(keras.losses.Loss):
-    """KL divergence from the student's to the teacher's softened prediction.
+    """KL divergence between the softened predictions of teacher and student.
 
     For teacher logits `t`, student logits `s` and temperature `T`, per sample
 
@@ -17,21 +17,23 @@ class SoftTargetKLDivergence(keras.losses.Loss):
 
     This is the objective of the third phase of DMP (Shejwalkar & Houmansadr, AAAI 2021). It
     is computed from log-probabilities in float32 whatever the dtype of the outputs, so it
-    stays exact for saturated and for half-precision outputs.
+    remains accurate for saturated and for half-precision outputs.
 
-    `y_true` are the teacher's outputs and `y_pred` the student's, both of shape
+    `y_true` holds the teacher's outputs and `y_pred` the student's, both of shape
     `(batch, classes)` or, for a sigmoid head, `(batch, 1)`: one unit stands for two classes.
 
     Args:
-        temperature: Finite number above 0. Divides the logits of both sides. Defaults to 1.
-        compensate_temperature: Boolean. Whether to multiply by `T ** 2`, which keeps the size
-            of the gradient when `T` changes (Hinton et al. 2015). Defaults to `False`, as in
-            the DMP authors' code.
-        from_logits: Boolean. Whether the outputs are logits; otherwise they are the
+        temperature: Finite number above 0, by which the logits of both models are divided.
+            Defaults to 1.
+        compensate_temperature: Boolean, whether to multiply the loss by `T ** 2`, which keeps the
+            size of the gradient when `T` changes (Hinton et al. 2015). Defaults to `False`, as
+            in the DMP authors' code.
+        from_logits: Boolean, whether the outputs are logits; otherwise they are the
             probabilities of a softmax or sigmoid head. Defaults to `True`.
-        reduction: As in `keras.losses.Loss`. Defaults to `"sum_over_batch_size"`.
-        name: Name of the loss.
-        dtype: Dtype of the computation. Defaults to `"float32"`.
+        reduction: String or `None`, as in `keras.losses.Loss`. Defaults to
+            `"sum_over_batch_size"`.
+        name: String, the name of the loss. Defaults to `"soft_target_kl_divergence"`.
+        dtype: String, the dtype of the computation. Defaults to `"float32"`.
 
     Raises:
         ValueError: If `temperature` is not a finite number above 0, or the outputs of teacher
@@ -63,7 +65,7 @@ class SoftTargetKLDivergence(keras.losses.Loss):
         self.from_logits = from_logits
 
     def call(self, y_true, y_pred):
-        """Return the divergence of each sample, shape `(batch,)`."""
+        """Return the divergence for each sample, in nats, shape `(batch,)`."""
         if y_true.shape[-1] != y_pred.shape[-1] or len(y_true.shape) != len(y_pred.shape):
             raise ValueError(
                 "Expected the teacher's outputs `y_true` and the student's outputs `y_pred` to "

@@ -1,7 +1,7 @@
-"""The networks of the DMP paper's experiments, and a small one for Fashion-MNIST.
+"""The networks of the DMP paper's experiments, and a small convolutional network.
 
-Each function builds a fresh, uncompiled model that gives logits. Wrap one in a callable to hand
-it to `keras_dmp.DMPTrainer`: `lambda: fully_connected((600,), 100)`.
+Each function builds a new, uncompiled model that returns logits. To pass one to
+`keras_dmp.DMPTrainer`, wrap it in a callable: `lambda: fully_connected((600,), 100)`.
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,18 @@ def fully_connected(
     """The fully connected network for Purchase100 and Texas100.
 
     Args:
-        input_shape: Shape of one record, such as `(600,)`; more than one axis is flattened.
-        num_classes: Integer, the number of logits.
-        hidden: Integers, the width of each hidden layer. Defaults to the paper's
-            `(1024, 512, 256, 128)`.
-        activation: String, the activation of the hidden layers. Defaults to `"tanh"`, the
-            paper's.
+        input_shape: Shape of one record, such as `(600,)`; several axes are flattened.
+        num_classes: Integer of at least 2, the number of logits.
+        hidden: Sequence of integers, the width of each hidden layer. Defaults to
+            `(1024, 512, 256, 128)`, as in the paper.
+        activation: String, the activation of the hidden layers. Defaults to `"tanh"`, as in the
+            paper.
 
     Returns:
-        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)`.
+        A `keras.Model` that maps `(batch, *input_shape)` to logits `(batch, num_classes)`.
+
+    Raises:
+        ValueError: If `num_classes` is less than 2.
 
     Example:
         >>> from keras_dmp.models import fully_connected
@@ -45,14 +48,18 @@ def fully_connected(
 
 
 def small_convnet(input_shape: Sequence[int], num_classes: int) -> keras.Model:
-    """Two convolutions and a dense layer, for images of the size of Fashion-MNIST's.
+    """Two convolutions and a dense layer, for small images such as those of Fashion-MNIST.
 
     Args:
-        input_shape: `(height, width, channels)` of one image, such as `(28, 28, 1)`.
-        num_classes: Integer, the number of logits.
+        input_shape: `(height, width, channels)` of one image, such as `(28, 28, 1)`; height and
+            width are at least 4.
+        num_classes: Integer of at least 2, the number of logits.
 
     Returns:
-        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)`.
+        A `keras.Model` that maps `(batch, *input_shape)` to logits `(batch, num_classes)`.
+
+    Raises:
+        ValueError: If the images are too small, or `num_classes` is less than 2.
     """
     inputs = _image_inputs(input_shape, num_classes, smallest=4)
     x = inputs
@@ -66,21 +73,25 @@ def small_convnet(input_shape: Sequence[int], num_classes: int) -> keras.Model:
 
 
 def alexnet(input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10) -> keras.Model:
-    """AlexNet as it is commonly cut down for CIFAR: five convolutions, one dense layer.
+    """AlexNet in its common reduction for CIFAR: five convolutions and one dense layer.
 
     The first convolution has 64 filters of 11 x 11 with a stride of 4, and there are no hidden
     dense layers: 2,472,266 parameters for 32 x 32 x 3 and 10 classes.
 
     Args:
-        input_shape: `(height, width, channels)` of one image. Defaults to `(32, 32, 3)`.
-        num_classes: Integer, the number of logits. Defaults to 10.
+        input_shape: `(height, width, channels)` of one image; height and width are at least 29.
+            Defaults to `(32, 32, 3)`.
+        num_classes: Integer of at least 2, the number of logits. Defaults to 10.
 
     Returns:
-        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)`.
+        A `keras.Model` that maps `(batch, *input_shape)` to logits `(batch, num_classes)`.
+
+    Raises:
+        ValueError: If the images are too small, or `num_classes` is less than 2.
     """
     # Height and width are divided by 4, 2, 2 and 2.
     inputs = _image_inputs(input_shape, num_classes, smallest=29)
-    # Padding by hand: with a stride, "same" pads one side less than the usual definition.
+    # Explicit padding: with a stride, "same" pads one side less than the usual definition.
     x = keras.layers.ZeroPadding2D(5)(inputs)
     x = keras.layers.Conv2D(64, 11, strides=4, activation="relu")(x)
     x = keras.layers.MaxPooling2D(2)(x)
@@ -101,32 +112,35 @@ def densenet_bc(
     depth: int = 100,
     growth_rate: int = 12,
 ) -> keras.Model:
-    """DenseNet-BC for CIFAR: bottlenecks, and transitions that halve the channels.
+    """DenseNet-BC for CIFAR, with bottlenecks and transitions that halve the channels.
 
     With a depth of 100 and a growth rate of 12 it has 769,162 trainable parameters for 10
-    classes; the paper's larger one has a depth of 190 and a growth rate of 40. See Huang et al.,
-    "Densely Connected Convolutional Networks" (CVPR 2017), section 3.
+    classes; the larger one in the DMP paper has a depth of 190 and a growth rate of 40. See Huang
+    et al., "Densely Connected Convolutional Networks" (CVPR 2017), section 3.
 
     Batch normalization keeps running means and variances of its training data, which are
     released with the model.
 
     Args:
-        input_shape: `(height, width, channels)` of one image. Defaults to `(32, 32, 3)`.
-        num_classes: Integer, the number of logits. Defaults to 10.
-        depth: Integer, the number of layers with weights, 4 more than a multiple of 6. Defaults
-            to 100.
-        growth_rate: Integer, the channels that each dense layer adds. Defaults to 12.
+        input_shape: `(height, width, channels)` of one image; height and width are at least 4.
+            Defaults to `(32, 32, 3)`.
+        num_classes: Integer of at least 2, the number of logits. Defaults to 10.
+        depth: Integer, the number of layers with weights: at least 10, and 4 more than a multiple
+            of 6. Defaults to 100.
+        growth_rate: Integer, the number of channels that each dense layer adds. Defaults to 12.
 
     Returns:
-        A `keras.Model` from `(batch, *input_shape)` to logits `(batch, num_classes)`.
+        A `keras.Model` that maps `(batch, *input_shape)` to logits `(batch, num_classes)`.
 
     Raises:
-        ValueError: The depth does not divide into three equal blocks.
+        ValueError: If `depth` does not divide into three equal blocks, the images are too small,
+            or `num_classes` is less than 2.
     """
     if depth < 10 or (depth - 4) % 6 != 0:
         raise ValueError(
-            f"Expected a depth of 4 more than a multiple of 6, and at least 10: two layers in "
-            f"each of an equal number of bottlenecks in three blocks. Received: depth={depth}"
+            "Expected `depth` to be at least 10 and 4 more than a multiple of 6, such as 40 or "
+            "100, since three blocks have the same number of two-layer bottlenecks. "
+            f"Received: depth={depth}"
         )
     inputs = _image_inputs(input_shape, num_classes, smallest=4)
     x = _convolution(2 * growth_rate, 3)(inputs)
@@ -156,7 +170,7 @@ def _normalized(x: keras.KerasTensor) -> keras.KerasTensor:
 def _inputs(input_shape: Sequence[int], num_classes: int) -> keras.KerasTensor:
     if num_classes < 2:
         raise ValueError(
-            f"Expected at least 2 classes, each with a logit of its own. "
+            "Expected `num_classes` to be at least 2, since each class has its own logit. "
             f"Received: num_classes={num_classes}"
         )
     return keras.Input(tuple(input_shape))
@@ -167,7 +181,7 @@ def _image_inputs(
 ) -> keras.KerasTensor:
     if len(input_shape) != 3 or min(input_shape[:2]) < smallest:
         raise ValueError(
-            f"Expected images (height, width, channels) of at least {smallest} x {smallest}. "
-            f"Received: input_shape={tuple(input_shape)}"
+            "Expected `input_shape` to be (height, width, channels) of at least "
+            f"{smallest} x {smallest} pixels. Received: input_shape={tuple(input_shape)}"
         )
     return _inputs(input_shape, num_classes)

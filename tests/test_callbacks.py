@@ -495,7 +495,7 @@ def test_bad_settings(sides, settings, error, message):
     ("dataset", "message"),
     [
         (lambda x, y: tf.data.Dataset.from_tensor_slices(x).batch(9), "Received: no labels"),
-        (lambda x, y: as_dataset(x, y).repeat(), "Received: an endless dataset"),
+        (lambda x, y: as_dataset(x, y).repeat(), "Received: an infinite dataset"),
         (lambda x, y: nets.Pairs(x), "Received: no labels"),
     ],
 )

@@ -101,7 +101,7 @@ def test_fully_connected_takes_widths_and_activation():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: models.fully_connected((6,), 1), "at least 2 classes.*num_classes=1"),
+        (lambda: models.fully_connected((6,), 1), "`num_classes` to be at least 2.*num_classes=1"),
         (lambda: models.alexnet((28, 28, 1), 10), r"29 x 29.*input_shape=\(28, 28, 1\)"),
         (lambda: models.small_convnet((784,), 10), r"height, width.*input_shape=\(784,\)"),
         (lambda: models.densenet_bc(depth=99), "4 more than a multiple of 6.*depth=99"),

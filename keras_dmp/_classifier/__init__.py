@@ -1,1 +1,1 @@
-"""What a classifier is: its outputs, their kind, fresh copies of it."""
+"""Classifiers: their outputs, labels and losses, and fresh copies of them."""

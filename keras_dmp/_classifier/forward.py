@@ -1,11 +1,11 @@
-"""One pass of a model over many samples, outside of `Model.predict`.
+"""Inference on many samples without `Model.predict`.
 
 `predict` leaves compiled functions and a resolved `jit_compile` on the model it is called
-on; a teacher or an audited model belongs to the caller and is not touched.
+on; a teacher or an audited model belongs to the caller and must not be changed.
 
-A model that was built in the scope of a `tf.distribute` strategy is computed by all of the
-strategy's replicas, each of them a part of the batch. With several workers all must ask for the
-same samples, and each gets all outputs.
+If the model was built in the scope of a `tf.distribute` strategy, each of the strategy's replicas
+computes a part of every batch. With several workers, all must pass the same samples, and each
+receives all outputs.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_dmp._data import arrays
 from keras_dmp.distribution.replicas import shared_out, strategy_of
 
-# Measured on fully connected and small convolutional nets: more samples a batch gain
+# Measured on fully connected and small convolutional nets: more samples per batch gain
 # nothing, and the inputs of one batch stay within 64 MiB.
 _MAX_BATCH = 2_048
 _MAX_BATCH_BYTES = 1 << 26
@@ -33,7 +33,7 @@ class ForwardPass:
     def __init__(self, model: keras.Model):
         self._model = model
         self._strategy = strategy_of(model)
-        # By shape: one trace serves all batches that differ in their number of samples.
+        # By sample shape: one trace serves batches of any number of samples.
         self._traces: dict[tuple, Any] = {}
 
     def __call__(self, x: Any) -> np.ndarray | Any:
@@ -61,14 +61,18 @@ class ForwardPass:
 
 
 def single(outputs: Any) -> Any:
-    """The one output in a list or dictionary; several outputs stay as they are."""
+    """The output in a list or dictionary with one entry; several outputs are returned unchanged."""
     leaves = keras.tree.flatten(outputs)
     return leaves[0] if len(leaves) == 1 else outputs
 
 
 def call(model: keras.Model, x: Any) -> np.ndarray | Any:
-    """Outputs for a few samples, without compiling anything; it builds an unbuilt model."""
-    # Where variables are made, they are the strategy's.
+    """Outputs for a few samples, computed eagerly; builds an unbuilt model.
+
+    Returns:
+        The float32 output, (samples, units), or the structure of a multi-output model.
+    """
+    # Variables created here belong to the strategy.
     with strategy_of(model).scope():
         outputs = single(model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False))
     return tf.cast(outputs, tf.float32).numpy() if tf.is_tensor(outputs) else outputs
@@ -86,7 +90,8 @@ def predict(
     Args:
         model: A model with one output.
         x: A structure of arrays.
-        batch_size: Samples a call, of all replicas together. Defaults to the largest that pays.
+        batch_size: Samples per call, over all replicas. Defaults to `labeling_batch_size` per
+            replica.
         verbose: Whether to show a Keras progress bar.
     """
     samples = arrays.num_samples(x)
@@ -105,6 +110,6 @@ def predict(
 
 
 def labeling_batch_size(x: Any) -> int:
-    """Samples a forward call, by the size of one sample."""
+    """Samples per forward call on one replica, 32 to 2,048, by the size of one sample."""
     sample_bytes = sum(leaf[:1].nbytes for leaf in keras.tree.flatten(x))
     return int(np.clip(_MAX_BATCH_BYTES // max(1, sample_bytes), 32, _MAX_BATCH))

@@ -1,4 +1,4 @@
-"""Models with weights of their own: a student must never start where the teacher started."""
+"""Fresh models: a student must never start from the teacher's initial weights."""
 
 import hashlib
 import tempfile
@@ -14,10 +14,11 @@ from keras_dmp._warnings import PrivacyWarning
 
 
 def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
-    """A new model: a call of the callable, or a clone of the model with weights drawn anew.
+    """A new model: the callable's result, or a clone of the model with newly drawn weights.
 
     Raises:
-        TypeError: If `model` is neither a callable nor a model, or the callable returns none.
+        TypeError: If `model` is neither a callable nor a model, or the callable does not return a
+            model.
         ValueError: If the model cannot be cloned.
     """
     if isinstance(model, keras.Model):
@@ -37,12 +38,15 @@ def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
 
 
 def fresh_clone(model: keras.Model) -> keras.Model:
-    """Clone of `model` with weights drawn anew, whatever seeds its initializers carry.
+    """Clone `model` with newly drawn weights, regardless of the seeds of its initializers.
 
     State that preprocessing layers have adapted to data is kept: a plain
-    `keras.models.clone_model` resets it silently. Layers that are frozen stay frozen, but their
-    weights are drawn anew with a warning: nothing tells whether a model instance was trained on
-    members before a part of it was frozen.
+    `keras.models.clone_model` resets it silently. Frozen layers stay frozen, but their weights are
+    redrawn with a warning: there is no way to know whether a model instance was trained on members
+    before a part of it was frozen.
+
+    Raises:
+        ValueError: If the model cannot be cloned.
     """
     try:
         if isinstance(model, keras.Sequential) or hasattr(model, "operations"):
@@ -52,14 +56,14 @@ def fresh_clone(model: keras.Model) -> keras.Model:
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected `model` to be a model that Keras can clone. Received: {model.name!r} of "
-            f"type {type(model).__name__} ({error}); pass a callable that builds it instead"
+            f"type {type(model).__name__} ({error}); pass a callable that builds the model instead"
         ) from error
     layers, twins = list(_adaptable_layers(model)), list(_adaptable_layers(clone))
     if len(layers) != len(twins):
         raise ValueError(
             "Expected `model` to be a model whose adapted layers Keras can clone. Received: "
-            f"{model.name!r}, whose clone has {len(twins)} of {len(layers)}; pass a callable that "
-            "builds it instead"
+            f"{model.name!r}, whose clone has {len(twins)} of {len(layers)} adapted layers; pass a "
+            "callable that builds the model instead"
         )
     for layer, twin in zip(layers, twins, strict=True):
         _copy_state(layer, twin)
@@ -73,31 +77,32 @@ def teacher_and_student(
     student: keras.Model,
     x: Any,
 ) -> tuple[keras.Model, keras.Model]:
-    """Teacher and student, built, with initial weights of their own.
+    """Teacher and student, both built, with different initial weights.
 
     Args:
-        model: What builds them.
-        teacher: A ready teacher, or None to build one.
-        student: A student that `model` has built.
+        model: The model or callable that builds them.
+        teacher: A trained teacher, or None to build a new one.
+        student: A student built from `model`.
         x: A few samples.
 
     Raises:
-        ValueError: If `model` returns one object twice, or always the same weights.
+        ValueError: If `model` returns models that share variables, or always the same weights.
     """
     teacher = teacher or fresh_model(model)
     own = {id(variable) for variable in student.variables}
     if teacher is student or any(id(variable) in own for variable in teacher.variables):
         raise ValueError(
-            "Expected the callable `model` to build a new model at every call, adapted "
-            "preprocessing layers included. Received: models that share variables"
+            "Expected the callable `model` to build a new model, with new preprocessing layers, on "
+            "every call. Received: models that share variables"
         )
     for part in (teacher, student):
         ensure_built(part, x)
     if shared_share(student, teacher) == 1.0:
         # A seed in the callable gives both the same weights; such a student leaks more.
         warnings.warn(
-            "`model` gave teacher and student the same initial weights, by a seed or by loading "
-            "them: the student's were drawn anew, since it would tell more about the members",
+            "`model` gave teacher and student the same initial weights, through a fixed seed or by "
+            "loading them. The student's weights were redrawn, since a student that starts where "
+            "its teacher started leaks more about the members",
             PrivacyWarning,
             stacklevel=5,
         )
@@ -106,13 +111,13 @@ def teacher_and_student(
     share = shared_share(student, teacher)
     if share == 1.0:
         raise ValueError(
-            "Expected teacher and student to have initial weights of their own. Received: a "
-            "`model` that always starts from the same weights"
+            "Expected teacher and student to have different initial weights. Received: a `model` "
+            "that always starts from the same weights; remove fixed weights from the callable"
         )
     if share:
         warnings.warn(
             f"Teacher and student share {share:.0%} of their initial weights: a student that "
-            "starts where its teacher started tells more about the members",
+            "starts where its teacher started leaks more about the members",
             PrivacyWarning,
             stacklevel=5,
         )
@@ -120,27 +125,27 @@ def teacher_and_student(
 
 
 def warn_of_adapted_layers(model: keras.Model) -> None:
-    """Warn that statistics which preprocessing layers adapted to data are released."""
+    """Warn that statistics in adapted preprocessing layers are released with the model."""
     names = [layer.name for layer in _adaptable_layers(model) if _is_adapted(layer)]
     if names:
         warnings.warn(
             f"The statistics of the adapted layers {', '.join(names)} are part of the released "
-            "model. Adapt them on reference data, never on members",
+            "model. Adapt them to reference data, never to members",
             PrivacyWarning,
             stacklevel=3,
         )
 
 
 def ensure_built(model: keras.Model, x: Any) -> None:
-    """Create the variables of a model that waits for its first call."""
+    """Create the variables of a model by calling it, unless it is built already."""
     if not model.built:
         forward.call(model, x)
 
 
 def shared_share(model: keras.Model, other: keras.Model) -> float:
-    """Share of the model's random parameters, 0 to 1, that `other` has with equal values.
+    """Share of the model's random parameters, 0 to 1, whose values are equal in `other`.
 
-    Variables with a single value, such as zero biases, say nothing and do not count.
+    Variables that hold a single value, such as zero biases, carry no information and are ignored.
     """
     theirs = {digest for digest, _ in _random_weights(other)}
     mine = list(_random_weights(model))
@@ -149,7 +154,7 @@ def shared_share(model: keras.Model, other: keras.Model) -> float:
 
 
 def _random_weights(model: keras.Model):
-    """Digest and size of each weight with several values, frozen ones too."""
+    """Digest and size of each weight that holds different values, including frozen ones."""
     adapted = {id(variable) for layer in _adaptable_layers(model) for variable in layer.variables}
     for variable in model.weights:
         values = keras.ops.convert_to_numpy(variable)
@@ -176,7 +181,7 @@ def _without_seeds(config: Any) -> Any:
 
 
 def _adaptable_layers(layer: keras.Layer):
-    """Preprocessing layers with an `adapt`, at any depth."""
+    """Preprocessing layers with an `adapt` method, at any depth."""
     for inner in keras_private.inner_layers(layer, recursive=False):
         if hasattr(inner, "adapt"):
             yield inner
@@ -185,12 +190,12 @@ def _adaptable_layers(layer: keras.Layer):
 
 
 def _is_adapted(layer: keras.Layer) -> bool:
-    """Whether a preprocessing layer holds statistics of data, and not only constants."""
+    """Whether a preprocessing layer holds statistics of data rather than constants only."""
     if not layer.built:
         return False
     config = layer.get_config()
     if isinstance(layer, keras.layers.Normalization):
-        # Without `adapt` it leaves values as they are, as in an EfficientNet with fresh weights.
+        # Without `adapt` the layer is the identity, as in an EfficientNet with fresh weights.
         untouched = all(
             np.all(keras.ops.convert_to_numpy(weight) == ("variance" in weight.name))
             for weight in layer.weights
@@ -203,7 +208,7 @@ def _is_adapted(layer: keras.Layer) -> bool:
 
 
 def _keep_frozen(model: keras.Model, clone: keras.Model) -> None:
-    """Freeze in a clone what is frozen in the model, and warn of weights that were lost."""
+    """Freeze the clone's layers like the model's, and warn about weights that were lost."""
     layers, twins = ([each, *keras_private.inner_layers(each)] for each in (model, clone))
     adapted = {id(variable) for layer in _adaptable_layers(model) for variable in layer.variables}
     frozen = [
@@ -221,15 +226,15 @@ def _keep_frozen(model: keras.Model, clone: keras.Model) -> None:
             f"{model.name!r}, whose clone has {len(twins)} of {len(layers)} layers; pass a "
             "callable that builds it instead"
         )
-    # Outer layers come first: freezing them freezes what they hold.
+    # Outer layers come first: freezing them freezes the layers inside them.
     for layer, twin in zip(layers, twins, strict=True):
         if twin.trainable != layer.trainable:
             twin.trainable = layer.trainable
     warnings.warn(
-        f"The weights of the frozen layers {', '.join(frozen)} were drawn "
-        f"anew, since those of a model instance may have been trained on members: {model.name!r} "
-        "would train on top of random layers. Pass a callable that builds it, pretrained weights "
-        "included, instead of the instance",
+        f"The weights of the frozen layers {', '.join(frozen)} were redrawn, since the weights of "
+        f"a model instance may have been trained on members: {model.name!r} would train on top of "
+        "random layers. Instead of the instance, pass a callable that builds the model and loads "
+        "its pretrained weights",
         PrivacyWarning,
         stacklevel=4,
     )
@@ -240,7 +245,7 @@ def _copy_state(layer: keras.Layer, twin: keras.Layer) -> None:
     if layer.built and not twin.built:
         twin.build_from_config(layer.get_build_config())
     if hasattr(layer, "save_assets"):
-        # Vocabularies are private until released; only the owner can read this folder.
+        # Vocabularies are private until released; this folder is readable by its owner only.
         with tempfile.TemporaryDirectory() as folder:
             layer.save_assets(folder)
             twin.load_assets(folder)

@@ -1,7 +1,7 @@
-"""What the library relies on in Keras that Keras does not document, all of it.
+"""The undocumented parts of Keras that this package relies on.
 
-Keras 3.12 to 3.15 have these names. `tests/classifier/test_keras_private.py` says for each what it
-is needed for, and fails where a version of Keras has changed it.
+Keras 3.12 to 3.15 have these names. `tests/classifier/test_keras_private.py` states what each is
+needed for, and fails if a version of Keras has changed it.
 """
 
 from collections.abc import Iterator
@@ -11,30 +11,30 @@ import keras
 
 
 def inner_layers(layer: keras.Layer, *, recursive: bool = True) -> Iterator[keras.Layer]:
-    """Layers in a layer or model, those in its attributes too, without itself.
+    """Layers inside a layer or model, including those in its attributes, but not the layer itself.
 
-    Only models document their `layers`, and those miss what a layer holds, such as the cell of a
-    wrapper.
+    Only models have a documented `layers`, which omits layers held by other layers, such as the
+    cell of a wrapper.
 
     Args:
         layer: A layer or model.
-        recursive: Whether layers in these layers follow too.
+        recursive: Whether to descend into these layers too.
     """
     yield from layer._flatten_layers(recursive=recursive, include_self=False)
 
 
 def producer(tensor: Any) -> Any:
-    """The layer or operation whose call made a symbolic tensor, `None` if none is recorded."""
+    """The layer or operation whose call produced a symbolic tensor; `None` if not recorded."""
     history = getattr(tensor, "_keras_history", None)
     return None if history is None else history.operation
 
 
 def entering(tensor: Any) -> list[Any]:
-    """The symbolic tensors that entered the call which made a tensor."""
+    """The symbolic inputs of the call that produced a tensor."""
     operation, node, _ = tensor._keras_history
     return operation._inbound_nodes[node].input_tensors
 
 
 def times_called(layer: keras.Layer) -> int:
-    """How often a layer was called on symbolic tensors, in any model."""
+    """Number of calls of a layer on symbolic tensors, over all models."""
     return len(layer._inbound_nodes)

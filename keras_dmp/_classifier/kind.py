@@ -1,4 +1,4 @@
-"""What the outputs of a model are: read from its loss, its last activation and their values."""
+"""Kind of a model's outputs, from its loss, its last activation and the values of the outputs."""
 
 from typing import Any
 
@@ -32,12 +32,12 @@ def require_model(model: Any, name: str) -> None:
 
 
 def output_units(model: keras.Model, name: str, outputs: Any = None) -> int | None:
-    """Width of the model's classification head, `None` if it is not known before a call.
+    """Width of the model's classification head, `None` if it is unknown before a call.
 
     Args:
         model: A classifier.
-        name: The argument's name, for messages.
-        outputs: What the model returned for a batch, where it has been called.
+        name: Name of the argument in error messages.
+        outputs: The model's outputs for a batch, if it has been called.
 
     Raises:
         ValueError: If the model has several outputs or no classification head.
@@ -62,7 +62,7 @@ def output_units(model: keras.Model, name: str, outputs: Any = None) -> int | No
 
 
 def num_classes(model: keras.Model | None, name: str = "model") -> int | None:
-    """Classes of a model, `None` without a model or if they are not known before a call."""
+    """Number of classes, `None` without a model or if it is unknown before a call."""
     units = None if model is None else output_units(model, name)
     return None if units is None else classes_of_units(units)
 
@@ -78,22 +78,21 @@ def resolve_output_kind(
 ) -> OutputKind | None:
     """Decide whether a classifier returns logits or probabilities, from all the evidence.
 
-    The declaration `from_logits` and the compiled loss say what is meant; the activation of
-    the last layer and the values of the outputs say what is. They must agree. Where nothing
-    is declared, the last activation decides, then the values.
+    The argument `from_logits` and the compiled loss declare the kind; the activation of the last
+    layer and the values of the outputs show it. They must agree. Without a declaration, the last
+    activation decides, and after it the values.
 
     Args:
         model: A classifier with one output.
-        name: The argument's name, for messages.
-        from_logits: What the caller declares, if anything.
+        name: Name of the argument in error messages.
+        from_logits: The caller's declaration, or None.
         loss: The loss the model is or will be trained with. Defaults to the compiled one.
-        outputs: Outputs for some samples, (samples, units); without them the values are not
-            consulted.
-        required: Whether it is an error if nothing tells; otherwise the result is `None`.
+        outputs: Outputs for some samples, (samples, units), or None to ignore the values.
+        required: Whether an unknown kind is an error; otherwise the result is `None`.
 
     Raises:
-        ValueError: If declaration, activation and values contradict each other, or nothing
-            tells, or the model is no single-label classifier.
+        ValueError: If declaration, activation and values contradict each other, if the kind is
+            unknown, or if the model is not a single-label classifier.
     """
     units = output_units(model, name, outputs)
     found = resolve_from_logits(
@@ -101,9 +100,9 @@ def resolve_output_kind(
     )
     if units is None and required:
         raise ValueError(
-            f"Expected `{name}` to be a model whose number of classes is known; call it on a batch "
-            f"first. Received: {model.name!r} of type {type(model).__name__}, which does not tell "
-            "before a call"
+            f"Expected `{name}` to be a model whose number of classes is known. Received: "
+            f"{model.name!r} of type {type(model).__name__}, whose number of classes is unknown "
+            "before its first call; call it on a batch first"
         )
     return None if units is None or found is None else OutputKind(units=units, from_logits=found)
 
@@ -117,9 +116,9 @@ def resolve_from_logits(
     outputs: np.ndarray | None = None,
     required: bool = True,
 ) -> bool | None:
-    """`resolve_output_kind` for a model whose classes need not be known.
+    """`resolve_output_kind` for a model whose number of classes may be unknown.
 
-    Arguments and errors are those of `resolve_output_kind`.
+    Arguments and errors are those of `resolve_output_kind`; returns whether outputs are logits.
     """
     units = output_units(model, name, outputs)
     loss = single_loss(model.loss if loss is None and model.compiled else loss)
@@ -133,13 +132,13 @@ def resolve_from_logits(
             return None
         raise ValueError(
             f"Cannot tell whether the outputs of `{name}` are logits or probabilities: neither "
-            f"its loss nor its last activation ({activation or 'unknown'}) says so. "
+            f"its loss nor its last activation ({activation or 'unknown'}) determines it. "
             "Expected `from_logits` to be True or False. Received: from_logits=None"
         )
     if declared is not None and seen is not None and declared[0] != seen:
         is_now, is_said = ("logits", "probabilities") if seen else ("probabilities", "logits")
         raise ValueError(
-            f"`{name}` returns {is_now} ({evidence}), but {declared[1]} says {is_said}. "
+            f"`{name}` returns {is_now} ({evidence}), but {declared[1]} declares {is_said}. "
             f"Expected `from_logits` to be {seen}. Received: from_logits={declared[0]}"
         )
     return declared[0] if seen is None else seen
@@ -154,7 +153,7 @@ def output_kind(
     loss: Any = None,
     required: bool = True,
 ) -> OutputKind | None:
-    """`resolve_output_kind` by the outputs for a few samples, which must be finite."""
+    """`resolve_output_kind` from the outputs for a few samples, which must be finite."""
     outputs = forward.call(model, sample)
     kind = resolve_output_kind(
         model, name, from_logits=from_logits, loss=loss, outputs=outputs, required=required
@@ -165,15 +164,15 @@ def output_kind(
 
 
 def _require_classifier(name: str, units: int | None, activation: str | None, loss: Any) -> None:
-    """Refuse multi-label heads, regression heads and heads of one softmax unit."""
+    """Raise ValueError for multi-label heads, regression heads and one softmax unit."""
     name_of_loss = loss_name(loss)
     binary_loss = name_of_loss.startswith("binary_") and activation != "softmax"
     several = units is not None and units > 1
     if several and (activation == "sigmoid" or binary_loss):
         raise ValueError(
-            f"Expected `{name}` to be a single-label classifier. Received: {units} units with "
-            f"activation {activation or 'unknown'} and loss {name_of_loss or 'unknown'}, "
-            "a multi-label head"
+            f"Expected `{name}` to be a single-label classifier. Received: a multi-label head, "
+            f"{units} units with activation {activation or 'unknown'} and loss "
+            f"{name_of_loss or 'unknown'}"
         )
     one_unit = units is not None and not several
     if one_unit and activation == "softmax":
@@ -195,7 +194,7 @@ def _require_classifier(name: str, units: int | None, activation: str | None, lo
 
 
 def _declared(name: str, from_logits: bool | None, loss: Any) -> tuple[bool, str] | None:
-    """What argument or loss say, with the words for who says it."""
+    """The declared kind, and the source of the declaration in words; None without one."""
     by_loss = loss_from_logits(loss)
     if from_logits is None:
         return None if by_loss is None else (by_loss, f"the loss {loss_name(loss)!r}")
@@ -206,8 +205,8 @@ def _declared(name: str, from_logits: bool | None, loss: Any) -> tuple[bool, str
         )
     if by_loss is not None and by_loss != from_logits:
         raise ValueError(
-            f"The loss {loss_name(loss)!r} of `{name}` says from_logits={by_loss}. "
-            f"Expected the argument to agree. Received: from_logits={from_logits}"
+            f"The loss {loss_name(loss)!r} of `{name}` declares from_logits={by_loss}. Expected "
+            f"the argument `from_logits` to agree. Received: from_logits={from_logits}"
         )
     return from_logits, "the argument `from_logits`"
 
@@ -215,7 +214,7 @@ def _declared(name: str, from_logits: bool | None, loss: Any) -> tuple[bool, str
 def _seen(
     units: int | None, activation: str | None, outputs: np.ndarray | None
 ) -> tuple[bool | None, str]:
-    """What activation or values show, with the words for the evidence."""
+    """The kind that activation or values show, and the evidence in words."""
     if activation in ("softmax", "sigmoid"):
         return False, f"its last activation is {activation}"
     if activation in ("linear", "log_softmax"):
@@ -227,7 +226,7 @@ def _seen(
 
 
 def _last_activation(model: keras.Model) -> str | None:
-    """Name of the activation that made the model's output, `None` if it cannot be read."""
+    """Name of the activation that produces the model's output, `None` if it is unknown."""
     layer = _output_layer(model)
     while isinstance(layer, keras.Model):
         layer = _output_layer(layer)
@@ -237,16 +236,16 @@ def _last_activation(model: keras.Model) -> str | None:
         return "softmax"
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.Activation) and activation is keras.activations.linear:
-        return None  # it casts what came before, logits or probabilities
+        return None  # It only casts its input, which may be logits or probabilities.
     return getattr(activation, "__name__", None)
 
 
 def _output_layer(model: keras.Model) -> Any:
-    """The layer or operation that made the model's output."""
+    """The layer or operation that produces the model's output."""
     if isinstance(model, keras.Sequential):
         return model.layers[-1] if model.layers else None
     outputs = getattr(model, "outputs", None)
-    # The layers' own `output` does not tell: a nested model's is inside of it, and a layer
+    # A layer's own `output` is of no help: that of a nested model is inside of it, and a layer
     # that is called more than once has none.
     tensors = keras.tree.flatten(outputs)
     return keras_private.producer(tensors[0]) if tensors else None

@@ -1,4 +1,4 @@
-"""Labels in the form in which a loss takes them."""
+"""Conversion of labels to the form that a loss expects."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ _OF_LOSS = {
 
 
 def label_form(loss: Any, kind: OutputKind) -> str | None:
-    """The form in which a loss takes labels of a classifier, `None` for losses we do not know."""
+    """The form in which a loss expects a classifier's labels, `None` for an unknown loss."""
     form = _OF_LOSS.get(loss_name(loss))
     return COLUMN if form == ROWS and kind.one_unit else form
 
@@ -36,16 +36,16 @@ def label_form(loss: Any, kind: OutputKind) -> str | None:
 def fitted(
     y: Any, form: str | None, kind: OutputKind, name: str, *, x: Any = None, x_name: str = "x"
 ) -> np.ndarray:
-    """Labels of any form as a loss takes them; checked against the classes of the outputs.
+    """Labels of any form, converted for a loss and checked against the classes of the outputs.
 
     Args:
-        y: Class numbers of shape (samples,) or (samples, 1), one-hot rows, or, where the loss takes
-            rows, a row of class probabilities per sample.
-        form: What `label_form` returned. Labels for an unknown loss stay as they are.
-        kind: What the outputs are.
-        name: The argument's name, for messages.
-        x: Samples that need one label each, or None to leave their number unchecked.
-        x_name: What messages call the samples.
+        y: Class numbers of shape (samples,) or (samples, 1), one-hot rows, or, if the loss expects
+            rows, one row of class probabilities per sample.
+        form: The result of `label_form`. Labels for an unknown loss are returned unchanged.
+        kind: Kind of the outputs.
+        name: Name of `y` in error messages.
+        x: Samples that need one label each, or None to skip this check.
+        x_name: Name of `x` in error messages.
 
     Raises:
         ValueError: If they are not labels of these classes.
@@ -64,16 +64,16 @@ def fitted(
 def loss_weights(
     classes: np.ndarray, sample_weight: Any, class_weight: dict[int, float] | None
 ) -> np.ndarray | None:
-    """Weight of each sample in the loss, (samples,) float32; None if nothing is weighted.
+    """Weight of each sample in the loss, (samples,) float32; None without weights.
 
     Args:
         classes: Class of each sample, (samples,).
         sample_weight: One weight per sample, or None.
-        class_weight: Weights by class; classes that are not in it count once.
+        class_weight: Weights by class number, or None; other classes have the weight 1.
 
     Raises:
         TypeError: If `class_weight` is not a dictionary.
-        ValueError: For weights that are not finite numbers of at least 0, one per sample.
+        ValueError: If weights are not finite numbers of at least 0, one per sample.
     """
     if sample_weight is None and class_weight is None:
         return None
@@ -83,7 +83,7 @@ def loss_weights(
         if given.min() < 0:
             raise ValueError(
                 "Expected `sample_weight` to be one number of at least 0 per sample. Received: "
-                f"a smallest weight of {given.min():g}"
+                f"negative weights, the smallest of them {given.min():g}"
             )
         weights *= given
     if class_weight is not None:
@@ -99,20 +99,20 @@ def loss_weights(
 
 
 def only_array(y: Any, name: str) -> Any:
-    """The one array in a dictionary or tuple of them, as models with named outputs take it."""
+    """The labels in a dictionary with one entry, the form for models with a named output."""
     if isinstance(y, dict):
         leaves = keras.tree.flatten(y)
         if len(leaves) != 1:
             raise ValueError(
-                f"Expected `{name}` to be one array of labels. Received: {len(leaves)} arrays, the "
-                "labels of a model with several outputs"
+                f"Expected `{name}` to be one array of labels. Received: {len(leaves)} arrays; "
+                "models with several outputs are not supported"
             )
         return leaves[0]
     return y
 
 
 def in_form(labels: Any, form: str | None, kind: OutputKind) -> Any:
-    """Labels of a batch as a loss takes them, in a step."""
+    """Labels of a batch in the form that a loss expects, for use in a training step."""
     labels = only_array(labels, "y")
     if form is None:
         return labels
@@ -123,10 +123,10 @@ def in_form(labels: Any, form: str | None, kind: OutputKind) -> Any:
 
 
 def one_hot_labels(labels: Any, kind: OutputKind) -> Any:
-    """Labels as float32 (batch, units), from (batch,), (batch, 1) or rows of all classes."""
+    """Labels as float32 (batch, units), from shape (batch,), (batch, 1) or (batch, classes)."""
     labels = ops.convert_to_tensor(labels)
     if labels.shape.rank is None:
-        # A step that was traced for labels of several ranks: the choice waits until it runs.
+        # A step traced for labels of unknown rank: the form is decided when it runs.
         rows = tf.reshape(labels, (tf.shape(labels)[0], -1))
         first = ops.cast(rows[:, 0], "int64")
         labels = tf.where(tf.shape(rows)[1] > 1, tf.argmax(rows, axis=1), first)
@@ -140,7 +140,7 @@ def one_hot_labels(labels: Any, kind: OutputKind) -> Any:
 
 
 def class_rows(labels: Any, num_classes: int) -> Any:
-    """Labels of a batch in any form as float32 one-hot rows, (batch, classes)."""
+    """Labels of a batch, in any form, as float32 one-hot rows, (batch, classes)."""
     labels = ops.convert_to_tensor(labels)
     classes = ops.argmax(labels, axis=-1) if _has_rows(labels) else ops.reshape(labels, (-1,))
     return ops.one_hot(ops.cast(classes, "int32"), num_classes, dtype="float32")
@@ -151,7 +151,7 @@ def _has_rows(labels: Any) -> bool:
 
 
 def _is_soft(y: np.ndarray, kind: OutputKind) -> bool:
-    """Whether labels are probabilities between 0 and 1: of all classes, or of the second one."""
+    """Whether labels are probabilities of all classes or, for one unit, of the second class."""
     if y.dtype.kind != "f" or not y.size or np.array_equal(y, np.floor(y)):
         return False
     flat = y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)

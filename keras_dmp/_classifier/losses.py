@@ -1,4 +1,4 @@
-"""Losses of a classifier: what a given one says of the outputs, and which one fits them."""
+"""Losses of a classifier: the outputs that a loss expects, and the loss that fits outputs."""
 
 import functools
 from typing import Any
@@ -7,7 +7,7 @@ import keras
 
 from keras_dmp._classifier.outputs import OutputKind
 
-# Losses that read probabilities when they are named by a string or passed as a function.
+# Losses that expect probabilities when passed as a string or a function.
 _PROBABILITY_LOSSES = frozenset(
     {
         "binary_crossentropy",
@@ -18,7 +18,7 @@ _PROBABILITY_LOSSES = frozenset(
         "sparse_categorical_crossentropy",
     }
 )
-# Losses that take the softmax of their outputs, or what is left of it.
+# Losses that apply a softmax to their outputs, or normalize probabilities.
 SOFTMAX_LOSSES = frozenset(
     {
         "categorical_crossentropy",
@@ -43,22 +43,22 @@ REGRESSION_LOSSES = frozenset(
 
 
 def single_loss(loss: Any, name: str = "loss") -> Any:
-    """The one loss in what `compile` takes: a loss, or a list or dictionary with one entry.
+    """The loss in an argument of `compile`: a loss, or a list or dictionary with one entry.
 
     Raises:
-        ValueError: If there are several.
+        ValueError: If there are several losses.
     """
     found = [leaf for leaf in keras.tree.flatten(loss) if leaf is not None]
     if len(found) > 1:
         raise ValueError(
-            f"Expected `{name}` to hold one entry, since a classifier has one output. Received: "
+            f"Expected `{name}` to have one entry, since a classifier has one output. Received: "
             f"{name}={loss!r}"
         )
     return found[0] if found else None
 
 
 def loss_name(loss: Any) -> str:
-    """Snake-case name of a loss given as string, function or `keras.losses.Loss`."""
+    """Snake-case name of a loss: a string, a function or a `keras.losses.Loss`."""
     if isinstance(loss, functools.partial):
         loss = loss.func
     if isinstance(loss, str):
@@ -74,7 +74,7 @@ def loss_name(loss: Any) -> str:
 
 
 def loss_from_logits(loss: Any) -> bool | None:
-    """Whether a loss reads logits, `None` if it does not say."""
+    """Whether a loss expects logits, `None` if it does not declare it."""
     if isinstance(loss, functools.partial) and "from_logits" in loss.keywords:
         return bool(loss.keywords["from_logits"])
     if isinstance(loss, keras.losses.Loss):
@@ -86,11 +86,11 @@ def loss_from_logits(loss: Any) -> bool | None:
 
 
 def cross_entropy(kind: OutputKind, *, one_hot: bool = False, **settings: Any) -> keras.losses.Loss:
-    """The cross-entropy for these outputs, of class numbers or of one-hot rows.
+    """The cross-entropy for these outputs, with class numbers or one-hot rows as labels.
 
     Args:
-        kind: What the outputs are.
-        one_hot: Whether labels are one-hot rows. For one unit they are a column either way.
+        kind: Kind of the outputs.
+        one_hot: Whether labels are one-hot rows. For one unit they are a column in any case.
         **settings: Further arguments of the loss.
     """
     settings["from_logits"] = kind.from_logits
@@ -102,7 +102,7 @@ def cross_entropy(kind: OutputKind, *, one_hot: bool = False, **settings: Any) -
 
 
 def accuracy(kind: OutputKind | None, name: str = "accuracy") -> Any:
-    """Accuracy for these outputs; Keras' own choice for one unit thresholds logits at 0.5."""
+    """Accuracy for these outputs; Keras' default for one unit would threshold logits at 0.5."""
     if kind is not None and kind.one_unit and kind.from_logits:
         return keras.metrics.BinaryAccuracy(name=name, threshold=0.0)
     return name

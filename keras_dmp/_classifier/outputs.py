@@ -1,7 +1,7 @@
-"""What an array of outputs is: logits or probabilities, of how many classes.
+"""Kind of an array of outputs: logits or probabilities, and the number of classes.
 
-NumPy alone, since the audit of saved outputs works without Keras. What the outputs of a *model*
-are, which a loss and an activation say too, is decided in `kind`.
+Uses NumPy only, since the audit of saved outputs works without Keras. The kind of a *model's*
+outputs, which its loss and last activation determine too, is decided in `kind`.
 """
 
 import dataclasses
@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-# How far a row of probabilities may be from summing to 1: half-precision softmax heads round.
+# Largest allowed distance of a row's sum from 1: half-precision softmax heads round.
 _SUM_TOLERANCE = 1e-2
 _RANGE_TOLERANCE = 1e-6
-# Sums and booleans worked on at a time: no float64 copy of all outputs ever exists.
+# Rows processed at a time, so that no float64 copy of all outputs is made.
 _CHUNK_ROWS = 16_384
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputKind:
-    """What the outputs of a classifier are.
+    """Kind of a classifier's outputs.
 
     Attributes:
         units: Width of the output layer.
@@ -30,7 +30,7 @@ class OutputKind:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the classifier: a single sigmoid unit stands for two."""
+        """Number of classes: a single sigmoid unit stands for two."""
         return classes_of_units(self.units)
 
     @property
@@ -39,42 +39,43 @@ class OutputKind:
         return self.units == 1
 
     def __str__(self) -> str:
-        """Return words for messages."""
+        """Return a description for error messages."""
         return f"{self.units} {'logits' if self.from_logits else 'probabilities'}"
 
 
 def classes_of_units(units: int) -> int:
-    """Classes of a head: a single sigmoid unit stands for two."""
+    """Number of classes of an output layer: a single sigmoid unit stands for two."""
     return max(2, units)
 
 
 def num_classes(outputs: Any) -> int:
-    """Classes of outputs (samples, units), an array or a tensor."""
+    """Number of classes of outputs (samples, units), an array or a tensor."""
     return classes_of_units(outputs.shape[-1])
 
 
 def is_one_unit(outputs: Any) -> bool:
-    """Whether outputs (samples, units), an array or a tensor, are those of one sigmoid unit."""
+    """Whether outputs (samples, units), an array or a tensor, come from one sigmoid unit."""
     return outputs.shape[-1] == 1
 
 
 def kind_of_outputs(outputs: np.ndarray, name: str, *, from_logits: bool | None) -> OutputKind:
-    """What precomputed outputs are, by declaration or else by their values.
+    """Kind of precomputed outputs, by declaration or otherwise by their values.
 
     Raises:
-        ValueError: If nothing is declared and the values do not tell.
+        ValueError: If nothing is declared and the values are ambiguous.
     """
     by_value = kind_by_value(outputs) if from_logits is None else from_logits
     if by_value is None:
         raise ValueError(
-            f"Cannot tell whether `{name}` are logits or probabilities: one unit with values in "
-            "[0, 1]. Expected `from_logits` to be True or False. Received: from_logits=None"
+            f"Cannot tell whether `{name}` are logits or probabilities: they have one unit and "
+            "values in [0, 1]. Expected `from_logits` to be True or False. Received: "
+            "from_logits=None"
         )
     return OutputKind(units=outputs.shape[-1], from_logits=by_value)
 
 
 def kind_by_value(outputs: np.ndarray) -> bool | None:
-    """True for logits, False for probabilities, None if the values do not tell."""
+    """True for logits, False for probabilities, None if the values are ambiguous."""
     outputs = np.asarray(outputs)
     if not within_unit_range(outputs):
         return True
@@ -82,19 +83,19 @@ def kind_by_value(outputs: np.ndarray) -> bool | None:
 
 
 def within_unit_range(outputs: np.ndarray) -> bool:
-    """Whether all values are in [0, 1], as those of probabilities are."""
+    """Whether all values are in [0, 1], like probabilities."""
     return bool(outputs.min() >= -_RANGE_TOLERANCE and outputs.max() <= 1 + _RANGE_TOLERANCE)
 
 
 def sum_error(outputs: np.ndarray) -> float:
-    """Largest distance of a row's sum from 1."""
+    """Largest distance of any row's sum from 1."""
     return max(
         float(np.abs(rows.sum(axis=1, dtype=np.float64) - 1).max()) for rows in _chunks(outputs)
     )
 
 
 def require_finite_outputs(outputs: np.ndarray, name: str) -> None:
-    """Raise ValueError if outputs, or scores, hold NaN or infinity."""
+    """Raise ValueError if outputs, or scores, contain NaN or infinity."""
     bad = sum(
         np.count_nonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
         for rows in _chunks(outputs)
@@ -123,14 +124,14 @@ def require_outputs(outputs: np.ndarray, kind: OutputKind, name: str) -> None:
 
 
 class StreamedCheck:
-    """`require_outputs` for outputs that come part after part.
+    """`require_outputs` for outputs that arrive in parts.
 
-    What one part shows is refused at once. That logits look like probabilities takes all of
-    them: a few may do so by chance.
+    Most errors are raised at the first part that shows them. Whether logits look like
+    probabilities is decided on all parts, since a few may do so by chance.
 
     Args:
-        kind: What they should be.
-        name: What messages call them.
+        kind: Expected kind of the outputs.
+        name: Name of the outputs in error messages.
     """
 
     def __init__(self, kind: OutputKind, name: str):
@@ -139,7 +140,7 @@ class StreamedCheck:
         self.samples = 0
 
     def add(self, outputs: np.ndarray) -> None:
-        """Check a part."""
+        """Check one part, (samples, units)."""
         if outputs.ndim != 2 or outputs.shape[1] != self._kind.units:
             raise ValueError(
                 f"Expected `{self._name}` to have shape (samples, {self._kind.units}). "
@@ -147,37 +148,37 @@ class StreamedCheck:
             )
         require_finite_outputs(outputs, self._name)
         self.samples += len(outputs)
-        # Once they cannot all be probabilities, logits need no further look.
+        # Once one part cannot be probabilities, logits need no further check.
         if not self._kind.from_logits or self._look_like_probabilities:
             seen = kind_by_value(outputs)
             self._look_like_probabilities &= seen is False
             if seen and not self._kind.from_logits:
                 raise ValueError(
-                    f"Expected `{self._name}` to be probabilities, in [0, 1] and summing to 1; or "
+                    f"Expected `{self._name}` to be probabilities, in [0, 1] and summing to 1, or "
                     f"`from_logits` to be True. Received: {_not_probabilities(outputs)}"
                 )
 
     def finish(self) -> None:
-        """Check what takes all parts."""
+        """Run the checks that need all parts."""
         if self._kind.from_logits and self.samples and self._look_like_probabilities:
             raise ValueError(
                 f"Expected `{self._name}` to be logits, or `from_logits` to be False. "
-                "Received: probabilities"
+                "Received: probabilities, in [0, 1] and summing to 1, with from_logits=True"
             )
 
 
 def _not_probabilities(outputs: np.ndarray) -> str:
-    """Words for the rows that are not probabilities, with an example."""
+    """Describe the rows that are not probabilities, with an example."""
     low, high = outputs.min(axis=1), outputs.max(axis=1)
     outside = (low < -_RANGE_TOLERANCE) | (high > 1 + _RANGE_TOLERANCE)
     sums = outputs.sum(axis=1, dtype=np.float64)
     off = (np.abs(sums - 1) > _SUM_TOLERANCE) & (not is_one_unit(outputs))
     wrong = outside | off
     worst = int(np.argmax(wrong))
-    how = "leave [0, 1]" if outside[worst] else f"sum to {sums[worst]:.4g}"
+    how = "are outside [0, 1]" if outside[worst] else f"sum to {sums[worst]:.4g}"
     return (
-        f"{np.count_nonzero(wrong)} of {len(outputs)} samples that are not, such as sample "
-        f"{worst}, whose values {how}"
+        f"{np.count_nonzero(wrong)} of {len(outputs)} samples whose values are not probabilities, "
+        f"such as sample {worst}, whose values {how}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether a teacher and a student fit together."""
+"""Checks that a teacher and a student fit together."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from keras_dmp._classifier.outputs import (
 )
 from keras_dmp._data import arrays
 
-# Samples that show by their values whether outputs are logits or probabilities.
+# Samples whose outputs show whether a model returns logits or probabilities.
 _SAMPLES = 256
 
 
@@ -39,19 +39,19 @@ def settle(
     from_logits: bool | None,
     trusts_teacher: bool,
 ) -> OutputKind:
-    """What the outputs are; they must mean the same for teacher and student.
+    """Determine the kind of the outputs, which must be the same for teacher and student.
 
     Args:
-        student: The student; it is built if it was not.
-        teacher: The teacher, or None with `outputs`.
+        student: The student; it is built if necessary.
+        teacher: The teacher, or None if `outputs` are passed.
         x: Some samples.
-        outputs: The teacher's outputs for them, or None to ask it.
-        from_logits: What the user says.
-        trusts_teacher: Whether a teacher that tells by itself is not asked, since all its
-            outputs are checked later.
+        outputs: The teacher's outputs for `x`, (samples, units), or None to compute them.
+        from_logits: The user's declaration, or None.
+        trusts_teacher: Whether to skip computing outputs if the teacher's loss or last activation
+            determines their kind, since all its outputs are checked later.
 
     Raises:
-        ValueError: If the two do not fit together, or nothing tells.
+        ValueError: If the two do not fit together, or the kind is unknown.
     """
     sample = arrays.take(x, slice(0, _SAMPLES))
     of_student = output_kind(student, "student", sample, from_logits, required=False)

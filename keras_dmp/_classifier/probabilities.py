@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_dmp._classifier.outputs import OutputKind, is_one_unit
 
-# Values worked on at a time: what a core keeps close, some five times as fast as main memory.
+# Values processed at a time: they fit into a core's cache, some five times as fast as main memory.
 _CHUNK_VALUES = 25_600
 
 
@@ -22,31 +22,31 @@ def log_probabilities(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
 
 
 def _shifted_logits(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
-    """Logits of all classes whose highest is 0, a new float64 array."""
+    """Logits of all classes, shifted so that the highest is 0, as a new float64 array."""
     logits = two_columns(np.asarray(outputs, dtype=np.float64), from_logits=from_logits)
     if not from_logits:
         logits = np.log(np.clip(logits, np.finfo(np.float32).tiny, None))
-    # Normalising probabilities too undoes the rounding of low-precision softmax heads.
+    # Normalizing probabilities as well undoes the rounding of low-precision softmax heads.
     return logits - logits.max(axis=1, keepdims=True)
 
 
 def outputs_of_log_probabilities(log_p: np.ndarray, kind: OutputKind) -> np.ndarray:
-    """Logits of a classifier, (samples, units), with these log probabilities of all classes."""
+    """Logits of a classifier, (samples, units), from log probabilities of all classes."""
     return log_p[:, 1:] - log_p[:, :1] if kind.one_unit else log_p
 
 
 def outputs_of_classes(classes: np.ndarray, kind: OutputKind) -> np.ndarray:
-    """Outputs (samples, units), float32, with these classes on top; their sizes do not matter."""
+    """Outputs (samples, units), float32, that predict these classes; other values are arbitrary."""
     if kind.one_unit:
         top = classes[:, None].astype(np.float32)
         return 2 * top - 1 if kind.from_logits else top
     top = np.eye(kind.units, dtype=np.float32)[classes]
-    # Values from 0 to 1 that sum to 1 would pass for probabilities.
+    # Values from 0 to 1 that sum to 1 would be mistaken for probabilities.
     return 2 * top if kind.from_logits else top
 
 
 def two_columns(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
-    """Outputs with a column for each class, (samples, classes): one sigmoid unit becomes two."""
+    """Outputs with one column per class, (samples, classes): one sigmoid unit becomes two."""
     if not is_one_unit(outputs):
         return outputs
     first = np.zeros_like(outputs) if from_logits else 1 - outputs
@@ -67,7 +67,7 @@ def prediction_entropy(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
 
 
 def predicted_classes(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
-    """Most probable class of each prediction, (samples,), int64; the first one of a tie."""
+    """Most probable class of each prediction, (samples,), int64; ties go to the first class."""
     outputs = np.asarray(outputs)
     if is_one_unit(outputs):
         return (outputs[:, 0] > (0.0 if from_logits else 0.5)).astype(np.int64)

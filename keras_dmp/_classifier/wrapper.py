@@ -1,4 +1,4 @@
-"""Models around a classifier: what all of them do alike."""
+"""Base class of the models that wrap a classifier."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -14,38 +14,38 @@ from keras_dmp._classifier.losses import single_loss
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._data import arrays, samples
 
-# Samples that show by their values whether outputs are logits or probabilities.
+# Samples whose outputs show whether a model returns logits or probabilities.
 _SAMPLE = slice(0, 256)
 
 
 class Untracked:
-    """Holds a model, or data, where Keras neither tracks nor saves it."""
+    """Holds a model or data so that Keras neither tracks nor saves it."""
 
     def __init__(self, held: Any):
         self.held = held
 
 
 class ClassifierWrapper(keras.Model):
-    """Base of the models around a classifier.
+    """Base class of the models that wrap a classifier.
 
-    It builds and calls the classifier under the classifier's dtype policy, takes a classifier whose
-    one output is in a dictionary, rebuilds itself from its configuration, refuses a loss that
-    contradicts the outputs, and gives losses labels in the form in which they take them. What the
-    layers of the classifier add by `add_loss` and regularizers is in `losses`, as in any Keras
-    model, and a step of Keras' own adds it and scales the loss under mixed_float16. A subclass with
-    a step of its own takes it by `descend`, which scales too.
+    It builds and calls the classifier under the classifier's dtype policy, accepts a classifier
+    whose only output is in a dictionary, rebuilds itself from its configuration, rejects a loss
+    that contradicts the outputs, and converts labels to the form that the loss expects. Losses that
+    the classifier's layers add through `add_loss` and regularizers are in `losses`, as in any Keras
+    model; Keras' training step adds them and scales the loss under mixed_float16. A subclass with
+    its own training step uses `descend`, which also scales the loss.
 
     Args:
-        models: The models that are arguments of the subclass, by their names; the first one is the
-            classifier.
-        from_logits: What the user says of the classifier's outputs.
+        models: The models that are arguments of the subclass, by argument name; the first one is
+            the classifier.
+        from_logits: Whether the classifier's outputs are logits, or None to find out.
         **kwargs: `name` and `dtype` of the model.
 
     Raises:
         TypeError: If one of the models is not a Keras model.
     """
 
-    # Names of arguments of `__init__`: those that are models, and others to save with the model.
+    # Names of arguments of `__init__`: models, and other settings to save with the model.
     _MODELS: ClassVar[tuple[str, ...]] = ("classifier",)
     _SETTINGS: ClassVar[tuple[str, ...]] = ()
 
@@ -64,7 +64,7 @@ class ClassifierWrapper(keras.Model):
 
     @property
     def wrapped(self) -> keras.Model:
-        """The classifier, whatever the subclass calls it."""
+        """The classifier, under whatever name the subclass stores it."""
         return getattr(self, self._MODELS[0])
 
     def build(self, input_shape: Any) -> None:
@@ -86,18 +86,19 @@ class ClassifierWrapper(keras.Model):
         weighted_metrics: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Configure the training as `keras.Model.compile`, for one output.
+        """Configure training like `keras.Model.compile`, for one output.
 
         Args:
             optimizer: As in `keras.Model.compile`.
             loss: A loss, or a list or dictionary with one entry.
             loss_weights: A number, or a list or dictionary with one entry.
             metrics: Metrics, or a dictionary with one entry.
-            weighted_metrics: The same.
+            weighted_metrics: Weighted metrics, or a dictionary with one entry.
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
-            ValueError: For several losses, and a loss that contradicts the classifier's outputs.
+            ValueError: If there are several losses, or the loss contradicts the classifier's
+                outputs.
         """
         loss = single_loss(loss)
         if loss is not None:
@@ -112,13 +113,13 @@ class ClassifierWrapper(keras.Model):
         )
 
     def compile_from_config(self, config: dict) -> None:
-        """Compile a loaded model as it was."""
+        """Compile a loaded model with its saved configuration."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any):
-        """Train the classifier as `keras.Model.fit`; labels in arrays are checked first."""
+        """Train the classifier like `keras.Model.fit`, after checking labels passed as arrays."""
         self.require_compiled()
         if y is not None:
             x = samples.checked(x, "x", self.wrapped)
@@ -127,12 +128,12 @@ class ClassifierWrapper(keras.Model):
         return super().fit(x, y, *args, **kwargs)
 
     def train_step(self, data: Any) -> dict:
-        """Take one step, with labels as the loss takes them."""
+        """Train on one batch, with labels in the form that the loss expects."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         return super().train_step((x, self.labels_in_form(y), sample_weight))
 
     def test_step(self, data: Any) -> dict:
-        """Evaluate a batch, with labels as the loss takes them."""
+        """Evaluate one batch, with labels in the form that the loss expects."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         return super().test_step((x, self.labels_in_form(y), sample_weight))
 
@@ -148,7 +149,7 @@ class ClassifierWrapper(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None):
-        """Rebuild a model."""
+        """Rebuild a model from the result of `get_config`."""
         models = {
             name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
             for name in cls._MODELS
@@ -156,22 +157,23 @@ class ClassifierWrapper(keras.Model):
         return cls(**{**config, **models})
 
     def require_compiled(self) -> None:
-        """Raise ValueError before a training without a loss and an optimizer."""
+        """Raise ValueError unless the model is compiled with a loss and an optimizer."""
         if not self.compiled:
             raise ValueError(
-                "Expected the model to be compiled: call `compile` before `fit`. Received: "
-                f"{type(self).__name__} {self.name!r}, which is not compiled"
+                "Expected the model to be compiled. Received: "
+                f"{type(self).__name__} {self.name!r}, which is not compiled; call `compile` "
+                "before `fit`"
             )
 
     def settle(self, x: Any) -> OutputKind:
-        """Build the classifier, and find out what it returns, before the first step.
+        """Build the classifier and determine the kind of its outputs, before the first step.
 
         Args:
-            x: Checked samples, a structure of arrays.
+            x: Validated samples, a structure of arrays.
 
         Raises:
-            ValueError: If nothing tells, or the loss, the last activation and the values of the
-                outputs contradict each other.
+            ValueError: If the kind is unknown, or the loss, the last activation and the values of
+                the outputs contradict each other.
         """
         sample = arrays.take(x, _SAMPLE)
         fresh.ensure_built(self.wrapped, sample)
@@ -183,21 +185,24 @@ class ClassifierWrapper(keras.Model):
         return self._kind
 
     def fitted_labels(self, y: Any, name: str) -> Any:
-        """Labels as the loss takes them, checked; after `settle`."""
+        """Checked labels in the form that the loss expects; call `settle` first."""
         return fitted(y, label_form(self.loss, self._kind), self._kind, name)
 
     def labels_in_form(self, y: Any) -> Any:
-        """Labels of a batch as the loss takes them; as they are where that is not known."""
+        """Labels of a batch in the form that the loss expects; unchanged if it is unknown."""
         kind = self._kind or self._resolved_kind(self.loss)
         if y is None or kind is None:
             return y
         return in_form(y, label_form(self.loss, kind), kind)
 
     def descend(self, compute: Callable[[], tuple[Any, Any]]) -> Any:
-        """Take a step down a loss, scaled where half precision needs it.
+        """Take one gradient step on a loss, which is scaled under mixed_float16.
 
         Args:
-            compute: Returns the loss, and anything else to return from here.
+            compute: Returns the loss and a second value.
+
+        Returns:
+            The second value.
         """
         weights = self.trainable_weights
         with tf.GradientTape() as tape:
@@ -208,19 +213,19 @@ class ClassifierWrapper(keras.Model):
         return found
 
     def track_loss(self, loss: Any, num_samples: Any) -> None:
-        """Add the loss of a batch to the mean in the logs."""
+        """Add the loss of a batch to the running mean in the logs."""
         mean = next(metric for metric in self.metrics if metric.name == "loss")
         mean.update_state(loss, sample_weight=num_samples)
 
     def _resolved_kind(self, loss: Any) -> OutputKind | None:
-        """What the outputs are as far as that is known without samples."""
+        """Kind of the outputs, if it is known without samples; otherwise None."""
         return resolve_output_kind(
             self.wrapped, self._MODELS[0], from_logits=self.from_logits, loss=loss, required=False
         )
 
 
 def _of_one_output(metrics: Any, name: str) -> Any:
-    """Metrics of the one output, where they are by its name."""
+    """The metrics in a dictionary with one entry; other structures are returned unchanged."""
     if not isinstance(metrics, dict):
         return metrics
     if len(metrics) != 1:

@@ -1,1 +1,1 @@
-"""What users hand in, read and checked once."""
+"""Reads and validates user data: samples, labels, weights and groups."""

@@ -1,4 +1,4 @@
-"""Structures of arrays: what a Keras model takes as `x`.
+"""Structures of arrays: the form in which a Keras model takes `x`.
 
 `x` is one array or a list, tuple or dictionary of arrays with one row per sample.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_dmp._data import tables
 
-# Bytes processed at a time, so that no check copies a whole data set.
+# Bytes processed at a time, so that checks never copy a whole data set.
 _CHUNK_BYTES = 1 << 24
 _MISSING_TYPES = ("NoneType", "NAType", "NaTType")
 
@@ -19,13 +19,13 @@ _MISSING_TYPES = ("NoneType", "NAType", "NaTType")
 def as_arrays(x: Any, name: str, input_names: list[str] | None = None) -> Any:
     """`x` with every leaf as a NumPy array of a numeric, boolean or string dtype.
 
-    Arrays of these dtypes are not copied. Dictionaries of any type become plain ones, in which
-    only names count, and tables what `tables.as_structure` makes of them.
+    Arrays of these dtypes are not copied. Mappings of any type become plain dictionaries, whose
+    order does not matter, and tables are converted by `tables.as_structure`.
 
     Args:
         x: Arrays, tables or a structure of arrays.
-        name: What messages call `x`; parts are called `name['column']`.
-        input_names: Names of the model's inputs, where it is known.
+        name: Name of `x` in error messages; its parts are named `name['column']`.
+        input_names: Names of the model's inputs, or None if there is no model yet.
 
     Raises:
         TypeError: If a leaf is not an array of such a dtype.
@@ -45,35 +45,35 @@ def as_arrays(x: Any, name: str, input_names: list[str] | None = None) -> Any:
 
 
 def num_samples(x: Any) -> int:
-    """Rows of the arrays in `x`."""
+    """Number of rows of the arrays in `x`."""
     return len(keras.tree.flatten(x)[0])
 
 
 def take(x: Any, indices: np.ndarray | slice) -> Any:
-    """Rows `indices` of every array in `x`."""
+    """The rows `indices` of every array in `x`."""
     return keras.tree.map_structure(lambda leaf: leaf[indices], x)
 
 
 def concatenate(parts: list[Any]) -> Any:
-    """One structure of arrays from several with the same structure."""
+    """Concatenate several structures of arrays of the same form along the sample axis."""
     return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def describe(x: Any) -> str:
-    """Shapes and dtypes of a structure, for messages."""
+    """Shapes and dtypes of a structure, for error messages."""
     leaves = keras.tree.flatten(x)
     return ", ".join(f"shape {tuple(leaf.shape)} dtype {leaf.dtype}" for leaf in leaves)
 
 
 def chunks(*leaves: np.ndarray):
-    """Slices of rows that keep every leaf's part within a few megabytes."""
+    """Yield slices of rows such that each slice of each leaf takes a few megabytes at most."""
     rows = min(max(1, _CHUNK_BYTES // max(1, _row_bytes(leaf))) for leaf in leaves)
     for start in range(0, len(leaves[0]), rows):
         yield slice(start, start + rows)
 
 
 def count_missing(values: np.ndarray) -> int:
-    """Missing values among objects, NaN and NaT included."""
+    """Number of missing values: None, NA, NaN and NaT."""
     if values.dtype.kind == "f":
         return int(np.count_nonzero(np.isnan(values)))
     if values.dtype.kind in "mM":
@@ -102,23 +102,23 @@ def _as_array(leaf: Any, name: str) -> np.ndarray:
     if not is_number and array.dtype.kind not in "US":
         raise TypeError(
             f"Expected `{name}` to be an array of numbers or strings. "
-            f"Received: {type(leaf).__name__}, an array of dtype {array.dtype} in NumPy"
+            f"Received: {type(leaf).__name__}, which NumPy converts to dtype {array.dtype}"
         )
     if array.ndim == 0:
         raise ValueError(
-            f"Expected `{name}` to have one row per sample. Received: a single value of type "
+            f"Expected `{name}` to be an array with one row per sample. Received: a scalar of type "
             f"{type(leaf).__name__}"
         )
     return array
 
 
 def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
-    """Texts or numbers of objects; what is missing is refused, never spelled out as a word."""
+    """Strings or numbers from objects; missing values are rejected, never turned into text."""
     missing = count_missing(array)
     if missing:
         raise ValueError(
             f"Expected `{name}` to have no missing values. Received: {missing} of {array.size} "
-            "that are None, NaN or NA; drop these rows, or fill them with a value of your choice"
+            "values missing (None, NaN or NA); drop these rows or fill in a value"
         )
     types = {type(of) for of in array.flat}
     if types and all(issubclass(of, str | bytes) for of in types):
@@ -130,20 +130,21 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
     if types and all(issubclass(of, float | np.floating) for of in types):
         return array.astype(np.float64)
     raise TypeError(
-        f"Expected `{name}` to be an array of numbers or strings. Received: objects of the types "
-        f"{sorted(of.__name__ for of in types)}; give each column as an array of its own dtype, "
-        "such as a dictionary of columns"
+        f"Expected `{name}` to be an array of numbers or strings. Received: objects of types "
+        f"{sorted(of.__name__ for of in types)}; pass a dictionary with one array per column, each "
+        "with its own dtype"
     )
 
 
 def _as_texts(array: np.ndarray, name: str) -> np.ndarray:
-    """Texts of objects: str, or bytes in UTF-8, as TensorFlow's strings are."""
+    """Strings from str objects, or from UTF-8 bytes, TensorFlow's representation of strings."""
     try:
         texts = [of.decode() if isinstance(of, bytes) else of for of in array.flat]
     except UnicodeDecodeError:
-        # The cause would show the bytes.
+        # The original exception would reveal the bytes.
         raise ValueError(
-            f"Expected the strings of `{name}` to be texts in UTF-8. Received: other bytes"
+            f"Expected the strings in `{name}` to be encoded in UTF-8. Received: bytes that are "
+            "not valid UTF-8"
         ) from None
     return np.array(texts, dtype=str).reshape(array.shape)
 

@@ -1,4 +1,4 @@
-"""Batches of what Keras users hold: arrays, `tf.data.Dataset`, `keras.utils.PyDataset`."""
+"""Batches from arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`."""
 
 import concurrent.futures
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from keras_dmp._data import arrays, inputs
 
 
 class Batch(NamedTuple):
-    """One batch as NumPy arrays; `y` and `sample_weight` are None where there are none."""
+    """One batch as NumPy arrays; `y` and `sample_weight` are None if absent."""
 
     x: Any
     y: Any
@@ -20,23 +20,23 @@ class Batch(NamedTuple):
 
 
 def is_dataset(x: Any) -> bool:
-    """Whether `x` yields batches itself."""
+    """Whether `x` is a dataset, which yields batches itself."""
     return isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
 
 
 def is_endless(dataset: Any) -> bool:
-    """Whether the dataset says that it never ends."""
+    """Whether the dataset is known to be infinite."""
     if isinstance(dataset, tf.data.Dataset):
         return bool(dataset.cardinality() == tf.data.INFINITE_CARDINALITY)
     return dataset.num_batches is None
 
 
 def require_readable(dataset: Any, name: str, model: keras.Model | None = None) -> None:
-    """Raise ValueError for a dataset that never ends or that yields single samples."""
+    """Raise ValueError for an infinite dataset, and for one that yields single samples."""
     if is_endless(dataset):
         raise ValueError(
-            f"Expected `{name}` to end, since it is read once from end to end. Received: an "
-            "endless dataset; remove `.repeat()`, or limit it with `.take(batches)`"
+            f"Expected `{name}` to be a finite dataset, since it is read to its end. Received: an "
+            "infinite dataset; remove `.repeat()`, or limit it with `.take(batches)`"
         )
     if isinstance(dataset, tf.data.Dataset):
         _require_batched(dataset, name, model)
@@ -46,7 +46,7 @@ def iterate(dataset: Any, name: str, model: keras.Model | None = None) -> Iterat
     """Yield the batches of a dataset once.
 
     Raises:
-        ValueError: If the dataset is endless, unbatched or yields nothing.
+        ValueError: If the dataset is infinite, unbatched or empty.
     """
     require_readable(dataset, name, model)
     if isinstance(dataset, tf.data.Dataset):
@@ -62,7 +62,7 @@ def iterate(dataset: Any, name: str, model: keras.Model | None = None) -> Iterat
 
 
 def regroup(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
-    """Yield the same samples in batches of `rows`, the last one smaller."""
+    """Yield the same samples in batches of `rows`; the last batch may be smaller."""
     waiting: list[Batch] = []
     count = 0
     for batch in batches:
@@ -81,7 +81,7 @@ def regroup(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
 
 
 def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Yield the same batches, the next one being read in a thread meanwhile."""
+    """Yield the same batches while a thread reads the next one."""
     with concurrent.futures.ThreadPoolExecutor(1) as reader:
         following = reader.submit(next, batches, None)
         while (batch := following.result()) is not None:
@@ -90,10 +90,10 @@ def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def concatenate(batches: list[Batch]) -> Batch:
-    """Several batches as one.
+    """Concatenate several batches.
 
     Raises:
-        ValueError: If they differ in structure, or in the shape of a sample.
+        ValueError: If they differ in structure or in the shape of a sample.
     """
     if len(batches) == 1:
         return batches[0]
@@ -102,17 +102,18 @@ def concatenate(batches: list[Batch]) -> Batch:
         missing = [part is None for part in parts]
         try:
             if any(missing) != all(missing):
-                raise ValueError("some have labels or weights that others lack")
+                raise ValueError("some batches have labels or weights and others do not")
             columns.append(None if missing[0] else arrays.concatenate(list(parts)))
         except ValueError as error:
             raise ValueError(
-                f"Expected all batches of a dataset to be alike. Received: batches where {error}"
+                "Expected all batches of a dataset to have the same structure and sample shapes. "
+                f"Received: batches that differ ({error})"
             ) from error
     return Batch(*columns)
 
 
 def first_batch(data: Any, name: str, model: keras.Model | None = None) -> Batch:
-    """First batch of a dataset, which may be endless, or the arrays `data` themselves."""
+    """First batch of a dataset, which may be infinite, or the arrays `data` themselves."""
     if not is_dataset(data):
         return Batch(arrays.as_arrays(data, name, inputs.names(model)), None, None)
     if isinstance(data, tf.data.Dataset):
@@ -126,7 +127,7 @@ def first_batch(data: Any, name: str, model: keras.Model | None = None) -> Batch
 
 
 def has_labels(dataset: Any) -> bool:
-    """Whether the dataset yields (x, y, ...) and not x alone; reads at most one batch."""
+    """Whether the dataset yields (x, y, ...) rather than x alone; reads at most one batch."""
     if isinstance(dataset, tf.data.Dataset):
         element = dataset.element_spec
     elif dataset.num_batches == 0:
@@ -137,7 +138,7 @@ def has_labels(dataset: Any) -> bool:
 
 
 def has_fixed_shapes(dataset: Any) -> bool:
-    """Whether the dataset says in advance that all of its samples have one shape."""
+    """Whether the dataset's specification fixes the shape of its samples."""
     if not isinstance(dataset, tf.data.Dataset):
         return False
     x = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
@@ -148,7 +149,7 @@ def has_fixed_shapes(dataset: Any) -> bool:
 
 
 def with_pending_outputs(dataset: Any) -> Any:
-    """The dataset with outputs of no columns in place of labels: still to be asked for."""
+    """The dataset with arrays of no columns in place of labels: outputs yet to be computed."""
     if isinstance(dataset, tf.data.Dataset):
         return dataset.map(lambda *element: _pending(element), num_parallel_calls=1)
     return _PendingOutputs(dataset)
@@ -165,8 +166,8 @@ def _require_batched(dataset: tf.data.Dataset, name: str, model: keras.Model | N
             continue
         if inputs.is_unbatched(shape.rank, shape[0] if shape.rank else None, tensor):
             raise ValueError(
-                f"Expected `{name}` to yield batches of shape {tuple(tensor.shape)}. Received: "
-                f"elements of shape {tuple(shape)}, an unbatched dataset; add "
+                f"Expected `{name}` to yield batches of shape {tuple(tensor.shape)}. Received: an "
+                f"unbatched dataset with elements of shape {tuple(shape)}; add "
                 "`.batch(batch_size)`"
             )
 
@@ -183,9 +184,7 @@ def _take(batch: Batch, rows: slice) -> Batch:
 
 
 def _nothing(name: str) -> ValueError:
-    return ValueError(
-        f"Expected `{name}` to have at least 1 sample. Received: a dataset that yields none"
-    )
+    return ValueError(f"Expected `{name}` to have at least 1 sample. Received: an empty dataset")
 
 
 def _pending(element: tuple) -> tuple:
@@ -196,10 +195,10 @@ def _pending(element: tuple) -> tuple:
 
 
 class WrappedPyDataset(keras.utils.PyDataset):
-    """Another `PyDataset`'s batches; what is derived from it says what becomes of them.
+    """Base class of datasets that transform the batches of another `PyDataset`.
 
     Args:
-        dataset: The batches; its workers make these too.
+        dataset: The wrapped dataset, whose settings for workers are kept.
     """
 
     def __init__(self, dataset: keras.utils.PyDataset):
@@ -222,9 +221,9 @@ class WrappedPyDataset(keras.utils.PyDataset):
 
 
 class _PendingOutputs(WrappedPyDataset):
-    """A `PyDataset` whose labels have been replaced by outputs of no columns.
+    """A `PyDataset` whose labels are replaced by arrays of no columns.
 
-    NumPy's: its batches may be made in forked processes, in which TensorFlow is not safe.
+    The arrays are NumPy's: batches may be built in forked processes, where TensorFlow is not safe.
     """
 
     def __getitem__(self, index: int) -> tuple:
@@ -234,14 +233,14 @@ class _PendingOutputs(WrappedPyDataset):
 
 
 class ShuffledBatches(keras.callbacks.Callback):
-    """A `PyDataset` for `fit`, and the callback that tells it the epoch.
+    """A `PyDataset` for `fit`, and the callback that sets the order of its batches each epoch.
 
-    Keras shuffles by Python's global generator, whose state depends on all that ran before.
-    Pass `.dataset` as `x` and the object itself among the callbacks.
+    Keras shuffles with Python's global generator, whose state depends on everything that ran
+    before. Pass `.dataset` as `x` and the object itself as one of the callbacks.
 
     Args:
-        dataset: The batches.
-        seed: Integer seed of the orders.
+        dataset: The dataset to shuffle.
+        seed: Integer, the seed of the orders.
     """
 
     def __init__(self, dataset: keras.utils.PyDataset, *, seed: int):
@@ -250,14 +249,14 @@ class ShuffledBatches(keras.callbacks.Callback):
         self._seed = seed
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Set the order of the epoch."""
+        """Set the order of the batches for the epoch."""
         del logs
         generator = np.random.default_rng([self._seed, epoch])
         self.dataset.order = generator.permutation(self.dataset.num_batches)
 
 
 class _Reordered(WrappedPyDataset):
-    """Another `PyDataset`'s batches in the order `order`."""
+    """The batches of another `PyDataset` in the order `order`."""
 
     def __init__(self, dataset: keras.utils.PyDataset):
         super().__init__(dataset)

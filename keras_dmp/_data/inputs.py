@@ -1,4 +1,4 @@
-"""What a model takes as its input, as far as `model.inputs` says; nothing else is asked.
+"""Checks that samples fit a model, by `model.inputs` alone.
 
 Models whose inputs are unknown before they are called are not checked.
 """
@@ -12,15 +12,15 @@ from keras_dmp._data import arrays
 
 
 def names(model: keras.Model | None) -> list[str] | None:
-    """Names of a model's inputs, or None where they are unknown."""
+    """Names of a model's inputs, or None if they are unknown."""
     inputs = getattr(model, "inputs", None)
     return [tensor.name for tensor in inputs] if inputs else None
 
 
 def leaves_of(x: Any, model: keras.Model | None) -> list[Any]:
-    """The leaves of `x` in the order of the model's inputs: by name, or by place in a list.
+    """The leaves of `x` in the order of the model's inputs: by name, or by position in a list.
 
-    Without a model, by name in a dictionary, in alphabetical order.
+    Without a model, the leaves of a dictionary come in alphabetical order of their names.
     """
     known = names(model)
     if known is not None and isinstance(x, dict) and set(x) == set(known):
@@ -29,9 +29,9 @@ def leaves_of(x: Any, model: keras.Model | None) -> list[Any]:
 
 
 def require_model_input(x: Any, model: keras.Model | None, name: str) -> None:
-    """Raise ValueError unless `x` has the model's number, names, shapes and dtypes of inputs.
+    """Raise ValueError unless `x` matches the model's inputs in number, names, shapes and dtypes.
 
-    Numbers of any dtype go where numbers are expected.
+    Numbers of any dtype are accepted where numbers are expected.
     """
     inputs = getattr(model, "inputs", None)
     if not inputs:
@@ -42,18 +42,19 @@ def require_model_input(x: Any, model: keras.Model | None, name: str) -> None:
         missing, others = set(known) - set(x), set(x) - set(known)
         raise ValueError(
             f"Expected `{name}` to have the keys {sorted(known)}, the inputs of model "
-            f"{model.name!r}. Received: no {sorted(missing)}, but {sorted(map(str, others))}"
+            f"{model.name!r}. Received: a dictionary with missing keys {sorted(missing)} and "
+            f"unexpected keys {sorted(map(str, others))}"
         )
     if len(leaves) != len(inputs):
         raise ValueError(
             f"Expected `{name}` to be {len(inputs)} arrays, one per input of model "
-            f"{model.name!r}. Received: {len(leaves)}"
+            f"{model.name!r}. Received: {len(leaves)} arrays"
         )
     for leaf, tensor in zip(leaves, inputs, strict=True):
         if not _shape_fits(leaf.shape, tuple(tensor.shape)) or not _dtype_fits(leaf, tensor):
             raise ValueError(
                 f"Expected `{name}` to have shape {tuple(tensor.shape)} and dtype {tensor.dtype}, "
-                f"as model {model.name!r} takes. Received: {arrays.describe(x)}"
+                f"as model {model.name!r} requires. Received: {arrays.describe(x)}"
             )
 
 
@@ -62,7 +63,7 @@ def require_alike(
 ) -> None:
     """Raise ValueError unless `x` has the sample shapes and kinds of dtype of `like`.
 
-    Inputs are paired by the model's names, and shapes may differ where the model takes any.
+    Inputs are paired by the model's input names, and axes of any size may differ in size.
     """
     leaves, others = leaves_of(x, model), leaves_of(like, model)
     if len(leaves) == len(others):
@@ -78,20 +79,20 @@ def require_alike(
 
 
 def require_same_form(x: Any, like: Any, name: str, like_name: str) -> None:
-    """Raise ValueError unless both are dictionaries of the same names, or lists, or arrays.
+    """Raise ValueError unless both are dictionaries with the same keys, lists or single arrays.
 
-    Where no model names its inputs, records of other forms cannot be compared.
+    Records of different forms cannot be compared unless a model names its inputs.
     """
     form, other = _form(x), _form(like)
     if form != other:
         raise ValueError(
-            f"Expected `{name}` to be in the form of `{like_name}` ({other}), so that equal "
-            f"records can be found. Received: {form}"
+            f"Expected `{name}` to have the same structure as `{like_name}` ({other}), so that "
+            f"equal records can be found. Received: {form}"
         )
 
 
 def seen_dtypes(x: Any, model: keras.Model | None) -> list[np.dtype | None]:
-    """Dtype of each array once the model sees it, in `leaves_of` order; None for strings."""
+    """Dtype to which the model converts each array, in `leaves_of` order; None for strings."""
     leaves = leaves_of(x, model)
     tensors = getattr(model, "inputs", None) or []
     if len(tensors) == len(leaves):
@@ -105,18 +106,18 @@ def seen_dtypes(x: Any, model: keras.Model | None) -> list[np.dtype | None]:
 
 
 def is_unbatched(rank: int, first_size: int | None, tensor: Any) -> bool:
-    """Whether elements of this rank are single samples of a model's input, and no batches.
+    """Whether elements of this rank are single samples of a model's input, not batches.
 
     Args:
-        rank: Axes of an element.
-        first_size: Size of the first axis where it is known in advance.
+        rank: Number of axes of an element.
+        first_size: Size of the first axis, or None if it is unknown in advance.
         tensor: The model's input.
     """
     if rank == 0:
         return True
     if rank != len(tensor.shape) - 1:
         return False
-    # Keras adds the last axis of a column that comes as (n,).
+    # Keras adds the last axis to a column of shape (n,).
     return tuple(tensor.shape[1:]) != (1,) or first_size == 1
 
 
@@ -139,12 +140,12 @@ def _form(x: Any) -> str:
 
 
 def _numpy_dtype(dtype: str) -> np.dtype:
-    # NumPy knows bfloat16 only by way of an extension; float32 holds all of its values.
+    # NumPy supports bfloat16 only through an extension; float32 holds all of its values.
     return np.dtype("float32" if dtype == "bfloat16" else dtype)
 
 
 def _shape_fits(shape: tuple, expected: tuple) -> bool:
-    # Keras adds the last axis of a column that comes as (n,).
+    # Keras adds the last axis to a column of shape (n,).
     if len(shape) == 1 and expected[1:] == (1,):
         return True
     return len(shape) == len(expected) and all(

@@ -1,4 +1,4 @@
-"""What comes beside samples: class labels, weights and groups, one for each sample."""
+"""Class labels, weights and groups: one value per sample, alongside the samples."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,15 +17,15 @@ def class_ids(y: Any, num_classes: int | None, name: str) -> np.ndarray:
         y: Labels of shape (n,), (n, 1) or one-hot (n, num_classes), of an integer, boolean or
             float dtype.
         num_classes: Number of classes of the model; `None` skips the range check.
-        name: The argument's name, for messages, which show no label.
+        name: Name of `y` in error messages, which never show the label of a single sample.
 
     Raises:
-        ValueError: For labels that are not whole-number classes or lie outside the classes.
+        ValueError: If the labels are not whole numbers or lie outside the range of classes.
     """
     if isinstance(y, Mapping) or (isinstance(y, tuple) and len(y) and np.ndim(y[0])):
         raise ValueError(
-            f"Expected `{name}` to be one array. Received: {len(y)} arrays, the labels of a "
-            "model with several outputs"
+            f"Expected `{name}` to be one array. Received: {len(y)} arrays; models with "
+            "several outputs are not supported"
         )
     labels = np.asarray(y)
     if labels.dtype == object:
@@ -50,10 +50,10 @@ def class_ids(y: Any, num_classes: int | None, name: str) -> np.ndarray:
 
 
 def weights(sample_weight: Any, name: str) -> np.ndarray:
-    """Weights as (samples,) float32, finite.
+    """Finite weights as (samples,) float32, from shape (samples,) or (samples, 1).
 
     Raises:
-        ValueError: For anything but one finite number per sample.
+        ValueError: If the weights are not one finite number per sample.
     """
     values = np.asarray(sample_weight)
     if values.ndim == 2 and values.shape[1] == 1:
@@ -73,11 +73,11 @@ def weights(sample_weight: Any, name: str) -> np.ndarray:
 
 
 def groups(column: Any, name: str) -> np.ndarray:
-    """The group of each record, (samples,), none of them missing.
+    """The group of each record, (samples,), with no missing values.
 
     Raises:
-        TypeError: For groups of several types, which have no order.
-        ValueError: If groups are missing, or not one per record.
+        TypeError: If groups have several types, which cannot be sorted.
+        ValueError: If a group is missing, or there is not one group per record.
     """
     values = np.asarray(column)
     if values.ndim != 1:
@@ -89,18 +89,18 @@ def groups(column: Any, name: str) -> np.ndarray:
     if missing:
         raise ValueError(
             f"Expected `{name}` to have a group for every record. Received: {missing} of "
-            f"{len(values)} that are None, NaN, NA or NaT, which would pass for one person; give "
-            "each of these records a group of its own"
+            f"{len(values)} groups missing (None, NaN, NA or NaT), which would be treated as one "
+            "person; give each of these records a group of its own"
         )
     if values.dtype != object:
         return values
     types = {type(of) for of in values}
     if not all(issubclass(of, str) for of in types) and len(types) > 1:
         raise TypeError(
-            f"Expected `{name}` to be groups of one type. Received: the types "
+            f"Expected all groups in `{name}` to have the same type. Received: types "
             f"{sorted(of.__name__ for of in types)}"
         )
-    # A column of texts or numbers that came as objects.
+    # A column of strings or numbers stored as objects.
     return np.array(values.tolist())
 
 
@@ -109,7 +109,7 @@ def _from_objects(labels: np.ndarray, name: str) -> np.ndarray:
     if missing:
         raise ValueError(
             f"Expected `{name}` to have a class for every sample. Received: {missing} of "
-            f"{labels.size} labels that are missing (None, NaN or NA)"
+            f"{labels.size} labels missing (None, NaN or NA)"
         )
     if labels.size and all(isinstance(of, int | float | np.number) for of in labels.flat):
         return labels.astype(np.float64)
@@ -117,7 +117,7 @@ def _from_objects(labels: np.ndarray, name: str) -> np.ndarray:
 
 
 def _whole(labels: np.ndarray, name: str) -> np.ndarray:
-    """Labels of an integer dtype from integers, booleans or floats that are whole numbers."""
+    """Labels as int64, from integers, booleans or floats that are whole numbers."""
     if labels.dtype.kind in "iub":
         return labels.astype(np.int64)
     if labels.dtype.kind != "f" and "float" not in labels.dtype.name:

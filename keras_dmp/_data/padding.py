@@ -1,8 +1,8 @@
-"""Steps of sequences that a model ignores: what its own layers mask is padding.
+"""Padding of sequences: the steps that a model's own layers mask, and therefore ignore.
 
-`layers.Embedding(mask_zero=True)` and `layers.Masking` tell. Keras has no public way from a
-model's input to the layers that take it; `_inbound_nodes` is read here and nowhere else in this
-package.
+Padding is found from `layers.Embedding(mask_zero=True)` and `layers.Masking`. Keras has no public
+way to get from a model's input to the layers that take it; `_inbound_nodes` is read here and
+nowhere else in this package.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from keras import layers
 
 from keras_dmp._data import arrays, inputs
 
-# Of each input, the shape of a sample, or None.
+# For each input, the shape of a sample, or None.
 Shapes = list[tuple[int, ...] | None]
 
 
@@ -24,8 +24,8 @@ class Padding:
     """How a model treats the steps of one of its inputs.
 
     Attributes:
-        mask_value: Steps of nothing but this value are ignored, or None if none are.
-        any_length: Whether the input takes sequences, or images, of any length.
+        mask_value: Steps that consist of this value only are ignored; None if no steps are.
+        any_length: Whether the input takes sequences, or images, of any size.
     """
 
     mask_value: float | None
@@ -33,11 +33,11 @@ class Padding:
 
     @property
     def is_seen(self) -> bool:
-        """Whether the same sequence with other padding is another record to the model."""
+        """Whether the model distinguishes the same sequence with different padding."""
         return self.any_length and self.mask_value is None
 
     def bounds(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """First and last step, exclusive, of each row without the padding at its two ends."""
+        """Start and end (exclusive) of each row without its padding, or None without masking."""
         if self.mask_value is None or rows.ndim < 2:
             return None
         steps = rows.reshape(*rows.shape[:2], -1)
@@ -47,7 +47,7 @@ class Padding:
 
 
 def of_inputs(model: keras.Model | None) -> list[Padding]:
-    """The padding of each of the model's inputs, in their order; empty where they are unknown."""
+    """The padding of each of the model's inputs, in order; empty if they are unknown."""
     return [
         Padding(mask_value=_mask_value(model, tensor), any_length=None in tensor.shape[1:])
         for tensor in getattr(model, "inputs", None) or []
@@ -55,12 +55,12 @@ def of_inputs(model: keras.Model | None) -> list[Padding]:
 
 
 def longest(x: Any, model: keras.Model, known: Shapes | None = None) -> Shapes:
-    """The largest size of every axis of a sample, by input that takes any; None for others.
+    """The largest size of every axis of a sample, for each input; None for inputs of fixed size.
 
     Args:
         x: A batch of samples.
         model: The model.
-        known: The largest sizes of earlier batches.
+        known: The largest sizes in earlier batches, if any.
     """
     shapes = [
         leaf.shape[1:] if of.any_length else None
@@ -73,15 +73,22 @@ def longest(x: Any, model: keras.Model, known: Shapes | None = None) -> Shapes:
 
 
 def padded(x: Any, model: keras.Model, shapes: Shapes, name: str) -> Any:
-    """Samples padded to common shapes with what the model masks, or zeros.
+    """Samples padded to common shapes with the value that the model masks, or with zeros.
+
+    Args:
+        x: A batch of samples.
+        model: The model.
+        shapes: The shapes to pad to, as returned by `longest`.
+        name: Name of the dataset in error messages.
 
     Raises:
-        ValueError: If a sample is longer than that.
+        ValueError: If a sample is larger than its shape in `shapes`.
     """
     if longest(x, model, shapes) != shapes:
         raise ValueError(
-            f"Expected `{name}` to yield samples of the same lengths at every reading. Received: "
-            f"samples of {arrays.describe(x)} after a reading in which none exceeded {shapes}"
+            f"Expected `{name}` to yield samples of the same lengths every time it is read. "
+            f"Received: samples of {arrays.describe(x)}, after a first pass in which no sample "
+            f"exceeded {shapes}"
         )
     leaves = [
         leaf if shape is None else _extended(leaf, shape, of.mask_value or 0)
@@ -95,7 +102,7 @@ def padded(x: Any, model: keras.Model, shapes: Shapes, name: str) -> Any:
 
 
 def _extended(leaf: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
-    """Rows padded at their ends to the shape of a sample."""
+    """Rows padded at their ends to the shape `shape`."""
     if leaf.shape[1:] == shape:
         return leaf
     widths = [(0, to - size) for size, to in zip(leaf.shape[1:], shape, strict=True)]
@@ -104,13 +111,13 @@ def _extended(leaf: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarr
 
 
 def _mask_value(model: keras.Model, tensor: Any) -> float | None:
-    """The value that all layers which take this input mask, or None if one of them sees it."""
+    """The value that every layer taking this input masks, or None if they do not agree on one."""
     values = {_value_of(layer, place) for layer, place in _takers(model, tensor)}
     return values.pop() if len(values) == 1 else None
 
 
 def _takers(model: keras.Model, tensor: Any) -> Iterator[tuple[Any, int]]:
-    """Operations that take a tensor of the model's graph, and as which of their inputs."""
+    """Operations that take a tensor of the model's graph, and the position of that input."""
     for taker in getattr(model, "operations", None) or model.layers:
         # The mask itself, which Keras adds to the graph of a functional model.
         if type(taker).__name__ == "NotEqual":

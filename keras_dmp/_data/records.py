@@ -1,11 +1,11 @@
-"""When two records are the same: when this model sees the same.
+"""Equality of records: two records are equal if the model cannot tell them apart.
 
-- Leaves are paired by the names of the model's inputs, whatever holds them.
-- Floats are compared in the dtype in which the model takes them, and 0.0 is -0.0.
-- Integers are compared exactly, also where the model rounds them to floats; a whole float is the
-  integer of its value.
+- Leaves are paired by the names of the model's inputs, whatever container holds them.
+- Floats are compared in the dtype in which the model takes them, and 0.0 equals -0.0.
+- Integers are compared exactly, even where the model rounds them to floats; a whole-number float
+  equals the integer of the same value.
 - Sequences are compared without the padding that the model's own layers mask.
-- Strings are compared as texts.
+- Strings are compared as text, whether they are str or UTF-8 bytes.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ from keras_dmp._data import arrays, inputs, padding
 
 
 class Records:
-    """The records of one model, or of any where none is known.
+    """Hashes records as one model sees them.
 
     Args:
-        model: What the records are for. Of a model whose inputs are unknown, and without one,
-            records are taken as they come, floats in Keras' default dtype.
+        model: The model that takes the records. Without a model, and for a model whose inputs are
+            unknown, records are compared as they are, floats in Keras' default dtype.
     """
 
     def __init__(self, model: keras.Model | None = None):
@@ -32,14 +32,14 @@ class Records:
 
     @property
     def ignores_padding(self) -> bool:
-        """Whether the model masks padding, so that records differ from what they are without."""
+        """Whether the model masks padding, so that equal records may differ in their padding."""
         return any(of.mask_value is not None for of in self._paddings)
 
     def digests(self, x: Any) -> np.ndarray:
-        """64-bit hash of each record, (samples,), uint64; equal records have equal ones.
+        """64-bit hash of each record, (samples,), uint64; equal records have equal hashes.
 
-        Two different records out of a million share one with probability 3e-8. One pass; a few
-        megabytes are copied at a time.
+        The probability that any two of a million different records share a hash is 3e-8. Takes
+        one pass and copies a few megabytes at a time.
         """
         leaves, dtypes = inputs.leaves_of(x, self._model), inputs.seen_dtypes(x, self._model)
         paddings = self._paddings
@@ -54,14 +54,14 @@ class Records:
             for place, parts in enumerate(zip(*columns, strict=True), start=rows.start):
                 digest = hashlib.blake2b(digest_size=8)
                 for part in parts:
-                    # With its length: sequences of two inputs could be cut elsewhere.
+                    # The length marks where one input ends and the next begins.
                     digest.update(len(part).to_bytes(8, "little"))
                     digest.update(part)
                 digests[place] = int.from_bytes(digest.digest(), "little")
         return digests
 
     def lengths(self, x: Any) -> frozenset[tuple[str, tuple[int, ...]]]:
-        """Shapes of samples by input, where the model takes any shape and masks no padding."""
+        """Pairs of input name and sample shape, for inputs of any size without masked padding."""
         names, leaves = inputs.names(self._model) or [], inputs.leaves_of(x, self._model)
         return frozenset(
             (name, leaf.shape[1:])
@@ -71,30 +71,30 @@ class Records:
 
 
 def count_shared(digests: np.ndarray, others: np.ndarray) -> int:
-    """How many of the records are among the others."""
+    """Number of records that are also among the others, by their hashes."""
     return int(np.count_nonzero(np.isin(digests, others)))
 
 
 def padding_note(*lengths: frozenset[tuple[str, tuple[int, ...]]]) -> str | None:
-    """What to tell of records whose padding counts, or None where all have one length."""
+    """A note for samples of several lengths whose padding is not masked; None if not needed."""
     seen = frozenset().union(*lengths)
     names = sorted({name for name, _ in seen if len({s for n, s in seen if n == name}) > 1})
     if not names:
         return None
     return (
-        f"samples come in several lengths, and the model masks no padding of the inputs {names}: "
-        "one sequence with other padding is another record to it, and equal records are found "
-        "only where they are padded alike; pad all data to one length, or mask the padding "
-        "(Embedding(mask_zero=True), Masking)"
+        f"samples have several lengths, and the model does not mask the padding of inputs {names}: "
+        "it treats the same sequence with different padding as a different record, so equal "
+        "records are found only if their padding is equal too; pad all data to one length, or "
+        "mask the padding (Embedding(mask_zero=True), Masking)"
     )
 
 
 def _bytes_of_rows(
     rows: np.ndarray, dtype: np.dtype | None, of: padding.Padding
 ) -> Iterator[bytes]:
-    """Bytes of each row that are the same for equal rows."""
+    """Bytes of each row; equal rows have equal bytes."""
     if rows.dtype.kind in "US":
-        # NumPy pads strings to the longest of the array, which differs from array to array.
+        # NumPy pads strings to the longest in the array, which differs between arrays.
         texts = np.char.decode(rows, "utf-8", "surrogateescape") if rows.dtype.kind == "S" else rows
         texts = texts.reshape(len(rows), -1).tolist()
         return ("\0".join(row).encode(errors="surrogateescape") for row in texts)
@@ -115,18 +115,18 @@ def _bytes_of_rows(
 def _cut(seen: np.ndarray, exact: np.ndarray | None, cuts: list[Any]) -> Iterator[bytes]:
     for row, cut in enumerate(cuts):
         found = seen[row][cut].tobytes()
-        # Where a model rounds integers, their exact values follow.
+        # Exact values follow for integers that the model rounds.
         if exact is not None and exact[row][cut].any():
             found += exact[row][cut].tobytes()
         yield found
 
 
 def _as_floats(rows: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values as the model sees them; and integers that it rounds, 0 where it does not."""
+    """Values as the model sees them, and the integers that it rounds (0 elsewhere), or None."""
     with np.errstate(over="ignore"):
         seen = rows.astype(dtype)
     if rows.dtype.kind in "iu":
-        # Small integers are floats all; it takes a fifth of the time to see.
+        # All small integers are exact as floats; checking that takes a fifth of the time.
         most = 2 ** (np.finfo(dtype).nmant + 1)
         if not rows.size or (int(rows.min()) >= -most and int(rows.max()) <= most):
             return seen, None
@@ -136,7 +136,7 @@ def _as_floats(rows: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarra
 
 
 def _is_float(integers: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Whether integers are floats of a dtype: their odd part fits into its digits."""
+    """Whether integers are exact as floats: their odd part fits into the mantissa."""
     digits = np.finfo(seen.dtype).nmant + 1
     # Two's complement: the lowest bit of a negative number is that of its absolute value.
     bits = integers.astype(np.int64).view(np.uint64)
@@ -147,7 +147,7 @@ def _is_float(integers: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def _as_integers(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values of a model's integer or boolean input, exactly."""
+    """Exact values of a model's integer or boolean input."""
     if dtype.kind == "b":
         return rows.astype(bool)
     if rows.dtype.kind in "iub":

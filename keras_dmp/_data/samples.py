@@ -1,12 +1,13 @@
-"""The way in for all data of users: samples, labels, weights and groups, checked once.
+"""The entry point for user data: samples, labels, weights and groups, validated once.
 
-What takes data calls a function of this module and no other of this package: one set of
-messages, one definition of equal records (`records`). Only `model.inputs` is asked here; callers
-know the number of classes. No message shows a label or a record.
+Code that accepts data calls this module and no other module of this package, so that there is one
+set of error messages and one definition of equal records (`records`). Of the model, only
+`model.inputs` is used here; callers provide the number of classes. No message shows the label of
+a single sample, or a record.
 
-Costs: arrays are not copied, and every check reads them a few megabytes at a time. A dataset is
-read once, batch by batch, and only hashes (8 bytes), classes (8 bytes) and weights (4 bytes) of
-its samples are kept.
+Costs: arrays are not copied, and every check reads a few megabytes at a time. A dataset is read
+once, batch by batch; only the hash (8 bytes), class (8 bytes) and weight (4 bytes) of each sample
+are kept.
 """
 
 import dataclasses
@@ -22,13 +23,13 @@ from keras_dmp._data import arrays, batches, inputs, labels, padding, tables
 from keras_dmp._data.batches import Batch
 from keras_dmp._data.records import Records, count_shared, padding_note
 
-# Samples of arrays that show what the data is.
+# The samples of arrays that `first` returns.
 _FIRST = slice(0, 256)
 __all__ = ["Records", "count_shared", "padding_note"]
 
 
 class Names(NamedTuple):
-    """What messages call samples, labels and weights."""
+    """Names of samples, labels and weights in error messages."""
 
     x: str
     y: str
@@ -36,23 +37,23 @@ class Names(NamedTuple):
 
     @classmethod
     def of(cls, name: str) -> "Names":
-        """Those of an argument that holds all three."""
+        """Names for an argument that holds all three."""
         return cls(name, f"{name} labels", f"{name} weights")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Samples that have been read and checked.
+    """Samples that have been read and validated.
 
     Attributes:
         x: Structure of arrays, or the dataset.
-        y: Labels in the form given, as an array of numbers, or None with a dataset or without.
-        sample_weight: (samples,) float32, or None.
+        y: Labels as the user passed them, an array of numbers; None for a dataset or if absent.
+        sample_weight: (samples,) float32; None for a dataset or if absent.
         labels: Class of each sample, (samples,) int64, or None without labels.
         digests: Hash of each record as the model sees it, (samples,) uint64.
-        labels_digest: Hash of all labels and weights in their order.
+        labels_digest: Hash of all labels and weights, in order.
         lengths: See `Records.lengths`.
-        batch_size: Samples of the dataset's first batch, or None for arrays.
+        batch_size: Number of samples in the dataset's first batch, or None for arrays.
     """
 
     x: Any
@@ -66,7 +67,7 @@ class Samples:
 
 
 class Checked(NamedTuple):
-    """A batch that has been checked, and the classes of its labels, (samples,) int64, if any."""
+    """A validated batch, and the class of each sample, (samples,) int64, or None without labels."""
 
     batch: Batch
     labels: np.ndarray | None
@@ -77,12 +78,12 @@ def checked(x: Any, name: str, model: keras.Model | None = None) -> Any:
 
     Args:
         x: An array, a table or a structure of them; not a dataset.
-        name: What messages call it.
-        model: The model, or None where there is none yet.
+        name: Name of `x` in error messages.
+        model: The model, or None if there is none yet.
 
     Raises:
-        TypeError: For anything but arrays of numbers or strings.
-        ValueError: For values that are missing or not finite, and what the model does not take.
+        TypeError: If `x` contains anything but arrays of numbers or strings.
+        ValueError: If values are missing or not finite, or `x` does not fit the model's inputs.
     """
     x = arrays.as_arrays(x, name, inputs.names(model))
     inputs.require_model_input(x, model, name)
@@ -96,9 +97,9 @@ def checked_like(x: Any, like: Any, name: str, like_name: str, *, one_each: bool
     Args:
         x: An array, or a structure of arrays.
         like: Checked samples.
-        name: What messages call `x`.
-        like_name: What messages call `like`.
-        one_each: Whether there has to be one sample for each of `like`.
+        name: Name of `x` in error messages.
+        like_name: Name of `like` in error messages.
+        one_each: Whether `x` must have the same number of samples as `like`.
     """
     x = arrays.as_arrays(x, name)
     if one_each:
@@ -111,14 +112,14 @@ def checked_like(x: Any, like: Any, name: str, like_name: str, *, one_each: bool
 def checked_labels(
     y: Any, num_classes: int | None, name: str, *, x: Any = None, x_name: str = "x"
 ) -> np.ndarray:
-    """Classes, (samples,) int64, of labels in any form; see `labels.class_ids`.
+    """Class numbers, (samples,) int64, from labels in any form; see `labels.class_ids`.
 
     Args:
         y: Whole numbers of any dtype, a column of them, or one-hot rows.
-        num_classes: Number of classes, or None where it is unknown.
-        name: What messages call the labels.
-        x: Samples that need one label each, or None to leave their number unchecked.
-        x_name: What messages call the samples.
+        num_classes: Number of classes, or None if it is unknown.
+        name: Name of `y` in error messages.
+        x: Samples that need one label each, or None to skip this check.
+        x_name: Name of `x` in error messages.
     """
     classes = labels.class_ids(y, num_classes, name)
     if x is not None:
@@ -134,7 +135,7 @@ def checked_weights(sample_weight: Any, name: str, *, x: Any, x_name: str = "x")
 
 
 def checked_groups(column: Any, samples: int, name: str) -> np.ndarray:
-    """The group of each record, (samples,), with none missing."""
+    """The group of each record, (samples,), with no missing values."""
     groups = labels.groups(column, name)
     if len(groups) != samples:
         raise ValueError(
@@ -145,20 +146,20 @@ def checked_groups(column: Any, samples: int, name: str) -> np.ndarray:
 
 
 def checked_outputs(y: Any, name: str, *, x: Any, x_name: str = "x") -> np.ndarray:
-    """Outputs of a model as float32, one row per sample of `x`."""
+    """A teacher's outputs as float32 (samples, units), one row per sample of `x`."""
     outputs = np.asarray(y)
     if not np.issubdtype(outputs.dtype, np.floating):
         raise ValueError(
             f"Expected `{name}` to be the teacher's outputs, floats of shape (samples, units). "
-            f"Received: dtype {outputs.dtype}, shape {outputs.shape}; labels never enter the "
-            "student phase"
+            f"Received: dtype {outputs.dtype}, shape {outputs.shape}; the student is never trained "
+            "on labels"
         )
     _require_same_length(x, outputs, x_name, name)
     return outputs.astype(np.float32, copy=False)
 
 
 def first(data: Any, name: str, model: keras.Model | None = None) -> Any:
-    """The first samples of arrays or of a dataset, which may be endless; only these are checked."""
+    """The first samples of arrays or of a dataset, which may be infinite; checks only these."""
     x = batches.first_batch(data, name, model).x
     if not batches.is_dataset(data):
         x = arrays.take(x, _FIRST)
@@ -179,18 +180,18 @@ def each(
     has_outputs: bool = False,
     only_first: bool = False,
 ) -> Iterator[Checked]:
-    """One pass over checked batches: of a dataset as they come, or one of all arrays.
+    """Yield validated batches: those of a dataset, or one batch with all samples of arrays.
 
     Args:
         x: Samples, or a dataset of (x, y) or (x, y, sample_weight).
-        y: Labels of arrays.
-        sample_weight: Weights of arrays.
-        names: What messages call the three.
-        model: A model that takes the samples, or None where there is none yet.
-        num_classes: Number of classes, or None where it is unknown.
-        needs_labels: Whether it is an error to have none.
-        has_outputs: Whether the second column is no labels and left alone, whatever it is.
-        only_first: Whether a dataset, which may be endless, is read for one batch only.
+        y: Labels, if `x` is arrays.
+        sample_weight: Weights, if `x` is arrays.
+        names: Names of `x`, `y` and `sample_weight` in error messages.
+        model: A model that takes the samples, or None if there is none yet.
+        num_classes: Number of classes, or None if it is unknown.
+        needs_labels: Whether missing labels are an error.
+        has_outputs: Whether the second column holds model outputs, which are passed on unchecked.
+        only_first: Whether to read one batch of a dataset only; it may then be infinite.
     """
     if batches.is_dataset(x):
         refuse_columns(y, sample_weight, names)
@@ -219,21 +220,21 @@ def read(
     needs_labels: bool = True,
     least: int = 2,
 ) -> Samples:
-    """Check every sample, label and weight in one pass.
+    """Validate every sample, label and weight in one pass.
 
     Args:
         x: Samples, or a dataset of (x, y) or (x, y, sample_weight).
-        y: Labels of arrays.
-        sample_weight: Weights of arrays.
-        names: What messages call the three.
-        model: A model that takes the samples, or None where there is none yet.
-        num_classes: Number of classes, or None where it is unknown.
-        needs_labels: Whether it is an error to have none.
-        least: The fewest samples allowed.
+        y: Labels, if `x` is arrays.
+        sample_weight: Weights, if `x` is arrays.
+        names: Names of `x`, `y` and `sample_weight` in error messages.
+        model: A model that takes the samples, or None if there is none yet.
+        num_classes: Number of classes, or None if it is unknown.
+        needs_labels: Whether missing labels are an error.
+        least: Smallest number of samples allowed.
 
     Raises:
-        TypeError: For anything but arrays of numbers or strings, and datasets of them.
-        ValueError: For samples, labels or weights that do not fit the model or each other.
+        TypeError: If samples are anything but arrays of numbers or strings, or datasets of these.
+        ValueError: If samples, labels or weights do not fit the model or each other.
     """
     records, labels_hash = Records(model), hashlib.blake2b(digest_size=16)
     digests, classes, lengths = [], [], frozenset()
@@ -263,9 +264,10 @@ def read(
 def checked_targets(
     y: Any, name: str, *, x: Any, x_name: str = "x", num_classes: int | None = None
 ) -> np.ndarray:
-    """What a loss compares outputs with, one finite row of numbers per sample of `x`.
+    """Targets of a loss: one finite row of numbers per sample of `x`.
 
-    Whole numbers are classes: TensorFlow's error for one out of range would show the others.
+    Whole numbers are checked as classes, since TensorFlow's error for a class out of range would
+    show all labels of the batch.
     """
     targets = np.asarray(y)
     if targets.dtype.kind not in "biuf" or targets.ndim == 0:
@@ -287,22 +289,23 @@ def is_table(x: Any) -> bool:
 
 
 def rows_of(x: Any, indices: np.ndarray) -> Any:
-    """Rows of a table, which stays one, or of a structure of arrays."""
+    """The rows `indices` of a table, as a table, or of a structure of arrays."""
     return tables.take(x, indices) if tables.is_table(x) else arrays.take(x, indices)
 
 
 def of_one_length(
     found: Iterable[Batch], dataset: Any, name: str, model: keras.Model
 ) -> Iterable[Batch]:
-    """Batches of a dataset, padded to the longest where a model takes samples of any length.
+    """Batches of a dataset, padded to the longest sample if the model takes samples of any length.
 
-    The dataset is read once more, to find the longest, unless its batches say that all are alike.
+    Reads the dataset an additional time to find the longest sample, unless its specification
+    fixes the shape of samples.
 
     Args:
         found: The batches.
-        dataset: Where they come from.
-        name: What messages call it.
-        model: The model, whose mask values shorter samples are padded with.
+        dataset: The dataset that they come from.
+        name: Name of the dataset in error messages.
+        model: The model. Shorter samples are padded with its mask values, or with zeros.
     """
     treatments = padding.of_inputs(model)
     if not any(of.any_length for of in treatments) or batches.has_fixed_shapes(dataset):
@@ -313,8 +316,9 @@ def of_one_length(
         lengths |= Records(model).lengths(batch.x)
     if len(lengths) > len({of for of, _ in lengths}):
         warnings.warn(
-            f"Batches of `{name}` differ in length, and the model masks no padding: all samples "
-            "are padded with zeros to the longest, which the model sees",
+            f"Batches of `{name}` differ in length, and the model does not mask padding: all "
+            "samples are padded with zeros to the longest, and the model sees these zeros. Mask "
+            "them (Embedding(mask_zero=True), Masking) if they should have no effect",
             stacklevel=2,
         )
     return (batch._replace(x=padding.padded(batch.x, model, shapes, name)) for batch in found)
@@ -326,7 +330,7 @@ def digests(x: Any, model: keras.Model | None = None) -> np.ndarray:
 
 
 def seen_dtypes(x: Any, model: keras.Model) -> Any:
-    """Dtypes in which the model takes checked samples, in their structure; None for strings."""
+    """Dtypes to which the model converts samples, in the structure of `x`; None for strings."""
     dtypes = inputs.seen_dtypes(x, model)
     if isinstance(x, dict) and set(x) == set(inputs.names(model) or ()):
         return dict(zip(inputs.names(model), dtypes, strict=True))
@@ -336,15 +340,15 @@ def seen_dtypes(x: Any, model: keras.Model) -> Any:
 def require_alike(
     x: Any, like: Any, name: str, like_name: str, model: keras.Model | None = None
 ) -> None:
-    """Raise ValueError unless checked samples have the sample shapes and dtypes of others.
+    """Raise ValueError unless `x` has the sample shapes and kinds of dtype of `like`.
 
-    Inputs are paired by the model's names; lengths may differ where the model takes any.
+    Inputs are paired by the model's input names; axes of any size may differ in size.
     """
     inputs.require_alike(x, like, name, like_name, model)
 
 
 def require_same_form(x: Any, like: Any, name: str, like_name: str) -> None:
-    """Raise ValueError unless records of both can be compared without a model."""
+    """Raise ValueError unless records of `x` and `like` can be compared without a model."""
     inputs.require_same_form(x, like, name, like_name)
 
 
@@ -352,17 +356,18 @@ def require_enough(samples: int, name: str, least: int, what_for: str = "") -> N
     """Raise ValueError for fewer than `least` samples."""
     if samples < least:
         raise ValueError(
-            f"Expected `{name}` to have at least {least} samples{what_for}. Received: {samples}"
+            f"Expected `{name}` to have at least {least} samples{what_for}. Received: {samples} "
+            "samples"
         )
 
 
 def refuse_columns(y: Any, sample_weight: Any, names: Names) -> None:
-    """Raise ValueError for labels or weights beside a dataset."""
+    """Raise ValueError if labels or weights are passed alongside a dataset."""
     if y is not None or sample_weight is not None:
         raise ValueError(
-            f"Expected `{names.y}` and `{names.sample_weight}` to be None with a dataset, which "
-            "yields them itself. Received: a dataset and "
-            f"{names.y if y is not None else names.sample_weight}"
+            f"Expected `{names.y}` and `{names.sample_weight}` to be None if `{names.x}` is a "
+            "dataset, which yields labels and weights itself. Received: a dataset and "
+            f"`{names.y if y is not None else names.sample_weight}`"
         )
 
 
@@ -382,7 +387,7 @@ def _checked_batch(
         y = y if y.dtype.kind in "biuf" else classes
     elif needs_labels:
         raise ValueError(
-            f"Expected `{names.y}` to be class labels, one per sample. Received: no labels; give "
+            f"Expected `{names.y}` to be class labels, one per sample. Received: no labels; pass "
             "arrays (x, y), or a dataset that yields batches (x, y)"
         )
     if weights is not None:
@@ -395,12 +400,12 @@ def _require_same_length(x: Any, other: Any, name: str, other_name: str) -> None
     if counts[0] != counts[1]:
         raise ValueError(
             f"Expected `{name}` and `{other_name}` to have the same number of samples. "
-            f"Received: {counts[0]} and {counts[1]}"
+            f"Received: {counts[0]} and {counts[1]} samples"
         )
 
 
 def _require_finite(x: Any, name: str, model: keras.Model | None) -> None:
-    """Raise ValueError if a float is NaN or infinite, or becomes so in the model's dtype."""
+    """Raise ValueError if a value is NaN or infinite, or overflows in the model's dtype."""
     leaves, dtypes = inputs.leaves_of(x, model), inputs.seen_dtypes(x, model)
     parts = [name] * len(leaves)
     if isinstance(x, dict):
@@ -421,6 +426,6 @@ def _require_finite(x: Any, name: str, model: keras.Model | None) -> None:
         if bad:
             raise ValueError(
                 f"Expected `{part}` to be finite"
-                + (f" as {dtype}, which the model takes" if narrows else "")
+                + (f" as {dtype}, the model's dtype" if narrows else "")
                 + f". Received: NaN or infinite values in {bad} of {len(leaf)} samples"
             )

@@ -1,4 +1,4 @@
-"""Tables with named columns: pandas DataFrames, whose columns keep their types."""
+"""Conversion of pandas DataFrames to arrays; each column keeps its type."""
 
 import sys
 from typing import Any
@@ -7,34 +7,35 @@ import numpy as np
 
 
 def is_table(x: Any) -> bool:
-    """Whether `x` is a pandas DataFrame; pandas is not imported for the question."""
+    """Whether `x` is a pandas DataFrame; does not import pandas."""
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(x, pandas.DataFrame)
 
 
 def take(table: Any, indices: np.ndarray | slice) -> Any:
-    """Rows of a table at these positions, as a table."""
+    """The rows of a table at these positions, as a table."""
     return table.iloc[indices].reset_index(drop=True)
 
 
 def as_structure(table: Any, name: str, input_names: list[str] | None) -> Any:
-    """A table as what a model takes: a dictionary of its columns, or one array of numbers.
+    """Convert a table to a dictionary of its columns, or to one array of numbers.
 
-    Never one array of a table with texts: NumPy would turn all of its columns into texts.
+    A table with strings is never converted to one array: NumPy would turn all of its columns into
+    strings.
 
     Args:
         table: A DataFrame.
-        name: What messages call it.
-        input_names: Names of the model's inputs, or None where no model is known yet.
+        name: Name of the table in error messages.
+        input_names: Names of the model's inputs, or None if there is no model yet.
 
     Raises:
-        ValueError: If it is neither for this model.
+        ValueError: If the columns fit neither form of the model's inputs.
     """
     columns = [str(column) for column in table.columns]
     if len(set(columns)) < len(columns):
         raise ValueError(
             f"Expected the columns of `{name}` to have distinct names. Received: "
-            f"{len(columns)} columns with {len(set(columns))} names"
+            f"{len(columns)} columns with {len(set(columns))} distinct names"
         )
     others = [
         column
@@ -48,24 +49,24 @@ def as_structure(table: Any, name: str, input_names: list[str] | None) -> Any:
         missing = sorted(set(input_names) - set(columns))
         superfluous = sorted(set(columns) - set(input_names))
         raise ValueError(
-            f"Expected the columns of `{name}` to be named as the model's inputs "
-            f"{sorted(input_names)}, or to be numbers for a model with one input. Received: a "
-            f"table without the columns {missing} and with the columns {superfluous}, of which "
-            f"{len(others)} are not numbers"
+            f"Expected the columns of `{name}` to be named like the model's inputs "
+            f"{sorted(input_names)}, or to be numeric for a model with one input. Received: a "
+            f"table with missing columns {missing} and unexpected columns {superfluous}; "
+            f"{len(others)} of its columns are not numeric"
         )
-    # Column by column: pandas makes objects of numbers beside booleans.
+    # Column by column: pandas turns numbers alongside booleans into objects.
     return np.column_stack([_numbers(table.iloc[:, at]) for at in range(len(columns))])
 
 
 def _is_numeric(dtype: Any) -> bool:
-    """Whether a column's dtype, NumPy's or one of pandas' own, is of numbers or booleans."""
+    """Whether a column's dtype, NumPy's or pandas' own, is numeric or boolean."""
     return getattr(dtype, "kind", "O") in "biuf" and not hasattr(dtype, "categories")
 
 
 def _numbers(column: Any) -> np.ndarray:
     if isinstance(column.dtype, np.dtype):
         return column.to_numpy()
-    # pandas' own dtypes have a missing value of their own.
+    # pandas' own dtypes have their own missing value.
     if column.isna().any():
         return column.to_numpy(dtype="float64", na_value=np.nan)
     return column.to_numpy(dtype=column.dtype.numpy_dtype)

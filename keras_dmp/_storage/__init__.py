@@ -1,1 +1,1 @@
-"""Bytes on disk: whole files, private folders, checkpoints, folders of arrays."""
+"""Storage: atomic files, private directories, checkpoints and folders of arrays."""

@@ -1,7 +1,7 @@
-"""A large private folder: one `.npy` file for each array, and a manifest. Needs NumPy alone.
+"""A private folder for large data: one `.npy` file per array and a manifest. Requires NumPy only.
 
-The manifest is a private file, written last, with dtype, shape and SHA-256 of each array, and plain
-values. Headers of `.npy` files are compared with what the manifest says and never parsed.
+The manifest is a private file, written last, that holds plain values and the dtype, shape and
+SHA-256 of each array. Headers of `.npy` files are compared with the manifest and never parsed.
 """
 
 import contextlib
@@ -40,28 +40,28 @@ def write(
     identity: Identity,
     kinds: Collection[str],
 ) -> None:
-    """Write arrays and plain values; what an earlier `write` left there is replaced.
+    """Write arrays and plain values, replacing the result of an earlier `write`.
 
-    Until the last file is there, the folder is not whole.
+    The folder is unreadable until the manifest, its last file, has been written.
 
     Args:
-        folder: Where to.
+        folder: Path of the folder, which is created if necessary.
         values: Plain values by name.
         arrays: Arrays by name: one of `kinds`, or one of them and a number, as in `labels_0`.
-        identity: What it is.
-        kinds: All that arrays of this type are called. Other files are not ours to remove.
+        identity: Identity of the content.
+        kinds: Every name that arrays of this type may have. Other files are never removed.
 
     Raises:
-        FormatVersionError: If the folder is of another format version.
-        OSError: If it cannot be written.
-        ValueError: If the folder holds something else.
+        FormatVersionError: If the folder has another format version.
+        OSError: If the folder cannot be written.
+        ValueError: If the folder contains anything else.
     """
     folder = pathlib.Path(folder)
     _require_no_old_manifest(folder)
     if (folder.exists() or folder.is_symlink()) and not _is_ours(folder, identity, kinds):
         raise ValueError(
-            "Expected `folder` to be new, empty or one that was written before. Received: "
-            f"folder={str(folder)!r}, which holds something else"
+            f"Expected `folder` to be new, empty or an earlier {identity.type}. Received: "
+            f"folder={str(folder)!r}, which holds something else; choose another folder"
         )
     folder.mkdir(mode=OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
     folder.chmod(OWNER_ONLY_FOLDER)
@@ -77,25 +77,26 @@ def write(
 def read(
     folder: str | os.PathLike, *, expected: Identity, memory_limit: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Values and arrays of a folder; arrays are mapped if all of them exceed `memory_limit` bytes.
+    """Read the values and arrays of a folder.
 
     Args:
-        folder: What `write` was given.
-        expected: What it must be.
-        memory_limit: Bytes.
+        folder: Path of the folder.
+        expected: Expected identity of the content.
+        memory_limit: Number of bytes up to which arrays are read into memory. If all of them
+            together are larger, they are memory-mapped.
 
     Raises:
-        FormatVersionError: If the folder is of another format version.
-        OSError: If it cannot be read.
-        ValueError: If the folder is damaged, unfinished, of another run or of something else.
+        FormatVersionError: If the folder has another format version.
+        OSError: If the folder cannot be read.
+        ValueError: If the folder is damaged or unfinished, or belongs to another run or type.
     """
     folder = pathlib.Path(folder)
     _require_no_old_manifest(folder)
     path = folder / _MANIFEST
     if not path.exists():
         raise ValueError(
-            f"Expected `folder` to hold a {expected.type}. Received: folder={str(folder)!r}, which "
-            f"has no {_MANIFEST}: nothing was written there, or it was not finished"
+            f"Expected `folder` to hold a {expected.type}. Received: folder={str(folder)!r}, "
+            f"without the file {_MANIFEST}: nothing was written there, or writing was interrupted"
         )
     try:
         record = private_file.read(path, expected)
@@ -104,8 +105,8 @@ def read(
         raise
     except PrivateFileError as error:
         raise ValueError(
-            f"Expected `folder` to hold a whole {expected.type}. Received: {str(path)!r}, which is "
-            f"damaged or of something else ({error})"
+            f"Expected `folder` to hold an intact {expected.type}. Received: {str(path)!r}, "
+            f"which is damaged or of another type ({error})"
         ) from error
     in_memory = sum(size for _, _, size, _ in files.values()) <= memory_limit
     arrays = {}
@@ -117,12 +118,12 @@ def read(
 
 
 def exists(folder: str | os.PathLike) -> bool:
-    """Whether `write` has come to its end there."""
+    """Whether `write` has completed in this folder."""
     return (pathlib.Path(folder) / _MANIFEST).exists()
 
 
 def _require_no_old_manifest(folder: pathlib.Path) -> None:
-    """Raise FormatVersionError for a folder of format version 1, whose manifest was JSON."""
+    """Raise FormatVersionError for a folder of format version 1, which has a JSON manifest."""
     old = folder / _OLD_MANIFEST
     if old.is_file() and not exists(folder):
         with contextlib.suppress(private_file.DamagedFileError):
@@ -134,7 +135,7 @@ def _is_ours(folder: pathlib.Path, identity: Identity, kinds: Collection[str]) -
         return False
     names = {entry.name for entry in folder.iterdir()}
     if _MANIFEST in names:
-        # That of another run, or a damaged one, is replaced; that of another type is not.
+        # A manifest of another run, or a damaged one, is replaced; one of another type is not.
         with contextlib.suppress(private_file.DamagedFileError):
             if private_file.read(folder / _MANIFEST, None).identity.type != identity.type:
                 return False
@@ -143,7 +144,7 @@ def _is_ours(folder: pathlib.Path, identity: Identity, kinds: Collection[str]) -
 
 
 def _file_names(folder: pathlib.Path) -> list[str]:
-    """Names of array files, those that a killed writer left half written among them."""
+    """Names of array files, including those that a killed writer left incomplete."""
     left = {path.name[1:].rsplit(".", 1)[0] for path in folder.glob(f".*{_SUFFIX}.*")}
     return sorted(left | {path.name for path in folder.glob(f"*{_SUFFIX}")})
 
@@ -166,7 +167,7 @@ def _write_array(path: pathlib.Path, array: np.ndarray) -> dict[str, Any]:
 
 
 def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """What a `.npy` file starts with. For NumPy alone, bfloat16 and its like are bare bytes."""
+    """The header of a `.npy` file. To NumPy alone, bfloat16 and similar types are raw bytes."""
     file = io.BytesIO()
     fields = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, fields)
@@ -179,7 +180,7 @@ def _chunks(array: np.ndarray):
 
 
 def _checked_files(values: dict[str, Any]) -> dict[str, tuple[np.dtype, tuple, int, str]]:
-    """Dtype, shape, bytes and checksum of each array, as a manifest has them."""
+    """Dtype, shape, size in bytes and checksum of each array, from a manifest."""
     files = values.get("files")
     try:
         if values.keys() != {"values", "files"} or not isinstance(values["values"], dict):
@@ -193,7 +194,7 @@ def _checked_files(values: dict[str, Any]) -> dict[str, tuple[np.dtype, tuple, i
         return found
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise private_file.DamagedFileError(
-            f"{_MANIFEST} has other content than it should ({error})"
+            f"{_MANIFEST} has unexpected content ({error})"
         ) from error
 
 
@@ -206,16 +207,16 @@ def _require_whole(path: pathlib.Path, of: tuple, what: str) -> None:
     elif not stat.S_ISREG(path.stat().st_mode):
         problem = "is not a file"
     elif path.stat().st_size != len(header) + size:
-        problem = f"has {path.stat().st_size} bytes where {len(header) + size} were written"
+        problem = f"has {path.stat().st_size} bytes instead of {len(header) + size}"
     else:
         with path.open("rb") as file:
             starts_well = file.read(len(header)) == header
             file.seek(0)
             if not starts_well or hashlib.file_digest(file, "sha256").hexdigest() != checksum:
-                problem = "has other content than was written"
+                problem = "has changed since it was written"
     if problem:
         raise ValueError(
-            f"Expected `folder` to hold a whole {what}. Received: {str(path)!r}, which {problem}"
+            f"Expected `folder` to hold an intact {what}. Received: {str(path)!r}, which {problem}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Directories of one run, readable by their owner only. Needs no other package."""
+"""Directories that belong to one run, readable by their owner only. Requires no other package."""
 
 import contextlib
 import hashlib
@@ -14,8 +14,8 @@ from keras_dmp._storage.private_file import Identity, Record
 
 _LOCK = "lock"
 _SUFFIX, _OLD_SUFFIX = ".manifest", ".json"
-# Bytes of the lock file; the ones below are the parts'. One is locked while the manifest is
-# written, the other by whoever has the whole directory.
+# Bytes of the lock file; lower ones stand for parts. The first is locked while the manifest is
+# written, the second by the holder of the whole directory.
 _MANIFEST_BYTE, _WHOLE_BYTE = 1 << 40, (1 << 40) + 1
 _MANIFEST_SECONDS = 60
 _DIGEST = re.compile(r"\b[0-9a-f]{16,}\b")
@@ -25,19 +25,19 @@ class PrivateDirectory:
     """A directory that belongs to one run of one configuration, named by a manifest.
 
     Args:
-        path: The directory; it is made if it is not there.
-        configuration: What its content depends on, plain JSON values by name.
-        what: What the directory is of, in words, such as "shadow audit".
-        manifest: Name of the manifest, without an ending.
+        path: Path of the directory, which is created if necessary.
+        configuration: Everything that its content depends on, plain JSON values by name.
+        what: Description of the content in words, such as "shadow audit".
+        manifest: Name of the manifest, without its suffix.
 
     Attributes:
-        run: The random identity of the run, drawn when the directory was made. Every file in
+        run: The random identity of the run, drawn when the directory was created. Every file in
             the directory carries it.
 
     Raises:
-        OSError: If it cannot be made or written to, or has no locks.
-        RuntimeError: If another process does not come to an end of making it.
-        ValueError: If the directory belongs to another configuration, or is none of these.
+        OSError: If the directory cannot be created or written to, or its file system has no locks.
+        RuntimeError: If another process is still creating the directory after 60 seconds.
+        ValueError: If the directory belongs to another configuration or contains anything else.
     """
 
     def __init__(
@@ -50,38 +50,38 @@ class PrivateDirectory:
         _require_no_old_manifest(self.path, manifest)
         if (self.path.exists() or self.path.is_symlink()) and not self._is_ours():
             raise ValueError(
-                f"Expected `directory` to be empty, new or one of an earlier {what}. "
-                f"Received: directory={str(path)!r}, which holds something else"
+                f"Expected `directory` to be new, empty or that of an earlier {what}. Received: "
+                f"directory={str(path)!r}, which holds something else; choose another directory"
             )
         try:
             self.run = self._opened()
         except locks.TakenError as error:
             raise RuntimeError(
                 f"Expected `directory` to be ready within {_MANIFEST_SECONDS} seconds. Received: "
-                f"directory={str(path)!r}, in which another process is writing the manifest"
+                f"directory={str(path)!r}, where another process is still writing the manifest"
             ) from error
 
     @contextlib.contextmanager
     def owned(self, parts: dict[int, str]) -> Iterator[None]:
-        """Hold some parts of the directory, such as the jobs of a shard.
+        """Lock some parts of the directory, such as the jobs of a shard.
 
         Args:
-            parts: By the number of a part, the message where somebody else holds it.
+            parts: For each part, by its number, the error message if it is locked already.
 
         Raises:
             OSError: If the file system has no locks.
-            RuntimeError: If another process, or another holder in this one, holds one of them.
+            RuntimeError: If another process, or another holder in this process, has locked a part.
         """
         with contextlib.ExitStack() as stack:
             try:
-                # One byte for each part: sets that overlap only in part are noticed too.
+                # One byte per part, so that sets which overlap partially conflict too.
                 stack.enter_context(locks.held(self.path / _LOCK, list(parts)))
             except locks.TakenError as error:
                 raise RuntimeError(parts[error.byte]) from error
             yield
 
     def _opened(self) -> str:
-        """Make the directory, or find that it is of the same configuration; its run."""
+        """Create the directory, or check that its configuration is the same; return its run."""
         is_new = not self.path.exists()
         try:
             self.path.mkdir(mode=files.OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
@@ -97,8 +97,8 @@ class PrivateDirectory:
         except OSError as error:
             raise OSError(
                 error.errno,
-                "Expected `directory` to be one that can be made and written to. Received: "
-                f"directory={str(self.path)!r} ({error.strerror})",
+                "Expected `directory` to be a directory that can be created and written to. "
+                f"Received: directory={str(self.path)!r} ({error.strerror})",
                 error.filename,
             ) from error
 
@@ -115,7 +115,7 @@ class PrivateDirectory:
         return run
 
     def _is_ours(self) -> bool:
-        """Whether there is a manifest, or nothing but what leads to one."""
+        """Whether there is a manifest, or only files that creating one leaves."""
         if not self.path.is_dir():
             return False
         names = {entry.name for entry in self.path.iterdir()}
@@ -134,7 +134,7 @@ class PrivateDirectory:
         ]
         if differing:
             raise ValueError(
-                "Expected `directory` to be of the same data and settings. Received: "
+                "Expected `directory` to be from a run with the same data and settings. Received: "
                 f"directory={str(self.path)!r}, where {'; '.join(differing)}. Nothing was changed; "
                 "choose another directory"
             )
@@ -142,10 +142,10 @@ class PrivateDirectory:
 
 
 def _shown(value: Any, run: str) -> str:
-    """A setting for a message.
+    """Format a setting for an error message.
 
-    Messages end in logs, which others read, and a digest of private records confirms guesses at
-    them. With the run for a key, which stays in the directory, digests are comparable, no more.
+    Messages end up in logs that others read, and a digest of private records would confirm guesses
+    at them. Keyed with the run, which never leaves the directory, digests can only be compared.
     """
 
     def keyed(match: re.Match) -> str:
@@ -155,11 +155,11 @@ def _shown(value: Any, run: str) -> str:
 
 
 def read_manifest(path: pathlib.Path, *, what: str, manifest: str) -> Record:
-    """What a manifest says.
+    """Read a manifest.
 
     Raises:
-        FormatVersionError: If it is of another format version.
-        ValueError: If it is damaged or of something else.
+        FormatVersionError: If it has another format version.
+        ValueError: If it is damaged or of another type.
     """
     _require_no_old_manifest(path, manifest)
     file = _manifest(path, manifest)
@@ -169,9 +169,9 @@ def read_manifest(path: pathlib.Path, *, what: str, manifest: str) -> Record:
         raise
     except private_file.PrivateFileError as error:
         raise ValueError(
-            f"Expected `directory` to hold a {what}. Received: {str(file)!r}, which is damaged or "
-            f"something else ({error}). Nothing was changed; choose another directory, or remove "
-            "this one by hand"
+            f"Expected `directory` to hold a {what}. Received: {str(file)!r}, which is damaged "
+            f"or of another type ({error}). Nothing was changed; choose another directory, or "
+            "remove this one yourself"
         ) from error
 
 
@@ -182,15 +182,15 @@ def has_manifest(path: pathlib.Path, manifest: str) -> bool:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, *, refusal: str) -> Iterator[None]:
-    """Hold a directory; the lock goes with its process, however that ends.
+    """Lock a directory; the lock is released with its process, however the process ends.
 
     Args:
         path: The directory.
-        refusal: The message where another run holds it, of this process or of another.
+        refusal: The error message if another run, in this process or in another, holds the lock.
 
     Raises:
         OSError: If the file system has no locks.
-        RuntimeError: If another run holds it.
+        RuntimeError: If another run holds the lock.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -201,7 +201,7 @@ def locked(path: pathlib.Path, *, refusal: str) -> Iterator[None]:
 
 
 def remove(path: pathlib.Path, manifest: str) -> None:
-    """Remove manifest and lock, and the directory if nothing else is in it."""
+    """Remove the manifest and the lock file, and the directory if it is empty then."""
     file = _manifest(path, manifest)
     files.remove_left_behind(file)
     for one in (file, path / _LOCK):
@@ -219,7 +219,7 @@ def _identity(what: str, run: str | None) -> Identity:
 
 
 def _require_no_old_manifest(path: pathlib.Path, name: str) -> None:
-    """Raise FormatVersionError for a directory of format version 1, whose manifest was JSON."""
+    """Raise FormatVersionError for a directory of format version 1, which has a JSON manifest."""
     old = path / f"{name}{_OLD_SUFFIX}"
     if not old.is_file() or _manifest(path, name).exists():
         return

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Atomic file writes: a file is written completely or not at all."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ OWNER_ONLY_FOLDER, OWNER_ONLY = 0o700, 0o600
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path, *, mode: int) -> Iterator[BinaryIO]:
-    """A file beside `path` to write to, put onto the disk and moved there at the end.
+    """Open a temporary file next to `path`, which is flushed to disk and moved there at the end.
 
-    Nobody sees half of it: on an error, and in a crash, what was at `path` stays.
+    No reader sees a partial file: after an error or a crash, the old file at `path` is unchanged.
     """
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=f".{path.name}.", delete=False
@@ -34,13 +34,13 @@ def whole(path: pathlib.Path, *, mode: int) -> Iterator[BinaryIO]:
 
 
 def replace(path: pathlib.Path, content: bytes, *, mode: int) -> None:
-    """Write a file beside `path`, onto the disk, and move it there."""
+    """Replace the content of `path` atomically."""
     with whole(path, mode=mode) as file:
         file.write(content)
 
 
 def sync_folder(path: pathlib.Path) -> None:
-    """Put the names in a folder onto the disk."""
+    """Flush the entries of a folder to disk."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -49,6 +49,6 @@ def sync_folder(path: pathlib.Path) -> None:
 
 
 def remove_left_behind(path: pathlib.Path) -> None:
-    """Remove what writers of `path` that were killed have left beside it."""
+    """Remove temporary files left next to `path` by writers that were killed."""
     for left_behind in path.parent.glob(f".{path.name}.*"):
         left_behind.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Locks on the bytes of a file, which go with their process, however it ends."""
+"""Locks on the bytes of a file, released with their process, however the process ends."""
 
 import contextlib
 import errno
@@ -15,19 +15,19 @@ from keras_dmp._storage import files
 
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 _POLL_SECONDS = 0.02
-# Files whose locks are held.
+# Open files whose locks are held.
 _held: "weakref.WeakSet[BinaryIO]" = weakref.WeakSet()
 
 
 class NoLocksError(OSError):
-    """The file system has no locks."""
+    """The file system does not support locks."""
 
 
 class TakenError(Exception):
-    """Somebody else holds a byte.
+    """Another holder has locked a byte.
 
     Args:
-        byte: The byte.
+        byte: Offset of the byte.
     """
 
     def __init__(self, byte: int):
@@ -37,17 +37,17 @@ class TakenError(Exception):
 
 @contextlib.contextmanager
 def held(path: pathlib.Path, bytes_: list[int], *, wait_seconds: float = 0) -> Iterator[None]:
-    """Hold bytes of a file, against other processes and against other holders in this one.
+    """Lock bytes of a file, against other processes and other holders in this process.
 
     Args:
-        path: The file; it is made if it is not there.
-        bytes_: Places of the bytes, within or beyond its end.
-        wait_seconds: How long to wait for a byte that somebody else holds.
+        path: The file, which is created if necessary.
+        bytes_: Offsets of the bytes, within the file or beyond its end.
+        wait_seconds: Seconds to wait for bytes that are locked already.
 
     Raises:
-        NoLocksError: If the file system has no locks.
+        NoLocksError: If the file system does not support locks.
         OSError: If the file cannot be opened.
-        TakenError: If somebody else holds one of the bytes.
+        TakenError: If another holder has locked one of the bytes.
     """
     until = time.monotonic() + wait_seconds
     with contextlib.ExitStack() as stack:
@@ -61,7 +61,7 @@ def held(path: pathlib.Path, bytes_: list[int], *, wait_seconds: float = 0) -> I
                     time.sleep(_POLL_SECONDS)
             if _is_at(file, path):
                 break
-            # Its last holder has removed it meanwhile.
+            # Its last holder has removed it in the meantime.
             file.close()
         os.fchmod(file.fileno(), files.OWNER_ONLY)
         yield
@@ -75,11 +75,11 @@ def _is_at(file: BinaryIO, path: pathlib.Path) -> bool:
 
 
 def _lock(file: BinaryIO, byte: int, path: pathlib.Path) -> bool:
-    """Lock a byte if nobody holds it.
+    """Lock a byte if it is free; return whether it was.
 
-    These locks belong to the open file. POSIX locks belong to the process, and go when it closes
-    any other file open at the same path; `flock` locks whole files, which file systems without
-    such locks turn into locks on all bytes, or refuse.
+    These locks belong to the open file. POSIX locks belong to the process and are released when it
+    closes any other file open at the same path; `flock` locks whole files, which file systems
+    without such locks convert to locks on all bytes, or refuse.
     """
     try:
         if hasattr(fcntl, "F_OFD_SETLK"):
@@ -93,14 +93,15 @@ def _lock(file: BinaryIO, byte: int, path: pathlib.Path) -> bool:
         raise NoLocksError(
             error.errno,
             "Expected `directory` to be on a file system with file locks, which keep two runs from "
-            f"writing to it at once. Received: {os.strerror(error.errno)}",
+            f"writing to it at once. Received: {os.strerror(error.errno)}; choose a directory on "
+            "a local disk",
             str(path.parent),
         ) from error
     return True
 
 
 def _let_go() -> None:
-    """Leave the locks to the process that forked: children may outlive it."""
+    """Leave the locks to the parent process: a forked child may outlive it."""
     for file in list(_held):
         file.close()
 

@@ -1,6 +1,6 @@
-"""Plain Python values as JSON values and arrays, and back. Needs NumPy alone.
+"""Encoding of plain Python values as JSON values and arrays, and back. Requires NumPy only.
 
-Data only: nothing here is a name that is looked up, so that reading runs nothing.
+The encoding holds data only, no names of classes or functions, so that reading it runs no code.
 """
 
 import pathlib
@@ -13,31 +13,31 @@ _CONTAINERS = {"tuple": tuple, "set": set}
 
 
 class UnsavableError(TypeError):
-    """A value that is not plain."""
+    """A value that is not plain data, and therefore cannot be saved."""
 
 
 def encode(value: Any, arrays: list[np.ndarray]) -> Any:
-    """A plain value as JSON values; its arrays go to the end of `arrays`.
+    """Encode a plain value as JSON values; its arrays are appended to `arrays`.
 
     Args:
         value: None, numbers, strings, paths, arrays without objects, and lists, tuples, sets and
             dictionaries of these.
-        arrays: Receives the arrays.
+        arrays: List to which arrays are appended.
 
     Raises:
-        UnsavableError: If a part of the value is of another type.
+        UnsavableError: If any part of the value has another type.
     """
     try:
         return _encode(value, arrays)
     except RecursionError as error:
-        raise UnsavableError("containers nested too deeply, or in themselves") from error
+        raise UnsavableError("containers nested too deeply or recursively") from error
 
 
 def decode(value: Any, arrays: list[np.ndarray]) -> Any:
-    """What `encode` was given.
+    """Decode a result of `encode`.
 
     Raises:
-        ValueError: If `encode` has not returned this.
+        ValueError: If the value is not a result of `encode`.
     """
     try:
         return _decode(value, arrays)
@@ -75,7 +75,7 @@ def _decode(value: Any, arrays: list[np.ndarray]) -> Any:
     if kind in ("array", "scalar"):
         if type(content) is not int or content < 0:
             raise ValueError("the number of an array")
-        # The file's own array cannot be written to, that of whoever gets it can.
+        # Arrays of a file are read-only; callers get a writable copy.
         return arrays[content].copy() if kind == "array" else arrays[content][()]
     if kind == "path":
         return pathlib.Path(content)

@@ -1,9 +1,9 @@
-"""A small private file, written whole or not at all, that says what it is and whether it is whole.
+"""A small private file, written atomically, that carries its identity and a checksum.
 
-One line of JSON (format, version, identity, values, and name, dtype and shape of each array), the
-arrays' bytes one after the other, and a last line with the SHA-256 of all that. The checksum finds
-damage; it has no key, so that what has been read is checked as if somebody else had written it.
-Needs NumPy alone.
+It consists of one line of JSON (format, version, identity, values, and name, dtype and shape of
+each array), the bytes of the arrays one after the other, and a last line with the SHA-256 of all
+that. The checksum detects damage, but has no key, so content is checked as untrusted input after
+reading. Requires NumPy only.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import numpy as np
 from keras_dmp._storage import files, plain_values
 
 _FORMAT, VERSION = "keras_dmp.private_file", 2
-# What version 1 called its files, each with a layout of its own.
+# Format names of version 1, each with its own layout.
 _OLD_FORMATS = re.compile(r"keras_dmp\.\w+")
 _CHECKSUM_BYTES = len(hashlib.sha256().hexdigest()) + 1
 _DTYPE = re.compile(r"[<>|][biufcSUMm]\d{1,9}(\[\w{1,9}\])?|[a-z]\w{1,29}")
@@ -34,33 +34,33 @@ class PrivateFileError(ValueError):
 
 
 class DamagedFileError(PrivateFileError):
-    """A file that is cut off, changed, or something else."""
+    """A file that is truncated, changed, or in another format."""
 
 
 class ForeignFileError(PrivateFileError):
-    """A whole file of another run, phase, number or type."""
+    """An intact file of another run, phase, number or type."""
 
 
 class FormatVersionError(PrivateFileError):
-    """A file of another version of the format."""
+    """A file with another version of the format."""
 
     def __init__(self, name: str, version: Any):
         super().__init__(
             f"Expected files of format version {VERSION}. Received: {name!r} of format version "
             f"{version!r}. Nothing was changed; read it with the version of keras_dmp that wrote "
-            "it, or remove it and start anew"
+            "it, or remove it and start again"
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What a file is.
+    """Identity of a file.
 
     Attributes:
-        run: The random identity of the run; None expects any.
-        type: What it holds, such as "checkpoint".
-        phase: Which part of the run it belongs to, such as "teacher".
-        number: Its place among those of the same type and phase.
+        run: The random identity of the run; None accepts any run.
+        type: Type of the content, such as "checkpoint".
+        phase: Part of the run that it belongs to, such as "teacher".
+        number: Position among the files of the same type and phase.
     """
 
     run: str | None
@@ -69,18 +69,18 @@ class Identity:
     number: int = 0
 
     def __str__(self) -> str:
-        """Return words for messages, without the run."""
+        """Return a description for error messages, without the run."""
         return f"{self.phase} {self.type} {self.number}".strip()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Record:
-    """What one file holds.
+    """Content of one file.
 
     Attributes:
-        arrays: Arrays of numbers by name, their order kept.
-        values: Plain values by name, arrays among them; see `plain_values`.
-        identity: What the file says it is; `write` is given it, `read` fills it in.
+        arrays: Arrays by name; their order is kept.
+        values: Plain values by name, which may contain arrays; see `plain_values`.
+        identity: Identity of the file, set by `read`; `write` takes it as an argument.
     """
 
     arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -89,16 +89,16 @@ class Record:
 
 
 def new_run() -> str:
-    """A random identity of a run."""
+    """Draw a random identity for a run."""
     return secrets.token_hex(16)
 
 
 def write(path: pathlib.Path, record: Record, identity: Identity) -> None:
-    """Write a file that its owner alone can read; a crash leaves what was there before.
+    """Write a file that only its owner can read; after a crash, the old file is unchanged.
 
     Raises:
-        OSError: If it cannot be written.
-        UnsavableError: If a value is not plain.
+        OSError: If the file cannot be written.
+        UnsavableError: If a value is not plain data.
     """
     nested: list[np.ndarray] = []
     values = plain_values.encode(record.values, nested)
@@ -125,13 +125,13 @@ def read(path: pathlib.Path, expected: Identity | None) -> Record:
 
     Args:
         path: The file.
-        expected: What it must be; None takes what it is.
+        expected: Expected identity; None accepts any.
 
     Raises:
-        DamagedFileError: If the file is not what `write` wrote.
-        ForeignFileError: If it is of another run, phase, number or type.
-        FormatVersionError: If it is of another format version.
-        OSError: If it cannot be read.
+        DamagedFileError: If the file is not as `write` wrote it.
+        ForeignFileError: If it belongs to another run, phase, number or type.
+        FormatVersionError: If it has another format version.
+        OSError: If the file cannot be read.
     """
     content = _content(path)
     body = memoryview(content)[:-_CHECKSUM_BYTES]
@@ -139,7 +139,7 @@ def read(path: pathlib.Path, expected: Identity | None) -> Record:
         version = _old_version(content)
         if version is not None:
             raise FormatVersionError(path.name, version)
-        raise DamagedFileError(f"{path.name}: its checksum does not fit its content")
+        raise DamagedFileError(f"{path.name}: its checksum does not match its content")
     try:
         line, _, _ = content.partition(b"\n")
         header = json.loads(line)
@@ -150,21 +150,21 @@ def read(path: pathlib.Path, expected: Identity | None) -> Record:
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, PrivateFileError):
             raise
-        raise DamagedFileError(f"{path.name} has other content than it should ({error})") from error
+        raise DamagedFileError(f"{path.name} has unexpected content ({error})") from error
     raise FormatVersionError(path.name, header["format_version"])
 
 
 def dtype_name(array: np.ndarray) -> str:
-    """The name of a dtype, with its byte order and width where NumPy itself has it."""
-    # Those of other packages, such as bfloat16, are void to NumPy but for their name.
+    """The name of a dtype, with byte order and width for NumPy's own dtypes."""
+    # To NumPy, dtypes of other packages, such as bfloat16, are void types with a name.
     return array.dtype.name if array.dtype.kind == "V" else array.dtype.str
 
 
 def dtype_and_shape(name: Any, shape: Any) -> tuple[np.dtype, tuple[int, ...], int]:
-    """Dtype, shape and bytes of an array as they are written in a file.
+    """Dtype, shape and size in bytes of an array, from their form in a file.
 
     Raises:
-        ValueError: If they are of no array of numbers, text, bytes or times.
+        ValueError: If they do not describe an array of numbers, strings, bytes or times.
     """
     if not isinstance(name, str) or not _DTYPE.fullmatch(name):
         raise ValueError("the dtype of an array")
@@ -178,14 +178,14 @@ def dtype_and_shape(name: Any, shape: Any) -> tuple[np.dtype, tuple[int, ...], i
         raise ValueError("the shape of an array")
     if any(type(axis) is not int or not 0 <= axis < 1 << 62 for axis in shape):
         raise ValueError("the shape of an array")
-    # NumPy wants the product without the zeros to be a size too.
+    # NumPy also requires the product without zeros to be a valid size.
     if math.prod(axis or 1 for axis in shape) * dtype.itemsize >= 1 << 62:
         raise ValueError("the shape of an array")
     return dtype, tuple(shape), math.prod(shape) * dtype.itemsize
 
 
 def _content(path: pathlib.Path) -> bytes:
-    # Without the flag, a named pipe would wait for somebody to write to it.
+    # Without O_NONBLOCK, opening a named pipe would hang until another process writes to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -199,7 +199,7 @@ def _last_line(checksum: Any) -> bytes:
 
 
 def _old_version(content: bytes) -> int | None:
-    """The version that a file of version 1 says of itself, None if it is none."""
+    """The format version in a file of version 1, None for any other file."""
     size = hashlib.sha256().digest_size
     is_checkpoint = hashlib.sha256(content[:-size]).digest() == content[-size:]
     try:
@@ -222,7 +222,7 @@ def _record(
             raise ValueError(f"the identity's {field.name}")
     expected = expected or identity
     if expected.run is not None and identity.run != expected.run:
-        raise ForeignFileError(f"{name} is of another run")
+        raise ForeignFileError(f"{name} belongs to another run")
     if dataclasses.replace(identity, run=expected.run) != expected:
         raise ForeignFileError(f"{name} holds {identity} instead of {expected}")
     arrays: dict[str, np.ndarray] = {}
@@ -231,7 +231,7 @@ def _record(
     for key, dtype, shape in header["arrays"]:
         dtype, shape, size = dtype_and_shape(dtype, shape)
         if size > len(body) - start:
-            raise ValueError("fewer bytes than its arrays have")
+            raise ValueError("fewer bytes than its arrays need")
         array = np.empty(shape, dtype)
         if size:
             array = np.frombuffer(body[start : start + size], np.uint8).view(dtype).reshape(shape)
@@ -243,7 +243,7 @@ def _record(
         else:
             raise ValueError("the name of an array")
     if start != len(body):
-        raise ValueError("more bytes than its arrays have")
+        raise ValueError("more bytes than its arrays need")
     values = plain_values.decode(header["values"], nested)
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError("values without names")
@@ -251,5 +251,5 @@ def _record(
 
 
 def _bytes(array: np.ndarray) -> Any:
-    # By way of bytes: the buffer protocol does not know bfloat16.
+    # As bytes, since the buffer protocol does not support bfloat16.
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -1,1 +1,1 @@
-"""Training on labelled data: tensors in memory, the loop, the state of callbacks."""
+"""Training on labelled data: batches in memory, the training loop and the state of callbacks."""

@@ -1,7 +1,7 @@
-"""The state of Keras callbacks as plain values, so that a training can go on in another process.
+"""The state of Keras callbacks as plain values, so that training can resume in another process.
 
-Keras' callbacks have no protocol for it. What they are made of does: attributes of numbers, text,
-arrays and containers of these are state, functions are code. State is data: it is put back into
+Keras has no protocol for saving callbacks, so their attributes are inspected: numbers, strings,
+arrays and containers of these are state; functions are code. State is data: it is restored to
 attributes that a callback has or that its class assigns, and never replaces code.
 """
 
@@ -18,23 +18,23 @@ import numpy as np
 from keras_dmp._storage import plain_values
 from keras_dmp._storage.plain_values import UnsavableError
 
-# Set anew by the `fit` that goes on.
+# Set again by the resumed `fit`.
 _OF_FIT = frozenset({"_model", "model", "params", "validation_data"})
-# These keep files and writers besides their plain attributes, and open them again.
+# These hold files and writers in addition to plain attributes, and reopen them.
 _WITH_FILES = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
-# Read off the file that is there when a training begins.
+# Determined from the existing file when training begins.
 _OF_FILES = frozenset({"append_header", "csv_file", "writer"})
-# These choose at the end of the first epoch how to compare, and turn the sign of a difference
-# then. A callback that goes on does so too.
+# These choose how to compare at the end of the first epoch, and flip the sign of `min_delta` then.
+# A resumed callback does the same.
 _MONITORING = (
     keras.callbacks.EarlyStopping,
     keras.callbacks.ModelCheckpoint,
     keras.callbacks.ReduceLROnPlateau,
 )
 _CHOSEN = frozenset({"monitor_op", "min_delta"})
-# The sign of it depends on whether that has happened.
+# Its sign depends on whether that has happened.
 _TURNED = frozenset({"min_delta"})
-# Keras' callbacks that change what is trained, and their arguments that do not.
+# Keras' callbacks that affect the training, and those of their arguments that do not.
 _STEERING = (
     keras.callbacks.EarlyStopping,
     keras.callbacks.ReduceLROnPlateau,
@@ -58,25 +58,26 @@ def require_savable(callbacks: list[keras.callbacks.Callback], name: str) -> Non
 
     Args:
         callbacks: Flat list of callbacks.
-        name: The argument's name, for messages.
+        name: Name of the argument in error messages.
     """
     for callback in callbacks:
         kind = type(callback).__name__
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             raise ValueError(
-                f"Expected `{name}` to leave resuming to `directory`. Received: {kind}"
+                f"Expected `{name}` without a {kind} if `directory` is set, which resumes "
+                f"interrupted runs itself. Received: a {kind}; remove it from `{name}`"
             )
         if isinstance(callback, keras.callbacks.CSVLogger) and not callback.append:
             raise ValueError(
-                f"Expected a CSVLogger in `{name}` to have append=True with `directory`: a run "
-                "that goes on would lose its earlier rows. Received: append=False"
+                f"Expected a CSVLogger in `{name}` to have append=True with `directory`: a resumed "
+                "run would otherwise lose its earlier rows. Received: append=False"
             )
         try:
             state_of(callback)
         except UnsavableError as error:
             raise ValueError(
                 f"Expected the state of each callback in `{name}` to be savable with `directory`: "
-                "attributes of numbers, strings, arrays and containers of these, or methods "
+                "attributes that are numbers, strings, arrays or containers of these, or methods "
                 "`get_state()`, which returns such values by name, and `set_state(state)`. "
                 f"Received: {kind}, where {error}"
             ) from error
@@ -89,11 +90,11 @@ def state_of(
 
     Args:
         callback: The callback.
-        attributes: What `attributes_of` has found when the training began, where it has begun.
-            What cannot be put back is left out with a warning.
+        attributes: Result of `attributes_of` from the beginning of the training, or None before
+            that. State that could not be restored is omitted with a warning.
 
     Raises:
-        UnsavableError: If a part of it is not plain.
+        UnsavableError: If a part of the state is not plain data.
     """
     if hasattr(callback, "get_state"):
         state = callback.get_state()
@@ -124,10 +125,10 @@ def state_of(
 
 
 def set_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None:
-    """Put the state of a callback back.
+    """Restore the state of a callback.
 
     Raises:
-        ValueError: If it has parts that are not state of this callback.
+        ValueError: If the state has parts that do not belong to this callback; nothing is set then.
     """
     if hasattr(callback, "set_state"):
         callback.set_state(state)
@@ -138,15 +139,15 @@ def set_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None
         if name not in known or (of_keras and not _is_alike(value, vars(callback).get(name))):
             raise ValueError(
                 f"Expected a checkpoint with the state of a {type(callback).__name__}. Received: "
-                f"one that would set {name!r}, which is not state of it, or to something else than "
-                "it holds. Nothing of it was set"
+                f"a checkpoint that would set {name!r}, which is not part of its state or has "
+                "another type there. Nothing was set"
             )
     for name, value in state.items():
         setattr(callback, name, value)
 
 
 def attributes_of(callback: keras.callbacks.Callback) -> frozenset[str]:
-    """Names of attributes that are state: those a callback has, and those its class assigns."""
+    """Names of attributes that are state: those of the callback, and those its class assigns."""
     names = {name for name, value in vars(callback).items() if _is_plain(value)}
     names |= {*_assigned(type(callback))} - vars(callback).keys()
     return frozenset(
@@ -163,13 +164,13 @@ def _left_out(callback: keras.callbacks.Callback) -> frozenset[str]:
     if isinstance(callback, _WITH_FILES):
         left_out |= _OF_FILES
     if _is_of_keras(callback):
-        # Where logs go and how much is told may have changed since.
+        # Log locations and verbosity may have changed since.
         left_out |= {*_arguments(callback)}
     return left_out
 
 
 def _assigned(kind: type) -> Iterator[str]:
-    """Names of attributes that the methods of a class assign."""
+    """Names of the attributes that the methods of a class assign."""
     for base in kind.__mro__:
         for member in vars(base).values():
             function = inspect.unwrap(member) if callable(member) else member
@@ -195,7 +196,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_alike(value: Any, before: Any) -> bool:
-    """Whether a value of one of Keras' callbacks is of a kind with what it was; None is any."""
+    """Whether a value for one of Keras' callbacks has the kind of the old one; None fits any."""
     if value is None:
         return True
     if before is None:
@@ -206,15 +207,16 @@ def _is_alike(value: Any, before: Any) -> bool:
 def _warn_of_loss(callback: keras.callbacks.Callback, name: str) -> None:
     kind = type(callback).__name__
     warnings.warn(
-        f"`{name}` of the callback {kind} was made, or became a function, while training: it is "
-        "not kept with `directory`, and a run that goes on lacks it. Assign it in `__init__` or "
-        f"`on_train_begin`, or give {kind} methods `get_state()` and `set_state(state)`",
+        f"The attribute `{name}` of the callback {kind} was created, or became a function, during "
+        "training: it is not saved with `directory`, and a resumed run will lack it. Assign it in "
+        f"`__init__` or `on_train_begin`, or give {kind} methods `get_state()` and "
+        "`set_state(state)`",
         stacklevel=2,
     )
 
 
 def settings_of(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    """What a callback was made with, as far as it tells and the training depends on it."""
+    """Arguments of a callback, as far as they are known and affect the training."""
     settings = {}
     if hasattr(callback, "get_config"):
         settings = callback.get_config()
@@ -226,20 +228,20 @@ def settings_of(callback: keras.callbacks.Callback) -> dict[str, Any]:
 
 
 def _is_of_keras(callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback is one of Keras' own, not of a class derived from one."""
+    """Whether a callback is an instance of one of Keras' own classes, not of a subclass."""
     return getattr(keras.callbacks, type(callback).__name__, None) is type(callback)
 
 
 def _arguments(callback: keras.callbacks.Callback) -> list[str]:
-    """Names of what a callback is made with."""
+    """Names of the arguments of a callback's constructor."""
     return list(inspect.signature(type(callback)).parameters)
 
 
 def _is_code(value: Any, callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback's value is a function or class that remembers nothing that changes."""
+    """Whether a callback's attribute is a function or class without changing state."""
     if not isinstance(value, _CODE):
         return False
-    # A method of another object is as much as the object.
+    # A method of another object carries the state of that object.
     owner = getattr(value, "__self__", callback)
     if owner is not callback and not isinstance(owner, type | types.ModuleType | None):
         return False
@@ -250,7 +252,10 @@ def _is_code(value: Any, callback: keras.callbacks.Callback) -> bool:
 def as_list(callbacks: Any) -> list[keras.callbacks.Callback]:
     """A flat list from None, one callback, nested lists or a `CallbackList`.
 
-    History and progress bar of a `CallbackList` are left out: `fit` adds its own.
+    The history and progress bar of a `CallbackList` are omitted: `fit` adds its own.
+
+    Raises:
+        TypeError: If an entry is not a Keras callback.
     """
     if callbacks is None:
         return []
@@ -261,7 +266,7 @@ def as_list(callbacks: Any) -> list[keras.callbacks.Callback]:
     for entry in flat:
         if not isinstance(entry, keras.callbacks.Callback):
             raise TypeError(
-                "Expected `callbacks` to be Keras callbacks. Received: one of type "
+                "Expected `callbacks` to be Keras callbacks. Received: an entry of type "
                 f"{type(entry).__name__}"
             )
     return flat

@@ -1,7 +1,7 @@
-"""Fresh copies of optimizers and metrics, which keep every setting or are refused.
+"""Fresh copies of optimizers and metrics that keep every setting, or an error.
 
-Each training needs its own. `from_config(get_config())` alone loses what a method has set
-(`exclude_from_weight_decay`) and what a class of the user's own does not put in its configuration.
+Each training needs its own. `from_config(get_config())` alone loses settings made through methods
+(`exclude_from_weight_decay`) and those that a user's class omits from its configuration.
 """
 
 import copy
@@ -17,19 +17,19 @@ import tensorflow as tf
 _SHARED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, types.ModuleType)
 _PARTS = (keras.optimizers.Optimizer, keras.metrics.Metric)
 _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
-# Answers of a trained optimizer about the weights of one model.
+# Cached results of a trained optimizer for the weights of one model.
 _CACHES = ("_exclude_from_weight_decay_cache",)
 
 
 def copied(part: Any, name: str) -> Any:
-    """A copy of an optimizer or metric before its first step; names and functions as they are.
+    """Copy an optimizer or metric in its initial state; names and functions are returned as is.
 
     Args:
         part: An optimizer, a metric, or a structure of metrics, names and functions.
-        name: What messages call it.
+        name: Name of the argument in error messages.
 
     Raises:
-        ValueError: If the copy would lose something; the message says what.
+        ValueError: If the copy would lose something, which the message names.
     """
     if part is None or isinstance(part, str):
         return part
@@ -44,7 +44,7 @@ def copied_optimizer(optimizer: Any, name: str = "optimizer") -> keras.optimizer
     """A fresh optimizer from an optimizer, its name or its configuration.
 
     Raises:
-        ValueError: If Keras knows no such optimizer, or a copy of it would lose something.
+        ValueError: If Keras does not recognize the optimizer, or a copy of it would lose something.
     """
     try:
         found = keras.optimizers.get(optimizer)
@@ -57,11 +57,11 @@ def copied_optimizer(optimizer: Any, name: str = "optimizer") -> keras.optimizer
 
 
 def _copied(part: Any, name: str) -> Any:
-    # Excluded by identity: Keras has no other name for the weights of one model.
+    # Excluded by identity, which applies to the weights of one model only.
     if getattr(part, "_exclude_from_weight_decay", None):
         raise ValueError(
-            f"Expected `{name}` to exclude weights from weight decay by their names, "
-            "`exclude_from_weight_decay(var_names=[...])`: each training has a model of its own. "
+            f"Expected `{name}` to exclude weights from weight decay by name, "
+            "`exclude_from_weight_decay(var_names=[...])`: each training has its own model. "
             f"Received: a {type(part).__name__} that excludes variables, `var_list=[...]`"
         )
     try:
@@ -69,20 +69,21 @@ def _copied(part: Any, name: str) -> Any:
         _complete(part, new)
     except Exception as error:  # Any error of a user's class, before anything is trained.
         raise ValueError(
-            f"Expected `{name}` to be made anew for each training from its `get_config`: give "
-            f"{type(part).__name__}, and the schedule or function in it, a `get_config` with all "
-            f"arguments of its `__init__`. Received: {type(part).__name__}, with which this "
-            f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"Expected `{name}` to be reproducible from its `get_config`, since each training gets "
+            f"a copy: give {type(part).__name__}, and any schedule or function in it, a "
+            "`get_config` with all arguments of its `__init__`. Received: a "
+            f"{type(part).__name__} that cannot be copied: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}"
         ) from error
     return new
 
 
 def _from_config(part: Any) -> Any:
     with warnings.catch_warnings():
-        # A lambda would be unsafe in a file, and this is none.
+        # Keras warns about lambdas, which are unsafe in files; this configuration is not saved.
         warnings.simplefilter("ignore", UserWarning)
         config, functions = part.get_config(), _functions(part)
-    # Keras finds functions by names alone, and would take the metric's own name for one.
+    # Keras finds functions by name only, and would mistake the metric's own name for one.
     wrapped = {
         key: functions[_name_of_function(of)]
         for key, of in config.items()
@@ -95,7 +96,7 @@ def _from_config(part: Any) -> Any:
 
 
 def _name_of_function(serialized: Any) -> str | None:
-    """Name of a function in a configuration, None for anything else."""
+    """Name of a function in a configuration, or None for anything else."""
     if not isinstance(serialized, dict):
         return None
     if serialized.get("class_name") == "__lambda__":
@@ -104,7 +105,7 @@ def _name_of_function(serialized: Any) -> str | None:
 
 
 def _complete(part: Any, new: Any) -> None:
-    """Set what `from_config` has left out of `new`."""
+    """Set the attributes that `from_config` has omitted in `new`."""
     kept_by_keras = _bookkeeping(part)
     for name, value in vars(part).items():
         if name in kept_by_keras or name.startswith("_self_"):
@@ -124,14 +125,14 @@ def _complete(part: Any, new: Any) -> None:
 
 
 def _bookkeeping(part: Any) -> set[str]:
-    """Attributes that Keras' base class sets for itself."""
+    """Names of attributes that Keras' base class uses internally."""
     is_optimizer = isinstance(part, keras.optimizers.Optimizer)
     base = keras.optimizers.Optimizer(0.01) if is_optimizer else keras.metrics.Metric(name="base")
     return {name for name in vars(base) if name.startswith("_")} | {"built", *_CACHES}
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is neither Keras' nor TensorFlow's, whose objects `from_config` makes."""
+    """Whether a value contains no Keras or TensorFlow objects, which `from_config` creates."""
     return all(
         not type(leaf).__module__.startswith(("keras.", "tensorflow.")) for leaf in _leaves(value)
     )
@@ -157,7 +158,7 @@ def _is_same(value: Any, other: Any) -> bool:
 
 
 def _deep_copied(value: Any) -> Any:
-    """A copy in Python's own containers; Keras makes its own of them where they are set."""
+    """A copy in plain Python containers; Keras wraps them when they are assigned."""
     if isinstance(value, _SHARED):
         return value
     if isinstance(value, dict):
@@ -174,7 +175,7 @@ def _functions(part: Any) -> dict[str, Any]:
 
 
 def _own_classes(part: Any) -> Iterator[tuple[str, type]]:
-    """Classes in a part, by the name under which Keras looks for them."""
+    """Classes in an optimizer or metric, by the name under which Keras looks them up."""
     yield type(part).__name__, type(part)
     for value in vars(part).values():
         if isinstance(value, _PARTS):

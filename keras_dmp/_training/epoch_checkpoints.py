@@ -1,4 +1,4 @@
-"""The state of a training at the end of an epoch, and the callback that keeps it."""
+"""The state of a training run at the end of an epoch, and the callback that saves it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,22 +14,27 @@ from keras_dmp._training.global_generators import GlobalGenerators
 
 
 class EpochCheckpoints(keras.callbacks.Callback):
-    """Keeps the state of a `fit` after each epoch, and starts it from a state that was kept.
+    """Saves the state of a `fit` after each epoch, and resumes `fit` from a saved state.
 
-    It must be the last of the callbacks: their state is kept as it is after the epoch, and put
-    back after their own `on_train_begin`.
+    It must be the last callback: the state of the others is saved as it is after the epoch, and
+    restored after their own `on_train_begin`.
 
     Args:
-        write: Called with the number of finished epochs, one more after the last, and what to keep.
-        callbacks: The callbacks before this one, whose state is kept too.
-        generators: The global generators, seeded for this training; their state is kept too.
-        start: What has been kept and is to be started from, or None.
+        write: Called with a number and the state to save. The number counts finished epochs; after
+            the end of the training it is one more.
+        callbacks: The callbacks before this one, whose state is saved too.
+        generators: The global generators, seeded for this training; their state is saved too.
+        start: A saved state to resume from, or None.
 
     Attributes:
-        history: What `History` holds, from epoch 0 on.
-        initial_epoch: Epoch to start with: pass it to `fit`.
+        history: The content of `History`, from epoch 0.
+        epochs: The finished epochs.
+        initial_epoch: Epoch to start with; pass it to `fit`.
         stopped: Whether a callback has stopped the training.
-        finished: Whether the training had come to its end, callbacks' `on_train_end` too.
+        finished: Whether the saved training had ended, including the callbacks' `on_train_end`.
+
+    Raises:
+        ValueError: If `start` is not the state of a training with these callbacks.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class EpochCheckpoints(keras.callbacks.Callback):
         self._states: list[dict[str, Any]] = state.get("callbacks", [])
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Put the kept state back, or keep the one that the training starts from."""
+        """Restore the saved state, or save the initial state."""
         del logs
         if self._start is None:
             _build_optimizer(self.model)
@@ -68,22 +73,22 @@ class EpochCheckpoints(keras.callbacks.Callback):
             self._generators.restore(self._start.values["generators"])
 
     def restore(self, model: keras.Model) -> None:
-        """Put the kept state of the model and of the callbacks back."""
+        """Restore the saved state of the model and of the callbacks."""
         self._attributes = [callback_state.attributes_of(one) for one in self._callbacks]
         restore_model(model, self._start)
         for callback, state in zip(self._callbacks, self._states, strict=True):
             callback_state.set_state(callback, state)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Put back what metrics keep across epochs."""
+        """Restore the state that metrics keep across epochs."""
         del logs
         if epoch == self.initial_epoch and self._start is not None:
             _restore(self.model.metrics_variables, self._start, "metric")
-            # Keras has done so before this hook; only what a metric keeps across epochs stays.
+            # As Keras did before this hook; only state that metrics keep across epochs remains.
             self.model.reset_metrics()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Keep the state."""
+        """Save the state."""
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(value)
         self.epochs.append(epoch)
@@ -91,12 +96,12 @@ class EpochCheckpoints(keras.callbacks.Callback):
         self._write(epoch + 1, self.checkpoint(self.model))
 
     def finish(self, model: keras.Model) -> None:
-        """Keep the state after the training, when all callbacks have seen its end."""
+        """Save the state after the training, when `on_train_end` of all callbacks has run."""
         self.finished = True
         self._write(len(self.epochs) + 1, self.checkpoint(model))
 
     def checkpoint(self, model: keras.Model) -> Record:
-        """The state of model, callbacks, generators and history as it is now."""
+        """The current state of model, callbacks, generators and history."""
         values = {
             "history": self.history,
             "epochs": self.epochs,
@@ -112,7 +117,7 @@ class EpochCheckpoints(keras.callbacks.Callback):
 
 
 def model_state(model: keras.Model) -> Record:
-    """Variables of a compiled model, seed generators too, of its optimizer and its metrics."""
+    """Variables of a compiled model, including seed generators, its optimizer and its metrics."""
     return Record(
         arrays={
             **_arrays(model.variables, "variable"),
@@ -123,7 +128,7 @@ def model_state(model: keras.Model) -> Record:
 
 
 def restore_model(model: keras.Model, checkpoint: Record) -> None:
-    """Put variables of model and optimizer back; metrics start each epoch anew by themselves."""
+    """Restore the variables of model and optimizer; metrics are reset at each epoch anyway."""
     _build_optimizer(model)
     _restore(model.variables, checkpoint, "variable")
     _restore(model.optimizer.variables, checkpoint, "optimizer")
@@ -134,13 +139,13 @@ def _state_of(callback: keras.callbacks.Callback, attributes: frozenset[str]) ->
         return callback_state.state_of(callback, attributes)
     except UnsavableError as error:
         raise UnsavableError(
-            "Expected the state of each callback to stay savable with `directory`. Received: "
-            f"{type(callback).__name__}, where now {error}"
+            "Expected the state of each callback to remain savable with `directory` during "
+            f"training. Received: {type(callback).__name__}, where {error}"
         ) from error
 
 
 def _require_sound(checkpoint: Record, num_callbacks: int) -> None:
-    """Raise ValueError for values that no training has written."""
+    """Raise ValueError for values that cannot come from a training run."""
     values = checkpoint.values
     kinds = {"history": dict, "epochs": list, "stopped": bool, "finished": bool}
     kinds |= {"callbacks": list, "generators": dict}
@@ -161,17 +166,17 @@ def _require_sound(checkpoint: Record, num_callbacks: int) -> None:
     if not sound:
         raise ValueError(
             f"Expected a checkpoint of a training with {num_callbacks} callbacks. Received: "
-            f"{checkpoint.identity}, which holds something else; remove its file"
+            f"{checkpoint.identity}, which does not match; remove its file"
         )
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed for the global generators from several numbers."""
+    """A seed for the global generators, derived from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
 def _build_optimizer(model: keras.Model) -> None:
-    # A `LossScaleOptimizer` that is built twice has the variables of its scale twice.
+    # A `LossScaleOptimizer` that is built twice would have two sets of scale variables.
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
 
@@ -191,7 +196,11 @@ def _restore(variables: list[Any], checkpoint: Record, prefix: str) -> None:
     theirs = [(array.shape, array.dtype.name) for array in kept]
     if ours != theirs:
         differing = [pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]]
-        first = f"{differing[0][1]} where {differing[0][0]} is" if differing else len(theirs)
+        first = (
+            f"an array of {differing[0][1]} instead of {differing[0][0]}"
+            if differing
+            else f"{len(theirs)} arrays"
+        )
         raise ValueError(
             f"Expected a checkpoint with the {len(variables)} {prefix} arrays of this model. "
             f"Received: {first}"

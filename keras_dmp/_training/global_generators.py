@@ -1,8 +1,8 @@
 """The global random generators of Python, NumPy, Keras and TensorFlow, and their state.
 
-`keras.utils.set_random_seed` makes TensorFlow forget all that it has compiled, which costs more
-than an epoch of a small model. So it is called once, when a phase begins, and what the generators
-have come to since is kept with the checkpoints and put back.
+`keras.utils.set_random_seed` makes TensorFlow discard all compiled functions, which costs more
+than an epoch of a small model. It is therefore called only once, when a phase begins, and the
+state of the generators is saved with the checkpoints and restored from them.
 """
 
 import random
@@ -13,24 +13,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Beyond these, which takes some seconds, TensorFlow's place among its seeds is not looked for.
+# Largest number of TensorFlow's seeds to search for the saved position; takes some seconds.
 _MOST_SEEDS = 1 << 22
 
 
 class GlobalGenerators:
-    """Seeds all of them, and takes down what they have come to.
+    """Seeds all global generators, and saves and restores their state.
 
-    What TensorFlow's stateful operations (`tf.random.normal` and its like) count inside compiled
-    functions cannot be read, and does not belong to the state; `keras.random` has no such counts.
+    The counters of TensorFlow's stateful operations (`tf.random.normal` and similar) inside
+    compiled functions cannot be read and are not part of the state; `keras.random` has none.
 
     Args:
-        seed: Integer.
+        seed: Integer, the seed of all generators.
     """
 
     def __init__(self, seed: int):
         self._seed = seed
         keras.utils.set_random_seed(seed)
-        # Keras' generator is made when it is first used, and nothing else gives it away.
+        # Keras creates its generator on first use, and offers no other way to get at it.
         made: list[tf.Variable] = []
 
         def remember(next_creator: Any, **arguments: Any) -> tf.Variable:
@@ -42,7 +42,7 @@ class GlobalGenerators:
         (self._of_keras,) = made
 
     def state(self) -> dict[str, Any]:
-        """Plain values."""
+        """The state of all generators as plain values."""
         version, words, gauss = random.getstate()
         name, keys, *rest = np.random.get_state()  # noqa: NPY002
         return {
@@ -53,10 +53,10 @@ class GlobalGenerators:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Put a state back.
+        """Restore a state.
 
         Raises:
-            ValueError: If it is not of these generators.
+            ValueError: If it is not a state of these generators.
         """
         try:
             version, words, gauss = state["python"]
@@ -67,25 +67,28 @@ class GlobalGenerators:
             self._of_keras.assign(np.asarray(state["keras"]).astype("int64").reshape(2))
             _seek(list(map(int, state["tensorflow"])))
         except (LookupError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"Expected the state of the random generators ({error})") from error
+            raise ValueError(
+                "Expected the state of the random generators in the checkpoint. Received: other "
+                f"values ({error}); remove the checkpoint's file"
+            ) from error
 
 
 def _next_seed() -> int:
-    """The seed that the next stateful operation of TensorFlow would have had."""
+    """Draw the seed of TensorFlow's next stateful operation."""
     return int(tf.compat.v1.random.get_seed(None)[1])
 
 
 def _seek(last: list[int]) -> None:
-    """Go to where two seeds have been drawn, from where the generator stands."""
+    """Advance TensorFlow's seed generator until it has drawn these two seeds."""
     before = now = -1
     for _ in range(_MOST_SEEDS):
         before, now = now, _next_seed()
         if [before, now] == last:
             return
     warnings.warn(
-        "The seeds of TensorFlow's random operations, such as `tf.random.normal`, could not be put "
-        "back: something has called `tf.random.set_seed` while training, or drawn millions of "
-        "them. If a callback uses them, the student may differ from that of a run that was not "
-        "broken off; `keras.random` has no such limit",
+        "The seeds of TensorFlow's random operations, such as `tf.random.normal`, could not be "
+        "restored: `tf.random.set_seed` was called during training, or millions of seeds were "
+        "drawn. If a callback uses these operations, the student may differ from that of an "
+        "uninterrupted run; `keras.random` has no such limit",
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""Labelled data as `DMPTrainer.fit` is given it: members and validation, read once and checked."""
+"""Labelled data for training: members and validation data, read and validated once."""
 
 import dataclasses
 from typing import Any, Self
@@ -20,18 +20,18 @@ _DEFAULT_BATCH_SIZE = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabeledData:
-    """Samples with labels: arrays, or a dataset that stays one.
+    """Validated samples with labels, as arrays or as a dataset.
 
     Attributes:
         x: Structure of arrays, or a dataset of (x, y) or (x, y, sample_weight).
-        y: Labels as given, or None with a dataset.
+        y: Labels as the user passed them, or None for a dataset.
         sample_weight: (samples,) or None.
         labels: Class of each sample, (samples,) int64, or None without labels.
         digests: Hash of each record as the model sees it, (samples,) uint64.
-        labels_digest: Hash of all labels and weights in their order.
+        labels_digest: Hash of all labels and weights, in order.
         lengths: Shapes of samples whose padding the model sees, see `Records.lengths`.
-        batch_size: Samples of the dataset's first batch, or None for arrays.
-        name: What messages call `x`.
+        batch_size: Number of samples in the dataset's first batch, or None for arrays.
+        name: Name of `x` in error messages.
     """
 
     x: Any
@@ -56,16 +56,20 @@ class LabeledData:
         kind: outputs.OutputKind,
         needs_labels: bool = True,
     ) -> Self:
-        """Check every sample and every label, in one pass.
+        """Validate every sample and every label in one pass.
 
         Args:
-            x: Samples.
-            y: Labels.
-            sample_weight: Weights.
-            names: What messages call the three.
+            x: Samples, a structure of arrays, or a dataset.
+            y: Labels, or None for a dataset.
+            sample_weight: Weights, (samples,), or None.
+            names: Names of the three in error messages.
             model: A built classifier that takes the samples.
-            kind: What its outputs are.
-            needs_labels: Whether it is an error to have none.
+            kind: Kind of its outputs.
+            needs_labels: Whether missing labels are an error.
+
+        Raises:
+            TypeError: If samples are anything but arrays of numbers or strings.
+            ValueError: If samples, labels or weights do not fit the model or each other.
         """
         read = samples.read(
             x,
@@ -80,7 +84,7 @@ class LabeledData:
         return cls(**fields, name=names.x)
 
     def for_keras(self) -> Any:
-        """What `validation_data` of `Model.fit` takes."""
+        """The data in the form of the argument `validation_data` of `Model.fit`."""
         if is_dataset(self.x):
             return self.x
         return (self.x, self.y) if self.sample_weight is None else self._columns()
@@ -95,15 +99,15 @@ class LabeledData:
         callbacks: list[keras.callbacks.Callback],
         **arguments: Any,
     ) -> keras.callbacks.History:
-        """`model.fit` on this data, from resident tensors where it is arrays.
+        """Call `model.fit` on this data; arrays are read from tensors in memory.
 
         Args:
             model: A compiled model.
-            batch_size: Samples a batch.
-            shuffle: Whether each epoch has an order of its own.
+            batch_size: Samples per batch, or None for 32. Datasets have their own batches.
+            shuffle: Whether to shuffle samples, or the batches of a PyDataset, each epoch.
             seed: Seed of the orders.
             callbacks: As in `Model.fit`.
-            **arguments: The others of `Model.fit`.
+            **arguments: Other arguments of `Model.fit`.
         """
         if shuffle and isinstance(self.x, keras.utils.PyDataset):
             order = ShuffledBatches(self.x, seed=seed)
@@ -125,14 +129,14 @@ class LabeledData:
 
 
 def require_fixed_order(data: Any, digests: np.ndarray, name: str, model: keras.Model) -> None:
-    """Raise ValueError for a dataset that yields another order at every reading.
+    """Raise ValueError for a dataset whose order changes each time it is read.
 
-    Its first batch tells: a shuffle buffer reaches beyond one.
+    Comparing the first batch is enough: a shuffle buffer reaches beyond it.
 
     Args:
-        data: A dataset, or arrays, which have one order.
-        digests: Hash of each record at the first reading.
-        name: What messages call the data.
+        data: A dataset, or arrays, whose order is fixed.
+        digests: Hash of each record in the first pass.
+        name: Name of the data in error messages.
         model: A built classifier that takes the samples.
     """
     if not is_dataset(data):
@@ -140,18 +144,18 @@ def require_fixed_order(data: Any, digests: np.ndarray, name: str, model: keras.
     again = samples.digests(samples.first(data, name, model), model)
     if not np.array_equal(again, digests[: len(again)]):
         raise ValueError(
-            f"Expected `{name}` to yield the same order at every reading with `directory`, since "
-            "a run that goes on must see what it would have seen: remove its `shuffle`, or give "
-            "arrays or a PyDataset, which `shuffle=True` reorders. Received: a dataset whose first "
-            "batch differs at a second reading"
+            f"Expected `{name}` to yield samples in the same order every time with `directory`, "
+            "since a resumed run must see the same batches as an uninterrupted one. Received: a "
+            "dataset whose first batch differs when read again; remove its `shuffle`, or pass "
+            "arrays or a PyDataset, which `shuffle=True` shuffles reproducibly"
         )
 
 
 def checked_validation(validation_data: Any, model: keras.Model, kind: outputs.OutputKind) -> Any:
-    """Validation data with labels that fit the classes, integers where it is arrays.
+    """Validation data whose labels fit the classes; labels of arrays become integers.
 
-    A dataset is read once, or its first batch if it never ends; what has been read already, a
-    `LabelledData`, is not read again.
+    A dataset is read once, or only its first batch if it is infinite. `LabeledData` has been read
+    already and is not read again.
     """
     if validation_data is None:
         return None

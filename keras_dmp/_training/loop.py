@@ -1,12 +1,12 @@
-"""A train function that gathers its batches itself, without a pipeline.
+"""A train function that gathers its batches itself, without an input pipeline.
 
-Two costs of Keras' training loop show on a CPU where a model is small: handing batches from a
+With small models on a CPU, two costs of Keras' training loop matter: passing batches from a
 pipeline's threads to the step, and optimizers written as a dozen passes over all weights. A loop
-over tensors in memory removes the first, XLA the second: one program per step, or per update.
+over tensors in memory avoids the first, XLA the second: one program per step, or per update.
 
-`fit` stays Keras' own, and so do epochs, callbacks, metrics and validation. It is given a number
-per batch instead of data, and the train function, which Keras lets a model make for itself, knows
-the samples that the numbers stand for.
+`fit` remains that of Keras, including epochs, callbacks, metrics and validation. It receives one
+number per batch instead of data; the train function, which a Keras model may define itself, maps
+these numbers to samples.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,23 +18,24 @@ import tensorflow as tf
 from keras_dmp._training.resident import ResidentBatches
 from keras_dmp._training.steps import Steps
 
-# Where no callback looks at batches, steps run in groups: a twelfth of an epoch, or 32.
+# If no callback uses batches, steps run in groups of a twelfth of an epoch, at most 32.
 _GROUPS_PER_EPOCH = 12
 _MAX_STEPS = 32
-# Weight updates (steps times weights) from which a compilation, two seconds, is repaid, and
-# weights below which a compiled step is no faster; both measured on two cores.
+# Number of weight updates (steps times weights) from which a compilation of two seconds pays off,
+# and number of weights below which a compiled step is no faster; both measured on two cores.
 _WORTH_COMPILING = 800_000_000
 _MIN_WEIGHTS = 100_000
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 
 
 class ResidentLoop:
-    """The loop of one model: it makes train functions and knows what `fit` runs over.
+    """The training loop of one model: creates train functions and knows the data of `fit`.
 
-    A plain object, since Keras would track the functions of a model.
+    A separate object, since Keras would track functions that are attributes of a model.
 
     Attributes:
-        compiles: Whether XLA may be used where a training is long enough to repay it.
+        compiles: Whether XLA may be used if a training is long enough for it to pay off.
+        running: The running calls of `fit`, the innermost last.
     """
 
     def __init__(self):
@@ -45,15 +46,15 @@ class ResidentLoop:
     def train_function(
         self, model: keras.Model, keras_own: Callable[[Any], dict]
     ) -> Callable[[Any], dict]:
-        """A train function for `model`: Keras' own where the loop does not serve.
+        """A train function for `model`, or Keras' own if the loop does not apply.
 
-        The loop serves one replica on a CPU, traced. With an accelerator Keras compiles the whole
-        step, and its pipeline copies batches there while a step runs; a strategy's variables
-        belong to its scope.
+        The loop applies to one replica on a CPU in graph mode. With an accelerator Keras compiles
+        the whole step, and its pipeline copies batches to the device while a step runs; the
+        variables of a strategy belong to its scope.
 
         Args:
             model: A compiled model.
-            keras_own: The train function that Keras has made for it.
+            keras_own: The train function that Keras has created for it.
         """
         if model.jit_compile or model.run_eagerly or tf.distribute.has_strategy():
             return keras_own
@@ -72,14 +73,14 @@ class ResidentLoop:
         callbacks: Iterable[keras.callbacks.Callback],
         **arguments: Any,
     ) -> keras.callbacks.History:
-        """Train a model on such batches: in this loop if its train function is one.
+        """Train a model on batches in memory, in this loop if it applies.
 
         Args:
             model: A compiled model.
-            batches: What it is trained on.
-            by: Its `fit`.
+            batches: The batches to train on.
+            by: The model's `fit`.
             callbacks: As in `Model.fit`.
-            **arguments: The others of `Model.fit`.
+            **arguments: Other arguments of `Model.fit`.
         """
         model.make_train_function()
         if not isinstance(model.train_function, _TrainFunction):
@@ -95,13 +96,13 @@ class ResidentLoop:
 
 
 class _Pass(keras.callbacks.Callback):
-    """One call of `fit`, and how far it is in its epoch.
+    """One call of `fit`, and its position in the current epoch.
 
     Attributes:
-        batches: What it trains on.
-        stand_in: What Keras is given: one number per batch, at no pipeline's cost.
-        in_groups: Whether steps may run ahead of callbacks, none of which looks at batches.
-        steps: The steps of each train function; a callback may have Keras make another one.
+        batches: The batches to train on.
+        stand_in: The dataset that Keras receives: one number per batch, without a pipeline's cost.
+        in_groups: Whether steps may run ahead of callbacks, since none of them uses batches.
+        steps: The steps of each train function; a callback may cause Keras to create another one.
     """
 
     def __init__(self, batches: ResidentBatches, callbacks: Iterable[keras.callbacks.Callback]):
@@ -113,11 +114,11 @@ class _Pass(keras.callbacks.Callback):
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole training, those of an interrupted run's first epochs included."""
+        """Steps of the whole training, including epochs before an interrupted run was resumed."""
         return self.batches.num_batches * self.params["epochs"]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Begin with the first batch of the epoch's order."""
+        """Start at the first batch of the epoch."""
         del logs
         self.batches.on_epoch_begin(epoch)
         self._order = self.batches.indices(epoch)
@@ -133,7 +134,7 @@ class _Pass(keras.callbacks.Callback):
         return self._result
 
     def execute_in_pipeline(self, keras_own: Callable[[Any], dict], count: int) -> dict:
-        """The same by Keras' own train function, on the batches from a pipeline."""
+        """Take `count` steps with Keras' own train function, on batches from a pipeline."""
         if self._pipeline is None:
             self._pipeline = iter(self.batches.dataset.skip(self._done))
         self._asked += count
@@ -141,7 +142,7 @@ class _Pass(keras.callbacks.Callback):
         return keras_own(self._pipeline)
 
     def _group(self, count: int) -> int:
-        """Steps to take at once; whole executions, so that results are those asked for."""
+        """Steps to take at once: a multiple of `count`, so that results are the requested ones."""
         if not self.in_groups:
             return count
         steps = min(_MAX_STEPS, self.batches.num_batches // _GROUPS_PER_EPOCH)
@@ -156,7 +157,7 @@ class _Pass(keras.callbacks.Callback):
 
 
 class _TrainFunction:
-    """A train function as Keras calls it, with an iterator, for one model as it is now."""
+    """A train function that Keras calls with an iterator, for one model in its current state."""
 
     def __init__(self, loop: ResidentLoop, model: keras.Model, keras_own: Callable[[Any], dict]):
         self._loop, self._model, self._keras_own = loop, model, keras_own
@@ -166,7 +167,7 @@ class _TrainFunction:
         current = self._loop.running[-1] if self._loop.running else None
         spec = getattr(iterator, "element_spec", None)
         if current is None or spec != current.stand_in.element_spec:
-            # What a callback trains on besides, and `train_on_batch`.
+            # Other data that a callback trains on, and `train_on_batch`.
             return self._keras_own(iterator)
         if self not in current.steps:
             current.steps[self] = self._steps(current)
@@ -176,7 +177,7 @@ class _TrainFunction:
         return current.execute(steps, count)
 
     def _steps(self, current: _Pass) -> Steps | None:
-        """Steps for these batches: those of a `fit` before, or new ones."""
+        """Steps for these batches, from an earlier `fit` if possible."""
         batches = current.batches
         compiles = self._loop.compiles and _worth_compiling(self._model, current.num_steps)
         like = batches.element_spec, batches.batch_size, batches.decode, compiles
@@ -185,7 +186,7 @@ class _TrainFunction:
                 return steps
         steps = Steps.trace(self._model, batches, compiles=compiles)
         if not batches.is_mapped:
-            # Others would keep the files that they read.
+            # Steps on mapped arrays would keep their files open.
             self._traced.append((like, steps))
         return steps
 
@@ -198,6 +199,6 @@ def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
 
 
 def _worth_compiling(model: keras.Model, steps: int) -> bool:
-    """Whether so many steps repay a compilation."""
+    """Whether a compilation pays off over this number of steps."""
     weights = model.count_params()
     return weights >= _MIN_WEIGHTS and steps * weights >= _WORTH_COMPILING

@@ -1,16 +1,16 @@
-"""TensorFlow operations that a training may run in another way: an allow-list.
+"""Allow-list of TensorFlow operations that may run in the fast loop, or compiled by XLA.
 
-What is not listed here keeps a training out of the fast loop, or out of XLA. An operation that is
-missing makes a training slower; it never makes it different.
+Any operation that is not listed keeps training out of the fast loop, or out of XLA. A missing
+operation makes training slower; it never changes the result.
 """
 
 from typing import Any
 
 import tensorflow as tf
 
-# Functions of their inputs, and reads and writes of variables, that XLA computes as TensorFlow
-# does up to rounding, at the same speed or faster, and without an error of their own to lose.
-# The functions that are called or branched to are looked into.
+# Functions of their inputs, and reads and writes of variables, that XLA computes like TensorFlow
+# up to rounding, at least as fast, and that raise no errors which XLA would suppress. Functions
+# that they call or branch to are inspected too.
 _COMPILED = {
     "structure": """
         Const Placeholder Identity IdentityN NoOp StopGradient PreventGradient
@@ -42,7 +42,7 @@ _COMPILED = {
         MatMul Max Mean Min Prod Softmax SoftmaxCrossEntropyWithLogits Sum
     """,
 }
-# Functions of their inputs too, that are left to TensorFlow.
+# Other functions of their inputs, which are left to TensorFlow.
 _NOT_COMPILED = {
     "slower in XLA on a CPU": """
         AvgPool AvgPool3D AvgPool3DGrad AvgPoolGrad MaxPool MaxPool3D MaxPool3DGrad MaxPoolGrad
@@ -64,15 +64,15 @@ _PURE = _MAY_BE_COMPILED | frozenset(" ".join(_NOT_COMPILED.values()).split())
 
 
 def are_pure(function: Any) -> bool:
-    """Whether a traced function depends on its inputs and variables, and changes variables, only.
+    """Whether a traced function uses only its inputs and variables, and changes only variables.
 
-    It then does the same where it is traced twice, or inside a loop.
+    Such a function has the same effect when it is traced again or inside a loop.
     """
     return all(node.op in _PURE for node in _nodes(function))
 
 
 def may_be_compiled(function: Any) -> bool:
-    """Whether XLA computes a traced function as TensorFlow does, up to rounding."""
+    """Whether XLA computes a traced function like TensorFlow, up to rounding."""
     return all(
         (node.op in _MAY_BE_COMPILED or _is_of_shapes(node)) and not _is_of_text(node)
         for node in _nodes(function)
@@ -80,7 +80,7 @@ def may_be_compiled(function: Any) -> bool:
 
 
 def _is_of_shapes(node: Any) -> bool:
-    # From weights, as in an embedding, indices may be out of range, which XLA does not report.
+    # In gathers from weights, as in an embedding, XLA does not report indices out of range.
     return node.op == "GatherV2" and not tf.as_dtype(node.attr["Tparams"].type).is_floating
 
 
@@ -89,6 +89,6 @@ def _is_of_text(node: Any) -> bool:
 
 
 def _nodes(function: Any) -> list[Any]:
-    """The nodes of a traced function's graph, and of the functions that it calls."""
+    """The nodes of a traced function's graph and of the functions that it calls."""
     graph = function.graph.as_graph_def()
     return [*graph.node, *(node for of in graph.library.function for node in of.node_def)]

@@ -1,8 +1,8 @@
-"""Batches gathered from tensors that stay in memory: the fast way through `Model.fit`.
+"""Batches gathered from tensors in memory: fast input for `Model.fit`.
 
-Keras' NumPy adapter shuffles and slices in a pipeline whose cost shows on small models; a
-gather from resident tensors does not. The order of epoch e is a function of (seed, e) alone.
-Arrays that are mapped to files stay there, and their rows are read as batches need them.
+Keras' NumPy adapter shuffles and slices in a pipeline whose cost is noticeable with small models;
+gathering from tensors in memory costs little. The order of epoch e depends on (seed, e) only.
+Memory-mapped arrays stay in their files, and their rows are read when a batch needs them.
 """
 
 import functools
@@ -16,31 +16,31 @@ import tensorflow as tf
 
 from keras_dmp._data import arrays
 
-# There is no control flow to convert, and looking for it takes a quarter of a second.
+# There is no control flow to convert, and searching for it takes a quarter of a second.
 _as_written = tf.autograph.experimental.do_not_convert
 
 
 class ResidentBatches(keras.callbacks.Callback):
-    """A dataset over arrays for `fit`, and the callback that tells it the epoch.
+    """A dataset over arrays for `fit`, and the callback that sets its epoch.
 
-    Pass what `.for_fit(model)` says to its `fit`, or `.dataset` as `x`, and the object itself
-    among the callbacks. A loop of its own takes `.indices(epoch)`, and a step that is
-    `.gathered`, or `.repeated`, from `.columns`.
+    Pass the arguments from `.for_fit(model)` to `fit`, or `.dataset` as `x`, and the object itself
+    as one of the callbacks. A custom loop uses `.indices(epoch)`, and a step from `.gathered` or
+    `.repeated`, which takes `.columns`.
 
     Args:
-        data: A structure of arrays with as many rows, such as `(x, y, sample_weight)`.
-        batch_size: Samples a batch; the last batch of an epoch may be smaller.
-        shuffle: Whether each epoch has an order of its own.
-        seed: Integer seed of the orders.
-        decode: Turns a batch of `data` into one of what `fit` takes. Defaults to the batch.
+        data: A structure of arrays with the same number of rows, such as `(x, y, sample_weight)`.
+        batch_size: Samples per batch; the last batch of an epoch may be smaller.
+        shuffle: Whether each epoch has its own order.
+        seed: Integer, the seed of the orders.
+        decode: Converts a batch of `data` to a batch for `fit`. Defaults to no conversion.
 
     Attributes:
-        columns: The arrays in memory, as tensors. What gathers batches from them gathers from
-            others of the same kind as well, unless it reads files.
-        is_mapped: Whether it reads files.
-        batch_size: As given.
-        decode: As given.
-        num_batches: Batches of an epoch.
+        columns: The arrays in memory, as tensors. Functions that gather batches from them also
+            work with other tensors of the same kind, unless `is_mapped`.
+        is_mapped: Whether some arrays are read from files.
+        batch_size: The argument `batch_size`.
+        decode: The argument `decode`.
+        num_batches: Batches per epoch.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class ResidentBatches(keras.callbacks.Callback):
     ):
         super().__init__()
         samples = arrays.num_samples(data)
-        # In tf.data a list is a tensor.
+        # tf.data converts lists to tensors.
         data = _lists_as_tuples(data)
         leaves = keras.tree.flatten(data)
-        # What reads them knows them weakly, so that they go with this object.
+        # Readers hold weak references, so that the arrays are freed with this object.
         self._mapped = [leaf for leaf in leaves if _stays_mapped(leaf)]
         readers = [_reader(leaf) if _stays_mapped(leaf) else None for leaf in leaves]
         with tf.device("CPU:0"):
@@ -68,7 +68,7 @@ class ResidentBatches(keras.callbacks.Callback):
             ]
             self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.is_mapped = bool(self._mapped)
-        # What gathers outlives the arrays.
+        # Gathering functions outlive the arrays, so they must not refer to them.
         structure = keras.tree.map_structure(lambda _: 0, data)
 
         def order(epoch):
@@ -94,7 +94,7 @@ class ResidentBatches(keras.callbacks.Callback):
 
     @functools.cached_property
     def element_spec(self) -> Any:
-        """Specification of a batch of any size."""
+        """`tf.TensorSpec` structure of a batch of any size."""
         traced = tf.function(self._gather, autograph=False).get_concrete_function(
             self._specs(), tf.TensorSpec([None], tf.int64)
         )
@@ -104,27 +104,26 @@ class ResidentBatches(keras.callbacks.Callback):
 
     @functools.cached_property
     def dataset(self) -> tf.data.Dataset:
-        """The batches of the epoch that was told last."""
+        """The batches of the current epoch."""
         indices = self._all_indices().take(self.num_batches)
         one_epoch = tf.data.experimental.assert_cardinality(self.num_batches)
         return self._batches_at(indices).apply(one_epoch)
 
     def for_fit(self, model: keras.Model) -> dict[str, Any]:
-        """Arguments of the `fit` of a compiled model that have it train on these batches.
+        """Arguments for the `fit` of a compiled model to train on these batches.
 
-        Pass the object itself among the callbacks. Starting a pipeline takes longer than an epoch
-        of a small model, so where epochs can be told apart by their steps one pipeline serves all
-        of them.
+        Pass the object itself as one of the callbacks. Starting a pipeline takes longer than an
+        epoch of a small model, so a single pipeline serves all epochs if steps mark their ends.
         """
         by_steps = self.num_batches % model.steps_per_execution == 0
-        # Several replicas share out batches, and would fill up a small last one with the next.
+        # Several replicas split batches, and would fill a small last batch with the next one.
         if not by_steps or model.distribute_strategy.num_replicas_in_sync > 1:
             return {"x": self.dataset, "shuffle": False}
         every_epoch = self._batches_at(self._all_indices())
         return {"x": every_epoch, "steps_per_epoch": self.num_batches, "shuffle": False}
 
     def _all_indices(self) -> tf.data.Dataset:
-        """Indices of batches, of the epoch that was told last and of all that follow it."""
+        """Indices of the batches of the current epoch and of all later epochs."""
 
         @_as_written
         def epochs(_):
@@ -142,7 +141,7 @@ class ResidentBatches(keras.callbacks.Callback):
             return self._gather(self.columns, rows)
 
         options = tf.data.Options()
-        # There are no files to share among workers, only batches.
+        # There are no files to distribute among workers, only batches.
         options.experimental_distribute.auto_shard_policy = (
             tf.data.experimental.AutoShardPolicy.DATA
         )
@@ -150,13 +149,17 @@ class ResidentBatches(keras.callbacks.Callback):
         return batches.prefetch(2).with_options(options)
 
     def indices(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of an epoch's samples in `.dataset`'s order: full batches, and what is left."""
+        """Indices of an epoch's samples, in the order of `.dataset`.
+
+        Returns:
+            Indices of the full batches, (batches, batch_size), and of the remaining samples.
+        """
         order = self._order(tf.constant(epoch, tf.int64)).numpy()
         full = len(order) // self.batch_size * self.batch_size
         return order[:full].reshape(-1, self.batch_size), order[full:]
 
     def gathered(self, step: Callable[[Any], Any]) -> Callable[[list, np.ndarray], Any]:
-        """A traced function from columns and the indices of one batch to `step` on it."""
+        """A traced function that applies `step` to one batch, from columns and sample indices."""
         gather, indices = self._gather, tf.TensorSpec([None], tf.int64)
         return tf.function(
             lambda columns, of: step(gather(columns, of)), (self._specs(), indices), autograph=False
@@ -165,11 +168,13 @@ class ResidentBatches(keras.callbacks.Callback):
     def repeated(
         self, step: Callable[[Any], Any], result: Any
     ) -> Callable[[list, np.ndarray], Any]:
-        """A traced function from columns and rows of indices to the last of `step` on each row.
+        """A traced function that applies `step` to several batches, and returns the last result.
+
+        It takes columns and rows of sample indices, one row per batch.
 
         Args:
-            step: What is done with each batch, one after the other.
-            result: Specification of what it returns: a structure of `tf.TensorSpec`.
+            step: Function of a batch, called for one batch after the other.
+            result: Specification of its result, a structure of `tf.TensorSpec`.
         """
         gather = self._gather
 
@@ -189,7 +194,7 @@ class ResidentBatches(keras.callbacks.Callback):
         return [tf.TensorSpec([None, *column.shape[1:]], column.dtype) for column in self.columns]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Set the epoch whose order the next iteration of the dataset follows."""
+        """Set the epoch whose order the next iteration of the dataset uses."""
         del logs
         self._epoch.assign(epoch)
 
@@ -203,8 +208,8 @@ def _lists_as_tuples(data: Any) -> Any:
 
 
 def _reader(leaf: np.memmap) -> Callable[[tf.Tensor], tf.Tensor]:
-    """What reads rows of a mapped array where it is."""
-    # TensorFlow keeps Python functions, and what they refer to, as long as the process lives.
+    """A function that reads rows of a memory-mapped array."""
+    # TensorFlow keeps Python functions, and everything they refer to, until the process ends.
     mapped, dtype, shape = weakref.ref(leaf), leaf.dtype, (None, *leaf.shape[1:])
 
     def read(indices):
@@ -215,10 +220,10 @@ def _reader(leaf: np.memmap) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _stays_mapped(leaf: Any) -> bool:
-    """Whether an array is mapped to a file and read there; strings are read at once."""
+    """Whether an array stays memory-mapped; strings are read into memory at once."""
     return isinstance(leaf, np.memmap) and leaf.dtype.kind not in "US"
 
 
 def new_seed() -> int:
-    """A seed drawn from NumPy's global state, which `keras.utils.set_random_seed` fixes."""
+    """Draw a seed from NumPy's global generator, which `keras.utils.set_random_seed` seeds."""
     return int(np.random.randint(np.iinfo(np.int32).max))  # noqa: NPY002

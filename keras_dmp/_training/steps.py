@@ -1,4 +1,4 @@
-"""Traced training steps on batches gathered from tensors in memory, compiled where that pays."""
+"""Traced training steps on batches gathered from memory, compiled if that pays off."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,11 +16,11 @@ _Rows = Callable[[list, np.ndarray], dict]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Steps:
-    """Training steps as functions of columns and of the indices of samples.
+    """Training steps as functions of columns and of sample indices.
 
     Attributes:
-        full: From columns and rows of indices, one row per full batch, to the last result.
-        rest: From columns and the indices of one batch of any size to its result.
+        full: Takes columns and rows of indices, one row per full batch; returns the last result.
+        rest: Takes columns and the indices of one batch of any size; returns its result.
     """
 
     full: _Rows
@@ -28,16 +28,16 @@ class Steps:
 
     @classmethod
     def trace(cls, model: keras.Model, batches: ResidentBatches, *, compiles: bool) -> Self | None:
-        """The fastest steps that train as `model.train_step` does.
+        """The fastest steps that are equivalent to `model.train_step`.
 
         Args:
             model: A compiled model.
-            batches: What it is trained on.
+            batches: The batches to train on.
             compiles: Whether XLA may be used.
 
         Returns:
-            The steps, or None where only a loop over a pipeline is known to train the same: the
-            step holds an operation that is not on the allow-list, or metrics of unknown shape.
+            The steps, or None if only training with a pipeline is known to be equivalent: the step
+            contains an operation that is not on the allow-list, or metrics of unknown shape.
         """
         own = tf.function(model.train_step, (batches.element_spec,), autograph=False)
         traced = own.get_concrete_function()
@@ -49,9 +49,9 @@ class Steps:
 
 
 def _compiled(own: Any, traced: Any, model: keras.Model) -> tuple[Callable, Callable]:
-    """Steps for full batches and for any, as much of them compiled by XLA as may be."""
+    """Steps for full batches and for batches of any size, compiled by XLA as far as allowed."""
     if operations.may_be_compiled(traced):
-        # XLA would compile once more for the size of a smaller last batch.
+        # XLA would compile again for the size of a smaller last batch.
         return tf.function(own, own.input_signature, jit_compile=True, autograph=False), own
     optimizer = model.optimizer
     is_keras_own = getattr(keras.optimizers, type(optimizer).__name__, None) is type(optimizer)
@@ -78,7 +78,7 @@ def _by_compiled_update(model: keras.Model, data: Any) -> dict:
         else:
             own(zip(gradients, weights, strict=True))
 
-    # For the trace: Keras' step asks the optimizer for nothing else.
+    # During the trace: Keras' step calls no other method of the optimizer.
     optimizer.apply_gradients = apply_gradients
     try:
         return model.train_step(data)
@@ -87,7 +87,7 @@ def _by_compiled_update(model: keras.Model, data: Any) -> dict:
 
 
 def _has_shapes(result: Any) -> bool:
-    """Whether the sizes of metrics are known beforehand, as those of Keras' own are."""
+    """Whether the shapes of metrics are known in advance, as with Keras' own metrics."""
     return all(
         isinstance(of, tf.TensorSpec | tf.Tensor) and of.shape.is_fully_defined()
         for of in keras.tree.flatten(result)

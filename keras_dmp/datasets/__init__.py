@@ -1,7 +1,7 @@
-"""Data for trying and measuring membership privacy, over TensorFlow Datasets.
+"""Data sets for experiments on membership privacy, provided through TensorFlow Datasets.
 
-Every set is written once by a TFDS builder into `data_dir` and read from there afterwards.
-Importing this package imports neither TensorFlow nor TFDS; `load` does.
+A TFDS builder writes each data set to `data_dir` once; later it is read from there. Importing this
+package imports neither TensorFlow nor TFDS; `load` does.
 """
 
 from keras_dmp.datasets._loading import load, names

@@ -1,32 +1,35 @@
-"""Labels made by k-means, the way Purchase100's classes were made."""
+"""Class labels from k-means clustering, the method behind the classes of Purchase100."""
 
 import numpy as np
 import scipy.sparse
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 _ITERATIONS = 30
-# k-means++ costs twice the 30 iterations when it starts from all of 50,000 records.
+# Run on all of 50,000 records, k-means++ takes twice as long as the 30 iterations.
 _START_RECORDS = 10_000
 
 
 def cluster_labels(
     records: np.ndarray | scipy.sparse.csr_matrix, num_classes: int, *, seed: int
 ) -> np.ndarray:
-    """Cluster of every record: k-means++ start on a sample, then at most 30 iterations on all.
+    """Cluster of every record: k-means++ on a sample, then at most 30 iterations on all records.
 
     Args:
         records: Dense or CSR matrix, float32, of shape `(records, features)`.
         num_classes: Integer, the number of clusters.
-        seed: Integer. Fixes the sample and the start. Sums in float32 differ between BLAS
-            builds, so two machines may still disagree on a few records.
+        seed: Integer, the seed of the sample and the initial centres. Sums in float32 differ
+            between BLAS builds, so two machines may still disagree on a few records.
 
     Returns:
         int64 array of shape `(records,)`.
+
+    Raises:
+        ValueError: If there are fewer records than classes.
     """
     if records.shape[0] < num_classes:
         raise ValueError(
-            f"Expected at least as many records as classes. "
-            f"Received: records={records.shape[0]}, num_classes={num_classes}"
+            f"Expected `num_classes` to be at most the number of records, {records.shape[0]}. "
+            f"Received: num_classes={num_classes}"
         )
     generator = np.random.default_rng(seed)
     sample_size = min(_START_RECORDS, records.shape[0])

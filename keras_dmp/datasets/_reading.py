@@ -1,4 +1,4 @@
-"""Reads a prepared TFDS builder, as arrays or as a tf.data.Dataset."""
+"""Reads the data of a prepared TFDS builder as arrays or as a `tf.data.Dataset`."""
 
 import functools
 
@@ -14,7 +14,7 @@ _BATCH = 4096
 def arrays(
     builder: tfds.core.DatasetBuilder, *, with_groups: bool = False
 ) -> tuple[np.ndarray, ...]:
-    """All records of all splits: x float32, y int64, and the groups where asked for."""
+    """All records of all splits: x float32, y int64 and, if requested, the groups int64."""
     keys = [*builder.info.supervised_keys, *([GROUP_FEATURE] if with_groups else [])]
     columns = _read_features(builder, keys)
     x = np.divide(columns[0], _largest_value(builder), dtype=np.float32)
@@ -22,12 +22,12 @@ def arrays(
 
 
 def supervised_dataset(builder: tfds.core.DatasetBuilder) -> tf.data.Dataset:
-    """All records of all splits, one pair (x, y) an element."""
+    """All records of all splits, one pair (x, y) per element."""
 
     def convert(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.cast(x, tf.float32) / _largest_value(builder), tf.cast(y, tf.int64)
 
-    # TFDS interleaves the files of a split, and of "train+test", unless told otherwise.
+    # By default, TFDS interleaves the files of a split, and of "train+test".
     in_order = tfds.ReadConfig(interleave_cycle_length=1)
     parts = [
         builder.as_dataset(split=name, as_supervised=True, read_config=in_order)
@@ -42,7 +42,7 @@ def _splits(builder: tfds.core.DatasetBuilder) -> list[str]:
 
 
 def _largest_value(builder: tfds.core.DatasetBuilder) -> int:
-    """What to divide x by: images go to [0, 1], all else is stored in its final scale."""
+    """Divisor of x: images are scaled to [0, 1], all other data is stored in its final scale."""
     feature = builder.info.features[builder.info.supervised_keys[0]]
     return 255 if isinstance(feature, tfds.features.Image) else 1
 
@@ -50,8 +50,8 @@ def _largest_value(builder: tfds.core.DatasetBuilder) -> int:
 def _read_features(builder: tfds.core.DatasetBuilder, keys: list[str]) -> list[np.ndarray]:
     """The named features of all records, in the order of the files.
 
-    `builder.as_dataset` decodes one record at a time, 3 s for 50,000 records; here a batch of
-    records is decoded in one operation, 0.3 s.
+    `builder.as_dataset` decodes one record at a time, which takes 3 s for 50,000 records; decoding
+    a batch of records in one operation takes 0.3 s.
     """
     features = builder.info.features
     spec = {key: features.tf_example_spec[key] for key in keys}
@@ -68,7 +68,7 @@ def _read_features(builder: tfds.core.DatasetBuilder, keys: list[str]) -> list[n
 
 
 def _decoded(feature: tfds.features.FeatureConnector, stored: tf.Tensor) -> tf.Tensor:
-    """A batch of one feature, from what the files hold to values."""
+    """Decode a batch of one feature from its stored form."""
     if isinstance(feature, tfds.features.Image):
         return tf.map_fn(
             lambda png: tf.io.decode_png(png, channels=feature.shape[-1]),

@@ -1,4 +1,4 @@
-"""A TFDS builder over arrays: what the library's own data sets share."""
+"""Base class of TFDS builders over arrays, for the data sets of this package."""
 
 import abc
 import logging
@@ -15,14 +15,14 @@ _logger = logging.getLogger(__name__)
 class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
     """Writes arrays of records as one TFDS split, `train`, in the order of the arrays.
 
-    A subclass says what the arrays are (`_records`) and describes them (`_info`).
+    A subclass provides the arrays (`_records`) and their description (`_info`).
     """
 
     VERSION = tfds.core.Version("1.0.0")
 
     @abc.abstractmethod
     def _records(self) -> dict[str, np.ndarray]:
-        """The features `record` and `label`, and `group` where there is one, by name."""
+        """The features `record` and `label`, and `group` if there is one, by name."""
 
     def _records_info(
         self,
@@ -33,9 +33,9 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
         num_classes: int,
         groups: bool = False,
     ) -> tfds.core.DatasetInfo:
-        """Describes records of one shape with integer labels."""
+        """Description of records of one shape with integer labels."""
         features = {
-            # As bytes: a list of numbers would be parsed one number at a time.
+            # Stored as bytes, since a list of numbers would be parsed one number at a time.
             "record": tfds.features.Tensor(
                 shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES
             ),
@@ -56,7 +56,7 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        # Made here and not above: TFDS's progress bar is there while they are made.
+        # Computed here, so that TFDS's progress bar is visible meanwhile.
         records = self._records()
         for index, values in enumerate(zip(*records.values(), strict=True)):
             yield index, dict(zip(records, values, strict=True))
@@ -70,17 +70,17 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(builder: RecordsBuilder) -> RecordsBuilder:
-    """Prepares a builder's data unless that was done; returns the builder.
+    """Prepare a builder's data unless it is prepared already, and return the builder.
 
     Raises:
-        FileNotFoundError: The folder of the data exists and holds no finished data.
+        FileNotFoundError: If the data folder exists but contains no complete data.
     """
     builder.download_and_prepare()
-    # TFDS writes beside the folder and renames at the end, and takes an existing folder for
-    # finished. One without its description was made or emptied by someone else.
+    # TFDS writes to a temporary folder and renames it at the end, so it considers an existing
+    # folder complete. One without dataset_info.json was created or emptied by something else.
     if not (builder.data_path / "dataset_info.json").exists():
         raise FileNotFoundError(
             f"Expected prepared data, with a file dataset_info.json, in {builder.data_dir}. "
-            f"Received: a folder without it. Remove the folder and load again."
+            f"Received: a folder without this file. Remove the folder and load the data again."
         )
     return builder

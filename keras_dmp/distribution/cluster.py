@@ -1,4 +1,4 @@
-"""The workers of a run as `TF_CONFIG` names them, checked before TensorFlow waits for them."""
+"""The cluster of workers in `TF_CONFIG`, checked before TensorFlow waits for it."""
 
 import contextlib
 import dataclasses
@@ -23,10 +23,10 @@ _EXAMPLE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Workers that train together.
+    """A cluster of workers that train together.
 
     Attributes:
-        addresses: `host:port` of each, the chief's first.
+        addresses: Address `host:port` of each worker, the chief's first.
         index: Position of this process among them.
     """
 
@@ -35,13 +35,13 @@ class Cluster:
 
     @classmethod
     def from_tf_config(cls, text: str | None = None) -> Self | None:
-        """The cluster of `TF_CONFIG`, or None where it names none.
+        """The cluster in `TF_CONFIG`, or None if it defines none.
 
         Args:
-            text: JSON. Defaults to the environment variable.
+            text: String of JSON. Defaults to the environment variable `TF_CONFIG`.
 
         Raises:
-            ValueError: If it is malformed, or the two parts contradict each other.
+            ValueError: If it is malformed, or its parts `cluster` and `task` contradict each other.
         """
         text = os.environ.get("TF_CONFIG", "") if text is None else text
         if not text.strip():
@@ -64,27 +64,27 @@ class Cluster:
 
     @property
     def peers(self) -> dict[int, str]:
-        """Addresses of the other workers by their positions."""
+        """Addresses of the other workers, by position."""
         return {i: address for i, address in enumerate(self.addresses) if i != self.index}
 
     def meet(self, seconds: float) -> dict[int, socket.socket]:
-        """Wait until every worker is there, at the chief's port.
+        """Wait until all workers have connected to the chief.
 
-        TensorFlow waits for them itself, for an hour, in one call that no thread can break off.
+        TensorFlow itself waits for them too, for an hour, in one call that no thread can interrupt.
 
         Args:
-            seconds: How long to wait.
+            seconds: Number of seconds to wait.
 
         Returns:
-            Connections by position: the chief's to all others, and theirs to the chief. Each
-            closes with the process at its other end.
+            Connections by position: on the chief to all other workers, on the others to the chief.
+            Each connection closes when the process at its other end terminates.
 
         Raises:
-            ValueError: If another process listens at this worker's own port.
-            TimeoutError: If some have not come.
+            ValueError: If another process listens on this worker's port.
+            TimeoutError: If some workers have not connected in time.
         """
         deadline = time.monotonic() + seconds
-        # TensorFlow opens the port later; whether it can shows here.
+        # TensorFlow opens the port later; opening it here shows whether it is free.
         with self._listening() as server:
             links = self._joined(deadline) if self.index else self._gathered(server, deadline)
         needed = {0: self.addresses[0]} if self.index else self.peers
@@ -97,7 +97,7 @@ class Cluster:
                 f"seconds. Received: {self._silence(missing)}"
             )
         for link in () if self.index else links.values():
-            # One that has gone meanwhile is noticed by whoever takes the connections.
+            # A worker that is lost in the meantime is noticed by the owner of the connections.
             with contextlib.suppress(OSError):
                 peers.say_go(link, len(self.addresses))
         return links
@@ -105,20 +105,21 @@ class Cluster:
     def _silence(self, missing: dict[int, str]) -> str:
         if self.index:
             return (
-                f"no word from worker 0 at {missing[0]}, the chief, that all are there; if it "
-                "runs, its own message names those that are not"
+                f"no message from worker 0 (the chief) at {missing[0]} that all workers have "
+                "started; if the chief is running, its error message names the missing workers"
             )
         listed = ", ".join(f"worker {i} at {peer}" for i, peer in missing.items())
         return f"no answer from {listed}"
 
     def _gathered(self, server: socket.socket, deadline: float) -> dict[int, socket.socket]:
-        """Connections of the workers that come to the chief in time."""
+        """Connections from the workers that reach the chief in time."""
         links: dict[int, socket.socket] = {}
         while len(links) < len(self.addresses) - 1 and time.monotonic() < deadline:
             wait = min(1.0, max(0.0, deadline - time.monotonic()))
             for ready in select.select([server, *links.values()], [], [], wait)[0]:
                 if ready is not server:
-                    # They say nothing before all are there: it is gone, and may come again.
+                    # Workers send nothing before all have connected: this one has disconnected, and
+                    # may connect again.
                     links = {i: link for i, link in links.items() if link is not ready}
                     ready.close()
                     continue
@@ -132,7 +133,7 @@ class Cluster:
         return links
 
     def _joined(self, deadline: float) -> dict[int, socket.socket]:
-        """The connection to the chief, once it says that all are there; nothing if it does not."""
+        """The connection to the chief once all workers have connected; empty on a timeout."""
         while (wait := deadline - time.monotonic()) > 0:
             with contextlib.suppress(OSError):
                 connection = socket.create_connection(
@@ -148,7 +149,7 @@ class Cluster:
         return {}
 
     def _listening(self) -> socket.socket:
-        """This worker's own port, open."""
+        """A listening socket on this worker's port."""
         address = self.addresses[self.index]
         try:
             return socket.create_server(("", host_and_port(address)[1]))
@@ -156,32 +157,32 @@ class Cluster:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
             raise ValueError(
-                "Expected this worker's address in the cluster to have a port that it can open. "
-                f"Received: {address!r}: {os.strerror(error.errno)}; an earlier run may still be "
-                "there, or another worker have the same index"
+                "Expected the port of this worker's address in the cluster to be free. Received: "
+                f"{address!r} ({os.strerror(error.errno)}); an earlier run may still use the port, "
+                "or another worker may have the same index"
             ) from error
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of `host:port`; brackets of an IPv6 address are taken off."""
+    """Host and port of an address `host:port`, without the brackets of an IPv6 address."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def _checked_jobs(cluster: Any) -> dict[str, list[str]]:
     if not isinstance(cluster, dict):
-        raise _malformed("to have an object of jobs as `cluster`", f"cluster={cluster!r}")
+        raise _malformed("to have a JSON object of jobs as `cluster`", f"cluster={cluster!r}")
     unknown = sorted(set(cluster) - {*_JOBS, "evaluator"})
     if unknown or not cluster.keys() & set(_JOBS):
         raise _malformed(
             'to have the jobs "worker" and, optionally, "chief" in `cluster`',
-            f"jobs {sorted(cluster)}",
+            f"cluster with jobs {sorted(cluster)}",
         )
     jobs = {}
     for job in (job for job in _JOBS if job in cluster):
         addresses = cluster[job]
         if not isinstance(addresses, list) or not addresses:
-            raise _malformed(f"to list addresses for `{job}`", f"{job}={addresses!r}")
+            raise _malformed(f"to have a list of addresses for `{job}`", f"{job}={addresses!r}")
         for address in addresses:
             require_address(address)
         jobs[job] = addresses
@@ -190,12 +191,12 @@ def _checked_jobs(cluster: Any) -> dict[str, list[str]]:
     every = [address for addresses in jobs.values() for address in addresses]
     twice = sorted({address for address in every if every.count(address) > 1})
     if twice:
-        raise _malformed("to give each worker an address of its own", f"{twice[0]!r} twice")
+        raise _malformed("to have a different address for each worker", f"{twice[0]!r} twice")
     return jobs
 
 
 def require_address(address: Any, source: str = "`TF_CONFIG`") -> None:
-    """Raise ValueError for what is not `host:port`."""
+    """Raise ValueError unless an address has the form `host:port`."""
     if isinstance(address, str):
         host, _, port = address.rpartition(":")
         if host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536:
@@ -208,7 +209,7 @@ def require_address(address: Any, source: str = "`TF_CONFIG`") -> None:
 def _checked_task(task: Any, jobs: dict[str, list[str]]) -> tuple[str, int]:
     if not isinstance(task, dict) or "type" not in task or "index" not in task:
         raise _malformed(
-            'to say which worker this process is, as "task": {"type": ..., "index": ...}',
+            'to name the worker of this process, as "task": {"type": ..., "index": ...}',
             f"task={task!r}",
         )
     job, index = task["type"], task["index"]
@@ -217,7 +218,7 @@ def _checked_task(task: Any, jobs: dict[str, list[str]]) -> tuple[str, int]:
     whole = str(index).isascii() and str(index).isdigit() and not isinstance(index, bool)
     if not whole or int(index) >= len(jobs[job]):
         raise _malformed(
-            f"to have a task `index` from 0 to {len(jobs[job]) - 1}, by the {job} addresses",
+            f"to have a task `index` from 0 to {len(jobs[job]) - 1}, one per {job} address",
             f"index={index!r}",
         )
     return job, int(index)

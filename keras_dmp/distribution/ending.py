@@ -1,4 +1,4 @@
-"""Whether this process ends because its script is done."""
+"""Detects whether this process ends because its script has completed."""
 
 import dis
 import functools
@@ -9,11 +9,12 @@ from typing import Any
 
 
 class Ending:
-    """Knows, when the process ends, whether its script came to its end.
+    """Records whether the script has completed when the process ends.
 
-    Python tells `atexit` neither the exit status nor the `SystemExit` that ends the process. What
-    can be seen is that the script's last instruction was a return, and what `sys.exit` was called
-    with. All else counts as ended early: exceptions, signals, `raise SystemExit` written out.
+    Functions registered with `atexit` receive neither the exit status nor the `SystemExit` that
+    ends the process. Two things can be observed: that the script's last instruction was a return,
+    and the argument of `sys.exit`. Anything else counts as a premature end: exceptions, signals, an
+    explicit `raise SystemExit`.
     """
 
     def __init__(self):
@@ -27,7 +28,7 @@ class Ending:
 
         @functools.wraps(leave)
         def noted(status: Any = None, /) -> None:
-            # In other threads it ends the thread alone.
+            # In other threads, `sys.exit` only ends the thread.
             if threading.current_thread() is threading.main_thread():
                 self._left_well = status is None or status == 0
             leave(status)
@@ -36,14 +37,14 @@ class Ending:
 
     @property
     def is_of_this_process(self) -> bool:
-        """Whether it was made here, and not before this process was forked."""
+        """Whether this object was created in this process, not before a fork."""
         return os.getpid() == self._process
 
     @property
     def is_orderly(self) -> bool:
-        """Whether the script returned, or called `sys.exit` with 0 or nothing."""
+        """Whether the script returned, or called `sys.exit` with 0 or without an argument."""
         last = self._script.f_code.co_code[max(0, self._script.f_lasti)]
         if dis.opname[last].startswith("RETURN"):
             return True
-        # Set for an exception that ended the script: an earlier `sys.exit` was then caught.
+        # `last_value` is set if an exception ended the script: an earlier `sys.exit` was caught.
         return self._left_well and not hasattr(sys, "last_value")

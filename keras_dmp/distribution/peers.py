@@ -1,12 +1,12 @@
-"""Reports workers that are lost, from a process that watches nothing else.
+"""Reports lost workers, from a separate process that does nothing else.
 
-TensorFlow tells a worker of a lost one only where it waits for it. A worker that is busy notices
-nothing, and while Python's lock is held (TensorFlow holds it while it starts) none of its own
-threads could. So each worker has a small process beside it, its guard, which keeps the connection
-over which the workers met: a star around the chief. The kernel closes it with the process at its
-other end.
+TensorFlow reports a lost worker only to workers that are waiting for it. A busy worker notices
+nothing, and while Python's global interpreter lock is held (TensorFlow holds it during its start)
+none of its own threads could. Each worker therefore has a small companion process, its guard, which
+keeps the connections over which the workers met: a star around the chief. The kernel closes a
+connection when the process at its other end terminates.
 
-This file is what the guard runs. It uses nothing but the standard library, and starts in 20 ms.
+The guard runs this file. It uses the standard library only, and starts in 20 ms.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ import threading
 import time
 from collections.abc import Mapping
 
-# "Temporary failure", sysexits.h: what a supervisor may take for "start all again".
+# "Temporary failure" in sysexits.h, which a supervisor may interpret as "restart all workers".
 LOST_WORKER_EXIT_CODE = 75
-# For the process to end itself, before its guard does.
+# Seconds for the process to end by itself before its guard kills it.
 _LAST_SECONDS = 5.0
 _HELLO, _GO, _DONE, _LOST = b"kdmp-hi1", b"kdmp-go1", b"kdmp-end", b"kdmp-out"
-# Every message: what it is, which worker it is about, and how many workers there are.
+# Every message: its kind, the worker it refers to, and the number of workers.
 _MESSAGE = struct.Struct("!8sII")
 _STARTED_ORDER, _DONE_ORDER, _FAILED_ORDER = b"s", b"d", b"f"
 # A worker that TensorFlow tells of a loss may fail before its guard hears of it. Its guard stays so
@@ -35,37 +35,38 @@ _FAILED_SECONDS = 3.0
 
 
 def greet(connection: socket.socket, index: int, num_workers: int) -> None:
-    """Tell the chief which worker is at this end of a new connection."""
+    """Send the chief the position of this worker over a new connection."""
     _send(connection, _HELLO, index, num_workers)
 
 
 def greeted(connection: socket.socket, num_workers: int) -> int | None:
-    """The worker at the other end of a new connection, or None for a stranger."""
+    """The position of the worker at the other end of a new connection, None for other processes."""
     kind, index, count = _receive(connection)
     known = kind == _HELLO and count == num_workers and 0 < index < num_workers
     return index if known else None
 
 
 def say_go(connection: socket.socket, num_workers: int) -> None:
-    """Tell a worker that all are there."""
+    """Notify a worker that all workers have connected."""
     _send(connection, _GO, 0, num_workers)
 
 
 def heard_go(connection: socket.socket) -> bool:
-    """Whether the chief has said that all are there; False if it is gone or someone else."""
+    """Whether the chief has sent that all workers have connected; False on any failure."""
     return _receive(connection)[0] == _GO
 
 
 class Guard:
-    """The process beside this one that reports a lost worker and then ends this process.
+    """A companion process that reports a lost worker and then ends this process.
 
     Args:
-        links: Connections by the positions of the workers at their other ends; it takes them over.
-        addresses: Addresses of all workers.
-        start_timeout: Seconds after which it gives up waiting for `started`.
-        silence_timeout: Seconds after which a host that answers nothing counts as lost.
-        grace: Seconds from the report until this process ends. TensorFlow's own error, which tells
-            more, comes sooner if the process waits for the lost worker.
+        links: Connections by the positions of the workers at their other ends; the guard takes
+            ownership of them.
+        addresses: Addresses `host:port` of all workers.
+        start_timeout: Seconds to wait for `started`.
+        silence_timeout: Seconds after which an unresponsive host counts as lost.
+        grace: Seconds from the report until this process is ended. TensorFlow's own error, which
+            is more detailed, comes sooner if the process is waiting for the lost worker.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Guard:
             _keep_alive(link, silence_timeout)
             link.setblocking(True)
         fields = [f"{index}={link.fileno()}" for index, link in links.items()]
-        # -I and -S: nothing of the environment or of installed packages, and quick.
+        # -I and -S ignore the environment and installed packages, and start quickly.
         command = [sys.executable, "-I", "-S", __file__]
         times = [f"{start_timeout:g}", f"{grace:g}"]
         self._process = subprocess.Popen(
@@ -90,7 +91,7 @@ class Guard:
             stdout=subprocess.PIPE,
             bufsize=0,
             pass_fds=[link.fileno() for link in links.values()],
-            # What a terminal or a supervisor sends to a group is for the worker.
+            # Signals that a terminal or a supervisor sends to a group are meant for the worker.
             start_new_session=True,
         )
         for link in links.values():
@@ -99,14 +100,15 @@ class Guard:
         threading.Thread(target=self._end_with_guard, name="keras_dmp-guard", daemon=True).start()
 
     def started(self) -> None:
-        """Say that TensorFlow has started."""
+        """Notify the guard that TensorFlow has started."""
         self._order(_STARTED_ORDER)
 
     def leave(self, done: bool) -> None:
-        """End the guard, since this process ends.
+        """Stop the guard because this process ends.
 
         Args:
-            done: Whether this worker has done its work. If not, the others are told of its loss.
+            done: Whether this worker has completed its work. If not, its loss is reported to the
+                other workers.
         """
         self._left = True
         self._order(_DONE_ORDER if done else _FAILED_ORDER)
@@ -115,14 +117,14 @@ class Guard:
             self._process.wait(_LAST_SECONDS)
 
     def _order(self, order: bytes) -> None:
-        # A guard that is gone shows in the thread.
+        # The thread notices if the guard has terminated.
         with contextlib.suppress(OSError):
             self._process.stdin.write(order)
 
     def _end_with_guard(self) -> None:
-        """End this process when its guard has reported a loss, whatever the main thread does.
+        """End this process when its guard has reported a loss, whatever the main thread is doing.
 
-        An exception in the main thread would wait for an operation that does not return.
+        An exception in the main thread would have to wait for an operation that never returns.
         """
         reported = self._process.stdout.read(1)
         if self._left:
@@ -130,8 +132,9 @@ class Guard:
         with contextlib.suppress(Exception):
             if not reported:
                 sys.stderr.write(
-                    "The process that watches for lost workers is gone; the others take this "
-                    f"worker for lost, and it ends with exit code {LOST_WORKER_EXIT_CODE}\n"
+                    "The process that watches for lost workers has terminated. The other workers "
+                    "consider this worker lost, and it ends with exit code "
+                    f"{LOST_WORKER_EXIT_CODE}.\n"
                 )
             sys.stdout.flush()
             sys.stderr.flush()
@@ -139,7 +142,7 @@ class Guard:
 
 
 def _keep_alive(link: socket.socket, seconds: float) -> None:
-    """Have the operating system end a connection to a host that answers nothing so long."""
+    """Make the operating system close a connection to a host that is unresponsive for so long."""
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     probes = {"TCP_KEEPIDLE": seconds / 3, "TCP_KEEPINTVL": seconds / 6}
     for name, each in probes.items():
@@ -153,7 +156,7 @@ def _send(connection: socket.socket, kind: bytes, index: int, num_workers: int) 
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, int, int]:
-    """The next message; an empty kind where the other end is closed, silent or strange."""
+    """The next message; its kind is empty if the connection is closed, silent or unknown."""
     received = b""
     with contextlib.suppress(OSError):
         while len(received) < _MESSAGE.size:
@@ -167,16 +170,16 @@ def _receive(connection: socket.socket) -> tuple[bytes, int, int]:
 def _first_loss(
     links: dict[int, socket.socket], addresses: list[str], start_timeout: float, worker: int
 ) -> str | None:
-    """What to report once a worker is lost; None when the worker that is guarded has ended.
+    """Wait for the loss of a worker and return a report; None when the guarded worker has ended.
 
     Args:
         links: Connections by position.
-        addresses: Of all workers.
-        start_timeout: Seconds until that worker must have said that it has started.
-        worker: Its process number.
+        addresses: Addresses of all workers.
+        start_timeout: Seconds within which the guarded worker must report that it has started.
+        worker: Process ID of the guarded worker.
     """
     deadline, orders, wait = time.monotonic() + start_timeout, [0], 1.0
-    # Its end shows in the process number too: forked processes may hold its side of the pipe open.
+    # The parent's process ID also shows its end: forked processes may keep its pipe open.
     while os.getppid() == worker or not orders:
         ready = select.select([*orders, *links.values()], [], [], wait)[0]
         order = os.read(0, 1) if 0 in ready else None
@@ -195,16 +198,14 @@ def _first_loss(
                 continue
             lost = about if kind == _LOST else index
             _tell_all(links, _LOST, lost, len(addresses))
-            return (
-                f"Worker {lost} ({addresses[lost]}) is lost: it has ended before its work was done"
-            )
+            return f"Worker {lost} ({addresses[lost]}) is lost: it ended before its work was done"
         if time.monotonic() > deadline and not orders:
             return None
         if time.monotonic() > deadline:
             others = ", ".join(f"worker {index} ({addresses[index]})" for index in links)
             return (
-                f"TensorFlow has not started within {start_timeout:g} seconds, though the other "
-                f"workers run, as far as this one sees them: {others}; are their ports open?"
+                f"TensorFlow has not started within {start_timeout:g} seconds, although these "
+                f"workers are running: {others}; check that their ports are reachable"
             )
     return None
 
@@ -216,7 +217,7 @@ def _tell_all(links: dict[int, socket.socket], kind: bytes, about: int, num_work
 
 
 def _ends(worker: int, seconds: float) -> bool:
-    """Whether the worker that is guarded ends, or says that it does, within so many seconds."""
+    """Whether the guarded worker ends, or reports that it does, within so many seconds."""
     deadline = time.monotonic() + seconds
     while os.getppid() == worker:
         wait = deadline - time.monotonic()
@@ -228,7 +229,7 @@ def _ends(worker: int, seconds: float) -> bool:
 
 
 def _guard(worker: str, start_timeout: str, grace: str, links: str, *addresses: str) -> None:
-    # It ends with the worker; what is sent to all processes of a job must not end it before.
+    # The guard ends with its worker; signals to all processes of a job must not end it earlier.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     pairs = [each.split("=") for each in links.split(",")]
@@ -237,9 +238,9 @@ def _guard(worker: str, start_timeout: str, grace: str, links: str, *addresses: 
     if report is None:
         return
     sys.stderr.write(
-        f"{report}. Training cannot go on, and this process ends within {grace} "
-        f"seconds, with exit code {LOST_WORKER_EXIT_CODE}. Start all workers again; with a "
-        "directory they go on from the last checkpoint.\n"
+        f"{report}. Training cannot continue, and this process ends within {grace} "
+        f"seconds, with exit code {LOST_WORKER_EXIT_CODE}. Restart all workers; if `directory` "
+        "is set, they resume from the last checkpoint.\n"
     )
     sys.stderr.flush()
     if not _ends(int(worker), float(grace)):

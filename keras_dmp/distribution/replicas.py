@@ -1,4 +1,4 @@
-"""`tf.distribute` around models: where they live, who computes what, losses by samples."""
+"""Models under `tf.distribute`: their strategy, inference on replicas, losses by samples."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,24 +10,24 @@ import tensorflow as tf
 
 from keras_dmp import _validate
 
-# Whatever trains models or asks them imports this module.
+# All code that trains or queries models imports this module.
 _validate.tensorflow_backend()
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy:
-    """The strategy in whose scope a model was built; TensorFlow's default one if in none."""
+    """The strategy in whose scope a model was built, or TensorFlow's default strategy."""
     return model.distribute_strategy
 
 
 def shared_out(forward: Callable[..., Any], strategy: tf.distribute.Strategy) -> Callable[..., Any]:
-    """A function of a batch that each replica computes a part of.
+    """Distribute a function of a batch so that each replica computes a part of the rows.
 
     Args:
-        forward: A function of the tensors of a batch, which have as many rows.
-        strategy: With several workers, all of them call the function with the same batch.
+        forward: A function of the tensors of a batch, which have the same number of rows.
+        strategy: The strategy. With several workers, all must call the result with the same batch.
 
     Returns:
-        A function for graphs. It gives all rows, in order, on every worker.
+        A function for use in graphs, which returns all rows, in order, on every worker.
     """
     replicas = strategy.num_replicas_in_sync
 
@@ -38,8 +38,8 @@ def shared_out(forward: Callable[..., Any], strategy: tf.distribute.Strategy) ->
             samples = tf.shape(leaves[0])[0]
             start = samples * replica // replicas
             stop = samples * (replica + 1) // replicas
-            # Layers need not know what to do with no rows: where there are too few samples, some
-            # are computed twice.
+            # Layers may not support empty batches: if there are too few samples, some are computed
+            # twice.
             start = tf.where(samples < replicas, tf.minimum(replica, samples - 1), start)
             stop = tf.maximum(start + 1, stop)
             leaves = [leaf[start:stop] for leaf in leaves]
@@ -56,15 +56,15 @@ def shared_out(forward: Callable[..., Any], strategy: tf.distribute.Strategy) ->
 def chosen(
     models: dict[str, keras.Model], strategy: tf.distribute.Strategy | None
 ) -> tf.distribute.Strategy:
-    """The strategy that models are trained under: the one that is given, or their own.
+    """The strategy to train models with: the argument, or the models' own.
 
     Args:
-        models: Models by what messages call them.
-        strategy: What the user gave, or None.
+        models: Models by their names in error messages.
+        strategy: The user's strategy, or None.
 
     Raises:
-        TypeError: If `strategy` is none.
-        ValueError: If a model was not built in its scope.
+        TypeError: If `strategy` is not a `tf.distribute.Strategy`.
+        ValueError: If a model was not built in the scope of `strategy`.
     """
     if strategy is None:
         return strategy_of(next(iter(models.values())))
@@ -73,14 +73,14 @@ def chosen(
         if strategy_of(model) is not strategy or not _made_in(strategy, model.variables):
             raise ValueError(
                 f"Expected the {name} to be built in the scope of `distribution_strategy`. "
-                f"Received: a {name} built outside of it; build it under `with "
+                f"Received: a {name} built outside that scope; build it within `with "
                 "strategy.scope():`"
             )
     return strategy
 
 
 def require_strategy(strategy: Any) -> None:
-    """Raise TypeError for what is no strategy."""
+    """Raise TypeError unless `strategy` is a `tf.distribute.Strategy`."""
     if not isinstance(strategy, tf.distribute.Strategy):
         raise TypeError(
             "Expected `distribution_strategy` to be a tf.distribute.Strategy, such as "
@@ -90,14 +90,15 @@ def require_strategy(strategy: Any) -> None:
 
 @contextlib.contextmanager
 def scope_for(model: keras.Model, **parts: Any) -> Iterator[None]:
-    """The scope of a model's strategy, to compile the model in.
+    """Enter the scope of a model's strategy, to compile the model there.
 
     Args:
         model: A model.
-        **parts: Optimizers and metrics by argument; names of them are made in the scope.
+        **parts: Optimizers and metrics by argument name. Those passed as strings are created in
+            the scope.
 
     Raises:
-        ValueError: For those that were created outside of it.
+        ValueError: If an optimizer or metric was created outside the scope.
     """
     strategy = strategy_of(model)
     for name, part in parts.items():
@@ -105,34 +106,35 @@ def scope_for(model: keras.Model, **parts: Any) -> Iterator[None]:
             if not _made_in(strategy, getattr(leaf, "variables", [])):
                 raise ValueError(
                     f"Expected `{name}` to be created in the scope of the strategy that the "
-                    f"model was built in. Received: {type(leaf).__name__}, created outside of it; "
-                    "create it under `with strategy.scope():`, or give its name"
+                    f"model was built in. Received: {type(leaf).__name__}, created outside that "
+                    "scope; create it within `with strategy.scope():`, or pass its name"
                 )
     with strategy.scope():
         yield
 
 
 def agreed(strategy: tf.distribute.Strategy, value: int) -> int:
-    """The chief's value on every worker; the value itself where there is one worker."""
+    """The chief's value on every worker; with a single worker, the value itself."""
     broadcast = getattr(strategy, "broadcast", None)
     return value if broadcast is None else int(broadcast(np.int64(value)))
 
 
 def num_replicas() -> int:
-    """Replicas that a step runs on at once."""
+    """Number of replicas that run a step in parallel."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def weigh_by_samples(loss: Any, samples: Any) -> Any:
-    """The loss with the gradient of this replica's part in the mean over all samples.
+    """The loss with the gradient of this replica's share in the mean over all samples.
 
-    Keras sums the replicas' means and divides by their number, which counts samples unequally
-    where a batch does not divide: a last batch of one sample would count half. The value
-    stays what it was, since Keras' running mean of the loss weighs it by the samples itself.
+    Keras averages the means of the replicas, which weights samples unequally if the batch size is
+    not divisible by the number of replicas: on two replicas, a last batch of one sample would
+    count half. The value of the loss is unchanged, since Keras' running mean weights it by the
+    number of samples itself.
 
     Args:
         loss: Mean over this replica's samples, divided by the number of replicas.
-        samples: Samples on this replica.
+        samples: Number of samples on this replica.
     """
     replica = tf.distribute.get_replica_context()
     if replica is None or num_replicas() == 1:
@@ -144,7 +146,7 @@ def weigh_by_samples(loss: Any, samples: Any) -> Any:
 
 
 def _in_order(parts: Any, strategy: tf.distribute.Strategy) -> tf.Tensor:
-    """The rows of all replicas as one tensor; with several workers it travels."""
+    """The rows of all replicas as one tensor, gathered from all workers."""
     here = strategy.experimental_local_results(parts)
     rows = tf.concat([tf.convert_to_tensor(part) for part in here], axis=0)
     # Not on one machine: TensorFlow's collectives mix up the strategies of one process.
@@ -152,12 +154,12 @@ def _in_order(parts: Any, strategy: tf.distribute.Strategy) -> tf.Tensor:
 
 
 def with_penalties(loss: Any, penalties: list[Any], samples: Any = None) -> Any:
-    """A loss by samples with regularizers, which must be divided by the replicas as losses are.
+    """A loss weighted by samples plus regularizers, which are divided by the number of replicas.
 
     Args:
         loss: As in `weigh_by_samples`.
-        penalties: `losses` of a model.
-        samples: Samples on this replica, or None where no gradient is taken.
+        penalties: The `losses` of a model.
+        samples: Number of samples on this replica, or None if no gradient is taken.
     """
     if samples is not None:
         loss = weigh_by_samples(loss, samples)
@@ -175,18 +177,20 @@ def _made_in(strategy: tf.distribute.Strategy, variables: list[Any]) -> bool:
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
 class WholeBatchLoss(keras.losses.Loss):
-    """A loss whose gradient is that of the mean over the whole batch, whatever the replicas got.
+    """A loss with the gradient of the mean over the whole batch, however replicas share the batch.
 
-    Under a `tf.distribute` strategy Keras averages the replicas' means, which gives a replica with
-    few samples the weight of the others. Where every batch divides by the number of replicas, and
-    on one device, this is the loss that it wraps.
+    Under a `tf.distribute` strategy Keras averages the means of the replicas, which gives a replica
+    with few samples the same weight as the others. On one device, and if every batch size is
+    divisible by the number of replicas, this loss equals the loss that it wraps.
 
     Args:
-        loss: A `keras.losses.Loss` with the reduction `"sum_over_batch_size"`, or a name of one.
+        loss: A `keras.losses.Loss` with the reduction `"sum_over_batch_size"`, or the name of its
+            class.
+        name: String, the name of the loss. Defaults to the name of the wrapped loss.
 
     Raises:
-        TypeError: If `loss` is no such name and no `keras.losses.Loss`.
-        ValueError: For another reduction.
+        TypeError: If `loss` is neither a `keras.losses.Loss` nor a name.
+        ValueError: If its reduction is not `"sum_over_batch_size"`.
 
     Example:
     >>> import numpy as np
@@ -213,7 +217,7 @@ class WholeBatchLoss(keras.losses.Loss):
         self.loss = loss
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the wrapped loss of each sample."""
+        """Return the wrapped loss for each sample."""
         return self.loss.call(y_true, y_pred)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -228,20 +232,20 @@ class WholeBatchLoss(keras.losses.Loss):
 
     @classmethod
     def from_config(cls, config: dict) -> "WholeBatchLoss":
-        """Rebuild a loss."""
+        """Rebuild a loss from the result of `get_config`."""
         loss = keras.saving.deserialize_keras_object(config["loss"])
         return cls(**{**config, "loss": loss})
 
 
 def whole_batch(loss: Any) -> Any:
-    """The loss for `compile` with the gradient of one device, as far as it is Keras' own mean.
+    """A loss for `compile` that has the same gradient on several replicas as on one device.
 
     Args:
-        loss: What the user compiles with: a loss, the name of one, or anything that Keras takes.
+        loss: The user's argument of `compile`: a loss, its name, or anything else Keras accepts.
 
     Returns:
-        A `WholeBatchLoss` under a strategy of several replicas, for a `keras.losses.Loss` that
-        averages over samples or the name of one; anything else as it is.
+        A `WholeBatchLoss`, if there are several replicas and `loss` is a `keras.losses.Loss` that
+        averages over samples, or its name. Otherwise `loss` itself.
     """
     if num_replicas() == 1:
         return loss

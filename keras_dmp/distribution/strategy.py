@@ -1,4 +1,4 @@
-"""Training on several machines: a strategy with which Keras 3 works, and what goes with it."""
+"""Training on several machines: a multi-worker strategy that works with Keras 3."""
 
 import atexit
 import contextlib
@@ -24,58 +24,61 @@ _MAX_RANK = 8
 
 
 class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
-    """`tf.distribute.MultiWorkerMirroredStrategy` with which Keras 3's methods work. Experimental.
+    """`tf.distribute.MultiWorkerMirroredStrategy` that works with Keras 3. Experimental.
 
-    `fit`, `evaluate` and `predict` of any Keras model that was built in its scope run on all
-    workers at once and give the figures of one process at the same global batch; `predict`
-    returns all outputs, in order, on every worker. Where a batch does not divide by the replicas,
-    Keras' gradient counts the replicas equally, as with every strategy: `WholeBatchLoss` counts
-    samples.
+    `fit`, `evaluate` and `predict` of any Keras model built in its scope run on all workers
+    together and give the same results as one process with the same global batch size; `predict`
+    returns all outputs, in order, on every worker. If a batch size is not divisible by the number
+    of replicas, Keras' gradient weights replicas equally, as with every strategy; use
+    `WholeBatchLoss` to weight samples equally.
 
-    Experimental: it stands in for a fix in Keras and goes once there is one. `fit` fails under
-    TensorFlow's own class (keras-team/keras#20585) with Keras 3.13, 3.14 and 3.15, and with the
-    nightly build 3.16.0.dev of October 2026. It was run on several processes of one machine, never
-    on several hosts.
+    This class is experimental: it works around a defect in Keras and will be removed when that is
+    fixed. Under TensorFlow's own class, `fit` fails (keras-team/keras#20585) with Keras 3.13, 3.14
+    and 3.15, and with the nightly build 3.16.0.dev of October 2026. The class has been tested with
+    several processes on one machine, never on several hosts.
 
     Every worker runs the same program on the same data in the same order, with the same seed
     (`keras.utils.set_random_seed`), and computes its share of each batch. Create the strategy
-    before anything else of TensorFlow. Where `TF_CONFIG` names no cluster, it is a strategy for
-    this machine's devices alone.
+    before using anything else in TensorFlow. If `TF_CONFIG` defines no cluster, the strategy uses
+    the devices of this machine only.
 
-    A worker is done when its script comes to its end or calls `sys.exit` with 0 or nothing; the
-    others are then left in peace. A worker that ends in any other way is lost: killed by a signal,
-    ended by an exception, by `sys.exit` with another status, by a written-out `raise SystemExit`
-    or by `os._exit`, whatever their status. All others name the lost worker and its address on
-    standard error within a few seconds, whatever they are doing, TensorFlow's start included. They
-    end 20 seconds later with exit code 75, or before that by themselves: where they wait for the
-    lost worker, by TensorFlow's `UnavailableError` after about ten seconds. A process whose Python
-    does not react is killed (SIGKILL) after 25 seconds. A host that answers nothing counts as lost
-    after `peer_timeout`. A stopped process is not lost to those that do not wait for it.
+    A worker has completed when its script returns or calls `sys.exit` with 0 or without an
+    argument; the other workers are not affected. A worker that ends in any other way is lost: if it
+    is killed by a signal, or ended by an exception, by `sys.exit` with another status, by an
+    explicit `raise SystemExit` or by `os._exit`, whatever their status. All other workers report
+    the lost worker and its address on standard error within a few seconds, whatever they are doing,
+    even during TensorFlow's start. They end 20 seconds later with exit code 75, or earlier by
+    themselves: workers that are waiting for the lost one raise TensorFlow's `UnavailableError`
+    after about ten seconds. A process whose Python interpreter does not respond is killed
+    (SIGKILL) after 25 seconds. An unresponsive host counts as lost after `peer_timeout`. A stopped
+    process does not count as lost for workers that are not waiting for it.
 
-    A lost worker cannot come back into a run: start all again, from a checkpoint. Until all have
-    met, workers may come and go.
+    A lost worker cannot rejoin a run: restart all workers, from a checkpoint. Until all workers
+    have connected, workers may be restarted individually.
 
     Args:
-        cluster_resolver: A `tf.distribute.cluster_resolver.ClusterResolver`. Defaults to `None`:
-            `TF_CONFIG` is read, and checked.
-        communication_options: As for `tf.distribute.MultiWorkerMirroredStrategy`.
-        startup_timeout: Seconds to wait for the other workers, and then for TensorFlow to start.
-            Defaults to 600.
-        peer_timeout: Seconds after which a host that answers nothing counts as lost. Defaults to
-            30.
+        cluster_resolver: A `tf.distribute.cluster_resolver.ClusterResolver`. Defaults to `None`,
+            which reads and checks `TF_CONFIG`.
+        communication_options: As for `tf.distribute.MultiWorkerMirroredStrategy`. Defaults to
+            `None`.
+        startup_timeout: Number of seconds to wait for the other workers, and then for TensorFlow
+            to start. Defaults to 600.
+        peer_timeout: Number of seconds after which an unresponsive host counts as lost. Defaults
+            to 30.
 
     Attributes:
-        is_chief: Whether this worker is the one that writes files.
-        num_workers: Workers in all.
-        worker_index: This worker's position; the chief's is 0.
+        is_chief: Whether this worker is the chief, which writes files.
+        num_workers: Number of workers.
+        worker_index: Position of this worker; the chief's is 0.
 
     Raises:
-        ValueError: If `TF_CONFIG` is malformed, or the worker's port is taken.
-        TimeoutError: If not all workers have come within `startup_timeout`.
+        ValueError: If `TF_CONFIG` is malformed, the worker's port is in use, or a timeout is not
+            a number above 0.
+        TimeoutError: If some workers have not connected within `startup_timeout`.
         RuntimeError: If TensorFlow has been used before.
 
     Example:
-    >>> strategy = MultiWorkerStrategy()  # with TF_CONFIG on each of the machines
+    >>> strategy = MultiWorkerStrategy()  # with TF_CONFIG set on each machine
     >>> with strategy.scope():
     ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     ...     model.compile("sgd", "mse")
@@ -96,7 +99,7 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         if cluster_resolver is None:
             cluster = Cluster.from_tf_config()
             if cluster is None and not os.environ.get("TF_CONFIG", "{}").strip():
-                # Set to nothing, which TensorFlow takes for broken JSON.
+                # An empty string, which TensorFlow would reject as invalid JSON.
                 del os.environ["TF_CONFIG"]
         else:
             cluster = _resolved(cluster_resolver)
@@ -117,39 +120,42 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker is the one that writes files."""
+        """Whether this worker is the chief, which writes files."""
         return self.worker_index == 0
 
     @property
     def num_workers(self) -> int:
-        """Workers in all."""
+        """Number of workers."""
         return 1 if self._cluster is None else len(self._cluster.addresses)
 
     @property
     def worker_index(self) -> int:
-        """Position of this worker among all; the chief's is 0."""
+        """Position of this worker; the chief's is 0."""
         return 0 if self._cluster is None else self._cluster.index
 
     def reduce(self, reduce_op: Any, value: Any, axis: Any = None) -> Any:
-        """As `tf.distribute.Strategy.reduce`, of structures and with scalars too.
+        """Like `tf.distribute.Strategy.reduce`, but also for structures and scalars.
 
         Args:
             reduce_op: `"SUM"` or `"MEAN"`.
-            value: A value a replica, or a structure of them.
-            axis: Axis to reduce as well, or `None`. Scalars have none: it is left out.
+            value: One value per replica, or a structure of such values.
+            axis: Axis to reduce as well, or `None`. It is ignored for scalars.
+
+        Returns:
+            The reduced value, or the structure of reduced values.
         """
-        # Keras asks for the mean of a batch to learn shapes and dtypes. Parts of different lengths
-        # have none, and neither has text: this worker's part tells as much.
+        # Keras reduces a batch to find its shapes and dtypes. Parts of different lengths have no
+        # mean, and neither have strings: this worker's part shows shapes and dtypes just as well.
         alike = axis is not None or not self._spans_workers_now() or self._are_alike(value)
         return keras.tree.map_structure(
             lambda each: self._reduce_one(reduce_op, each, axis, alike), value
         )
 
     def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
-        """As `tf.distribute.Strategy.experimental_distribute_dataset`, by batches, not files.
+        """Like `tf.distribute.Strategy.experimental_distribute_dataset`, sharded by batches.
 
-        Sharing out files gives each worker other batches than one process would see. A policy
-        that the dataset's options name is kept.
+        If files were distributed among workers, batches would differ from those of a single
+        process. A sharding policy set in the dataset's options is kept.
         """
         policies = tf.data.experimental.AutoShardPolicy
         if isinstance(dataset, tf.data.Dataset):
@@ -160,15 +166,16 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         return super().experimental_distribute_dataset(dataset, options)
 
     def broadcast(self, value: Any) -> np.ndarray:
-        """Return the chief's value on every worker; all must call it.
+        """Return the chief's value on every worker; all workers must call it.
 
         Args:
-            value: A number or an array of numbers. The other workers' own is not looked at.
+            value: A number or an array of numbers with at most 8 axes. On workers other than the
+                chief it is ignored.
 
         Returns:
-            The array, of its own dtype and shape.
+            The chief's array, with its dtype and shape.
         """
-        # Contiguous, and of no more dimensions than it had.
+        # Contiguous, with the same number of axes.
         value = np.array(value, order="C")
         if self.num_workers == 1:
             return value
@@ -177,7 +184,7 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             header[:3] = ord(value.dtype.char), value.ndim, value.nbytes
             header[3 : 3 + value.ndim] = value.shape
         code, rank, num_bytes, *shape = self._sum(header).tolist()
-        # As 32-bit words: collectives add no bytes, and there is nothing to add to.
+        # As 32-bit words, since collectives cannot sum bytes; the other workers add zeros.
         words = np.zeros(-(-num_bytes // 4), dtype=np.int32)
         if self.is_chief:
             words.view(np.uint8)[:num_bytes] = value.reshape(-1).view(np.uint8)
@@ -185,18 +192,19 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         return content.view(np.dtype(chr(code))).reshape(shape[:rank]).copy()
 
     def any_worker(self, flag: bool) -> bool:
-        """Whether `flag` is true on at least one worker; all must call it, and get one answer."""
+        """Whether `flag` is true on at least one worker; all workers must call it."""
         return bool(self._sum(np.asarray([int(flag)], dtype=np.int32))[0])
 
     def barrier(self) -> None:
-        """Wait until every worker has come here."""
+        """Wait until every worker has called this method."""
         self.any_worker(False)
 
     def synchronize(self, model: keras.Model) -> None:
-        """Give every worker the chief's weights of a model, and of its optimizer where built.
+        """Copy the chief's variables of a model, and of its built optimizer, to every worker.
 
-        Needed where a worker has set them by itself: read from a file that only the chief sees,
-        or drawn without a seed. Variables made in the scope start equal. All must call it.
+        Needed if workers have set variables individually: read from a file that only the chief can
+        access, or drawn without a seed. Variables created in the scope start equal. All workers
+        must call this method.
 
         Args:
             model: A built model.
@@ -205,21 +213,28 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             return
         optimizer = getattr(model, "optimizer", None)
         for variable in [*model.variables, *(optimizer.variables if optimizer else [])]:
-            # Seeds are unsigned: as bytes.
+            # Broadcast as bytes, since seeds are unsigned.
             variable.assign(self.broadcast(keras.ops.convert_to_numpy(variable)))
 
     def chief_only(self, *callbacks: keras.callbacks.Callback) -> list[keras.callbacks.Callback]:
-        """Return callbacks on the chief, and none elsewhere: for those that only write files.
+        """Return the callbacks on the chief and an empty list elsewhere.
 
-        `ModelCheckpoint`, `CSVLogger` and `TensorBoard` are such. Callbacks that steer the training
-        (`EarlyStopping`, `ReduceLROnPlateau`) must be on every worker, where they see the same
-        figures. `BackupAndRestore` reads weights too: use `synchronize` after reading them.
+        For callbacks that only write files, such as `ModelCheckpoint`, `CSVLogger` and
+        `TensorBoard`. Callbacks that affect the training (`EarlyStopping`, `ReduceLROnPlateau`)
+        must run on every worker, where they see the same metrics. `BackupAndRestore` also reads
+        weights: call `synchronize` after reading them.
+
+        Args:
+            *callbacks: Keras callbacks.
+
+        Returns:
+            A list of the callbacks on the chief, and an empty list on other workers.
         """
         return list(callbacks) if self.is_chief else []
 
     def _reduce_one(self, reduce_op: Any, value: Any, axis: Any, alike: bool) -> Any:
         part = tf.convert_to_tensor(self.experimental_local_results(value)[0])
-        # Keras reduces its metrics, which are scalars, along an axis 0.
+        # Keras reduces its metrics, which are scalars, along axis 0.
         if part.shape.rank == 0:
             axis = None
         elif not alike or part.dtype == tf.string:
@@ -252,7 +267,7 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Undo that TensorFlow's coordination service makes the process deaf to SIGTERM."""
+    """Restore the handler of SIGTERM, which TensorFlow's coordination service disables."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -263,7 +278,7 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _resolved(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Cluster | None:
-    """The cluster of a resolver other than that of `TF_CONFIG`."""
+    """The cluster of a resolver that the user has passed."""
     jobs = resolver.cluster_spec().as_dict()
     addresses = (*jobs.get("chief", []), *jobs.get("worker", []))
     if not addresses:
@@ -271,7 +286,7 @@ def _resolved(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Clust
     job, task = resolver.task_type, resolver.task_id
     if job not in ("chief", "worker") or task is None:
         raise ValueError(
-            "Expected `cluster_resolver` to name a chief or worker as this process's task. "
+            "Expected `cluster_resolver` to have a chief or worker as the task of this process. "
             f"Received: task_type={job!r}, task_id={task!r}"
         )
     for address in addresses:
@@ -281,6 +296,6 @@ def _resolved(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Clust
 
 
 def _leave(guard: Guard, ending: Ending) -> None:
-    """Let the guard know how this process ends; a fork of it has no part in the run."""
+    """Notify the guard how this process ends, unless it is a fork, which is not part of the run."""
     if ending.is_of_this_process:
         guard.leave(done=ending.is_orderly)

@@ -1,4 +1,4 @@
-"""What several workers of a run must agree on; a run of one process agrees with itself."""
+"""Coordination of the workers of a run; a run in one process has a single worker."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -17,11 +17,11 @@ class Workers(Protocol):
         """The chief's value on every worker."""
 
     def any_worker(self, flag: bool) -> bool:
-        """Whether the flag is true on one of them; all must ask."""
+        """Whether the flag is true on at least one worker; all workers must call it."""
 
 
 class _Alone:
-    """The one worker of a run on one machine."""
+    """The only worker of a run in one process."""
 
     is_chief = True
 
@@ -33,11 +33,11 @@ class _Alone:
 
 
 def together(workers: Workers, part: Callable[[], None]) -> None:
-    """Do each worker's part of something, and go on when all have done theirs.
+    """Run `part` on every worker, and continue when all have succeeded.
 
     Raises:
-        Exception: What this worker's part raised.
-        RuntimeError: If another one's part failed: none waits for one that does not come.
+        Exception: The exception raised by `part` on this worker.
+        RuntimeError: If `part` failed on another worker, so that no worker waits for it forever.
     """
     failure = None
     try:
@@ -45,7 +45,7 @@ def together(workers: Workers, part: Callable[[], None]) -> None:
     except Exception as error:
         failure = error
     if workers.any_worker(failure is not None):
-        raise failure or RuntimeError("Another worker has refused this run; its message says why")
+        raise failure or RuntimeError("Another worker has failed; see the error in its output")
 
 
 def of(strategy: tf.distribute.Strategy, seed: int | None) -> Workers:
@@ -53,17 +53,17 @@ def of(strategy: tf.distribute.Strategy, seed: int | None) -> Workers:
 
     Args:
         strategy: The strategy of a run.
-        seed: The run's seed, which several workers need: each draws weights and orders itself.
+        seed: The run's seed. Several workers need one, since each draws weights and orders itself.
 
     Raises:
-        ValueError: Without a seed for several workers, and for TensorFlow's own strategy of
-            several workers, which Keras 3 cannot use.
+        ValueError: If there are several workers and no seed, or the strategy is TensorFlow's own
+            multi-worker strategy, which Keras 3 cannot use.
     """
     if isinstance(strategy, MultiWorkerStrategy):
         if strategy.num_workers > 1 and seed is None:
             raise ValueError(
                 "Expected `seed` to be an integer with several workers, which must all draw the "
-                "same. Received: seed=None"
+                "same random numbers. Received: seed=None"
             )
         return strategy
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):

@@ -1,4 +1,4 @@
-"""Synthetic reference data from a generator that is trained on the members."""
+"""Synthetic reference data, drawn from a generator trained on the members."""
 
 from keras_dmp.synthetic.synthesis import SyntheticReference as SyntheticReference
 from keras_dmp.synthetic.synthesis import synthesize as synthesize

@@ -1,4 +1,4 @@
-"""Small variational autoencoders in Keras that learn to draw images or records of a table."""
+"""Small variational autoencoders in Keras that generate images or records of a table."""
 
 import abc
 from collections.abc import Callable
@@ -17,18 +17,19 @@ _LATENT = 16
 _WIDTHS = (256, 128)
 _FILTERS = (32, 64)
 _IMAGE_WIDTH = 128
-# Beyond these the exponential of a log variance is of no use.
+# Log variances are clipped to this range, beyond which their exponential is useless.
 _LOG_VARIANCES = (-8.0, 8.0)
 
 
 class Generator(abc.ABC):
-    """Learns a distribution from samples, and draws from it.
+    """Learns the distribution of samples, and draws new samples.
 
-    Kingma & Welling, "Auto-encoding variational Bayes", ICLR 2014. Draws decode codes of the
-    standard normal distribution. The seed fixes all; no global generator is set or read.
+    Kingma & Welling, "Auto-encoding variational Bayes", ICLR 2014. New samples are decoded from
+    codes drawn from the standard normal distribution. The seed determines everything; no global
+    random generator is used.
 
     Args:
-        seed: Integer.
+        seed: Integer, the seed of weights, training and draws.
     """
 
     def __init__(self, seed: int):
@@ -36,12 +37,12 @@ class Generator(abc.ABC):
         self._decoder: keras.Model | None = None
 
     def fit(self, x: np.ndarray, *, epochs: int, batch_size: int, verbose: int) -> None:
-        """Train on samples."""
+        """Train on samples, (samples, ...)."""
         data = self._encode(x)
         encoder, self._decoder = self._networks()
         model = _Autoencoder(encoder, self._decoder, _seed(self._rng))
         model.compile(keras.optimizers.Adam(_LEARNING_RATE), self._loss(), jit_compile=False)
-        # Built within the first step, its variables would have that traced twice.
+        # Creating the optimizer's variables in the first step would trace it twice.
         model.optimizer.build(model.trainable_variables)
         batches = ResidentBatches(
             (data, data), batch_size=batch_size, shuffle=True, seed=_seed(self._rng)
@@ -49,22 +50,22 @@ class Generator(abc.ABC):
         model.fit(**batches.for_fit(model), epochs=epochs, callbacks=[batches], verbose=verbose)
 
     def draw(self, count: int) -> np.ndarray:
-        """New samples, (count, ...), in the form and dtype of those trained on."""
+        """Draw new samples, (count, ...), with the shape and dtype of the training samples."""
         codes = self._rng.standard_normal((count, _LATENT)).astype(np.float32)
         return self._decode(forward.predict(self._decoder, codes))
 
     @property
     @abc.abstractmethod
     def scale(self) -> np.ndarray | float:
-        """Scale of the features for distances."""
+        """Scale of the features, used for distances."""
 
     @abc.abstractmethod
     def _networks(self) -> tuple[keras.Model, keras.Model]:
-        """Encoder to means and log variances of codes, and decoder."""
+        """Encoder, which returns means and log variances of codes, and decoder."""
 
     @abc.abstractmethod
     def _loss(self) -> keras.losses.Loss:
-        """Minus log likelihood of a sample under the decoder's outputs."""
+        """Negative log likelihood of a sample under the decoder's outputs."""
 
     @abc.abstractmethod
     def _encode(self, x: np.ndarray) -> np.ndarray: ...
@@ -74,7 +75,7 @@ class Generator(abc.ABC):
 
 
 class TableGenerator(Generator):
-    """Draws records of a table: Bernoulli for binary columns, normal for the others."""
+    """Generates records of a table: Bernoulli for binary columns, normal for the others."""
 
     def __init__(self, x: np.ndarray, seed: int):
         super().__init__(seed)
@@ -109,7 +110,7 @@ class TableGenerator(Generator):
 
 
 class ImageGenerator(Generator):
-    """Draws images (height, width, channels) by convolutions; the mean of each pixel."""
+    """Generates images (height, width, channels) with convolutions, as the mean of each pixel."""
 
     def __init__(self, x: np.ndarray, seed: int):
         super().__init__(seed)
@@ -142,7 +143,7 @@ class ImageGenerator(Generator):
             layers.append(
                 _convolution(keras.layers.Conv2DTranspose, filters, self._rng, activation)
             )
-        # Sizes that four does not divide came out larger.
+        # Sizes that are not divisible by four were rounded up.
         excess = ((0, 4 * small[0] - height), (0, 4 * small[1] - width))
         decoder = keras.Sequential([*layers, keras.layers.Cropping2D(excess)])
         return encoder, decoder
@@ -161,7 +162,7 @@ class ImageGenerator(Generator):
 
 
 class _Autoencoder(keras.Model):
-    """Encodes, draws a code, decodes; the codes' divergence from normal ones is its own loss."""
+    """Encodes, draws a code and decodes; adds the KL divergence of codes from N(0, I) as a loss."""
 
     def __init__(self, encoder: keras.Model, decoder: keras.Model, seed: int):
         super().__init__(name="autoencoder", dtype="float32")
@@ -180,14 +181,14 @@ class _Autoencoder(keras.Model):
 
 
 class _TableLoss(keras.losses.Loss):
-    """Cross-entropy of the binary columns, and of the others under normal distributions."""
+    """Negative log likelihood: Bernoulli for binary columns, normal for the others."""
 
     def __init__(self, num_binary: int, num_real: int):
         super().__init__(name="table_loss")
         self._binary, self._real = num_binary, num_real
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return minus the log likelihood of each record, but for a constant."""
+        """Return the negative log likelihood of each record, (batch,), up to a constant."""
         end = self._binary + self._real
         logits, means = y_pred[:, : self._binary], y_pred[:, self._binary : end]
         log_variances = ops.clip(y_pred[:, end:], *_LOG_VARIANCES)
@@ -197,10 +198,10 @@ class _TableLoss(keras.losses.Loss):
 
 
 class _ImageLoss(keras.losses.Loss):
-    """Cross-entropy of the pixels, which lie between 0 and 1."""
+    """Cross-entropy of the pixels, which are scaled to [0, 1]."""
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the sum over the pixels of each image."""
+        """Return the sum over the pixels of each image, (batch,)."""
         return ops.sum(_cross_entropy(y_true, y_pred), axis=(1, 2, 3))
 
 
@@ -213,7 +214,7 @@ def _seed(rng: np.random.Generator) -> int:
 
 
 def _dense(rng: np.random.Generator) -> Callable[..., keras.layers.Layer]:
-    """Makes dense layers whose weights this generator fixes, in single precision."""
+    """Return a factory of float32 dense layers whose weights are seeded from `rng`."""
 
     def dense(units: int, activation: str | None = None) -> keras.layers.Layer:
         initializer = keras.initializers.GlorotUniform(seed=_seed(rng))

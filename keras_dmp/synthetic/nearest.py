@@ -1,41 +1,44 @@
-"""Distances to the nearest of some records, without all distances in memory at once."""
+"""Distances to the nearest record of a set, without holding all distances in memory."""
 
 import numpy as np
 
-# Distances in memory at once, in float32.
+# Number of float32 distances in memory at a time.
 _BLOCK = 16_000_000
 
 
 def nearest_distances(
     x: np.ndarray, others: np.ndarray, scale: np.ndarray | float, *, same: bool = False
 ) -> np.ndarray:
-    """Distance of each record to the nearest of others, (samples,), float64.
+    """Distance of each record to the nearest of `others`, (samples,), float64.
 
-    The distance is the root of the mean over the features of the squared differences, each
-    divided by its scale. On binary features it is the root of the share that differs.
+    The distance is the root mean square, over the features, of the difference divided by the scale
+    of the feature. For binary features it is the square root of the share of features that differ.
 
     Args:
         x: Records, (samples, ...).
         others: Records of the same shape, (others, ...).
-        scale: Positive scale of each feature, or of all.
-        same: Whether `others` are `x` itself: no record is its own neighbour then. Defaults to
-            `False`.
+        scale: Positive scale of each feature, or one scale for all.
+        same: Whether `others` is `x` itself, so that a record is not its own neighbour. Defaults
+            to `False`.
+
+    Raises:
+        ValueError: If `same` is True and there are fewer than 2 records.
     """
     rows, theirs = _flat(x, scale), _flat(others, scale)
     if same and len(rows) < 2:
-        raise ValueError(f"Expected at least 2 records. Received: {len(rows)}")
+        raise ValueError(f"Expected `x` to have at least 2 records. Received: {len(rows)} records")
     lengths = np.einsum("ij,ij->i", theirs, theirs)
     step = max(1, _BLOCK // len(theirs))
     nearest = np.empty(len(rows), dtype=np.int64)
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
-        # Less the block's own lengths, which do not change who is nearest.
+        # Without the block's own squared lengths, which do not affect which record is nearest.
         order = lengths - 2 * (block @ theirs.T)
         if same:
             own = np.arange(len(block))
             order[own, start + own] = np.inf
         nearest[start : start + step] = order.argmin(axis=1)
-    # The products round; the distance itself must be 0 for a copy.
+    # The products are rounded, but the distance of a copy must be exactly 0.
     distances = np.empty(len(rows))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)

@@ -1,4 +1,4 @@
-"""Synthetic reference data from a generator that is trained on the members."""
+"""Synthetic reference data, drawn from a generator trained on the members."""
 
 import dataclasses
 import numbers
@@ -17,27 +17,28 @@ _KINDS = ("auto", "image", "tabular")
 _GENERATORS = {"image": ImageGenerator, "tabular": TableGenerator}
 _AXES = {4: "image", 2: "tabular"}
 _FEWEST_MEMBERS = 10
-# Distances below which samples are near copies: this share of the members is as near to another.
+# By default, samples are near copies up to this quantile of the members' distances to the nearest
+# other member.
 _NEAR_SHARE = 0.01
 _MOST_ROUNDS = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class SyntheticReference:
-    """A reference pool that a generator has drawn, and how near it comes to its members.
+    """A reference pool drawn from a generator, and its distances to the members.
 
-    All of it is derived from the members: treat it like them.
+    All of it is derived from the members: protect it as you protect them.
 
     Attributes:
-        x: Samples, (samples, ...), of the members' shape and dtype.
+        x: Samples, (samples, ...), with the sample shape and dtype of the members.
         distances: Distance of each sample to the nearest member, (samples,), all above
             `min_distance`.
-        member_distances: Distance of each member to the nearest other member, (members,), to
-            compare with.
-        min_distance: Samples at most this far from a member were removed as near copies.
-        num_near_copies: How many were removed, and drawn again.
+        member_distances: Distance of each member to the nearest other member, (members,), for
+            comparison.
+        min_distance: Samples at this distance from a member or nearer were removed as near copies.
+        num_near_copies: Number of near copies that were removed and drawn again.
         kind: `"image"` or `"tabular"`.
-        seed: Seed of generator and draws.
+        seed: Seed of the generator and its draws.
     """
 
     x: np.ndarray
@@ -53,7 +54,7 @@ class SyntheticReference:
         return len(self.x)
 
     def __str__(self) -> str:
-        """Return one line for people."""
+        """Return a summary in one line."""
         return (
             f"{len(self)} synthetic samples ({self.kind}), {self.num_near_copies} near copies "
             f"removed; distance to the nearest member: smallest {self.distances.min():.3g}, "
@@ -73,43 +74,46 @@ def synthesize(
     seed: int | None = None,
     verbose: int | str = 0,
 ) -> SyntheticReference:
-    """Train a generator on the members, and draw a reference pool from it.
+    """Train a generator on the members and draw a reference pool from it.
 
-    For data of which no public sample exists: Shejwalkar & Houmansadr (AAAI 2021) distill with
-    images of a generator that has seen the members. Here it is a small variational autoencoder,
-    convolutional for images. In tables, columns of nothing but 0 and 1 stay so, neighbouring
-    ones that are a one-hot code stay one, and other columns are normal given the code, within
-    the members' range, and whole where the members' are.
+    For private data without public samples: Shejwalkar & Houmansadr (AAAI 2021) distill with
+    images from a generator that was trained on the members. Here the generator is a small
+    variational autoencoder, convolutional for images. In tables, columns that contain only 0 and 1
+    remain binary, and adjacent binary columns that form a one-hot code remain one-hot. Other
+    columns are normal given the latent code, clipped to the range of the members, and rounded if
+    the members' values are whole numbers.
 
-    A generator is not private. Near copies of members are removed, which keeps a member's
-    record itself out of the pool, and proves nothing about what the samples tell. See
+    The generator is not private. Near copies of members are removed, which keeps members'
+    records themselves out of the pool, but proves nothing about what the samples reveal. See
     `docs/protect/synthetic.md`.
 
-    The distance of two records is the root mean square over their features of the difference,
-    divided by the standard deviation: of the column in a table (1 for binary columns), of all
-    pixels for images.
+    The distance between two records is the root mean square, over their features, of the difference
+    divided by the standard deviation: that of the column in a table (1 for binary columns), or
+    that of all pixels in images.
 
     Args:
-        x_members: The members' samples, one array: (members, columns), or
+        x_members: The members' samples, one array of numbers: (members, columns), or
             (members, height, width, channels).
-        size: A float: samples in units of the members, the paper's 0.5, 1.0 or 1.5; an integer:
-            samples. Defaults to 1.0.
-        kind: `"image"`, `"tabular"`, or `"auto"`, by the number of axes. Defaults to `"auto"`.
-        epochs: Passes of the generator over the members. Defaults to 60.
-        batch_size: Samples a step of the generator. Defaults to 64.
-        min_distance: Samples at most this far from a member are removed, at least 0, which
-            removes copies alone. Defaults to `None`: the distance that 1 % of the members have
-            at most from the nearest other member.
-        seed: Integer that repeats the pool. No global generator is set or read. Defaults to
-            `None`: one that nobody can guess.
+        size: Number of samples to draw: an integer, or a float as a multiple of the number of
+            members (0.5, 1.0 and 1.5 in the paper). Defaults to 1.0.
+        kind: String, `"image"`, `"tabular"`, or `"auto"` to decide by the number of axes. Defaults
+            to `"auto"`.
+        epochs: Integer, the generator's passes over the members. Defaults to 60.
+        batch_size: Integer, samples per training step of the generator. Defaults to 64.
+        min_distance: Number of at least 0. Samples at this distance from a member or nearer are
+            removed as near copies; 0 removes exact copies only. Defaults to `None`, the 1 %
+            quantile of the members' distances to the nearest other member.
+        seed: Integer that makes the pool reproducible. No global random generator is used.
+            Defaults to `None`, an unpredictable seed.
         verbose: 0, 1 or 2, as in `keras.Model.fit`. Defaults to 0.
 
     Returns:
         A `SyntheticReference`.
 
     Raises:
-        ValueError: For samples that are no table and no images, not finite or fewer than 10, and
-            for arguments out of range; after training, if nearly all draws are near copies.
+        ValueError: If `x_members` is neither a table nor images, contains values that are not
+            finite or has fewer than 10 samples, or another argument is out of range; after
+            training, if nearly all draws are near copies.
 
     Example:
     >>> import numpy as np
@@ -143,10 +147,10 @@ def synthesize(
 
 
 def synthetic_size(size: float | int, members: int, name: str = "size") -> int:
-    """Number of samples that a size stands for.
+    """Number of samples for a size: an integer, or a float as a multiple of `members`.
 
     Raises:
-        ValueError: If it is not a share above 0 or a whole number of at least 1.
+        ValueError: If `size` is neither a float above 0 nor a whole number of at least 1.
     """
     if isinstance(size, numbers.Integral):
         _validate.integer_at_least(1, **{name: size})
@@ -173,7 +177,7 @@ def _checked_members(x_members: Any, kind: str) -> tuple[np.ndarray, str]:
 def _far_draws(
     generator: Any, members: np.ndarray, count: int, min_distance: float
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Draws that are no near copies, their distances, and how many were removed."""
+    """Draws without near copies, their distances to members, and the number of near copies."""
     kept, distances, removed, missing = [], [], 0, count
     for _ in range(_MOST_ROUNDS):
         drawn = generator.draw(missing)
@@ -187,6 +191,6 @@ def _far_draws(
             return np.concatenate(kept), np.concatenate(distances), removed
     raise ValueError(
         f"Expected {count} samples farther than {min_distance:.3g} from every member. Received: "
-        f"{count - missing} in {_MOST_ROUNDS} rounds, {removed} near copies; lower `min_distance` "
-        "or train fewer epochs"
+        f"{count - missing} samples and {removed} near copies after {_MOST_ROUNDS} rounds; reduce "
+        "`min_distance` or `epochs`"
     )

@@ -1,4 +1,4 @@
-"""Columns of a table: which are binary, which exclude one another, and the ranges of the others."""
+"""Columns of a table: binary ones, one-hot groups, and the ranges of all others."""
 
 import dataclasses
 from typing import Self
@@ -8,18 +8,18 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TableColumns:
-    """What a generator of tables has to know of the columns of its data.
+    """Properties of a table's columns that the generator needs.
 
     Attributes:
-        is_binary: Whether a column holds nothing but 0 and 1, (columns,), bool.
-        groups: Positions of neighbouring binary columns of which exactly one is 1 in every
-            record, such as the one-hot code of a category.
-        is_whole: Whether a column that is not binary holds whole numbers only.
-        mean: Means of the columns.
-        scale: Their standard deviations; 1 for binary and for constant columns.
-        low: Their least values.
-        high: Their largest values.
-        dtype: The dtype of the table.
+        is_binary: Whether each column contains only 0 and 1, (columns,), bool.
+        groups: Positions of adjacent binary columns of which exactly one is 1 in every record,
+            such as the one-hot code of a category.
+        is_whole: Whether each column is not binary and contains only whole numbers, (columns,).
+        mean: Mean of each column, (columns,).
+        scale: Standard deviation of each column, 1 for binary and constant ones, (columns,).
+        low: Smallest value of each column, (columns,).
+        high: Largest value of each column, (columns,).
+        dtype: Dtype of the table.
     """
 
     is_binary: np.ndarray
@@ -33,7 +33,7 @@ class TableColumns:
 
     @classmethod
     def of(cls, table: np.ndarray) -> Self:
-        """Read the columns of a table, (records, columns)."""
+        """Determine the properties of a table, (records, columns)."""
         values = table.astype(np.float64)
         is_binary = ((values == 0) | (values == 1)).all(axis=0)
         scale = values.std(axis=0)
@@ -59,7 +59,7 @@ class TableColumns:
         return len(self.is_binary) - self.num_binary
 
     def encode(self, table: np.ndarray) -> np.ndarray:
-        """Binary columns first, then the others standardised, float32."""
+        """The table as float32: binary columns first, then the others, standardised."""
         real = (table[:, ~self.is_binary] - self.mean[~self.is_binary]) / self.scale[
             ~self.is_binary
         ]
@@ -68,13 +68,16 @@ class TableColumns:
     def draw(
         self, logits: np.ndarray, means: np.ndarray, log_variances: np.ndarray, rng
     ) -> np.ndarray:
-        """Records with these distributions: Bernoulli, one of a group, and normal within range.
+        """Draw records: Bernoulli columns, one-hot groups, and normal columns clipped to the range.
 
         Args:
-            logits: Of the binary columns, (records, binary).
-            means: Of the other columns, standardised, (records, real).
-            log_variances: Of the other columns.
+            logits: Logits of the binary columns, (records, binary).
+            means: Means of the other columns, standardised, (records, real).
+            log_variances: Log variances of the other columns, standardised, (records, real).
             rng: A `numpy.random.Generator`.
+
+        Returns:
+            The records, (records, columns), with the dtype of the table.
         """
         table = np.empty((len(logits), len(self.is_binary)))
         odds = np.zeros(table.shape)
@@ -91,14 +94,14 @@ class TableColumns:
 
 
 def _one_of(odds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One column of each row, by its share of the odds."""
+    """One-hot rows whose column is drawn with probability proportional to `odds`."""
     ends = np.cumsum(odds, axis=1)
     chosen = (rng.random((len(odds), 1)) * ends[:, -1:] >= ends).sum(axis=1)
     return np.eye(odds.shape[1])[np.minimum(chosen, odds.shape[1] - 1)]
 
 
 def _one_hot_groups(values: np.ndarray, is_binary: np.ndarray):
-    """Runs of binary columns, as short as can be, that sum to 1 in every record."""
+    """Yield the shortest runs of binary columns that sum to 1 in every record."""
     start = 0
     while start < len(is_binary):
         end = _end_of_group(values, is_binary, start)
@@ -117,7 +120,7 @@ def _end_of_group(values: np.ndarray, is_binary: np.ndarray, start: int) -> int 
         total += values[:, column]
         if total.max() > 1:
             return None
-        # A column of ones alone is no choice.
+        # A single column of ones is not a group.
         if total.min() == 1 and column > start:
             return column + 1
     return None

@@ -122,7 +122,7 @@ def test_trained_attacks_need_more_samples(audit, samples):
         ({"batch_size": 0}, "`batch_size` to be a whole number of at least 1"),
         ({"verbose": 2}, "`verbose` to be one of 0, 1"),
         ({"slice_trained_attacks": 1}, "`slice_trained_attacks` to be True or False"),
-        ({"from_logits": False}, "`victim|model` .*says from_logits=True"),
+        ({"from_logits": False}, "`victim|model` .*declares from_logits=True"),
     ],
 )
 def test_wrong_settings(settings, message, uncallable, victim, samples):
@@ -230,9 +230,9 @@ WRONG_DATASETS = {
         lambda s: Torn(),
         "`members` and `members labels` to have the same number of samples. Received: 64 and 63",
     ),
-    "endless": (lambda s: dataset(s).batch(64).repeat(), "`members` to end"),
+    "endless": (lambda s: dataset(s).batch(64).repeat(), "`members` to be a finite dataset"),
     "unbatched": (dataset, "`members` to yield batches of shape .* an unbatched dataset"),
-    "empty": (lambda s: dataset(s).batch(64).take(0), "a dataset that yields none"),
+    "empty": (lambda s: dataset(s).batch(64).take(0), "an empty dataset"),
     "one sample": (lambda s: dataset(s).batch(1).take(1), "at least 2 samples"),
     "without labels": (
         lambda s: tf.data.Dataset.from_tensor_slices(s[0][0]).batch(64),

@@ -153,7 +153,7 @@ def frozen_base():
 
 def test_frozen_layers_stay_frozen_and_lose_their_weights_with_a_warning():
     model = frozen_base()
-    with pytest.warns(PrivacyWarning, match="frozen layers pretrained were drawn anew"):
+    with pytest.warns(PrivacyWarning, match="frozen layers pretrained were redrawn"):
         clone = fresh.fresh_model(model)
     assert len(clone.trainable_variables) == len(model.trainable_variables) == 2
     assert fresh.shared_share(clone, model) == 0.0

@@ -180,7 +180,7 @@ def everything(table):
 def refusal(kind, head, policy, loss, added, weights):
     """What is refused before the first step, and the words that name it."""
     if "string" in loss and head in ("logits", "logit"):
-        return "says probabilities|says from_logits=False"  # a loss by its name reads probabilities
+        return "declares probabilities|declares from_logits=False"  # a loss name
     if kind == "dp" and weights != "none":
         return "Expected `sample_weight`|Expected `class_weight`"
     if kind == "dp" and policy == "mixed_float16":
@@ -260,7 +260,7 @@ def test_labels_that_do_not_fit_are_refused_before_the_first_step(kind, y, messa
 @pytest.mark.parametrize("kind", TABLE["kind"])
 def test_losses_and_metrics_of_several_outputs_are_refused(kind):
     loss = crossentropy("logits", "classes")
-    with pytest.raises(ValueError, match="`loss` to hold one entry"):
+    with pytest.raises(ValueError, match="`loss` to have one entry"):
         compiled(wrapped(kind, build("logits")), [loss, loss])
     with pytest.raises(ValueError, match="`metrics` to be a list"):
         wrapped(kind, build("logits")).compile("sgd", loss, metrics={"a": "mse", "b": "mse"})

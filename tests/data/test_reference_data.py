@@ -41,7 +41,7 @@ def test_texts_of_datasets_and_of_arrays_are_the_same():
 
 def test_strings_that_are_no_texts_are_refused():
     dataset = tf.data.Dataset.from_tensors([b"\xff\xd8\xff"])
-    with pytest.raises(ValueError, match="the strings of `x` to be texts in UTF-8"):
+    with pytest.raises(ValueError, match="the strings in `x` to be encoded in UTF-8"):
         list(iterate(dataset, "x"))
     assert len(np.unique(samples.digests(np.array([b"\xff", b"\xfe"])))) == 2
 

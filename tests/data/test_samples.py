@@ -241,7 +241,9 @@ def test_audits_recognize_members_in_another_container(mine, theirs, pair):
     sides = [(CONTAINERS[name](*columns), y) for name in (mine, theirs)]
     with pytest.raises(ValueError, match=r"Received: 60 of 60 nonmembers"):
         audit_membership(two_columns(), *sides, attacks="loss")
-    with pytest.raises(ValueError, match=r"60 of 60 nonmembers|Expected `nonmembers` to be in the"):
+    with pytest.raises(
+        ValueError, match=r"60 of 60 nonmembers|Expected `nonmembers` to have the same structure"
+    ):
         MembershipAudit(*sides)
 
 
@@ -356,9 +358,9 @@ def test_tables_keep_the_types_of_their_columns():
         "age": "i",
         "bmi": "f",
     }
-    with pytest.raises(ValueError, match=r"without the columns \['zip'\].*\['bmi', 'sex'\]"):
+    with pytest.raises(ValueError, match=r"missing columns \['zip'\].*\['bmi', 'sex'\]"):
         samples.checked(table, "x", two_columns(size=1))
-    with pytest.raises(ValueError, match=r"`x` to be named as .*1 are not numbers"):
+    with pytest.raises(ValueError, match=r"`x` to be named like .*1 of its columns are not"):
         samples.checked(table, "x", nets.classifier())
     mixed = pd.DataFrame({"a": [1, 2], "b": [True, False], "c": pd.Series([3, 4], dtype="Int64")})
     one_array = samples.checked(mixed, "x")
@@ -434,9 +436,9 @@ def test_refused_weights(weights, message):
         (np.float32(3), ValueError, "one row per sample"),
         ({"a": np.zeros(3), "b": np.zeros(4)}, ValueError, r"lengths \[3, 4\]"),
         (np.zeros((0, 2)), ValueError, "at least 1 sample. Received: 0 samples"),
-        (np.array([object(), object()]), TypeError, "objects of the types"),
+        (np.array([object(), object()]), TypeError, "objects of types"),
         (np.zeros(3, complex), TypeError, "dtype complex128"),
-        (np.array([b"\xff\xd8"], dtype=object), ValueError, "texts in UTF-8"),
+        (np.array([b"\xff\xd8"], dtype=object), ValueError, "encoded in UTF-8"),
     ],
 )
 def test_refused_samples(x, error, message):

@@ -81,7 +81,7 @@ def test_unknown_value_is_refused():
 
 
 def test_line_cut_short_is_refused():
-    with pytest.raises(ValueError, match="Expected 15 fields"):
+    with pytest.raises(ValueError, match="to have 15 fields"):
         adult.encode([FIRST, FIRST[:7]])
 
 

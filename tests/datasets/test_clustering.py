@@ -32,5 +32,5 @@ def test_one_seed_one_answer():
 
 
 def test_fewer_records_than_classes():
-    with pytest.raises(ValueError, match="Received: records=3, num_classes=4"):
+    with pytest.raises(ValueError, match="Received: num_classes=4"):
         cluster_labels(np.eye(3, dtype=np.float32), 4, seed=0)

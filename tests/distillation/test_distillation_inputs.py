@@ -43,7 +43,7 @@ REFERENCES = {
     "narrow": (lambda x: x[:, :-1], r"`x` to have shape \(None, 12\) .*shape \(96, 11\)"),
     "one axis": (lambda x: x[:, 0], r"`x` to have shape \(None, 12\)"),
     "strings": (lambda x: x.astype(str), "dtype float32, .*dtype <U"),
-    "objects": (lambda x: np.array([object()] * 4), r"objects of the types \['object'\]"),
+    "objects": (lambda x: np.array([object()] * 4), r"objects of types \['object'\]"),
     "two arrays": (lambda x: [x, x], "`x` to be 1 arrays, .*Received: 2"),
     "unequal": (lambda x: [x, x[1:]], r"the same number of rows. Received: lengths \[95, 96\]"),
 }
@@ -64,9 +64,9 @@ def test_refuses_reference_arrays(reference, teacher, student, name, cache):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x: tf.data.Dataset.from_tensor_slices(x), "an unbatched dataset; add"),
-        (lambda x: nets.Pairs(x[:0]), "a dataset that yields none"),
-        (lambda x: batched(x).take(0), "a dataset that yields none"),
+        (lambda x: tf.data.Dataset.from_tensor_slices(x), "an unbatched dataset .*; add"),
+        (lambda x: nets.Pairs(x[:0]), "an empty dataset"),
+        (lambda x: batched(x).take(0), "an empty dataset"),
         (lambda x: batched(x, x[:, 0]), r"labels. .* drop_labels=True .*a dataset of \(x, y\)"),
         (lambda x: nets.Pairs(x, x[:, 0]), "drop_labels=True"),
         (lambda x: batched(x[:, :-1]), r"`x` to have shape \(None, 12\)"),
@@ -82,7 +82,7 @@ def test_refuses_datasets(reference, teacher, student, make, message, cache):
     "make", [lambda x: batched(x).repeat(), lambda x: nets.Pairs(x, endless=True)]
 )
 def test_refuses_endless_datasets(reference, teacher, student, make):
-    assert_refused("an endless dataset; remove", student, make(reference), teacher=teacher)
+    assert_refused("an infinite dataset; remove", student, make(reference), teacher=teacher)
 
 
 def test_an_endless_dataset_with_steps_streams(reference, teacher, student):
@@ -99,7 +99,7 @@ def test_an_endless_dataset_with_steps_streams(reference, teacher, student):
 
 def test_refuses_an_endless_dataset_without_steps(reference, teacher, student):
     endless, settings = batched(reference).repeat(), {"cache": False}
-    assert_refused("endless", student, endless, teacher=teacher, settings=settings)
+    assert_refused("infinite", student, endless, teacher=teacher, settings=settings)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_refuses_an_endless_dataset_without_steps(reference, teacher, student):
     [
         (lambda z: None, "Expected a teacher to ask, or its outputs .* Received: no teacher"),
         (lambda z: z.argmax(axis=1), "the teacher's outputs, floats .*dtype int64"),
-        (lambda z: np.eye(4, dtype=int)[z.argmax(axis=1)], "labels never enter the student phase"),
+        (lambda z: np.eye(4, dtype=int)[z.argmax(axis=1)], "never trained on labels"),
         (lambda z: spoil(z, np.nan), "`y` to be finite. .* for 2 of 96 samples"),
         (lambda z: spoil(z, np.inf), "`y` to be finite. .* for 2 of 96 samples"),
         (lambda z: z[:-1], "`x` and `y` to have the same number of samples. Received: 96 and 95"),
@@ -124,9 +124,7 @@ def test_refuses_outputs(reference, teacher, student, make, message):
 def test_refuses_logits_for_a_softmax_student(reference, teacher):
     student = nets.classifier(activation="softmax", seed=12)
     outputs = np.array(teacher(reference))
-    assert_refused(
-        "`y` to be probabilities, .* Received: .* samples that are not", student, reference, outputs
-    )
+    assert_refused("`y` to be probabilities, .* are not probabilities", student, reference, outputs)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +316,7 @@ VALIDATION = {
         lambda x, y: batched(x),
         "validation_data labels.* no labels",
     ),
-    "dataset of nothing": (lambda x, y: batched(x, y).take(0), "yields none"),
+    "dataset of nothing": (lambda x, y: batched(x, y).take(0), "an empty dataset"),
     "dataset unbatched": (
         lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)),
         "an unbatched dataset",

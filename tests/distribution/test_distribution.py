@@ -57,19 +57,25 @@ def test_addresses():
     [
         ("{", "to be JSON, such as"),
         ("[1]", "to be a JSON object"),
-        (config(cluster=["a:1"]), "an object of jobs as `cluster`"),
-        (config(cluster={"ps": ["a:1"]}), r"Received: jobs \['ps'\]"),
-        (config(cluster={"worker": "a:1"}), "to list addresses for `worker`"),
-        (config(cluster={"worker": []}), "to list addresses for `worker`"),
+        (config(cluster=["a:1"]), "a JSON object of jobs as `cluster`"),
+        (config(cluster={"ps": ["a:1"]}), r"Received: cluster with jobs \['ps'\]"),
+        (config(cluster={"worker": "a:1"}), "to have a list of addresses for `worker`"),
+        (config(cluster={"worker": []}), "to have a list of addresses for `worker`"),
         (config(cluster={"worker": ["a"]}), "of the form host:port. Received: 'a'"),
         (config(cluster={"worker": ["a:x"]}), "of the form host:port. Received: 'a:x'"),
         (config(cluster={"worker": ["a:70000"]}), "of the form host:port"),
-        (config(cluster={"worker": ["a:1", "a:1"]}), "address of its own. Received: 'a:1' twice"),
+        (
+            config(cluster={"worker": ["a:1", "a:1"]}),
+            "a different address for each worker. Received: 'a:1' twice",
+        ),
         (config(cluster={"chief": ["a:1", "b:1"]}), "at most one chief"),
-        (config(task=None), "to say which worker this process is"),
-        (config(task={"type": "worker"}), "to say which worker this process is"),
+        (config(task=None), "to name the worker of this process"),
+        (config(task={"type": "worker"}), "to name the worker of this process"),
         (config(task={"type": "ps", "index": 0}), r"a task `type` among \['worker'\]"),
-        (config(task={"type": "worker", "index": 2}), "`index` from 0 to 1, by the worker"),
+        (
+            config(task={"type": "worker", "index": 2}),
+            "`index` from 0 to 1, one per worker address",
+        ),
         (config(task={"type": "worker", "index": -1}), "`index` from 0 to 1"),
         (config(task={"type": "worker", "index": True}), "`index` from 0 to 1"),
     ],
@@ -128,7 +134,7 @@ def test_a_worker_that_does_not_come():
         thread.join(10)
     assert "within 0.7 seconds" in said[0]
     assert said[0].endswith(f"no answer from worker 2 at 127.0.0.1:{ports[2]}")
-    assert f"worker 0 at 127.0.0.1:{ports[0]}" in said[1]
+    assert f"worker 0 (the chief) at 127.0.0.1:{ports[0]}" in said[1]
 
 
 def test_strangers_do_not_keep_workers_from_meeting():
@@ -153,7 +159,7 @@ def test_strangers_do_not_keep_workers_from_meeting():
 def test_a_port_that_is_taken():
     with socket.create_server(("", 0)) as server:
         taken = server.getsockname()[1]
-        with pytest.raises(ValueError, match=f"127.0.0.1:{taken}': Address already in use; an"):
+        with pytest.raises(ValueError, match=f"127.0.0.1:{taken}' .Address already in use"):
             cluster_on([taken], 0).meet(0.1)
 
 
@@ -270,7 +276,7 @@ def test_a_worker_that_ends_early_is_lost(guarded, code, status):
     assert worker.process.wait(10) == status
 
 
-REPORT = "Worker 0 (host:1) is lost: it has ended before its work was done"
+REPORT = "Worker 0 (host:1) is lost: it ended before its work was done"
 BUSY = {
     "waits": ("threading.Event().wait()", 75),
     "computes": ("while True: pass", 75),
@@ -334,7 +340,9 @@ def test_a_guard_that_is_gone_ends_its_worker(guarded):
     worker = guarded("guard._process.kill(); time.sleep(20)")
     assert worker.heard() == b""
     assert worker.process.wait(10) == 75
-    assert "The process that watches for lost workers is gone" in worker.process.stderr.read()
+    assert (
+        "The process that watches for lost workers has terminated" in worker.process.stderr.read()
+    )
 
 
 def run(code, **environment):

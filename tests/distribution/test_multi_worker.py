@@ -110,7 +110,7 @@ def test_the_others_end_when_a_worker_is_lost(tmp_path, lost):
                 said = workers.output(tmp_path, 3, index)
                 assert f"Worker {lost} (127.0.0.1:" in said
                 assert "is lost" in said
-                assert "Start all workers again" in said
+                assert "Restart all workers" in said
 
 
 def test_a_worker_that_is_lost_while_tensorflow_starts_is_named(tmp_path):
@@ -179,12 +179,12 @@ def test_a_refusal_of_one_worker_is_one_of_all(tmp_path):
     (folder / "thesis.txt").write_text("mine")
     chief, other = refusal(tmp_path, folder)
     assert "thesis.txt" in chief or "Expected `directory`" in chief
-    assert "Another worker has refused" in other
+    assert "Another worker has failed" in other
     (folder / "thesis.txt").unlink()
     with directories.locked(folder, refusal=""):
         chief, other = refusal(tmp_path, folder)
     assert "one run at a time" in chief
-    assert "Another worker has refused" in other
+    assert "Another worker has failed" in other
 
 
 def run_program(*command):

@@ -150,8 +150,8 @@ def test_damaged_files_are_named(folder, name, damage):
     else:
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-    what = {"gone": "is missing", "changed": "has other content than was written"}
-    message = what.get(damage, "bytes where .* were written")
+    what = {"gone": "is missing", "changed": "has changed since"}
+    message = what.get(damage, "bytes instead of")
     with pytest.raises(
         ValueError, match=rf"whole labelled reference\. Received: .*{name}.*{message}"
     ):
@@ -172,7 +172,7 @@ def rewritten(path, change):
 def test_damaged_manifests(folder, make):
     path = folder / "arrays.manifest"
     path.write_bytes(make(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"arrays\.manifest.*damaged or of something else"):
+    with pytest.raises(ValueError, match=r"arrays\.manifest.*damaged or of another type"):
         LabeledReference.load(folder)
 
 
@@ -180,18 +180,18 @@ def test_damaged_manifests(folder, make):
     ("change", "message"),
     [
         (lambda values: values.update(values={}), "values do not belong together"),
-        (lambda values: values.update(values=3), "damaged or of something else"),
+        (lambda values: values.update(values=3), "damaged or of another type"),
         (lambda values: values.update(files={}), "values do not belong together"),
-        (lambda values: values["files"].update(labels_0={}), "damaged or of something else"),
+        (lambda values: values["files"].update(labels_0={}), "damaged or of another type"),
         (lambda values: values["files"]["labels_0"].update(shape=[1 << 60, 9]), "damaged or of"),
-        (lambda values: values["files"]["labels_0"].update(shape=[5, 3]), "bytes where"),
-        (lambda values: values["files"]["labels_0"].update(dtype="|O8"), "damaged or of something"),
+        (lambda values: values["files"]["labels_0"].update(shape=[5, 3]), "bytes instead of"),
+        (lambda values: values["files"]["labels_0"].update(dtype="|O8"), "damaged or of"),
         (lambda values: values["values"].update(samples=7), "values do not belong together"),
         (lambda values: values["values"].update(pool_size="7"), "values do not belong together"),
         (lambda values: values["values"].update(kind={"a": 1}), "values do not belong together"),
         (
             lambda values: values["files"].update({"../x": values["files"].pop("labels_0")}),
-            "damaged or of something else",
+            "damaged or of another type",
         ),
     ],
 )
@@ -256,7 +256,7 @@ def test_a_write_that_breaks_off_leaves_no_whole_one(folder, reference, teacher,
 def test_foreign_folders_are_left_alone(tmp_path, reference, teacher):
     written = labeled_by(teacher, reference)
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="`folder` to be new, empty or one that was written"):
+    with pytest.raises(ValueError, match="empty or an earlier labelled reference"):
         written.save(tmp_path)
     assert os.listdir(tmp_path) == ["thesis.txt"]
     models = tmp_path / "models"

@@ -277,9 +277,9 @@ def test_outputs_may_come_with_a_dataset(pool, teacher):
         (lambda x: {"x": x, "directory": "/nowhere"}, "`directory` to be a folder that exists"),
         (lambda x: {"x": x, "num_samples": 499}, "`x` to have 499 samples.*yielded 500"),
         (lambda x: {"x": x, "y": np.ones(3)}, "`y` and `sample_weight` to be None"),
-        (lambda x: {"x": x.take(0)}, "yields none"),
+        (lambda x: {"x": x.take(0)}, "an empty dataset"),
         (lambda x: {"x": x.unbatch().batch(1).take(1)}, "at least 2 samples"),
-        (lambda x: {"x": x.repeat()}, "endless"),
+        (lambda x: {"x": x.repeat()}, "infinite"),
         (lambda x: {"x": x, "selector": EntropyReferenceSelector(size=9, pool=x)}, "no `pool`"),
         (lambda x: {"x": x.map(lambda s: (s, s[:, 0]))}, "without labels"),
         (lambda x: {"x": x.map(lambda s: s / (s - s[0]))}, "`x` to be finite"),
@@ -304,7 +304,7 @@ def test_batches_must_be_alike(teacher):
             return (batch, None, np.ones(len(batch))) if index == 1 else batch
 
     x = nets.prototypes(150)[0]
-    with pytest.raises(ValueError, match=r"all batches of a dataset to be alike.*others lack"):
+    with pytest.raises(ValueError, match=r"all batches of a dataset to have.*others do not"):
         trainer(teacher).label(Uneven(x))
 
 

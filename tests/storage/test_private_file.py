@@ -70,7 +70,7 @@ def test_every_changed_byte_is_noticed(path):
     for position in range(len(content)):
         content[position] ^= 1
         path.write_bytes(content)
-        with pytest.raises(DamagedFileError, match="its checksum does not fit"):
+        with pytest.raises(DamagedFileError, match="its checksum does not match"):
             private_file.read(path, IDENTITY)
         content[position] ^= 1
 
@@ -78,7 +78,7 @@ def test_every_changed_byte_is_noticed(path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"run": "5e"}, "one.checkpoint is of another run"),
+        ({"run": "5e"}, "one.checkpoint belongs to another run"),
         ({"phase": "student"}, "holds teacher checkpoint 7 instead of student checkpoint 7"),
         ({"number": 8}, "holds teacher checkpoint 7 instead of teacher checkpoint 8"),
         ({"type": "shadow model"}, "holds teacher checkpoint 7 instead of teacher shadow model 7"),
@@ -113,7 +113,7 @@ def test_files_of_version_1_are_refused(tmp_path):
     ):
         path = tmp_path / "old"
         path.write_bytes(content)
-        with pytest.raises(FormatVersionError, match=r"'old' of format version 1\..*start anew"):
+        with pytest.raises(FormatVersionError, match=r"'old' of format version 1\..*start again"):
             private_file.read(path, IDENTITY)
 
 

@@ -222,7 +222,7 @@ def test_sizes_are_shares_or_counts(size, expected):
         ({"batch_size": 0}, "Expected `batch_size` to be a whole number"),
         ({"min_distance": -1.0}, "Expected `min_distance` to be a finite number of at least 0"),
         ({"seed": -1}, "Expected `seed` to be a whole number"),
-        ({"verbose": 3}, "Expected `verbose` to be one of 0, 1, 2"),
+        ({"verbose": 3}, "Expected `verbose` to be one of 'auto', 0, 1, 2"),
         ({"x_members": np.zeros((20, 3, 4))}, "images .* or a table"),
         ({"x_members": {"a": np.zeros((20, 3))}}, "Expected `x_members` to be one array"),
         ({"x_members": np.array([["a"], ["b"]])}, "one array of numbers"),

@@ -129,7 +129,7 @@ def test_a_dataset_that_shuffles_is_refused(tmp_path, part):
     given = {"x": x, "y": y, **resumable.arguments(), part: shuffled}
     if part == "x":
         given["y"] = None
-    with pytest.raises(ValueError, match=f"`{part}` to yield the same order at every reading"):
+    with pytest.raises(ValueError, match=f"`{part}` to yield samples in the same order"):
         trainer_in(tmp_path / "run").fit(**given)
     assert not (tmp_path / "run").exists()
 
@@ -304,10 +304,10 @@ def test_files_of_something_else_are_not_taken(tmp_path, whole):
     messages = " ".join(str(warning.message) for warning in caught)
     for expected in (
         f"student-000006.checkpoint holds teacher checkpoint {number} instead of student",
-        "student-000005.checkpoint is of another run",
+        "student-000005.checkpoint belongs to another run",
         "student-000004.checkpoint holds student checkpoint 3 instead of student checkpoint 4",
         "'student-old.checkpoint' in `directory` is not a checkpoint that a run has written",
-        "arrays.manifest is of another run",
+        "arrays.manifest belongs to another run",
     ):
         assert expected in messages
 
@@ -316,7 +316,7 @@ def test_directories_of_format_version_1_are_refused(tmp_path):
     manifest = {"format": "keras_dmp.run", "format_version": 1, "seed": 3}
     (tmp_path / "run.json").write_text(json.dumps(manifest, indent=1))
     for call in (lambda: fit(trainer_in(tmp_path)), trainer_in(tmp_path).purge):
-        with pytest.raises(ValueError, match=r"'run\.json' of format version 1\..*start anew"):
+        with pytest.raises(ValueError, match=r"'run\.json' of format version 1\..*start again"):
             call()
     assert names(tmp_path) == ["run.json"]
 

@@ -205,7 +205,7 @@ def test_functions_that_remember_are_refused(kind):
         (keras.callbacks.CSVLogger("log.csv"), "append=True with `directory`.*append=False"),
         (
             keras.callbacks.BackupAndRestore("backup"),
-            "leave resuming to `directory`. Received: BackupAndRestore",
+            "Received: a BackupAndRestore",
         ),
     ],
     ids=["code", "class method", "object", "CSVLogger", "BackupAndRestore"],
@@ -274,5 +274,5 @@ def test_what_cannot_be_put_back_is_told():
     callback_state.set_state(Chooses(), state)
     callback = Chooses()
     callback.made_up = 5
-    with pytest.warns(UserWarning, match="`made_up` of the callback Chooses was made"):
+    with pytest.warns(UserWarning, match="`made_up` of the callback Chooses was created"):
         assert callback_state.state_of(callback, attributes) == {"compare": None, "seen": 1}

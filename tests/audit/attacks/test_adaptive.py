@@ -216,7 +216,7 @@ def test_attacks_a_student_of_the_whole_defense():
         ({"reference": draw(400, 2)[0]}, "`reference` and `nonmembers` to share no records"),
         ({"reference": draw(400, 1)[0][:, :2]}, "`reference` to have shape"),
         ({"reference": draw(400, 3)[0] * np.nan}, "`reference` to be finite"),
-        ({"from_logits": False}, "says probabilities"),
+        ({"from_logits": False}, "declares probabilities"),
     ],
 )
 def test_bad_input(null, change, message):

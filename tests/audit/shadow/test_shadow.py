@@ -298,7 +298,7 @@ def test_jobs_of_another_audit_are_not_taken(tmp_path):
     whole = files(tmp_path / "mine")
     for name in ("model_00001.job", "model_00002.job"):
         shutil.copy(tmp_path / "others" / name, tmp_path / "mine" / name)
-    with pytest.warns(UserWarning, match="is of another run") as caught:
+    with pytest.warns(UserWarning, match="belongs to another run") as caught:
         quiet(audit_in(tmp_path / "mine", num_shadow_models=4))
     assert len(caught) == 2
     assert files(tmp_path / "mine") == whole
@@ -349,7 +349,7 @@ def test_a_directory_of_other_data_or_of_something_else(tmp_path):
     with pytest.raises(ValueError, match=r"data is '.*' there and '.*' here"):
         ShadowAudit(ridge, x, y, directory=tmp_path / "audit")
     (tmp_path / "audit" / "shadow_audit.manifest").write_text("{")
-    with pytest.raises(ValueError, match="damaged or something else"):
+    with pytest.raises(ValueError, match="damaged or of another type"):
         audit_in(tmp_path / "audit")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"")
