@@ -66,12 +66,65 @@ def single(outputs: Any) -> Any:
     return leaves[0] if len(leaves) == 1 else outputs
 
 
+def build(model: keras.Model, x: Any) -> None:
+    """Create the variables of a model that waits for its first call, for batches of any size.
+
+    A call with samples would fix the number of them as the model's batch size.
+
+    Args:
+        model: A model, built or not.
+        x: A few samples, a structure of arrays.
+
+    Raises:
+        ValueError: For a model that can only be built for batches of the size of `x`.
+    """
+    if model.built:
+        return
+    specs = keras.tree.map_structure(_any_batch, x)
+    with strategy_of(model).scope():
+        try:
+            model(specs, training=False)
+        except Exception:  # Any layer of a user's own that cannot be computed without values.
+            model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False)
+    require_any_batch_size(model)
+
+
+def require_any_batch_size(model: keras.Model) -> None:
+    """Raise ValueError for a model whose inputs have the size of one batch."""
+    sizes = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or []}
+    if sizes - {None}:
+        raise ValueError(
+            f"Expected model {model.name!r} to take batches of any size: give it a `keras.Input` "
+            f"without `batch_size`. Received: a model of batch size {sizes.pop()}"
+        )
+
+
 def call(model: keras.Model, x: Any) -> np.ndarray | Any:
     """Outputs for a few samples, without compiling anything; it builds an unbuilt model."""
+    build(model, x)
     # Where variables are made, they are the strategy's.
     with strategy_of(model).scope():
         outputs = single(model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False))
     return tf.cast(outputs, tf.float32).numpy() if tf.is_tensor(outputs) else outputs
+
+
+def require_taken(model: keras.Model, x: Any, name: str) -> None:
+    """Raise ValueError unless the model computes outputs for samples in the form of `x`.
+
+    Args:
+        model: A classifier; it is built if it was not.
+        x: A few samples, a structure of arrays.
+        name: What messages call them.
+    """
+    try:
+        call(model, arrays.take(x, slice(0, 2)))
+    except (tf.errors.OpError, AttributeError, KeyError, TypeError, ValueError) as error:
+        first_lines = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"Expected `{name}` to be samples that model {model.name!r} takes, in the same form as "
+            f"it takes them everywhere else. Received: {arrays.describe(x)}, for which it raised "
+            f"{type(error).__name__}: {first_lines}"
+        ) from error
 
 
 def predict(
@@ -102,6 +155,11 @@ def predict(
         outputs[start : start + batch_size] = part
         bar.update(step + 1)
     return outputs
+
+
+def _any_batch(leaf: np.ndarray) -> keras.KerasTensor:
+    dtype = "string" if leaf.dtype.kind in "US" else leaf.dtype.name
+    return keras.KerasTensor((None, *leaf.shape[1:]), dtype)
 
 
 def labeling_batch_size(x: Any) -> int:

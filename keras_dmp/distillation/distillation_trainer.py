@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 
 from keras_dmp import _validate
+from keras_dmp._classifier import kind as kinds
 from keras_dmp._classifier.forward import single
-from keras_dmp._classifier.kind import output_kind, require_model, resolve_output_kind
 from keras_dmp._classifier.labels import one_hot_labels
 from keras_dmp._classifier.logits import harden, one_hot_choice
 from keras_dmp._classifier.losses import cross_entropy
@@ -22,8 +22,13 @@ from keras_dmp._training.labeled_data import checked_validation
 from keras_dmp._training.loop import ResidentLoop
 from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp.distillation.labeler import Labeler
-from keras_dmp.distillation.metrics import for_one_hot_labels
-from keras_dmp.distillation.settings import require_settings, require_storage
+from keras_dmp.distillation.metrics import for_one_hot_labels, require_metrics
+from keras_dmp.distillation.settings import (
+    require_compile,
+    require_fit,
+    require_settings,
+    require_storage,
+)
 from keras_dmp.distribution import replicas
 from keras_dmp.losses import SoftTargetKLDivergence
 from keras_dmp.reference import labeling
@@ -119,8 +124,9 @@ class DistillationTrainer(ClassifierWrapper):
         distribution_strategy: tf.distribute.Strategy | None = None,
         **kwargs: Any,
     ):
-        require_model(student, "student")
+        kinds.require_model(student, "student")
         require_settings(temperature, labels, compensate_temperature)
+        kinds.require_from_logits(from_logits)
         _validate.boolean(cache=cache, drop_labels=drop_labels)
         require_storage(label_format, memory_limit)
         with replicas.chosen({"student": student}, distribution_strategy).scope():
@@ -140,7 +146,7 @@ class DistillationTrainer(ClassifierWrapper):
 
     def attach_teacher(self, teacher: keras.Model) -> None:
         """Set the teacher whose predictions `fit` asks for; it is not saved with the trainer."""
-        require_model(teacher, "teacher")
+        kinds.require_model(teacher, "teacher")
         require_separate(self.student, teacher)
         self._source = Untracked(teacher)
         # A traced step may hold the teacher before.
@@ -175,13 +181,21 @@ class DistillationTrainer(ClassifierWrapper):
                 from memory, in one replica on a CPU; results agree up to rounding. All else takes
                 Keras' loop, which on a GPU compiles and prefetches. Defaults to `True`.
         """
-        _validate.boolean(fast_loop=fast_loop)
+        require_compile(
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+            fast_loop=fast_loop,
+        )
+        require_metrics(metrics, "metrics")
+        require_metrics(weighted_metrics, "weighted_metrics")
         if loss is not None:
             raise ValueError(
                 "Expected `loss` to be None: DistillationTrainer minimises "
                 f"SoftTargetKLDivergence(temperature={self.temperature}). Received: loss={loss!r}"
             )
-        kind = self._kind or resolve_output_kind(
+        kind = self._kind or kinds.resolve_output_kind(
             self.student, "student", from_logits=self.from_logits, required=False
         )
         self.fast_loop = fast_loop
@@ -258,9 +272,16 @@ class DistillationTrainer(ClassifierWrapper):
             ValueError: Before the first step, for anything that cannot be trained on.
         """
         self.require_compiled()
-        if batch_size is not None:
-            _validate.integer_at_least(1, batch_size=batch_size)
-        _validate.integer_at_least(0, epochs=epochs)
+        _validate.integer_at_least(0, epochs=epochs, initial_epoch=initial_epoch)
+        require_fit(
+            shuffle=shuffle,
+            validation_freq=validation_freq,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+        )
+        verbose = _validate.verbosity(verbose)
         callbacks = callback_state.as_list(callbacks)
         selector = selector_among(callbacks)
         arguments = {
@@ -289,7 +310,7 @@ class DistillationTrainer(ClassifierWrapper):
         source, kind = labeler.open(x, y, sample_weight)
         self._use_kind(kind)
         arguments["validation_data"] = self._checked(validation_data)
-        data = labeler.narrowed(source, kind, selector, verbose=verbose in (1, "auto"))
+        data = labeler.narrowed(source, kind, selector, verbose=verbose == 1)
         batches = ResidentBatches(
             data.columns(),
             batch_size=batch_size or data.batch_size or 32,
@@ -359,7 +380,7 @@ class DistillationTrainer(ClassifierWrapper):
         if not self._is_checked(x):
             if self._kind is None:
                 sample = samples.first(x, "x", self.student)
-                self._kind = output_kind(self.student, "student", sample, self.from_logits)
+                self._kind = kinds.output_kind(self.student, "student", sample, self.from_logits)
             given = x if is_dataset(x) else (x, y)
             data = checked_validation(given, self.student, self._kind)
             x, y = (x, y) if is_dataset(x) else data
@@ -369,7 +390,9 @@ class DistillationTrainer(ClassifierWrapper):
         """Take one step on a batch of reference samples."""
         x, outputs, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if self._kind is None:  # `train_on_batch` before any `fit`
-            self._kind = resolve_output_kind(self.student, "student", from_logits=self.from_logits)
+            self._kind = kinds.resolve_output_kind(
+                self.student, "student", from_logits=self.from_logits
+            )
         if outputs.shape[-1] == 0:
             outputs = single(self._source.held(x, training=False))
         if self.labels == "hard":
@@ -400,10 +423,6 @@ class DistillationTrainer(ClassifierWrapper):
         if y is not None:
             y = one_hot_choice(y, from_logits=self._kind.from_logits)
         return super().compute_metrics(x, y, y_pred, sample_weight)
-
-    def get_config(self) -> dict:
-        """Return the arguments that rebuild this trainer, without its teacher."""
-        return super().get_config()
 
     def _labeler(self) -> Labeler:
         return Labeler(

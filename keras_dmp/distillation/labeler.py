@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp._classifier import forward
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._classifier.pair import settle
 from keras_dmp._data import arrays as _arrays
@@ -56,6 +57,7 @@ class Labeler:
             drop_labels=self.drop_labels,
             num_samples=num_samples,
         )
+        forward.require_taken(self.student, source.first.x, "x")
         return source, self._kind(source.first.x, source.first.y)
 
     def label(
@@ -126,6 +128,7 @@ class Labeler:
                 + ("a selector" if selector is not None else "y or sample_weight")
             )
         first = first_unlabeled(dataset, self.student, drop_labels=self.drop_labels)
+        forward.require_taken(self.student, first, "x")
         return batches.with_pending_outputs(dataset), self._kind(first, None)
 
     def _ready(

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp._classifier.kind import require_from_logits
 from keras_dmp.reference import labeling
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.pool import ReferenceSource, count
@@ -96,7 +97,8 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             )
         if size is None and fraction is None and max_entropy is None:
             raise ValueError(
-                "Expected one of `size`, `fraction` and `max_entropy`. Received: none of them"
+                "Expected at least one of `size`, `fraction` and `max_entropy`. "
+                "Received: size=None, fraction=None, max_entropy=None"
             )
         if size is not None:
             _validate.integer_at_least(1, size=size)
@@ -109,6 +111,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         _validate.integer_at_least(0, seed=seed)
         _validate.one_of(_ORDERS, order=order)
         _validate.boolean(balance_classes=balance_classes)
+        require_from_logits(from_logits)
         self.size = size
         self.fraction = fraction
         self.max_entropy = max_entropy

@@ -9,7 +9,11 @@ import keras
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp.distillation.settings import require_settings, require_storage
+from keras_dmp._classifier.kind import require_from_logits
+from keras_dmp.distillation.settings import (
+    require_settings,
+    require_storage,
+)
 from keras_dmp.distribution import workers as _workers
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import fingerprint, phases, run_directory
@@ -101,7 +105,7 @@ class DMPTrainer:
         memory_limit: int | None = None,
     ):
         require_parts(model, teacher, seed, directory, distribution_strategy)
-        if selector == _LOWEST_HALF:
+        if isinstance(selector, str) and selector == _LOWEST_HALF:
             selector = EntropyReferenceSelector(fraction=0.5)
             self._selector_is_default = True
         elif selector is None or isinstance(selector, EntropyReferenceSelector):
@@ -111,6 +115,7 @@ class DMPTrainer:
                 "Expected `selector` to be an EntropyReferenceSelector, None for all reference "
                 f"samples, or {_LOWEST_HALF!r}. Received: selector={selector!r}"
             )
+        require_from_logits(from_logits)
         require_settings(temperature, labels, compensate_temperature)
         require_storage(label_format, memory_limit)
         self._model = model
@@ -303,13 +308,14 @@ class DMPTrainer:
         """
         from keras_dmp.trainer import sweeping
 
-        arguments = FitArguments(x=x, y=y, reference=reference, **fit)
+        arguments = FitArguments.read(x=x, y=y, reference=reference, **fit)
         if x is None:
             raise ValueError("Expected `x` to be the members, for the audit. Received: x=None")
         if selector_among(arguments.callbacks) is not None:
             raise ValueError(
-                "Expected `callbacks` without an EntropyReferenceSelector: `sizes` and `orders` "
-                "say what is chosen. Received: one"
+                "Expected `callbacks` without an EntropyReferenceSelector, since `sizes` and "
+                "`orders` decide what is chosen: remove it. Received: "
+                f"callbacks={arguments.callbacks!r}"
             )
         fixed = {k: of for k, of in self._settings.items() if k not in ("temperature", "labels")}
         compensate = fixed["compensate_temperature"]
@@ -379,6 +385,7 @@ class DMPTrainer:
                 arguments,
                 loss=self._compiled.loss,
                 from_logits=self._from_logits,
+                label_format=self._settings["label_format"],
                 selectors=[selector for selector in selectors if selector is not None],
             )
             directory = self._opened_directory(plan, arguments, more)
@@ -401,12 +408,13 @@ class DMPTrainer:
         """The three phases, on data that has been checked."""
         history = keras.callbacks.History()
         history.history = {}
+        # Made and compiled before the teacher is trained: what is wrong with it shows now.
+        student = run.plan.student
+        distiller = run.distiller(student, **self._settings)
         if not run.teacher_is_ready:
             trained = phases.train_teacher(run)
             history.history |= {f"teacher_{key}": of for key, of in trained.history.items()}
             self._teacher = run.plan.teacher
-        student = run.plan.student
-        distiller = run.distiller(student, **self._settings)
         (labeled,) = phases.label(run, distiller, [selector_among(run.arguments.callbacks)])
         trained = phases.train_student(run, distiller, labeled)
         self._student = student

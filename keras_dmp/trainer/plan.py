@@ -6,11 +6,12 @@ from typing import Any
 
 import keras
 
-from keras_dmp._classifier import fresh, outputs
+from keras_dmp._classifier import forward, fresh, outputs
 from keras_dmp._classifier.kind import output_kind
 from keras_dmp._data import arrays, batches, samples
 from keras_dmp._training import callback_state
 from keras_dmp._training.labeled_data import LabeledData, require_fixed_order
+from keras_dmp.reference.label_format import require_format_for
 from keras_dmp.reference.pool import ReferencePool
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import overlap
@@ -51,6 +52,7 @@ def prepare(
     *,
     loss: Any,
     from_logits: bool | None,
+    label_format: str | int | None,
     selectors: Iterable[EntropyReferenceSelector],
 ) -> Plan:
     """Build the models, read the data once, and check all of it before any training.
@@ -59,8 +61,9 @@ def prepare(
         model: What builds teacher and student.
         ready_teacher: A trained teacher, or None.
         arguments: The data, as `DMPTrainer.fit` was given it.
-        loss: The compiled loss, which may tell what outputs are.
-        from_logits: What the user says of that.
+        loss: The compiled loss, which may show whether outputs are logits.
+        from_logits: Whether they are, if the user has declared it.
+        label_format: How the teacher's outputs will be kept.
         selectors: Selectors that will choose from the reference.
 
     Raises:
@@ -72,7 +75,10 @@ def prepare(
     source, name = (reference, "reference") if x is None else (x, "x")
     sample = arrays.take(samples.first(source, name, student), _SAMPLE)
     teacher, student = fresh.teacher_and_student(model, ready_teacher, student, sample)
+    forward.require_taken(student, sample, name)
     kind = output_kind(student, "model", sample, from_logits, loss=loss)
+    arguments.require_class_weight_for(kind.num_classes)
+    require_format_for(label_format, kind)
     if ready_teacher is not None:
         of_teacher = output_kind(teacher, "teacher", sample, from_logits)
         outputs.require_same_kind(of_teacher, kind)
@@ -92,6 +98,7 @@ def prepare(
     pool = ReferencePool.read(reference, "reference", student)
     if known is not None:
         samples.require_alike(pool.first, sample, "reference", "x", student)
+    forward.require_taken(student, pool.first, "reference")
     for selector in selectors:
         selector.require_narrows(pool.num_samples)
     if arguments.validation_data is not None:
@@ -171,4 +178,6 @@ def read_labeled(
         if batches.is_dataset(data)
         else keras.utils.unpack_x_y_sample_weight(data)
     )
-    return LabeledData.read(*columns, names=samples.Names.of(name), model=model, kind=kind)
+    read = LabeledData.read(*columns, names=samples.Names.of(name), model=model, kind=kind)
+    forward.require_taken(model, samples.first(read.x, name, model), name)
+    return read

@@ -111,9 +111,10 @@ def sweep(
             students have diverged. A warning tells of one that has.
     """
     _require_auditable(run, nonmembers)
+    labeler = run.distiller(run.plan.student, **settings)
     if not run.teacher_is_ready:
         phases.train_teacher(run)
-    labeled = phases.label(run, run.distiller(run.plan.student, **settings), selectors)
+    labeled = phases.label(run, labeler, selectors)
     start = [keras.ops.convert_to_numpy(variable) for variable in run.plan.student.variables]
     undefended = _audit(run, run.plan.teacher, nonmembers, "undefended")
     points = []
