@@ -70,7 +70,7 @@ class Criteria:
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Selection:
     """What was chosen from a pool.
 

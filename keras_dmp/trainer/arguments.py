@@ -60,7 +60,7 @@ def require_parts(
         replicas.require_strategy(distribution_strategy)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class FitArguments:
     """The arguments of `DMPTrainer.fit`, callbacks as flat lists; see there."""
 

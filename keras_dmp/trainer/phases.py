@@ -23,7 +23,7 @@ from keras_dmp.trainer.run_directory import RunDirectory
 _TEACHER, _STUDENT = 1, 2
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
     """What the phases work with.
 

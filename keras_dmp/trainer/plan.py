@@ -20,7 +20,7 @@ from keras_dmp.trainer.arguments import FitArguments
 _SAMPLE = slice(0, 256)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Plan:
     """Models and data of one run.
 

@@ -345,5 +345,5 @@ def test_refuses_settings(teacher, settings, message):
 
 
 def test_refuses_to_keep_as_many_classes_as_there_are(pool, teacher):
-    with pytest.raises(ValueError, match="`label_format` to be below 4, .*label_format=4"):
+    with pytest.raises(ValueError, match=r"`label_format` to be below 4, .*label_format=4"):
         trainer(teacher, label_format=4).label(pool)
