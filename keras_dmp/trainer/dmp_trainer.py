@@ -432,7 +432,8 @@ class DMPTrainer:
         require_resumable(plan, arguments)
         ready = self._given_teacher
         settings = {"from_logits": plan.kind.from_logits, "seed": self._seed}
-        selector = self.selector or selector_among(arguments.callbacks)
+        # One among the callbacks takes the place of the default.
+        selector = selector_among(arguments.callbacks) or self.selector
         configuration = {
             **fingerprint.of_data(plan),
             "teacher": None if ready is None else fingerprint.of_weights(ready),

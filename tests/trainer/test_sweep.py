@@ -1,6 +1,9 @@
 """A sweep: one teacher, one labelling, a student a point, and what it says of them."""
 
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import nets
@@ -272,3 +275,14 @@ def test_members_need_labels_with_a_ready_teacher_too(split, monkeypatch):
 def test_unknown_arguments(split):
     with pytest.raises(TypeError, match="epoch"):
         sweep(split, epoch=3)
+
+
+def test_sweeps_load_without_tensorflow(found, tmp_path):
+    found.save(tmp_path / "sweep.json")
+    script = (
+        "import sys; from keras_dmp.trainer import Sweep; Sweep.load(sys.argv[1]); "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    command = [sys.executable, "-c", script, str(tmp_path / "sweep.json")]
+    subprocess.run(command, env=environment, check=True)
