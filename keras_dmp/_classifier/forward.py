@@ -76,27 +76,21 @@ def build(model: keras.Model, x: Any) -> None:
         x: A few samples, a structure of arrays.
 
     Raises:
-        ValueError: For a model that can only be built for batches of the size of `x`.
+        ValueError: For a Sequential model that Keras cannot build without values.
     """
     if model.built:
         return
-    specs = keras.tree.map_structure(_any_batch, x)
     with strategy_of(model).scope():
         try:
-            model(specs, training=False)
-        except Exception:  # Any layer of a user's own that cannot be computed without values.
+            model(keras.tree.map_structure(_any_batch, x), training=False)
+        except Exception as error:  # A user's own layer may raise anything without values.
+            if isinstance(model, keras.Sequential):
+                raise ValueError(
+                    f"Expected model {model.name!r} to start with a `keras.Input`, or to be of "
+                    "layers that Keras can build from shapes alone. Received: a model without, for "
+                    f"which this raised {type(error).__name__}: {_shortened(error)}"
+                ) from error
             model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False)
-    require_any_batch_size(model)
-
-
-def require_any_batch_size(model: keras.Model) -> None:
-    """Raise ValueError for a model whose inputs have the size of one batch."""
-    sizes = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or []}
-    if sizes - {None}:
-        raise ValueError(
-            f"Expected model {model.name!r} to take batches of any size: give it a `keras.Input` "
-            f"without `batch_size`. Received: a model of batch size {sizes.pop()}"
-        )
 
 
 def call(model: keras.Model, x: Any) -> np.ndarray | Any:
@@ -119,11 +113,10 @@ def require_taken(model: keras.Model, x: Any, name: str) -> None:
     try:
         call(model, arrays.take(x, slice(0, 2)))
     except (tf.errors.OpError, AttributeError, KeyError, TypeError, ValueError) as error:
-        first_lines = " ".join(str(error).split())[:200]
         raise ValueError(
             f"Expected `{name}` to be samples that model {model.name!r} takes, in the same form as "
             f"it takes them everywhere else. Received: {arrays.describe(x)}, for which it raised "
-            f"{type(error).__name__}: {first_lines}"
+            f"{type(error).__name__}: {_shortened(error)}"
         ) from error
 
 
@@ -155,6 +148,10 @@ def predict(
         outputs[start : start + batch_size] = part
         bar.update(step + 1)
     return outputs
+
+
+def _shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _any_batch(leaf: np.ndarray) -> keras.KerasTensor:

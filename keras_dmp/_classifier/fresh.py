@@ -158,6 +158,8 @@ def _random_weights(model: keras.Model):
 
 
 def _fresh_layer(layer: keras.Layer) -> keras.Layer:
+    if isinstance(layer, keras.Sequential) and (inputs := _inputs_of_any_batch(layer)) is not None:
+        return keras.models.clone_model(layer, inputs, clone_function=_fresh_layer)
     return type(layer).from_config(_without_seeds(layer.get_config()))
 
 

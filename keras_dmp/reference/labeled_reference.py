@@ -118,7 +118,7 @@ class LabeledReference:
 
     @property
     def decode(self) -> Callable[[tuple], tuple] | None:
-        """Function that decodes labels in a batch of `columns`; None if they are float32 already."""
+        """Function that decodes labels in a batch of `columns`; None if they are float32."""
         return None if self.label_format.name == "float32" else _Decoder(self.label_format)
 
     def save(self, path: str | os.PathLike) -> None:

@@ -1,5 +1,7 @@
 """The default of `DMPTrainer`: the half of the reference with the lowest entropy."""
 
+import json
+
 import keras
 import nets
 import numpy as np
@@ -70,10 +72,16 @@ def test_the_warning_names_the_remedy(split):
 
 
 def test_a_run_resumes(tmp_path):
-    settings = {"selector": "lowest_half"}
-    whole = resumable.resumed(tmp_path / "whole", **settings)
-    resumable.broken_off(tmp_path / "run", student=0, **settings)
-    assert resumable.resumed(tmp_path / "run", **settings) == whole
+    def run(name, **changes):
+        trainer = resumable.trainer_in(tmp_path / name, selector="lowest_half")
+        return resumable.fit(trainer, **changes)
+
+    stopping = resumable.BreakOff(0)
+    with pytest.raises(KeyboardInterrupt):
+        run("run", callbacks=[*resumable.arguments()["callbacks"], stopping])
+    resumed = run("run", callbacks=[*resumable.arguments()["callbacks"], stopping])
+    assert json.loads(resumed)[-1][0]
+    assert resumed == run("whole")
 
 
 def test_a_run_with_another_selector_among_the_callbacks_is_refused(split, tmp_path):

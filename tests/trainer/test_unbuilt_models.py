@@ -115,5 +115,5 @@ def test_a_model_that_needs_values_to_be_built_is_refused():
             return tf.convert_to_tensor(x.numpy()) if hasattr(x, "numpy") else x.values
 
     model = keras.Sequential([NeedsValues(), keras.layers.Dense(3)])
-    with pytest.raises(ValueError, match=r"give it a `keras\.Input`.*Received: .* batch size 6"):
+    with pytest.raises(ValueError, match=r"to start with a `keras\.Input`"):
         forward.build(model, np.zeros((6, 4), "float32"))
