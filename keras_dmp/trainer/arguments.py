@@ -125,7 +125,7 @@ class FitArguments:
         return dataclasses.replace(self, callbacks=callbacks)
 
     def refuse_for_ready_teacher(self) -> None:
-        """Raise ValueError for what would train a teacher."""
+        """Raise ValueError for arguments that would train a teacher."""
         for name in _OF_TEACHER:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, list) and not value):
@@ -151,7 +151,7 @@ class FitArguments:
         return arguments
 
     def in_fingerprint(self) -> dict[str, Any]:
-        """What the result depends on besides data and callbacks."""
+        """Arguments that the result depends on, besides data and callbacks."""
         return {name: getattr(self, name) for name in _IN_FINGERPRINT}
 
 
@@ -252,13 +252,13 @@ class Compiled:
         )
 
     def for_labels(self, phase: str) -> dict[str, Any]:
-        """Arguments for a model that learns labels, optimizer and metrics new."""
-        # The student's is what it is released with.
+        """Arguments for a model that learns labels, with fresh optimizer and metrics."""
+        # The student is released with the user's own loss.
         loss = replicas.whole_batch(self.loss) if phase == "teacher" else self.loss
         return {**self._for_phase(phase), "loss": loss}
 
     def for_distillation(self, labels: Any) -> dict[str, Any]:
-        """Arguments for a `DistillationTrainer`, whose loss is given.
+        """Arguments for a `DistillationTrainer`, whose loss is fixed.
 
         Args:
             labels: Some labels in the form that the user's loss and metrics take.

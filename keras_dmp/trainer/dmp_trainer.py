@@ -44,19 +44,19 @@ class DMPTrainer:
         model: A callable that builds a fresh classifier, or a Keras model. A model is cloned
             with fresh weights for teacher and student, its adapted preprocessing kept; for
             pretrained weights pass a callable.
-        teacher: A trained classifier to use as it is. Defaults to `None`: one is trained.
+        teacher: A trained classifier to use unchanged. Defaults to `None`: one is trained.
         selector: An `EntropyReferenceSelector`, or `None` for all reference samples. Defaults to
             `"lowest_half"`: the half of the pool with the lowest prediction entropy, the paper's
-            rule. A selector among the callbacks of `fit` takes its place.
-        temperature: Finite number above 0, of the distillation. Defaults to 1.
+            rule, and at least two samples. A selector among the callbacks of `fit` takes its place.
+        temperature: Number from 1e-6 to 1e6, of the distillation. Defaults to 1.
         labels: `"soft"` or `"hard"` teacher labels. Defaults to `"soft"`.
         compensate_temperature: Boolean. Whether to multiply the student's loss by
             `temperature ** 2`. Defaults to `False`.
         from_logits: Whether the classifier returns logits. Defaults to `None`: read from the
             compiled loss, the last activation or the values.
         seed: Integer that fixes the whole of `fit` through `keras.utils.set_random_seed`.
-            Defaults to `None`: the global state as it is.
-        directory: A folder for checkpoints, with which a `fit` that was killed goes on when it
+            Defaults to `None`: the global generators are left as they are.
+        directory: A folder for checkpoints, with which a `fit` that was killed is resumed when it
             is called again, to the same student bit for bit on a CPU. It is private: only its
             owner can read it, and `purge` removes it. It needs a `seed`. Defaults to `None`:
             nothing is written.
@@ -208,7 +208,7 @@ class DMPTrainer:
 
         Args:
             x: The private members: arrays, `tf.data.Dataset` or `PyDataset` of `(x, y)`. With
-                a ready teacher it may be None; if given, it serves the overlap check.
+                a ready teacher it may be None; otherwise it is used for the overlap check.
             y: Labels of the members.
             batch_size: Samples per step of both phases; a dataset of members keeps its own.
                 Defaults to that of the reference dataset, or 32.
@@ -222,7 +222,7 @@ class DMPTrainer:
             teacher_callbacks: Callbacks of the teacher phase. What they write is private.
             validation_data: `(x, y)`, `(x, y, sample_weight)` or a dataset, for both phases; no
                 members.
-            shuffle: Whether each epoch has an order of its own.
+            shuffle: Boolean. Whether each epoch has its own order.
             class_weight: Weight of each class in the teacher's loss.
             sample_weight: Weight of each member in the teacher's loss.
             validation_batch_size: As in `keras.Model.fit`.
@@ -239,7 +239,7 @@ class DMPTrainer:
         Raises:
             ValueError: Before any training, for data or models that do not fit together, and for
                 a `directory` of other data or settings.
-            RuntimeError: If another run is at work in `directory`.
+            RuntimeError: If another run is using `directory`.
         """
         arguments = FitArguments(
             x=x,
@@ -284,8 +284,8 @@ class DMPTrainer:
         """Train one teacher, label once, and train and audit a student for each combination.
 
         With a `seed` a point is what `fit` gives with its settings. Temperature, labels and
-        selector of the trainer are not looked at, but for the selector's `balance_classes`
-        and `seed`.
+        selector of the trainer are ignored, except for the selector's `balance_classes` and
+        `seed`.
 
         Args:
             x: The private members, as in `fit`; the audit needs them with a ready teacher too.
@@ -328,10 +328,10 @@ class DMPTrainer:
             return found
 
     def purge(self) -> None:
-        """Remove `directory` with all that runs have written there; the student stays in memory.
+        """Remove `directory` and everything in it; the student stays in memory.
 
         Raises:
-            RuntimeError: If a run is at work there.
+            RuntimeError: If a run is using it.
             ValueError: If the trainer has no `directory`.
         """
         if self._directory is None:
@@ -363,15 +363,18 @@ class DMPTrainer:
     def _prepared(
         self, arguments: FitArguments, selectors: list[EntropyReferenceSelector | None], **more: Any
     ) -> Iterator[Run]:
-        """All that a run works with, checked, in the strategy's scope, its directory held.
+        """Check and build a run, in the strategy's scope, with its directory locked.
 
         Args:
-            arguments: What the user gave.
-            selectors: What will choose from the reference.
-            **more: What else the result depends on.
+            arguments: The arguments of `fit`.
+            selectors: The selectors that will choose from the reference.
+            **more: Further settings that the result depends on.
         """
         if self._compiled is None:
-            raise ValueError("Expected `compile` to be called before `fit`. Received: no call")
+            raise ValueError(
+                "Expected `compile` to be called before `fit`. Received: a trainer that is not "
+                "compiled"
+            )
         if self._given_teacher is not None:
             arguments.refuse_for_ready_teacher()
         with contextlib.ExitStack() as stack:
@@ -392,7 +395,7 @@ class DMPTrainer:
             if directory is not None:
                 stack.enter_context(directory.locked())
                 stack.enter_context(run_directory.sigterm_leaves())
-            # Should this run break off, no student of an earlier one stands beside its teacher.
+            # If this run is interrupted, no student of an earlier one remains with its teacher.
             self._student = None
             yield Run(
                 plan=plan,

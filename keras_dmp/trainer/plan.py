@@ -1,4 +1,4 @@
-"""What a run of `DMPTrainer` works with: models built, data read, all of it checked."""
+"""Models and data of a run of `DMPTrainer`: built, read and checked."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ class Plan:
     Attributes:
         teacher: The teacher, ready or to be trained.
         student: A student with weights of its own.
-        kind: What both return.
+        kind: The kind of their outputs.
         members: The private members, or None with a ready teacher.
         reference: The pool.
         validation: Validation data of both phases, or None.
@@ -58,9 +58,9 @@ def prepare(
     """Build the models, read the data once, and check all of it before any training.
 
     Args:
-        model: What builds teacher and student.
+        model: The user's model, or the callable that builds it.
         ready_teacher: A trained teacher, or None.
-        arguments: The data, as `DMPTrainer.fit` was given it.
+        arguments: The arguments of `DMPTrainer.fit`.
         loss: The compiled loss, which may show whether outputs are logits.
         from_logits: Whether they are, if the user has declared it.
         label_format: How the teacher's outputs will be kept.
@@ -125,20 +125,21 @@ def prepare(
 
 
 def require_resumable(plan: Plan, arguments: FitArguments) -> None:
-    """Raise ValueError for what a run that is broken off could not go on with.
+    """Raise ValueError for data and callbacks with which a run could not be resumed.
 
     Args:
         plan: Models and data.
-        arguments: What `fit` was given.
+        arguments: The arguments of `fit`.
     """
     if selector_among(arguments.teacher_callbacks) is not None:
         raise ValueError(
-            "Expected `teacher_callbacks` without an EntropyReferenceSelector with `directory`: "
-            "what it chooses from a pool of its own is not kept there. Received: one"
+            "Expected `teacher_callbacks` without an EntropyReferenceSelector when there is a "
+            "`directory`, which does not keep its choice: call `selector.select(trainer.teacher, "
+            f"pool)` after `fit`. Received: teacher_callbacks={arguments.teacher_callbacks!r}"
         )
     for name in ("callbacks", "teacher_callbacks"):
         callbacks = getattr(arguments, name)
-        # What a selector chose is kept with the labels.
+        # The choice of a selector is kept with the labels.
         others = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
         callback_state.require_savable(others, name)
     for part in (plan.members, plan.validation):
@@ -158,7 +159,8 @@ def _require_parts(x: Any, reference: Any, ready_teacher: Any, groups: Any) -> N
         )
     if groups is not None and x is None:
         raise ValueError(
-            "Expected `x` to be the members when `groups` tells theirs. Received: x=None"
+            "Expected `x` to be the members, since `groups` has theirs: pass `x`, or leave "
+            "`groups` out. Received: x=None"
         )
 
 
@@ -171,7 +173,7 @@ def read_labeled(
         data: `(x, y)`, `(x, y, sample_weight)` or a dataset of them.
         name: The argument's name, for messages.
         model: A built classifier that takes the samples.
-        kind: What its outputs are.
+        kind: The kind of its outputs.
     """
     columns = (
         (data, None, None)
