@@ -1,10 +1,27 @@
 """The loss that the student is trained with."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_dmp import _validate
 from keras_dmp._classifier.logits import class_logits
+
+# Logits are divided by the temperature in float32, and their gradient is too. Below, steps become
+# so large that weights overflow; above, the differences between logits vanish in rounding.
+_LEAST_TEMPERATURE, _MOST_TEMPERATURE = 1e-6, 1e6
+
+
+def require_temperature(temperature: Any) -> None:
+    """Raise ValueError for a temperature with which float32 cannot train."""
+    _validate.positive(temperature=temperature)
+    if not _LEAST_TEMPERATURE <= temperature <= _MOST_TEMPERATURE:
+        raise ValueError(
+            f"Expected `temperature` to be between {_LEAST_TEMPERATURE:g} and "
+            f"{_MOST_TEMPERATURE:g}, within which float32 holds logits divided by it. "
+            f"Received: temperature={temperature!r}"
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
@@ -16,14 +33,16 @@ class SoftTargetKLDivergence(keras.losses.Loss):
         KL(softmax(t / T) || softmax(s / T)), summed over classes, in nats
 
     This is the objective of the third phase of DMP (Shejwalkar & Houmansadr, AAAI 2021). It
-    is computed from log-probabilities in float32 whatever the dtype of the outputs, so it
-    remains accurate for saturated and for half-precision outputs.
+    is computed from log-probabilities in float32 whatever the dtype of the outputs, so it is
+    exact for saturated outputs and for logits in half precision. Probabilities in float16 have
+    lost what is below 6e-8: the loss reads them as 0 and has no gradient there, so give a softmax
+    or sigmoid layer `dtype="float32"` under `mixed_float16`.
 
     `y_true` holds the teacher's outputs and `y_pred` the student's, both of shape
     `(batch, classes)` or, for a sigmoid head, `(batch, 1)`: one unit stands for two classes.
 
     Args:
-        temperature: Finite number above 0, by which the logits of both models are divided.
+        temperature: Number from 1e-6 to 1e6, by which the logits of both models are divided.
             Defaults to 1.
         compensate_temperature: Boolean, whether to multiply the loss by `T ** 2`, which keeps the
             size of the gradient when `T` changes (Hinton et al. 2015). Defaults to `False`, as
@@ -36,8 +55,8 @@ class SoftTargetKLDivergence(keras.losses.Loss):
         dtype: String, the dtype of the computation. Defaults to `"float32"`.
 
     Raises:
-        ValueError: If `temperature` is not a finite number above 0, or the outputs of teacher
-            and student differ in shape.
+        ValueError: If `temperature` is out of range, or the outputs of teacher and student differ
+            in shape.
 
     Example:
     >>> import numpy as np
@@ -57,7 +76,7 @@ class SoftTargetKLDivergence(keras.losses.Loss):
         name: str = "soft_target_kl_divergence",
         dtype: str = "float32",
     ):
-        _validate.positive(temperature=temperature)
+        require_temperature(temperature)
         _validate.boolean(compensate_temperature=compensate_temperature, from_logits=from_logits)
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.temperature = float(temperature)

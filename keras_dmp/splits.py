@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,19 @@ _logger = logging.getLogger(__name__)
 _PARTS = ("members", "nonmembers", "validation", "reference")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PrivateSplit:
     """Parts of one data set that share no record, and no group where groups were given.
 
     Attributes:
         members: `(x, y)`, the private training data.
         nonmembers: `(x, y)` that no model sees; they measure accuracy and audit.
-        validation: `(x, y)`, or None if none was asked for.
-        reference: `x` alone, the unlabelled pool of the student, or None if none was asked for.
-        indices: Positions in the data given, by the name of the part.
+        validation: `(x, y)`, or None if none was requested.
+        reference: `x` alone, the student's unlabelled pool, or None if none was requested.
+        indices: Positions in the original data, by the name of the part.
         groups: Group of each record, by the name of the part, or None without groups.
-        num_duplicates: Records dropped because an earlier record equals them.
-        num_left_over: Records in no part.
+        num_duplicates: Number of records dropped because they equal an earlier record.
+        num_left_over: Number of records in no part.
     """
 
     members: tuple[Any, np.ndarray]
@@ -37,8 +38,12 @@ class PrivateSplit:
     num_duplicates: int
     num_left_over: int
 
+    def __repr__(self) -> str:
+        """Return the sizes, and neither records nor labels nor positions: logs are not private."""
+        return f"<{type(self).__name__}: {self}>"
+
     def __str__(self) -> str:
-        """Return sizes in one line."""
+        """Return the sizes in one line."""
         sizes = ", ".join(f"{len(self.indices[part])} {part}" for part in _PARTS)
         return f"{sizes} ({self.num_duplicates} duplicates dropped, {self.num_left_over} left over)"
 
@@ -52,16 +57,17 @@ def split_private(
     reference: int | None = None,
     validation: int = 0,
     groups: Any = None,
+    stratify: bool = False,
     seed: int | None = None,
 ) -> PrivateSplit:
     """Split a data set for training and auditing a protected model.
 
-    Equal records are dropped first, all but one: a record that is a member and a nonmember at
-    once corrupts an audit. The parts are then drawn at random.
+    Of equal records only the first is kept: a record that is both a member and a nonmember
+    corrupts an audit. The parts are then drawn at random.
 
-    A record is not a person. Where several records belong to one (household, patient, user),
-    pass `groups`: all records of a group go to one part, and records that do not fit a
-    part's size any more are left over.
+    A record is not a person. If several records belong to one person (or household, patient,
+    user), pass `groups`: all records of a group go to one part, and records that no longer fit
+    into a part of the requested size are left over.
 
     Args:
         x: Samples: an array, a structure of arrays, or a pandas DataFrame, which is split into
@@ -69,18 +75,24 @@ def split_private(
         y: Class labels: integers, a column or one-hot.
         members: Number of members, at least 2.
         nonmembers: Number of nonmembers, at least 2.
-        reference: Size of the reference pool; 0 for none. Defaults to all the rest.
+        reference: Size of the reference pool; 0 for none. Defaults to all remaining records.
         validation: Number of validation samples. Defaults to 0.
-        groups: Group of each record, (samples,): numbers, texts or dates, none missing.
-        seed: Integer that repeats the draw. Defaults to `None`: one that nobody can guess. Who
-            knows the records and the seed knows the members.
+        groups: Group of each record, (samples,): numbers, strings or dates, with none missing.
+        stratify: Boolean. Whether every part keeps the class proportions of the data, with at
+            least one record of each class. It cannot be combined with `groups`. Defaults to
+            `False`: a part may lack a rare class by chance.
+        seed: Integer that makes the split repeatable. Defaults to `None`: a seed that nobody can
+            guess. Anyone with the records and the seed knows the members.
 
     Returns:
-        A `PrivateSplit` with parts of exactly the sizes asked for.
+        A `PrivateSplit` with parts of exactly the requested sizes.
 
     Raises:
-        ValueError: If there are too few distinct records (or groups), or the data is not finite,
-            or labels do not fit.
+        ValueError: If there are too few distinct records (or groups, or records of a class with
+            `stratify`), if the data is not finite, or if there is not one label per record.
+
+    Warns:
+        UserWarning: If the members lack classes that the data has.
 
     Example:
     >>> import numpy as np
@@ -95,16 +107,27 @@ def split_private(
     if reference is not None:
         _validate.integer_at_least(0, reference=reference)
     checked = samples.checked(x, "x")
-    # A table stays one: which model its columns are for is not known yet.
+    # A table stays a table: the model that its columns are for is not known yet.
     x = x if samples.is_table(x) else checked
     y = np.asarray(y)
-    samples.checked_labels(y, None, "y", x=checked)
+    classes = samples.checked_labels(y, None, "y", x=checked)
+    _validate.boolean(stratify=stratify)
+    if stratify and groups is not None:
+        raise ValueError(
+            "Expected `stratify` to be False with `groups`: whole groups cannot keep the class "
+            "proportions. Received: stratify=True"
+        )
     if groups is not None:
         groups = samples.checked_groups(groups, len(y), "groups")
 
     distinct = np.sort(np.unique(samples.digests(checked), return_index=True)[1])
     wanted = {**sizes, "validation": validation, "reference": reference}
-    indices = _draw(distinct, wanted, groups, np.random.default_rng(_validate.seed_or_fresh(seed)))
+    rng = np.random.default_rng(_validate.seed_or_fresh(seed))
+    if stratify:
+        indices = _draw_stratified(distinct, wanted, classes[distinct], rng)
+    else:
+        indices = _draw(distinct, wanted, groups, rng)
+    _warn_of_missing_classes(classes[distinct], classes[indices["members"]])
     taken = sum(len(part) for part in indices.values())
     split = PrivateSplit(
         members=_labeled(x, y, indices["members"]),
@@ -126,7 +149,7 @@ def _draw(
     groups: np.ndarray | None,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """Positions of each part; the part of size None takes what is left."""
+    """Positions of each part; a part of size None takes all that are left."""
     if groups is None:
         order, ends = rng.permutation(distinct), np.arange(1, len(distinct) + 1)
     else:
@@ -143,15 +166,91 @@ def _draw(
                 f"of which {left} are left for `{name}`"
             )
         indices[name] = order[start : start + size]
-        # The rest of a group that was begun goes nowhere else.
+        # The rest of a group that has been cut goes to no other part.
         start = 0 if start + size == 0 else int(ends[np.searchsorted(ends, start + size)])
     return indices
+
+
+def _draw_stratified(
+    distinct: np.ndarray,
+    wanted: dict[str, int | None],
+    classes: np.ndarray,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Positions of each part, with the class proportions of the data in every one."""
+    # As without classes: this raises for too few records, and gives the size of the rest.
+    sizes = {name: len(part) for name, part in _draw(distinct, wanted, None, rng).items()}
+    parts = [name for name, size in sizes.items() if size]
+    labels, class_of = np.unique(classes, return_inverse=True)
+    counts = np.bincount(class_of)
+    _require_room_for_classes(sizes, parts, labels, counts)
+    order = [rng.permutation(distinct[class_of == place]) for place in range(len(labels))]
+    indices, start = dict.fromkeys(sizes, distinct[:0]), np.zeros_like(counts)
+    for number, name in enumerate(parts, start=1):
+        seats = _seats(counts - start, sizes[name], len(parts) - number)
+        taken = [one[at : at + n] for one, at, n in zip(order, start, seats, strict=True)]
+        indices[name] = rng.permutation(np.concatenate(taken))
+        start = start + seats
+    return indices
+
+
+def _seats(counts: np.ndarray, size: int, parts_to_come: int) -> np.ndarray:
+    """Places of each class in a part: proportional, at least one, and one left for each later part.
+
+    Args:
+        counts: Records of each class that are in no part yet.
+        size: Size of the part.
+        parts_to_come: Parts that are drawn after it.
+    """
+    share = counts * (size / counts.sum())
+    most = counts - parts_to_come
+    seats = np.clip(np.floor(share).astype(np.int64), 1, most)
+    while seats.sum() < size:
+        # The largest remainder first, the lower class of a tie.
+        seats[np.argmax(np.where(seats < most, share - seats, -np.inf))] += 1
+    while seats.sum() > size:
+        seats[np.argmax(np.where(seats > 1, seats - share, -np.inf))] -= 1
+    return seats
+
+
+def _require_room_for_classes(
+    sizes: dict[str, int], parts: list[str], labels: np.ndarray, counts: np.ndarray
+) -> None:
+    """Raise ValueError unless every part can hold a record of every class."""
+    for name in parts:
+        if sizes[name] < len(labels):
+            raise ValueError(
+                f"Expected `{name}` to be at least {len(labels)} with stratify=True, one record "
+                f"for each class. Received: {name}={sizes[name]}"
+            )
+    small = labels[counts < len(parts)]
+    if len(small):
+        raise ValueError(
+            f"Expected at least {len(parts)} distinct records of each class with stratify=True, "
+            f"one for each of {', '.join(parts)}: merge or remove the rare classes, or ask for "
+            f"fewer parts. Received: fewer records of class {_listed(small)}"
+        )
+
+
+def _warn_of_missing_classes(classes: np.ndarray, of_members: np.ndarray) -> None:
+    missing = np.setdiff1d(classes, of_members)
+    if len(missing):
+        warnings.warn(
+            f"No member is of class {_listed(missing)}: no model that is trained on the members "
+            "can learn it. Pass stratify=True, or ask for more members",
+            stacklevel=3,
+        )
+
+
+def _listed(labels: np.ndarray, most: int = 10) -> str:
+    named = ", ".join(map(str, labels[:most].tolist()))
+    return named if len(labels) <= most else f"{named} and {len(labels) - most} more"
 
 
 def _by_group(
     distinct: np.ndarray, groups: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Records with the groups in random order, and where each group ends."""
+    """Records, with the groups in random order, and where each group ends."""
     _, group_of = np.unique(groups[distinct], return_inverse=True)
     place = rng.permutation(group_of.max() + 1)[group_of]
     # Within a group the order is random too, so that a cut one loses random records.

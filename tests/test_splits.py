@@ -92,6 +92,104 @@ def test_structures_and_labels_of_any_form(data):
     assert isinstance(split, PrivateSplit)
 
 
+# Classes
+
+
+def with_rare_classes():
+    """300 records of classes 0, 1, 5 and 9; the last one has 4."""
+    y = np.repeat([0, 1, 5, 9], [180, 90, 26, 4])
+    return np.random.default_rng(1).normal(size=(300, 3)), y
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("sizes", [(60, 60, 30, None), (61, 47, 0, 90), (100, 100, 0, 0)])
+def test_stratified_parts_keep_the_proportions(seed, sizes):
+    x, y = with_rare_classes()
+    wanted = dict(zip(("members", "nonmembers", "validation", "reference"), sizes, strict=True))
+    split = split_private(x, y, **wanted, stratify=True, seed=seed)
+    every = np.concatenate(list(split.indices.values()))
+    assert len(set(every.tolist())) == len(every)
+    for name, indices in split.indices.items():
+        assert wanted[name] in (None, len(indices))
+        if len(indices):
+            share = np.array([180, 90, 26, 4]) * len(indices) / 300
+            counts = np.array([np.count_nonzero(y[indices] == label) for label in (0, 1, 5, 9)])
+            assert (counts >= 1).all()
+            # What rounding and the one record that a rare class keeps everywhere can move.
+            assert (np.abs(counts - share) < 2).all(), (name, counts, share)
+
+
+def test_stratified_splits_differ_by_seed_and_are_random_in_order():
+    x, y = with_rare_classes()
+    first, again, other = (
+        split_private(x, y, members=60, nonmembers=60, stratify=True, seed=seed)
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first.indices["members"], again.indices["members"])
+    assert set(first.indices["members"]) != set(other.indices["members"])
+    assert sorted(first.members[1].tolist()) != first.members[1].tolist()
+
+
+def test_stratified_one_hot_labels_and_duplicates():
+    x, y = with_rare_classes()
+    x, y = np.concatenate([x, x[-4:]]), np.concatenate([y, y[-4:]])
+    split = split_private(x, np.eye(10)[y], members=100, nonmembers=100, stratify=True, seed=0)
+    assert split.num_duplicates == 4
+    assert split.members[1].shape == (100, 10)
+    assert 1 <= split.members[1][:, 9].sum() <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stratify": "yes"}, "`stratify`.*stratify='yes'"),
+        ({"groups": np.arange(300)}, "`stratify` to be False with `groups`.*stratify=True"),
+        ({"members": 3}, "`members` to be at least 4 .*members=3"),
+        ({"validation": 2}, "`validation` to be at least 4 .*validation=2"),
+        ({"reference": 1}, "`reference` to be at least 4 .*reference=1"),
+        ({"members": 238}, "`reference` to be at least 4 .*reference=2"),
+        ({"members": 290}, "of which 10 are left for `nonmembers`"),
+    ],
+    ids=str,
+)
+def test_stratify_refuses(arguments, message):
+    x, y = with_rare_classes()
+    settings = {"members": 60, "nonmembers": 60, "stratify": True, **arguments}
+    with pytest.raises(ValueError, match=message):
+        split_private(x, y, **settings)
+
+
+def test_stratify_refuses_a_class_that_is_too_rare():
+    x, y = with_rare_classes()
+    y[-3:] = 12
+    with pytest.raises(ValueError, match=r"at least 3 distinct records .* class 9"):
+        split_private(x, y, members=60, nonmembers=60, stratify=True)
+
+
+def test_a_class_that_the_members_lack_is_named():
+    x, y = with_rare_classes()
+    y[:3] = [77, 78, 79]
+    for seed in range(20):
+        with pytest.warns(UserWarning, match="No member is of class") as caught:
+            split = split_private(x, y, members=40, nonmembers=60, seed=seed)
+        missing = sorted(set(y) - set(split.members[1]))
+        named = str(caught[0].message).split("class ")[1].split(":")[0]
+        assert named == ", ".join(map(str, missing))
+        assert "stratify=True" in str(caught[0].message)
+        assert caught[0].filename == __file__
+
+
+def test_repr_shows_sizes_alone(data):
+    x, y = data
+    split = split_private(
+        x, y, members=50, nonmembers=40, groups=np.arange(200) + 5_000, seed=123456
+    )
+    assert repr(split) == f"<PrivateSplit: {split}>"
+    assert str(split) == (
+        "50 members, 40 nonmembers, 0 validation, 110 reference (0 duplicates dropped, 0 left over)"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

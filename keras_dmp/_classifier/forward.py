@@ -66,16 +66,62 @@ def single(outputs: Any) -> Any:
     return leaves[0] if len(leaves) == 1 else outputs
 
 
+def build(model: keras.Model, x: Any) -> None:
+    """Create the variables of a model that waits for its first call, for batches of any size.
+
+    A call with samples would fix the number of them as the model's batch size.
+
+    Args:
+        model: A model, built or not.
+        x: A few samples, a structure of arrays.
+
+    Raises:
+        ValueError: For a Sequential model that Keras cannot build without values.
+    """
+    if model.built:
+        return
+    with strategy_of(model).scope():
+        try:
+            model(keras.tree.map_structure(_any_batch, x), training=False)
+        except Exception as error:  # A user's own layer may raise anything without values.
+            if isinstance(model, keras.Sequential):
+                raise ValueError(
+                    f"Expected model {model.name!r} to start with a `keras.Input`, or to be of "
+                    "layers that Keras can build from shapes alone. Received: a model without, for "
+                    f"which this raised {type(error).__name__}: {_shortened(error)}"
+                ) from error
+            model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False)
+
+
 def call(model: keras.Model, x: Any) -> np.ndarray | Any:
     """Outputs for a few samples, computed eagerly; builds an unbuilt model.
 
     Returns:
         The float32 output, (samples, units), or the structure of a multi-output model.
     """
+    build(model, x)
     # Variables created here belong to the strategy.
     with strategy_of(model).scope():
         outputs = single(model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False))
     return tf.cast(outputs, tf.float32).numpy() if tf.is_tensor(outputs) else outputs
+
+
+def require_taken(model: keras.Model, x: Any, name: str) -> None:
+    """Raise ValueError unless the model computes outputs for samples in the form of `x`.
+
+    Args:
+        model: A classifier; it is built if it was not.
+        x: A few samples, a structure of arrays.
+        name: What messages call them.
+    """
+    try:
+        call(model, arrays.take(x, slice(0, 2)))
+    except (tf.errors.OpError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected `{name}` to be samples that model {model.name!r} takes, in the same form as "
+            f"it takes them everywhere else. Received: {arrays.describe(x)}, for which it raised "
+            f"{type(error).__name__}: {_shortened(error)}"
+        ) from error
 
 
 def predict(
@@ -107,6 +153,15 @@ def predict(
         outputs[start : start + batch_size] = part
         bar.update(step + 1)
     return outputs
+
+
+def _shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _any_batch(leaf: np.ndarray) -> keras.KerasTensor:
+    dtype = "string" if leaf.dtype.kind in "US" else leaf.dtype.name
+    return keras.KerasTensor((None, *leaf.shape[1:]), dtype)
 
 
 def labeling_batch_size(x: Any) -> int:

@@ -50,7 +50,8 @@ def fresh_clone(model: keras.Model) -> keras.Model:
     """
     try:
         if isinstance(model, keras.Sequential) or hasattr(model, "operations"):
-            clone = keras.models.clone_model(model, clone_function=_fresh_layer)
+            inputs = _inputs_of_any_batch(model)
+            clone = keras.models.clone_model(model, inputs, clone_function=_fresh_layer)
         else:
             clone = type(model).from_config(_without_seeds(model.get_config()))
     except (NotImplementedError, TypeError, ValueError) as error:
@@ -137,9 +138,8 @@ def warn_of_adapted_layers(model: keras.Model) -> None:
 
 
 def ensure_built(model: keras.Model, x: Any) -> None:
-    """Create the variables of a model by calling it, unless it is built already."""
-    if not model.built:
-        forward.call(model, x)
+    """Create the variables of a model that waits for its first call."""
+    forward.build(model, x)
 
 
 def shared_share(model: keras.Model, other: keras.Model) -> float:
@@ -163,7 +163,22 @@ def _random_weights(model: keras.Model):
 
 
 def _fresh_layer(layer: keras.Layer) -> keras.Layer:
+    if isinstance(layer, keras.Sequential) and (inputs := _inputs_of_any_batch(layer)) is not None:
+        return keras.models.clone_model(layer, inputs, clone_function=_fresh_layer)
     return type(layer).from_config(_without_seeds(layer.get_config()))
+
+
+def _inputs_of_any_batch(model: keras.Model) -> Any:
+    """Inputs for a clone of a model that its first batch has given a batch size, else None."""
+    inputs = getattr(model, "inputs", None)
+    # A layer with a state for each place in the batch needs the size.
+    stateful = any(getattr(layer, "stateful", False) for layer in model.layers)
+    if not isinstance(model, keras.Sequential) or not inputs or stateful:
+        return None
+    (tensor,) = inputs
+    if tensor.shape[0] is None:
+        return None
+    return keras.Input(tuple(tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name)
 
 
 def _without_seeds(config: Any) -> Any:

@@ -31,6 +31,15 @@ def require_model(model: Any, name: str) -> None:
         )
 
 
+def require_from_logits(from_logits: Any) -> None:
+    """Raise ValueError unless `from_logits` is True, False or None."""
+    if from_logits is not None and not isinstance(from_logits, bool):
+        raise ValueError(
+            "Expected `from_logits` to be True, False or None. "
+            f"Received: from_logits={from_logits!r}"
+        )
+
+
 def output_units(model: keras.Model, name: str, outputs: Any = None) -> int | None:
     """Width of the model's classification head, `None` if it is unknown before a call.
 
@@ -198,11 +207,7 @@ def _declared(name: str, from_logits: bool | None, loss: Any) -> tuple[bool, str
     by_loss = loss_from_logits(loss)
     if from_logits is None:
         return None if by_loss is None else (by_loss, f"the loss {loss_name(loss)!r}")
-    if not isinstance(from_logits, bool):
-        raise ValueError(
-            "Expected `from_logits` to be True, False or None. "
-            f"Received: from_logits={from_logits!r}"
-        )
+    require_from_logits(from_logits)
     if by_loss is not None and by_loss != from_logits:
         raise ValueError(
             f"The loss {loss_name(loss)!r} of `{name}` declares from_logits={by_loss}. Expected "

@@ -249,10 +249,14 @@ def _is_code(value: Any, callback: keras.callbacks.Callback) -> bool:
     return all(isinstance(cell, (*_CODE, *_SCALARS, tuple, bytes)) for cell in cells)
 
 
-def as_list(callbacks: Any) -> list[keras.callbacks.Callback]:
+def as_list(callbacks: Any, name: str = "callbacks") -> list[keras.callbacks.Callback]:
     """A flat list from None, one callback, nested lists or a `CallbackList`.
 
     The history and progress bar of a `CallbackList` are omitted: `fit` adds its own.
+
+    Args:
+        callbacks: As in `keras.Model.fit`.
+        name: The argument's name, for messages.
 
     Raises:
         TypeError: If an entry is not a Keras callback.
@@ -266,7 +270,7 @@ def as_list(callbacks: Any) -> list[keras.callbacks.Callback]:
     for entry in flat:
         if not isinstance(entry, keras.callbacks.Callback):
             raise TypeError(
-                "Expected `callbacks` to be Keras callbacks. Received: an entry of type "
-                f"{type(entry).__name__}"
+                f"Expected `{name}` to be Keras callbacks. Received: {name}={callbacks!r}, with "
+                f"an entry of type {type(entry).__name__}"
             )
     return flat

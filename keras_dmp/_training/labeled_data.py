@@ -6,7 +6,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_dmp._classifier import outputs
+from keras_dmp._classifier import forward, outputs
 from keras_dmp._data import samples
 from keras_dmp._data.batches import (
     ShuffledBatches,
@@ -173,6 +173,7 @@ def checked_validation(validation_data: Any, model: keras.Model, kind: outputs.O
         only_first=is_stream and is_endless(validation_data),
     )
     *_, (batch, classes) = found
+    forward.require_taken(model, batch.x, "validation_data")
     if is_stream:
         return validation_data
     checked = (batch.x, classes, batch.sample_weight)

@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 
 from keras_dmp import _validate
+from keras_dmp._classifier import kind as kinds
 from keras_dmp._classifier.forward import single
-from keras_dmp._classifier.kind import output_kind, require_model, resolve_output_kind
 from keras_dmp._classifier.labels import one_hot_labels
 from keras_dmp._classifier.logits import harden, one_hot_choice
 from keras_dmp._classifier.losses import cross_entropy
@@ -22,8 +22,13 @@ from keras_dmp._training.labeled_data import checked_validation
 from keras_dmp._training.loop import ResidentLoop
 from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp.distillation.labeler import Labeler
-from keras_dmp.distillation.metrics import for_one_hot_labels
-from keras_dmp.distillation.settings import require_settings, require_storage
+from keras_dmp.distillation.metrics import for_one_hot_labels, require_metrics
+from keras_dmp.distillation.settings import (
+    require_compile,
+    require_fit,
+    require_settings,
+    require_storage,
+)
 from keras_dmp.distribution import replicas
 from keras_dmp.losses import SoftTargetKLDivergence
 from keras_dmp.reference import labeling
@@ -39,10 +44,10 @@ class DistillationTrainer(ClassifierWrapper):
     `SoftTargetKLDivergence` between the teacher's and the student's prediction on each
     reference sample. No labels enter.
 
-    `fit(x_reference)` asks the teacher once for each sample, before the first step, and keeps
-    its outputs for that call. The teacher is not changed and is in no file that the trainer
-    or a callback writes; after loading, `attach_teacher` or precomputed outputs,
-    `fit(x_reference, teacher_outputs)`, go on.
+    `fit(x_reference)` queries the teacher once per sample before the first step and keeps its
+    outputs for that call. The teacher is not changed, and no file that the trainer or a callback
+    writes contains it: after loading, call `attach_teacher`, or pass precomputed outputs,
+    `fit(x_reference, teacher_outputs)`.
 
     Metrics see labels as one-hot rows. While training, the label of a sample is the teacher's
     most probable class, so `accuracy` is agreement with the teacher; with `validation_data`
@@ -55,31 +60,32 @@ class DistillationTrainer(ClassifierWrapper):
             head, `(batch, 1)`.
         teacher: Trained classifier with outputs of the same kind. Defaults to `None`: `fit`
             then needs its outputs.
-        temperature: Finite number above 0 that divides the logits of both. Defaults to 1.
+        temperature: Number from 1e-6 to 1e6 that divides the logits of both. Defaults to 1.
         labels: `"soft"` for the teacher's probabilities, `"hard"` for its most probable class,
-            which tells less about the members and costs accuracy. Defaults to `"soft"`.
+            which reveals less about the members and costs accuracy. Defaults to `"soft"`.
         compensate_temperature: Boolean. Whether to multiply the loss by `temperature ** 2`.
             Defaults to `False`.
         from_logits: Whether the outputs are logits. Defaults to `None`: read from the compiled
             loss, the last activation or the values.
-        cache: Boolean. Whether the teacher is asked once a sample before the first step.
-            Otherwise it labels each batch as it comes, for pipelines that augment, at the
-            price of a forward pass of the teacher in every step; only the first samples are
-            then checked. Defaults to `True`.
-        drop_labels: Boolean. Whether a dataset of `(x, y)` is taken for its `x`; otherwise it
-            is refused. Defaults to `False`.
-        label_format: How the teacher's outputs are kept: `"float32"`, `"float16"`, or a whole
-            number k for the k most probable classes, the probability left spread evenly over
-            the others. Defaults to `None`: float32 in memory, float16 on disk.
+        cache: Boolean. Whether the teacher labels every sample once, before the first step.
+            Otherwise it labels each batch during training, for pipelines that augment, at the
+            cost of one forward pass per step; only the first samples are then checked. Defaults
+            to `True`.
+        drop_labels: Boolean. Whether the labels of a dataset of `(x, y)` are ignored; otherwise
+            such a dataset is refused. Defaults to `False`.
+        label_format: How the teacher's outputs are stored: `"float32"`, `"float16"`, or a whole
+            number k for the k most probable classes, with the remaining probability spread evenly
+            over the others. Defaults to `None`: float32 in memory, float16 on disk.
         memory_limit: Bytes of samples and outputs to keep in memory; beyond it they go to
-            files that vanish with them. Defaults to `None`: a quarter of the machine's memory.
+            temporary files. Defaults to `None`: a quarter of the machine's memory.
         distribution_strategy: The `tf.distribute.Strategy` in whose scope the student was built.
-            Optimizers and metrics are made there too. Defaults to `None`: the student tells it.
+            Optimizers and metrics are made there too. Defaults to `None`: the student's.
         **kwargs: `name` and `dtype` of the model.
 
     Raises:
-        ValueError: For arguments out of range, and in `fit`, before the first step, for data
-            or models that do not fit together.
+        TypeError: For models that are not Keras models.
+        ValueError: For arguments out of range, and in `fit`, before the first step, for data or
+            models that do not fit together.
 
     Example:
     >>> import keras, numpy as np
@@ -119,8 +125,9 @@ class DistillationTrainer(ClassifierWrapper):
         distribution_strategy: tf.distribute.Strategy | None = None,
         **kwargs: Any,
     ):
-        require_model(student, "student")
+        kinds.require_model(student, "student")
         require_settings(temperature, labels, compensate_temperature)
+        kinds.require_from_logits(from_logits)
         _validate.boolean(cache=cache, drop_labels=drop_labels)
         require_storage(label_format, memory_limit)
         with replicas.chosen({"student": student}, distribution_strategy).scope():
@@ -139,11 +146,11 @@ class DistillationTrainer(ClassifierWrapper):
             self.attach_teacher(teacher)
 
     def attach_teacher(self, teacher: keras.Model) -> None:
-        """Set the teacher whose predictions `fit` asks for; it is not saved with the trainer."""
-        require_model(teacher, "teacher")
+        """Set the teacher that `fit` queries; it is not saved with the trainer."""
+        kinds.require_model(teacher, "teacher")
         require_separate(self.student, teacher)
         self._source = Untracked(teacher)
-        # A traced step may hold the teacher before.
+        # A traced step may hold the previous teacher.
         self.train_function = None
 
     def compile(
@@ -158,32 +165,41 @@ class DistillationTrainer(ClassifierWrapper):
         auto_scale_loss: bool = True,
         fast_loop: bool = True,
     ) -> None:
-        """Configure the training; the loss is given.
+        """Configure the training; the loss is fixed.
 
         Args:
             optimizer: As in `keras.Model.compile`.
-            loss: `None`. It is here to refuse others: the loss is `SoftTargetKLDivergence`
-                with the trainer's temperature.
+            loss: Must be `None`: the loss is `SoftTargetKLDivergence` with the trainer's
+                temperature.
             metrics: Metrics of one-hot labels; Keras' sparse metrics are translated.
             weighted_metrics: The same, weighted by `sample_weight`.
             run_eagerly: As in `keras.Model.compile`.
             steps_per_execution: As in `keras.Model.compile`. Defaults to `None`: 1.
             jit_compile: As in `keras.Model.compile`. With `fast_loop`, `"auto"` also compiles
-                steps, or the optimizer's updates, on a CPU where the training repays it.
+                steps, or the optimizer's updates, on a CPU where the training is long enough.
             auto_scale_loss: As in `keras.Model.compile`.
             fast_loop: Boolean. Whether steps of operations known to be pure may gather batches
-                from memory, in one replica on a CPU; results agree up to rounding. All else takes
-                Keras' loop, which on a GPU compiles and prefetches. Defaults to `True`.
+                from memory, in one replica on a CPU; results agree up to rounding. Everything else
+                uses Keras' loop, which on a GPU compiles and prefetches. Defaults to `True`.
+
+        Raises:
+            ValueError: For a loss, and for arguments out of range.
         """
-        _validate.boolean(fast_loop=fast_loop)
+        of_keras = {
+            "run_eagerly": run_eagerly,
+            "steps_per_execution": 1 if steps_per_execution is None else steps_per_execution,
+            "jit_compile": jit_compile,
+            "auto_scale_loss": auto_scale_loss,
+        }
+        require_compile(fast_loop=fast_loop, **of_keras)
+        require_metrics(metrics, "metrics")
+        require_metrics(weighted_metrics, "weighted_metrics")
         if loss is not None:
             raise ValueError(
                 "Expected `loss` to be None: DistillationTrainer minimises "
                 f"SoftTargetKLDivergence(temperature={self.temperature}). Received: loss={loss!r}"
             )
-        kind = self._kind or resolve_output_kind(
-            self.student, "student", from_logits=self.from_logits, required=False
-        )
+        kind = self._kind or self._resolved_kind(None)
         self.fast_loop = fast_loop
         self._loop.compiles = jit_compile == "auto"
         with replicas.scope_for(self, optimizer=optimizer, metrics=[metrics, weighted_metrics]):
@@ -191,10 +207,7 @@ class DistillationTrainer(ClassifierWrapper):
                 optimizer=optimizer,
                 metrics=for_one_hot_labels(metrics, kind),
                 weighted_metrics=for_one_hot_labels(weighted_metrics, kind),
-                run_eagerly=run_eagerly,
-                steps_per_execution=steps_per_execution or 1,
-                jit_compile=jit_compile,
-                auto_scale_loss=auto_scale_loss,
+                **of_keras,
             )
 
     def get_compile_config(self) -> dict | None:
@@ -204,7 +217,7 @@ class DistillationTrainer(ClassifierWrapper):
         return {**config, "fast_loop": self.fast_loop} if config else None
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Make the function that `fit` calls for each step; `force` replaces one that is there."""
+        """Make the function that `fit` calls for each step; `force` replaces an existing one."""
         if self.train_function is None or force:
             super().make_train_function(force=True)
             if self.fast_loop:
@@ -234,17 +247,17 @@ class DistillationTrainer(ClassifierWrapper):
         Args:
             x: Reference samples: arrays, `tf.data.Dataset` or `PyDataset`, without labels, or a
                 `LabeledReference`. With `cache=True` a dataset is read once and kept.
-            y: The teacher's outputs for `x`, (samples, units), where the trainer has no teacher.
-            batch_size: Samples a step. Defaults to the dataset's, or 32.
+            y: The teacher's outputs for `x`, (samples, units), if the trainer has no teacher.
+            batch_size: Samples per step. Defaults to the dataset's, or 32.
             epochs: As in `keras.Model.fit`.
             verbose: As in `keras.Model.fit`.
             callbacks: As in `keras.Model.fit`. An `EntropyReferenceSelector` among them narrows
                 the reference before the first step.
             validation_data: `(x, labels)`, `(x, labels, sample_weight)` or a dataset of them,
                 with true labels: integers, a column or one-hot.
-            shuffle: Whether each epoch has an order of its own; a cached dataset is shuffled
+            shuffle: Boolean. Whether each epoch has its own order; a cached dataset is shuffled
                 too. Without `cache` a dataset keeps its own order.
-            sample_weight: One weight a reference sample; a dataset carries its own.
+            sample_weight: One weight per reference sample; a dataset contains its own.
             initial_epoch: As in `keras.Model.fit`.
             steps_per_epoch: The same, only without `cache`.
             validation_steps: As in `keras.Model.fit`.
@@ -258,9 +271,16 @@ class DistillationTrainer(ClassifierWrapper):
             ValueError: Before the first step, for anything that cannot be trained on.
         """
         self.require_compiled()
-        if batch_size is not None:
-            _validate.integer_at_least(1, batch_size=batch_size)
-        _validate.integer_at_least(0, epochs=epochs)
+        _validate.integer_at_least(0, epochs=epochs, initial_epoch=initial_epoch)
+        require_fit(
+            shuffle=shuffle,
+            validation_freq=validation_freq,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+        )
+        verbose = _validate.verbosity(verbose)
         callbacks = callback_state.as_list(callbacks)
         selector = selector_among(callbacks)
         arguments = {
@@ -289,7 +309,7 @@ class DistillationTrainer(ClassifierWrapper):
         source, kind = labeler.open(x, y, sample_weight)
         self._use_kind(kind)
         arguments["validation_data"] = self._checked(validation_data)
-        data = labeler.narrowed(source, kind, selector, verbose=verbose in (1, "auto"))
+        data = labeler.narrowed(source, kind, selector, verbose=verbose == 1)
         batches = ResidentBatches(
             data.columns(),
             batch_size=batch_size or data.batch_size or 32,
@@ -310,7 +330,7 @@ class DistillationTrainer(ClassifierWrapper):
         num_samples: int | None = None,
         verbose: int | str = 0,
     ) -> LabeledReference:
-        """Ask the teacher about reference samples, once, for trainings to come.
+        """Label reference samples with the teacher, once, for several trainings.
 
         A dataset of any size is read once: with a selector only the best samples so far are
         kept, and what exceeds `memory_limit` goes to files.
@@ -321,15 +341,15 @@ class DistillationTrainer(ClassifierWrapper):
             sample_weight: As in `fit`.
             selector: Chooses from the samples. Defaults to `None`: all of them.
             directory: Where files go. Defaults to the folder for temporary files.
-            num_samples: Samples of a dataset, where they have been counted: with `fraction` or
-                `balance_classes` less is kept on the way.
+            num_samples: Number of samples of a dataset, if known: with `fraction` or
+                `balance_classes` less is then kept while it is read.
             verbose: 0, 1 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
         Returns:
             A `LabeledReference` for `fit`.
 
         Raises:
-            OSError: If a disk is full.
+            OSError: If the disk is full.
             ValueError: As in `fit`.
         """
         options = {"directory": directory, "num_samples": num_samples, "verbose": verbose}
@@ -345,7 +365,7 @@ class DistillationTrainer(ClassifierWrapper):
         num_samples: int | None = None,
         **options: Any,
     ) -> list[LabeledReference]:
-        """`label` for several selectors, which choose in one pass over the same samples."""
+        """Label once, in one pass, for several selectors; otherwise as `label`."""
         labeler = self._labeler()
         source, kind = labeler.open(x, y, sample_weight, num_samples)
         self._use_kind(kind)
@@ -359,7 +379,7 @@ class DistillationTrainer(ClassifierWrapper):
         if not self._is_checked(x):
             if self._kind is None:
                 sample = samples.first(x, "x", self.student)
-                self._kind = output_kind(self.student, "student", sample, self.from_logits)
+                self._kind = kinds.output_kind(self.student, "student", sample, self.from_logits)
             given = x if is_dataset(x) else (x, y)
             data = checked_validation(given, self.student, self._kind)
             x, y = (x, y) if is_dataset(x) else data
@@ -369,7 +389,9 @@ class DistillationTrainer(ClassifierWrapper):
         """Take one step on a batch of reference samples."""
         x, outputs, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if self._kind is None:  # `train_on_batch` before any `fit`
-            self._kind = resolve_output_kind(self.student, "student", from_logits=self.from_logits)
+            self._kind = kinds.resolve_output_kind(
+                self.student, "student", from_logits=self.from_logits
+            )
         if outputs.shape[-1] == 0:
             outputs = single(self._source.held(x, training=False))
         if self.labels == "hard":
@@ -401,10 +423,6 @@ class DistillationTrainer(ClassifierWrapper):
             y = one_hot_choice(y, from_logits=self._kind.from_logits)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def get_config(self) -> dict:
-        """Return the arguments that rebuild this trainer, without its teacher."""
-        return super().get_config()
-
     def _labeler(self) -> Labeler:
         return Labeler(
             student=self.student,
@@ -416,14 +434,14 @@ class DistillationTrainer(ClassifierWrapper):
         )
 
     def _use_kind(self, kind: OutputKind) -> None:
-        """Take what outputs mean; steps that were traced for another meaning go."""
+        """Set the kind of the outputs, and drop steps that were traced for another one."""
         self.built = True
         if kind != self._kind:
             self._kind = kind
             self.train_function = self.test_function = None
 
     def _checked(self, validation_data: Any) -> Any:
-        """Validation data checked once for all epochs: Keras' `fit` hands it to `evaluate`."""
+        """Validation data checked once for all epochs: Keras' `fit` passes it to `evaluate`."""
         self._validation = Untracked(checked_validation(validation_data, self.student, self._kind))
         return self._validation.held
 

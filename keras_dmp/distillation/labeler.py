@@ -1,4 +1,4 @@
-"""From what `DistillationTrainer.fit` is given to samples with the teacher's outputs."""
+"""Pairs the reference samples of a distillation with the teacher's outputs."""
 
 import dataclasses
 import os
@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp._classifier import forward
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._classifier.pair import settle
 from keras_dmp._data import arrays as _arrays
@@ -27,10 +28,10 @@ class Labeler:
 
     Attributes:
         student: The student, which takes the samples.
-        teacher: The teacher, or None where outputs are given.
-        from_logits: What the user says of outputs.
-        cache: Whether the teacher is asked before the first step.
-        drop_labels: Whether labels of a dataset are left alone.
+        teacher: The teacher, or None if the user passes outputs.
+        from_logits: Whether outputs are logits, if the user has declared it.
+        cache: Whether the teacher labels all samples before the first step.
+        drop_labels: Whether labels of a dataset are ignored.
         storage: How and where labels are kept.
     """
 
@@ -44,7 +45,7 @@ class Labeler:
     def open(
         self, x: Any, y: Any = None, sample_weight: Any = None, num_samples: int | None = None
     ) -> tuple[ReferenceSource | LabeledReference, OutputKind]:
-        """The reference, checked as far as it is at hand, and what outputs for it are."""
+        """The reference, checked (of a dataset the first batch), and the kind of its outputs."""
         if isinstance(x, LabeledReference):
             return self._ready(x, y, sample_weight)
         source = ReferenceSource.open(
@@ -56,6 +57,7 @@ class Labeler:
             drop_labels=self.drop_labels,
             num_samples=num_samples,
         )
+        forward.require_taken(self.student, source.first.x, "x")
         return source, self._kind(source.first.x, source.first.y)
 
     def label(
@@ -67,7 +69,7 @@ class Labeler:
         verbose: int | str = 0,
         directory: str | os.PathLike | None = None,
     ) -> list[LabeledReference]:
-        """The pool labelled once, and what each selector chooses of it."""
+        """Label the pool once; return the choice of each selector."""
         for selector in selectors:
             if selector is not None:
                 selector.require_narrows(source.num_samples)
@@ -82,7 +84,7 @@ class Labeler:
         for selector, chosen in zip(selectors, labeled, strict=True):
             if selector is not None:
                 selector.restore(chosen)
-                # At who called `fit` or `label`.
+                # The caller of `fit` or `label`.
                 selector.announce(stacklevel=5)
         return labeled
 
@@ -94,7 +96,7 @@ class Labeler:
         *,
         verbose: bool,
     ) -> LabeledReference:
-        """What to train on: the reference, narrowed by the selector, with outputs."""
+        """The training data: the reference, narrowed by the selector, with outputs."""
         if isinstance(source, LabeledReference):
             if selector is not None:
                 selector.narrow_fit(source)
@@ -112,11 +114,11 @@ class Labeler:
     def while_training(
         self, dataset: Any, y: Any, sample_weight: Any, selector: Any
     ) -> tuple[Any, OutputKind]:
-        """A dataset for `Model.fit` whose batches the teacher labels as they come."""
+        """A dataset for `Model.fit` whose batches the teacher labels during training."""
         if self.teacher is None:
             raise ValueError(
-                "Expected a teacher with cache=False. Received: none; call "
-                "`trainer.attach_teacher(teacher)`"
+                "Expected a teacher with cache=False: call `trainer.attach_teacher(teacher)`. "
+                "Received: teacher=None"
             )
         if selector is not None or y is not None or sample_weight is not None:
             raise ValueError(
@@ -126,6 +128,7 @@ class Labeler:
                 + ("a selector" if selector is not None else "y or sample_weight")
             )
         first = first_unlabeled(dataset, self.student, drop_labels=self.drop_labels)
+        forward.require_taken(self.student, first, "x")
         return batches.with_pending_outputs(dataset), self._kind(first, None)
 
     def _ready(
@@ -139,7 +142,7 @@ class Labeler:
             )
         if not self.cache:
             raise ValueError(
-                "Expected cache=True with a LabeledReference: its labels are there before the "
+                "Expected cache=True with a LabeledReference: its labels exist before the "
                 "first step. Received: cache=False"
             )
         x, labels = _arrays.take((labeled.x, labeled.encoded), _SAMPLES)
@@ -158,7 +161,7 @@ class Labeler:
 
 
 def _pending(arrays: batches.Batch, kind: OutputKind) -> LabeledReference:
-    """Samples with outputs of no columns: `train_step` asks the teacher."""
+    """Samples with outputs of width 0: `train_step` queries the teacher."""
     samples = _arrays.num_samples(arrays.x)
     return LabeledReference(
         x=arrays.x,

@@ -21,7 +21,30 @@ _TWINS = {
     "sparse_categorical_crossentropy": "categorical_crossentropy",
     "sparse_top_k_categorical_accuracy": "top_k_categorical_accuracy",
 }
+# Names for which Keras chooses the metric by the labels.
+_BY_NAME_ALONE = ("accuracy", "acc", "crossentropy", "ce")
 _UNSHARED_SETTINGS = ("ignore_class",)
+
+
+def require_metrics(metrics: Any, name: str) -> None:
+    """Raise ValueError unless all metrics are Keras metrics, functions, or names that Keras knows.
+
+    Args:
+        metrics: Metrics as `compile` takes them, or None.
+        name: The argument's name, for messages.
+    """
+    for metric in keras.tree.flatten(metrics):
+        if metric is None or callable(metric) or metric in _BY_NAME_ALONE:
+            continue
+        try:
+            known = isinstance(metric, str) and keras.metrics.get(metric) is not None
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"Expected `{name}` to hold Keras metrics, functions of labels and predictions, "
+                f"or names of metrics that Keras knows. Received: {name}={metrics!r}"
+            )
 
 
 def for_one_hot_labels(metrics: Any, kind: OutputKind | None) -> Any:

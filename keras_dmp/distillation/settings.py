@@ -1,8 +1,13 @@
-"""Settings of a distillation, which both trainers take."""
+"""Settings of a distillation and arguments of Keras that both trainers take, checked in one place.
+
+Keras looks at most of its own arguments while it trains, or not at all: `steps_per_execution=-1`
+trains nothing, and `validation_freq=0` divides by zero after the first epoch.
+"""
 
 from typing import Any
 
 from keras_dmp import _validate
+from keras_dmp.losses import require_temperature
 from keras_dmp.reference.label_format import require_format
 
 _LABELS = ("soft", "hard")
@@ -10,7 +15,7 @@ _LABELS = ("soft", "hard")
 
 def require_settings(temperature: Any, labels: Any, compensate_temperature: Any) -> None:
     """Raise ValueError for settings of a distillation that are out of range."""
-    _validate.positive(temperature=temperature)
+    require_temperature(temperature)
     _validate.one_of(_LABELS, labels=labels)
     _validate.boolean(compensate_temperature=compensate_temperature)
     if labels == "hard" and temperature != 1:
@@ -25,3 +30,45 @@ def require_storage(label_format: Any, memory_limit: Any) -> None:
     require_format(label_format)
     if memory_limit is not None:
         _validate.integer_at_least(0, memory_limit=memory_limit)
+
+
+def require_compile(
+    *,
+    run_eagerly: Any = False,
+    steps_per_execution: Any = None,
+    jit_compile: Any = "auto",
+    auto_scale_loss: Any = True,
+    fast_loop: Any = True,
+) -> None:
+    """Raise ValueError for arguments of `compile` that Keras would not check."""
+    _validate.boolean(run_eagerly=run_eagerly, auto_scale_loss=auto_scale_loss, fast_loop=fast_loop)
+    if steps_per_execution is not None:
+        _validate.integer_at_least(1, steps_per_execution=steps_per_execution)
+    if not isinstance(jit_compile, bool) and jit_compile != "auto":
+        raise ValueError(
+            "Expected `jit_compile` to be True, False or 'auto'. "
+            f"Received: jit_compile={jit_compile!r}"
+        )
+
+
+def require_fit(*, shuffle: Any, validation_freq: Any, **counts: Any) -> None:
+    """Raise ValueError for arguments of `fit` that Keras would check late or not at all.
+
+    Args:
+        shuffle: As in `keras.Model.fit`.
+        validation_freq: As in `keras.Model.fit`.
+        **counts: Numbers of at least 1, such as `batch_size`; None where they are not given.
+    """
+    for name, value in counts.items():
+        if value is not None:
+            _validate.integer_at_least(1, **{name: value})
+    _validate.boolean(shuffle=shuffle)
+    is_list = isinstance(validation_freq, list | tuple | set | range)
+    try:
+        for epoch in validation_freq if is_list else [validation_freq]:
+            _validate.integer_at_least(1, validation_freq=epoch)
+    except ValueError as error:
+        raise ValueError(
+            "Expected `validation_freq` to be a whole number of at least 1, or a list of the "
+            f"epochs after which to validate, from 1. Received: validation_freq={validation_freq!r}"
+        ) from error

@@ -7,6 +7,7 @@ latter are stored by their logarithms: half precision has nothing between 0 and 
 """
 
 import dataclasses
+import numbers
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,16 @@ def require_format(label_format: Any) -> None:
         ) from error
 
 
+def require_format_for(label_format: str | int | None, kind: OutputKind) -> None:
+    """Raise ValueError for a number of classes to keep that is not below the number of outputs."""
+    if isinstance(label_format, numbers.Integral) and label_format >= kind.units:
+        raise ValueError(
+            f"Expected `label_format` to be below {kind.units}, the number of outputs of the "
+            "teacher: it is the number of classes whose probabilities are kept. "
+            f"Received: label_format={label_format!r}"
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelFormat:
     """How outputs are stored.
@@ -52,11 +63,7 @@ class LabelFormat:
 
     def __post_init__(self):
         require_format(self.name)
-        if isinstance(self.name, int) and self.name >= self.kind.units:
-            raise ValueError(
-                f"Expected `label_format` to be below the {self.kind.units} outputs of the "
-                f"teacher, of which it keeps so many. Received: label_format={self.name}"
-            )
+        require_format_for(self.name, self.kind)
 
     @property
     def num_columns(self) -> int:

@@ -33,21 +33,21 @@ class _Decoder:
         return (batch[0], self.label_format.decode(batch[1]), *batch[2:])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LabeledReference:
-    """Reference samples, chosen or all, with what the teacher says of them.
+    """Reference samples, chosen or all, with the teacher's outputs for them.
 
-    `DistillationTrainer.label` makes one and `DistillationTrainer.fit` trains on it, as often
-    as wanted, without a teacher. It is private: the outputs tell of the teacher's members.
+    `DistillationTrainer.label` makes one, and `DistillationTrainer.fit` trains on it any number of
+    times, without a teacher. It is private: the outputs depend on the teacher's members.
 
     Attributes:
         x: The samples, a structure of arrays in memory or mapped to files.
         encoded: The teacher's outputs as they are stored, arrays with one row per sample.
         label_format: How they are stored.
         sample_weight: (samples,) float32, or None.
-        batch_size: Samples a batch of the dataset that they came from, or None.
-        selection: What a selector chose, or None if all samples are there.
-        pool_size: Samples of the pool they were chosen from.
+        batch_size: Samples per batch of the dataset that they came from, or None.
+        selection: The choice of a selector, or None if all samples are there.
+        pool_size: Number of samples of the pool that they were chosen from.
         from_dataset: Whether they came from a dataset; otherwise from arrays.
 
     Example:
@@ -74,9 +74,14 @@ class LabeledReference:
     def __len__(self) -> int:
         return len(self.encoded[0])
 
+    def __repr__(self) -> str:
+        """Return the sizes, and neither samples nor outputs: logs are not private."""
+        name = type(self).__name__
+        return f"<{name}: {len(self)} of {self.pool_size} samples, {self.label_format.kind}>"
+
     @property
     def outputs(self) -> np.ndarray:
-        """The teacher's outputs, (samples, units) float32, decoded at each call."""
+        """The teacher's outputs, (samples, units) float32, decoded anew each time."""
         if self.label_format.name == "float32":
             return self.encoded[0]
         outputs = np.empty((len(self), self.label_format.kind.units), np.float32)
@@ -87,7 +92,7 @@ class LabeledReference:
 
     @property
     def kind(self) -> OutputKind:
-        """What the outputs are."""
+        """Number of outputs, and whether they are logits."""
         return self.label_format.kind
 
     @property
@@ -106,42 +111,42 @@ class LabeledReference:
         return None if self.selection is None else self.selection.summary
 
     def columns(self) -> tuple:
-        """Samples, stored labels and weights: what batches are gathered from."""
+        """Samples, stored labels and weights, from which batches are gathered."""
         labels = self.encoded[0] if self.label_format.name == "float32" else self.encoded
         columns = (self.x, labels)
         return columns if self.sample_weight is None else (*columns, self.sample_weight)
 
     @property
     def decode(self) -> Callable[[tuple], tuple] | None:
-        """What turns labels in a batch of `columns` into float32 outputs; None if they are."""
+        """Function that decodes labels in a batch of `columns`; None if they are float32."""
         return None if self.label_format.name == "float32" else _Decoder(self.label_format)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write all of it to a folder that its owner alone can read.
+        """Write the reference to a folder that only its owner can read.
 
-        Samples are written only if they came from a dataset; from arrays their positions
-        suffice. What an earlier call wrote there is replaced.
+        Samples are written only if they came from a dataset; of arrays the positions suffice.
+        Files of an earlier call are replaced.
 
         Args:
-            path: A new or empty folder, or one that was written before.
+            path: A new or empty folder, or one that an earlier call has written.
 
         Raises:
             OSError: If it cannot be written.
-            ValueError: If the folder holds something else, or is of another format version.
+            ValueError: If the folder contains other files, or is of another format version.
         """
         write(self, path, identity(private_file.new_run()))
 
     @classmethod
     def load(cls, path: str | os.PathLike, pool: Any = None) -> Self:
-        """Read what `save` has written, bit for bit.
+        """Read a reference that `save` has written, bit for bit.
 
         Args:
             path: The folder.
-            pool: The arrays that the samples were chosen from, where they were arrays.
+            pool: The arrays that the samples were chosen from, if they were arrays.
 
         Returns:
-            The labelled reference; its arrays are mapped to the files where they exceed a
-            quarter of the machine's memory.
+            The labelled reference; arrays that exceed a quarter of the machine's memory are
+            mapped to the files.
 
         Raises:
             OSError: If it cannot be read.

@@ -18,7 +18,7 @@ from keras_dmp._data.batches import Batch
 _FIRST = slice(0, 256)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ReferenceSource:
     """Reference samples about to be labelled: arrays, or a dataset that is read once.
 
@@ -117,7 +117,7 @@ class ReferenceSource:
         samples.require_enough(count, name, 2)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ReferencePool:
     """Reference samples, read and checked before any training.
 

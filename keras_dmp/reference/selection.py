@@ -53,9 +53,12 @@ class Criteria:
     seed: int
 
     def wanted(self, samples: int) -> int:
-        """Samples to choose from a pool, if so many are candidates."""
+        """Number of samples to choose from a pool of `samples`, if there are enough candidates.
+
+        A fraction gives two at least, the fewest that a student is trained on.
+        """
         if self.fraction is not None:
-            return max(1, round(self.fraction * samples))
+            return min(samples, max(2, round(self.fraction * samples)))
         return samples if self.size is None else self.size
 
     def require_pool_size(self, samples: int | None) -> None:
@@ -67,7 +70,7 @@ class Criteria:
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Selection:
     """What was chosen from a pool.
 

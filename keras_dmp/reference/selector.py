@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp._classifier.kind import require_from_logits
 from keras_dmp.reference import labeling
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.pool import ReferenceSource, count
@@ -23,7 +24,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
     """Chooses the reference samples on which the teacher's predictions have the lowest entropy.
 
     Second phase of DMP (Shejwalkar & Houmansadr, AAAI 2021): a student distilled on samples
-    with low prediction entropy H(p) = -sum p log p betrays less about the teacher's members.
+    with low prediction entropy H(p) = -sum p log p reveals less about the teacher's members.
     The entropy is that of the teacher's prediction at temperature 1, in nats, whatever the
     temperature of the distillation.
 
@@ -38,7 +39,8 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
 
     Args:
         size: Number of samples to choose.
-        fraction: Share of the pool to choose, above 0 and at most 1; exclusive with `size`.
+        fraction: Share of the pool to choose, above 0 and at most 1, but at least two samples;
+            it cannot be combined with `size`.
         max_entropy: Only samples with at most this entropy, in nats, are candidates. With
             `size` or `fraction` these are upper limits then.
         order: `"lowest"`, or one of the controls `"highest"` and `"random"`. Defaults to
@@ -51,7 +53,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         seed: Seed of `order="random"`. Defaults to 0.
         from_logits: Whether the teacher returns logits. Defaults to `None`: read from its
             loss, its last activation or its values.
-        batch_size: Samples a forward call of the teacher. Defaults to the largest that pays.
+        batch_size: Samples per forward pass of the teacher. Defaults to the largest useful size.
 
     Attributes:
         indices_: Positions of the chosen samples in the pool, ascending, (size,) int64.
@@ -96,7 +98,8 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             )
         if size is None and fraction is None and max_entropy is None:
             raise ValueError(
-                "Expected one of `size`, `fraction` and `max_entropy`. Received: none of them"
+                "Expected at least one of `size`, `fraction` and `max_entropy`. "
+                "Received: size=None, fraction=None, max_entropy=None"
             )
         if size is not None:
             _validate.integer_at_least(1, size=size)
@@ -109,6 +112,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         _validate.integer_at_least(0, seed=seed)
         _validate.one_of(_ORDERS, order=order)
         _validate.boolean(balance_classes=balance_classes)
+        require_from_logits(from_logits)
         self.size = size
         self.fraction = fraction
         self.max_entropy = max_entropy
@@ -118,15 +122,15 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         self.seed = seed
         self.from_logits = from_logits
         self.batch_size = batch_size
-        # Whether the `fit` about to begin, and the one that runs, is a distillation.
+        # Whether the next `fit`, and the one that is running, is a distillation.
         self._narrows_fit = self._narrowed = False
         self._forget()
 
     def select(self, teacher: keras.Model, pool: Any = None, *, verbose: int | str = 0) -> Any:
-        """Choose from `pool` by the teacher's predictions, one pass over it.
+        """Choose from `pool` by the teacher's predictions, in one pass.
 
-        Of a dataset only the chosen samples stay; beyond a quarter of the machine's memory they
-        go to files that vanish with them.
+        Of a dataset only the chosen samples are kept; beyond a quarter of the machine's memory
+        they go to temporary files.
 
         Args:
             teacher: A trained classifier; it is not changed.
@@ -139,7 +143,10 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         """
         pool = self.pool if pool is None else pool
         if pool is None:
-            raise ValueError("Expected a `pool` to select from. Received: pool=None")
+            raise ValueError(
+                "Expected `pool` to be samples to choose from, here or in the constructor. "
+                "Received: pool=None"
+            )
         self._forget()
         source = ReferenceSource.open(
             pool, model=teacher, has_teacher=True, drop_labels=True, name="pool"
@@ -159,7 +166,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
 
     @property
     def criteria(self) -> Criteria:
-        """The rule, as it is set now."""
+        """The current rule."""
         return Criteria(
             size=self.size,
             fraction=self.fraction,
@@ -170,22 +177,23 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         )
 
     def restore(self, labeled: LabeledReference) -> None:
-        """Become what it was after it had chosen `labeled`, bit for bit.
+        """Restore the state this selector had after choosing `labeled`, bit for bit.
 
         Args:
-            labeled: What `DistillationTrainer.label` returned for this selector or one with the
-                same settings, or what `LabeledReference.load` has read of it.
+            labeled: The result of `DistillationTrainer.label` for this selector or one with the
+                same settings, or the same read by `LabeledReference.load`.
 
         Raises:
             ValueError: If `labeled` was not chosen by such a selector.
         """
         if labeled.selection is None or labeled.selection.criteria != self.criteria:
             raise ValueError(
-                f"Expected a reference that was chosen by {self.criteria}. Received: "
+                f"Expected `labeled` to be a reference that was chosen by {self.criteria}. "
+                "Received: a reference "
                 + (
-                    "one with all samples"
+                    "with all samples of its pool"
                     if labeled.selection is None
-                    else f"one chosen by {labeled.selection.criteria}"
+                    else f"chosen by {labeled.selection.criteria}"
                 )
             )
         self._remember(labeled.selection, labeled.x)
@@ -195,26 +203,34 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         _logger.info("selected %s", self.summary)
         empty = np.flatnonzero(np.array(self.summary.class_counts) == 0)
         if len(empty):
+            remedy = (
+                "Add reference samples of this kind"
+                if self.balance_classes
+                else "Pass `selector=EntropyReferenceSelector(..., balance_classes=True)`, which "
+                "keeps the pool's classes, or choose more samples"
+            )
             warnings.warn(
                 f"No chosen reference sample is predicted as class {_listed(empty)}: the student "
-                "cannot learn what it never sees. Choose more samples, or set balance_classes=True",
+                f"cannot learn a class that it never sees. {remedy}",
                 stacklevel=stacklevel,
             )
 
     def require_narrows(self, samples: int | None) -> None:
-        """Raise ValueError if this selector cannot narrow a reference of so many samples.
+        """Raise ValueError if this selector cannot choose from a reference of this size.
 
-        None stands for a dataset that nobody has counted.
+        Args:
+            samples: Number of samples, or None for a dataset of unknown size.
         """
         if self.pool is not None:
             raise ValueError(
-                "Expected the selector to have no `pool` of its own: the reference given to "
-                "`fit` is the pool. Received: a selector with a `pool`"
+                "Expected the selector to have no `pool` of its own, since it chooses from the "
+                "reference samples: leave `pool` out. Received: pool of type "
+                f"{type(self.pool).__name__}"
             )
         self.criteria.require_pool_size(samples)
 
     def narrow_fit(self, labeled: LabeledReference) -> None:
-        """Stand for a reference that the `fit` about to run trains on.
+        """Prepare for a `fit` on a reference that has been chosen.
 
         `DistillationTrainer` calls this.
         """
@@ -222,9 +238,9 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         self._narrows_fit = True
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Refuse to run where nothing could be selected."""
+        """Raise ValueError, before any training, if nothing could be selected at its end."""
         del logs
-        # Settled here: a `fit` that breaks off never reaches `on_train_end`.
+        # Settled here: an interrupted `fit` never reaches `on_train_end`.
         self._narrowed, self._narrows_fit = self._narrows_fit, False
         if not self._narrowed and self.pool is None:
             raise ValueError(
@@ -232,7 +248,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
                 "`fit`. Received: pool=None"
             )
         if not self._narrowed:
-            # Looked at now, so that what is wrong with it does not come after the training.
+            # Checked now, so that an unusable pool is not found only after the training.
             self.criteria.require_pool_size(count(self.pool, "pool", self.model))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -267,7 +283,11 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
 def selector_among(
     callbacks: list[keras.callbacks.Callback],
 ) -> EntropyReferenceSelector | None:
-    """The one selector among callbacks, or None; two are an error."""
+    """The selector among callbacks, or None.
+
+    Raises:
+        ValueError: If there are several.
+    """
     selectors = [c for c in callbacks if isinstance(c, EntropyReferenceSelector)]
     if len(selectors) > 1:
         raise ValueError(

@@ -1,18 +1,22 @@
-"""What `DMPTrainer.fit` is given, checked as far as that needs no data."""
+"""Arguments of `DMPTrainer`'s methods; checks everything that needs no data."""
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from typing import Any, Self
 
 import keras
-import tensorflow as tf
 
 from keras_dmp import _validate
 from keras_dmp._classifier.kind import require_model
+from keras_dmp._classifier.losses import single_loss
 from keras_dmp._training import callback_state
 from keras_dmp._training.copies import copied, copied_optimizer
-from keras_dmp.distillation.metrics import for_labels_like
+from keras_dmp.distillation.metrics import for_labels_like, require_metrics
+from keras_dmp.distillation.settings import require_compile, require_fit
 from keras_dmp.distribution import replicas
 
+_MOST_SEED = 2**32 - 1
 _OF_TEACHER = ("teacher_epochs", "teacher_callbacks", "class_weight", "sample_weight")
 _IN_FINGERPRINT = (
     "epochs",
@@ -28,31 +32,35 @@ _IN_FINGERPRINT = (
 def require_parts(
     model: Any, teacher: Any, seed: Any, directory: Any, distribution_strategy: Any
 ) -> None:
-    """Raise TypeError or ValueError for arguments of `DMPTrainer` that are of another kind."""
+    """Raise TypeError or ValueError for arguments of `DMPTrainer` of the wrong type or range."""
     if not isinstance(model, keras.Model) and not callable(model):
         raise TypeError(
             "Expected `model` to be a keras.Model or a callable that builds one. Received: "
-            f"{type(model).__name__}"
+            f"model={model!r}"
         )
     if teacher is not None:
         require_model(teacher, "teacher")
     if seed is not None:
         _validate.integer_at_least(0, seed=seed)
+        if seed > _MOST_SEED:
+            raise ValueError(
+                f"Expected `seed` to be at most {_MOST_SEED}, as Python's and NumPy's global "
+                f"generators take it. Received: seed={seed!r}"
+            )
+    if directory is not None and not isinstance(directory, str | os.PathLike):
+        raise TypeError(
+            f"Expected `directory` to be a path or None. Received: directory={directory!r}"
+        )
     if directory is not None and seed is None:
         raise ValueError(
-            "Expected `seed` to be an integer with `directory`: a run that goes on must draw "
-            "what it would have drawn. Received: seed=None"
+            "Expected `seed` to be an integer with `directory`: a resumed run must draw what the "
+            "interrupted one would have drawn. Received: seed=None"
         )
-    if distribution_strategy is not None and not isinstance(
-        distribution_strategy, tf.distribute.Strategy
-    ):
-        raise TypeError(
-            "Expected `distribution_strategy` to be a tf.distribute.Strategy. Received: "
-            f"{type(distribution_strategy).__name__}"
-        )
+    if distribution_strategy is not None:
+        replicas.require_strategy(distribution_strategy)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class FitArguments:
     """The arguments of `DMPTrainer.fit`, callbacks as flat lists; see there."""
 
@@ -76,20 +84,48 @@ class FitArguments:
 
     def __post_init__(self) -> None:
         _validate.integer_at_least(1, epochs=self.epochs)
-        if self.teacher_epochs is not None:
-            _validate.integer_at_least(1, teacher_epochs=self.teacher_epochs)
-        if self.batch_size is not None:
-            _validate.integer_at_least(1, batch_size=self.batch_size)
+        require_fit(
+            shuffle=self.shuffle,
+            validation_freq=self.validation_freq,
+            teacher_epochs=self.teacher_epochs,
+            batch_size=self.batch_size,
+            validation_batch_size=self.validation_batch_size,
+        )
+        _validate.boolean(allow_overlap=self.allow_overlap)
+        if self.class_weight is not None:
+            _require_class_weight(self.class_weight)
         for name in ("callbacks", "teacher_callbacks"):
-            object.__setattr__(self, name, callback_state.as_list(getattr(self, name)))
+            object.__setattr__(self, name, callback_state.as_list(getattr(self, name), name))
         object.__setattr__(self, "verbose", _validate.verbosity(self.verbose))
+
+    @classmethod
+    def read(cls, **given: Any) -> Self:
+        """The arguments, where a method takes any by name.
+
+        Raises:
+            TypeError: For unknown arguments.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = {name: value for name, value in given.items() if name not in known}
+        if unknown:
+            received = ", ".join(f"{name}={value!r}" for name, value in unknown.items())
+            raise TypeError(f"Expected keyword arguments among {known}. Received: {received}")
+        return cls(**given)
+
+    def require_class_weight_for(self, num_classes: int) -> None:
+        """Raise ValueError for weights of classes that the model does not have."""
+        if self.class_weight is not None and max(self.class_weight) >= num_classes:
+            raise ValueError(
+                f"Expected the keys of `class_weight` to be classes, 0..{num_classes - 1}. "
+                f"Received: class_weight={self.class_weight!r}"
+            )
 
     def with_callbacks(self, callbacks: list[keras.callbacks.Callback]) -> Self:
         """The same with other callbacks of the student phase."""
         return dataclasses.replace(self, callbacks=callbacks)
 
     def refuse_for_ready_teacher(self) -> None:
-        """Raise ValueError for what would train a teacher."""
+        """Raise ValueError for arguments that would train a teacher."""
         for name in _OF_TEACHER:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, list) and not value):
@@ -115,8 +151,39 @@ class FitArguments:
         return arguments
 
     def in_fingerprint(self) -> dict[str, Any]:
-        """What the result depends on besides data and callbacks."""
+        """Arguments that the result depends on, besides data and callbacks."""
         return {name: getattr(self, name) for name in _IN_FINGERPRINT}
+
+
+def _require_class_weight(class_weight: Any) -> None:
+    """Raise ValueError unless it maps class numbers to weights."""
+    try:
+        if not isinstance(class_weight, Mapping) or not class_weight:
+            raise ValueError("Expected a dictionary")
+        for label, weight in class_weight.items():
+            _validate.integer_at_least(0, label=label)
+            _validate.non_negative(weight=weight)
+    except ValueError as error:
+        raise ValueError(
+            "Expected `class_weight` to map class numbers to finite weights of at least 0, such as "
+            f"{{0: 1.0, 1: 5.0}}. Received: class_weight={class_weight!r}"
+        ) from error
+
+
+def _require_loss(loss: Any) -> None:
+    """Raise ValueError unless it is a loss, a function, or a name that Keras knows."""
+    if loss is None:
+        raise ValueError("Expected `loss` to be the teacher's loss. Received: loss=None")
+    found = single_loss(loss)
+    try:
+        known = callable(found) or (isinstance(found, str) and keras.losses.get(found) is not None)
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError(
+            "Expected `loss` to be a Keras loss, a function of labels and predictions, or the name "
+            f"of a loss that Keras knows. Received: loss={loss!r}"
+        )
 
 
 _ARGUMENTS = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
@@ -158,12 +225,16 @@ class Compiled:
             TypeError: For unknown arguments.
             ValueError: Without a loss, and for optimizers and metrics that cannot be copied.
         """
-        if loss is None:
-            raise ValueError("Expected `loss` to be the teacher's loss. Received: loss=None")
+        _require_loss(loss)
         known = (*_OPTIMIZERS, "weighted_metrics", *_ARGUMENTS, *_OF_STUDENT)
-        if not set(kwargs) <= set(known):
-            raise TypeError(f"Expected keyword arguments among {known}. Received: {sorted(kwargs)}")
-        _validate.boolean(fast_loop=kwargs.get("fast_loop", True))
+        unknown = {name: value for name, value in kwargs.items() if name not in known}
+        if unknown:
+            received = ", ".join(f"{name}={value!r}" for name, value in unknown.items())
+            raise TypeError(f"Expected keyword arguments among {known}. Received: {received}")
+        checked = (*_ARGUMENTS, *_OF_STUDENT)
+        require_compile(**{name: of for name, of in kwargs.items() if name in checked})
+        require_metrics(metrics, "metrics")
+        require_metrics(kwargs.get("weighted_metrics"), "weighted_metrics")
         optimizers = {}
         for phase in ("student", "teacher"):
             own = kwargs.get(f"{phase}_optimizer")
@@ -174,18 +245,20 @@ class Compiled:
             loss=loss,
             metrics=copied(metrics, "metrics"),
             weighted_metrics=copied(kwargs.get("weighted_metrics"), "weighted_metrics"),
-            arguments={name: of for name, of in kwargs.items() if name in _ARGUMENTS},
+            arguments={
+                name: of for name, of in kwargs.items() if name in _ARGUMENTS and of is not None
+            },
             of_student={name: of for name, of in kwargs.items() if name in _OF_STUDENT},
         )
 
     def for_labels(self, phase: str) -> dict[str, Any]:
-        """Arguments for a model that learns labels, optimizer and metrics new."""
-        # The student's is what it is released with.
+        """Arguments for a model that learns labels, with fresh optimizer and metrics."""
+        # The student is released with the user's own loss.
         loss = replicas.whole_batch(self.loss) if phase == "teacher" else self.loss
         return {**self._for_phase(phase), "loss": loss}
 
     def for_distillation(self, labels: Any) -> dict[str, Any]:
-        """Arguments for a `DistillationTrainer`, whose loss is given.
+        """Arguments for a `DistillationTrainer`, whose loss is fixed.
 
         Args:
             labels: Some labels in the form that the user's loss and metrics take.

@@ -9,7 +9,11 @@ import keras
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp.distillation.settings import require_settings, require_storage
+from keras_dmp._classifier.kind import require_from_logits
+from keras_dmp.distillation.settings import (
+    require_settings,
+    require_storage,
+)
 from keras_dmp.distribution import workers as _workers
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import fingerprint, phases, run_directory
@@ -40,19 +44,19 @@ class DMPTrainer:
         model: A callable that builds a fresh classifier, or a Keras model. A model is cloned
             with fresh weights for teacher and student, its adapted preprocessing kept; for
             pretrained weights pass a callable.
-        teacher: A trained classifier to use as it is. Defaults to `None`: one is trained.
+        teacher: A trained classifier to use unchanged. Defaults to `None`: one is trained.
         selector: An `EntropyReferenceSelector`, or `None` for all reference samples. Defaults to
             `"lowest_half"`: the half of the pool with the lowest prediction entropy, the paper's
-            rule. A selector among the callbacks of `fit` takes its place.
-        temperature: Finite number above 0, of the distillation. Defaults to 1.
+            rule, and at least two samples. A selector among the callbacks of `fit` takes its place.
+        temperature: Number from 1e-6 to 1e6, of the distillation. Defaults to 1.
         labels: `"soft"` or `"hard"` teacher labels. Defaults to `"soft"`.
         compensate_temperature: Boolean. Whether to multiply the student's loss by
             `temperature ** 2`. Defaults to `False`.
         from_logits: Whether the classifier returns logits. Defaults to `None`: read from the
             compiled loss, the last activation or the values.
         seed: Integer that fixes the whole of `fit` through `keras.utils.set_random_seed`.
-            Defaults to `None`: the global state as it is.
-        directory: A folder for checkpoints, with which a `fit` that was killed goes on when it
+            Defaults to `None`: the global generators are left as they are.
+        directory: A folder for checkpoints, with which a `fit` that was killed is resumed when it
             is called again, to the same student bit for bit on a CPU. It is private: only its
             owner can read it, and `purge` removes it. It needs a `seed`. Defaults to `None`:
             nothing is written.
@@ -101,7 +105,7 @@ class DMPTrainer:
         memory_limit: int | None = None,
     ):
         require_parts(model, teacher, seed, directory, distribution_strategy)
-        if selector == _LOWEST_HALF:
+        if isinstance(selector, str) and selector == _LOWEST_HALF:
             selector = EntropyReferenceSelector(fraction=0.5)
             self._selector_is_default = True
         elif selector is None or isinstance(selector, EntropyReferenceSelector):
@@ -111,6 +115,7 @@ class DMPTrainer:
                 "Expected `selector` to be an EntropyReferenceSelector, None for all reference "
                 f"samples, or {_LOWEST_HALF!r}. Received: selector={selector!r}"
             )
+        require_from_logits(from_logits)
         require_settings(temperature, labels, compensate_temperature)
         require_storage(label_format, memory_limit)
         self._model = model
@@ -203,7 +208,7 @@ class DMPTrainer:
 
         Args:
             x: The private members: arrays, `tf.data.Dataset` or `PyDataset` of `(x, y)`. With
-                a ready teacher it may be None; if given, it serves the overlap check.
+                a ready teacher it may be None; otherwise it is used for the overlap check.
             y: Labels of the members.
             batch_size: Samples per step of both phases; a dataset of members keeps its own.
                 Defaults to that of the reference dataset, or 32.
@@ -217,7 +222,7 @@ class DMPTrainer:
             teacher_callbacks: Callbacks of the teacher phase. What they write is private.
             validation_data: `(x, y)`, `(x, y, sample_weight)` or a dataset, for both phases; no
                 members.
-            shuffle: Whether each epoch has an order of its own.
+            shuffle: Boolean. Whether each epoch has its own order.
             class_weight: Weight of each class in the teacher's loss.
             sample_weight: Weight of each member in the teacher's loss.
             validation_batch_size: As in `keras.Model.fit`.
@@ -234,7 +239,7 @@ class DMPTrainer:
         Raises:
             ValueError: Before any training, for data or models that do not fit together, and for
                 a `directory` of other data or settings.
-            RuntimeError: If another run is at work in `directory`.
+            RuntimeError: If another run is using `directory`.
         """
         arguments = FitArguments(
             x=x,
@@ -279,8 +284,8 @@ class DMPTrainer:
         """Train one teacher, label once, and train and audit a student for each combination.
 
         With a `seed` a point is what `fit` gives with its settings. Temperature, labels and
-        selector of the trainer are not looked at, but for the selector's `balance_classes`
-        and `seed`.
+        selector of the trainer are ignored, except for the selector's `balance_classes` and
+        `seed`.
 
         Args:
             x: The private members, as in `fit`; the audit needs them with a ready teacher too.
@@ -303,13 +308,14 @@ class DMPTrainer:
         """
         from keras_dmp.trainer import sweeping
 
-        arguments = FitArguments(x=x, y=y, reference=reference, **fit)
+        arguments = FitArguments.read(x=x, y=y, reference=reference, **fit)
         if x is None:
             raise ValueError("Expected `x` to be the members, for the audit. Received: x=None")
         if selector_among(arguments.callbacks) is not None:
             raise ValueError(
-                "Expected `callbacks` without an EntropyReferenceSelector: `sizes` and `orders` "
-                "say what is chosen. Received: one"
+                "Expected `callbacks` without an EntropyReferenceSelector, since `sizes` and "
+                "`orders` decide what is chosen: remove it. Received: "
+                f"callbacks={arguments.callbacks!r}"
             )
         fixed = {k: of for k, of in self._settings.items() if k not in ("temperature", "labels")}
         compensate = fixed["compensate_temperature"]
@@ -322,10 +328,10 @@ class DMPTrainer:
             return found
 
     def purge(self) -> None:
-        """Remove `directory` with all that runs have written there; the student stays in memory.
+        """Remove `directory` and everything in it; the student stays in memory.
 
         Raises:
-            RuntimeError: If a run is at work there.
+            RuntimeError: If a run is using it.
             ValueError: If the trainer has no `directory`.
         """
         if self._directory is None:
@@ -357,15 +363,18 @@ class DMPTrainer:
     def _prepared(
         self, arguments: FitArguments, selectors: list[EntropyReferenceSelector | None], **more: Any
     ) -> Iterator[Run]:
-        """All that a run works with, checked, in the strategy's scope, its directory held.
+        """Check and build a run, in the strategy's scope, with its directory locked.
 
         Args:
-            arguments: What the user gave.
-            selectors: What will choose from the reference.
-            **more: What else the result depends on.
+            arguments: The arguments of `fit`.
+            selectors: The selectors that will choose from the reference.
+            **more: Further settings that the result depends on.
         """
         if self._compiled is None:
-            raise ValueError("Expected `compile` to be called before `fit`. Received: no call")
+            raise ValueError(
+                "Expected `compile` to be called before `fit`. Received: a trainer that is not "
+                "compiled"
+            )
         if self._given_teacher is not None:
             arguments.refuse_for_ready_teacher()
         with contextlib.ExitStack() as stack:
@@ -379,13 +388,14 @@ class DMPTrainer:
                 arguments,
                 loss=self._compiled.loss,
                 from_logits=self._from_logits,
+                label_format=self._settings["label_format"],
                 selectors=[selector for selector in selectors if selector is not None],
             )
             directory = self._opened_directory(plan, arguments, more)
             if directory is not None:
                 stack.enter_context(directory.locked())
                 stack.enter_context(run_directory.sigterm_leaves())
-            # Should this run break off, no student of an earlier one stands beside its teacher.
+            # If this run is interrupted, no student of an earlier one remains with its teacher.
             self._student = None
             yield Run(
                 plan=plan,
@@ -401,12 +411,13 @@ class DMPTrainer:
         """The three phases, on data that has been checked."""
         history = keras.callbacks.History()
         history.history = {}
+        # Made and compiled before the teacher is trained: what is wrong with it shows now.
+        student = run.plan.student
+        distiller = run.distiller(student, **self._settings)
         if not run.teacher_is_ready:
             trained = phases.train_teacher(run)
             history.history |= {f"teacher_{key}": of for key, of in trained.history.items()}
             self._teacher = run.plan.teacher
-        student = run.plan.student
-        distiller = run.distiller(student, **self._settings)
         (labeled,) = phases.label(run, distiller, [selector_among(run.arguments.callbacks)])
         trained = phases.train_student(run, distiller, labeled)
         self._student = student
@@ -424,7 +435,8 @@ class DMPTrainer:
         require_resumable(plan, arguments)
         ready = self._given_teacher
         settings = {"from_logits": plan.kind.from_logits, "seed": self._seed}
-        selector = self.selector or selector_among(arguments.callbacks)
+        # One among the callbacks takes the place of the default.
+        selector = selector_among(arguments.callbacks) or self.selector
         configuration = {
             **fingerprint.of_data(plan),
             "teacher": None if ready is None else fingerprint.of_weights(ready),

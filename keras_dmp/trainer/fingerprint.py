@@ -1,4 +1,4 @@
-"""What a run depends on, by name, so that a directory of another one is refused with what differs.
+"""What a run depends on, by name: a directory of another run is refused with the differences.
 
 Data enters by hashes. Names of layers, which depend on what a process has built before, do not.
 """

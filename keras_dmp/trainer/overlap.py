@@ -36,7 +36,7 @@ def refuse_overlap(
 
 
 def warn_of_padding(lengths: list[frozenset]) -> None:
-    """Emit a `PrivacyWarning` where equal records may hide behind other padding.
+    """Emit a `PrivacyWarning` if equal records may differ in their padding.
 
     Args:
         lengths: Of each part, `Records.lengths`.
@@ -47,7 +47,7 @@ def warn_of_padding(lengths: list[frozenset]) -> None:
 
 
 def _checked_groups(groups: dict[str, Any], digests: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Groups with none missing, one per record of the parts that are there."""
+    """Groups with none missing, one per record of each part."""
     known = {"members", "nonmembers", "validation", "reference"}
     if not isinstance(groups, dict) or "members" not in groups or not set(groups) <= known:
         received = sorted(groups) if isinstance(groups, dict) else type(groups).__name__
@@ -68,7 +68,7 @@ def _report(finding: str, count: int, allow: bool) -> None:
     if not allow:
         raise ValueError(
             f"{finding}: the student must never see the members. Expected disjoint data (see "
-            "`split_private`), or allow_overlap=True to go on with a PrivacyWarning. "
+            "`split_private`), or allow_overlap=True to continue with a PrivacyWarning. "
             f"Received: {count} shared"
         )
     warnings.warn(f"{finding}: the student may expose them", PrivacyWarning, stacklevel=5)

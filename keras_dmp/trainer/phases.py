@@ -1,4 +1,4 @@
-"""The phases of a DMP run: each from its start or, in a directory, from where it was left."""
+"""The phases of a DMP run: each from its start or, in a directory, resumed."""
 
 import dataclasses
 import functools
@@ -23,18 +23,18 @@ from keras_dmp.trainer.run_directory import RunDirectory
 _TEACHER, _STUDENT = 1, 2
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
-    """What the phases work with.
+    """Everything that the phases work with.
 
     Attributes:
         plan: Models and data.
-        arguments: What `fit` was given.
-        compiled: What `compile` was given.
+        arguments: The arguments of `fit`.
+        compiled: The arguments of `compile`.
         seed: Seed of the run, or None to leave the global generators as they are.
-        directory: Where checkpoints are, or None. It needs a seed.
-        teacher_is_ready: Whether the teacher is not to be trained.
-        model: What builds models.
+        directory: The directory of checkpoints, or None. It needs a seed.
+        teacher_is_ready: Whether the teacher has been trained already.
+        model: The user's model, or the callable that builds it.
     """
 
     plan: Plan
@@ -58,14 +58,14 @@ class Run:
         return distiller
 
     def _some_labels(self) -> Any:
-        """Labels in the form that the user gave them in; the loss and the metrics take it."""
+        """A label in the user's form, which the loss and the metrics take."""
         for data in (self.plan.members, self.plan.validation):
             if data is not None:
                 given = data.y
                 if given is None:
                     given = batches.first_batch(data.x, data.name, self.plan.teacher).y
                 return np.asarray(given[:1])
-        # A ready teacher, and nothing with labels: what can be told is what the loss is called.
+        # A ready teacher, and nothing with labels: the name of the loss shows their form.
         loss = self.compiled.loss
         name = loss if isinstance(loss, str) else getattr(loss, "name", None) or ""
         is_of_numbers = "sparse" in name or "binary" in name
@@ -74,12 +74,12 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training left besides weights.
+    """The results of a training besides weights.
 
     Attributes:
-        history: Logs by name, one value an epoch.
+        history: Logs by name, one value per epoch.
         epochs: Numbers of the epochs.
-        params: What Keras tells callbacks of the training.
+        params: The `params` that Keras passes to callbacks.
     """
 
     history: dict[str, list[Any]]
@@ -113,7 +113,7 @@ def label(
     distiller: DistillationTrainer,
     selectors: Sequence[EntropyReferenceSelector | None],
 ) -> list[LabeledReference]:
-    """Ask the teacher for its outputs on the reference once; what each selector chose."""
+    """Label the reference with the teacher, once; return the choice of each selector."""
     announce("Student: labelling the reference, training on it", run)
     pool, directory = run.plan.reference, run.directory
     labeled = None
@@ -144,7 +144,7 @@ def train_student(
     Args:
         run: The run.
         distiller: Its trainer.
-        labeled: What it is trained on.
+        labeled: The labelled reference samples.
         phase: Name of its checkpoints.
     """
     arguments, validation = run.arguments, run.plan.validation
@@ -153,7 +153,7 @@ def train_student(
         return distiller.fit(
             labeled,
             batch_size=arguments.batch_size or run.plan.reference.batch_size,
-            # As it was read: the distiller would read a dataset again.
+            # Already checked: the distiller would read a dataset again.
             **arguments.for_keras(validation),
             **of_phase,
         )
@@ -184,7 +184,7 @@ def _train(
     Args:
         run: The run.
         phase: Name of the phase's checkpoints.
-        number: What its seeds depend on besides the run's.
+        number: Number of the phase, which its seeds depend on.
         model: The model.
         fit: Trains it; takes `epochs`, `initial_epoch` and `callbacks`.
         epochs: Epochs in all.
@@ -197,13 +197,13 @@ def _train(
         return Trained(history=trained.history, epochs=trained.epoch, params=trained.params)
     write = functools.partial(run.directory.write, phase)
     start = run.directory.newest(phase)
-    # What a selector chose is kept with the labels.
+    # The choice of a selector is kept with the labels.
     with_state = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
     checkpoints = EpochCheckpoints(write, with_state, generators=generators, start=start)
     if checkpoints.finished:
         checkpoints.restore(model)
     else:
-        # Where a callback has stopped the training, only its end is left.
+        # If a callback has stopped the training, only the end of `fit` remains.
         last = checkpoints.initial_epoch if checkpoints.stopped else epochs
         fit(
             epochs=last,
@@ -217,7 +217,7 @@ def _train(
 
 
 def announce(words: str, run: Run) -> None:
-    """A line among the progress bars, as verbose as Keras."""
+    """Write a line between the progress bars, unless `verbose` is 0."""
     if run.arguments.verbose:
         sys.stdout.write(f"{words}\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What a run of `DMPTrainer` works with: models built, data read, all of it checked."""
+"""Models and data of a run of `DMPTrainer`: built, read and checked."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -6,11 +6,12 @@ from typing import Any
 
 import keras
 
-from keras_dmp._classifier import fresh, outputs
+from keras_dmp._classifier import forward, fresh, outputs
 from keras_dmp._classifier.kind import output_kind
 from keras_dmp._data import arrays, batches, samples
 from keras_dmp._training import callback_state
 from keras_dmp._training.labeled_data import LabeledData, require_fixed_order
+from keras_dmp.reference.label_format import require_format_for
 from keras_dmp.reference.pool import ReferencePool
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import overlap
@@ -19,14 +20,14 @@ from keras_dmp.trainer.arguments import FitArguments
 _SAMPLE = slice(0, 256)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Plan:
     """Models and data of one run.
 
     Attributes:
         teacher: The teacher, ready or to be trained.
         student: A student with weights of its own.
-        kind: What both return.
+        kind: The kind of their outputs.
         members: The private members, or None with a ready teacher.
         reference: The pool.
         validation: Validation data of both phases, or None.
@@ -51,16 +52,18 @@ def prepare(
     *,
     loss: Any,
     from_logits: bool | None,
+    label_format: str | int | None,
     selectors: Iterable[EntropyReferenceSelector],
 ) -> Plan:
     """Build the models, read the data once, and check all of it before any training.
 
     Args:
-        model: What builds teacher and student.
+        model: The user's model, or the callable that builds it.
         ready_teacher: A trained teacher, or None.
-        arguments: The data, as `DMPTrainer.fit` was given it.
-        loss: The compiled loss, which may tell what outputs are.
-        from_logits: What the user says of that.
+        arguments: The arguments of `DMPTrainer.fit`.
+        loss: The compiled loss, which may show whether outputs are logits.
+        from_logits: Whether they are, if the user has declared it.
+        label_format: How the teacher's outputs will be kept.
         selectors: Selectors that will choose from the reference.
 
     Raises:
@@ -72,7 +75,10 @@ def prepare(
     source, name = (reference, "reference") if x is None else (x, "x")
     sample = arrays.take(samples.first(source, name, student), _SAMPLE)
     teacher, student = fresh.teacher_and_student(model, ready_teacher, student, sample)
+    forward.require_taken(student, sample, name)
     kind = output_kind(student, "model", sample, from_logits, loss=loss)
+    arguments.require_class_weight_for(kind.num_classes)
+    require_format_for(label_format, kind)
     if ready_teacher is not None:
         of_teacher = output_kind(teacher, "teacher", sample, from_logits)
         outputs.require_same_kind(of_teacher, kind)
@@ -92,6 +98,7 @@ def prepare(
     pool = ReferencePool.read(reference, "reference", student)
     if known is not None:
         samples.require_alike(pool.first, sample, "reference", "x", student)
+    forward.require_taken(student, pool.first, "reference")
     for selector in selectors:
         selector.require_narrows(pool.num_samples)
     if arguments.validation_data is not None:
@@ -118,20 +125,21 @@ def prepare(
 
 
 def require_resumable(plan: Plan, arguments: FitArguments) -> None:
-    """Raise ValueError for what a run that is broken off could not go on with.
+    """Raise ValueError for data and callbacks with which a run could not be resumed.
 
     Args:
         plan: Models and data.
-        arguments: What `fit` was given.
+        arguments: The arguments of `fit`.
     """
     if selector_among(arguments.teacher_callbacks) is not None:
         raise ValueError(
-            "Expected `teacher_callbacks` without an EntropyReferenceSelector with `directory`: "
-            "what it chooses from a pool of its own is not kept there. Received: one"
+            "Expected `teacher_callbacks` without an EntropyReferenceSelector when there is a "
+            "`directory`, which does not keep its choice: call `selector.select(trainer.teacher, "
+            f"pool)` after `fit`. Received: teacher_callbacks={arguments.teacher_callbacks!r}"
         )
     for name in ("callbacks", "teacher_callbacks"):
         callbacks = getattr(arguments, name)
-        # What a selector chose is kept with the labels.
+        # The choice of a selector is kept with the labels.
         others = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
         callback_state.require_savable(others, name)
     for part in (plan.members, plan.validation):
@@ -151,7 +159,8 @@ def _require_parts(x: Any, reference: Any, ready_teacher: Any, groups: Any) -> N
         )
     if groups is not None and x is None:
         raise ValueError(
-            "Expected `x` to be the members when `groups` tells theirs. Received: x=None"
+            "Expected `x` to be the members, since `groups` has theirs: pass `x`, or leave "
+            "`groups` out. Received: x=None"
         )
 
 
@@ -164,11 +173,13 @@ def read_labeled(
         data: `(x, y)`, `(x, y, sample_weight)` or a dataset of them.
         name: The argument's name, for messages.
         model: A built classifier that takes the samples.
-        kind: What its outputs are.
+        kind: The kind of its outputs.
     """
     columns = (
         (data, None, None)
         if batches.is_dataset(data)
         else keras.utils.unpack_x_y_sample_weight(data)
     )
-    return LabeledData.read(*columns, names=samples.Names.of(name), model=model, kind=kind)
+    read = LabeledData.read(*columns, names=samples.Names.of(name), model=model, kind=kind)
+    forward.require_taken(model, samples.first(read.x, name, model), name)
+    return read

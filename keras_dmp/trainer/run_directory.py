@@ -1,6 +1,6 @@
-"""The directory of a run of `DMPTrainer`: checkpoints of its phases, kept so that it can go on.
+"""The directory of a run of `DMPTrainer`: checkpoints of its phases, so that it can be resumed.
 
-All of it is private: the teacher, what it says of the reference, and hashes of the members.
+All of it is private: the teacher, its outputs for the reference, and hashes of the members.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class RunDirectory:
     Args:
         path: The directory; it is made if it is not there.
         configuration: What the run depends on, plain JSON values by name.
-        workers: Who takes part: the chief writes, the others read what it tells them to.
+        workers: The processes that take part: the chief writes, the others read.
 
     Raises:
         ValueError: If the directory belongs to another configuration, or is none of these.
@@ -103,7 +103,7 @@ class RunDirectory:
                 if isinstance(error, private_file.DamagedFileError | OSError):
                     kind = "is damaged"
                 warnings.warn(
-                    f"A checkpoint of the {phase} {kind} ({error}): the run goes on from the "
+                    f"A checkpoint of the {phase} {kind} ({error}): the run resumes from the "
                     "one before it",
                     stacklevel=3,
                 )
@@ -135,7 +135,7 @@ class RunDirectory:
             raise OSError(
                 error.errno,
                 f"The {phase}'s checkpoint {number} could not be written ({error.strerror}). What "
-                "was written before it is whole: the same call goes on from there",
+                "was written before it is whole: repeat the same call to resume from there",
                 str(self.path),
             ) from error
         # Those of a higher number cannot be used: the run has gone on from one before them.
@@ -231,7 +231,7 @@ def _locked(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def sigterm_leaves() -> Iterator[None]:
-    """Turn SIGTERM into `SystemExit`, so that files in the making go and locks are given back.
+    """Turn SIGTERM into `SystemExit`, so that unfinished files are removed and locks released.
 
     Only where nobody else handles it, and in the main thread, where alone Python allows it.
     """
@@ -248,6 +248,8 @@ def sigterm_leaves() -> Iterator[None]:
 
 def _leave(number: int, frame: Any) -> None:
     del frame
-    sys.stderr.write("Stopped by SIGTERM: the same call goes on from the last finished epoch\n")
+    sys.stderr.write(
+        "Stopped by SIGTERM: repeat the same call to resume after the last finished epoch\n"
+    )
     # What shells report for a process that ended by this signal.
     raise SystemExit(128 + number)

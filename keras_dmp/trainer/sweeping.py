@@ -1,4 +1,4 @@
-"""A sweep over settings of the distillation: one teacher, one labelling, a student a point."""
+"""A sweep over settings of the distillation: one teacher, one labelling, one student per point."""
 
 import dataclasses
 import itertools
@@ -73,7 +73,7 @@ class Grid:
     def selectors(
         self, like: EntropyReferenceSelector | None
     ) -> list[EntropyReferenceSelector | None]:
-        """A selector for each choice, None for all of the pool."""
+        """One selector per choice, None for the whole pool."""
         further = {}
         if like is not None:
             further = {"balance_classes": like.balance_classes, "seed": like.seed}
@@ -83,7 +83,7 @@ class Grid:
         ]
 
     def in_fingerprint(self) -> dict[str, Any]:
-        """What points the grid has."""
+        """The points of the grid."""
         return {"choices": self.choices, "settings": self.settings}
 
 
@@ -94,13 +94,13 @@ def sweep(
     settings: dict[str, Any],
     nonmembers: Any,
 ) -> Sweep:
-    """Train one teacher and a student a point, and audit all of them.
+    """Train one teacher and one student per point, and audit all of them.
 
     All students start from the same weights and, with a seed, see the same orders: points differ
     by their settings alone, and a point is what `fit` gives with these settings.
 
     Args:
-        run: What the phases work with.
+        run: Models, data and settings.
         grid: The points.
         selectors: The grid's selectors.
         settings: Settings of the distillation that all points share.
@@ -108,12 +108,13 @@ def sweep(
 
     Raises:
         ValueError: Before any training for nonmembers that cannot be used, and at the end if all
-            students have diverged. A warning tells of one that has.
+            students have diverged. A warning names each one that has.
     """
     _require_auditable(run, nonmembers)
+    labeler = run.distiller(run.plan.student, **settings)
     if not run.teacher_is_ready:
         phases.train_teacher(run)
-    labeled = phases.label(run, run.distiller(run.plan.student, **settings), selectors)
+    labeled = phases.label(run, labeler, selectors)
     start = [keras.ops.convert_to_numpy(variable) for variable in run.plan.student.variables]
     undefended = _audit(run, run.plan.teacher, nonmembers, "undefended")
     points = []
@@ -125,10 +126,10 @@ def sweep(
         phases.train_student(run, distiller, chosen, phase=f"student_{number}")
         name = f"{order} {len(chosen)}, {of_point['labels']}, T={of_point['temperature']:g}"
         if not _is_finite(student):
-            # One point that cannot be audited must not take the others along.
+            # One point that cannot be audited must not stop the others.
             warnings.warn(
                 f"The student of {name} has diverged, and is left out: some of its weights are "
-                "infinite or no numbers. Lower the learning rate, or leave out this setting",
+                "infinite or NaN. Lower the learning rate, or leave out this setting",
                 stacklevel=3,
             )
             continue
@@ -137,8 +138,8 @@ def sweep(
         phases.announce(f"{number + 1}: {point}", run)
     if not points:
         raise ValueError(
-            "Expected at least one student of the sweep to be of finite weights. Received: "
-            f"{number + 1} that have diverged; lower the learning rate"
+            "Expected at least one student of the sweep to have finite weights: lower the learning "
+            f"rate. Received: {number + 1} students, all of which have diverged"
         )
     return Sweep(undefended=undefended, points=tuple(points))
 
@@ -148,10 +149,10 @@ def _is_finite(model: keras.Model) -> bool:
 
 
 def _require_auditable(run: Run, nonmembers: Any) -> None:
-    """Raise ValueError, before any training, for what the audit would refuse after it."""
+    """Raise ValueError, before any training, for data that the audit would refuse after it."""
     plan, x, y = run.plan, run.arguments.x, run.arguments.y
     if run.teacher_is_ready:
-        # Members that train no teacher may have come without labels.
+        # Members need no labels where the teacher is ready, but the audit does.
         members = x if batches.is_dataset(x) else (x, y)
         read_labeled(members, "x", model=plan.student, kind=plan.kind)
     read = read_labeled(nonmembers, "nonmembers", model=plan.student, kind=plan.kind)
@@ -160,7 +161,7 @@ def _require_auditable(run: Run, nonmembers: Any) -> None:
         if shared:
             raise ValueError(
                 f"Expected `nonmembers` to hold no records of the {part}. Received: "
-                f"{shared} of {len(read.digests)} that are"
+                f"{shared} of {len(read.digests)} that are shared"
             )
 
 

@@ -36,7 +36,7 @@ def chosen_at_once(criteria, entropy, classes, num_classes):
     candidates = np.flatnonzero(entropy <= limit)
     size = len(entropy) if criteria.size is None else criteria.size
     if criteria.fraction is not None:
-        size = max(1, round(criteria.fraction * len(entropy)))
+        size = max(2, round(criteria.fraction * len(entropy)))
     size = min(size, len(candidates))
     ranked = candidates[np.argsort(key[candidates], kind="stable")]
     if not criteria.balance_classes:

@@ -276,7 +276,7 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path, whole, monkeypatch):
         write(path, record, identity)
 
     monkeypatch.setattr(private_file, "write", full)
-    with pytest.raises(OSError, match=r"could not be written .No space left.*goes on from there"):
+    with pytest.raises(OSError, match=r"could not be written .No space left.*to resume from there"):
         resumed(tmp_path / "run")
     monkeypatch.undo()
     assert [n for n in names(tmp_path / "run") if "teacher" in n] == [

@@ -1,6 +1,9 @@
 """A sweep: one teacher, one labelling, a student a point, and what it says of them."""
 
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import nets
@@ -129,24 +132,32 @@ def test_audits_are_those_of_the_students(split):
     assert found.undefended.member_accuracy > found.points[0].report.member_accuracy
 
 
-# So low that logits divided by it are infinite.
-TOO_COLD = 1e-38
+# Gradients are divided by the temperature: with such steps one temperature makes weights
+# infinite at once, and the other one keeps them finite.
+TOO_COLD, WARM = 1e-6, 1e6
+
+
+def with_huge_steps():
+    made = DMPTrainer(build, seed=3, selector=None)
+    optimizers = {"student_optimizer": keras.optimizers.SGD(1e33)}
+    made.compile(keras.optimizers.SGD(0.2), LOSS, **optimizers)
+    return made
 
 
 def test_a_student_that_diverges_is_left_out(split):
-    with pytest.warns(UserWarning, match=r"The student of lowest 40, soft, T=1e-38 has diverged"):
-        found = sweep(split, temperatures=(TOO_COLD, 2.0), sizes=(40,))
+    with pytest.warns(UserWarning, match=r"The student of lowest 40, soft, T=1e-06 has diverged"):
+        found = sweep(split, with_huge_steps(), temperatures=(TOO_COLD, WARM), sizes=(40,))
     (point,) = found.points
-    whole = sweep(split, temperatures=(2.0,), sizes=(40,))
-    assert point.temperature == 2.0
+    whole = sweep(split, with_huge_steps(), temperatures=(WARM,), sizes=(40,))
+    assert point.temperature == WARM
     nets.assert_same_weights(point.student, whole.points[0].student.get_weights())
 
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore:The student of")
 def test_students_that_all_diverge(split):
-    with pytest.raises(ValueError, match="Received: 2 that have diverged"):
-        sweep(split, temperatures=(TOO_COLD, 2 * TOO_COLD), sizes=(40,))
+    with pytest.raises(ValueError, match="Received: 2 students, all of which have diverged"):
+        sweep(split, with_huge_steps(), temperatures=(TOO_COLD, 2 * TOO_COLD), sizes=(40,))
 
 
 def test_a_ready_teacher(split):
@@ -272,3 +283,14 @@ def test_members_need_labels_with_a_ready_teacher_too(split, monkeypatch):
 def test_unknown_arguments(split):
     with pytest.raises(TypeError, match="epoch"):
         sweep(split, epoch=3)
+
+
+def test_sweeps_load_without_tensorflow(found, tmp_path):
+    found.save(tmp_path / "sweep.json")
+    script = (
+        "import sys; from keras_dmp.trainer import Sweep; Sweep.load(sys.argv[1]); "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    command = [sys.executable, "-c", script, str(tmp_path / "sweep.json")]
+    subprocess.run(command, env=environment, check=True)
