@@ -256,7 +256,7 @@ def test_refuses_options_of_fit(reference, teacher, student, options, message):
 @pytest.mark.parametrize("name", ["y", "sample_weight"])
 def test_refuses_columns_beside_a_dataset(reference, student, name):
     options = {name: np.ones((96, 4), "float32")}
-    assert_refused(f"a dataset and {name}", student, batched(reference), **options)
+    assert_refused(f"a dataset and `{name}", student, batched(reference), **options)
 
 
 @pytest.mark.parametrize(

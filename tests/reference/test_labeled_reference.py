@@ -126,7 +126,7 @@ def test_only_the_owner_can_read(tmp_path, reference, teacher):
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 
-# What is no whole labelled reference.
+# What is no labelled reference.
 
 
 @pytest.fixture
@@ -152,9 +152,7 @@ def test_damaged_files_are_named(folder, name, damage):
         path.write_bytes(content)
     what = {"gone": "is missing", "changed": "has changed since"}
     message = what.get(damage, "bytes instead of")
-    with pytest.raises(
-        ValueError, match=rf"whole labelled reference\. Received: .*{name}.*{message}"
-    ):
+    with pytest.raises(ValueError, match=rf"labelled reference\. Received: .*{name}.*{message}"):
         LabeledReference.load(folder)
 
 
@@ -197,7 +195,7 @@ def test_damaged_manifests(folder, make):
 )
 def test_forged_manifests(folder, change, message):
     rewritten(folder / "arrays.manifest", change)
-    with pytest.raises(ValueError, match=rf"whole labelled reference\. Received: .*{message}"):
+    with pytest.raises(ValueError, match=rf"labelled reference\. Received: .*{message}"):
         LabeledReference.load(folder)
 
 
@@ -228,7 +226,7 @@ def test_arrays_are_npy_files(folder):
 
 def test_a_folder_of_nothing(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match=r"has no arrays.manifest: nothing was written there"):
+        with pytest.raises(ValueError, match=r"the file arrays.manifest: nothing was written"):
             LabeledReference.load(folder)
 
 
