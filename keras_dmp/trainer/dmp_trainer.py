@@ -10,10 +10,7 @@ import tensorflow as tf
 
 from keras_dmp import _validate
 from keras_dmp._classifier.kind import require_from_logits
-from keras_dmp.distillation.settings import (
-    require_settings,
-    require_storage,
-)
+from keras_dmp.distillation.settings import require_settings, require_storage
 from keras_dmp.distribution import workers as _workers
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import fingerprint, phases, run_directory

@@ -262,7 +262,7 @@ def test_refuses_columns_beside_a_dataset(reference, student, name):
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
-        ({"cache": False}, {}, "Expected a teacher with cache=False. Received: none"),
+        ({"cache": False}, {}, "Expected a teacher with cache=False.*Received: teacher=None"),
         ({"cache": False}, {"teacher": 1, "selector": 1}, "Received: a dataset and a selector"),
         (
             {"cache": False},

@@ -285,10 +285,15 @@ def test_refuses_another_pool(tmp_path, reference, teacher):
             LabeledReference.load(tmp_path, pool)
 
 
+def test_repr_shows_sizes_alone(folder):
+    read = LabeledReference.load(folder)
+    assert repr(read) == f"<LabeledReference: {len(read)} of {read.pool_size} samples, {read.kind}>"
+
+
 def test_a_selector_of_other_settings_is_not_restored(folder):
     read = LabeledReference.load(folder)
     for settings in ({"size": 31}, {"size": 30, "order": "highest"}, {"size": 30, "seed": 1}):
         selector = EntropyReferenceSelector(**settings)
-        with pytest.raises(ValueError, match="Expected a reference that was chosen by"):
+        with pytest.raises(ValueError, match="`labeled` to be a reference that was chosen by"):
             selector.restore(read)
         assert selector.indices_ is None

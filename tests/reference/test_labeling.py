@@ -317,7 +317,7 @@ def test_refuses_columns_beside_a_labeled_reference(pool, teacher):
     with pytest.raises(ValueError, match="cache=True with a LabeledReference"):
         trainer(teacher, cache=False).fit(labeled)
     selector = EntropyReferenceSelector(size=9)
-    with pytest.raises(ValueError, match=r"chosen by Criteria.*one with all samples"):
+    with pytest.raises(ValueError, match=r"chosen by Criteria.*a reference with all samples"):
         made.fit(labeled, callbacks=[selector])
     other = made.label(pool, selector=EntropyReferenceSelector(size=8))
     with pytest.raises(ValueError, match=r"size=9.*Received: a reference chosen by .*size=8"):

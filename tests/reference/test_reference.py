@@ -393,7 +393,7 @@ def test_refuses_arguments(arguments, message):
     ("arguments", "pool", "message"),
     [
         ({"size": 97}, lambda x: x, "`size` to be at most the 96 samples of the pool"),
-        ({"size": 9}, lambda x: None, "Expected a `pool` to select from"),
+        ({"size": 9}, lambda x: None, "Expected `pool` to be samples to choose from.*pool=None"),
         ({"size": 9}, lambda x: x[:0], "at least 1 sample. Received: 0 samples"),
         ({"size": 1}, lambda x: x[:1], "at least 2 samples. Received: 1"),
         ({"size": 9}, lambda x: x * np.nan, "`pool` to be finite"),
