@@ -17,10 +17,10 @@ from keras_dmp.defenses._dp.accounting import (
     noise_for,
 )
 from keras_dmp.defenses._dp.batches import secret_seed
+from keras_dmp.defenses._dp.independence import require_independent_layers
 from keras_dmp.defenses._dp.model import (
     DPModel,
     require_delta,
-    require_independent_samples,
     require_settings,
 )
 from keras_dmp.defenses.guarantee import PrivacyGuarantee, state_guarantee
@@ -107,7 +107,7 @@ class DPSGD(Defense):
 
     def _protect(self, run: Run) -> keras.Model:
         dp_accounting()
-        require_independent_samples(run.model, "build_model")
+        require_independent_layers(run.model, "build_model")
         if run.batch_size > run.num_members:
             raise ValueError(
                 f"Expected `batch_size` to be at most the {run.num_members} members. Received: "
