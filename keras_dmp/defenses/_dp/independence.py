@@ -129,11 +129,15 @@ def _changes(rows: Any, row: int) -> list[Any]:
     other = keras.tree.map_structure(lambda leaf: leaf[(row + 1) % _ROWS], rows)
     one = keras.tree.map_structure(lambda leaf: leaf[row], rows)
     blank = keras.tree.map_structure(lambda leaf: np.zeros_like(leaf[0]), rows)
-    scaled = keras.tree.map_structure(
-        lambda leaf: _FACTOR * leaf + _FACTOR if np.issubdtype(leaf.dtype, np.floating) else leaf,
-        one,
-    )
+    scaled = keras.tree.map_structure(_scaled, one)
     return [_replaced(rows, row, new) for new in (other, blank, scaled)]
+
+
+def _scaled(value: Any) -> Any:
+    if not np.issubdtype(value.dtype, np.floating):
+        return value
+    with np.errstate(over="ignore"):
+        return _FACTOR * value + _FACTOR
 
 
 def _replaced(rows: Any, row: int, new: Any) -> Any:

@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp._classifier.forward import single
+from keras_dmp._classifier import forward
 from keras_dmp._classifier.kind import require_model
 from keras_dmp._classifier.wrapper import ClassifierWrapper
-from keras_dmp._data import samples
+from keras_dmp._data import arrays, samples
 from keras_dmp._training import callback_state
 from keras_dmp.defenses._dp import stateless
 from keras_dmp.defenses._dp.accounting import ACCOUNTANTS, Spent, epsilon_of
@@ -193,14 +193,15 @@ class DPModel(ClassifierWrapper):
         self._require_own_steps()
         seed = secret_seed() if self.seed is None else self.seed + len(self.ledger)
         batches = SampledBatches(
-            (x, y),
+            # `tf.data` makes one tensor of a list.
+            (tuple(keras.tree.flatten(x)), y),
             batch_size=batch_size,
             poisson=self.sampling == "poisson",
             multiple=self.microbatch_size,
             seed=seed,
         )
         self._open_ledger(batches.num_batches, batch_size / len(y))
-        self._private.prepare(self, batch_size=batch_size, seed=seed)
+        self._private.prepare(self, x, batch_size=batch_size, seed=seed)
         # Batches differ in size, and a compiled step is compiled for one.
         self.jit_compile = False
         self.train_function = None
@@ -239,7 +240,8 @@ class DPModel(ClassifierWrapper):
                 "Expected `train_step` to be called by `fit`, which draws the batches and counts "
                 "the steps. Received: a call outside of `fit`"
             )
-        x, y, weight = data
+        leaves, y, weight = data
+        x = private.packed(leaves)
         classifier = self.classifier
         gradients = private.noised(private.clipped_sum(x, y, weight))
         gradients = [
@@ -250,7 +252,9 @@ class DPModel(ClassifierWrapper):
         # Stateless: layers that update state from members must not do so here either.
         weights = stateless.values_of(classifier.trainable_variables)
         state = stateless.values_of(classifier.non_trainable_variables)
-        y_pred = single(stateless.call(classifier, weights, state, x, training=False).outputs)
+        y_pred = forward.single(
+            stateless.call(classifier, weights, state, x, training=False).outputs
+        )
         # Penalties of weight regularizers before the step, as in Keras; there are no others.
         penalties = [tf.cast(penalty, tf.float32) for penalty in self.losses]
         self.optimizer.apply_gradients(zip(gradients, classifier.trainable_variables, strict=True))
@@ -291,7 +295,7 @@ class DPModel(ClassifierWrapper):
                 f"{type(y).__name__}"
             )
         x = samples.checked(x, "x", self.classifier)
-        kind = self.settle(x)
+        kind = self.settle(_ordinary_rows(self.classifier, x))
         require_independent_layers(self.classifier, "classifier")
         require_independent_samples(self.classifier, x)
         y = self.fitted_labels(y, "y")
@@ -356,11 +360,13 @@ class _Private:
         self.ledger = Ledger(ledger)
         self.clipped_sum: Any = None
         self.loss: Any = None
+        self._structure: Any = None
         self._scale, self._batch_size = 0.0, 1
         self._seeds: list[int] = []
 
-    def prepare(self, model: DPModel, *, batch_size: int, seed: int) -> None:
-        """Set up the steps of one call of `fit`."""
+    def prepare(self, model: DPModel, x: Any, *, batch_size: int, seed: int) -> None:
+        """Set up the steps of one call of `fit` on samples `x`."""
+        self._structure = keras.tree.map_structure(lambda _: 0, x)
         self.loss = per_sample_loss(model.loss)
         self.clipped_sum = clipped_sum(
             model.classifier, self.loss, model.clip_norm, model.microbatch_size
@@ -371,6 +377,10 @@ class _Private:
         # Unlike the seed of the batches, and one for each variable.
         states = np.random.SeedSequence([seed, 1]).generate_state(max(1, count), np.uint64)
         self._seeds = [int(state) >> 1 for state in states]
+
+    def packed(self, leaves: tuple[tf.Tensor, ...]) -> Any:
+        """Samples as the classifier takes them."""
+        return keras.tree.pack_sequence_as(self._structure, list(leaves))
 
     def noised(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
         """Gradients of an update, which is counted, from sums over its examples."""
@@ -410,6 +420,19 @@ def require_delta(delta: Any) -> None:
     _validate.positive(delta=delta)
     if delta >= 1:
         raise ValueError(f"Expected `delta` to be below 1. Received: delta={delta!r}")
+
+
+def _ordinary_rows(model: keras.Model, x: Any) -> Any:
+    """Rows whose outputs are finite, by which outputs are told apart; a few of them.
+
+    One extreme sample, whose gradient counts as zero, must not keep a model from being trained.
+    """
+    few = arrays.take(x, slice(0, 256))
+    outputs = forward.call(model, few)
+    if not isinstance(outputs, np.ndarray):
+        return few
+    is_finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+    return arrays.take(few, np.flatnonzero(is_finite)) if is_finite.any() else few
 
 
 def _require_known(arguments: dict[str, Any]) -> None:
