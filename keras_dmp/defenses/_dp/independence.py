@@ -77,6 +77,29 @@ def require_independent_samples(model: keras.Model, x: Any) -> None:
                 )
 
 
+def made_up_samples(model: keras.Model) -> Any:
+    """A few samples of the shape of a model's inputs, `None` where it cannot be called on them.
+
+    With them most models can be checked before there are data.
+    """
+    if not model.built or not getattr(model, "inputs", None):
+        return None
+    rng = np.random.default_rng(0)
+
+    def made_up(tensor):
+        shape = (_ROWS, *(size or _ROWS for size in tensor.shape[1:]))
+        is_float = keras.backend.is_float_dtype(tensor.dtype)
+        values = rng.normal(size=shape) if is_float else rng.integers(2, size=shape)
+        return values.astype(tensor.dtype)
+
+    try:
+        x = keras.tree.map_structure(made_up, model.input)
+        _Probe(model)(x)
+    except Exception:  # Anything that layers raise for inputs they do not take; `fit` checks again.
+        return None
+    return x
+
+
 class _Probe:
     """A model in training mode, which starts from the same variables and seeds in each call."""
 

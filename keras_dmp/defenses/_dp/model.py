@@ -18,6 +18,7 @@ from keras_dmp.defenses._dp import stateless
 from keras_dmp.defenses._dp.accounting import ACCOUNTANTS, Spent, epsilon_of
 from keras_dmp.defenses._dp.batches import SampledBatches, secret_seed
 from keras_dmp.defenses._dp.independence import (
+    made_up_samples,
     require_independent_layers,
     require_independent_samples,
 )
@@ -97,6 +98,9 @@ class DPModel(ClassifierWrapper):
         if seed is not None:
             _validate.integer_at_least(0, seed=seed)
         require_independent_layers(classifier, "classifier")
+        sample = made_up_samples(classifier)
+        if sample is not None:
+            require_independent_samples(classifier, sample)
         super().__init__({"classifier": classifier}, **kwargs)
         self.clip_norm = float(clip_norm)
         self.noise_multiplier = float(noise_multiplier)
