@@ -71,10 +71,14 @@ MIXING = {
 def test_models_that_mix_samples_are_refused_before_the_first_step(name):
     x, y = nets.prototypes(16, seed=3)
     model = MIXING[name]()
-    with pytest.raises(ValueError, match="one sample changes the outputs of others"):
+
+    def train():
         trainer = defenses.DPModel(model)
         trainer.compile("sgd", LOSS)
         trainer.fit(x, y, batch_size=8, verbose=0)
+
+    with pytest.raises(ValueError, match="one sample changes the outputs of others"):
+        train()
 
 
 @pytest.mark.parametrize("is_always", [True, False])
@@ -116,7 +120,5 @@ def test_unfrozen_normalization_is_refused_when_it_is_trained():
 def test_fixed_batch_sizes_are_refused():
     inputs = keras.Input(batch_shape=(8, nets.FEATURES))
     model = keras.Model(inputs, layers.Dense(nets.CLASSES)(inputs))
-    trainer = defenses.DPModel(model)
-    trainer.compile("sgd", LOSS)
     with pytest.raises(ValueError, match=r"shape \(8, 12\)"):
-        trainer.fit(*nets.prototypes(16), batch_size=8, verbose=0)
+        defenses.DPModel(model)
