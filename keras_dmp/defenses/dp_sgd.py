@@ -18,11 +18,8 @@ from keras_dmp.defenses._dp.accounting import (
 )
 from keras_dmp.defenses._dp.batches import secret_seed
 from keras_dmp.defenses._dp.independence import require_independent_layers
-from keras_dmp.defenses._dp.model import (
-    DPModel,
-    require_delta,
-    require_settings,
-)
+from keras_dmp.defenses._dp.model import DPModel
+from keras_dmp.defenses._dp.settings import require_delta, require_settings
 from keras_dmp.defenses.guarantee import PrivacyGuarantee, state_guarantee
 
 __all__ = ["DPSGD", "DPModel"]

@@ -12,7 +12,7 @@ from keras_dmp._data import arrays
 from keras_dmp._training.copies import copied_optimizer
 from keras_dmp.defenses._contract import Defense, Run
 from keras_dmp.defenses._dp.accounting import default_delta, dp_accounting
-from keras_dmp.defenses._dp.model import require_delta
+from keras_dmp.defenses._dp.settings import require_delta
 from keras_dmp.defenses._noisy_votes import VotingRule, count_votes
 from keras_dmp.defenses.guarantee import PrivacyGuarantee, state_guarantee
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer

@@ -24,8 +24,8 @@ from keras_dmp.defenses._dp.independence import (
 )
 from keras_dmp.defenses._dp.ledger import Ledger
 from keras_dmp.defenses._dp.per_example import clipped_sum, per_sample_loss
+from keras_dmp.defenses._dp.settings import require_delta, require_settings
 
-SAMPLINGS = ("poisson", "shuffled")
 # Arguments of `keras.Model.fit` that change neither the steps nor what is in them.
 _PASSED_ON = ("validation_batch_size", "validation_freq", "validation_steps", "initial_epoch")
 
@@ -401,29 +401,6 @@ class _Private:
                 for total, own in zip(sums, self._seeds, strict=True)
             ]
         return [total / self._batch_size for total in sums]
-
-
-def require_settings(
-    clip_norm: Any, noise_multiplier: Any, sampling: Any, microbatch_size: Any
-) -> None:
-    """Raise ValueError for settings of DP-SGD that are out of range."""
-    _validate.non_negative(noise_multiplier=noise_multiplier)
-    if clip_norm != float("inf"):
-        _validate.positive(clip_norm=clip_norm)
-    elif noise_multiplier:
-        raise ValueError(
-            "Expected `clip_norm` to be finite: the noise is in units of it. Received: "
-            f"clip_norm=inf with noise_multiplier={noise_multiplier!r}"
-        )
-    _validate.one_of(SAMPLINGS, sampling=sampling)
-    _validate.integer_at_least(1, microbatch_size=microbatch_size)
-
-
-def require_delta(delta: Any) -> None:
-    """Raise ValueError unless `delta` is a probability that means something."""
-    _validate.positive(delta=delta)
-    if delta >= 1:
-        raise ValueError(f"Expected `delta` to be below 1. Received: delta={delta!r}")
 
 
 def _ordinary_rows(model: keras.Model, x: Any) -> Any:
