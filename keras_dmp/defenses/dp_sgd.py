@@ -29,7 +29,7 @@ __all__ = ["DPSGD", "DPModel"]
 class DPSGD(Defense):
     """DP-SGD (Abadi et al., CCS 2016), with a formal guarantee.
 
-    `guarantee_of(model)` has the epsilon of a model that `protect` returned; `guarantee` tells it
+    `guarantee_of(model)` has the epsilon of a model that `protect` returned; `guarantee` computes it
     before any training. In plain Keras: `DPModel`.
 
     Without a `seed` batches and noise come from the operating system. With one they can be
@@ -38,7 +38,7 @@ class DPSGD(Defense):
     Args:
         noise_multiplier: Noise in units of the clip norm, a finite number of at least 0.
         target_epsilon: The epsilon to keep with the least noise; instead of `noise_multiplier`.
-        delta: Above 0 and below 1. Defaults to `None`: a tenth of one over the members.
+        delta: Above 0 and below 1. Defaults to `None`: 0.1 / number of members.
         clip_norm: Largest L2 norm of an example's gradient, above 0; infinite only without
             noise. Defaults to 1.
         sampling: `"poisson"` or `"shuffled"`; see `DPModel`. Defaults to `"poisson"`.

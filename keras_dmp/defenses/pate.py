@@ -44,7 +44,7 @@ class PATE(Defense):
         queries: Reference samples to ask about, drawn at random. Defaults to `None`: all.
         answers: Most answers; the rest of the queries is not asked. Defaults to `None`: as many
             as queries.
-        delta: Above 0 and below 1. Defaults to `None`: a tenth of one over the members.
+        delta: Above 0 and below 1. Defaults to `None`: 0.1 / number of members.
         student_epochs: Passes over the answers. Defaults to `None`: the `epochs` of `protect`.
         student_optimizer: What trains the student: a Keras optimizer, its name or its
             configuration. Defaults to `None`: the `optimizer` of `protect`.

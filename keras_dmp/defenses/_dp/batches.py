@@ -10,15 +10,15 @@ from keras_dmp._data import arrays
 
 
 class SampledBatches(keras.callbacks.Callback):
-    """Batches for a private training, and the callback that tells them the epoch.
+    """Batches for a private training, and the callback that sets their epoch.
 
     A batch is `(x, y, weight)`: weights are 1, or 0 for blank rows that only fill it up, so that
     its size is a multiple of `multiple` and never 0. Pass `.dataset` as `x` and the object itself
     among the callbacks.
 
     Args:
-        data: `(x, y)` with as many rows.
-        batch_size: Samples a batch, for Poisson sampling on average.
+        data: `(x, y)` with the same number of rows.
+        batch_size: Samples per batch, for Poisson sampling on average.
         poisson: Whether each batch draws each member with probability `batch_size / samples`.
             Otherwise each epoch is a shuffled order, cut into batches.
         multiple: What sizes of batches are multiples of.

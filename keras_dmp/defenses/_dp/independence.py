@@ -63,7 +63,7 @@ def require_independent_samples(model: keras.Model, x: Any) -> None:
             try:
                 after = probe(changed)
             except tf.errors.OpError:
-                # The changed row is no valid input, such as an index out of range.
+                # The changed row is not a valid input, such as an index out of range.
                 continue
             _require_same_state(model, before, after)
             others = np.arange(_ROWS) != row
@@ -173,7 +173,7 @@ def _replaced(rows: Any, row: int, new: Any) -> Any:
 
 
 def _alike(one: Any, other: Any, rows: Any = slice(None)) -> bool:
-    """Whether rows of outputs are equal but for rounding, values that are no numbers included."""
+    """Whether rows of outputs are equal but for rounding, values that are not numbers included."""
     pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
     return all(
         np.allclose(_float64(a)[rows], _float64(b)[rows], rtol=1e-4, atol=1e-6, equal_nan=True)

@@ -21,7 +21,7 @@ _COLUMNS = {
 class Ledger:
     """Counts noisy updates in a variable of its own, and remembers under which settings.
 
-    The counter is no weight of the model: `set_weights`, by which callbacks restore earlier
+    The counter is not a weight of the model: `set_weights`, by which callbacks restore earlier
     weights, must not take back what later updates have spent. It advances in the compiled step, so
     that it is right at any moment. Ledgers are merged when files are loaded: each training has a
     random identity, and its larger count is kept.
@@ -70,7 +70,7 @@ class Ledger:
 
     def load(self, store: Any) -> None:
         """Merge the ledger of a Keras file into this one."""
-        if "updates" not in store.keys():  # noqa: SIM118  a store is no mapping
+        if "updates" not in store.keys():  # noqa: SIM118  a store is not a mapping
             # Written before ledgers were in stores; the configuration has it.
             return
         columns = {name: np.asarray(store[name]) for name in _COLUMNS}
@@ -84,7 +84,7 @@ class Ledger:
                     probability=None if np.isnan(probability) else probability,
                 )
             )
-        # Numbers of updates go on after those of the file, so that no noise is drawn again.
+        # Numbers of updates continue after those of the file, so that no noise is drawn again.
         before = int(self._updates.numpy())
         after = max(before, int(np.asarray(store["updates"])))
         self._updates.assign(after)

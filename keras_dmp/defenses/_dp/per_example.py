@@ -56,7 +56,7 @@ def per_sample_loss(loss: Any) -> "_SampleLoss":
 
 
 class _SampleLoss:
-    """The loss of each sample; `is_known` tells whether it is known to mix no samples."""
+    """The loss of each sample; `is_known` says whether it is known to mix no samples."""
 
     def __init__(self, loss: Any):
         loss = keras.losses.get(loss)
