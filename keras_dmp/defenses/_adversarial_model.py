@@ -23,7 +23,7 @@ _JOINT_UNITS = (256, 64)
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
 class AdversarialModel(ClassifierWrapper):
-    """Trains a classifier against a membership attack that is trained beside it.
+    """Trains a classifier against a membership attack that is trained alongside it.
 
     The min-max game of Nasr, Shokri & Houmansadr (CCS 2018). In every step an attack network `h`
     learns to tell members from nonmembers by the classifier's probabilities and the one-hot
@@ -45,7 +45,7 @@ class AdversarialModel(ClassifierWrapper):
         **kwargs: `name` and `dtype` of the model.
 
     Raises:
-        TypeError: If `classifier` is no Keras model.
+        TypeError: If `classifier` is not a Keras model.
         ValueError: For arguments out of range; in `compile` and `fit` for a loss that contradicts
             the classifier's outputs.
 
@@ -101,7 +101,7 @@ class AdversarialModel(ClassifierWrapper):
         Args:
             x: The members: an array, or a structure of arrays.
             y: Their classes: integers, a column or one-hot.
-            batch_size: Members a step, and nonmembers.
+            batch_size: Members per step, and nonmembers.
             epochs: Passes over the members.
             verbose: As in `keras.Model.fit`.
             callbacks: As in `keras.Model.fit`.

@@ -31,7 +31,7 @@ class Defense(abc.ABC):
 
     Attributes:
         name: Name of the defence in `defenses.get`.
-        parts: Parts of the split, beside the members, that the defence cannot do without.
+        parts: Parts of the split, besides the members, that the defence cannot do without.
     """
 
     name: ClassVar[str]
@@ -58,7 +58,7 @@ class Defense(abc.ABC):
                 cloned with fresh weights.
             split: A `PrivateSplit`.
             epochs: Passes over the members.
-            batch_size: Samples a step. Defaults to 32.
+            batch_size: Samples per step. Defaults to 32.
             optimizer: What trains on the members: a Keras optimizer, its name or its
                 configuration. Each training gets a copy. Defaults to `"adam"`.
             from_logits: Whether the classifier returns logits. Defaults to `None`: read from
@@ -107,7 +107,7 @@ class Run:
         validation: `(x, y)` of the split's validation part, or None.
         reference: The split's reference pool, a structure of arrays, or None.
         epochs: Passes over the members.
-        batch_size: Samples a step.
+        batch_size: Samples per step.
         optimizer: The optimizer to copy.
         seed: The seed of the call, or None.
         verbose: As in `keras.Model.fit`.

@@ -53,7 +53,7 @@ class MemGuardModel(ClassifierWrapper):
         **kwargs: `name` and `dtype` of the model.
 
     Raises:
-        TypeError: If `classifier` or `detector` is no Keras model.
+        TypeError: If `classifier` or `detector` is not a Keras model.
         ValueError: For arguments out of range, for a `from_logits` that contradicts the
             classifier, and where only `from_logits` can tell what it returns.
 

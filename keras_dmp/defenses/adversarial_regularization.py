@@ -1,4 +1,4 @@
-"""Adversarial regularization: training against an attack that is trained beside the classifier."""
+"""Adversarial regularization: training against an attack that is trained alongside the classifier."""
 
 import dataclasses
 from typing import ClassVar
@@ -15,7 +15,7 @@ __all__ = ["AdversarialModel", "AdversarialRegularization"]
 class AdversarialRegularization(Defense):
     """Min-max game against a membership attack (Nasr, Shokri & Houmansadr, CCS 2018).
 
-    The attack needs labelled samples that are no members: the split's validation data. In plain
+    The attack needs labelled samples that are not members: the split's validation data. In plain
     Keras: `AdversarialModel`.
 
     Args:

@@ -17,12 +17,9 @@ from keras_dmp.defenses._dp.accounting import (
     noise_for,
 )
 from keras_dmp.defenses._dp.batches import secret_seed
-from keras_dmp.defenses._dp.model import (
-    DPModel,
-    require_delta,
-    require_independent_samples,
-    require_settings,
-)
+from keras_dmp.defenses._dp.independence import require_independent_layers
+from keras_dmp.defenses._dp.model import DPModel
+from keras_dmp.defenses._dp.settings import require_delta, require_settings
 from keras_dmp.defenses.guarantee import PrivacyGuarantee, state_guarantee
 
 __all__ = ["DPSGD", "DPModel"]
@@ -32,7 +29,7 @@ __all__ = ["DPSGD", "DPModel"]
 class DPSGD(Defense):
     """DP-SGD (Abadi et al., CCS 2016), with a formal guarantee.
 
-    `guarantee_of(model)` has the epsilon of a model that `protect` returned; `guarantee` tells it
+    `guarantee_of(model)` has the epsilon of a model that `protect` returned; `guarantee` computes it
     before any training. In plain Keras: `DPModel`.
 
     Without a `seed` batches and noise come from the operating system. With one they can be
@@ -41,7 +38,7 @@ class DPSGD(Defense):
     Args:
         noise_multiplier: Noise in units of the clip norm, a finite number of at least 0.
         target_epsilon: The epsilon to keep with the least noise; instead of `noise_multiplier`.
-        delta: Above 0 and below 1. Defaults to `None`: a tenth of one over the members.
+        delta: Above 0 and below 1. Defaults to `None`: 0.1 / number of members.
         clip_norm: Largest L2 norm of an example's gradient, above 0; infinite only without
             noise. Defaults to 1.
         sampling: `"poisson"` or `"shuffled"`; see `DPModel`. Defaults to `"poisson"`.
@@ -107,7 +104,7 @@ class DPSGD(Defense):
 
     def _protect(self, run: Run) -> keras.Model:
         dp_accounting()
-        require_independent_samples(run.model, "build_model")
+        require_independent_layers(run.model, "build_model")
         if run.batch_size > run.num_members:
             raise ValueError(
                 f"Expected `batch_size` to be at most the {run.num_members} members. Received: "

@@ -1,29 +1,32 @@
-"""The formal guarantee that a released model came with, where it came with one."""
+"""The formal guarantee of a released model, where there is one."""
 
 import dataclasses
+import hashlib
 import weakref
 
 import keras
+import numpy as np
 
 from keras_dmp._classifier.kind import require_model
 
-# Not an attribute of the model: it would be lost or saved in ways that nobody expects.
-_guarantees: "weakref.WeakKeyDictionary[keras.Model, PrivacyGuarantee]" = (
+# Not an attribute of the model: it would be lost or saved unexpectedly.
+# With each guarantee, a digest of the weights for which it was stated.
+_guarantees: "weakref.WeakKeyDictionary[keras.Model, tuple[PrivacyGuarantee, bytes]]" = (
     weakref.WeakKeyDictionary()
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyGuarantee:
-    """(epsilon, delta)-differential privacy of a training towards its members.
+    """(epsilon, delta)-differential privacy of a training with respect to its members.
 
-    It holds for the weights and for all that is computed from them, and not for training logs,
-    which are computed on the members without noise. It presumes that the seed is secret.
+    It holds for the weights and for everything that is computed from them, but not for training
+    logs, which are computed on the members without noise. It requires that the seed is secret.
 
     Attributes:
         epsilon: The privacy loss, 0 to infinity.
         delta: The probability that it is exceeded.
-        neighbors: What the two data sets that cannot be told apart differ in.
+        neighbors: How two data sets may differ that cannot be told apart.
         mechanism: What was accounted for, in words.
         data_dependent_epsilon: A tighter epsilon that depends on the members. It is itself
             private: publish `epsilon`. `None` where there is none.
@@ -43,16 +46,18 @@ class PrivacyGuarantee:
 def guarantee_of(model: keras.Model) -> PrivacyGuarantee | None:
     """Return the guarantee of a model that `protect` returned in this process.
 
-    It is no part of the saved archive: write it down beside it.
+    It ends when the weights change, by further training or otherwise: what it was computed from is
+    not all that they depend on then. It is not part of the saved archive: keep a note of it.
 
     Args:
         model: A model that a defence has returned.
 
     Returns:
-        A `PrivacyGuarantee`, or `None` if the defence gives none or the model was loaded.
+        A `PrivacyGuarantee`, or `None` if the defence gives none, the model was loaded, or it has
+        been trained since.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model.
 
     Example:
     >>> import keras
@@ -60,9 +65,24 @@ def guarantee_of(model: keras.Model) -> PrivacyGuarantee | None:
     True
     """
     require_model(model, "model")
-    return _guarantees.get(model)
+    guarantee, digest = _guarantees.get(model, (None, b""))
+    return guarantee if guarantee and not _is_changed(model, digest) else None
 
 
 def state_guarantee(model: keras.Model, guarantee: PrivacyGuarantee) -> None:
-    """Remember the guarantee of a model for as long as the model lives."""
-    _guarantees[model] = guarantee
+    """Remember the guarantee of a model for as long as the model lives unchanged."""
+    _guarantees[model] = guarantee, _digest(model)
+
+
+def _is_changed(model: keras.Model, digest: bytes) -> bool:
+    """Whether a model has other weights, or an optimizer with traces of a training."""
+    optimizer = getattr(model, "optimizer", None)
+    has_steps = optimizer is not None and int(np.asarray(optimizer.iterations)) > 0
+    return has_steps or _digest(model) != digest
+
+
+def _digest(model: keras.Model) -> bytes:
+    digest = hashlib.blake2b()
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
+    return digest.digest()

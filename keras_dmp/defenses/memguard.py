@@ -25,7 +25,7 @@ _DETECTOR_RATE = 1e-3
 class MemGuard(Defense):
     """Noise on each prediction that misleads a membership detector (Jia et al., CCS 2019).
 
-    An ordinary classifier is trained, and then a detector that tells its predictions on members
+    An ordinary classifier is trained, and then a detector that distinguishes its predictions on members
     from those on samples that are none. The released model is a `MemGuardModel`: it holds the
     classifier **and the detector**, which has been trained on members' predictions, and it loads
     where keras_dmp is installed. It defends where predictions are served, and not where the
@@ -37,7 +37,7 @@ class MemGuard(Defense):
     Args:
         budget: Largest expected L1 distance of the probabilities, 0 to 2. Defaults to 1.
         detector_data: The part of the split that shows the detector predictions on samples that
-            are no members: `"reference"` or `"validation"`. Defaults to `"reference"`.
+            are not members: `"reference"` or `"validation"`. Defaults to `"reference"`.
         detector_units: Units of the detector's layers. Defaults to `(256, 128, 64)`.
         detector_epochs: Passes of the detector over predictions. Defaults to 50.
         max_iterations: Most steps of a search for noise. Defaults to 300.
@@ -76,7 +76,7 @@ class MemGuard(Defense):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The part that shows predictions on samples that are no members."""
+        """The part that shows predictions on samples that are not members."""
         return (self.detector_data,)
 
     def _protect(self, run: Run) -> keras.Model:
@@ -99,7 +99,7 @@ class MemGuard(Defense):
         return run.released(model)
 
     def _detector(self, run: Run, others: Any, rng: np.random.Generator) -> keras.Model:
-        """A trained detector, of as many members as others."""
+        """A trained detector, of the same number of members and others."""
         size = min(run.num_members, arrays.num_samples(others))
         evidence = []
         for x in (run.x, others):

@@ -12,7 +12,7 @@ from keras_dmp._data import arrays
 from keras_dmp._training.copies import copied_optimizer
 from keras_dmp.defenses._contract import Defense, Run
 from keras_dmp.defenses._dp.accounting import default_delta, dp_accounting
-from keras_dmp.defenses._dp.model import require_delta
+from keras_dmp.defenses._dp.settings import require_delta
 from keras_dmp.defenses._noisy_votes import VotingRule, count_votes
 from keras_dmp.defenses.guarantee import PrivacyGuarantee, state_guarantee
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
@@ -44,7 +44,7 @@ class PATE(Defense):
         queries: Reference samples to ask about, drawn at random. Defaults to `None`: all.
         answers: Most answers; the rest of the queries is not asked. Defaults to `None`: as many
             as queries.
-        delta: Above 0 and below 1. Defaults to `None`: a tenth of one over the members.
+        delta: Above 0 and below 1. Defaults to `None`: 0.1 / number of members.
         student_epochs: Passes over the answers. Defaults to `None`: the `epochs` of `protect`.
         student_optimizer: What trains the student: a Keras optimizer, its name or its
             configuration. Defaults to `None`: the `optimizer` of `protect`.

@@ -88,14 +88,14 @@ def looped(model, loss, x, y, clip_norm):
 
 
 PROBED = (dense, branched, convolutional, strided, dilated)
-VECTORISED = (normalized_groups, shared)
+VECTORIZED = (normalized_groups, shared)
 
 
 @pytest.mark.parametrize(
     ("build", "clip_norm"),
     [
         *((build, clip_norm) for build in PROBED for clip_norm in (0.1, float("inf"))),
-        *((build, 0.1) for build in VECTORISED),
+        *((build, 0.1) for build in VECTORIZED),
     ],
 )
 def test_per_example_gradients_equal_those_of_a_loop(build, clip_norm):
@@ -130,7 +130,7 @@ def test_dense_and_convolutional_models_take_one_backward_pass():
         return type(clipped_sum(build(), per_sample_loss(CROSSENTROPY), 1.0, 4)).__name__
 
     assert [kind(build) for build in PROBED] == ["_ProbedSum"] * 5
-    assert [kind(build) for build in VECTORISED] == ["_VectorisedSum"] * 2
+    assert [kind(build) for build in VECTORIZED] == ["_VectorizedSum"] * 2
 
 
 def fitted(build=dense, *, epochs=2, batch_size=16, samples=64, optimizer=None, **settings):
@@ -174,20 +174,67 @@ def test_noise_has_the_deviation_that_is_accounted_for():
     assert abs(moved.mean()) < 5 * expected / np.sqrt(moved.size)
 
 
-def test_noise_is_never_the_same_twice():
-    trainer, _ = fitted(epochs=1, batch_size=64, optimizer=keras.optimizers.SGD(0.0))
-    x, y = np.zeros((8, nets.FEATURES), "float32"), np.zeros(8, "int64")
-    sums = [tf.zeros(v.shape) for v in trainer.classifier.trainable_variables]
-    draws = [np.asarray(trainer._spent.noised(sums)[0])]
-    trainer.optimizer.iterations.assign_add(1)
-    draws.append(np.asarray(trainer._spent.noised(sums)[0]))
-    # A second compile starts counting again; a second fit does not start over.
-    trainer.compile(keras.optimizers.SGD(0.0), CROSSENTROPY)
-    trainer.fit(x, y, batch_size=8, verbose=0)
-    draws.append(np.asarray(trainer._spent.noised(sums)[0]))
-    assert len({draw.tobytes() for draw in draws}) == 3
-    kernels = trainer._spent.noised(sums)
-    assert not np.allclose(kernels[2], np.asarray(kernels[0])[: nets.HIDDEN, : nets.HIDDEN][:1])
+class Moves(keras.callbacks.Callback):
+    """What each batch adds to the weights, and epsilon after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.moves, self.epsilons = [], []
+
+    def on_train_begin(self, logs=None):
+        self.before = self.model.classifier.get_weights()
+
+    def on_train_batch_end(self, batch, logs=None):
+        after = self.model.classifier.get_weights()
+        self.moves.append([new - old for new, old in zip(after, self.before, strict=True)])
+        self.before = after
+        self.epsilons.append(self.model.epsilon(1e-3))
+
+
+def only_noise():
+    """A net whose kernels move by noise alone where inputs are zeros."""
+    return keras.Sequential(
+        [
+            keras.Input((nets.FEATURES,)),
+            layers.Dense(nets.FEATURES, use_bias=False),
+            layers.Dense(nets.FEATURES, use_bias=False),
+            layers.Dense(nets.CLASSES, use_bias=False),
+        ]
+    )
+
+
+def trained_on_nothing(trainer, **fit):
+    watch = Moves()
+    x, y = np.zeros((32, nets.FEATURES), "float32"), np.zeros(32, "int64")
+    callbacks = [*fit.pop("callbacks", ()), watch]
+    trainer.fit(x, y, batch_size=8, verbose=0, callbacks=callbacks, **fit)
+    return watch
+
+
+def test_noise_is_never_the_same_twice(tmp_path):
+    """Not in two steps, variables or trainings, nor after a compile or in a resumed process."""
+
+    def new():
+        trainer = defenses.DPModel(only_noise(), seed=3)
+        trainer.compile(keras.optimizers.SGD(1.0), CROSSENTROPY)
+        return trainer
+
+    trainer = new()
+    moves = trained_on_nothing(trainer, epochs=2).moves
+    trainer.compile(keras.optimizers.SGD(1.0), CROSSENTROPY)
+    moves += trained_on_nothing(trainer).moves
+    path = tmp_path / "now.weights.h5"
+    trainer.save_weights(path)
+
+    class Resume(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.model.load_weights(path)
+
+    moves += trained_on_nothing(new(), callbacks=[Resume()]).moves
+    draws = np.stack([kernel.ravel() for move in moves for kernel in move[:2]])
+    assert len(draws) == 2 * 16
+    correlations = np.corrcoef(draws)
+    assert np.abs(correlations - np.eye(len(draws))).max() < 0.5
 
 
 def batches(poisson, *, samples=50, batch_size=8, multiple=4, epoch=0):

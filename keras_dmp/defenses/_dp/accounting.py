@@ -2,31 +2,40 @@
 
 import dataclasses
 import importlib
-from collections.abc import Iterable
+import math
+import secrets
+from collections.abc import Callable, Iterable
 from typing import Any
 
 ACCOUNTANTS = ("rdp", "pld")
-# How close the noise for a target epsilon comes to the least that keeps it.
+# How close the noise for a target epsilon comes to the least that keeps it, in parts of it.
 _TOLERANCE = 1e-3
 # Below this the guarantee is void in practice, and accountants fail.
 _LEAST_NOISE = 0.05
 _MOST_NOISE = 1e6
 
 
+def _new_identity() -> int:
+    return secrets.randbits(63)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spent:
-    """One run of steps alike.
+    """Steps of one training, all with the same settings.
 
     Attributes:
         noise_multiplier: Standard deviation of the noise in units of the clip norm.
-        count: How many there were: steps, or epochs if each member comes once an epoch.
+        count: Number of steps, or of epochs if each member is in one batch per epoch.
         probability: Probability with which each member is in a step, or None if the members
-            come in fixed batches.
+            are in shuffled batches.
+        identity: Random number that distinguishes this training from others; it decides what two files of
+            one model have in common. Trainings are equal whatever their identities.
     """
 
     noise_multiplier: float
     count: int
     probability: float | None
+    identity: int = dataclasses.field(default_factory=_new_identity, compare=False, repr=False)
 
     def event(self) -> Any:
         """The event as dp_accounting composes it."""
@@ -55,48 +64,69 @@ def dp_accounting() -> Any:
 
 
 def epsilon_of(ledger: Iterable[Spent], delta: float, accountant: str) -> float:
-    """Epsilon of all runs together at `delta`."""
+    """Epsilon of all trainings together at `delta`; infinite where that cannot be computed."""
+    ledger = tuple(ledger)
+    if any(0 < spent.noise_multiplier < _LEAST_NOISE for spent in ledger):
+        # The time and memory of the other accountant grow without bound.
+        accountant = "rdp"
     total = _fresh(accountant)
-    for spent in ledger:
-        total.compose(spent.event())
-    return float(total.get_epsilon(delta))
+    try:
+        for spent in ledger:
+            total.compose(spent.event())
+        return float(total.get_epsilon(delta))
+    except (ValueError, OverflowError):
+        # Rounding makes divergences negative where there is hardly any noise, or very much.
+        return math.inf
 
 
 def noise_for(
     target_epsilon: float, delta: float, *, count: int, probability: float | None, accountant: str
 ) -> float:
-    """Least noise multiplier, but for a tolerance, that keeps `target_epsilon` at `delta`.
+    """Least noise multiplier, up to a tolerance, that keeps `target_epsilon` at `delta`.
 
     Raises:
         ValueError: If no noise multiplier in reach does.
     """
-    dp = dp_accounting()
 
-    def event(noise_multiplier: float) -> Any:
+    def epsilon(noise_multiplier: float, accountant: str = accountant) -> float:
         spent = Spent(noise_multiplier=noise_multiplier, count=count, probability=probability)
-        return spent.event()
+        return epsilon_of([spent], delta, accountant)
 
-    try:
-        noise = dp.calibrate_dp_mechanism(
-            lambda: _fresh(accountant),
-            event,
-            target_epsilon,
-            delta,
-            bracket_interval=dp.LowerEndpointAndGuess(_LEAST_NOISE, 1.0),
-            tol=_TOLERANCE,
-        )
-    except dp.mechanism_calibration.NoBracketIntervalFoundError as error:
+    if epsilon(_LEAST_NOISE, "rdp") <= target_epsilon:
         raise ValueError(
             "Expected `target_epsilon` to be within reach of noise multipliers above "
-            f"{_LEAST_NOISE}. Received: target_epsilon={target_epsilon!r} with delta={delta!r} "
-            f"and {count} steps or epochs"
-        ) from error
-    return float(noise)
+            f"{_LEAST_NOISE}: with so little noise the guarantee means nothing in practice. "
+            f"Received: target_epsilon={target_epsilon!r} with delta={delta!r} and {count} steps "
+            "or epochs; choose a smaller one, or set `noise_multiplier` instead"
+        )
+    high = 1.0
+    while epsilon(high, "rdp") > target_epsilon:
+        high *= 2
+        if high > _MOST_NOISE:
+            raise ValueError(
+                "Expected `target_epsilon` to be within reach of noise multipliers up to "
+                f"{_MOST_NOISE:g}. Received: target_epsilon={target_epsilon!r} with "
+                f"delta={delta!r} and {count} steps or epochs; choose a larger one"
+            )
+    low = max(_LEAST_NOISE, high / 2) if high > 1 else _LEAST_NOISE
+    noise = _bisected(lambda noise: epsilon(noise, "rdp") <= target_epsilon, low, high)
+    if accountant != "rdp":
+        # It is slow for little noise, and never needs more than the other one.
+        noise = _bisected(lambda noise: epsilon(noise) <= target_epsilon, noise / 2, noise)
+    return noise
 
 
 def default_delta(num_members: int) -> float:
-    """A tenth of one over the members: far below what publishing one record at random has."""
+    """0.1 / number of members: far below that of publishing one record at random."""
     return 0.1 / num_members
+
+
+def _bisected(is_enough: Callable[[float], bool], low: float, high: float) -> float:
+    """The least value from `low` to `high`, which is enough, that is enough, up to a tolerance."""
+    while high - low > _TOLERANCE * min(1.0, high):
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
 
 
 def _fresh(accountant: str) -> Any:

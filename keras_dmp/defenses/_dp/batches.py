@@ -10,15 +10,15 @@ from keras_dmp._data import arrays
 
 
 class SampledBatches(keras.callbacks.Callback):
-    """Batches for a private training, and the callback that tells them the epoch.
+    """Batches for a private training, and the callback that sets their epoch.
 
-    A batch is `(x, y, weight)`: weights are 1, or 0 for rows that only fill it up, so that
+    A batch is `(x, y, weight)`: weights are 1, or 0 for blank rows that only fill it up, so that
     its size is a multiple of `multiple` and never 0. Pass `.dataset` as `x` and the object itself
     among the callbacks.
 
     Args:
-        data: `(x, y)` with as many rows.
-        batch_size: Samples a batch, for Poisson sampling on average.
+        data: `(x, y)` with the same number of rows.
+        batch_size: Samples per batch, for Poisson sampling on average.
         poisson: Whether each batch draws each member with probability `batch_size / samples`.
             Otherwise each epoch is a shuffled order, cut into batches.
         multiple: What sizes of batches are multiples of.
@@ -51,9 +51,14 @@ class SampledBatches(keras.callbacks.Callback):
             filling = -tf.size(rows) % multiple
             filling = tf.where(tf.size(rows) == 0, multiple, filling)
             weight = tf.concat([tf.ones(tf.shape(rows)), tf.zeros([filling])], axis=0)
-            rows = tf.concat([rows, tf.zeros([filling], tf.int64)], axis=0)
-            x, y = keras.tree.map_structure(lambda leaf: tf.gather(leaf, rows), tensors)
+            x, y = keras.tree.map_structure(lambda leaf: filled(leaf, rows, filling), tensors)
             return x, y, weight
+
+        def filled(leaf, rows, filling):
+            # No member fills up batches into which it was not drawn.
+            shape = tf.concat([[filling], tf.shape(leaf)[1:]], axis=0)
+            blank = tf.fill(shape, tf.zeros([], leaf.dtype))
+            return tf.concat([tf.gather(leaf, rows), blank], axis=0)
 
         self.dataset = (
             tf.data.Dataset.range(self.num_batches)

@@ -9,16 +9,25 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp._classifier import keras_private
+from keras_dmp._classifier import forward
 from keras_dmp._classifier.kind import require_model
 from keras_dmp._classifier.wrapper import ClassifierWrapper
 from keras_dmp._data import arrays, samples
 from keras_dmp._training import callback_state
+from keras_dmp.defenses._dp import stateless
 from keras_dmp.defenses._dp.accounting import ACCOUNTANTS, Spent, epsilon_of
 from keras_dmp.defenses._dp.batches import SampledBatches, secret_seed
+from keras_dmp.defenses._dp.independence import (
+    made_up_samples,
+    require_independent_layers,
+    require_independent_samples,
+)
+from keras_dmp.defenses._dp.ledger import Ledger
 from keras_dmp.defenses._dp.per_example import clipped_sum, per_sample_loss
+from keras_dmp.defenses._dp.settings import require_delta, require_settings
 
-SAMPLINGS = ("poisson", "shuffled")
+# Arguments of `keras.Model.fit` that change neither the steps nor what is in them.
+_PASSED_ON = ("validation_batch_size", "validation_freq", "validation_steps", "initial_epoch")
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
@@ -27,20 +36,27 @@ class DPModel(ClassifierWrapper):
 
     Every step clips the gradient of each example to an L2 norm of `clip_norm`, adds normal noise
     of standard deviation `noise_multiplier * clip_norm` to their sum, and divides by the batch
-    size. Any Keras optimizer makes the step. `epsilon` tells what the steps that were really
-    taken have spent.
+    size. Gradients that are not finite count as zero. Any Keras optimizer that updates the weights
+    in every step can be used.
+
+    The model counts its noisy updates itself: `epsilon` is right at any moment, in callbacks and in
+    files that are written during a training too, and it continues from there after loading. It
+    never decreases, even where a callback restores earlier weights, since choosing among all
+    weights reveals something of all.
 
     Loss and metrics in the logs are computed without noise: they are private. So is the seed,
-    from which the noise follows.
+    which determines the noise.
 
     Args:
         classifier: The classifier to train and release. It must treat the samples of a batch
-            independently: batch normalization is refused.
+            independently, which is checked before the first step: batch normalization that is
+            not frozen, operations over the axis of the samples, and state that is updated from
+            inputs are refused.
         clip_norm: Above 0; infinite only without noise. Defaults to 1.
         noise_multiplier: Finite number of at least 0. Defaults to 1.
         sampling: `"poisson"`: each member is in each batch with probability
             `batch_size / members`, which amplifies privacy. `"shuffled"`: batches of one size,
-            each member once an epoch, accounted for without amplification. Defaults to
+            each member once per epoch, accounted for without amplification. Defaults to
             `"poisson"`.
         microbatch_size: Examples whose gradients are in memory at once. It does not change the
             result. Defaults to 32.
@@ -49,7 +65,7 @@ class DPModel(ClassifierWrapper):
         **kwargs: `name` and `dtype` of the model.
 
     Raises:
-        TypeError: If `classifier` is no Keras model.
+        TypeError: If `classifier` is not a Keras model.
         ValueError: For arguments out of range, or a classifier that mixes samples.
 
     Example:
@@ -81,31 +97,34 @@ class DPModel(ClassifierWrapper):
         require_settings(clip_norm, noise_multiplier, sampling, microbatch_size)
         if seed is not None:
             _validate.integer_at_least(0, seed=seed)
-        require_independent_samples(classifier, "classifier")
+        require_independent_layers(classifier, "classifier")
+        sample = made_up_samples(classifier)
+        if sample is not None:
+            require_independent_samples(classifier, sample)
         super().__init__({"classifier": classifier}, **kwargs)
         self.clip_norm = float(clip_norm)
         self.noise_multiplier = float(noise_multiplier)
         self.sampling = sampling
         self.microbatch_size = microbatch_size
         self.seed = seed
-        self._spent = _Private(tuple(ledger))
+        self._private = _Private(ledger)
 
     @property
     def ledger(self) -> tuple[Spent, ...]:
-        """What the steps taken have spent."""
-        return self._spent.ledger
+        """What the steps taken up to now have spent, one entry per training."""
+        return self._private.ledger.entries
 
     def epsilon(self, delta: float, accountant: str = "rdp") -> float:
         """Return the epsilon of all steps taken so far.
 
         Args:
-            delta: Above 0 and below 1, far below one over the members.
+            delta: Above 0 and below 1, far below 1 / number of members.
             accountant: `"rdp"`, or `"pld"`, which is slower and tighter. Defaults to `"rdp"`.
 
         Returns:
-            A float, infinite where steps were taken without noise. For Poisson sampling it is
-            towards data sets with one member added or removed, for shuffled batches towards
-            those where one member's gradients are zero.
+            A float, infinite where steps were taken without noise. With Poisson sampling, data
+            sets are neighbors if one member is added or removed; with shuffled batches, if one
+            member's gradients are set to zero.
 
         Raises:
             ImportError: If dp-accounting is not installed.
@@ -114,6 +133,27 @@ class DPModel(ClassifierWrapper):
         require_delta(delta)
         _validate.one_of(ACCOUNTANTS, accountant=accountant)
         return epsilon_of(self.ledger, delta, accountant)
+
+    def compile(self, *args: Any, loss_weights: Any = None, **kwargs: Any) -> None:
+        """Configure the training as `keras.Model.compile`, for one output.
+
+        Args:
+            *args: As in `keras.Model.compile`.
+            loss_weights: Must be None: clipping takes its effect away.
+            **kwargs: As in `keras.Model.compile`. `auto_scale_loss` defaults to False: gradients
+                are scaled where half precision needs it, without an optimizer that skips steps.
+
+        Raises:
+            ValueError: For several losses, loss weights, and a loss that contradicts the
+                classifier's outputs.
+        """
+        if loss_weights is not None:
+            raise ValueError(
+                "Expected `loss_weights` to be None: gradients are clipped to `clip_norm` whatever "
+                f"the weight of the loss. Received: loss_weights={loss_weights!r}"
+            )
+        kwargs.setdefault("auto_scale_loss", False)
+        super().compile(*args, **kwargs)
 
     def fit(
         self,
@@ -133,38 +173,42 @@ class DPModel(ClassifierWrapper):
             x: The private samples: an array, or a structure of arrays. Not a dataset: which
                 samples are in which batch is part of the guarantee.
             y: Their labels, as the loss takes them.
-            batch_size: Samples a step; for Poisson sampling, on average.
+            batch_size: Samples per step; for Poisson sampling, on average.
             epochs: Epochs of `ceil(samples / batch_size)` steps.
             verbose: As in `keras.Model.fit`.
             callbacks: As in `keras.Model.fit`.
-            validation_data: As in `keras.Model.fit`; no members.
-            **kwargs: `validation_batch_size`, `validation_freq` and `initial_epoch`.
+            validation_data: As in `keras.Model.fit`; must not contain members.
+            **kwargs: `validation_batch_size`, `validation_freq`, `validation_steps` and
+                `initial_epoch`.
 
         Returns:
             The `History` of the training, which is private.
 
         Raises:
-            ValueError: Before the first step, for data that does not fit, or a configuration
-                under which the noise would not be what it has to be.
+            TypeError: For other arguments of `keras.Model.fit`: they would change which samples
+                are in which step.
+            ValueError: Before the first step, for data that does not fit, a classifier that
+                mixes samples, or an optimizer that does not update the weights in every step.
         """
         self.require_compiled()
-        _require_no_weights(kwargs)
+        _require_known(kwargs)
         _validate.integer_at_least(1, batch_size=batch_size, epochs=epochs)
         x, y = self._checked(x, y, batch_size)
         self._require_own_steps()
         seed = secret_seed() if self.seed is None else self.seed + len(self.ledger)
         batches = SampledBatches(
-            (x, y),
+            # `tf.data` makes one tensor of a list.
+            (tuple(keras.tree.flatten(x)), y),
             batch_size=batch_size,
             poisson=self.sampling == "poisson",
             multiple=self.microbatch_size,
             seed=seed,
         )
-        self._spent.prepare(self, batch_size=batch_size, seed=seed)
+        self._open_ledger(batches.num_batches, batch_size / len(y))
+        self._private.prepare(self, x, batch_size=batch_size, seed=seed)
         # Batches differ in size, and a compiled step is compiled for one.
         self.jit_compile = False
         self.train_function = None
-        before = int(self.optimizer.iterations)
         try:
             return super().fit(
                 batches.dataset,
@@ -176,31 +220,66 @@ class DPModel(ClassifierWrapper):
                 **kwargs,
             )
         finally:
-            # A training that broke off has spent what it took.
-            steps = int(self.optimizer.iterations) - before
-            self._spent.add(self._entry(steps, batches.num_batches, batch_size / len(y)))
+            # Steps outside of `fit` have batches of unknown sampling.
+            self._private.clipped_sum = self.train_function = None
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Not available: the guarantee depends on how batches are drawn.
+
+        Raises:
+            ValueError: Always.
+        """
+        del args, kwargs
+        raise ValueError(
+            "Expected training by `fit`, which draws the batches: epsilon depends on how they are "
+            "drawn. Received: a call of `train_on_batch`; call `fit(x, y, batch_size=..., "
+            "epochs=...)`, as often as needed"
+        )
 
     def train_step(self, data: Any) -> dict:
         """Take one step along clipped and noised gradients."""
-        x, y, weight = data
-        gradients = self._spent.noised(self._spent.clipped_sum(x, y, weight))
+        private = self._private
+        if private.clipped_sum is None:
+            raise ValueError(
+                "Expected `train_step` to be called by `fit`, which draws the batches and counts "
+                "the steps. Received: a call outside of `fit`"
+            )
+        leaves, y, weight = data
+        x = private.packed(leaves)
+        classifier = self.classifier
+        gradients = private.noised(private.clipped_sum(x, y, weight))
+        gradients = [
+            tf.cast(gradient, variable.dtype)
+            for gradient, variable in zip(gradients, classifier.trainable_variables, strict=True)
+        ]
         gradients = self._with_regularizers(gradients)
-        y_pred = self(x, training=False)
-        # Penalties of weight regularizers before the step, as in Keras; there are no others.
-        penalties = self.losses
-        self.optimizer.apply_gradients(
-            zip(gradients, self.classifier.trainable_variables, strict=True)
+        # Stateless: layers that update state from members must not do so here either.
+        weights = stateless.values_of(classifier.trainable_variables)
+        state = stateless.values_of(classifier.non_trainable_variables)
+        y_pred = forward.single(
+            stateless.call(classifier, weights, state, x, training=False).outputs
         )
+        # Penalties of weight regularizers before the step, as in Keras; there are no others.
+        penalties = [tf.cast(penalty, tf.float32) for penalty in self.losses]
+        self.optimizer.apply_gradients(zip(gradients, classifier.trainable_variables, strict=True))
         real = weight > 0
         y, y_pred = tf.boolean_mask(y, real), tf.boolean_mask(y_pred, real)
         count = tf.reduce_sum(weight)
-        # The mean over no samples is no number.
-        loss = tf.where(count > 0, tf.reduce_mean(self._spent.loss(y, y_pred)), 0.0)
-        self.track_loss(tf.add_n([loss, *penalties]), count)
+        # The mean over no samples is not a number.
+        mean = tf.cast(tf.reduce_mean(private.loss(y, y_pred)), tf.float32)
+        self.track_loss(tf.add_n([tf.where(count > 0, mean, 0.0), *penalties]), count)
         return self.compute_metrics(None, y, y_pred, None)
 
+    def save_own_variables(self, store: Any) -> None:
+        """Save what was spent, whatever kind of file the weights go into."""
+        self._private.ledger.save(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Add what the loaded weights have spent to what is known."""
+        self._private.ledger.load(store)
+
     def get_config(self) -> dict:
-        """Return the arguments that rebuild this model, with what it has spent."""
+        """Return the arguments that rebuild this model, and what it has spent."""
         return {
             **super().get_config(),
             "ledger": [dataclasses.asdict(spent) for spent in self.ledger],
@@ -220,8 +299,9 @@ class DPModel(ClassifierWrapper):
                 f"{type(y).__name__}"
             )
         x = samples.checked(x, "x", self.classifier)
-        kind = self.settle(x)
-        require_no_added_losses(self.classifier, arrays.take(x, slice(0, 1)))
+        kind = self.settle(_ordinary_rows(self.classifier, x))
+        require_independent_layers(self.classifier, "classifier")
+        require_independent_samples(self.classifier, x)
         y = self.fitted_labels(y, "y")
         y = samples.checked_targets(y, "y", x=x, num_classes=kind.num_classes)
         if batch_size > len(y):
@@ -232,7 +312,7 @@ class DPModel(ClassifierWrapper):
         return x, y
 
     def _require_own_steps(self) -> None:
-        """Refuse what would scale gradients or noise behind our back."""
+        """Refuse whatever would scale gradients or noise, or share noise between steps."""
         replicas = self.distribute_strategy.num_replicas_in_sync
         if replicas != 1:
             raise ValueError(
@@ -241,17 +321,27 @@ class DPModel(ClassifierWrapper):
             )
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             raise ValueError(
-                "Expected an optimizer that takes gradients as they are; use float32 or "
-                "bfloat16, and compile with auto_scale_loss=False. Received: a LossScaleOptimizer"
+                "Expected `optimizer` to update the weights in every step. Received: a "
+                "LossScaleOptimizer, which skips steps; pass the optimizer inside it, and leave "
+                "`auto_scale_loss` of `compile` out"
+            )
+        accumulated = getattr(self.optimizer, "gradient_accumulation_steps", None)
+        if accumulated:
+            raise ValueError(
+                "Expected `optimizer` to update the weights in every step. Received: "
+                f"gradient_accumulation_steps={accumulated!r}; multiply `batch_size` by it "
+                "instead: `microbatch_size` alone bounds the memory"
             )
 
-    def _entry(self, steps: int, steps_per_epoch: int, probability: float) -> Spent:
+    def _open_ledger(self, steps_per_epoch: int, probability: float) -> None:
+        """Count the steps from now on under the settings of this training."""
         poisson = self.sampling == "poisson"
-        return Spent(
+        training = Spent(
             noise_multiplier=self.noise_multiplier,
-            count=steps if poisson else -(-steps // steps_per_epoch),
+            count=0,
             probability=min(1.0, probability) if poisson else None,
         )
+        self._private.ledger.open(training, updates_per_count=1 if poisson else steps_per_epoch)
 
     def _with_regularizers(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         """The gradients plus those of weight regularizers, which no example changes."""
@@ -268,18 +358,19 @@ class DPModel(ClassifierWrapper):
 
 
 class _Private:
-    """What a `DPModel` works with that Keras must neither track nor save."""
+    """Parts of a `DPModel` that Keras must neither track nor save by itself."""
 
-    def __init__(self, ledger: tuple[Spent, ...]):
-        self.ledger = ledger
+    def __init__(self, ledger: Iterable[Spent]):
+        self.ledger = Ledger(ledger)
         self.clipped_sum: Any = None
         self.loss: Any = None
+        self._structure: Any = None
         self._scale, self._batch_size = 0.0, 1
         self._seeds: list[int] = []
-        self._step: Any = None
 
-    def prepare(self, model: DPModel, *, batch_size: int, seed: int) -> None:
-        """Set up the steps of one call of `fit`."""
+    def prepare(self, model: DPModel, x: Any, *, batch_size: int, seed: int) -> None:
+        """Set up the steps of one call of `fit` on samples `x`."""
+        self._structure = keras.tree.map_structure(lambda _: 0, x)
         self.loss = per_sample_loss(model.loss)
         self.clipped_sum = clipped_sum(
             model.classifier, self.loss, model.clip_norm, model.microbatch_size
@@ -290,87 +381,55 @@ class _Private:
         # Unlike the seed of the batches, and one for each variable.
         states = np.random.SeedSequence([seed, 1]).generate_state(max(1, count), np.uint64)
         self._seeds = [int(state) >> 1 for state in states]
-        self._step = model.optimizer.iterations
+
+    def packed(self, leaves: tuple[tf.Tensor, ...]) -> Any:
+        """Samples as the classifier takes them."""
+        return keras.tree.pack_sequence_as(self._structure, list(leaves))
 
     def noised(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Gradients of a step from sums over its examples."""
+        """Gradients of an update, which is counted, from sums over its examples."""
+        update = self.ledger.count_update()
         if self._scale:
-            step = tf.cast(tf.convert_to_tensor(self._step), tf.int64)
             sums = [
                 total
                 + tf.random.stateless_normal(
                     total.shape,
-                    seed=tf.stack([tf.constant(own, tf.int64), step]),
+                    seed=tf.stack([tf.constant(own, tf.int64), update]),
                     stddev=self._scale,
+                    dtype=total.dtype,
                 )
                 for total, own in zip(sums, self._seeds, strict=True)
             ]
         return [total / self._batch_size for total in sums]
 
-    def add(self, spent: Spent) -> None:
-        """Write down what was spent."""
-        if spent.count:
-            self.ledger = (*self.ledger, spent)
+
+def _ordinary_rows(model: keras.Model, x: Any) -> Any:
+    """Rows whose outputs are finite, by which outputs are told apart; a few of them.
+
+    One extreme sample, whose gradient counts as zero, must not keep a model from being trained.
+    """
+    few = arrays.take(x, slice(0, 256))
+    outputs = forward.call(model, few)
+    if not isinstance(outputs, np.ndarray):
+        return few
+    is_finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+    return arrays.take(few, np.flatnonzero(is_finite)) if is_finite.any() else few
 
 
-def require_settings(
-    clip_norm: Any, noise_multiplier: Any, sampling: Any, microbatch_size: Any
-) -> None:
-    """Raise ValueError for settings of DP-SGD that are out of range."""
-    _validate.non_negative(noise_multiplier=noise_multiplier)
-    if clip_norm != float("inf"):
-        _validate.positive(clip_norm=clip_norm)
-    elif noise_multiplier:
-        raise ValueError(
-            "Expected `clip_norm` to be finite: the noise is in units of it. Received: "
-            f"clip_norm=inf with noise_multiplier={noise_multiplier!r}"
-        )
-    _validate.one_of(SAMPLINGS, sampling=sampling)
-    _validate.integer_at_least(1, microbatch_size=microbatch_size)
-
-
-def require_delta(delta: Any) -> None:
-    """Raise ValueError unless `delta` is a probability that means something."""
-    _validate.positive(delta=delta)
-    if delta >= 1:
-        raise ValueError(f"Expected `delta` to be below 1. Received: delta={delta!r}")
-
-
-def require_no_added_losses(model: keras.Model, sample: Any) -> None:
-    """Raise ValueError for a built model whose layers add losses of the inputs in a call."""
-    tensors = keras.tree.map_structure(tf.convert_to_tensor, sample)
-    state = model.trainable_variables, model.non_trainable_variables
-    *_, losses = model.stateless_call(*state, tensors, training=True, return_losses=True)
-    penalties = [v for v in model.trainable_variables if v.regularizer is not None]
-    if len(losses) > len(penalties):
-        raise ValueError(
-            "Expected `classifier` to have no layers that call `add_loss`: what they add depends "
-            "on the data of a whole batch, and would go in unclipped. Put it into the loss that "
-            "`compile` takes, or use weight regularizers, which depend on no data. Received: "
-            f"model {model.name!r} with {len(losses) - len(penalties)} added losses"
-        )
-
-
-def _require_no_weights(arguments: dict[str, Any]) -> None:
+def _require_known(arguments: dict[str, Any]) -> None:
+    """Raise for arguments of `keras.Model.fit` that would change what a step holds."""
+    for name, value in arguments.items():
+        if name in ("sample_weight", "class_weight"):
+            if value is not None:
+                raise ValueError(
+                    f"Expected `{name}` to be None: DP-SGD counts each member once. Weight classes "
+                    f"in a loss of your own. Received: {name} of type {type(value).__name__}"
+                )
+        elif name not in _PASSED_ON:
+            raise TypeError(
+                f"Expected `fit` to take no other arguments than x, y, batch_size, epochs, "
+                f"verbose, callbacks, validation_data, {', '.join(_PASSED_ON)}: others would "
+                f"change which samples are in which step. Received: {name}={value!r}"
+            )
     for name in ("sample_weight", "class_weight"):
-        if arguments.get(name) is not None:
-            raise ValueError(
-                f"Expected `{name}` to be None: DP-SGD counts each member once. Weigh classes in "
-                f"a loss of your own. Received: {name} of type {type(arguments[name]).__name__}"
-            )
-
-
-def require_independent_samples(model: keras.Model, name: str) -> None:
-    """Raise ValueError for layers by which one sample changes the outputs of others."""
-    for layer in keras_private.inner_layers(model):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            raise ValueError(
-                f"Expected `{name}` to treat the samples of a batch independently: a gradient "
-                "belongs to no single one otherwise. Received: the BatchNormalization layer "
-                f"{layer.name!r}; use GroupNormalization or LayerNormalization"
-            )
-        if layer.activity_regularizer is not None:
-            raise ValueError(
-                f"Expected `{name}` to have no activity regularizers, which depend on the data "
-                f"and would go in unclipped. Received: one in layer {layer.name!r}"
-            )
+        arguments.pop(name, None)

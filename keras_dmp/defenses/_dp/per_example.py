@@ -1,10 +1,13 @@
-"""Sums of clipped per-example gradients, without a loop over the examples.
+"""Sums of clipped per-example gradients.
 
-Two ways with one result. Where all weights are in dense and convolutional layers, the gradients
+Three ways with one result. Where all weights are in dense and convolutional layers, the gradients
 follow from what enters each layer and the error at its sums, by one backward pass for the whole
 batch. In a dense layer on vectors, an example's gradient is an outer product: its norm is the
-product of two norms, and it is never formed (Goodfellow 2015). Other models are vectorised with
-`tf.vectorized_map`, some examples at a time.
+product of two norms, and it is never formed (Goodfellow 2015). Other layers that are known to
+allow it are vectorized with `tf.vectorized_map`, some examples at a time. Everything else is
+computed by a loop over the examples, which is slower and works for any model.
+
+A gradient that is not finite contributes zero: clipping cannot bound it.
 """
 
 import copy
@@ -16,6 +19,10 @@ import tensorflow as tf
 
 from keras_dmp._classifier import keras_private
 from keras_dmp._classifier.forward import single
+from keras_dmp.defenses._dp import known, stateless
+
+# A power of two: scaling rounds nothing.
+_HALF_PRECISION_SCALE = 256.0
 
 ClippedSum = Callable[[Any, tf.Tensor, tf.Tensor], list[tf.Tensor]]
 
@@ -36,79 +43,126 @@ def clipped_sum(
         microbatch_size: Examples whose gradients are in memory at once, where they are formed;
             batches are multiples of it.
     """
-    if _is_probed_throughout(model):
+    if getattr(loss, "is_known", False) and _is_probed_throughout(model):
         return _ProbedSum(model, loss, clip_norm)
-    return _VectorisedSum(model, loss, clip_norm, microbatch_size)
+    if known.can_be_vectorized(model):
+        return _VectorizedSum(model, loss, clip_norm, microbatch_size)
+    return _LoopedSum(model, loss, clip_norm)
 
 
-def per_sample_loss(loss: Any) -> Callable[[Any, Any], tf.Tensor]:
+def per_sample_loss(loss: Any) -> "_SampleLoss":
     """A compiled loss without its reduction: labels and outputs to (samples,)."""
-    loss = keras.losses.get(loss)
-    if isinstance(loss, keras.losses.Loss):
-        loss = copy.copy(loss)
-        loss.reduction = None
+    return _SampleLoss(loss)
 
-    def values(y, outputs):
-        found = loss(y, single(outputs))
+
+class _SampleLoss:
+    """The loss of each sample; `is_known` says whether it is known to mix no samples."""
+
+    def __init__(self, loss: Any):
+        loss = keras.losses.get(loss)
+        if isinstance(loss, keras.losses.Loss):
+            loss = copy.copy(loss)
+            loss.reduction = None
+        self._loss = loss
+        self.is_known = known.is_known_loss(loss)
+
+    def __call__(self, y: Any, outputs: Any) -> tf.Tensor:
+        found = tf.convert_to_tensor(self._loss(y, single(outputs)))
         if len(found.shape) != 1:
             raise ValueError(
-                "Expected `loss` to give one number a sample, (batch,). Received: a loss that "
+                "Expected `loss` to give one number per sample, (batch,). Received: a loss that "
                 f"gives shape {tuple(found.shape)}"
             )
-        return found
-
-    return values
+        return _widened(found)
 
 
-class _VectorisedSum:
+class _FormedSum:
+    """Gradients that are formed example by example; the base of two ways to do that."""
+
+    def __init__(self, model: keras.Model, loss: Callable, clip_norm: float):
+        self._model, self._loss, self._clip_norm = model, loss, clip_norm
+        layers = [model, *keras_private.inner_layers(model)]
+        is_half = any(layer.compute_dtype == "float16" for layer in layers)
+        # Small gradients would be zero in half precision.
+        self._loss_scale = _HALF_PRECISION_SCALE if is_half else 1.0
+
+    def __call__(self, x: Any, y: tf.Tensor, weight: tf.Tensor) -> list[tf.Tensor]:
+        # One draw of seeds per step: the examples of a step share their dropout masks.
+        state = stateless.values_of(self._model.non_trainable_variables)
+        weights = stateless.values_of(self._model.trainable_variables)
+        self._advance(x, weights, state)
+
+        def of_one(*example):
+            *leaves, y = example
+            return self._of_one(weights, state, keras.tree.pack_sequence_as(x, leaves), y)
+
+        examples = (*map(tf.convert_to_tensor, keras.tree.flatten(x)), tf.convert_to_tensor(y))
+        start = [tf.zeros(w.shape, _widened(w).dtype) for w in weights]
+        return self._summed(of_one, examples, tf.cast(weight, tf.float32), start)
+
+    def _of_one(self, weights, state, x, y) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """The gradient of one example, and the square of its norm."""
+        x = keras.tree.map_structure(lambda leaf: leaf[None], x)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            outputs = stateless.call(self._model, weights, state, x, training=True).outputs
+            value = self._loss_scale * tf.reduce_sum(self._loss(y[None], outputs))
+        gradients = tape.gradient(value, weights, unconnected_gradients="zero")
+        # Those of embeddings list the rows that were looked up, some of them twice.
+        gradients = [_widened(tf.convert_to_tensor(g)) / self._loss_scale for g in gradients]
+        return gradients, _total([tf.reduce_sum(tf.square(g)) for g in gradients])
+
+    def _advance(self, x: Any, weights: list[tf.Tensor], state: list[tf.Tensor]) -> None:
+        """Draw new seeds for the next step; a blank sample makes the state depend on no data."""
+        if not state:
+            return
+        blank = keras.tree.map_structure(lambda leaf: tf.zeros_like(leaf[:1]), x)
+        after = stateless.call(self._model, weights, state, blank, training=True).state
+        for variable, value in zip(self._model.non_trainable_variables, after, strict=True):
+            variable.assign(value)
+
+
+class _LoopedSum(_FormedSum):
+    """One example after the other: the way that works for any model."""
+
+    def _summed(self, of_one, examples, weight, start) -> list[tf.Tensor]:
+        def add(total, example):
+            *example, weight = example
+            gradients, square = of_one(*example)
+            scale, is_finite = _scale(square, self._clip_norm)
+            keep = tf.logical_and(is_finite, weight > 0)
+            scale = scale * weight
+            return [
+                t + tf.where(keep, tf.cast(scale, g.dtype) * g, tf.zeros_like(g))
+                for t, g in zip(total, gradients, strict=True)
+            ]
+
+        # Several examples at once take more memory and no less time.
+        return tf.foldl(add, (*examples, weight), start, parallel_iterations=1)
+
+
+class _VectorizedSum(_FormedSum):
     """Gradients of some examples at a time, each formed, clipped and added up."""
 
     def __init__(self, model, loss, clip_norm, microbatch_size):
-        self._model, self._loss = model, loss
-        self._clip_norm, self._size = clip_norm, microbatch_size
+        super().__init__(model, loss, clip_norm)
+        self._size = microbatch_size
 
-    def __call__(self, x: Any, y: tf.Tensor, weight: tf.Tensor) -> list[tf.Tensor]:
+    def _summed(self, of_one, examples, weight, start) -> list[tf.Tensor]:
         def microbatches(leaf):
             return tf.reshape(leaf, tf.concat([[-1, self._size], tf.shape(leaf)[1:]], axis=0))
 
-        variables = self._model.trainable_variables
-        # One draw of seeds a step: the examples of a step share their dropout masks.
-        state = [tf.convert_to_tensor(v) for v in self._model.non_trainable_variables]
-        weights = [tf.convert_to_tensor(v) for v in variables]
-        self._advance(x, weights, state)
-        return tf.foldl(
-            lambda total, part: [
-                one + other
-                for one, other in zip(total, self._of_part(weights, state, *part), strict=True)
-            ],
-            keras.tree.map_structure(microbatches, (x, y, weight)),
-            [tf.zeros(v.shape, v.dtype) for v in variables],
-        )
+        def add(total, part):
+            *part, weight = part
+            gradients, squares = tf.vectorized_map(lambda row: of_one(*row), tuple(part))
+            scale, is_finite = _scale(squares, self._clip_norm)
+            scale = weight * scale
+            return [
+                t + tf.tensordot(tf.cast(scale, g.dtype), _kept(g, is_finite), axes=1)
+                for t, g in zip(total, gradients, strict=True)
+            ]
 
-    def _of_part(self, weights, state, x, y, weight) -> list[tf.Tensor]:
-        gradients, squares = tf.vectorized_map(
-            lambda example: self._of_one(weights, state, *example), (x, y)
-        )
-        scale = weight * _scale(squares, self._clip_norm)
-        return [tf.tensordot(tf.cast(scale, g.dtype), g, axes=1) for g in gradients]
-
-    def _of_one(self, weights, state, x, y) -> tuple[list[tf.Tensor], tf.Tensor]:
-        x = keras.tree.map_structure(lambda leaf: leaf[None], x)
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            outputs, _ = self._model.stateless_call(weights, state, x, training=True)
-            value = tf.reduce_sum(self._loss(y[None], outputs))
-        gradients = tape.gradient(value, weights, unconnected_gradients="zero")
-        return gradients, sum(tf.reduce_sum(tf.square(tf.cast(g, "float32"))) for g in gradients)
-
-    def _advance(self, x: Any, weights: list[tf.Tensor], state: list[tf.Tensor]) -> None:
-        """Draw new seeds for the next step."""
-        if not state:
-            return
-        one = keras.tree.map_structure(lambda leaf: leaf[:1], x)
-        _, after = self._model.stateless_call(weights, state, one, training=True)
-        for variable, value in zip(self._model.non_trainable_variables, after, strict=True):
-            variable.assign(value)
+        return tf.foldl(add, tuple(map(microbatches, (*examples, weight))), start)
 
 
 class _ProbedSum:
@@ -126,11 +180,12 @@ class _ProbedSum:
         sums = [probe.total for probe in self._probes]
         errors = tape.gradient(total, sums, unconnected_gradients="zero")
         pairs = list(zip(self._probes, errors, strict=True))
-        squares = sum(probe.squared_norms(error) for probe, error in pairs)
-        scale = weight * _scale(squares, self._clip_norm)
+        squares = _total([probe.squared_norms(error) for probe, error in pairs])
+        scale, is_finite = _scale(squares, self._clip_norm)
+        scale = weight * scale
         found = {}
         for probe, error in pairs:
-            found |= probe.scaled_sums(error, scale)
+            found |= probe.scaled_sums(error, scale, is_finite)
         return [found[id(variable)] for variable in self._model.trainable_variables]
 
     def _twin_of(self, layer: keras.Layer) -> keras.Layer:
@@ -167,13 +222,19 @@ class _DenseProbe(_Probe):
 
     def squared_norms(self, error: tf.Tensor) -> tf.Tensor:
         """Squares of the norms of each example's gradient, (batch,)."""
-        entering = tf.reduce_sum(tf.square(self.entering), axis=1) + float(self.layer.use_bias)
+        # In float64: of two factors one may be so small and one so large that their squares
+        # vanish or overflow in float32, while the product matters.
+        entering, error = tf.cast(self.entering, tf.float64), tf.cast(error, tf.float64)
+        entering = tf.reduce_sum(tf.square(entering), axis=1) + float(self.layer.use_bias)
         return entering * tf.reduce_sum(tf.square(error), axis=1)
 
-    def scaled_sums(self, error: tf.Tensor, scale: tf.Tensor) -> dict[int, tf.Tensor]:
+    def scaled_sums(
+        self, error: tf.Tensor, scale: tf.Tensor, is_finite: tf.Tensor
+    ) -> dict[int, tf.Tensor]:
         """Sums of the examples' gradients times `scale`, by the identity of the variable."""
-        error = scale[:, None] * error
-        found = {id(self.layer.kernel): tf.matmul(self.entering, error, transpose_a=True)}
+        error = scale[:, None] * _kept(error, is_finite)
+        entering = _kept(self.entering, is_finite)
+        found = {id(self.layer.kernel): tf.matmul(entering, error, transpose_a=True)}
         if self.layer.use_bias:
             found[id(self.layer.bias)] = tf.reduce_sum(error, axis=0)
         return found
@@ -195,11 +256,13 @@ class _ConvolutionProbe(_Probe):
     def squared_norms(self, error: tf.Tensor) -> tf.Tensor:
         """Squares of the norms of each example's gradient, (batch,)."""
         self.gradients = self._gradients(error)
-        return sum(tf.reduce_sum(tf.square(g), axis=[1, 2]) for g in self.gradients)
+        return _total([tf.reduce_sum(tf.square(g), axis=[1, 2]) for g in self.gradients])
 
-    def scaled_sums(self, error: tf.Tensor, scale: tf.Tensor) -> dict[int, tf.Tensor]:
+    def scaled_sums(
+        self, error: tf.Tensor, scale: tf.Tensor, is_finite: tf.Tensor
+    ) -> dict[int, tf.Tensor]:
         """Sums of the examples' gradients times `scale`, by the identity of the variable."""
-        sums = [tf.tensordot(scale, gradient, axes=1) for gradient in self.gradients]
+        sums = [tf.tensordot(scale, _kept(g, is_finite), axes=1) for g in self.gradients]
         variables = [self.layer.kernel, *([self.layer.bias] if self.layer.use_bias else [])]
         return {
             id(variable): tf.reshape(total, variable.shape)
@@ -226,14 +289,42 @@ class _ConvolutionProbe(_Probe):
         return found
 
 
-def _scale(squares: tf.Tensor, clip_norm: float) -> tf.Tensor:
-    """What each gradient is multiplied by, from the squares of their norms."""
-    return tf.minimum(1.0, clip_norm / tf.sqrt(squares))
+def _scale(squares: tf.Tensor, clip_norm: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """What gradients are multiplied by, and which are finite, from the squares of their norms."""
+    is_finite = tf.math.is_finite(squares)
+    scale = tf.minimum(tf.ones_like(squares), clip_norm / tf.sqrt(squares))
+    return tf.cast(tf.where(is_finite, scale, 0), tf.float32), is_finite
+
+
+def _kept(values: tf.Tensor, is_finite: tf.Tensor) -> tf.Tensor:
+    """Values of examples, (examples, ...), with zeros for those that are not finite."""
+
+    def without():
+        shape = tf.concat([tf.shape(is_finite), tf.ones([tf.rank(values) - 1], tf.int32)], axis=0)
+        return tf.where(tf.reshape(is_finite, shape), values, tf.zeros_like(values))
+
+    # Usually all are, and copying gradients takes time.
+    return tf.cond(tf.reduce_all(is_finite), lambda: values, without)
+
+
+def _widened(values: tf.Tensor) -> tf.Tensor:
+    """Half precision in float32, for sums and norms."""
+    return tf.cast(values, tf.float32) if values.dtype.size < 4 else values
+
+
+def _total(squares: list[tf.Tensor]) -> tf.Tensor:
+    """Sum of squares in one dtype: that of the widest."""
+    widest = max((square.dtype for square in squares), key=lambda dtype: dtype.size)
+    return tf.add_n([tf.cast(square, widest) for square in squares])
 
 
 def _is_probed_throughout(model: keras.Model) -> bool:
-    """Whether every weight belongs to a layer that a probe can stand for."""
-    if not (isinstance(model, keras.Sequential) or hasattr(model, "operations")):
+    """Whether every weight belongs to a layer that a probe can stand for, and nothing else.
+
+    All other layers take part for whole batches: they have to be known to mix no samples.
+    """
+    parts = known.parts_of(model)
+    if parts is None or not all(map(known.treats_samples_alone, parts)):
         return False
     own = {
         id(variable)
@@ -241,7 +332,9 @@ def _is_probed_throughout(model: keras.Model) -> bool:
         if _probe_class(layer) is not None
         for variable in layer.trainable_variables
     }
-    return all(id(variable) in own for variable in model.trainable_variables)
+    trainable = model.trainable_variables
+    # A variable that a layer has borrowed has a gradient of two parts.
+    return all(id(variable) in own for variable in trainable) and not known.shares_variables(model)
 
 
 def _probe_class(layer: keras.Layer) -> type[_Probe] | None:

@@ -1,0 +1,50 @@
+"""Calls of a model that change none of its variables."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Call:
+    """What one call of a model returned, and what it would have changed.
+
+    Attributes:
+        outputs: The outputs.
+        state: The values that the non-trainable variables would have now, in their order.
+        losses: Losses that layers added in this call.
+    """
+
+    outputs: Any
+    state: list[tf.Tensor]
+    losses: list[Any]
+
+
+def values_of(variables: list[Any]) -> list[tf.Tensor]:
+    """The values of Keras variables, as tensors."""
+    return [tf.convert_to_tensor(variable) for variable in variables]
+
+
+def call(
+    model: keras.Model, weights: list[tf.Tensor], state: list[tf.Tensor], x: Any, *, training: bool
+) -> Call:
+    """Call a built model with values in place of its variables, which stay as they are.
+
+    `keras.Model.stateless_call` skips `__call__`, so it hands `training` to models whose `call`
+    does not take it, and leaves the layers inside such a model without it.
+
+    Args:
+        model: A built model.
+        weights: Values of its trainable variables.
+        state: Values of its non-trainable variables, random seeds included.
+        x: The inputs, a structure of tensors.
+        training: Whether layers behave as in training.
+    """
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    pairs = list(zip(variables, [*weights, *state], strict=True))
+    with keras.StatelessScope(pairs, collect_losses=True) as scope:
+        outputs = model(x, training=training)
+    after = [scope.get_current_value(variable) for variable in model.non_trainable_variables]
+    return Call(outputs=outputs, state=after, losses=list(scope.losses))
