@@ -28,7 +28,7 @@ LABELS = ("member_labels", "nonmember_labels")
 _NAMES_SHOWN = 12
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Predictions:
     """What a file says about members and nonmembers, in this order, checked.
 

@@ -1,6 +1,5 @@
 """Audits: how well membership inference attacks tell members from nonmembers."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -73,7 +72,8 @@ def audit_membership(
             last activation and its outputs.
         batch_size: Samples a forward call, for arrays. Defaults to the largest that pays.
         seed: Seed of the trained attacks. Defaults to `None`: one is drawn, and the report
-            names it. NumPy's global generator is left as it was.
+            names it. A seed that you pass is not in the report, since it may be the one that drew
+            the members. NumPy's global generator is left as it was.
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
         most_exposed: How many members the report names by position, with their privacy risk.
             Defaults to 20; 0 names none.
@@ -103,6 +103,10 @@ def audit_membership(
     slices = _names(slices, SLICES, "slices")
     if not attacks:
         raise ValueError("Expected `attacks` to name at least one attack. Received: attacks=()")
+    # A given seed may be that of the split, and the report may leave the building.
+    stated_seed = None
+    if seed is None:
+        seed = stated_seed = int(np.random.SeedSequence().generate_state(1)[0])
     seed = _checked_seed(seed)
     _validate.boolean(slice_trained_attacks=slice_trained_attacks)
     verbose = _validate.verbosity(verbose)
@@ -142,10 +146,10 @@ def audit_membership(
         engines,
         () if note is None else (note,),
         num_classes=kind.num_classes,
-        seed=seed,
+        seed=stated_seed,
         name=name,
         class_names=tuple(class_names),
-        provenance=_provenance(sides, kind, engine_of(attacks)),
+        provenance=_provenance(kind, engine_of(attacks)),
     )
 
 
@@ -162,10 +166,8 @@ def _names(names: Iterable[str], known: tuple[str, ...], argument: str) -> tuple
     return names
 
 
-def _checked_seed(seed: int | None) -> int:
+def _checked_seed(seed: int) -> int:
     """Seed for NumPy's global generator, which takes 32 bits."""
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
     _validate.integer_at_least(0, seed=seed)
     if seed >= 2**32:
         raise ValueError(f"Expected `seed` to be below 2**32. Received: seed={seed}")
@@ -214,18 +216,13 @@ def _report(
     )
 
 
-def _provenance(
-    sides: tuple[Observations, ...], kind: outputs.OutputKind, engine: str
-) -> dict[str, str]:
+def _provenance(kind: outputs.OutputKind, engine: str) -> dict[str, str]:
+    """What the figures come from. No hash of the samples: it would confirm a guess of them."""
     theirs = ("tensorflow-privacy", "scikit-learn") if engine.startswith("TF-Privacy") else ()
-    digests = (hashlib.sha256(side.digests.astype("<u8").tobytes()).hexdigest() for side in sides)
-    members, nonmembers = digests
     return {
         **versions("tensorflow", "keras", *theirs),
         "engine": engine,
         "outputs": "logits" if kind.from_logits else "probabilities",
-        "members_sha256": members,
-        "nonmembers_sha256": nonmembers,
     }
 
 

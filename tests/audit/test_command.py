@@ -153,7 +153,7 @@ def test_json_is_the_report_and_the_verdict():
     assert report["scores"].auc == its.auc()
     assert report.name == "student"
     assert report.provenance["predictions"] == "saved.npz"
-    assert len(report.provenance["predictions_sha256"]) == 64
+    assert not [name for name in report.provenance if "sha" in name]
     audit("saved.npz", "--json", "report.json")
     assert "gate" not in json.loads(pathlib.Path("report.json").read_text())
 

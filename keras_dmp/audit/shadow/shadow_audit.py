@@ -131,7 +131,6 @@ class ShadowAudit:
         self._provenance = {
             "shadow models": num_shadow_models,
             "records": self.num_records,
-            "data": configuration["data"],
             "train_fn settings": json.dumps(configuration["config"], sort_keys=True),
         }
 
@@ -262,6 +261,9 @@ class ShadowAudit:
     ) -> AuditReport:
         """All targets under several attacks, as an `AuditReport`.
 
+        The report names neither the seed, which draws the members of every model, nor a hash of
+        the records: both stay in `directory`.
+
         Args:
             attacks: Names as in `scores`.
             model: Name of the model, where `train_fn` returns several.
@@ -269,7 +271,7 @@ class ShadowAudit:
             name: What the report calls the model.
         """
         attacks = (attacks,) if isinstance(attacks, str) else tuple(attacks)
-        settings = {"canaries": canaries, "name": name or model, "seed": self.seed}
+        settings = {"canaries": canaries, "name": name or model}
         return self.statistics(model).report(attacks, provenance=self._provenance, **settings)
 
     def _configuration(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
