@@ -39,11 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return _audit(options)
+        status = _audit(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Python would complain once more when it flushes standard output at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _complain("the reader of the output has gone; no verdict was shown")
     except (ImportError, OSError, TypeError, ValueError) as error:
         _complain(str(error))
     except MemoryError:
         _complain("not enough memory")
+    except Exception as error:
+        # A build must not take a fault of this program for the verdict "fail", which is status 1.
+        _complain(f"unexpected {type(error).__name__}: {error}; please report this")
     return _BAD_INPUT
 
 

@@ -20,6 +20,7 @@ ENTIRE = "all"
 FPRS = (0.1, 0.01, 0.001)
 
 _BINS = 40
+_WIDEST = np.finfo(np.float64).max / 8
 # Ties of fewer members are not worth a note.
 _TIED = 0.01
 
@@ -54,7 +55,9 @@ class ScoreHistogram:
     def from_scores(cls, scores: MembershipScores) -> "ScoreHistogram":
         """Count scores in bins of equal width between their 1st and 99th percentile."""
         sides = (scores.member_scores, scores.nonmember_scores)
-        low, high = np.quantile(np.concatenate(sides), [0.01, 0.99])
+        # The width of the whole range has to be finite too.
+        pooled = np.clip(np.concatenate(sides), -_WIDEST, _WIDEST)
+        low, high = np.quantile(pooled, [0.01, 0.99])
         edges = np.linspace(low, high, _BINS + 1)
         if not (np.diff(edges) > 0).all():
             edges = np.array([np.nextafter(low, -np.inf) - 0.5, np.nextafter(high, np.inf) + 0.5])
