@@ -14,9 +14,15 @@ from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
 from keras_dmp.audit.attacks.observations import Observations, observe
+from keras_dmp.audit.attacks.sides import has_fixed_order
 from keras_dmp.audit.report.report import AuditReport, versions
 from keras_dmp.audit.statistics.results import SLICES, AttackResult, notes_on
 
+_NO_POSITIONS = (
+    "the most exposed members are not named: `members` is a dataset that yields its samples in "
+    "another order each time it is read, so that positions mean nothing; pass arrays, or a dataset "
+    "that does not shuffle"
+)
 # TF-Privacy's own limit.
 _MOST_CLASS_SLICES = 1_000
 
@@ -76,7 +82,8 @@ def audit_membership(
             the members. NumPy's global generator is left as it was.
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
         most_exposed: How many members the report names by position, with their privacy risk.
-            Defaults to 20; 0 names none.
+            Defaults to 20; 0 names none, and none are named in a dataset that shuffles, whose
+            first samples are read once more to find out.
         name: What the report calls the model. Defaults to `None`: nothing.
         class_names: Names of the classes, for slices by class. Defaults to none.
 
@@ -122,6 +129,9 @@ def audit_membership(
         model, members, nonmembers, batch_size=batch_size, least=least, verbose=bool(verbose)
     )
     kind = _output_kind(model, sides, from_logits)
+    has_positions = has_fixed_order(members, sides[0].digests, model) if most_exposed else True
+    if not has_positions:
+        most_exposed = 0
     engines = Engines(
         model=model,
         data=(members, nonmembers),
@@ -140,11 +150,14 @@ def audit_membership(
             for name, scores in engines.run(attack)
         ]
         bar.add(1)
-    note = samples.padding_note(*(side.lengths for side in sides))
+    notes = (
+        samples.padding_note(*(side.lengths for side in sides)),
+        None if has_positions else _NO_POSITIONS,
+    )
     return _report(
         results,
         engines,
-        () if note is None else (note,),
+        tuple(note for note in notes if note is not None),
         num_classes=kind.num_classes,
         seed=stated_seed,
         name=name,

@@ -563,3 +563,23 @@ def test_slow_attacks(victim, samples, attack):
     )
     assert first == second
     assert first[attack].num_members == 60
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_a_dataset_that_shuffles_has_no_positions(victim, samples, batch_size):
+    def dataset(side, **shuffle):
+        found = tf.data.Dataset.from_tensor_slices(side)
+        return (found.shuffle(1_000, **shuffle) if shuffle else found).batch(batch_size)
+
+    shuffle = {"reshuffle_each_iteration": True}
+    for members, has_positions in (
+        (dataset(samples[0], **shuffle), False),
+        (dataset(samples[0], seed=1, reshuffle_each_iteration=False), True),
+        (dataset(samples[0]), True),
+    ):
+        report = audit_membership(
+            victim, members, dataset(samples[1], **shuffle), attacks="loss", slices=(), seed=0
+        )
+        assert bool(report["loss"].most_exposed) is has_positions
+        notes = [note for note in report.notes if "positions mean nothing" in note]
+        assert bool(notes) is not has_positions

@@ -11,6 +11,9 @@ from keras_dmp._classifier.kind import num_classes
 from keras_dmp._data import arrays, samples
 from keras_dmp._data.batches import is_dataset, require_readable
 
+# A shuffled dataset that yields as many samples twice in one order has equal samples.
+_ORDER_SAMPLES = 64
+
 
 class ArraySide:
     """Arrays (x, y) or (x, y, sample_weight), checked at once."""
@@ -70,6 +73,29 @@ class DatasetSide:
             num_classes=num_classes(self._model),
         ):
             yield batch.x, classes
+
+
+def has_fixed_order(data: Any, digests: np.ndarray, model: keras.Model) -> bool:
+    """Whether a second reading yields the samples in the order of the first one.
+
+    The first samples of a dataset are read once more; arrays have one order.
+
+    Args:
+        data: Arrays or a dataset, as the caller gave them.
+        digests: Hash of each sample in the order of the first reading.
+        model: The audited model.
+    """
+    if not is_dataset(data):
+        return True
+    records, seen = samples.Records(model), 0
+    for x, _ in DatasetSide(data, "members", model).batches(None):
+        again = records.digests(x)
+        if not np.array_equal(again, digests[seen : seen + len(again)]):
+            return False
+        seen += len(again)
+        if seen >= _ORDER_SAMPLES:
+            break
+    return True
 
 
 def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySide | DatasetSide:

@@ -28,7 +28,7 @@ class IndependentRuns:
         self._outer = dict(_models_referred_to(train_fn))
         self._weights = {name: _digest(model) for name, model in self._outer.items()}
         # Weak, so that a model and its memory go when its run has been written.
-        self._known: weakref.WeakSet = weakref.WeakSet()
+        self._known: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
     def check(self, models: Mapping[str, keras.Model]) -> None:
         """Raise ValueError if a run trained a model of outside, or gives one of an earlier run.
@@ -46,13 +46,13 @@ class IndependentRuns:
             variable for model in models.values() for variable in model.trainable_variables
         ]
         # Frozen parts may be shared: public, pretrained ones learn nothing of the members.
-        if any(variable in self._known for variable in variables):
+        if any(self._known.get(id(variable)) is variable for variable in variables):
             raise ValueError(
                 "Expected `train_fn` to return a new model at every call. Received: a model whose "
                 f"trainable weights are those of an earlier run; {_INSTEAD}"
             )
         for variable in variables:
-            self._known.add(variable)
+            self._known[id(variable)] = variable
 
 
 def _models_referred_to(train_fn: Any) -> Iterable[tuple[str, keras.Model]]:
@@ -67,7 +67,7 @@ def _models_referred_to(train_fn: Any) -> Iterable[tuple[str, keras.Model]]:
         yield from _models_among(getattr(owner, "__dict__", {}))
     function = getattr(train_fn, "__func__", train_fn)
     if not inspect.isfunction(function):
-        function = getattr(type(train_fn), "__call__", None)
+        function = type(train_fn).__call__
     if inspect.isfunction(function):
         found = inspect.getclosurevars(function)
         yield from _models_among({**found.globals, **found.nonlocals})
