@@ -583,3 +583,29 @@ def test_a_dataset_that_shuffles_has_no_positions(victim, samples, batch_size):
         assert bool(report["loss"].most_exposed) is has_positions
         notes = [note for note in report.notes if "positions mean nothing" in note]
         assert bool(notes) is not has_positions
+
+
+@pytest.mark.parametrize("attack", ["loss", "black_box", "white_box", "label_only"])
+def test_a_stateful_model_is_refused(attack):
+    layers = [
+        keras.Input((3, 2), batch_size=10),
+        keras.layers.LSTM(4, stateful=True),
+        keras.layers.Dense(3),
+    ]
+    model = keras.Sequential(layers)
+    x, y = np.random.default_rng(0).normal(size=(80, 3, 2)), np.arange(80) % 3
+    with pytest.raises(ValueError, match=r"Received: a model with stateful layers lstm"):
+        audit_membership(model, (x[:40], y[:40]), (x[40:], y[40:]), attacks=attack)
+
+
+@pytest.mark.parametrize("attack", ["loss", "black_box", "white_box", "label_only"])
+def test_one_output_in_a_dictionary(attack):
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dense(3)(inputs)
+    x, y = np.random.default_rng(0).normal(size=(80, 4)), np.arange(80) % 3
+    found = []
+    for form in (outputs, {"label": outputs}):
+        model = keras.Model(inputs, form)
+        sides = (x[:40], y[:40]), (x[40:], y[40:])
+        found.append(audit_membership(model, *sides, attacks=attack, slices=(), seed=0))
+    assert found[0] == found[1]

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward
+from keras_dmp._classifier import forward, keras_private
 from keras_dmp._classifier.kind import num_classes
 from keras_dmp._data import arrays, samples
 from keras_dmp._data.batches import is_dataset, require_readable
@@ -117,10 +117,30 @@ def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySi
     )
 
 
+def require_stateless(model: keras.Model) -> None:
+    """Raise ValueError for a model that remembers one batch in the next.
+
+    What it says of a sample depends on those before it, so that there are no outputs of a sample
+    to attack, and to ask it changes it.
+    """
+    names = [
+        layer.name
+        for layer in keras_private.inner_layers(model)
+        if getattr(layer, "stateful", False)
+    ]
+    if names:
+        raise ValueError(
+            "Expected `model` to have no state that passes from batch to batch. Received: a model "
+            f"with stateful layers {', '.join(names)}; build the same model with `stateful=False` "
+            "and give it these weights with `set_weights`"
+        )
+
+
 def open_sides(
     members: Any, nonmembers: Any, model: keras.Model, least: int
 ) -> tuple[ArraySide | DatasetSide, ArraySide | DatasetSide]:
     """Both sides; arrays are held against each other at once, datasets once they are read."""
+    require_stateless(model)
     sides = (open_side(members, "members", model), open_side(nonmembers, "nonmembers", model))
     if all(isinstance(side, ArraySide) for side in sides):
         samples.require_alike(sides[1].x, sides[0].x, "nonmembers", "members", model)

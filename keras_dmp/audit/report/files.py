@@ -74,7 +74,7 @@ def malformed(what: str):
     """Name the object in the message of whatever is wrong with its values."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected {what}. Received: a malformed one ({type(error).__name__}: {error})"
         ) from error

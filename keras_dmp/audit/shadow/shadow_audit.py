@@ -15,6 +15,7 @@ from keras_dmp._classifier import forward, probabilities
 from keras_dmp._classifier.kind import resolve_output_kind
 from keras_dmp._classifier.outputs import OutputKind, require_outputs
 from keras_dmp._data import arrays, samples
+from keras_dmp.audit.attacks.sides import require_stateless
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.shadow.independence import IndependentRuns
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory
@@ -336,6 +337,7 @@ class ShadowAudit:
     def _observe(self, models: dict[str, keras.Model]) -> Job:
         logits, correct = {}, {}
         for name, model in models.items():
+            require_stateless(model)
             samples.checked(self._x, "x", model)
             columns = []
             for query in (None, *self._queries):

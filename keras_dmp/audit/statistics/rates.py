@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dmp import _validate
 from keras_dmp.audit.statistics import intervals
 
 # The low-FPR end is where an ROC curve is read, so that its first points are never thinned.
@@ -55,6 +56,8 @@ class RocCurve:
 
     def __post_init__(self) -> None:
         sizes = {"false_positives": self.num_nonmembers, "true_positives": self.num_members}
+        for name, size in (("nonmembers", self.num_nonmembers), ("members", self.num_members)):
+            _validate.integer_at_least(1, **{f"num_{name}": size})
         rising = True
         for name, size in sizes.items():
             counts = np.array(getattr(self, name))

@@ -394,6 +394,7 @@ def test_a_residual_end_is_refused():
     assert DenseTail(model, 1).trunk.output_shape == (None, FEATURES)
 
 
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not")
 def test_an_int8_model_is_attacked_with_its_own_weights():
     rng = np.random.default_rng(0)
     layers = [keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)]
@@ -414,6 +415,7 @@ def test_an_int8_model_is_attacked_with_its_own_weights():
         assert scores.num_members == 15
 
 
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not")
 def test_other_quantized_layers_are_refused():
     layers = [keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(4)]
     model = keras.Sequential(layers)
