@@ -157,6 +157,7 @@ class MembershipAudit(keras.callbacks.Callback):
         if isinstance(model, DistillationTrainer):
             from_logits = model.from_logits if from_logits is None else from_logits
             model = model.student
+        _sides.require_stateless(model)
         firsts = [_first_samples(side, model) for side in self._sides]
         samples.require_alike(firsts[1], firsts[0], "nonmembers", "members", model)
         self._kind = output_kind(model, "model", firsts[0], from_logits)

@@ -5,7 +5,6 @@ Everything that takes long to import is imported once the arguments have been un
 
 import argparse
 import dataclasses
-import hashlib
 import os
 import pathlib
 import sys
@@ -40,11 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return _audit(options)
+        status = _audit(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Python would complain once more when it flushes standard output at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _complain("the reader of the output has gone; no verdict was shown")
     except (ImportError, OSError, TypeError, ValueError) as error:
         _complain(str(error))
     except MemoryError:
         _complain("not enough memory")
+    except Exception as error:
+        # A build must not take a fault of this program for the verdict "fail", which is status 1.
+        _complain(f"unexpected {type(error).__name__}: {error}; please report this")
     return _BAD_INPUT
 
 
@@ -139,7 +147,8 @@ def _audit(options: argparse.Namespace) -> int:
     report = AuditReport.from_scores(
         scores,
         name=file.name if options.name is None else options.name,
-        provenance={"predictions": file.name, "predictions_sha256": _sha256(file)},
+        # No hash of the file: whoever has the model could confirm a guess of its members.
+        provenance={"predictions": file.name},
         **_predictions.facts(predictions),
     )
     _write(options, report, verdict)
@@ -187,11 +196,6 @@ def _conclusion(report: "AuditReport", verdict: "Verdict | None") -> str:
         # A workflow command, in which per cent signs are escaped.
         last = f"::{level} title=Membership audit::{last.replace('%', '%25')}"
     return "\n".join([*lines, last])
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _complain(message: str) -> None:

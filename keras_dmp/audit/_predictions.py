@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
 
@@ -20,15 +21,18 @@ from keras_dmp._classifier.outputs import (
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.statistics import output_scores
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.repeated_rows import require_different_sides
 
 SCORES = ("member_scores", "nonmember_scores")
 OUTPUTS = ("member_outputs", "nonmember_outputs")
 LABELS = ("member_labels", "nonmember_labels")
 
 _NAMES_SHOWN = 12
+# Rows of probabilities on another scale have sums that differ by rounding alone.
+_SCALE_TOLERANCE = 0.02
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Predictions:
     """What a file says about members and nonmembers, in this order, checked.
 
@@ -77,6 +81,8 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
         option = "--from-logits" if from_logits else "--probabilities"
         raise ValueError(f"Expected outputs with {option}. Received: {_listed(arrays)}")
     _require_same_sizes(pairs)
+    for name in pairs.keys() - {"labels"}:
+        require_different_sides(*pairs[name], what=name)
     return Predictions(**pairs, from_logits=from_logits)
 
 
@@ -116,6 +122,7 @@ def facts(predictions: Predictions) -> dict[str, int | float]:
 
 def _load(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Entries of the file that are predictions."""
+    _require_file(path)
     with open(path, "rb") as file:
         # NumPy takes what is no archive for a pickle, and refuses it in words that do not help.
         if file.read(2) != b"PK" or not zipfile.is_zipfile(file):
@@ -131,6 +138,15 @@ def _load(path: str | os.PathLike) -> dict[str, np.ndarray]:
             with _naming(f"the entry {name!r}"):
                 arrays[name] = np.asarray(archive[name])
     return arrays
+
+
+def _require_file(path: str | os.PathLike) -> None:
+    """Raise ValueError for a pipe: opening a pipe waits for someone to write to it."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError(
+            f"Expected a regular file. Received: {os.fspath(path)!r}, which is a pipe or a device"
+        )
 
 
 @contextlib.contextmanager
@@ -270,7 +286,29 @@ def _kind(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool
         low, high = min(side.min() for side in outputs), max(side.max() for side in outputs)
         received = f"outputs from {low:g} to {high:g}" if by_value else "rows in 0..1 that sum to 1"
         raise ValueError(f"Expected {option}. Received: {received}")
+    if declared is None:
+        _refuse_other_scales(outputs)
     return by_value
+
+
+def _refuse_other_scales(outputs: tuple[np.ndarray, np.ndarray]) -> None:
+    """Raise ValueError for what look like probabilities in per cent or bytes, not like logits."""
+    if within_unit_range(outputs[0]) or any(side.min() < 0 for side in outputs):
+        return
+    low, high = min(side.min() for side in outputs), max(side.max() for side in outputs)
+    received = f"no negative output, values from {low:g} to {high:g}"
+    if not is_one_unit(outputs[0]):
+        sums = np.concatenate([side.sum(axis=1, dtype=np.float64) for side in outputs])
+        middle = float(np.median(sums))
+        # Whole numbers are rounded one by one.
+        rounding = outputs[0].shape[1] / 2 if all((s % 1 == 0).all() for s in outputs) else 0.0
+        if np.abs(sums - middle).max() > max(_SCALE_TOLERANCE * middle, rounding):
+            return
+        received += f", rows that all sum to about {middle:.4g}"
+    raise ValueError(
+        "Expected logits, or probabilities in 0..1 that sum to 1: divide probabilities in per cent "
+        f"or on another scale first, or pass --from-logits. Received: {received}"
+    )
 
 
 def _seen(outputs: np.ndarray) -> bool | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
+from keras_dmp.audit.statistics.repeated_rows import require_different_sides
 
 Status = Literal["pass", "investigate", "fail"]
 
@@ -171,7 +172,9 @@ def judge(
 
     Raises:
         TypeError: If `scores` or `limits` are of another type.
-        ValueError: If `scores` is empty, or `confidence` out of its range.
+        ValueError: If `scores` is empty, or `confidence` out of its range; and if members and
+            nonmembers are the same samples: their scores are equal to the last digit for more
+            samples than chance allows.
 
     Example:
     >>> from keras_dmp.audit import MembershipScores
@@ -256,6 +259,9 @@ def _require(scores: Any, limits: Any, confidence: Any) -> None:
         raise ValueError(
             f"Expected `confidence` to be above 0 and below 1. Received: confidence={confidence!r}"
         )
+    for name, attack in scores.items():
+        what = f"scores of {name}"
+        require_different_sides(attack.member_scores, attack.nonmember_scores, what)
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:

@@ -1,6 +1,5 @@
 """Audits: how well membership inference attacks tell members from nonmembers."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,9 +14,15 @@ from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
 from keras_dmp.audit.attacks.observations import Observations, observe
+from keras_dmp.audit.attacks.sides import has_fixed_order
 from keras_dmp.audit.report.report import AuditReport, versions
 from keras_dmp.audit.statistics.results import SLICES, AttackResult, notes_on
 
+_NO_POSITIONS = (
+    "the most exposed members are not named: `members` is a dataset that yields its samples in "
+    "another order each time it is read, so that positions mean nothing; pass arrays, or a dataset "
+    "that does not shuffle"
+)
 # TF-Privacy's own limit.
 _MOST_CLASS_SLICES = 1_000
 
@@ -73,10 +78,12 @@ def audit_membership(
             last activation and its outputs.
         batch_size: Samples a forward call, for arrays. Defaults to the largest that pays.
         seed: Seed of the trained attacks. Defaults to `None`: one is drawn, and the report
-            names it. NumPy's global generator is left as it was.
+            names it. A seed that you pass is not in the report, since it may be the one that drew
+            the members. NumPy's global generator is left as it was.
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
         most_exposed: How many members the report names by position, with their privacy risk.
-            Defaults to 20; 0 names none.
+            Defaults to 20; 0 names none, and none are named in a dataset that shuffles, whose
+            first samples are read once more to find out.
         name: What the report calls the model. Defaults to `None`: nothing.
         class_names: Names of the classes, for slices by class. Defaults to none.
 
@@ -103,6 +110,10 @@ def audit_membership(
     slices = _names(slices, SLICES, "slices")
     if not attacks:
         raise ValueError("Expected `attacks` to name at least one attack. Received: attacks=()")
+    # A given seed may be that of the split, and the report may leave the building.
+    stated_seed = None
+    if seed is None:
+        seed = stated_seed = int(np.random.SeedSequence().generate_state(1)[0])
     seed = _checked_seed(seed)
     _validate.boolean(slice_trained_attacks=slice_trained_attacks)
     verbose = _validate.verbosity(verbose)
@@ -118,6 +129,9 @@ def audit_membership(
         model, members, nonmembers, batch_size=batch_size, least=least, verbose=bool(verbose)
     )
     kind = _output_kind(model, sides, from_logits)
+    has_positions = has_fixed_order(members, sides[0].digests, model) if most_exposed else True
+    if not has_positions:
+        most_exposed = 0
     engines = Engines(
         model=model,
         data=(members, nonmembers),
@@ -136,16 +150,19 @@ def audit_membership(
             for name, scores in engines.run(attack)
         ]
         bar.add(1)
-    note = samples.padding_note(*(side.lengths for side in sides))
+    notes = (
+        samples.padding_note(*(side.lengths for side in sides)),
+        None if has_positions else _NO_POSITIONS,
+    )
     return _report(
         results,
         engines,
-        () if note is None else (note,),
+        tuple(note for note in notes if note is not None),
         num_classes=kind.num_classes,
-        seed=seed,
+        seed=stated_seed,
         name=name,
         class_names=tuple(class_names),
-        provenance=_provenance(sides, kind, engine_of(attacks)),
+        provenance=_provenance(kind, engine_of(attacks)),
     )
 
 
@@ -162,10 +179,8 @@ def _names(names: Iterable[str], known: tuple[str, ...], argument: str) -> tuple
     return names
 
 
-def _checked_seed(seed: int | None) -> int:
+def _checked_seed(seed: int) -> int:
     """Seed for NumPy's global generator, which takes 32 bits."""
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
     _validate.integer_at_least(0, seed=seed)
     if seed >= 2**32:
         raise ValueError(f"Expected `seed` to be below 2**32. Received: seed={seed}")
@@ -214,18 +229,13 @@ def _report(
     )
 
 
-def _provenance(
-    sides: tuple[Observations, ...], kind: outputs.OutputKind, engine: str
-) -> dict[str, str]:
+def _provenance(kind: outputs.OutputKind, engine: str) -> dict[str, str]:
+    """What the figures come from. No hash of the samples: it would confirm a guess of them."""
     theirs = ("tensorflow-privacy", "scikit-learn") if engine.startswith("TF-Privacy") else ()
-    digests = (hashlib.sha256(side.digests.astype("<u8").tobytes()).hexdigest() for side in sides)
-    members, nonmembers = digests
     return {
         **versions("tensorflow", "keras", *theirs),
         "engine": engine,
         "outputs": "logits" if kind.from_logits else "probabilities",
-        "members_sha256": members,
-        "nonmembers_sha256": nonmembers,
     }
 
 

@@ -105,6 +105,7 @@ def audit_reference(
     for model, argument in ((student, "student"), (teacher, "teacher")):
         if model is not None or argument == "student":
             require_model(model, argument)
+            sides.require_stateless(model)
     verbose = _validate.verbosity(verbose)
     if batch_size is not None:
         _validate.integer_at_least(1, batch_size=batch_size)

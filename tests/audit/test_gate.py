@@ -144,7 +144,7 @@ def test_constant_scores_pass():
     assert verdict.status == "pass"
     assert {check.figure: check.value for check in verdict.checks} == {
         "AUC": 0.5,
-        "TPR at 1% FPR": 0.0,
+        "TPR at 1% FPR": pytest.approx(0.01),
     }
 
 
@@ -243,3 +243,10 @@ def test_bad_arguments():
     for confidence in (0, 1, float("nan"), True, "0.95"):
         with pytest.raises(ValueError, match="`confidence` to be above 0 and below 1"):
             judge(scores, limits, confidence=confidence)
+
+
+def test_the_same_scores_on_both_sides_are_refused():
+    members = np.random.default_rng(0).normal(size=300)
+    scores = {"loss": MembershipScores(members, members[::-1])}
+    with pytest.raises(ValueError, match="300 of 300 nonmembers with the scores of loss"):
+        judge(scores, Limits(max_auc=0.6))

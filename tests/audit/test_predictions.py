@@ -29,8 +29,8 @@ def save(tmp_path):
 
 
 def outputs(member_outputs, nonmember_outputs=None, labels=(0, 1, 2, 0)):
-    """Entries of outputs, the same on both sides unless two are given."""
-    other = member_outputs if nonmember_outputs is None else nonmember_outputs
+    """Entries of outputs, in reverse for the nonmembers unless two are given."""
+    other = member_outputs[::-1] if nonmember_outputs is None else nonmember_outputs
     return {
         "member_outputs": member_outputs,
         "member_labels": np.asarray(labels),
@@ -63,7 +63,7 @@ def test_tells_logits_from_probabilities(save, dtype):
     by_logits = _predictions.read(save(**outputs(logits)))
     assert by_logits.from_logits is True
     assert by_logits.num_classes == 3
-    np.testing.assert_array_equal(by_logits.outputs[1], logits)
+    np.testing.assert_array_equal(by_logits.outputs[1], logits[::-1])
     assert _predictions.read(save(**outputs(probabilities))).from_logits is False
     # Log-probabilities are logits.
     assert _predictions.read(save(**outputs(np.log(softmax(LOGITS))))).from_logits is True
@@ -82,7 +82,7 @@ def test_one_sigmoid_unit_has_to_be_declared(save, shape):
         read = _predictions.read(path, from_logits=declared)
         assert (read.from_logits, read.num_classes) == (declared, 2)
         assert read.outputs[0].shape == (4, 1)
-    assert _predictions.read(save(**outputs(3 * unit, labels=[0, 1, 1, 0]))).from_logits is True
+    assert _predictions.read(save(**outputs(3 * unit - 1, labels=[0, 1, 1, 0]))).from_logits is True
 
 
 @pytest.mark.parametrize(
@@ -265,3 +265,42 @@ def test_damage_is_a_value_error(tmp_path, compressed):
         except ValueError:
             refused += 1
     assert refused > 75
+
+
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        100 * softmax(LOGITS),
+        np.round(100 * softmax(LOGITS), 1),
+        np.round(255 * softmax(LOGITS)).astype("uint8"),
+        1_000 * softmax(LOGITS),
+        np.array([[12.0], [80.0], [55.5], [99.0]]),
+    ],
+)
+def test_probabilities_on_another_scale_are_refused(save, scaled):
+    labels = [0, 1, 1, 0] if scaled.shape[1] == 1 else (0, 1, 2, 0)
+    path = save(**outputs(scaled, labels=labels))
+    with pytest.raises(ValueError, match=r"per cent.*no negative output"):
+        _predictions.read(path)
+    with pytest.raises(ValueError, match="outputs from"):
+        _predictions.read(path, from_logits=False)
+    assert _predictions.read(path, from_logits=True).from_logits
+
+
+def test_logits_without_negative_values_are_logits(save):
+    assert _predictions.read(save(**outputs(LOGITS - LOGITS.min()))).from_logits
+
+
+def test_the_same_samples_on_both_sides_are_refused(save):
+    drawn = np.random.default_rng(0).normal(size=(40, 3))
+    labels = np.zeros(40, int)
+    with pytest.raises(ValueError, match="Received: 40 of 40 nonmembers with the outputs"):
+        _predictions.read(save(**outputs(drawn, drawn, labels=labels)))
+    with pytest.raises(ValueError, match="Received: 40 of 40 nonmembers with the scores"):
+        _predictions.read(save(**scores(drawn[:, 0], drawn[::-1, 0])))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "saved.npz")
+    with pytest.raises(ValueError, match=r"regular file. Received: '.*saved.npz'"):
+        _predictions.read(tmp_path / "saved.npz")

@@ -15,7 +15,7 @@ from keras_dmp._data import arrays, samples
 from keras_dmp.audit.attacks import sides as _sides
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Observations:
     """One side of an audit, without its samples.
 

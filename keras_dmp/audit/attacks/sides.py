@@ -6,10 +6,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward
+from keras_dmp._classifier import forward, keras_private
 from keras_dmp._classifier.kind import num_classes
 from keras_dmp._data import arrays, samples
 from keras_dmp._data.batches import is_dataset, require_readable
+
+# A shuffled dataset that yields as many samples twice in one order has equal samples.
+_ORDER_SAMPLES = 64
 
 
 class ArraySide:
@@ -72,6 +75,29 @@ class DatasetSide:
             yield batch.x, classes
 
 
+def has_fixed_order(data: Any, digests: np.ndarray, model: keras.Model) -> bool:
+    """Whether a second reading yields the samples in the order of the first one.
+
+    The first samples of a dataset are read once more; arrays have one order.
+
+    Args:
+        data: Arrays or a dataset, as the caller gave them.
+        digests: Hash of each sample in the order of the first reading.
+        model: The audited model.
+    """
+    if not is_dataset(data):
+        return True
+    records, seen = samples.Records(model), 0
+    for x, _ in DatasetSide(data, "members", model).batches(None):
+        again = records.digests(x)
+        if not np.array_equal(again, digests[seen : seen + len(again)]):
+            return False
+        seen += len(again)
+        if seen >= _ORDER_SAMPLES:
+            break
+    return True
+
+
 def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySide | DatasetSide:
     """One side from what the caller gave; without a model, what can be checked without one.
 
@@ -91,10 +117,30 @@ def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySi
     )
 
 
+def require_stateless(model: keras.Model) -> None:
+    """Raise ValueError for a model that remembers one batch in the next.
+
+    What it says of a sample depends on those before it, so that there are no outputs of a sample
+    to attack, and to ask it changes it.
+    """
+    names = [
+        layer.name
+        for layer in keras_private.inner_layers(model)
+        if getattr(layer, "stateful", False)
+    ]
+    if names:
+        raise ValueError(
+            "Expected `model` to have no state that passes from batch to batch. Received: a model "
+            f"with stateful layers {', '.join(names)}; build the same model with `stateful=False` "
+            "and give it these weights with `set_weights`"
+        )
+
+
 def open_sides(
     members: Any, nonmembers: Any, model: keras.Model, least: int
 ) -> tuple[ArraySide | DatasetSide, ArraySide | DatasetSide]:
     """Both sides; arrays are held against each other at once, datasets once they are read."""
+    require_stateless(model)
     sides = (open_side(members, "members", model), open_side(nonmembers, "nonmembers", model))
     if all(isinstance(side, ArraySide) for side in sides):
         samples.require_alike(sides[1].x, sides[0].x, "nonmembers", "members", model)

@@ -37,6 +37,9 @@ class DenseGradients:
 class DenseTail:
     """The end of a classifier, from one of its last dense layers on to its logits.
 
+    Layers with int8 weights are computed in floats, with these weights: what enters them is not
+    rounded, so that logits differ a little from the model's.
+
     Args:
         model: A classifier; it is not changed.
         num_layers: Dense layers that the tail has.
@@ -52,6 +55,7 @@ class DenseTail:
     def __init__(self, model: keras.Model, num_layers: int):
         _require_logits(model)
         self._layers, entrance = _chain(model, num_layers)
+        _require_known_kernels(self._layers)
         # A Sequential model's input is no list of one, though `inputs` is.
         sequential = isinstance(model, keras.Sequential)
         self.trunk = keras.Model(model.inputs[0] if sequential else model.input, entrance)
@@ -84,7 +88,7 @@ class DenseTail:
                 if not _is_dense(layer):
                     x = layer(x, training=False)
                     continue
-                kernel = tf.convert_to_tensor(layer.kernel)
+                kernel = _kernel(layer)
                 inputs.append(tf.cast(x, kernel.dtype))
                 sums.append(inputs[-1] @ kernel)
                 if layer.use_bias:
@@ -95,6 +99,15 @@ class DenseTail:
         at_logits = tf.cast(_at_logits(logits, labels), x.dtype)
         deltas = tape.gradient(x, sums, output_gradients=at_logits)
         return logits, *[[tf.cast(t, tf.float32) for t in part] for part in (inputs, deltas)]
+
+
+def _kernel(layer: keras.layers.Dense) -> tf.Tensor:
+    """Kernel of a dense layer as floats: that of an int8 layer is stored as whole numbers."""
+    kernel = tf.convert_to_tensor(layer.kernel)
+    if layer.quantization_mode is None:
+        return kernel
+    scale = tf.convert_to_tensor(layer.kernel_scale)
+    return tf.cast(kernel, scale.dtype) / scale
 
 
 def _at_logits(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -114,6 +127,17 @@ def _require_logits(model: keras.Model) -> None:
             "Expected `model` to return logits: the white-box attack takes the loss's gradient "
             f"through its last layer. Received: a model that returns {kind}; pass the model up to "
             "its logits, or use `black_box_attack`"
+        )
+
+
+def _require_known_kernels(layers: list[keras.Layer]) -> None:
+    modes = {layer.quantization_mode for layer in layers if _is_dense(layer)}
+    unknown = sorted(map(str, modes - {None, "int8"}))
+    if unknown:
+        raise ValueError(
+            "Expected the last dense layers of `model` to have float or int8 weights. Received: "
+            f"layers quantized as {', '.join(unknown)}; use `black_box_attack`, or attack the "
+            "model before it is quantized"
         )
 
 

@@ -151,7 +151,7 @@ def roc(curves: Sequence[tuple[str, str, RocCurve]], *, title: str, colors: int)
             name=name,
             detail=detail,
             style=f"s{number}" if number <= colors else "other",
-            path=_path(*_steps(x.at(curve.fpr), y.at(curve.tpr))),
+            path=_path(x.at(curve.fpr), y.at(curve.tpr)),
         )
         for number, (name, detail, curve) in enumerate(curves, start=1)
     ]
@@ -262,11 +262,6 @@ def _step(span: float) -> float:
     rough = span / 4
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 2.5, 5, 10) if rough <= m * power * 1.0001)
-
-
-def _steps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of a step curve: along first, then up."""
-    return np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
 
 
 def _outline(edges: np.ndarray, tops: np.ndarray, y: Axis) -> str:

@@ -32,12 +32,19 @@ def write_json(path: str | os.PathLike, values: dict[str, Any]) -> None:
 
 def read_json(path: str | os.PathLike) -> Any:
     """Read a `.json` file; NaN and infinities are refused, as the standard has none."""
-    text = _suffixed(path, ".json").read_text(encoding="utf-8")
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
+    path = _suffixed(path, ".json")
+    if path.exists() and not path.is_file():
+        # Opening a pipe would wait for someone to write to it.
         raise ValueError(
-            f"Expected `path` to be a JSON file. Received: path={os.fspath(path)!r} ({error})"
+            f"Expected `path` to be a regular file. Received: path={os.fspath(path)!r}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (RecursionError, ValueError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(
+            f"Expected `path` to be a JSON file. Received: path={os.fspath(path)!r} ({reason})"
         ) from error
 
 
@@ -67,7 +74,7 @@ def malformed(what: str):
     """Name the object in the message of whatever is wrong with its values."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected {what}. Received: a malformed one ({type(error).__name__}: {error})"
         ) from error

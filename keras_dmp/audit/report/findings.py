@@ -37,6 +37,13 @@ class Findings:
                 _validate.non_negative(**{name: getattr(self, name)})
         self._require_names()
 
+    def __repr__(self) -> str:
+        """Return what was attacked and how; the positions of members are left out."""
+        return (
+            f"{type(self).__name__}(name={self.name!r}, attacks={self.attacks!r}, "
+            f"num_members={self.num_members}, num_nonmembers={self.num_nonmembers})"
+        )
+
     @property
     def attacks(self) -> tuple[str, ...]:
         """Names of the attacks, in the order in which they ran."""

@@ -69,7 +69,6 @@ def draw(
         axes.plot(
             result.roc.fpr,
             result.roc.tpr,
-            drawstyle="steps-post",
             label=f"{name}, AUC {result.auc:.3f}",
         )
     _scale(axes, results, log)

@@ -22,7 +22,8 @@ from keras_dmp.audit.report.document import (
 from keras_dmp.audit.report.findings import Findings
 from keras_dmp.audit.report.verdict import LOW_FPR, Verdict, judge, strongest_first
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, notes_on, unresolved
+from keras_dmp.audit.statistics.rates import needed
+from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, notes_on
 
 _FORMAT = "keras_dmp.audit_report"
 _FORMAT_VERSION = 2
@@ -38,7 +39,7 @@ _HOW_TRADE_OFF = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class AuditReport(Findings):
     """What membership inference attacks found out about a model.
 
@@ -54,11 +55,13 @@ class AuditReport(Findings):
         nonmember_accuracy: Accuracy of the model on the nonmembers.
         member_loss: Mean cross-entropy on the members, in nats.
         nonmember_loss: Mean cross-entropy on the nonmembers, in nats.
-        seed: Seed of the trained attacks; the one drawn if none was given.
+        seed: Seed of the trained attacks where it was drawn for them; `None` where the caller gave
+            one, which may have drawn the members too.
         notes: What the reader has to know: slices left out, rates that cannot be resolved.
         name: What was attacked, in the reader's words, or `None`.
         class_names: Names of the classes, for slices by class; none by default.
-        provenance: What the figures come from: versions, sizes, hashes.
+        provenance: What the figures come from: versions, sizes. No hash of a record or a score,
+            with which anyone could confirm a guess.
 
     Example:
     >>> import keras, numpy as np
@@ -371,7 +374,7 @@ def _tiles(report: AuditReport, verdict: Verdict) -> tuple[Tile, ...]:
         Tile(
             label="members recognised at 1 % false alarms",
             figure=tpr,
-            beside=unresolved(LOW_FPR) if low_end is None else "guessing is 1 %",
+            beside=needed(LOW_FPR) if low_end is None else "guessing is 1 %",
         ),
         Tile(
             label="test accuracy",

@@ -24,7 +24,8 @@ from keras_dmp.audit.report.document import (
 )
 from keras_dmp.audit.report.findings import Findings
 from keras_dmp.audit.report.verdict import strongest_first
-from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult, slice_class, unresolved
+from keras_dmp.audit.statistics.rates import needed
+from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult, slice_class
 
 # Colors that can be told apart in both modes; further curves are gray.
 _COLORS = 6
@@ -121,7 +122,7 @@ def figures(result: AttackResult) -> tuple[Cell, ...]:
     rates = []
     for fpr in FPRS:
         rate, ends = result.tpr_at_fpr.get(fpr), result.tpr_intervals.get(fpr)
-        few = Missing(why=unresolved(fpr), short="too few")
+        few = Missing(why=needed(fpr), short="too few")
         rates.append(few if rate is None else Number(value=rate, kind="rate", ends=ends))
     bound = result.epsilon_lower_bound
     return (
@@ -286,10 +287,6 @@ def provenance(report: Findings) -> Origins:
         ("members", f"{report.num_members:,}"),
         ("nonmembers", f"{report.num_nonmembers:,}"),
         *report.provenance.items(),
-        *(
-            (f"SHA-256 of the scores of {result.attack}", result.scores_sha256)
-            for result in report.slice(ENTIRE).values()
-        ),
     ]
     known = ((name, str(value)) for name, value in known if value is not None)
     return Origins(pairs=tuple(known))

@@ -42,6 +42,10 @@ class Canaries:
         repeated = f", trained on {times} times" if times > 1 else ""
         return f"{len(self.indices)} of {len(self.y)} records are canaries: {self.kind}{repeated}"
 
+    def __repr__(self) -> str:
+        """Return no record, no position of a canary, and no seed that finds them."""
+        return f"<{type(self).__name__}: {self}>"
+
 
 def plant_canaries(
     x: Any,

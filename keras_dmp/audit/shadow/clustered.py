@@ -12,6 +12,7 @@ import numpy as np
 from scipy import special
 
 from keras_dmp.audit.statistics.intervals import normal_quantile
+from keras_dmp.audit.statistics.rates import hits_at
 
 _DRAWS = 400
 _FEWEST = 10
@@ -34,7 +35,7 @@ class Clusters:
         self._values, self._members = values[order], members[order]
         self._records = records[order]
         self._num_records = scores.shape[1]
-        # Last position of each run of equal scores: a threshold takes all of a run or none.
+        # Last position of each run of equal scores, the corners of the ROC curve.
         self._ends = np.flatnonzero(np.append(np.diff(self._values) != 0, True))
 
     def auc_ends(self) -> tuple[float, float] | None:
@@ -69,12 +70,11 @@ class Clusters:
         for draw in drawn:
             rows = rng.integers(self._num_records, size=self._num_records)
             weights = np.bincount(rows, minlength=self._num_records)[self._records]
-            alarms = np.cumsum(np.where(self._members, 0, weights))[self._ends]
-            hits = np.cumsum(np.where(self._members, weights, 0))[self._ends]
-            for column, fpr in enumerate(fprs):
-                allowed = math.floor(fpr * alarms[-1] + 1e-9)
-                last = np.searchsorted(alarms, allowed, side="right") - 1
-                draw[column] = hits[last] / hits[-1] if last >= 0 else 0.0
+            alarms, hits = (
+                np.append(0, np.cumsum(np.where(self._members == side, weights, 0))[self._ends])
+                for side in (False, True)
+            )
+            draw[:] = [hits_at(alarms, hits, fpr) / hits[-1] for fpr in fprs]
         tail = (1 - _CONFIDENCE) / 2
         low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
         return {

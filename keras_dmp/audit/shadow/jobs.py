@@ -21,7 +21,7 @@ from keras_dmp._storage.private_file import Identity, Record
 _TYPE = "shadow model"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Job:
     """What is kept of one run of the pipeline, by the name of the model it gave.
 

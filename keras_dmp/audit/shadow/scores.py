@@ -40,6 +40,11 @@ class ShadowScores:
     def __post_init__(self) -> None:
         _require_matrix(self.is_member, scores=np.shape(self.scores))
 
+    def __repr__(self) -> str:
+        """Return the sizes: the matrices show who is a member of what."""
+        targets, records = self.is_member.shape
+        return f"{type(self).__name__}(targets={targets}, records={records})"
+
     @property
     def num_targets(self) -> int:
         """Models attacked."""
@@ -132,6 +137,11 @@ class ShadowStatistics:
                 f"Received: shape {np.shape(self.scaled_logits)}"
             )
 
+    def __repr__(self) -> str:
+        """Return the sizes: the matrices show who is a member of what."""
+        models, records = self.is_member.shape
+        return f"{type(self).__name__}(models={models}, records={records})"
+
     def scores(self, attack: str = "lira") -> ShadowScores:
         """Scores of every model, the others being its shadow models."""
         settings = _attack(attack)
@@ -188,7 +198,6 @@ class ShadowStatistics:
         *,
         canaries: np.ndarray | None = None,
         name: str | None = None,
-        seed: int = 0,
         provenance: Mapping[str, str | int | float] | None = None,
     ) -> AuditReport:
         """All targets under several attacks.
@@ -197,7 +206,6 @@ class ShadowStatistics:
             attacks: Names of the attacks.
             canaries: Positions of planted records; "all" is the population without them then.
             name: Name of the model.
-            seed: Seed of the audit, for the record.
             provenance: What the statistics come from, added to the versions of the packages.
 
         Raises:
@@ -224,7 +232,7 @@ class ShadowStatistics:
                 results.append(scores.result(attack, slice=CANARIES, records=canaries))
         results.sort(key=lambda result: result.slice != ENTIRE)
         provenance = {**versions("tensorflow", "keras"), **(provenance or {})}
-        stated = {"name": name, "seed": seed, "provenance": provenance}
+        stated = {"name": name, "provenance": provenance}
         return _as_report(self, results, canaries, population, notes, **stated)
 
 

@@ -8,13 +8,16 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_dmp import _validate
 from keras_dmp._classifier import forward, probabilities
 from keras_dmp._classifier.kind import resolve_output_kind
 from keras_dmp._classifier.outputs import OutputKind, require_outputs
 from keras_dmp._data import arrays, samples
+from keras_dmp.audit.attacks.sides import require_stateless
 from keras_dmp.audit.report.report import AuditReport
+from keras_dmp.audit.shadow.independence import IndependentRuns
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory
 from keras_dmp.audit.shadow.scores import ShadowScores, ShadowStatistics
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -43,16 +46,20 @@ class ShadowAudit:
     models would tell its membership in a target by how often it is a member elsewhere, and push the
     figures of a model that betrays nothing below chance.
 
-    Every run is a job: a file in `directory`, written whole or not at all. A process that is
-    killed goes on with the job that was unfinished; the result is the same. `directory` tells who
-    is a member of what; it can be read by its owner only.
+    Every run is a job: a file in `directory`, written whole or not at all. After a process was
+    killed, the next one trains the models that are missing, on the same halves. `directory` shows
+    who is a member of what; it can be read by its owner only.
 
     Args:
         train_fn: Callable `(x, y, seed) -> model`, which trains a model on the members `x`, `y`; or
             a dictionary of models by name that come from one run, such as a teacher and its
             student, audited side by side; or a `StackedTrainer`, which trains many at once.
-            `keras.utils.clear_session()` and `keras.utils.set_random_seed(seed)` are called
-            before each call, so that no run depends on another.
+            Before each call `keras.utils.clear_session()` is called and Python, NumPy and Keras
+            are seeded, which fixes initial weights and dropout. TensorFlow's own seed is taken
+            away: with it, `fit` on arrays would repeat one order of the samples in every epoch. To
+            repeat a run to the last digit, give `fit` a dataset with
+            `shuffle(len(x), seed=seed)`. A function that trains a model from outside of it, or
+            returns one model twice, is refused.
         x: Records, an array or a structure of arrays; each model gets a random half.
         y: Their classes: integers, a column or one-hot.
         num_shadow_models: Models to train, at least 4. It may be raised later: finished jobs stay.
@@ -114,6 +121,7 @@ class ShadowAudit:
         if batch_size is not None:
             _validate.integer_at_least(1, batch_size=batch_size)
         self._train_fn = train_fn
+        self._runs = IndependentRuns(train_fn)
         self._x = samples.checked(x, "x")
         self._y = np.asarray(y)
         self._labels = samples.checked_labels(y, None, "y", x=self._x)
@@ -131,7 +139,6 @@ class ShadowAudit:
         self._provenance = {
             "shadow models": num_shadow_models,
             "records": self.num_records,
-            "data": configuration["data"],
             "train_fn settings": json.dumps(configuration["config"], sort_keys=True),
         }
 
@@ -166,7 +173,8 @@ class ShadowAudit:
 
         Raises:
             RuntimeError: If another process trains one of these models.
-            ValueError: If a model is no classifier of these labels.
+            ValueError: If a model is not a classifier of these labels, or if runs are not
+                independent: `train_fn` trains a model of outside, or returns one model twice.
         """
         index, count = _checked_shard(shard)
         groups = self._groups()[index::count]
@@ -262,6 +270,9 @@ class ShadowAudit:
     ) -> AuditReport:
         """All targets under several attacks, as an `AuditReport`.
 
+        The report names neither the seed, which draws the members of every model, nor a hash of
+        the records: both stay in `directory`.
+
         Args:
             attacks: Names as in `scores`.
             model: Name of the model, where `train_fn` returns several.
@@ -269,7 +280,7 @@ class ShadowAudit:
             name: What the report calls the model.
         """
         attacks = (attacks,) if isinstance(attacks, str) else tuple(attacks)
-        settings = {"canaries": canaries, "name": name or model, "seed": self.seed}
+        settings = {"canaries": canaries, "name": name or model}
         return self.statistics(model).report(attacks, provenance=self._provenance, **settings)
 
     def _configuration(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -317,12 +328,16 @@ class ShadowAudit:
             policy = keras.config.dtype_policy()
             keras.utils.clear_session(free_memory=False)
             keras.config.set_dtype_policy(policy)
-            keras.utils.set_random_seed(seed)
-            yield _by_name(self._train_fn(arrays.take(self._x, members), self._y[members], seed))
+            _seed_generators(seed)
+            models = self._train_fn(arrays.take(self._x, members), self._y[members], seed)
+            models = _by_name(models)
+            self._runs.check(models)
+            yield models
 
     def _observe(self, models: dict[str, keras.Model]) -> Job:
         logits, correct = {}, {}
         for name, model in models.items():
+            require_stateless(model)
             samples.checked(self._x, "x", model)
             columns = []
             for query in (None, *self._queries):
@@ -371,6 +386,16 @@ def _checked_repeats(repeats: Any, records: int) -> np.ndarray:
 def _job_seed(seed: int, job: int) -> int:
     """Seed of one job, below 2**31: as independent of its neighbours' as NumPy makes it."""
     return int(np.random.SeedSequence((seed, job)).generate_state(1)[0] >> 1)
+
+
+def _seed_generators(seed: int) -> None:
+    """Seed Python, NumPy and Keras, and take TensorFlow's own seed away.
+
+    With a seed of TensorFlow, `fit` on arrays has the same batches in the same order in every
+    epoch, and trains models that are worse than those of a pipeline without a seed.
+    """
+    keras.utils.set_random_seed(seed)
+    tf.random.set_seed(None)
 
 
 def _by_name(models: Any) -> dict[str, keras.Model]:

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import special
 
+from keras_dmp.audit.statistics.intervals import hits_above
+
 _GRID_FACTOR = 4
 # Nodes of the quadrature over the takers' rate, in standard deviations of its normal score.
 _NODES = np.linspace(-8.0, 8.0, 65)
@@ -44,7 +46,8 @@ def log_ratio_low(takers: np.ndarray, others: np.ndarray, *, delta: float, alpha
     """
     n, m = len(others), len(takers)
     ranks = _ranks(n)
-    hits = _hits(takers, others, ranks)
+    # Rounded down: fewer hits refute less.
+    hits = np.floor(hits_above(takers, others, ranks)).astype(np.int64)
     # No hits refute nothing.
     ranks, hits, alpha = ranks[hits > 0, None], hits[hits > 0, None], alpha / len(ranks)
     rates, weights = _beta_nodes(hits, m - hits + 1)
@@ -77,15 +80,3 @@ def _beta_nodes(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     lower, upper = special.betaincinv(a, b, tail), 1.0 - special.betaincinv(b, a, tail)
     weights = np.exp(-(_NODES**2) / 2)
     return np.where(_NODES < 0, lower, upper), weights / weights.sum()
-
-
-def _hits(takers: np.ndarray, others: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Takers above the `ranks`-th largest of `others`, ties shared out and rounded down."""
-    thresholds = others[len(others) - ranks]
-    up_to, below = (np.searchsorted(takers, thresholds, side) for side in ("right", "left"))
-    others_up_to, others_below = (
-        np.searchsorted(others, thresholds, side) for side in ("right", "left")
-    )
-    place = ranks - (len(others) - others_up_to)
-    shared = (up_to - below) * place // (others_up_to - others_below + 1)
-    return len(takers) - up_to + shared

@@ -12,6 +12,10 @@ from scipy import special
 # The number of nonmembers above a threshold is followed this many standard deviations out.
 _REACH = 8.0
 _BISECTIONS = 32
+# Chosen by simulation (tests/audit/statistics/test_auc_coverage.py): normal scores of equal and
+# unequal variance, members of whom a part is exposed, and scores of two values.
+_PRIOR = 6.0
+_PRIOR_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,18 +69,33 @@ def clopper_pearson_high(hits: np.ndarray, trials: int, alpha: float) -> np.ndar
 def auc_ends(beaten: np.ndarray, beating: np.ndarray, confidence: float) -> tuple[float, float]:
     """Interval of the AUC from the placement values of members and nonmembers.
 
-    DeLong's variance on the logit scale, which keeps its promise near 0 and 1; where it is 0 or
-    unknown, Newcombe's score interval.
+    DeLong's variance, from few placement values of a high AUC, is mostly far too small: those that
+    would make it large are rare. Each side therefore gets `_PRIOR` values more, of the variance
+    `_PRIOR_SHARE` of the largest that a mean of placement values allows, auc (1 - auc); they count
+    for nothing among hundreds. The interval holds every AUC that either the score test (Wilson,
+    with the variance at the AUC tested) or the test in log odds keeps, as both tails are long.
     """
     z = normal_quantile(confidence)
     center = float(beaten.mean())
-    if min(len(beaten), len(beating)) >= 2:
-        variance = beaten.var(ddof=1) / len(beaten) + beating.var(ddof=1) / len(beating)
-        if variance > 0:
-            reach = z * math.sqrt(variance) / (center * (1 - center))
-            log_odds = special.logit(center)
-            return float(special.expit(log_odds - reach)), float(special.expit(log_odds + reach))
-    return _newcombe_ends(center, len(beaten), len(beating), z)
+    spread = z**2 * sum(_relative_variance(side, center) for side in (beaten, beating))
+    root = math.sqrt(spread * (spread + 4 * center * (1 - center)))
+    low, high = ((2 * center + spread + sign * root) / (2 * (1 + spread)) for sign in (-1, 1))
+    if 0 < center < 1:
+        reach = math.sqrt(spread / (center * (1 - center)))
+        log_odds = special.logit(center)
+        low = min(low, float(special.expit(log_odds - reach)))
+        high = max(high, float(special.expit(log_odds + reach)))
+    return max(0.0, low), min(1.0, high)
+
+
+def _relative_variance(placements: np.ndarray, center: float) -> float:
+    """Variance of the mean of one side's placement values, as a share of auc (1 - auc)."""
+    size, largest = len(placements), center * (1 - center)
+    found = (
+        (size - 1) * float(placements.var(ddof=1)) / largest if size > 1 and largest > 0 else 0.0
+    )
+    count = size - 1 if largest > 0 else 0
+    return (found + _PRIOR * _PRIOR_SHARE) / (count + _PRIOR) / size
 
 
 def normal_quantile(confidence: float) -> float:
@@ -127,7 +146,7 @@ def tpr_ends(
     The number of nonmembers above the true threshold is Binomial(n, fpr), which places the
     threshold between two order statistics; given it, the TPR has Clopper-Pearson's Beta
     distributions. Their mixture is what a bootstrap over both sides draws from, except that it
-    stays honest at counts of 0.
+    stays honest at counts of 0. Equal scores are taken in a random order, as the attacker does.
     """
     n, m = len(nonmembers), len(members)
     alpha = (1 - confidence) / 2
@@ -135,13 +154,36 @@ def tpr_ends(
     above = np.arange(max(0, math.floor(n * fpr - spread)), min(n, math.ceil(n * fpr + spread)) + 1)
     weights = special.bdtr(above, n, fpr)
     weights = np.diff(weights, prepend=0.0)
-    # Scores fall from the largest, so that `above` of them are above the threshold.
-    edges = np.concatenate([[-np.inf], nonmembers, [np.inf]])
-    hits_low = m - np.searchsorted(members, edges[n + 1 - above], side="right")
-    hits_high = m - np.searchsorted(members, edges[n - above], side="right")
+    # The true threshold lies below the score of rank `above`, and not below the next one.
+    hits_low = hits_above(members, nonmembers, above)
+    hits_high = hits_above(members, nonmembers, above + 1)
     low = _mixture_quantile(hits_low, m - hits_low + 1, weights, alpha)
     high = _mixture_quantile(hits_high + 1, m - hits_high, weights, 1 - alpha)
     return low, high
+
+
+def hits_above(takers: np.ndarray, others: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Number of takers above the score of each rank among the others.
+
+    Among equal scores it is the mean over all orders in which they can be put, which need not be
+    a whole number.
+
+    Args:
+        takers: Scores in ascending order.
+        others: Scores in ascending order.
+        ranks: Ranks among `others`, 1 for the largest; 0 is above all scores, and one more than
+            there are others is below all scores.
+    """
+    n, m = len(others), len(takers)
+    inner = np.clip(ranks, 1, n)
+    thresholds = others[n - inner]
+    up_to, below = (np.searchsorted(takers, thresholds, side) for side in ("right", "left"))
+    others_up_to, others_below = (
+        np.searchsorted(others, thresholds, side) for side in ("right", "left")
+    )
+    place = inner - (n - others_up_to)
+    shared = (up_to - below) * place / (others_up_to - others_below + 1)
+    return np.select([ranks < 1, ranks > n], [0.0, float(m)], m - up_to + shared)
 
 
 def _mixture_quantile(
@@ -166,28 +208,3 @@ def _mixture_quantile(
         else:
             high = middle
     return (low + high) / 2
-
-
-def _newcombe_ends(auc: float, members: int, nonmembers: int, z: float) -> tuple[float, float]:
-    """Score interval of the AUC, defined everywhere (Newcombe 2006, method 5)."""
-    extra = (members + nonmembers) / 2 - 1
-
-    def distance(theta: float) -> float:
-        shape = 1 + extra * ((1 - theta) / (2 - theta) + theta / (1 + theta))
-        return abs(theta - auc) - z * math.sqrt(
-            theta * (1 - theta) * shape / (members * nonmembers)
-        )
-
-    return _last_inside(distance, auc, 0.0), _last_inside(distance, auc, 1.0)
-
-
-def _last_inside(distance, inside: float, outside: float) -> float:
-    if distance(outside) <= 0:
-        return outside
-    for _ in range(_BISECTIONS):
-        middle = (inside + outside) / 2
-        if distance(middle) <= 0:
-            inside = middle
-        else:
-            outside = middle
-    return inside

@@ -1,7 +1,8 @@
 """Rates of a membership attack from its scores: ROC curve, AUC interval, TPR at a low FPR.
 
 Members are the positives. A score is higher the more the attack takes a sample for a member.
-Everything is counted, nothing interpolated.
+Samples of equal scores cannot be told apart: an attacker who flags some of them draws which. The
+rates between two corners of a curve are therefore those on the straight line that joins them.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dmp import _validate
 from keras_dmp.audit.statistics import intervals
 
 # The low-FPR end is where an ROC curve is read, so that its first points are never thinned.
@@ -54,6 +56,8 @@ class RocCurve:
 
     def __post_init__(self) -> None:
         sizes = {"false_positives": self.num_nonmembers, "true_positives": self.num_members}
+        for name, size in (("nonmembers", self.num_nonmembers), ("members", self.num_members)):
+            _validate.integer_at_least(1, **{f"num_{name}": size})
         rising = True
         for name, size in sizes.items():
             counts = np.array(getattr(self, name))
@@ -95,6 +99,12 @@ class RocCurve:
     def tpr(self) -> np.ndarray:
         """True positive rates, (points,), float64."""
         return self.true_positives / self.num_members
+
+    @property
+    def tied_members(self) -> float:
+        """Share of the members whose score some nonmember has too; before `thin`."""
+        hits, alarms = np.diff(self.true_positives), np.diff(self.false_positives)
+        return int(hits[alarms > 0].sum()) / self.num_members
 
     def thin(self) -> "RocCurve":
         """Return the curve with at most 2,000 points, the low-FPR end kept whole."""
@@ -152,7 +162,11 @@ def roc_curve(member_scores: np.ndarray, nonmember_scores: np.ndarray) -> RocCur
 
 
 def tpr_at_fpr(curve: RocCurve, fpr: float) -> float | None:
-    """Largest true positive rate with an empirical false positive rate of at most `fpr`.
+    """Largest true positive rate of an attacker whose false positive rate is `fpr`.
+
+    Where the rate lies within a tie, the attacker flags a random part of the tied samples: the
+    curve is linear there (Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters
+    2006, Section 6).
 
     Args:
         curve: A curve from `roc_curve`, before `thin`.
@@ -160,14 +174,42 @@ def tpr_at_fpr(curve: RocCurve, fpr: float) -> float | None:
 
     Returns:
         The rate, or `None` with fewer than 1 / `fpr` nonmembers: a single false alarm would
-        then already be above `fpr`, so that the sample cannot tell.
+        then already be above `fpr`, so that the sample cannot resolve it.
     """
-    # Products such as 0.1 * 30 fall short of a whole number by rounding.
-    allowed = math.floor(fpr * curve.num_nonmembers + 1e-9)
-    if allowed < 1:
+    if alarms_allowed(fpr, curve.num_nonmembers) < 1:
         return None
-    last = np.searchsorted(curve.false_positives, allowed, side="right") - 1
-    return int(curve.true_positives[last]) / curve.num_members
+    return hits_at(curve.false_positives, curve.true_positives, fpr) / curve.num_members
+
+
+def needed(fpr: float) -> str:
+    """How many nonmembers it takes to resolve a false positive rate, in words."""
+    # The reciprocal of the smallest floats is infinite.
+    count = 1 / max(fpr, 1e-300)
+    shown = f"{math.ceil(count - 1e-9):,}" if count < 1e15 else f"{count:.3g}"
+    return f"needs {shown} nonmembers"
+
+
+def alarms_allowed(fpr: float, num_nonmembers: int) -> float:
+    """False alarms of a false positive rate, which need not be a whole number."""
+    allowed = fpr * num_nonmembers
+    # Products such as 0.1 * 30 miss a whole number by rounding.
+    return float(round(allowed)) if abs(allowed - round(allowed)) < 1e-9 else allowed
+
+
+def hits_at(alarms: np.ndarray, hits: np.ndarray, fpr: float) -> float:
+    """Members recognised at a false positive rate; corners of a curve are joined by lines.
+
+    Args:
+        alarms: False positives at each corner, ascending from 0 to the number of nonmembers.
+        hits: True positives at each corner.
+        fpr: The false positive rate.
+    """
+    allowed = alarms_allowed(fpr, alarms[-1])
+    last = int(np.searchsorted(alarms, allowed, side="right")) - 1
+    if last + 1 == len(alarms):
+        return float(hits[last])
+    share = (allowed - alarms[last]) / (alarms[last + 1] - alarms[last])
+    return float(hits[last] + share * (hits[last + 1] - hits[last]))
 
 
 def auc_interval(
@@ -176,10 +218,8 @@ def auc_interval(
     """Confidence interval of the AUC.
 
     DeLong, DeLong & Clarke-Pearson, "Comparing the areas under two or more correlated receiver
-    operating characteristic curves", Biometrics 1988: normal approximation with the variance of
-    the placement values, cut at 0 and 1. Where the variance is 0 or unknown, the score interval
-    of Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney
-    statistic, part 2", Statistics in Medicine 2006, method 5.
+    operating characteristic curves", Biometrics 1988: the variance of the placement values, with
+    a few values added that keep it from being too small where a side has few samples.
 
     Args:
         member_scores: Scores of the members, (members,); higher is more a member.

@@ -1,7 +1,6 @@
 """Figures of one membership attack on one slice of the audited samples."""
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from keras_dmp import _validate
 from keras_dmp.audit.statistics.attack_scores import AttackScores
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.rates import RocCurve
+from keras_dmp.audit.statistics.rates import RocCurve, needed
 
 # Ways to slice the samples.
 SLICES = ("correctness", "class")
@@ -21,6 +20,9 @@ ENTIRE = "all"
 FPRS = (0.1, 0.01, 0.001)
 
 _BINS = 40
+_WIDEST = np.finfo(np.float64).max / 8
+# Ties of fewer members are not worth a note.
+_TIED = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,9 @@ class ScoreHistogram:
     def from_scores(cls, scores: MembershipScores) -> "ScoreHistogram":
         """Count scores in bins of equal width between their 1st and 99th percentile."""
         sides = (scores.member_scores, scores.nonmember_scores)
-        low, high = np.quantile(np.concatenate(sides), [0.01, 0.99])
+        # The width of the whole range has to be finite too.
+        pooled = np.clip(np.concatenate(sides), -_WIDEST, _WIDEST)
+        low, high = np.quantile(pooled, [0.01, 0.99])
         edges = np.linspace(low, high, _BINS + 1)
         if not (np.diff(edges) > 0).all():
             edges = np.array([np.nextafter(low, -np.inf) - 0.5, np.nextafter(high, np.inf) + 0.5])
@@ -93,15 +97,16 @@ class AttackResult:
         advantage_interval: Its 95 % interval, or `None`.
         positive_predictive_value: Largest share of members among the samples taken for
             members, TF-Privacy's figure. A single sample can make it 1.
-        tpr_at_fpr: TPR by FPR, for FPRs of 0.1, 0.01 and 0.001: the largest TPR with an
-            empirical FPR of at most this one; `None` with fewer than 1 / FPR nonmembers.
+        tpr_at_fpr: TPR by FPR, for FPRs of 0.1, 0.01 and 0.001: the largest TPR with this
+            empirical FPR, where samples of equal scores are flagged at random; `None` with fewer
+            than 1 / FPR nonmembers.
         tpr_intervals: The 95 % interval of each, or `None`.
         epsilon_lower_bound: Lower bound of the epsilon of differential privacy (delta 0) that
             holds with 95 % confidence, after the search over thresholds; `None` if unknown.
         histogram: Counts of the scores, for all samples only; `None` if unknown.
         most_exposed: Index and privacy risk of the members that look most like members, for all
             samples only: their positions among the members, never their data.
-        scores_sha256: Hash of the scores, by which a report is matched to saved scores.
+        tied_members: Share of the members whose score some nonmember has too; `None` if unknown.
         roc: The ROC curve, thinned to at most 2,000 points after the figures were computed.
     """
 
@@ -120,7 +125,7 @@ class AttackResult:
     epsilon_lower_bound: float | None = None
     histogram: ScoreHistogram | None = None
     most_exposed: tuple[tuple[int, float], ...] = ()
-    scores_sha256: str | None = None
+    tied_members: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.attack, str) or not self.attack.strip():
@@ -137,6 +142,11 @@ class AttackResult:
             missing = rate is None and name.startswith("tpr_at_fpr")
             if not missing and not (math.isfinite(rate) and 0 <= rate <= 1):
                 raise ValueError(f"Expected `{name}` to lie in 0..1. Received: {name}={rate!r}")
+        if self.tied_members is not None and not 0 <= self.tied_members <= 1:
+            raise ValueError(
+                "Expected `tied_members` to lie in 0..1. "
+                f"Received: tied_members={self.tied_members!r}"
+            )
         if self.epsilon_lower_bound is not None:
             _validate.non_negative(epsilon_lower_bound=self.epsilon_lower_bound)
 
@@ -198,8 +208,16 @@ class AttackResult:
             epsilon_lower_bound=scores.epsilon_lower_bound(),
             histogram=ScoreHistogram.from_scores(scores) if entire else None,
             most_exposed=_most_exposed(scores, indices, most_exposed) if entire else (),
-            scores_sha256=_sha256(scores) if entire else None,
+            tied_members=scores.tied_members(),
             roc=scores.roc().thin(),
+        )
+
+    def __repr__(self) -> str:
+        """Return the figure to look at first; curve and positions of members are left out."""
+        return (
+            f"{type(self).__name__}(attack={self.attack!r}, slice={self.slice!r}, "
+            f"num_members={self.num_members}, num_nonmembers={self.num_nonmembers}, "
+            f"auc={self.auc:.4f})"
         )
 
     @property
@@ -228,7 +246,7 @@ class AttackResult:
             "epsilon_lower_bound": self.epsilon_lower_bound,
             "histogram": None if self.histogram is None else self.histogram.to_dict(),
             "most_exposed": [list(pair) for pair in self.most_exposed],
-            "scores_sha256": self.scores_sha256,
+            "tied_members": self.tied_members,
             "roc": self.roc.to_dict(),
         }
 
@@ -253,7 +271,7 @@ class AttackResult:
             epsilon_lower_bound=values.get("epsilon_lower_bound"),
             histogram=None if histogram is None else ScoreHistogram.from_dict(histogram),
             most_exposed=tuple((int(i), float(p)) for i, p in values.get("most_exposed", ())),
-            scores_sha256=values.get("scores_sha256"),
+            tied_members=values.get("tied_members"),
             roc=RocCurve.from_dict(values["roc"], members, nonmembers),
         )
 
@@ -275,11 +293,6 @@ def slice_class(name: str) -> int | None:
     return int(rest)
 
 
-def unresolved(fpr: float) -> str:
-    """Why a TPR is not given at this FPR."""
-    return f"needs {math.ceil(1 / fpr - 1e-9):,} nonmembers"
-
-
 def _most_exposed(
     scores: MembershipScores, indices: np.ndarray, count: int
 ) -> tuple[tuple[int, float], ...]:
@@ -289,15 +302,6 @@ def _most_exposed(
     risk, _ = scores.privacy_risk()
     order = np.lexsort((indices, -scores.member_scores, -risk))[:count]
     return tuple((int(indices[row]), float(risk[row])) for row in order)
-
-
-def _sha256(scores: MembershipScores) -> str:
-    digest = hashlib.sha256()
-    for side in (scores.member_scores, scores.nonmember_scores):
-        # The length keeps apart scores that were moved from one side to the other.
-        digest.update(len(side).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(side, dtype="<f8").tobytes())
-    return digest.hexdigest()
 
 
 def _ends(interval: Any) -> tuple[float, float] | None:
@@ -315,13 +319,23 @@ def _pair(ends: list[float] | None) -> tuple[float, float] | None:
 
 
 def notes_on(results: Sequence[AttackResult]) -> tuple[str, ...]:
-    """Rates that the samples cannot resolve, and attacks that look the wrong way."""
+    """Rates that the samples cannot resolve, ties, and attacks that look the wrong way."""
     notes = []
+    tied = [
+        f"{result.attack} ({100 * result.tied_members:.3g} %)"
+        for result in results
+        if result.slice == ENTIRE and (result.tied_members or 0) >= _TIED
+    ]
+    if tied:
+        notes.append(
+            f"members whose score some nonmember has too: {', '.join(tied)}; rates within a tie "
+            "are those of an attacker who breaks it at random"
+        )
     for fpr in FPRS:
         where = {result.slice for result in results if result.tpr_at_fpr.get(fpr) is None}
         if where:
             places = "" if ENTIRE in where else f" in {len(where)} of the slices"
-            notes.append(f"TPR at {100 * fpr:g}% FPR is not resolved{places}: it {unresolved(fpr)}")
+            notes.append(f"TPR at {100 * fpr:g}% FPR is not resolved{places}: it {needed(fpr)}")
     reversed_attacks = [
         result.attack
         for result in results

@@ -392,3 +392,34 @@ def test_a_residual_end_is_refused():
     with pytest.raises(ValueError, match="from the output on, Dense, Add"):
         DenseTail(model, 2)
     assert DenseTail(model, 1).trunk.output_shape == (None, FEATURES)
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not")
+def test_an_int8_model_is_attacked_with_its_own_weights():
+    rng = np.random.default_rng(0)
+    layers = [keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    x, y = rng.normal(size=(60, 8)).astype("float32"), rng.integers(0, 3, 60)
+    model.quantize("int8")
+    tail = DenseTail(model, 1)
+    logits, (gradients,) = tail.gradients(tail.trunk.predict(x, verbose=0), y)
+    outputs = model.predict(x, verbose=0)
+    # The model also rounds what enters the layer, to one part in 127.
+    assert np.abs(logits - outputs).max() < 0.03 * np.abs(outputs).max()
+    powers = np.exp(logits)
+    expected = powers / powers.sum(axis=1, keepdims=True) - np.eye(3)[y]
+    np.testing.assert_allclose(gradients.deltas, expected, atol=1e-5)
+    sides = (x[:30], y[:30]), (x[30:], y[30:])
+    for num_layers in (1, 2):
+        scores = white_box_attack(model, *sides, num_layers=num_layers, epochs=1, seed=0)
+        assert scores.num_members == 15
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not")
+def test_other_quantized_layers_are_refused():
+    layers = [keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(4)]
+    model = keras.Sequential(layers)
+    model.quantize("int4")
+    x, y = np.ones((60, 8), "float32") * np.arange(60)[:, None], np.arange(60) % 4
+    with pytest.raises(ValueError, match="Received: layers quantized as int4"):
+        white_box_attack(model, (x[:30], y[:30]), (x[30:], y[30:]), seed=0)

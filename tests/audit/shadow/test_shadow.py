@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import pathlib
@@ -467,3 +468,99 @@ def test_one_progress_bar(tmp_path, capsys):
     assert "4/4" in shown
     audit_in(tmp_path, num_shadow_models=5).run(verbose=0)
     assert capsys.readouterr().out == ""
+
+
+def net():
+    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def fit(model, x, y):
+    model.fit(x, y, batch_size=8, verbose=0)
+    return model
+
+
+def dependent_functions():
+    """Functions that go on with a model of outside, by how they get hold of it."""
+    outer, kept = net(), []
+
+    class Trainer:
+        def __init__(self):
+            self.model = net()
+
+        def __call__(self, x, y, seed):
+            return fit(self.model, x, y)
+
+        def train(self, x, y, seed):
+            return fit(self.model, x, y)
+
+    def copied(x, y, seed):
+        fit(outer, x, y)
+        twin = net()
+        twin.set_weights(outer.get_weights())
+        return twin
+
+    def hidden(x, y, seed):
+        kept.append(kept[0] if kept else net())
+        return fit(kept[0], x, y)
+
+    return {
+        "variable": lambda x, y, seed: fit(outer, x, y),
+        "copy": copied,
+        "partial": functools.partial(lambda x, y, seed, model: fit(model, x, y), model=net()),
+        "object": Trainer(),
+        "method": Trainer().train,
+        "hidden in a list": hidden,
+    }
+
+
+@pytest.mark.parametrize("how", dependent_functions())
+def test_runs_that_go_on_with_one_model_are_refused(tmp_path, how):
+    with pytest.raises(ValueError, match=r"Expected `train_fn` to .* Received: a (function|model)"):
+        quiet(audit_in(tmp_path / "jobs", dependent_functions()[how]))
+
+
+def test_frozen_parts_may_be_shared(tmp_path):
+    base = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(6, "relu")])
+    base.trainable = False
+
+    def train(x, y, seed):
+        return keras.Sequential([keras.Input((FEATURES,)), base, keras.layers.Dense(CLASSES)])
+
+    assert quiet(audit_in(tmp_path / "jobs", train)).num_unfinished == 0
+
+
+def test_fit_on_arrays_has_another_order_in_every_epoch(tmp_path):
+    orders = []
+
+    def train(x, y, seed):
+        model = net()
+        seen = []
+
+        def step(data):
+            seen.append(data[0].numpy()[:, 0].tolist())
+            return {"loss": 0.0}
+
+        model.train_step = step
+        model.run_eagerly = True
+        model.fit(x, y, batch_size=8, epochs=3, verbose=0)
+        orders.append(seen)
+        return model
+
+    keras.utils.set_random_seed(1)
+    quiet(audit_in(tmp_path / "jobs", train))
+    for seen in orders:
+        epochs = np.reshape(np.concatenate(seen), (3, -1))
+        assert len({tuple(epoch) for epoch in epochs.tolist()}) == 3
+        assert len({tuple(sorted(epoch)) for epoch in epochs.tolist()}) == 1
+
+
+def test_the_report_of_a_shadow_audit_says_nothing_of_its_data(tmp_path):
+    audit = quiet(audit_in(tmp_path / "jobs"))
+    report = audit.report(("loss",))
+    assert report.seed is None
+    assert "data" not in report.provenance
+    statistics = audit.statistics()
+    assert repr(statistics) == f"ShadowStatistics(models={MODELS}, records={audit.num_records})"
+    assert "array" not in repr(statistics.scores("loss"))

@@ -4,12 +4,15 @@ import pytest
 from keras_dmp.audit.statistics.rates import RocCurve, auc_interval, roc_curve, tpr_at_fpr
 
 
-def brute_force_tpr(members, nonmembers, fpr):
-    """Largest TPR over all thresholds with an FPR of at most `fpr`."""
+def best_tpr(members, nonmembers, fpr):
+    """Largest TPR over all thresholds, of an attacker who flags tied samples with a probability."""
     best = 0.0
     for threshold in np.concatenate([members, nonmembers]):
-        if np.sum(nonmembers >= threshold) <= round(fpr * len(nonmembers), 9):
-            best = max(best, np.mean(members >= threshold))
+        above, tied = np.mean(nonmembers > threshold), np.mean(nonmembers == threshold)
+        if above <= fpr + 1e-12:
+            chance = min(1.0, (fpr - above) / tied) if tied else 1.0
+            tpr = np.mean(members > threshold) + chance * np.mean(members == threshold)
+            best = max(best, tpr)
     return best
 
 
@@ -34,16 +37,36 @@ def test_roc_curve_area_is_mann_whitney(scores):
 
 
 @pytest.mark.parametrize("fpr", [0.01, 0.05, 0.1, 0.3, 1.0])
-def test_tpr_at_fpr_is_brute_force(scores, fpr):
-    expected = brute_force_tpr(*scores, fpr)
+def test_tpr_at_fpr_is_that_of_an_attacker_who_breaks_ties_at_random(scores, fpr):
+    expected = best_tpr(*scores, fpr)
     assert tpr_at_fpr(roc_curve(*scores), fpr) == pytest.approx(expected, abs=1e-12)
 
 
-def test_tpr_at_fpr_does_not_interpolate():
-    # One threshold passes from no false alarm to two of ten: 10 % is never reached.
+def test_a_tie_is_shared_out():
+    # One threshold passes from no false alarm to two of ten, and takes three of four members.
     curve = roc_curve(np.array([3.0, 2.0, 2.0, 2.0]), np.array([2.0, 2.0] + [0.0] * 8))
-    assert tpr_at_fpr(curve, 0.1) == 0.25
+    assert tpr_at_fpr(curve, 0.1) == 0.25 + 0.75 / 2
+    assert tpr_at_fpr(curve, 0.15) == pytest.approx(0.25 + 0.75 * 0.75)
     assert tpr_at_fpr(curve, 0.2) == 1.0
+    assert curve.tied_members == 0.75
+
+
+def test_a_random_order_of_ties_agrees_on_average(scores):
+    rng = np.random.default_rng(0)
+    members, nonmembers = (np.round(side) for side in scores)
+    drawn = []
+    for _ in range(2_000):
+        jitter = [rng.random(len(side)) * 0.5 for side in (members, nonmembers)]
+        curve = roc_curve(members + jitter[0], nonmembers + jitter[1])
+        drawn.append(tpr_at_fpr(curve, 0.1))
+    # In a random order the attacker goes on until the next nonmember: one part in eleven more.
+    assert tpr_at_fpr(roc_curve(members, nonmembers), 0.1) == pytest.approx(
+        np.mean(drawn), abs=0.02
+    )
+
+
+def test_scores_without_ties_are_told_apart():
+    assert roc_curve(np.array([1.0, 1.0, 3.0]), np.array([0.0, 2.0])).tied_members == 0
 
 
 @pytest.mark.parametrize(("nonmembers", "fpr"), [(999, 0.001), (99, 0.01), (9, 0.1)])
@@ -69,24 +92,36 @@ def test_auc_interval_covers_at_its_rate():
     assert 0.91 <= inside / 300 <= 0.98
 
 
-def test_auc_interval_is_delong(scores):
-    members, nonmembers = scores
+def test_auc_interval_of_many_is_delong():
+    rng = np.random.default_rng(3)
+    members, nonmembers = rng.normal(1, 1, size=3_000), rng.normal(size=2_000)
     wins = (members[:, None] > nonmembers) + (members[:, None] == nonmembers) / 2
     variance = wins.mean(1).var(ddof=1) / len(members) + wins.mean(0).var(ddof=1) / len(nonmembers)
     low, high = auc_interval(members, nonmembers)
-    log_odds = np.log(np.array([low, wins.mean(), high]) / (1 - np.array([low, wins.mean(), high])))
-    reach = 1.959964 * np.sqrt(variance) / (wins.mean() * (1 - wins.mean()))
-    np.testing.assert_allclose(np.diff(log_odds), reach, rtol=1e-6)
+    reach = 1.959964 * np.sqrt(variance)
+    assert (wins.mean() - low, high - wins.mean()) == pytest.approx((reach, reach), rel=0.04)
 
 
-def test_auc_interval_without_a_variance_is_the_score_interval():
+def test_auc_interval_has_six_placement_values_more(scores):
+    members, nonmembers = scores
+    wins = (members[:, None] > nonmembers) + (members[:, None] == nonmembers) / 2
+    auc, spread = wins.mean(), 0.0
+    for placements in (wins.mean(1), wins.mean(0)):
+        squares = ((placements - auc) ** 2).sum() / (auc * (1 - auc))
+        spread += 1.959964**2 * (squares + 6 * 0.5) / (len(placements) + 5) / len(placements)
+    low, high = auc_interval(members, nonmembers)
+    ends = np.array([low, high])
+    # Each end solves the score test's equation, or lies as far in log odds as the test allows.
+    by_score = (ends - auc) ** 2 / (ends * (1 - ends))
+    by_odds = (np.log(ends / (1 - ends)) - np.log(auc / (1 - auc))) ** 2 * auc * (1 - auc)
+    np.testing.assert_allclose(np.minimum(by_score, by_odds), spread, rtol=1e-6)
+
+
+def test_auc_interval_of_separated_scores_is_the_score_interval():
     low, high = auc_interval(np.ones(5), np.zeros(5))
     assert 0.5 < low < 0.8
     assert high == 1.0
-    # Both ends solve Newcombe's equation at an observed AUC of 1.
-    n, z, theta = 5, 1.959964, low
-    shape = 1 + (n - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
-    assert 1 - theta == pytest.approx(z * np.sqrt(theta * (1 - theta) * shape / n**2), rel=1e-5)
+    assert (1 - low) / low == pytest.approx(1.959964**2 * 0.5 * (1 / 5 + 1 / 5), rel=1e-6)
     assert auc_interval(np.zeros(5), np.ones(5)) == pytest.approx((0.0, 1 - low))
 
 

@@ -1,0 +1,95 @@
+"""Rows of scores or outputs that both sides of an audit have: were the same samples passed twice?
+
+Two samples seldom have the same outputs to the last digit, unless outputs are saturated, rounded or
+constant, or the data holds a record several times. All of these put equal rows on *one* side as
+readily as on both. What gives shared samples away is that equal rows are split over the sides.
+"""
+
+import math
+
+import numpy as np
+
+# A file of different samples is refused by mistake with at most this probability.
+_LEVEL = 1e-5
+# Rows of one file that are hashed at a time.
+_CHUNK_ROWS = 16_384
+_FEWEST_DISTINCT = 3
+
+
+def require_different_sides(members: np.ndarray, nonmembers: np.ndarray, what: str) -> None:
+    """Raise ValueError if members and nonmembers are, at least in part, the same samples.
+
+    Refused are sides that are equal row by row and have at least three different rows; and rows
+    that occur on both sides more often than chance allows. If the samples of both sides are
+    exchangeable, a row that occurs c times is on both sides with a probability of at most
+    1 - 2^(1 - c). The number of such rows is held against these probabilities by the bound of
+    Chernoff and Hoeffding, at a level of 1e-5: 17 rows that occur once on each side are refused.
+    Rows of zeros and ones, as saturated softmax outputs are, show nothing and do not count.
+
+    Args:
+        members: Scores (samples,) or outputs (samples, units).
+        nonmembers: The same of the nonmembers.
+        what: What messages call them, `"scores"`.
+    """
+    sides = [np.asarray(side).reshape(len(side), -1) for side in (members, nonmembers)]
+    if sides[0].shape[1] != sides[1].shape[1]:
+        return
+    hashes = [_hashes(side) for side in sides]
+    _, index = np.unique(np.concatenate(hashes), return_inverse=True)
+    num_rows = int(index.max()) + 1
+    counts = [
+        np.bincount(part, minlength=num_rows) for part in np.split(index.ravel(), [len(hashes[0])])
+    ]
+    telling = np.zeros(num_rows, dtype=bool)
+    telling[index.ravel()] = np.concatenate([_is_telling(side) for side in sides])
+    shared = telling & (counts[0] > 0) & (counts[1] > 0)
+    if np.array_equal(*hashes) and np.count_nonzero(telling) >= _FEWEST_DISTINCT:
+        _refuse(what, len(sides[1]), len(sides[1]), ", in the same order")
+    if _is_beyond_chance(shared, telling, counts[0] + counts[1]):
+        _refuse(what, int(counts[1][shared].sum()), len(sides[1]), "")
+
+
+def _is_beyond_chance(shared: np.ndarray, telling: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether more of the rows that recur are on both sides than exchangeable sides would have."""
+    recurring = telling & (counts > 1)
+    total, found = np.count_nonzero(recurring), np.count_nonzero(shared & recurring)
+    if not total:
+        return False
+    expected = float((1 - 0.5 ** (counts[recurring] - 1.0)).mean())
+    share = found / total
+    if share <= expected:
+        return False
+    divergence = share * math.log(share / expected)
+    if share < 1:
+        divergence += (1 - share) * math.log((1 - share) / (1 - expected))
+    return total * divergence > -math.log(_LEVEL)
+
+
+def _is_telling(rows: np.ndarray) -> np.ndarray:
+    """Rows of several numbers that are not zeros and ones alone; any single number."""
+    if rows.shape[1] == 1:
+        return np.ones(len(rows), dtype=bool)
+    return ~((rows == 0) | (rows == 1)).all(axis=1)
+
+
+def _hashes(rows: np.ndarray) -> np.ndarray:
+    """A hash of each row, (samples,) uint64; equal numbers of any dtype have equal hashes."""
+    odd = np.random.default_rng(0).integers(1 << 63, size=rows.shape[1], dtype=np.uint64)
+    odd = 2 * odd + np.uint64(1)
+    found = np.empty(len(rows), dtype=np.uint64)
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        # Adding 0.0 turns -0.0 into 0.0.
+        bits = (rows[start : start + _CHUNK_ROWS].astype(np.float64) + 0.0).view(np.uint64)
+        # The last bits of a product depend on the last bits of its factors alone.
+        bits = (bits ^ (bits >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+        bits ^= bits >> np.uint64(29)
+        found[start : start + _CHUNK_ROWS] = (bits * odd).sum(axis=1, dtype=np.uint64)
+    return found
+
+
+def _refuse(what: str, shared: int, total: int, how: str) -> None:
+    raise ValueError(
+        f"Expected the {what} of members and nonmembers to be of different samples: a sample on "
+        f"both sides hides what the model betrays. Received: {shared} of {total} nonmembers with "
+        f"the {what} of a member{how}; pass samples that the model was not trained on"
+    )

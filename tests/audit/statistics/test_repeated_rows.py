@@ -1,0 +1,82 @@
+"""Which pairs of sides are taken for the same samples, and which are not."""
+
+import numpy as np
+import pytest
+
+from keras_dmp.audit.statistics.repeated_rows import require_different_sides
+
+CLASSES = 100
+
+
+def drawn(size, units=5, seed=0):
+    return np.random.default_rng(seed).normal(size=(size, units)).astype("float32")
+
+
+def saturated(labels):
+    return np.eye(CLASSES, dtype="float32")[labels]
+
+
+def rounded(size, seed):
+    logits = 4 * drawn(size, 3, seed)
+    powers = np.exp(logits)
+    return np.round(powers / powers.sum(axis=1, keepdims=True), 2)
+
+
+def resampled(values, size, seed):
+    return values[np.random.default_rng(seed).integers(len(values), size=size)]
+
+
+BASE = drawn(1_000)
+SAME = {
+    "equal": (BASE, BASE),
+    "few": (BASE[:5], BASE[:5]),
+    "reversed": (BASE, BASE[::-1]),
+    "another dtype": (BASE, BASE[::-1].astype("float64")),
+    "negative zeros": (BASE * [1, 1, 0, 0, 1], BASE[::-1] * [1, 1, -0.0, -0.0, 1]),
+    "most": (BASE, np.concatenate([BASE[:600], drawn(400, seed=1)])),
+    "a few of many": (BASE, np.concatenate([BASE[:30], drawn(970, seed=1)])),
+    "more than once": (BASE, np.tile(BASE, (3, 1))),
+    "a part": (BASE, BASE[:100]),
+    "scores": (BASE[:, 0], BASE[::-1, 0]),
+    "beside saturated rows": (
+        np.concatenate([saturated(np.arange(100)), drawn(20, CLASSES)]),
+        np.concatenate([saturated(np.arange(100)), drawn(20, CLASSES)[::-1]]),
+    ),
+}
+DIFFERENT = {
+    "drawn": (BASE, drawn(1_000, seed=1)),
+    "dead model": (np.ones((500, 3)), np.ones((500, 3))),
+    "one sample each": (np.ones((1, 3)), np.ones((1, 3))),
+    "all saturated, one sample per class": (saturated(np.arange(100)), saturated(np.arange(100))),
+    "all saturated, equal labels": (
+        saturated(np.arange(1_000) % CLASSES),
+        saturated(np.arange(1_000) % CLASSES),
+    ),
+    "members saturated": (saturated(np.arange(1_000) % CLASSES), drawn(1_000, CLASSES)),
+    "rounded to 2 digits": (rounded(3_000, 1), rounded(3_000, 2)),
+    "correct or not": (BASE[:, 0] > 0, drawn(1_000, seed=1)[:, 0] > 0),
+    "counts": (np.arange(1_000) % 7, np.arange(1_000)[::-1] % 7),
+    "records that recur in the data": (resampled(BASE, 900, 1), resampled(BASE, 900, 2)),
+    "records that recur, uneven": (resampled(BASE, 3_000, 1), resampled(BASE, 200, 2)),
+    "a few records of both": (BASE, np.concatenate([BASE[:5], drawn(995, seed=1)])),
+    "other widths": (BASE, BASE[:, :3]),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_the_same_samples_are_refused(case):
+    for sides in (SAME[case], SAME[case][::-1]):
+        with pytest.raises(ValueError, match=r"Received: .* nonmembers with the outputs"):
+            require_different_sides(*sides, "outputs")
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_different_samples_pass(case):
+    require_different_sides(*DIFFERENT[case], "outputs")
+
+
+def test_as_many_rows_as_chance_does_not_explain():
+    others = drawn(500, seed=1)
+    require_different_sides(BASE, np.concatenate([BASE[:16], others]), "outputs")
+    with pytest.raises(ValueError, match="Received: 17 of 517 nonmembers"):
+        require_different_sides(BASE, np.concatenate([BASE[:17], others]), "outputs")
