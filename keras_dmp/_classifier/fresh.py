@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward, keras_private
+from keras_dmp._classifier import forward
+from keras_dmp._data import keras_private
 from keras_dmp._warnings import PrivacyWarning
 
 

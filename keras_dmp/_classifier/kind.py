@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward, keras_private
+from keras_dmp._classifier import forward
 from keras_dmp._classifier.forward import single
 from keras_dmp._classifier.losses import (
     REGRESSION_LOSSES,
@@ -20,6 +20,7 @@ from keras_dmp._classifier.outputs import (
     kind_by_value,
     require_outputs,
 )
+from keras_dmp._data import keras_private
 
 
 def require_model(model: Any, name: str) -> None:

@@ -1,8 +1,6 @@
 """Padding of sequences: the steps that a model's own layers mask, and therefore ignore.
 
-Padding is found from `layers.Embedding(mask_zero=True)` and `layers.Masking`. Keras has no public
-way to get from a model's input to the layers that take it; `_inbound_nodes` is read here and
-nowhere else in this package.
+Padding is found from `layers.Embedding(mask_zero=True)` and `layers.Masking`.
 """
 
 import dataclasses
@@ -13,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_dmp._data import arrays, inputs
+from keras_dmp._data import arrays, inputs, keras_private
 
 # For each input, the shape of a sample, or None.
 Shapes = list[tuple[int, ...] | None]
@@ -122,8 +120,8 @@ def _takers(model: keras.Model, tensor: Any) -> Iterator[tuple[Any, int]]:
         # The mask itself, which Keras adds to the graph of a functional model.
         if type(taker).__name__ == "NotEqual":
             continue
-        for node in getattr(taker, "_inbound_nodes", ()):
-            for place, entering in enumerate(node.input_tensors):
+        for tensors in keras_private.inputs_of_calls(taker):
+            for place, entering in enumerate(tensors):
                 if entering is tensor:
                     yield taker, place
 

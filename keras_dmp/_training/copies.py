@@ -13,12 +13,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dmp._data import keras_private
+
 # Shared by all copies, as Keras shares them.
 _SHARED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, types.ModuleType)
 _PARTS = (keras.optimizers.Optimizer, keras.metrics.Metric)
 _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
-# Cached results of a trained optimizer for the weights of one model.
-_CACHES = ("_exclude_from_weight_decay_cache",)
 
 
 def copied(part: Any, name: str) -> Any:
@@ -58,7 +58,7 @@ def copied_optimizer(optimizer: Any, name: str = "optimizer") -> keras.optimizer
 
 def _copied(part: Any, name: str) -> Any:
     # Excluded by identity, which applies to the weights of one model only.
-    if getattr(part, "_exclude_from_weight_decay", None):
+    if keras_private.excludes_variables(part):
         raise ValueError(
             f"Expected `{name}` to exclude weights from weight decay by name, "
             "`exclude_from_weight_decay(var_names=[...])`: each training has its own model. "
@@ -128,7 +128,10 @@ def _bookkeeping(part: Any) -> set[str]:
     """Names of attributes that Keras' base class uses internally."""
     is_optimizer = isinstance(part, keras.optimizers.Optimizer)
     base = keras.optimizers.Optimizer(0.01) if is_optimizer else keras.metrics.Metric(name="base")
-    return {name for name in vars(base) if name.startswith("_")} | {"built", *_CACHES}
+    return {name for name in vars(base) if name.startswith("_")} | {
+        "built",
+        *keras_private.OPTIMIZER_CACHES,
+    }
 
 
 def _is_plain(value: Any) -> bool:

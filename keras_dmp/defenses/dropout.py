@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import keras
 
 from keras_dmp import _validate
-from keras_dmp._classifier import keras_private
+from keras_dmp._data import keras_private
 from keras_dmp.defenses._contract import Defense, Run
 
 _ACTIVATION_LAYERS = (

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import keras_private
+from keras_dmp._data import keras_private
 from keras_dmp._training import callback_state
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.trainer.plan import Plan

@@ -249,7 +249,7 @@ def test_audits_recognize_members_in_another_container(mine, theirs, pair):
 
 def test_the_trainer_recognizes_members_in_another_container(pair):
     *columns, y = pair
-    trainer = DMPTrainer(two_columns, seed=0)
+    trainer = DMPTrainer(two_columns, selector=None, seed=0)
     trainer.compile("sgd", LOSS)
     validation = (CONTAINERS["list"](*columns), y)
     fresh = [column + 9 for column in columns]
@@ -328,7 +328,9 @@ def test_missing_groups_are_no_person(groups):
     x, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
     with pytest.raises(ValueError, match=r"`groups` to have a group .*10 of 20"):
         split_private(x, y, members=5, nonmembers=5, groups=groups)
-    trainer = DMPTrainer(lambda: keras.Sequential([keras.Input((2,)), layers.Dense(2)]), seed=0)
+    trainer = DMPTrainer(
+        lambda: keras.Sequential([keras.Input((2,)), layers.Dense(2)]), selector=None, seed=0
+    )
     trainer.compile("sgd", LOSS)
     with pytest.raises(ValueError, match=r"`groups\['members'\]` to have a group .*10 of 20"):
         trainer.fit(x, y, reference=x + 99, groups={"members": groups}, verbose=0)
@@ -498,7 +500,9 @@ def test_validation_data_is_read_once_before_the_first_step():
     validation, readings = counted(x[:40], y[:40])
     seen = []
     count = keras.callbacks.LambdaCallback(on_train_begin=lambda _: seen.append(len(readings)))
-    trainer = DMPTrainer(lambda: keras.Sequential([keras.Input((12,)), layers.Dense(4)]), seed=0)
+    trainer = DMPTrainer(
+        lambda: keras.Sequential([keras.Input((12,)), layers.Dense(4)]), selector=None, seed=0
+    )
     trainer.compile("sgd", LOSS)
     trainer.fit(
         x[40:80],
@@ -533,7 +537,7 @@ def test_batches_of_scalar_columns():
     y = np.arange(60) % 2
     members, others = columns_of(slice(0, 60), y), columns_of(slice(60, 120), y)
     reference = columns_of(slice(120, 180))
-    trainer = DMPTrainer(lambda: two_columns(size=1), seed=0)
+    trainer = DMPTrainer(lambda: two_columns(size=1), selector=None, seed=0)
     trainer.compile("sgd", LOSS)
     student = trainer.fit(members.batch(20), reference=reference.batch(20), verbose=0)
     assert student is not None
@@ -608,14 +612,14 @@ def test_sequences_of_other_lengths():
         ((short, y), longer),
         ((own_lengths(short, y),), own_lengths(longer)),
     ):
-        trainer = DMPTrainer(lambda: sequences(mask_zero=True), seed=0)
+        trainer = DMPTrainer(lambda: sequences(mask_zero=True), selector=None, seed=0)
         trainer.compile("sgd", LOSS)
         trainer.fit(*members, reference=reference, verbose=0)
     trainer = DistillationTrainer(sequences(mask_zero=True), model)
     trainer.compile("sgd")
     labeled = trainer.label(own_lengths(longer))
     np.testing.assert_array_equal(labeled.x, np.pad(longer, [(0, 0), (0, 2)]))
-    trainer = DMPTrainer(lambda: sequences(mask_zero=True), seed=0)
+    trainer = DMPTrainer(lambda: sequences(mask_zero=True), selector=None, seed=0)
     trainer.compile("sgd", LOSS)
     with pytest.raises(ValueError, match="60 of 60 samples of `reference` are members"):
         trainer.fit(short, y, reference=own_lengths(short), verbose=0)
@@ -624,7 +628,7 @@ def test_sequences_of_other_lengths():
 def test_the_trainer_warns_of_padding_that_it_cannot_see_through():
     rng = np.random.default_rng(0)
     short, longer = rng.integers(1, 20, (60, 8)), rng.integers(1, 20, (60, 12))
-    trainer = DMPTrainer(sequences, seed=0)
+    trainer = DMPTrainer(sequences, selector=None, seed=0)
     trainer.compile("sgd", LOSS)
     with pytest.warns(PrivacyWarning, match="several lengths"):
         trainer.fit(short, np.arange(60) % 2, reference=longer, verbose=0)

@@ -124,7 +124,7 @@ def excluding_variables():
 )
 def test_what_cannot_be_copied_is_refused_in_compile(make, named):
     for arguments in ({"optimizer": make()}, {"teacher_optimizer": make()}):
-        trainer = DMPTrainer(nets.classifier)
+        trainer = DMPTrainer(nets.classifier, selector=None)
         with pytest.raises(ValueError, match=next(iter(arguments))) as refused:
             trainer.compile(loss="sparse_categorical_crossentropy", **arguments)
         assert named in str(refused.value)
@@ -215,7 +215,7 @@ def new_classifier():
 )
 def test_own_metrics_get_labels_as_the_loss_does(form, metric, loss):
     x, y = nets.prototypes(60, seed=1)
-    trainer = DMPTrainer(new_classifier, seed=0)
+    trainer = DMPTrainer(new_classifier, selector=None, seed=0)
     own = metric(name="hits") if isinstance(metric, type) else metric
     trainer.compile("sgd", loss(from_logits=True), metrics=[own, "accuracy"])
     history = trainer.fit(

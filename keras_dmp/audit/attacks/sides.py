@@ -6,9 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward, keras_private
+from keras_dmp._classifier import forward
 from keras_dmp._classifier.kind import num_classes
-from keras_dmp._data import arrays, samples
+from keras_dmp._data import arrays, keras_private, samples
 from keras_dmp._data.batches import is_dataset, require_readable
 
 # A shuffled dataset that yields as many samples twice in one order has equal samples.

@@ -12,10 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dmp._classifier import keras_private
 from keras_dmp._classifier.kind import resolve_output_kind
 from keras_dmp._classifier.logits import class_logits
 from keras_dmp._classifier.outputs import is_one_unit
+from keras_dmp._data import keras_private
 
 # Samples a call: the tail of a classifier is small beside its samples.
 _BATCH = 1_024

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dmp._classifier import keras_private
-from keras_dmp._data import arrays
+from keras_dmp._data import arrays, keras_private
 from keras_dmp.defenses._dp import stateless
 
 # Rows of the batch by which mixing is looked for: neighbors on both sides, and one further.

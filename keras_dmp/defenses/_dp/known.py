@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_dmp._classifier import keras_private
+from keras_dmp._data import keras_private
 
 _ACTIVATIONS = (
     keras.activations.linear,

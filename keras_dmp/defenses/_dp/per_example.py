@@ -17,8 +17,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dmp._classifier import keras_private
 from keras_dmp._classifier.forward import single
+from keras_dmp._data import keras_private
 from keras_dmp.defenses._dp import known, stateless
 
 # A power of two: scaling rounds nothing.

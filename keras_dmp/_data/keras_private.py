@@ -1,6 +1,6 @@
 """The undocumented parts of Keras that this package relies on.
 
-Keras 3.12 to 3.15 have these names. `tests/classifier/test_keras_private.py` states what each is
+Keras 3.12 to 3.15 have these names. `tests/data/test_keras_private.py` states what each is
 needed for, and fails if a version of Keras has changed it.
 """
 
@@ -38,3 +38,18 @@ def entering(tensor: Any) -> list[Any]:
 def times_called(layer: keras.Layer) -> int:
     """Number of calls of a layer on symbolic tensors, over all models."""
     return len(layer._inbound_nodes)
+
+
+def inputs_of_calls(operation: Any) -> Iterator[list[Any]]:
+    """The symbolic inputs of each call of a layer or operation, in the order of the calls."""
+    for node in getattr(operation, "_inbound_nodes", ()):
+        yield node.input_tensors
+
+
+def excludes_variables(optimizer: Any) -> bool:
+    """Whether an optimizer excludes variables, and not only names, from weight decay."""
+    return bool(getattr(optimizer, "_exclude_from_weight_decay", None))
+
+
+# Cached results of a trained optimizer for the weights of one model.
+OPTIMIZER_CACHES = ("_exclude_from_weight_decay_cache",)

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from keras_dmp._classifier import keras_private
+from keras_dmp._data import keras_private
 
 
 class Holding(layers.Layer):
@@ -65,3 +65,27 @@ def test_calls_are_counted():
     assert keras_private.times_called(dense) == 1
     dense(once)
     assert keras_private.times_called(dense) == 2
+
+
+def test_the_inputs_of_every_call_are_known():
+    """Padding is found at the layers that take an input of the model."""
+    dense, entries = layers.Dense(3), (keras.Input((4,)), keras.Input((4,)))
+    for entry in entries:
+        dense(entry)
+    calls = list(keras_private.inputs_of_calls(dense))
+    assert [tensor is entry for (tensor,), entry in zip(calls, entries, strict=True)] == [True] * 2
+    assert list(keras_private.inputs_of_calls(object())) == []
+
+
+def test_exclusions_from_weight_decay_are_told_apart():
+    """A copy of an optimizer keeps names; variables belong to one model, and are refused."""
+    dense = layers.Dense(3)
+    dense.build((None, 4))
+    by_name, by_variable = keras.optimizers.AdamW(), keras.optimizers.AdamW()
+    by_name.exclude_from_weight_decay(var_names=["bias"])
+    by_variable.exclude_from_weight_decay(var_list=[dense.bias])
+    assert not keras_private.excludes_variables(by_name)
+    assert keras_private.excludes_variables(by_variable)
+    by_variable.build(dense.trainable_variables)
+    by_variable.apply([keras.ops.ones_like(v) for v in dense.trainable_variables])
+    assert all(name in vars(by_variable) for name in keras_private.OPTIMIZER_CACHES)
