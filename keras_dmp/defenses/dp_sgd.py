@@ -29,8 +29,8 @@ __all__ = ["DPSGD", "DPModel"]
 class DPSGD(Defense):
     """DP-SGD (Abadi et al., CCS 2016), with a formal guarantee.
 
-    `guarantee_of(model)` has the epsilon of a model that `protect` returned; `guarantee` computes it
-    before any training. In plain Keras: `DPModel`.
+    `guarantee_of(model)` has the epsilon of a model that `protect` returned; `guarantee` computes
+    it before any training. In plain Keras: `DPModel`.
 
     Without a `seed` batches and noise come from the operating system. With one they can be
     computed by all who know it: use it for experiments, and not for a model that is released.
