@@ -1,4 +1,4 @@
-"""Adversarial regularization: training against an attack trained alongside the classifier."""
+"""Adversarial regularization: training against an attack that is trained at the same time."""
 
 import dataclasses
 from typing import ClassVar

@@ -26,7 +26,7 @@ class MemGuard(Defense):
     """Noise on each prediction that misleads a membership detector (Jia et al., CCS 2019).
 
     An ordinary classifier is trained, and then a detector that distinguishes its predictions on
-    members from those on nonmembers. The released model is a `MemGuardModel`: it holds the
+    members from those on other samples. The released model is a `MemGuardModel`: it holds the
     classifier **and the detector**, which has been trained on members' predictions, and it loads
     where keras_dmp is installed. It defends where predictions are served, and not where the
     weights are given away.

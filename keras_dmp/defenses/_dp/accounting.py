@@ -28,8 +28,8 @@ class Spent:
         count: Number of steps, or of epochs if each member is in one batch per epoch.
         probability: Probability with which each member is in a step, or None if the members
             are in shuffled batches.
-        identity: Random number that distinguishes this training from others; it decides what two files
-            of one model have in common. Trainings are equal whatever their identities.
+        identity: Random number that distinguishes this training from others; it decides what two
+            files of one model have in common. Trainings are equal whatever their identities.
     """
 
     noise_multiplier: float
