@@ -62,7 +62,7 @@ class MembershipAudit(keras.callbacks.Callback):
             last of a `fit`; the others repeat the figures before them. Defaults to 1.
         from_logits: Whether the model returns logits. Defaults to `None`: read from its loss,
             its last activation or its outputs.
-        batch_size: Samples a forward call, for arrays. Defaults to the largest that pays.
+        batch_size: Samples per forward call, for arrays. Defaults to the largest that pays.
         prefix: What the names in `logs` begin with. Defaults to `"mia"`.
         verbose: 0 or 1. 1 writes a line for each audited epoch. Defaults to 0.
 
@@ -74,7 +74,7 @@ class MembershipAudit(keras.callbacks.Callback):
     Raises:
         TypeError: If members or nonmembers are of another type.
         ValueError: For unknown attacks and settings out of range; labels that are missing or
-            no classes; samples on both sides. Before the first step of `fit`, for data that
+            are not classes; samples on both sides. Before the first step of `fit`, for data that
             does not fit the model, and outputs of unknown kind.
 
     `copy.deepcopy` shares the data and leaves the model behind. `get_config` has the settings
@@ -137,14 +137,14 @@ class MembershipAudit(keras.callbacks.Callback):
         }
 
     def get_state(self) -> dict:
-        """Return what was found last, for a training that goes on in another process."""
+        """Return what was found last, for a training that is resumed in another process."""
         scores = {}
         for attack, of in (self.scores_ or {}).items():
             scores[attack] = (of.member_scores, of.nonmember_scores)
         return {"figures": self._figures, "scores": scores}
 
     def set_state(self, state: dict) -> None:
-        """Put back what `get_state` has returned."""
+        """Restore what `get_state` returned."""
         self._figures = state["figures"]
         found = {name: MembershipScores(*sides) for name, sides in state["scores"].items()}
         self.scores_ = found or None

@@ -186,7 +186,7 @@ def _write(options: argparse.Namespace, report: "AuditReport", verdict: "Verdict
 
 
 def _conclusion(report: "AuditReport", verdict: "Verdict | None") -> str:
-    """The checks that did not pass, a line each, and the verdict on the last line."""
+    """The checks that did not pass, one line per check, and the verdict on the last line."""
     if verdict is None:
         return f"REPORT: no limit was set. {report.verdict}"
     lines = [f"{check.status:<11}  {check}" for check in verdict.checks if check.status != "pass"]

@@ -34,7 +34,7 @@ _SCALE_TOLERANCE = 0.02
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Predictions:
-    """What a file says about members and nonmembers, in this order, checked.
+    """The checked content of a file: members first, then nonmembers.
 
     Attributes:
         scores: Scores of both sides, (samples,), float64, higher is more a member; or `None`.
@@ -62,10 +62,11 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
         path: An npz file with `member_scores` and `nonmember_scores`, or with `member_outputs`,
             `member_labels`, `nonmember_outputs` and `nonmember_labels`, or with all six. Entries
             of other names are not read.
-        from_logits: Whether the outputs are logits. Defaults to `None`: their values tell.
+        from_logits: Whether the outputs are logits. Defaults to `None`: inferred from their values.
 
     Raises:
-        ValueError: If the file is no npz, lacks an entry, or holds what is no prediction.
+        ValueError: If the file is not an npz file, lacks an entry, or holds anything but
+            predictions.
         OSError: If the file cannot be read.
     """
     arrays = _load(path)
@@ -171,7 +172,7 @@ def _wanted(found: list[str]) -> list[str]:
         if there and len(there) < len(kind):
             missing = ", ".join(name for name in kind if name not in found)
             raise ValueError(
-                f"Expected the file to have {missing} beside {', '.join(there)}. "
+                f"Expected the file to have {missing} as well as {', '.join(there)}. "
                 f"Received: {_listed(found)}"
             )
         names += there
@@ -216,7 +217,7 @@ def _labels(array: np.ndarray, num_classes: int, name: str) -> np.ndarray:
     if array.ndim == 2 and array.shape[1] == num_classes and num_classes > 1:
         if not (((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()):
             raise ValueError(
-                f"Expected `{name}` to be classes, or one-hot with a single 1 a row. "
+                f"Expected `{name}` to be classes, or one-hot with a single 1 per row. "
                 f"Received: shape {array.shape}, not one-hot"
             )
         return array.argmax(axis=1)
@@ -254,7 +255,7 @@ def _common_num_classes(outputs: tuple[np.ndarray, np.ndarray]) -> int:
     widths = [side.shape[1] for side in outputs]
     if widths[0] != widths[1]:
         raise ValueError(
-            "Expected `member_outputs` and `nonmember_outputs` to have as many columns. "
+            "Expected `member_outputs` and `nonmember_outputs` to have the same number of columns. "
             f"Received: {widths[0]} and {widths[1]}"
         )
     return num_classes(outputs[0])
@@ -325,7 +326,7 @@ def _undecided(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) ->
     if declared is None:
         shape = "one unit" if one_unit else "rows that do not sum to 1"
         raise ValueError(
-            "Expected --from-logits or --probabilities: the outputs do not tell which they are. "
+            "Expected --from-logits or --probabilities: their values do not show which they are. "
             f"Received: {shape} with values in 0..1"
         )
     if not declared and not one_unit:

@@ -36,7 +36,8 @@ class Limits:
         tprs = dict(self.max_tpr_at_fpr)
         if self.max_auc is None and not tprs:
             raise ValueError(
-                "Expected `max_auc` or `max_tpr_at_fpr` to set a limit. Received: neither"
+                "Expected `max_auc` or `max_tpr_at_fpr` to set a limit. Received: max_auc=None, "
+                "max_tpr_at_fpr={}"
             )
         # An AUC below 0.5 is one above it for the attacker who reverses the scores.
         if self.max_auc is not None and not _is_number(self.max_auc, 0.5, 1):

@@ -46,7 +46,7 @@ def audit_membership(
     """Attack a classifier with membership inference attacks, TF-Privacy's and our own.
 
     The attacks see the outputs of the model and the true labels of `members`, on which it was
-    trained, and of as many or more `nonmembers` of the same distribution, which it has not seen.
+    trained, and of at least as many `nonmembers` of the same distribution, which it has not seen.
     They use no shadow models: a low figure here does not prove privacy. Six of the attacks are
     TF-Privacy's, run by its `run_attacks` where it is installed; the loss (Yeom et al., "Privacy
     risk in machine learning", CSF 2018) and the modified entropy (Song & Mittal, USENIX Security
@@ -69,14 +69,14 @@ def audit_membership(
             output each: `"loss"`, `"confidence"`, `"margin"`, `"entropy"`, `"modified_entropy"`,
             `"correctness"`, `"scaled_logit"`. Attacks that ask the model once more and are not
             sliced: `"black_box"`, `"white_box"` and `"label_only"`.
-        slices: Parts of the samples that are attacked by themselves, beside all samples:
+        slices: Parts of the samples that are attacked by themselves, in addition to all samples:
             `"correctness"` (classified correctly or not), `"class"` (each class), or none.
             Defaults to `("correctness",)`.
         slice_trained_attacks: Boolean. Whether trained attacks run on every slice too; otherwise
             on all samples only. Defaults to `False`.
         from_logits: Whether the model returns logits. Defaults to `None`: read from its loss, its
             last activation and its outputs.
-        batch_size: Samples a forward call, for arrays. Defaults to the largest that pays.
+        batch_size: Samples per forward call, for arrays. Defaults to the largest that pays.
         seed: Seed of the trained attacks. Defaults to `None`: one is drawn, and the report
             names it. A seed that you pass is not in the report, since it may be the one that drew
             the members. NumPy's global generator is left as it was.
@@ -94,7 +94,7 @@ def audit_membership(
         ImportError: For `"knn"`, `"mlp"` and `"random_forest"`, where TF-Privacy is missing.
         TypeError: If `model`, `members` or `nonmembers` are of another type.
         ValueError: For unknown attacks or slices; samples or labels that do not fit the model,
-            are not finite, too few, or on both sides; a model that is no single-label
+            are not finite, too few, or on both sides; a model that is not a single-label
             classifier, or whose kind of outputs is unknown or contradicts `from_logits`.
 
     Example:

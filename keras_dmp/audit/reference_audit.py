@@ -78,14 +78,14 @@ def audit_reference(
         from_logits: Whether the models return logits. Defaults to `None`: read from their loss,
             their last activation and their outputs.
         name: What is audited, for the report.
-        batch_size: Samples a forward call. Defaults to the largest that pays.
+        batch_size: Samples per forward call. Defaults to the largest that pays.
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
 
     Returns:
         An `AuditReport` whose members are the reference samples.
 
     Raises:
-        TypeError: If `student` or `teacher` are no models.
+        TypeError: If `student` or `teacher` is not a model.
         ValueError: For samples or labels that do not fit the models or each other, that are on
             both sides, or of which the rule would have chosen fewer than two; for a selector
             that has not chosen yet.

@@ -205,8 +205,8 @@ def test_the_dictionary_is_plain_and_complete():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "to set a limit. Received: neither"),
-        ({"max_tpr_at_fpr": {}}, "to set a limit. Received: neither"),
+        ({}, "to set a limit. Received: max_auc=None"),
+        ({"max_tpr_at_fpr": {}}, "to set a limit. Received: max_auc=None"),
         ({"max_auc": 0.4}, r"`max_auc` to lie in 0\.5\.\.1. Received: max_auc=0\.4"),
         ({"max_auc": 1.1}, "`max_auc` to lie in"),
         ({"max_auc": float("nan")}, "`max_auc` to lie in"),

@@ -114,7 +114,7 @@ def test_reads_scores_beside_outputs(save):
         ({}, "entries member_scores and nonmember_scores, or .*Received: an empty file"),
         ({"member_score": np.ones(2)}, "Received: a file with 'member_score'"),
         ({f"k{i}": np.ones(1) for i in range(40)}, "'k11', and 28 more"),
-        ({"member_scores": np.ones(2)}, "have nonmember_scores beside member_scores"),
+        ({"member_scores": np.ones(2)}, "have nonmember_scores as well as member_scores"),
         (
             {"member_outputs": LOGITS, "nonmember_outputs": LOGITS},
             "have member_labels, nonmember_labels beside member_outputs, nonmember_outputs",
@@ -130,7 +130,7 @@ def test_reads_scores_beside_outputs(save):
         (scores(np.array([1j])), "real numbers. Received: dtype complex128"),
         (scores(np.array([1], "datetime64[s]")), "real numbers. Received: dtype datetime64"),
         (scores(np.zeros(2, [("a", "f4")])), "real numbers"),
-        (outputs(LOGITS, LOGITS[:, :2]), "as many columns. Received: 3 and 2"),
+        (outputs(LOGITS, LOGITS[:, :2]), "number of columns. Received: 3 and 2"),
         (outputs(LOGITS[None]), r"Received: shape \(1, 4, 3\)"),
         (outputs(LOGITS[:, :0]), r"Received: shape \(4, 0\)"),
         (outputs(np.where(LOGITS > 4.5, np.nan, LOGITS)), "NaN or infinite values for 1 of 4"),

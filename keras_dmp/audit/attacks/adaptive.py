@@ -68,7 +68,7 @@ def adaptive_attack(
         from_logits: Whether the model returns logits. Defaults to `None`: read from its loss, its
             last activation and its outputs.
         seed: Seed of the halves. Defaults to `None`: one is drawn, and the result names it.
-        batch_size: Samples a forward call, for arrays. Defaults to the largest that pays.
+        batch_size: Samples per forward call, for arrays. Defaults to the largest that pays.
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
 
     Returns:

@@ -75,7 +75,7 @@ def label_only_attack(
             read from its loss, its last activation and its outputs.
         seed: Seed of the perturbations. Defaults to `None`: one is drawn,
             and the result names it.
-        batch_size: Samples a call, for arrays. Defaults to the largest that pays.
+        batch_size: Samples per call, for arrays. Defaults to the largest that pays.
         verbose: 0 or 1. 1 shows a progress bar. Defaults to 0.
 
     Returns:

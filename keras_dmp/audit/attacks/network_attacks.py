@@ -59,7 +59,7 @@ def black_box_attack(
     Raises:
         TypeError: If `model`, `members` or `nonmembers` are of another type.
         ValueError: For samples or labels that do not fit the model, are not finite, fewer than
-            20 a side, or on both sides; and for models that are no single-label classifiers.
+            20 per side, or on both sides; and for models that are not single-label classifiers.
 
     Example:
     >>> import keras, numpy as np

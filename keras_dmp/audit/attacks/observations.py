@@ -49,7 +49,7 @@ def observe(
         model: A classifier; it is not changed.
         members: (x, y) arrays or a dataset of such batches.
         nonmembers: The same.
-        batch_size: Samples a forward call, for arrays.
+        batch_size: Samples per forward call, for arrays.
         least: Samples needed on each side.
         verbose: Whether to show a progress bar.
 

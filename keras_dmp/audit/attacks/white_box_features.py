@@ -17,7 +17,7 @@ from keras_dmp._classifier.logits import class_logits
 from keras_dmp._classifier.outputs import is_one_unit
 from keras_dmp._data import keras_private
 
-# Samples a call: the tail of a classifier is small beside its samples.
+# Samples per call: the tail of a classifier is small beside its samples.
 _BATCH = 1_024
 
 

@@ -96,7 +96,7 @@ class AuditReport(Findings):
                 `notes`.
 
         Raises:
-            TypeError: If `scores` is no dictionary of `MembershipScores`.
+            TypeError: If `scores` is not a dictionary of `MembershipScores`.
             ValueError: If it is empty, or a fact is out of its range.
 
         Example:
@@ -254,7 +254,7 @@ class AuditReport(Findings):
         """Rebuild a report from `to_dict`.
 
         Raises:
-            ValueError: If the values are no report, malformed, or of a newer format.
+            ValueError: If the values are not a report, are malformed, or of a newer format.
         """
         files.require_format(values, name=_FORMAT, newest=_FORMAT_VERSION, what=_WHAT)
         if values["format_version"] == 1:
@@ -286,7 +286,7 @@ class AuditReport(Findings):
             path: Path of the JSON file.
 
         Raises:
-            ValueError: If the file is no report, malformed, or of a newer format.
+            ValueError: If the file is not a report, is malformed, or of a newer format.
             OSError: If the file cannot be read.
         """
         return cls.from_dict(files.read_json(path))

@@ -1,4 +1,4 @@
-"""The directory of a shadow audit: one file a trained model, written whole or not at all.
+"""The directory of a shadow audit: one file per trained model, written whole or not at all.
 
 Needs NumPy alone. Everything in the directory tells who is a member of what, so that it is readable
 by its owner only.

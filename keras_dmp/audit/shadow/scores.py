@@ -209,7 +209,7 @@ class ShadowStatistics:
             provenance: What the statistics come from, added to the versions of the packages.
 
         Raises:
-            ValueError: For unknown attacks, too few models, or canaries that are no positions.
+            ValueError: For unknown attacks, too few models, or canaries that are not positions.
         """
         records = np.arange(self.is_member.shape[1])
         population = records

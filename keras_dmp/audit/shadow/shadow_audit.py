@@ -73,7 +73,7 @@ class ShadowAudit:
         config: Settings of `train_fn` as plain JSON values: a directory of other settings is
             refused. The function itself cannot be compared. Defaults to none.
         from_logits: Whether the models return logits. Defaults to `None`: read from each model.
-        batch_size: Records a forward call. Defaults to the largest that pays.
+        batch_size: Records per forward call. Defaults to the largest that pays.
 
     Raises:
         TypeError: If `train_fn` is not callable.

@@ -21,7 +21,7 @@ __all__ = ["Interval", "MembershipScores"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MembershipScores:
-    """What an attack says about each sample, and the figures that follow from it.
+    """Scores of an attack for all samples, and the figures computed from them.
 
     Every figure is a number, and has a method of its name with `_interval` that returns an
     `Interval` around it. Intervals take

@@ -70,9 +70,9 @@ class RocCurve:
                 object.__setattr__(self, name, counts)
         if not rising or len(self.false_positives) != len(self.true_positives):
             raise ValueError(
-                "Expected `false_positives` and `true_positives` to be equally many ascending "
-                f"counts that end in {self.num_nonmembers} and {self.num_members}. Received: "
-                f"{len(self.false_positives)} and {len(self.true_positives)} counts"
+                "Expected `false_positives` and `true_positives` to be the same number of "
+                f"ascending counts that end in {self.num_nonmembers} and {self.num_members}. "
+                f"Received: {len(self.false_positives)} and {len(self.true_positives)} counts"
             )
 
     def __eq__(self, other: object) -> bool:

@@ -280,7 +280,7 @@ def slice_class(name: str) -> int | None:
     """Class of a slice by class, `None` for the other slices.
 
     Raises:
-        ValueError: For a name that is no slice.
+        ValueError: For a name that is not a slice.
     """
     kind, _, rest = str(name).partition(" ")
     if name in (ENTIRE, "correct", "incorrect") or kind == "canaries":
