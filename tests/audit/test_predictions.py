@@ -117,9 +117,9 @@ def test_reads_scores_beside_outputs(save):
         ({"member_scores": np.ones(2)}, "have nonmember_scores as well as member_scores"),
         (
             {"member_outputs": LOGITS, "nonmember_outputs": LOGITS},
-            "have member_labels, nonmember_labels beside member_outputs, nonmember_outputs",
+            "have member_labels, nonmember_labels as well as member_outputs, nonmember_outputs",
         ),
-        (scores() | {"member_outputs": LOGITS}, "beside member_outputs"),
+        (scores() | {"member_outputs": LOGITS}, "as well as member_outputs"),
         (scores([1, np.nan]), "`member_scores` to be finite.*for 1 of 2 samples"),
         (scores([1], [np.inf]), "`nonmember_scores` to be finite"),
         (scores([]), "`member_scores` to have at least one sample"),
