@@ -19,6 +19,8 @@ ON_ALL_BACKENDS = {
         "PrivacyWarning",
         "PrivateSplit",
         "SoftTargetKLDivergence",
+        "Sweep",
+        "SweepPoint",
         "audit",
         "datasets",
         "defenses",

@@ -47,6 +47,7 @@ class Samples:
 
     Attributes:
         x: Structure of arrays, or the dataset.
+        first: The first samples, a structure of arrays.
         y: Labels as the user passed them, an array of numbers; None for a dataset or if absent.
         sample_weight: (samples,) float32; None for a dataset or if absent.
         labels: Class of each sample, (samples,) int64, or None without labels.
@@ -57,6 +58,7 @@ class Samples:
     """
 
     x: Any
+    first: Any
     y: np.ndarray | None
     sample_weight: np.ndarray | None
     labels: np.ndarray | None
@@ -237,10 +239,12 @@ def read(
         ValueError: If samples, labels or weights do not fit the model or each other.
     """
     records, labels_hash = Records(model), hashlib.blake2b(digest_size=16)
-    digests, classes, lengths = [], [], frozenset()
+    digests, classes, lengths, first = [], [], frozenset(), None
     settings = {"model": model, "num_classes": num_classes, "needs_labels": needs_labels}
     for batch, of_batch in each(x, y, sample_weight, names=names, **settings):
         digests.append(records.digests(batch.x))
+        if first is None:
+            first = arrays.take(batch.x, _FIRST)
         lengths |= records.lengths(batch.x)
         if of_batch is not None:
             classes.append(of_batch)
@@ -251,6 +255,7 @@ def read(
     is_dataset = batches.is_dataset(x)
     return Samples(
         x=x if is_dataset else batch.x,
+        first=first,
         y=None if is_dataset else batch.y,
         sample_weight=None if is_dataset else batch.sample_weight,
         labels=np.concatenate(classes) if classes else None,

@@ -24,6 +24,7 @@ class LabeledData:
 
     Attributes:
         x: Structure of arrays, or a dataset of (x, y) or (x, y, sample_weight).
+        first: The first samples, a structure of arrays.
         y: Labels as the user passed them, or None for a dataset.
         sample_weight: (samples,) or None.
         labels: Class of each sample, (samples,) int64, or None without labels.
@@ -35,6 +36,7 @@ class LabeledData:
     """
 
     x: Any
+    first: Any
     y: np.ndarray | None
     sample_weight: np.ndarray | None
     labels: np.ndarray | None

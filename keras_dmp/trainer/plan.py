@@ -181,5 +181,5 @@ def read_labeled(
         else keras.utils.unpack_x_y_sample_weight(data)
     )
     read = LabeledData.read(*columns, names=samples.Names.of(name), model=model, kind=kind)
-    forward.require_taken(model, samples.first(read.x, name, model), name)
+    forward.require_taken(model, read.first, name)
     return read

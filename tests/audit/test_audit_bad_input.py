@@ -120,7 +120,7 @@ def test_trained_attacks_need_more_samples(audit, samples):
         ({"most_exposed": -1}, "`most_exposed` to be a whole number of at least 0"),
         ({"attacks": "lira"}, "`attacks` to be among .*'label_only'. Received: attacks=.'lira'"),
         ({"batch_size": 0}, "`batch_size` to be a whole number of at least 1"),
-        ({"verbose": 7}, "`verbose` to be one of 0, 1"),
+        ({"verbose": 7}, "`verbose`.*verbose=7"),
         ({"slice_trained_attacks": 1}, "`slice_trained_attacks` to be True or False"),
         ({"from_logits": False}, "`victim|model` .*declares from_logits=True"),
     ],

@@ -533,6 +533,7 @@ def columns_of(rows, y=None):
     return tf.data.Dataset.from_tensor_slices(data)
 
 
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
 def test_batches_of_scalar_columns():
     y = np.arange(60) % 2
     members, others = columns_of(slice(0, 60), y), columns_of(slice(60, 120), y)

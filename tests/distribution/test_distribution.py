@@ -248,7 +248,12 @@ LOST = {
         "try: sys.exit(0)\nexcept SystemExit: pass\n{}['key']",
         1,
     ),
-    "Ctrl-C": ("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", -signal.SIGINT),
+    "Ctrl-C": (
+        # Ignored in what a shell has started in the background.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(9)",
+        -signal.SIGINT,
+    ),
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
     "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
     "os._exit(0)": ("os._exit(0)", 0),

@@ -263,7 +263,7 @@ OTHER = (np.linspace(2, 3, 20).reshape(10, 2), np.ones(10, dtype=int))
         ({"num_queries": 0}, "`num_queries` to be a whole number of at least 1"),
         ({"batch_size": 0}, "`batch_size` to be a whole number of at least 1"),
         ({"seed": -1}, "`seed` to be a whole number of at least 0"),
-        ({"verbose": 2}, "`verbose` to be one of 0, 1"),
+        ({"verbose": 3}, "`verbose`.*verbose=3"),
         ({"nonmembers": TABLE}, "share no records"),
         ({"nonmembers": (OTHER[0], OTHER[1][:9])}, "`nonmembers labels` to have the same"),
         ({"nonmembers": (OTHER[0][:, :1], OTHER[1])}, "`nonmembers` to have the shape"),

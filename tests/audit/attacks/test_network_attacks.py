@@ -321,7 +321,7 @@ def refuse_training(monkeypatch):
         ({"epochs": 0}, "Expected `epochs` to be a whole number of at least 1"),
         ({"batch_size": 0}, "Expected `batch_size`"),
         ({"seed": -1}, "Expected `seed`"),
-        ({"verbose": 2}, "Expected `verbose`"),
+        ({"verbose": 3}, "Expected `verbose`"),
         ({"members": records(19)[0]}, "Expected `members` to have at least 20 samples"),
         ({"nonmembers": records(60)[0]}, "share no records"),
         ({"members": (records(60)[0][0], np.full(60, CLASSES))}, "classes of the model"),

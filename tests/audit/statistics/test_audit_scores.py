@@ -169,7 +169,7 @@ P = np.array([[0.25, 0.75], [1.0, 0.0]])
 @pytest.mark.parametrize(
     ("outputs", "labels", "from_logits", "error", "message"),
     [
-        (P * [1, 2], [0, 1], False, ValueError, "1 of 2 samples .* sample 0, whose values leave"),
+        (P * [1, 2], [0, 1], False, ValueError, "1 of 2 samples .* such as sample 0"),
         (P - [0, 0.1], [0, 1], False, ValueError, r"sample 0, whose values sum to 0\.9"),
         (P, [0, 1], True, ValueError, "logits, or `from_logits` to be False.*Received: probabil"),
         (P * np.nan, [0, 1], False, ValueError, "finite. Received: NaN or infinite values for 2"),
@@ -184,7 +184,7 @@ P = np.array([[0.25, 0.75], [1.0, 0.0]])
         (P, [0.0, 1.0], False, TypeError, "integer classes. Received: dtype float64"),
         (P, [0, 1], None, ValueError, "`from_logits` to be True or False"),
         (P[:, :1], [0, 2], False, ValueError, r"lie in 0\.\.1"),
-        (P[:, :1] * 3, [0, 1], False, ValueError, "leave"),
+        (P[:, :1] * 3, [0, 1], False, ValueError, "such as sample 1"),
     ],
 )
 def test_outputs_and_labels_that_cannot_be_scored(
