@@ -478,7 +478,7 @@ def test_samples_on_both_sides(sides, form):
         ({"every": 0}, ValueError, "Expected `every` to be a whole number of at least 1"),
         ({"every": 1.5}, ValueError, "Expected `every` to be a whole number of at least 1"),
         ({"batch_size": 0}, ValueError, "Expected `batch_size` to be a whole number"),
-        ({"verbose": 3}, ValueError, "Expected `verbose`.*verbose=3"),
+        ({"verbose": 3}, ValueError, "Expected `verbose` to be one of 'auto', 0, 1, 2"),
         ({"prefix": ""}, ValueError, "Expected `prefix` to be a string. Received: prefix=''"),
         ({"from_logits": "yes"}, ValueError, "Expected `from_logits` to be one of True"),
         ({"members": np.ones((9, 12))}, TypeError, "Expected `members` to be a tuple (x, y)"),

@@ -179,14 +179,14 @@ def everything(table):
 
 def refusal(kind, head, policy, loss, added, weights):
     """What is refused before the first step, and the words that name it."""
+    if kind == "dp" and added == "add_loss":
+        return "`add_loss`"  # in the constructor
     if "string" in loss and head in ("logits", "logit"):
         return "declares probabilities|declares from_logits=False"  # a loss name
     if kind == "dp" and weights != "none":
         return "Expected `sample_weight`|Expected `class_weight`"
     if kind == "dp" and policy == "mixed_float16":
         return "LossScaleOptimizer"
-    if kind == "dp" and added == "add_loss":
-        return "`add_loss`"
     return None
 
 
