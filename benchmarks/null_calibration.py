@@ -88,21 +88,16 @@ def randomized_response(rng, size, is_member):
     return (honest == is_member) + 0.9 * rng.random(size)
 
 
-def rounded_tpr(fpr):
-    """Share above the lowest whole threshold with at most `fpr` above it."""
-    shares = special.ndtr(0.5 - np.arange(-8, 9))
-    return shares[shares <= fpr].max()
-
-
+# Where scores are equal, the attacker draws: rates are those on the diagonal.
 SETTINGS = {
     "equal, normal": Setting(
         draw=normal, auc=0.5, advantage=0.0, tpr=float, epsilon=0.0, balanced_accuracy=0.5
     ),
     "equal, rounded": Setting(
-        draw=rounded, auc=0.5, advantage=0.0, tpr=rounded_tpr, epsilon=0.0, balanced_accuracy=0.5
+        draw=rounded, auc=0.5, advantage=0.0, tpr=float, epsilon=0.0, balanced_accuracy=0.5
     ),
     "equal, one bit": Setting(
-        draw=bit, auc=0.5, advantage=0.0, tpr=lambda fpr: 0.0, epsilon=0.0, balanced_accuracy=0.5
+        draw=bit, auc=0.5, advantage=0.0, tpr=float, epsilon=0.0, balanced_accuracy=0.5
     ),
     "shifted normal": Setting(
         draw=shifted,
