@@ -629,7 +629,7 @@ def test_sigterm_leaves_and_the_run_goes_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert b"Stopped by SIGTERM: the same call goes on" in errors
+    assert b"Stopped by SIGTERM" in errors
     assert not [name for name in names(tmp_path / "run") if name.startswith(".")]
     # Going on in this process gives what the other would have given.
     assert fit(trainer_in(tmp_path / "run")) == fit(trainer_in(tmp_path / "whole"))
