@@ -198,7 +198,7 @@ def test_annotates_in_github_actions(capsys, monkeypatch, shift, level):
         (["saved.npz", "--json", "folder/report.json"], "'folder/report.json'"),
         (["saved.npz", "--max"], "unrecognized arguments: --max"),
         (["missing.npz"], "No such file or directory: 'missing.npz'"),
-        (["text.npz"], "no zip archive"),
+        (["text.npz"], "not a zip archive"),
         (["nan.npz"], "`member_scores` to be finite"),
         (["same.npz"], "300 of 300 nonmembers with the scores of a member"),
         (["pipe.npz"], "'pipe.npz', which is a pipe or a device"),

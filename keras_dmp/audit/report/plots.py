@@ -90,7 +90,8 @@ def draw_privacy_utility(
     }
     if not known:
         raise ValueError(
-            "Expected a report with an accuracy on nonmembers. Received: none that knows it"
+            "Expected at least one report with `nonmember_accuracy`. Received: "
+            f"nonmember_accuracy=None in all {len(reports)} reports"
         )
     if path is not None:
         _validate.writable_path(path=path)

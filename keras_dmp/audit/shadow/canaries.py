@@ -120,8 +120,8 @@ def plant_canaries(
     _require_at_most(len(labels), count, "x")
     if (reference is not None) != (kind == "near_reference"):
         raise ValueError(
-            "Expected `reference` to be given for kind='near_reference', and for no other. "
-            f"Received: kind={kind!r} and {'no' if reference is None else 'a'} reference"
+            "Expected `reference` to be passed for kind='near_reference', and only for it. "
+            f"Received: kind={kind!r} {'without' if reference is None else 'with'} `reference`"
         )
 
     rng = np.random.default_rng(seed)

@@ -207,14 +207,14 @@ class ShadowAudit:
         if missing:
             raise ValueError(
                 f"Expected all {self.num_shadow_models} shadow models to be trained. Received: "
-                f"{len(missing)} that are not, model {missing[0]} the first; call `run`"
+                f"{len(missing)} untrained models, starting with model {missing[0]}; call `run`"
             )
         name = _name_among(jobs[0].scaled_logits, model)
         without = [number for number, job in enumerate(jobs) if name not in job.scaled_logits]
         if without:
             raise ValueError(
-                f"Expected every run to have given a model {name!r}. Received: none from run "
-                f"{without[0]}, of another `train_fn`; choose another directory"
+                f"Expected every run to have returned a model {name!r}. Received: no such "
+                f"model from run {without[0]}, made by another `train_fn`; choose another directory"
             )
         return ShadowStatistics(
             scaled_logits=np.stack([job.scaled_logits[name] for job in jobs]),
