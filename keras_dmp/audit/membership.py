@@ -47,7 +47,7 @@ def audit_membership(
 
     The attacks see the outputs of the model and the true labels of `members`, on which it was
     trained, and of at least the same number of `nonmembers` from the same distribution, which it
-    has not seen. They use no shadow models: a low figure here does not prove privacy. Six of the attacks are
+    has not seen. They use no shadow models: a low figure does not prove privacy. Six attacks are
     TF-Privacy's, run by its `run_attacks` where it is installed; the loss (Yeom et al., "Privacy
     risk in machine learning", CSF 2018) and the modified entropy (Song & Mittal, USENIX Security
     2021) that it thresholds are computed in float64. Where it is not installed, as on Python 3.12

@@ -28,9 +28,9 @@ _MEANING = (
     "student"
 )
 _UNFAIR = (
-    "the nonmembers were not selected as the reference was: where low entropy chose the reference, "
-    "the figures reflect the selection and not only what was learned; pass the teacher for a fair "
-    "comparison"
+    "the nonmembers were not selected as the reference was: where low entropy chose the "
+    "reference, the figures reflect the selection and not only what was learned; pass the teacher "
+    "for a fair comparison"
 )
 _OWNER = (
     "distillation_loss compares the student with the teacher, which no outsider has; it is an "

@@ -124,15 +124,14 @@ def require_runnable(attacks: tuple[str, ...]) -> None:
     if theirs and tf_privacy() is None:
         others = ", ".join(map(repr, attack_table.names(by_audit=True, own=True)))
         raise ImportError(
-            f"{', '.join(map(repr, theirs))} can be run only by TF-Privacy, and "
-            f"{_why_missing()}. Use Python 3.11 with `pip install keras-dmp`, or attacks that do "
-            f"not "
-            f"need it: {others}"
+            f"{', '.join(map(repr, theirs))} can be run only by TF-Privacy, and {_why_missing()}. "
+            "Use Python 3.11 with `pip install keras-dmp`, or attacks that do not need it: "
+            f"{others}"
         )
 
 
 def engine_of(attacks: tuple[str, ...]) -> str:
-    """The engines that ran the attacks: TF-Privacy with its version, keras_dmp, or both by attack."""
+    """The engines that ran the attacks: TF-Privacy with version, keras_dmp, or both by attack."""
     door = tf_privacy() if any(ATTACKS[name].tf_privacy for name in attacks) else None
     if door is None:
         return OURS

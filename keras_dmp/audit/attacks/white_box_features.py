@@ -126,8 +126,7 @@ def _require_logits(model: keras.Model) -> None:
         raise ValueError(
             "Expected `model` to return logits: the white-box attack uses the loss's gradient "
             f"through its last layer. Received: a model that returns {kind}; pass the part of the "
-            f"model that "
-            "ends in logits, or use `black_box_attack`"
+            "model that ends in logits, or use `black_box_attack`"
         )
 
 

@@ -57,9 +57,9 @@ def draw(
     log: bool,
     title: str = "",
 ) -> Any:
-    """Figure with one curve for each result, the line of chance, and a legend with the AUCs."""
+    """Figure with one curve per result, the chance line, and a legend with the AUCs."""
     if not results:
-        raise ValueError("Expected at least one attack to draw. Received: none")
+        raise ValueError("Expected `attacks` to name at least one attack. Received: no attacks")
     if path is not None:
         _validate.writable_path(path=path)
     figure = new_figure()
@@ -84,7 +84,7 @@ def draw(
 def draw_privacy_utility(
     reports: Mapping[str, Findings], attacks: Sequence[str], *, path: str | os.PathLike | None
 ) -> Any:
-    """Figure with a point for each model: AUC of its strongest attack over test accuracy."""
+    """Figure with one point per model: AUC of its strongest attack over test accuracy."""
     known = {
         name: report for name, report in reports.items() if report.nonmember_accuracy is not None
     }

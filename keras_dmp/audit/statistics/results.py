@@ -329,9 +329,8 @@ def notes_on(results: Sequence[AttackResult]) -> tuple[str, ...]:
     ]
     if tied:
         notes.append(
-            f"members whose score equals that of some nonmember: {', '.join(tied)}; rates within "
-            f"a tie "
-            "are those of an attacker who breaks it at random"
+            f"members whose score equals that of some nonmember: {', '.join(tied)}; rates within a "
+            "tie are those of an attacker who breaks it at random"
         )
     for fpr in FPRS:
         where = {result.slice for result in results if result.tpr_at_fpr.get(fpr) is None}
