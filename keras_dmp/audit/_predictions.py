@@ -247,7 +247,9 @@ def _require_numbers(array: np.ndarray, name: str) -> None:
     if array.dtype.kind not in "biuf":
         raise ValueError(f"Expected `{name}` to be real numbers. Received: dtype {array.dtype}")
     if not len(array):
-        raise ValueError(f"Expected `{name}` to have at least one sample. Received: no samples")
+        raise ValueError(
+            f"Expected `{name}` to have at least one sample. Received: shape {array.shape}"
+        )
     require_finite_outputs(array, name)
 
 

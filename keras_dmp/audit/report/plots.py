@@ -59,7 +59,7 @@ def draw(
 ) -> Any:
     """Figure with one curve per result, the chance line, and a legend with the AUCs."""
     if not results:
-        raise ValueError("Expected `attacks` to name at least one attack. Received: no attacks")
+        raise ValueError("Expected `attacks` to name at least one attack. Received: attacks=()")
     if path is not None:
         _validate.writable_path(path=path)
     figure = new_figure()

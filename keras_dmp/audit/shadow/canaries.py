@@ -72,8 +72,7 @@ def plant_canaries(
     - `"near_reference"`: a nearly equal copy of a reference sample, each of a different one. The
       student is queried about a neighbour of a member.
     - `"outliers"`: every feature drawn independently from its own column, which results in noise
-      within the ranges
-      of the data.
+      within the ranges of the data.
 
     All but the first keep the label of the record that was there: the classes keep their sizes,
     and the label of a near copy or an outlier has nothing to do with its features, so that it

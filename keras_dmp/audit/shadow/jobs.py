@@ -63,8 +63,7 @@ class JobDirectory:
         """
         refusal = (
             "Shadow model {} in {!r} is being trained by another process. Expected each process "
-            "to have "
-            "its own shard, such as shard=(0, 2) and (1, 2)"
+            "to have its own shard, such as shard=(0, 2) and (1, 2)"
         )
         return self._directory.owned({job: refusal.format(job, str(self.path)) for job in jobs})
 

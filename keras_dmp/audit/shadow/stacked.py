@@ -305,7 +305,7 @@ def _checked_seeds(seeds: Any, models: int) -> list[int]:
     if len(seeds) != models:
         raise ValueError(
             f"Expected `seeds` to have one seed for each of the {models} selections in `rows`. "
-            f"Received: {len(seeds)}"
+            f"Received: {len(seeds)} seeds"
         )
     for seed in seeds:
         _validate.integer_at_least(0, seeds=seed)

@@ -12,8 +12,8 @@ from keras_dmp.audit.statistics.membership_scores import MembershipScores
 class AttackScores(MembershipScores):
     """Scores of an attack on a model, with what is needed to repeat and compare it.
 
-    An attack that is trained scores the samples that it was not trained on. It can be
-    passed wherever a `MembershipScores` is expected.
+    An attack that is trained scores the samples that it was not trained on. An
+    `AttackScores` can be passed wherever a `MembershipScores` is expected.
 
     Args:
         member_scores: Array (members,) of real numbers; higher for likelier members.

@@ -24,9 +24,9 @@ class MembershipScores:
     """Scores of an attack for all samples, and the figures computed from them.
 
     Every figure is a number, and a method of the same name with `_interval` returns an `Interval`
-    around it. Intervals assume that
-    the scores of each side are independent draws from one distribution, which holds only roughly
-    for samples of one model. They are computed, not drawn: the same scores give the same ends.
+    around it. Intervals assume that the scores of each side are independent draws from one
+    distribution, which holds only roughly for samples of one model. They are computed, not drawn:
+    the same scores give the same ends.
 
     Args:
         member_scores: Array (members,) of real numbers; higher for likelier members.

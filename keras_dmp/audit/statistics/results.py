@@ -164,8 +164,8 @@ class AttackResult:
 
         Args:
             attack: Name of the attack.
-            scores: A `MembershipScores`. The positions in an `AttackScores` are used to
-                name the most exposed members.
+            scores: A `MembershipScores`; higher scores mean member. The positions in an
+                `AttackScores` are used to name the most exposed members.
             slice: The part of the samples that was scored. Defaults to `"all"`.
             most_exposed: How many members to name with their privacy risk. Defaults to 20; 0
                 names none. Slices name none.

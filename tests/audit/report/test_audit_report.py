@@ -301,11 +301,11 @@ def test_classes_are_shown_by_name(make_report):
     assert "class 1, shoe" in report.to_markdown()
     with pytest.raises(ValueError, match="`class_names` to be the names of 4 classes"):
         make_report([1, 2], [1, 2], class_names=names[:3])
-    with pytest.raises(TypeError, match="`class_names` to be .*class_names="):
+    with pytest.raises(TypeError, match=r"`class_names` to be .*class_names="):
         make_report([1, 2], [1, 2], class_names=(1, 2, 3, 4))
-    with pytest.raises(TypeError, match="`name` to be .*name="):
+    with pytest.raises(TypeError, match=r"`name` to be .*name="):
         make_report([1, 2], [1, 2], name=3)
-    with pytest.raises(TypeError, match="`provenance` to .*provenance"):
+    with pytest.raises(TypeError, match=r"`provenance` to .*provenance"):
         make_report([1, 2], [1, 2], provenance={"a": [1]})
 
 
