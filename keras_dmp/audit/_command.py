@@ -26,8 +26,8 @@ Outputs are logits or probabilities, (samples, classes); labels are integers or 
 """
 _EPILOG = """\
 exit status: 0 pass, or no limit set; 1 fail; 3 investigate: the interval of an attack contains
-its limit, or there are too few nonmembers to decide; 2 bad input. The worst attack decides, and it may
-be reversed. All intervals hold simultaneously at the chosen confidence.
+its limit, or there are too few nonmembers to decide; 2 bad input. The worst attack decides, and
+it may be reversed. All intervals hold simultaneously at the chosen confidence.
 """
 
 
