@@ -19,7 +19,7 @@ from keras_dmp.audit.attacks import sides as _sides
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 
-# Samples that show by their values whether outputs are logits or probabilities.
+# Samples whose values show whether outputs are logits or probabilities.
 _KIND_SAMPLES = 256
 _LEAST = 2
 _FPR, _TPR = 0.01, "tpr_at_fpr_1%"
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 
 class MembershipAudit(keras.callbacks.Callback):
-    """Attacks the model after each epoch and puts the figures into `logs`.
+    """Attacks the model after each epoch and adds the figures to `logs`.
 
     A callback for any `fit` of a classifier. It writes `mia_auc`, `mia_advantage` and
     `mia_tpr_at_fpr_1%`, so that `History`, the progress bar, `EarlyStopping`, `ModelCheckpoint`,
@@ -40,9 +40,9 @@ class MembershipAudit(keras.callbacks.Callback):
       `EarlyStopping("mia_auc", mode="min")`.
 
     It costs one forward pass over both sides for each audited epoch, and changes neither the
-    model nor its training: weights are the same, bit for bit, as without it. These attacks use
-    no shadow models; see `audit_membership` for what they miss. To choose a model by these
-    figures is to fit them: report those of other nonmembers.
+    model nor its training: weights are the same, bit for bit, as without it. These attacks do
+    not use shadow models; see `audit_membership` for what they miss. Choosing a model by these
+    figures means fitting to them: report figures from other nonmembers.
 
     Args:
         members: Training samples of the model: a tuple (x, y) of arrays, or a
@@ -55,29 +55,30 @@ class MembershipAudit(keras.callbacks.Callback):
         attacks: Names of the scores that are thresholded: `"threshold"` (the loss, also
             `"loss"`) and `"threshold_entropy"` (also `"modified_entropy"`) are those of
             `audit_membership`; others are `"confidence"`, `"margin"`, `"entropy"`,
-            `"correctness"` and `"scaled_logit"`. With several, each figure is the highest of
-            them, and `mia_<attack>_auc` and so on are each one's. Defaults to
+            `"correctness"` and `"scaled_logit"`. With several, each figure is the highest among
+            them, and `mia_<attack>_auc` and so on are those of each attack. Defaults to
             `("threshold",)`.
         every: Integer. Epochs 0, `every`, 2 `every` and so on are audited, and the first and
-            last of a `fit`; the others repeat the figures before them. Defaults to 1.
+            last of a `fit`; the others repeat the latest figures. Defaults to 1.
         from_logits: Whether the model returns logits. Defaults to `None`: read from its loss,
             its last activation or its outputs.
-        batch_size: Samples per forward call, for arrays. Defaults to the largest that pays.
-        prefix: What the names in `logs` begin with. Defaults to `"mia"`.
+        batch_size: Samples per forward call, for arrays. Defaults to the largest that is
+            worthwhile.
+        prefix: Prefix of the names in `logs`. Defaults to `"mia"`.
         verbose: 0 or 1. 1 writes a line for each audited epoch. Defaults to 0.
 
     Attributes:
-        scores_: `MembershipScores` by attack of the epoch that was audited last, for intervals
-            and other figures. None before the first, or if outputs were not finite: figures
+        scores_: `MembershipScores` by attack of the last audited epoch, for intervals and other
+            figures. `None` before the first, or if outputs were not finite: the figures
             are then NaN, as the loss is.
 
     Raises:
         TypeError: If members or nonmembers are of another type.
         ValueError: For unknown attacks and settings out of range; labels that are missing or
-            are not classes; samples on both sides. Before the first step of `fit`, for data that
-            does not fit the model, and outputs of unknown kind.
+            are not classes; samples on both sides. Before the first step of `fit`, also for data
+            that does not fit the model and outputs of unknown kind.
 
-    `copy.deepcopy` shares the data and leaves the model behind. `get_config` has the settings
+    `copy.deepcopy` shares the data and drops the model. `get_config` returns the settings
     without the data: `MembershipAudit(members, nonmembers, **audit.get_config())`.
 
     Example:
@@ -137,7 +138,7 @@ class MembershipAudit(keras.callbacks.Callback):
         }
 
     def get_state(self) -> dict:
-        """Return what was found last, for a training that is resumed in another process."""
+        """Return the latest figures, for a training run that is resumed in another process."""
         scores = {}
         for attack, of in (self.scores_ or {}).items():
             scores[attack] = (of.member_scores, of.nonmember_scores)
@@ -167,7 +168,7 @@ class MembershipAudit(keras.callbacks.Callback):
         self._forward = ForwardPass(model)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Put the figures of this epoch, or of the last audited one, into `logs`."""
+        """Add the figures of this epoch, or of the last audited one, to `logs`."""
         is_last = epoch + 1 == (self.params or {}).get("epochs")
         if self._figures is None or is_last or epoch % self.every == 0:
             self._figures = self._audit()
@@ -187,7 +188,7 @@ class MembershipAudit(keras.callbacks.Callback):
         return twin
 
     def _read(self, members: Any, nonmembers: Any) -> None:
-        """Look once at all samples and labels, which is not repeated in any epoch."""
+        """Check all samples and labels once; no epoch repeats this."""
         self._sides = (
             _sides.open_side(members, "members"),
             _sides.open_side(nonmembers, "nonmembers"),
@@ -207,7 +208,7 @@ class MembershipAudit(keras.callbacks.Callback):
             )
 
     def _require_disjoint(self, model: keras.Model) -> None:
-        """Refuse records on both sides that only the model takes for equal.
+        """Refuse records on both sides that are equal only as the model sees them.
 
         Arrays are hashed again. Datasets are read again only where the model masks padding.
         """
@@ -224,7 +225,7 @@ class MembershipAudit(keras.callbacks.Callback):
         self.scores_ = self._figures = self._forward = self._kind = None
 
     def _audit(self) -> dict[str, float]:
-        """Figures of the model as it is now, by their names in `logs`."""
+        """Figures of the current model, by their names in `logs`."""
         found = [self._side_scores(side) for side in self._sides]
         if None in found:
             self.scores_ = None
@@ -250,7 +251,7 @@ class MembershipAudit(keras.callbacks.Callback):
             if not np.isfinite(outputs).all():
                 return None
             labels = _sides.labels(y, self._kind.num_classes, side.name)
-            # Logits of a small batch can look like probabilities, which their logs cannot.
+            # Logits of a small batch can look like probabilities; logs of probabilities cannot.
             log_p = probabilities.log_probabilities(outputs, from_logits=self._kind.from_logits)
             parts.append([score(log_p, labels, from_logits=True) for score in self._attack_scores])
         return [np.concatenate(scores) for scores in zip(*parts, strict=True)]
@@ -260,7 +261,7 @@ class MembershipAudit(keras.callbacks.Callback):
 
 
 class _Survey(NamedTuple):
-    """What one pass over a side has shown."""
+    """What one pass over one side found."""
 
     samples: int
     highest_label: int

@@ -1,6 +1,6 @@
-"""The command `python -m keras_dmp audit`: report on saved predictions, judge them by limits.
+"""The command `python -m keras_dmp audit`: check saved predictions against limits.
 
-Everything that takes long to import is imported once the arguments have been understood.
+Modules that take long to import are imported once the arguments have been parsed.
 """
 
 import argparse
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 _BAD_INPUT = 2
 _PROGRAM = "python -m keras_dmp"
 _DESCRIPTION = """\
-Attack saved predictions of any framework, report, and judge the attacks by limits.
+Attack saved predictions of any framework, write a report, and check the attacks against limits.
 
 The npz file has member_scores and nonmember_scores, where higher means member, or
 member_outputs, member_labels, nonmember_outputs and nonmember_labels, or all six.
 Outputs are logits or probabilities, (samples, classes); labels are integers or one-hot.
 """
 _EPILOG = """\
-exit status: 0 pass, or no limit set; 1 fail; 3 investigate: the interval of an attack holds its
-limit, or there are too few nonmembers to tell; 2 bad input. The worst attack decides, and it may
-be reversed. All intervals hold together at the confidence given.
+exit status: 0 pass, or no limit set; 1 fail; 3 investigate: the interval of an attack contains
+its limit, or there are too few nonmembers to decide; 2 bad input. The worst attack decides, and
+it may be reversed. All intervals hold simultaneously at the chosen confidence.
 """
 
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
     Args:
-        arguments: What follows the program's name. Defaults to `None`: those of the process.
+        arguments: Arguments after the program's name. Defaults to `None`: those of the process.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -43,21 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Python would complain once more when it flushes standard output at the end.
+        # Python would report the error again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _complain("the reader of the output has gone; no verdict was shown")
+        _complain("standard output was closed by its reader; no verdict was shown")
     except (ImportError, OSError, TypeError, ValueError) as error:
         _complain(str(error))
     except MemoryError:
         _complain("not enough memory")
     except Exception as error:
-        # A build must not take a fault of this program for the verdict "fail", which is status 1.
+        # A build must not mistake a bug in this program for the verdict "fail", which is status 1.
         _complain(f"unexpected {type(error).__name__}: {error}; please report this")
     return _BAD_INPUT
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that complains on one line."""
+    """A parser that reports errors on one line."""
 
     def error(self, message: str) -> NoReturn:
         _complain(f"{message} (see {_PROGRAM} audit --help)")
@@ -69,14 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     audit = commands.add_parser(
         "audit",
-        help="report on saved predictions and judge them by limits",
+        help="report on saved predictions and check them against limits",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     audit.add_argument("predictions", metavar="predictions.npz", help="the file to audit")
-    audit.add_argument("--name", help="what was attacked; default: the file's name")
+    audit.add_argument("--name", help="name of the attacked model; default: the file's name")
     kind = audit.add_mutually_exclusive_group()
     kind.add_argument("--from-logits", action="store_true", help="the outputs are logits")
     kind.add_argument("--probabilities", action="store_true", help="the outputs are probabilities")
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--confidence",
         type=float,
         default=0.95,
-        help="confidence in all intervals of the verdict together; default: 0.95",
+        help="simultaneous confidence of all intervals of the verdict; default: 0.95",
     )
     files = audit.add_argument_group("reports")
     for kind_of_file, suffix in (("HTML", ".html"), ("JSON", ".json"), ("Markdown", ".md")):
@@ -147,7 +147,7 @@ def _audit(options: argparse.Namespace) -> int:
     report = AuditReport.from_scores(
         scores,
         name=file.name if options.name is None else options.name,
-        # No hash of the file: whoever has the model could confirm a guess of its members.
+        # No hash of the file: anyone who has the model could confirm a guess of its members.
         provenance={"predictions": file.name},
         **_predictions.facts(predictions),
     )
@@ -161,14 +161,14 @@ def _limits(options: argparse.Namespace) -> "Limits | None":
 
     tprs = dict(options.max_tpr_at_fpr)
     if len(tprs) < len(options.max_tpr_at_fpr):
-        raise ValueError("Expected --max-tpr-at-fpr once for each FPR. Received: an FPR twice")
+        raise ValueError("Expected --max-tpr-at-fpr once for each FPR. Received: one FPR twice")
     if options.max_auc is None and not tprs:
         return None
     return Limits(max_auc=options.max_auc, max_tpr_at_fpr=tprs)
 
 
 def _write(options: argparse.Namespace, report: "AuditReport", verdict: "Verdict | None") -> None:
-    """Write the reports asked for, all rendered before the first is written."""
+    """Write the requested reports; all are rendered before the first is written."""
     from keras_dmp.audit.report.files import write, write_json
 
     values = report.to_dict()
@@ -193,7 +193,7 @@ def _conclusion(report: "AuditReport", verdict: "Verdict | None") -> str:
     last = verdict.sentence
     if os.environ.get("GITHUB_ACTIONS") == "true":
         level = {"pass": "notice", "investigate": "warning", "fail": "error"}[verdict.status]
-        # A workflow command, in which per cent signs are escaped.
+        # A workflow command, in which percent signs are escaped.
         last = f"::{level} title=Membership audit::{last.replace('%', '%25')}"
     return "\n".join([*lines, last])
 

@@ -37,11 +37,11 @@ class Predictions:
     """The checked content of a file: members first, then nonmembers.
 
     Attributes:
-        scores: Scores of both sides, (samples,), float64, higher is more a member; or `None`.
-        outputs: Outputs of a classifier for both sides, (samples, units), of the dtype saved; or
+        scores: Scores of both sides, (samples,), float64, higher for likelier members; or `None`.
+        outputs: Outputs of a classifier for both sides, (samples, units), in the saved dtype; or
             `None`.
-        labels: Classes of both sides, (samples,), int64, where there are outputs.
-        from_logits: Whether the outputs are logits, where there are outputs.
+        labels: Classes of both sides, (samples,), int64, if there are outputs.
+        from_logits: Whether the outputs are logits, if there are outputs.
     """
 
     scores: tuple[np.ndarray, np.ndarray] | None = None
@@ -60,12 +60,12 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
 
     Args:
         path: An npz file with `member_scores` and `nonmember_scores`, or with `member_outputs`,
-            `member_labels`, `nonmember_outputs` and `nonmember_labels`, or with all six. Entries
-            of other names are not read.
+            `member_labels`, `nonmember_outputs` and `nonmember_labels`, or with all six. Other
+            entries are ignored.
         from_logits: Whether the outputs are logits. Defaults to `None`: inferred from their values.
 
     Raises:
-        ValueError: If the file is not an npz file, lacks an entry, or holds anything but
+        ValueError: If the file is not an npz file, lacks an entry, or contains anything other than
             predictions.
         OSError: If the file cannot be read.
     """
@@ -88,12 +88,12 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
 
 
 def attack(predictions: Predictions) -> dict[str, MembershipScores]:
-    """Scores of every attack that the file allows: those saved, and all of the outputs."""
+    """Scores of every attack that the file supports: the saved ones and all that use outputs."""
     attacks = {}
     if predictions.scores is not None:
         attacks["scores"] = MembershipScores(*predictions.scores)
     if predictions.outputs is not None:
-        # TF-Privacy's names would repeat scores that are here under our own.
+        # TF-Privacy's names would duplicate scores that are listed under this library's names.
         for name in attack_table.names(outputs=True, tf_privacy=False):
             score = attack_table.load(attack_table.ATTACKS[name].outputs)
             attacks[name] = MembershipScores(
@@ -106,7 +106,7 @@ def attack(predictions: Predictions) -> dict[str, MembershipScores]:
 
 
 def facts(predictions: Predictions) -> dict[str, int | float]:
-    """What the outputs say of the model: classes, accuracy and loss of both sides."""
+    """Facts about the model that the outputs show: classes, accuracy and loss of both sides."""
     if predictions.outputs is None:
         return {}
     known = {"num_classes": predictions.num_classes}
@@ -125,11 +125,11 @@ def _load(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Entries of the file that are predictions."""
     _require_file(path)
     with open(path, "rb") as file:
-        # NumPy takes what is no archive for a pickle, and refuses it in words that do not help.
+        # NumPy takes a file that is not an archive for a pickle, and its message does not help.
         if file.read(2) != b"PK" or not zipfile.is_zipfile(file):
             raise ValueError(
                 "Expected an npz file as `numpy.savez` writes it. "
-                f"Received: {os.fspath(path)!r}, which is no zip archive or was cut short"
+                f"Received: {os.fspath(path)!r}, which is not a zip archive or is truncated"
             )
         file.seek(0)
         with _naming(os.fspath(path)):
@@ -142,7 +142,7 @@ def _load(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _require_file(path: str | os.PathLike) -> None:
-    """Raise ValueError for a pipe: opening a pipe waits for someone to write to it."""
+    """Raise ValueError for a pipe: opening a pipe blocks until someone writes to it."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise ValueError(
@@ -152,7 +152,7 @@ def _require_file(path: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def _naming(what: str) -> Iterator[None]:
-    """Name what cannot be read, whatever a damaged or hostile file makes the readers raise."""
+    """Name the unreadable part, whatever exception a damaged or hostile file causes."""
     try:
         yield
     except Exception as error:
@@ -247,7 +247,9 @@ def _require_numbers(array: np.ndarray, name: str) -> None:
     if array.dtype.kind not in "biuf":
         raise ValueError(f"Expected `{name}` to be real numbers. Received: dtype {array.dtype}")
     if not len(array):
-        raise ValueError(f"Expected `{name}` to have at least one sample. Received: none")
+        raise ValueError(
+            f"Expected `{name}` to have at least one sample. Received: shape {array.shape}"
+        )
     require_finite_outputs(array, name)
 
 
@@ -266,17 +268,17 @@ def _require_same_sizes(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{kind} of {m} and {n}" for kind, (m, n) in sizes.items())
         raise ValueError(
-            "Expected everything in the file to be about the same members and nonmembers. "
+            "Expected all entries of the file to have the same numbers of members and nonmembers. "
             f"Received: {listed} samples"
         )
 
 
 def _kind(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool:
-    """Whether the outputs are logits: what is declared and what the values show must agree."""
+    """Whether the outputs are logits; the declaration and the values must agree."""
     seen = {_seen(side) for side in outputs}
     if seen == {True, False}:
         raise ValueError(
-            "Expected outputs of both sides to be of one kind. "
+            "Expected the outputs of both sides to be of the same kind. "
             "Received: logits on one side, probabilities on the other"
         )
     if seen == {None} or seen == {None, False}:
@@ -293,7 +295,7 @@ def _kind(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool
 
 
 def _refuse_other_scales(outputs: tuple[np.ndarray, np.ndarray]) -> None:
-    """Raise ValueError for what look like probabilities in per cent or bytes, not like logits."""
+    """Raise ValueError for values that look like percentages or bytes rather than logits."""
     if within_unit_range(outputs[0]) or any(side.min() < 0 for side in outputs):
         return
     low, high = min(side.min() for side in outputs), max(side.max() for side in outputs)
@@ -307,32 +309,32 @@ def _refuse_other_scales(outputs: tuple[np.ndarray, np.ndarray]) -> None:
             return
         received += f", rows that all sum to about {middle:.4g}"
     raise ValueError(
-        "Expected logits, or probabilities in 0..1 that sum to 1: divide probabilities in per cent "
-        f"or on another scale first, or pass --from-logits. Received: {received}"
+        "Expected logits, or probabilities in 0..1 that sum to 1: divide percentages or other "
+        f"scaled probabilities first, or pass --from-logits. Received: {received}"
     )
 
 
 def _seen(outputs: np.ndarray) -> bool | None:
-    """What the values of one side tell, `None` if nothing."""
+    """The kind that the values of one side show, `None` if they are ambiguous."""
     seen = kind_by_value(outputs)
-    # A file may hold anything, such as the outputs of a multi-label model: rows in 0..1 that sum
-    # to something else have to be declared.
+    # A file may contain anything, such as outputs of a multi-label model: rows in 0..1 with
+    # another sum have to be declared.
     return None if seen and within_unit_range(outputs) else seen
 
 
 def _undecided(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool:
-    """What is declared of outputs in 0..1 whose values do not tell."""
+    """The declared kind of outputs in 0..1 whose values are ambiguous."""
     one_unit = is_one_unit(outputs[0])
     if declared is None:
         shape = "one unit" if one_unit else "rows that do not sum to 1"
         raise ValueError(
-            "Expected --from-logits or --probabilities: their values do not show which they are. "
+            "Expected --from-logits or --probabilities, as the values do not determine the kind. "
             f"Received: {shape} with values in 0..1"
         )
     if not declared and not one_unit:
         worst = max(sum_error(side) for side in outputs)
         raise ValueError(
             "Expected each row of probabilities to sum to 1. "
-            f"Received: a row whose sum is {worst:.3g} away from 1"
+            f"Received: a row whose sum differs from 1 by {worst:.3g}"
         )
     return declared

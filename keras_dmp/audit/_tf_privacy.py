@@ -1,8 +1,8 @@
-"""The one door to TF-Privacy: no other module imports it.
+"""The only module that imports TF-Privacy.
 
-TF-Privacy 0.8.10 imports beside Keras 3 only behind its own switch, which is set here. Its
-functions change nothing that outlives them: the global NumPy generator, the root logger and the
-warning filters are as before after every call.
+TF-Privacy 0.8.10 can be imported alongside Keras 3 only with its own switch, which is set here. The
+functions of this module leave no global state changed: the global NumPy generator, the root logger
+and the warning filters are restored after every call.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def run_attack(
     least: int,
     seed: int,
 ) -> list[tuple[str, MembershipScores]]:
-    """Run one attack on all samples and on the slices asked for: their names with the scores.
+    """Run one attack on all samples and on the requested slices; return scores by slice name.
 
     Args:
         attack: Name of the attack.
@@ -62,7 +62,7 @@ def run_attack(
         nonmembers: Attack inputs of the nonmembers.
         from_logits: Whether the outputs are logits.
         slices: `"correctness"` and `"class"`, or none.
-        least: Samples that a slice needs on each side; smaller ones are left out.
+        least: Samples that a slice needs per side; smaller slices are left out.
         seed: Seed of the folds and of the attackers' training.
     """
     spec = data_structures.SlicingSpec(
@@ -84,7 +84,7 @@ def attack_results(results: tuple[AttackResult, ...], metadata: dict[str, Any]) 
     """TF-Privacy's `AttackResults` with these figures.
 
     Args:
-        results: Results of any attacks; those of others are left out.
+        results: Results of any attacks; those that TF-Privacy does not have are left out.
         metadata: Fields of TF-Privacy's `PrivacyReportMetadata`.
     """
     return data_structures.AttackResults(
@@ -104,7 +104,7 @@ def _attack_type(attack: str) -> data_structures.AttackType:
 
 
 class StoredRocCurve(data_structures.RocCurve):
-    """TF-Privacy's curve with figures from before it was thinned."""
+    """TF-Privacy's curve with the figures of the curve before it was thinned."""
 
     def __init__(self, result: AttackResult):
         super().__init__(

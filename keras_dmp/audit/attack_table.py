@@ -1,4 +1,4 @@
-"""Every attack by name: what its attacker sees, and the functions that run it.
+"""All attacks by name: what the attacker sees, and the functions that run the attack.
 
 Adding an attack means one row here and its function. Functions are named by module and name and
 load when they first run, so that this table imports nothing, and audits of saved outputs need no
@@ -7,11 +7,11 @@ TensorFlow. A row may have several ways to run its attack:
 - `outputs`: a function `(outputs, labels, *, from_logits) -> (samples,)`, higher for members. It
   scores saved predictions, `audit_membership` and the `MembershipAudit` callback.
 - `cross_validated`: a function `(members, nonmembers, rng) -> (member_scores, nonmember_scores)`
-  of what an attacker sees of both sides, trained on one half and scoring the other.
-- `tf_privacy`: the name of TF-Privacy's attack type. Where TF-Privacy is installed it runs, else
-  the row's own function, with the same figures.
+  of the attacker's views of both sides, trained on one half and scoring the other.
+- `tf_privacy`: the name of TF-Privacy's attack type. It runs where TF-Privacy is
+  installed; otherwise the row's own function runs, with the same figures.
 - `model`: a function `(model, members, nonmembers, *, seed, verbose) -> AttackScores`, and
-  `from_logits=` unless the row says that it takes logits alone.
+  `from_logits=` unless the row is marked as taking logits only.
 - `shadow`: functions of statistics of shadow models, see `Shadow`.
 
 A row without any of these describes an attack that is run by a function of its own.
@@ -39,8 +39,8 @@ class Shadow:
         leave_one_out: Function of all models' statistics and memberships that scores each model
             with the others as its shadow models.
         settings: Keyword arguments of both.
-        least_in: Shadow models trained on a record that its score needs.
-        least_out: Shadow models trained without it that its score needs.
+        least_in: Least number of shadow models trained with a record.
+        least_out: Least number of shadow models trained without it.
     """
 
     attack: str
@@ -55,12 +55,12 @@ class Attack:
     """How an attack is described and run; the module says what the functions take.
 
     Attributes:
-        sees: What the attacker sees and does, in one sentence for a reader of reports.
-        outputs: Function of outputs and labels, as `module:name`, or nothing.
-        cross_validated: Function of what is seen of both sides, or nothing.
-        tf_privacy: Name of TF-Privacy's attack type, or nothing.
-        model: Function of the model and both sides, or nothing.
-        logits_only: Whether `model` takes models of logits alone.
+        sees: What the attacker sees and does, in one sentence for readers of reports.
+        outputs: Function of outputs and labels, as `module:name`, or empty.
+        cross_validated: Function of the attacker's views of both sides, or empty.
+        tf_privacy: Name of TF-Privacy's attack type, or empty.
+        model: Function of the model and both sides, or empty.
+        logits_only: Whether `model` accepts only models that return logits.
         shadow: How it is run with shadow models, or `None`.
         trained: Whether it is trained on part of the samples.
     """
@@ -76,7 +76,7 @@ class Attack:
 
     @property
     def least(self) -> int:
-        """Samples needed on each side."""
+        """Samples needed per side."""
         return _LEAST_TRAINED if self.trained else _LEAST
 
     @property
@@ -86,7 +86,7 @@ class Attack:
 
     @property
     def own(self) -> str:
-        """The library's own function of what is seen of both sides, or nothing."""
+        """The library's own function of the attacker's views of both sides, or empty."""
         return self.outputs or self.cross_validated
 
 
@@ -97,7 +97,7 @@ _OWN = "keras_dmp.audit.shadow.scores:own_statistic"
 
 _LOSS = "Sees the probability of the true class; a low loss means member."
 _MODIFIED_ENTROPY = (
-    "Sees all probabilities and the true class; a sure and right answer means member."
+    "Sees all probabilities and the true class; a confident and correct answer means member."
 )
 _FIT = "Sees all outputs and the loss of known members and nonmembers, and fits"
 _SHADOW = "Trains models of the same kind, with and without each record,"
@@ -152,7 +152,7 @@ ATTACKS = {
         shadow=Shadow(attack=_OWN, leave_one_out=_OWN),
     ),
     "confidence": Attack(
-        sees="Sees the largest probability, no label; a sure answer means member.",
+        sees="Sees the largest probability, no label; a confident answer means member.",
         outputs=f"{_SCORES}confidence_scores",
     ),
     "margin": Attack(
@@ -160,12 +160,12 @@ ATTACKS = {
         outputs=f"{_SCORES}margin_scores",
     ),
     "entropy": Attack(
-        sees="Sees all probabilities, no label; a sure answer means member.",
+        sees="Sees all probabilities, no label; a confident answer means member.",
         outputs=f"{_SCORES}entropy_scores",
     ),
     "modified_entropy": Attack(sees=_MODIFIED_ENTROPY, outputs=f"{_SCORES}modified_entropy_scores"),
     "correctness": Attack(
-        sees="Sees only the predicted class; a right one means member.",
+        sees="Sees only the predicted class; a correct one means member.",
         outputs=f"{_SCORES}correctness_scores",
     ),
     "scaled_logit": Attack(
@@ -185,19 +185,18 @@ ATTACKS = {
         trained=True,
     ),
     "label_only": Attack(
-        sees="Sees predicted classes only, also of altered copies; a class that holds means "
-        "member.",
+        sees="Sees predicted classes only, also of altered copies; a stable class means member.",
         model="keras_dmp.audit.attacks.label_only:label_only_attack",
     ),
     # A variance per record needs three values to be more than the distance of two.
     "lira": Attack(sees=f"{_SHADOW} and compares this record's log odds.", shadow=_lira(3, 3)),
     "lira_fixed": Attack(
-        sees=f"{_SHADOW} and compares this record's log odds at one variance for all.",
+        sees=f"{_SHADOW} and compares this record's log odds with one variance for all.",
         shadow=_lira(2, 2, variance="fixed"),
     ),
     "lira_offline": Attack(sees=f"{_OFFLINE} log odds.", shadow=_lira(0, 3, online=False)),
     "lira_offline_fixed": Attack(
-        sees=f"{_OFFLINE} log odds at one variance for all.",
+        sees=f"{_OFFLINE} log odds with one variance for all.",
         shadow=_lira(0, 2, online=False, variance="fixed"),
     ),
     "rmia": Attack(
@@ -207,7 +206,7 @@ ATTACKS = {
         sees=f"{_OFFLINE} likelihood with other records'.", shadow=_rmia(0, online=False)
     ),
     "adaptive": Attack(
-        sees="Has the public pool too, and compares a sample with low-entropy ones near it.",
+        sees="Also has the public pool, and compares a sample with low-entropy samples near it.",
     ),
     "predicted_margin": Attack(
         sees="Sees how far the predicted class is ahead of the next one, no label; far means "
@@ -220,7 +219,7 @@ ATTACKS = {
 
 
 def names(**wanted: bool) -> tuple[str, ...]:
-    """Names of the attacks whose attributes are there, or not, as `wanted` says.
+    """Names of the attacks whose attributes are set, or not, as in `wanted`.
 
     Example:
     >>> names(outputs=True, tf_privacy=True)
@@ -234,7 +233,7 @@ def names(**wanted: bool) -> tuple[str, ...]:
 
 
 def load(path: str) -> Callable[..., Any]:
-    """The function that a row names."""
+    """The function named by a row."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 

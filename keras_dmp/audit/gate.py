@@ -1,4 +1,4 @@
-"""A gate for releases: do the attacks stay within limits, as far as the sample can tell?"""
+"""A gate for releases: do the attacks stay within limits, as far as the sample shows?"""
 
 import dataclasses
 import math
@@ -58,17 +58,17 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """One attack held against one limit.
+    """One attack checked against one limit.
 
     Attributes:
         attack: Name of the attack.
         figure: `"AUC"` or `"TPR at 1% FPR"`.
-        limit: The most that the figure may be.
+        limit: Largest value allowed.
         value: The figure, of the attack as it is or reversed, whichever is larger; `None` where
-            the sample cannot tell it.
+            the sample cannot resolve it.
         low: Lower end of its interval, or `None`.
         high: Upper end of its interval, or `None`.
-        reversed: Whether the attack is stronger when it takes low scores for members.
+        reversed: Whether the attack is stronger with low scores taken for members.
         reason: Why the figure is missing, or `None`.
     """
 
@@ -83,7 +83,7 @@ class Check:
 
     @property
     def status(self) -> Status:
-        """`"pass"`, `"fail"`, or `"investigate"` where the interval holds the limit."""
+        """`"pass"`, `"fail"`, or `"investigate"` where the interval contains the limit."""
         if self.value is None:
             return "investigate"
         if self.high <= self.limit:
@@ -100,11 +100,11 @@ class Check:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the limits say about all attacks together.
+    """The outcome of all limits for all attacks.
 
     Attributes:
         checks: One for each attack and limit; the most serious comes first.
-        confidence: How often all intervals hold their true figures at once.
+        confidence: How often all intervals contain their true figures simultaneously.
     """
 
     checks: tuple[Check, ...]
@@ -112,7 +112,7 @@ class Verdict:
 
     @property
     def status(self) -> Status:
-        """`"fail"` if any check fails, else `"investigate"` if any is open, else `"pass"`."""
+        """`"fail"` if any check fails, else `"investigate"` if any is unresolved, else `"pass"`."""
         return self.decisive.status
 
     @property
@@ -132,9 +132,9 @@ class Verdict:
         finding = {
             "pass": "every attack stays within its limits; closest is",
             "fail": f"{count} of {len(self.checks)} checks are above their limits;",
-            "investigate": f"{count} of {len(self.checks)} checks cannot be told from this sample;",
+            "investigate": f"{count} of {len(self.checks)} checks are undecided;",
         }[self.status]
-        together = f"intervals hold together at {100 * self.confidence:g} % confidence"
+        together = f"simultaneous intervals at {100 * self.confidence:g} % confidence"
         return f"{self.status.upper()}: {finding} {self.decisive}; {together}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,29 +153,29 @@ class Verdict:
 def judge(
     scores: Mapping[str, MembershipScores], limits: Limits, *, confidence: float = 0.95
 ) -> Verdict:
-    """Hold every attack against every limit.
+    """Check every attack against every limit.
 
     A check passes if the whole interval is at most the limit, fails if the whole interval is
-    above it, and is to be investigated if the interval holds the limit or the sample is too
-    small to tell the figure. One check that fails makes the verdict fail, else one that is open
-    makes it investigate.
+    above it, and is to be investigated if the interval contains the limit or the sample is
+    too small to resolve the figure. One failed check makes the verdict fail, otherwise one
+    unresolved check makes it investigate.
 
-    An attacker may reverse an attack, so that each limit holds for the scores and for the
-    negated scores: a file of losses, where low is member, does not pass by its sign. The
-    intervals are corrected for their number (Bonferroni): with k of them each has the confidence
-    1 - (1 - `confidence`) / k, and all hold at once with `confidence` or more. The AUC takes one
-    interval an attack, a TPR two.
+    An attacker may reverse an attack, so each limit applies to the scores and to the negated
+    scores: a file of losses, where low means member, does not pass because of its sign. The
+    intervals are corrected for their number (Bonferroni): with k of them each has confidence
+    1 - (1 - `confidence`) / k, and all hold simultaneously with `confidence` or more. Each attack
+    takes one interval for the AUC and two for each TPR.
 
     Args:
         scores: A `MembershipScores` for each attack, by name.
         limits: `Limits`.
-        confidence: Confidence in all intervals together, above 0 and below 1. Defaults to 0.95.
+        confidence: Simultaneous confidence of all intervals, above 0 and below 1. Defaults to 0.95.
 
     Raises:
         TypeError: If `scores` or `limits` are of another type.
-        ValueError: If `scores` is empty, or `confidence` out of its range; and if members and
-            nonmembers are the same samples: their scores are equal to the last digit for more
-            samples than chance allows.
+        ValueError: If `scores` is empty or `confidence` is out of range; also if members and
+            nonmembers are the same samples, that is, their scores are equal to the last digit for
+            more samples than chance allows.
 
     Example:
     >>> from keras_dmp.audit import MembershipScores
@@ -194,7 +194,7 @@ def judge(
     checks = [
         check for name, attack in scores.items() for check in _checks(name, attack, limits, each)
     ]
-    # Stable: of two that are equally serious the earlier attack decides.
+    # Stable: of two equally serious checks, the earlier attack decides.
     checks.sort(key=_seriousness, reverse=True)
     return Verdict(checks=tuple(checks), confidence=confidence)
 
@@ -216,7 +216,7 @@ def _checks(
 
 
 def _check(name: str, figure: str, limit: float, directed: Interval, opposite: Interval) -> Check:
-    """Hold the stronger of the two directions against a limit."""
+    """Check the stronger of the two directions against a limit."""
     if directed.value is None:
         return Check(
             attack=name,
@@ -227,7 +227,7 @@ def _check(name: str, figure: str, limit: float, directed: Interval, opposite: I
             high=None,
             reason=directed.reason,
         )
-    # Where both intervals hold, the larger of the true figures lies between the larger ends.
+    # If both intervals hold, the larger of the true figures lies between the larger ends.
     return Check(
         attack=name,
         figure=figure,
@@ -253,7 +253,7 @@ def _require(scores: Any, limits: Any, confidence: Any) -> None:
             f"Received: {type(scores).__name__}"
         )
     if not scores:
-        raise ValueError("Expected `scores` to name at least one attack. Received: none")
+        raise ValueError("Expected `scores` to name at least one attack. Received: scores={}")
     if not isinstance(limits, Limits):
         raise TypeError(f"Expected `limits` to be Limits. Received: {type(limits).__name__}")
     if not (_is_number(confidence, 0, 1) and 0 < confidence < 1):

@@ -1,4 +1,4 @@
-"""Audits: how well membership inference attacks tell members from nonmembers."""
+"""Audits: how well membership inference attacks distinguish members from nonmembers."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from keras_dmp.audit.statistics.results import SLICES, AttackResult, notes_on
 
 _NO_POSITIONS = (
     "the most exposed members are not named: `members` is a dataset that yields its samples in "
-    "another order each time it is read, so that positions mean nothing; pass arrays, or a dataset "
+    "another order each time it is read, so positions mean nothing; pass arrays, or a dataset "
     "that does not shuffle"
 )
 # TF-Privacy's own limit.
@@ -43,16 +43,17 @@ def audit_membership(
     name: str | None = None,
     class_names: Sequence[str] = (),
 ) -> AuditReport:
-    """Attack a classifier with membership inference attacks, TF-Privacy's and our own.
+    """Attack a classifier with membership inference attacks, TF-Privacy's and this library's own.
 
     The attacks see the outputs of the model and the true labels of `members`, on which it was
-    trained, and of at least as many `nonmembers` of the same distribution, which it has not seen.
-    They use no shadow models: a low figure here does not prove privacy. Six of the attacks are
+    trained, and of at least the same number of `nonmembers` from the same distribution, which it
+    has not seen. They use no shadow models: a low figure does not prove privacy. Six attacks are
     TF-Privacy's, run by its `run_attacks` where it is installed; the loss (Yeom et al., "Privacy
     risk in machine learning", CSF 2018) and the modified entropy (Song & Mittal, USENIX Security
     2021) that it thresholds are computed in float64. Where it is not installed, as on Python 3.12
     and newer, the library runs the three default attacks itself, with the same figures; the
-    report's `provenance["engine"]` says who ran them. The others do without TF-Privacy.
+    report's `provenance["engine"]` states which engine ran. The other attacks do not need
+    TF-Privacy.
 
     Args:
         model: A trained classifier with one output: logits, softmax or one sigmoid unit, which
@@ -60,31 +61,32 @@ def audit_membership(
         members: Training samples of the model: a tuple (x, y) of arrays, or a `tf.data.Dataset`
             or `keras.utils.PyDataset` that yields such batches. `x` is what the model takes; `y`
             are integer classes of shape (n,) or (n, 1), or one-hot (n, classes). Datasets are
-            read once and never held in memory; sample weights are ignored.
+            read once and are never held in memory; sample weights are ignored.
         nonmembers: Samples that the model was not trained on, in the same forms.
         attacks: Names of the attacks. TF-Privacy's: `"threshold"` on the loss,
             `"threshold_entropy"`, and the trained `"logistic_regression"`, `"knn"`, `"mlp"` and
             `"random_forest"`, which see outputs and loss and are scored by two-fold
             cross-validation; the last two take minutes on thousands of samples. Scores of one
             output each: `"loss"`, `"confidence"`, `"margin"`, `"entropy"`, `"modified_entropy"`,
-            `"correctness"`, `"scaled_logit"`. Attacks that ask the model once more and are not
+            `"correctness"`, `"scaled_logit"`. Attacks that query the model again and are not
             sliced: `"black_box"`, `"white_box"` and `"label_only"`.
-        slices: Parts of the samples that are attacked by themselves, in addition to all samples:
+        slices: Parts of the samples that are attacked separately, in addition to all samples:
             `"correctness"` (classified correctly or not), `"class"` (each class), or none.
             Defaults to `("correctness",)`.
         slice_trained_attacks: Boolean. Whether trained attacks run on every slice too; otherwise
             on all samples only. Defaults to `False`.
         from_logits: Whether the model returns logits. Defaults to `None`: read from its loss, its
             last activation and its outputs.
-        batch_size: Samples per forward call, for arrays. Defaults to the largest that pays.
-        seed: Seed of the trained attacks. Defaults to `None`: one is drawn, and the report
-            names it. A seed that you pass is not in the report, since it may be the one that drew
-            the members. NumPy's global generator is left as it was.
+        batch_size: Samples per forward call, for arrays. Defaults to the largest that is
+            worthwhile.
+        seed: Seed of the trained attacks. Defaults to `None`: one is drawn and included in
+            the report. A seed that you pass is not in the report, since it may be the one that drew
+            the members. NumPy's global generator is not changed.
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
         most_exposed: How many members the report names by position, with their privacy risk.
-            Defaults to 20; 0 names none, and none are named in a dataset that shuffles, whose
-            first samples are read once more to find out.
-        name: What the report calls the model. Defaults to `None`: nothing.
+            Defaults to 20; 0 names none, and none are named for a dataset that shuffles,
+            which is found by reading its first samples again.
+        name: Name of the model in the report. Defaults to `None`: no name.
         class_names: Names of the classes, for slices by class. Defaults to none.
 
     Returns:
@@ -110,7 +112,7 @@ def audit_membership(
     slices = _names(slices, SLICES, "slices")
     if not attacks:
         raise ValueError("Expected `attacks` to name at least one attack. Received: attacks=()")
-    # A given seed may be that of the split, and the report may leave the building.
+    # A seed that was passed may be that of the split, and the report may be published.
     stated_seed = None
     if seed is None:
         seed = stated_seed = int(np.random.SeedSequence().generate_state(1)[0])
@@ -188,7 +190,7 @@ def _checked_seed(seed: int) -> int:
 
 
 def _require_model(model: Any, from_logits: bool | None, slices: tuple[str, ...]) -> None:
-    """Refuse, before anything is computed, what the model's structure already shows."""
+    """Refuse, before anything is computed, models whose structure does not fit."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected `model` to be a keras.Model. Received: {type(model).__name__}")
     resolve_output_kind(model, "model", from_logits=from_logits, required=False)
@@ -230,7 +232,7 @@ def _report(
 
 
 def _provenance(kind: outputs.OutputKind, engine: str) -> dict[str, str]:
-    """What the figures come from. No hash of the samples: it would confirm a guess of them."""
+    """Where the figures come from. No hash of the samples: it would confirm a guess of them."""
     theirs = ("tensorflow-privacy", "scikit-learn") if engine.startswith("TF-Privacy") else ()
     return {
         **versions("tensorflow", "keras", *theirs),
@@ -242,7 +244,7 @@ def _provenance(kind: outputs.OutputKind, engine: str) -> dict[str, str]:
 def _missing_slices(
     results: list[AttackResult], sizes: dict[str, tuple[int, int]]
 ) -> tuple[str, ...]:
-    """Slices that were asked for and not attacked, and why."""
+    """Slices that were requested but not attacked, and why."""
     attacked = {result.slice for result in results}
     missing = [name for name in sizes if name not in attacked]
     notes = [

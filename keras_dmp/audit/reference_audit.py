@@ -1,4 +1,4 @@
-"""The audit of the reference set: was a sample among those that taught the student?"""
+"""The audit of the reference set: was a sample used to teach the student?"""
 
 from typing import Any
 
@@ -24,17 +24,17 @@ _LEAST = 2
 _CHUNK_ROWS = 16_384
 
 _MEANING = (
-    "members are the samples of the reference here, nonmembers are samples that did not teach the "
+    "members here are the samples of the reference; nonmembers are samples that did not teach the "
     "student"
 )
 _UNFAIR = (
-    "the nonmembers were not selected as the reference was: where low entropy chose the reference, "
-    "the figures show what was chosen and not only what was learned; pass the teacher for a fair "
-    "comparison"
+    "the nonmembers were not selected as the reference was: where low entropy chose the "
+    "reference, the figures reflect the selection and not only what was learned; pass the teacher "
+    "for a fair comparison"
 )
 _OWNER = (
-    "distillation_loss compares the student with the teacher, which no outsider has: the owner's "
-    "upper limit"
+    "distillation_loss compares the student with the teacher, which no outsider has; it is an "
+    "upper limit for the owner"
 )
 
 
@@ -52,33 +52,34 @@ def audit_reference(
 ) -> AuditReport:
     """Attack a distilled student: which samples were in its reference set?
 
-    Who gives reference data is exposed by the student too (Shejwalkar & Houmansadr, AAAI 2021,
-    Table 10). The reference has no labels, so the attacks need none: confidence, entropy, and
-    the lead of the predicted class over the next, all on the student's outputs.
+    The student also exposes those who contribute reference data (Shejwalkar & Houmansadr, AAAI
+    2021, Table 10). The reference has no labels, so the attacks use none: confidence, entropy, and
+    the lead of the predicted class over the next, all computed from the student's outputs.
 
-    The trap is the selection. Reference samples were chosen because the teacher is sure of them,
-    so that a student that has never seen them is surer of them too than of others: an attack
-    tells them from samples at large without any trace of training. With the `teacher`, only
-    those of `nonreference` are compared that the same rule would have chosen: with a selector,
+    The pitfall is the selection. Reference samples were chosen because the teacher is confident
+    about them, so a student that has never seen them is also more confident about them than about
+    others: an attack distinguishes them from other samples without any trace of training. With the
+    `teacher`, only those samples of `nonreference` are compared that the same rule would have
+    chosen: with a selector,
     by its order and by class if it balances classes; else entropy at most the reference's
     highest. The notes give the AUC of the teacher's entropy itself, which is 0.5 where the
-    comparison is fair, and say so where there is none.
+    comparison is fair, or state that no teacher was passed.
 
     Args:
         student: The released student, a classifier with one output. It is not changed.
-        reference: The samples that taught it, arrays or a dataset, or the
-            `EntropyReferenceSelector` that has chosen them. Labels in a dataset are ignored.
+        reference: The samples that taught it: arrays, a dataset, or the
+            `EntropyReferenceSelector` that chose them. Labels in a dataset are ignored.
         nonreference: Samples of the pool's distribution that neither student nor teacher has
             seen, such as a held-out part of the pool, in the same forms.
-        teacher: The teacher that the reference was selected by. Defaults to `None`: all of
+        teacher: The teacher used to select the reference. Defaults to `None`: all of
             `nonreference` is compared, and the notes warn. With it the report also has
             `"distillation_loss"`, how closely the student follows the teacher.
-        y_true: True classes (of `reference`, of `nonreference`), where they are known. They add
-            the attacks that need them: loss, modified entropy, correctness, scaled logit.
+        y_true: True classes (of `reference`, of `nonreference`), if known. They add the
+            attacks that need labels: loss, modified entropy, correctness, scaled logit.
         from_logits: Whether the models return logits. Defaults to `None`: read from their loss,
             their last activation and their outputs.
-        name: What is audited, for the report.
-        batch_size: Samples per forward call. Defaults to the largest that pays.
+        name: Name of the model in the report.
+        batch_size: Samples per forward call. Defaults to the largest that is worthwhile.
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
 
     Returns:
@@ -86,9 +87,9 @@ def audit_reference(
 
     Raises:
         TypeError: If `student` or `teacher` is not a model.
-        ValueError: For samples or labels that do not fit the models or each other, that are on
-            both sides, or of which the rule would have chosen fewer than two; for a selector
-            that has not chosen yet.
+        ValueError: For samples or labels that do not fit the models or each other, for samples on
+            both sides, if the rule would have chosen fewer than two nonreference samples, or for a
+            selector that has not been fitted.
 
     Example:
     >>> import keras, numpy as np
@@ -149,12 +150,12 @@ def _checked_sides(
     nonreference: Any,
     selector: EntropyReferenceSelector | None,
 ) -> list[Any]:
-    """Both sides as arrays that the student takes and that share no record."""
+    """Both sides as arrays that the student accepts and that share no record."""
     if selector is not None:
         if selector.reference is None:
             raise ValueError(
-                "Expected `reference` to be a selector that has chosen. Received: a selector "
-                "before `fit` or `select`"
+                "Expected `reference` to be a fitted selector. Received: a selector that has not "
+                "been fitted; call its `fit` or `select` first"
             )
         reference = selector.reference
     samples = [
@@ -204,11 +205,11 @@ def _as_selected(
 
     Args:
         outputs: The teacher's for the reference and for all nonreference samples.
-        kind: What they are.
-        selector: Whose rule it is; without one the rule is the lowest entropy.
+        kind: Kind of these outputs.
+        selector: Selector whose rule applies; without one the rule is lowest entropy.
     """
     entropies = [probabilities.prediction_entropy(o, from_logits=kind.from_logits) for o in outputs]
-    # Groups within which entropy chose: all samples, or those of one predicted class.
+    # Groups within which entropy decided: all samples, or those of one predicted class.
     groups = [np.zeros(len(side), dtype=np.int64) for side in outputs]
     if selector is not None and selector.balance_classes:
         groups = [probabilities.predicted_classes(o, from_logits=kind.from_logits) for o in outputs]
@@ -220,15 +221,15 @@ def _as_selected(
     if len(kept) < _LEAST:
         raise ValueError(
             f"Expected `nonreference` to have at least {_LEAST} samples that selection by the "
-            f"teacher would have chosen. Received: {len(kept)} of {len(outputs[1])}; give more "
+            f"teacher would have chosen. Received: {len(kept)} of {len(outputs[1])}; pass more "
             "samples of the pool's distribution"
         )
     by_selection = MembershipScores(-entropies[0], -entropies[1][kept]).auc()
     rule = {"lowest": "low", "highest": "high", "random": "any"}[order]
     return kept, (
         f"nonmembers are the {len(kept):,} of {len(outputs[1]):,} samples whose entropy under the "
-        f"teacher is {rule} enough for the reference; by that entropy alone they are told apart "
-        f"with an AUC of {by_selection:.3f} (0.5 where the comparison is fair)"
+        f"teacher is {rule} enough for the reference; that entropy alone distinguishes them with "
+        f"an AUC of {by_selection:.3f} (0.5 where the comparison is fair)"
     )
 
 
@@ -256,7 +257,7 @@ def _attacks(
 
 
 def _facts(found: dict[str, MembershipScores]) -> dict[str, float]:
-    """Accuracy and loss of the student on both sides, where there are labels."""
+    """Accuracy and loss of the student on both sides, if there are labels."""
     if "loss" not in found:
         return {}
     return {

@@ -159,7 +159,7 @@ def test_refuses_what_is_no_prediction(save, entries, message):
     [
         (LOGITS, False, r"probabilities with --probabilities. Received: outputs from -3 to 5"),
         (softmax(LOGITS), True, "logits with --from-logits. Received: rows in 0..1 that sum to 1"),
-        (0.9 * softmax(LOGITS), False, r"sum to 1. Received: a row whose sum is 0\.1 away"),
+        (0.9 * softmax(LOGITS), False, r"Received: a row whose sum .* 0\.1"),
         (softmax(LOGITS) - 0.01, False, "Received: outputs from -0.00"),
     ],
 )
@@ -198,13 +198,13 @@ def test_nothing_is_unpickled(tmp_path, save):
         _predictions.read(path)
 
     path.write_bytes(pickle.dumps(Trap(sprung)))
-    with pytest.raises(ValueError, match="no zip archive"):
+    with pytest.raises(ValueError, match="not a zip archive"):
         _predictions.read(path)
 
     # A pickle that `zipfile` takes for an archive.
     archive = save(**scores()).read_bytes()
     path.write_bytes(pickle.dumps(Trap(sprung)) + archive)
-    with pytest.raises(ValueError, match="no zip archive"):
+    with pytest.raises(ValueError, match="not a zip archive"):
         _predictions.read(path)
 
     with zipfile.ZipFile(path, "w") as file:
@@ -223,7 +223,7 @@ def test_nothing_is_unpickled(tmp_path, save):
 def test_refuses_other_files(tmp_path, content):
     path = tmp_path / "predictions.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"npz file as `numpy.savez` writes it.*no zip archive"):
+    with pytest.raises(ValueError, match=r"npz file as `numpy.savez` writes it.*not a zip archive"):
         _predictions.read(path)
 
 
@@ -280,7 +280,7 @@ def test_damage_is_a_value_error(tmp_path, compressed):
 def test_probabilities_on_another_scale_are_refused(save, scaled):
     labels = [0, 1, 1, 0] if scaled.shape[1] == 1 else (0, 1, 2, 0)
     path = save(**outputs(scaled, labels=labels))
-    with pytest.raises(ValueError, match=r"per cent.*no negative output"):
+    with pytest.raises(ValueError, match="no negative output"):
         _predictions.read(path)
     with pytest.raises(ValueError, match="outputs from"):
         _predictions.read(path, from_logits=False)

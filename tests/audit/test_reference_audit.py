@@ -194,7 +194,7 @@ def test_after_the_trainer():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"reference": EntropyReferenceSelector(size=3)}, "a selector that has chosen"),
+        ({"reference": EntropyReferenceSelector(size=3)}, "`reference` to be a fitted selector"),
         ({"nonreference": TRAINED}, "`reference` and `nonreference` to share no records"),
         ({"nonreference": HELD_OUT[:, :3]}, "`nonreference` to have shape"),
         ({"nonreference": HELD_OUT * np.nan}, "`nonreference` to be finite"),

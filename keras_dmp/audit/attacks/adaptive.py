@@ -1,4 +1,4 @@
-"""The adaptive attacker, who knows the public pool and how the reference was chosen from it."""
+"""The adaptive attack, with knowledge of the public pool and of how the reference was chosen."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from keras_dmp.audit.statistics.attack_scores import AttackScores
 from keras_dmp.reference.pool import reference_arrays
 
 _LEAST = 20
-# Distances computed at a time: 32 MiB of them.
+# Distances computed at a time: 32 MiB.
 _CHUNK_VALUES = 1 << 23
 _PENALTY = 1.0
 
@@ -35,40 +35,41 @@ def adaptive_attack(
     batch_size: int | None = None,
     verbose: int | str = 0,
 ) -> AttackScores:
-    """Attack a student by what its public pool tells about it.
+    """Attack a student with the help of its public pool.
 
     The adaptive attacker of Shejwalkar & Houmansadr (AAAI 2021) knows the defence: the pool of
-    reference samples is public, and low entropy chose among them. What this one makes of it is
-    this library's own, after the difficulty calibration of Watson et al. (ICLR 2022). The teacher
-    is not public, so the attacker takes the `size` samples of the pool on which the student
-    itself has the lowest entropy for the reference. Of each sample z the attacker sees the
+    reference samples is public, and the samples of lowest entropy were chosen. The method here is
+    this library's own, based on the difficulty calibration of Watson et al. (ICLR 2022). The
+    teacher is not public, so the attacker takes the `size` samples of the pool on which the student
+    itself has the lowest entropy for the reference. For each sample z the attacker sees the
     student's log odds of its label, the entropy of the student's prediction and its rank among
     those on the pool, the distance from z to its nearest neighbours in that reference, the
-    student's log odds of the label of z on these neighbours, and how far z is ahead of them: what
-    the neighbours explain is difficulty, the rest may be membership. A logistic regression on
-    these and their squares is fitted to half of the members and as many nonmembers; the rest is
-    scored.
+    student's log odds of the label of z on these neighbours, and by how much z exceeds them: the
+    part explained by the neighbours is difficulty, the rest may be membership. A logistic
+    regression on these and their squares is fitted to half of the members and the same number of
+    nonmembers; the rest is scored.
 
-    Compare it with the loss attack on the same samples, those of `member_indices` and
-    `nonmember_indices`. It needs no model of the attacker's own: shadow models that repeat the
-    whole defence may see more.
+    Compare it with the loss attack on the same samples, given by `member_indices`
+    and `nonmember_indices`. The attacker trains no shadow models; those that repeat the
+    whole defence may find more.
 
     Args:
         model: The released student, a classifier with one output: logits, softmax or one sigmoid
             unit. It is not changed.
         members: Training samples of the teacher: a tuple (x, y) of arrays, or a
             `tf.data.Dataset` or `keras.utils.PyDataset` that yields such batches.
-        nonmembers: Samples that neither saw, in the same forms.
+        nonmembers: Samples that neither teacher nor student saw, in the same forms.
         reference: The public pool, without labels: arrays, or a dataset, which is held in
             memory. It shares no records with `members` and `nonmembers`.
-        size: Samples of the pool that the attacker takes for the reference. Defaults to a third
+        size: Number of pool samples that the attacker takes for the reference. Defaults to a third
             of the pool, at least `num_neighbors`.
-        num_neighbors: Neighbours to compare with, by Euclidean distance between all features
-            as the model takes them. Defaults to 10.
+        num_neighbors: Number of neighbours to compare with, by Euclidean distance over all
+            features as passed to the model. Defaults to 10.
         from_logits: Whether the model returns logits. Defaults to `None`: read from its loss, its
             last activation and its outputs.
-        seed: Seed of the halves. Defaults to `None`: one is drawn, and the result names it.
-        batch_size: Samples per forward call, for arrays. Defaults to the largest that pays.
+        seed: Seed of the halves. Defaults to `None`: one is drawn and stored in the result.
+        batch_size: Samples per forward call, for arrays. Defaults to the largest that is
+            worthwhile.
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
 
     Returns:
@@ -76,8 +77,8 @@ def adaptive_attack(
 
     Raises:
         TypeError: If `model`, `members` or `nonmembers` are of another type.
-        ValueError: For samples that do not fit the model or each other, are no numbers, are
-            fewer than 20 a side, or are on both sides or in the pool; for fewer reference
+        ValueError: For samples that do not fit the model or each other, are not numbers, are
+            fewer than 20 per side, or are on both sides or in the pool; for fewer reference
             samples than neighbours.
 
     Example:
@@ -123,7 +124,7 @@ def adaptive_attack(
 
 
 class _Attacker:
-    """What the attacker knows: the student, the pool, and the rule of selection."""
+    """The attacker's knowledge: the student, the pool, and the selection rule."""
 
     def __init__(
         self,
@@ -189,9 +190,9 @@ def nearest(x: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, np.n
     """Euclidean distances to the `k` nearest rows of `others`, and their positions.
 
     Args:
-        x: Rows to look from, (rows, features), float32.
-        others: Rows to look among, (others, features), float32, at least `k`.
-        k: Neighbours of each row, in no order.
+        x: Query rows, (rows, features), float32.
+        others: Rows to search, (others, features), float32, at least `k`.
+        k: Number of neighbours per row; they are not sorted.
 
     Returns:
         Two arrays (rows, k), float32 and int64.
@@ -213,7 +214,7 @@ def nearest(x: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, np.n
 
 
 def _fit_and_score(members: np.ndarray, nonmembers: np.ndarray, seed: int) -> AttackScores:
-    """Fit on half of the members and as many nonmembers, score the rest."""
+    """Fit on half of the members and the same number of nonmembers, score the rest."""
     rng = np.random.default_rng(seed)
     half = min(len(members), len(nonmembers)) // 2
     fitted, scored = [], []
@@ -237,7 +238,7 @@ def _logistic_regression(evidence: np.ndarray, is_member: np.ndarray) -> Any:
     spread[spread == 0] = 1.0
 
     def columns(evidence):
-        # Clipped: one sample far out would otherwise bend the whole curve.
+        # Clipped: a single outlier would otherwise bend the whole curve.
         z = np.clip((evidence - center) / spread, -4, 4)
         return np.concatenate([z, z**2, np.ones((len(z), 1))], axis=1)
 
@@ -259,7 +260,7 @@ def _flat(x: Any, name: str) -> np.ndarray:
     leaves = keras.tree.flatten(x)
     if any(leaf.dtype.kind not in "fiub" for leaf in leaves):
         raise ValueError(
-            f"Expected `{name}` to be numbers, between which there are distances. "
+            f"Expected `{name}` to be numbers, as distances are computed. "
             f"Received: {arrays.describe(x)}"
         )
     rows = [leaf.reshape(len(leaf), -1).astype(np.float32) for leaf in leaves]

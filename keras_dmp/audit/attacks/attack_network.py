@@ -1,4 +1,4 @@
-"""The network of a trained attack: a part for each kind of evidence, and one that joins them."""
+"""The network of a trained attack: one part for each kind of evidence, and one that joins them."""
 
 import dataclasses
 from typing import Any
@@ -13,22 +13,22 @@ from keras_dmp._training.resident import ResidentBatches
 from keras_dmp.audit.attacks.white_box_features import DenseGradients
 from keras_dmp.audit.statistics.output_scores import loss_and_entropy, scaled_logits
 
-# Rows worked on at a time: the float64 working copies stay small.
+# Rows processed at a time: the float64 working copies stay small.
 _CHUNK_ROWS = 16_384
 _UNITS = 64
 _DROPOUT = 0.2
-# Of so few numbers, such as the loss, none can be dropped without harm.
+# From so few numbers, such as the loss, none can be dropped without harm.
 _FEW = 8
 _LEARNING_RATE = 1e-3
 _PATIENCE = 5
-# Beyond this many standard deviations a value says no more.
+# Beyond this many standard deviations a value carries no further information.
 _FARTHEST = 10.0
 
 
 def output_evidence(
     outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool
 ) -> dict[str, np.ndarray]:
-    """What a black-box attacker sees of each sample: outputs, label and loss.
+    """The evidence of a black-box attacker for each sample: outputs, label and loss.
 
     Args:
         outputs: Outputs of the classifier, (samples, units).
@@ -49,10 +49,10 @@ def output_evidence(
 
 
 def layer_evidence(gradients: list[DenseGradients]) -> dict[str, np.ndarray]:
-    """What a white-box attacker sees of each sample besides: activations and gradients.
+    """Further evidence of a white-box attacker for each sample: activations and gradients.
 
-    A gradient goes in as its two factors. Those of members and nonmembers differ by orders of
-    magnitude, so their sizes go in as logarithms, apart from the direction.
+    A gradient is passed as its two factors. Those of members and nonmembers differ by orders of
+    magnitude, so their sizes are passed as logarithms, separately from the direction.
     """
     evidence = {}
     for number, layer in enumerate(gradients, start=1):
@@ -66,7 +66,7 @@ def layer_evidence(gradients: list[DenseGradients]) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Rows that an attack network learns from, is stopped by and scores."""
+    """Rows used by an attack network for training, early stopping and scoring."""
 
     training: np.ndarray
     validation: np.ndarray
@@ -84,17 +84,17 @@ def membership_scores(
     seed: int,
     verbose: int,
 ) -> np.ndarray:
-    """Train a network to tell members, and return its logits for the scored rows.
+    """Train a network to recognise members, and return its logits for the scored rows.
 
-    Every random number comes from the seed: no global generator is read or set.
+    All random numbers come from the seed: no global generator is read or set.
 
     Args:
         evidence: Arrays (samples, ...) by name.
         is_member: Whether each sample is a member, (samples,), bool.
-        parts: Which rows are for what.
+        parts: Rows for training, stopping and scoring.
         num_classes: Classes of the attacked model.
-        epochs: Most passes over the training rows.
-        batch_size: Rows a step.
+        epochs: Maximum number of passes over the training rows.
+        batch_size: Rows per step.
         seed: Integer seed.
         verbose: As in `keras.Model.fit`.
     """
@@ -170,7 +170,7 @@ def _standardised(array: np.ndarray, training: np.ndarray) -> np.ndarray:
 
 
 def _direction_and_size(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (samples, n) with a root mean square of 1, and the logarithm of what it was."""
+    """Vectors (samples, n) scaled to a root mean square of 1, and the logarithm of the scale."""
     size = np.sqrt(np.mean(np.square(vectors, dtype=np.float64), axis=1, keepdims=True))
     size = np.maximum(size, np.finfo(np.float32).tiny)
     return (vectors / size).astype(np.float32), np.log(size).astype(np.float32)

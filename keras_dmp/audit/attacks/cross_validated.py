@@ -22,14 +22,14 @@ def logistic_regression(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probability of membership by a logistic regression on outputs and loss.
 
-    The attack of TF-Privacy 0.8.10: as many samples of the larger side are left out as there are
-    too many; the rest is halved, each half is scored by a regression on the other half, and what
-    was left out by the last one. With the same seed the figures are TF-Privacy's.
+    The attack of TF-Privacy 0.8.10: surplus samples of the larger side are left out; the rest
+    is halved, each half is scored by a regression on the other half, and the samples
+    left out by the last regression. With the same seed the figures are TF-Privacy's.
 
     Args:
-        members: What is seen of the members.
-        nonmembers: What is seen of the nonmembers.
-        rng: Draws what is left out and the order of the samples.
+        members: The attacker's view of the members.
+        nonmembers: The attacker's view of the nonmembers.
+        rng: Draws the samples left out and the order of the others.
 
     Returns:
         Scores of the members, (members,), and of the nonmembers, (nonmembers,), float64.
@@ -71,13 +71,13 @@ def _balanced(
 
 
 def one_blas_thread() -> contextlib.AbstractContextManager:
-    """The attackers' matrices are small: threads of the linear algebra double their time."""
+    """Limit linear algebra to one thread: on matrices this small, threads double the time."""
     return threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what scikit-learn says of these searches; no caller's code runs here."""
+    """Silence scikit-learn's warnings about these searches; none of the caller's code runs here."""
     with warnings.catch_warnings():
         for category in (ConvergenceWarning, FitFailedWarning, DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)

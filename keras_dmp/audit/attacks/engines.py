@@ -1,4 +1,4 @@
-"""Runs each attack of `audit_membership`: by TF-Privacy where it is installed, or by ourselves."""
+"""Runs the attacks of `audit_membership`: TF-Privacy's if it is installed, or the library's own."""
 
 import dataclasses
 import functools
@@ -27,8 +27,8 @@ class Engines:
 
     Attributes:
         model: The model.
-        data: Members and nonmembers, as the caller gave them.
-        sides: What was observed of them.
+        data: Members and nonmembers, as passed by the caller.
+        sides: Observations of both sides.
         kind: Kind of the model's outputs.
         slices: Ways to slice the samples.
         slice_trained_attacks: Whether trained attacks are sliced too.
@@ -46,7 +46,7 @@ class Engines:
     verbose: int
 
     def run(self, attack: str) -> Found:
-        """Run one attack: the slices that it was made on, with its scores."""
+        """Run one attack; return its scores by slice."""
         row = ATTACKS[attack]
         if row.model:
             return self._by_model(attack)
@@ -56,7 +56,7 @@ class Engines:
 
     @functools.cached_property
     def views(self) -> list[_views.View]:
-        """What the attacks look at, members first."""
+        """The views of both sides, members first."""
         return [
             _views.view(side.outputs, side.labels, from_logits=self.kind.from_logits)
             for side in self.sides
@@ -118,20 +118,20 @@ class Engines:
 
 
 def require_runnable(attacks: tuple[str, ...]) -> None:
-    """Raise ImportError for attacks that TF-Privacy alone has, where it cannot be imported."""
+    """Raise ImportError for attacks that only TF-Privacy has, if it cannot be imported."""
     theirs = [name for name in attacks if ATTACKS[name].tf_privacy and not ATTACKS[name].own]
     theirs = [name for name in theirs if not ATTACKS[name].model]
     if theirs and tf_privacy() is None:
         others = ", ".join(map(repr, attack_table.names(by_audit=True, own=True)))
         raise ImportError(
-            f"{', '.join(map(repr, theirs))} can be run by TF-Privacy alone, and "
-            f"{_why_missing()}. Use Python 3.11 with `pip install keras-dmp`, or attacks that do "
-            f"without it: {others}"
+            f"{', '.join(map(repr, theirs))} can be run only by TF-Privacy, and {_why_missing()}. "
+            "Use Python 3.11 with `pip install keras-dmp`, or attacks that do not need it: "
+            f"{others}"
         )
 
 
 def engine_of(attacks: tuple[str, ...]) -> str:
-    """Who ran the attacks: TF-Privacy with its version, keras_dmp, or each for which."""
+    """The engines that ran the attacks: TF-Privacy with version, keras_dmp, or both by attack."""
     door = tf_privacy() if any(ATTACKS[name].tf_privacy for name in attacks) else None
     if door is None:
         return OURS
@@ -144,7 +144,7 @@ def engine_of(attacks: tuple[str, ...]) -> str:
 
 
 def tf_privacy() -> ModuleType | None:
-    """The door to TF-Privacy, opened when it is first needed; `None` where it is missing."""
+    """The module that imports TF-Privacy, loaded on first use; `None` if TF-Privacy is missing."""
     try:
         return importlib.import_module("keras_dmp.audit._tf_privacy")
     except ImportError:

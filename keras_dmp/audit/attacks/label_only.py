@@ -1,4 +1,4 @@
-"""The label-only attack, on models that return classes and nothing else."""
+"""The label-only attack, on models that return only classes."""
 
 import bisect
 import dataclasses
@@ -18,9 +18,9 @@ from keras_dmp.audit.attacks import perturbations
 from keras_dmp.audit.attacks import sides as _sides
 from keras_dmp.audit.statistics.attack_scores import AttackScores
 
-# Share of copies that keep the model's answer at the strength "auto" looks for. On the grocery
-# baskets anything from 0.8 to 0.87 is as good, for noise and for flips; above 0.95 too few samples
-# are told apart, below 0.7 members lose their lead.
+# Share of copies that keep the model's prediction at the strength that "auto" finds. On the grocery
+# baskets anything from 0.8 to 0.87 works as well, for noise and for flips; above 0.95 too few
+# samples are distinguished, below 0.7 members lose their lead.
 _KEPT = 0.85
 _PILOT_SAMPLES, _PILOT_QUERIES = 512, 4
 
@@ -40,25 +40,25 @@ def label_only_attack(
     batch_size: int | None = None,
     verbose: int | str = 0,
 ) -> AttackScores:
-    """Attack a model that returns classes alone, by how firmly it holds to the true ones.
+    """Attack a model that returns only classes, by how robustly it predicts the true ones.
 
-    Members lie further from the decision boundary: the model gives them their class even when
+    Members lie further from the decision boundary: the model predicts their class even when
     they are perturbed. Choquette-Choo, Tramer, Carlini & Papernot, "Label-only membership
     inference attacks", ICML 2021, arXiv 2007.14321: hiding the scores of a model does not hide
     its members.
 
-    The score of a sample is 1 if the model gives its class, plus the share of its perturbed
-    copies that are given this class: 0 to 2. Without perturbation this is the gap attack.
+    The score of a sample is 1 if the model predicts its class, plus the share of its perturbed
+    copies that are predicted as this class: 0 to 2. Without perturbation this is the gap attack.
 
-    The strength is never chosen by what it finds out: that would flatter the attack on the
+    The strength is never chosen by the attack's success: that would flatter the attack on the
     samples it is measured on. `"auto"` looks at members and nonmembers together, without knowing
-    which is which, and takes the largest strength at which the model still gives 85 % of the
-    copies the answer that it gives to the sample. So all samples are scored, and an attack that
-    finds nothing has AUC 0.5.
+    which is which, and takes the largest strength at which the model still predicts for 85 % of the
+    copies the class that it predicts for the sample. All samples can therefore be scored, and an
+    attack that finds nothing has AUC 0.5.
 
     Args:
-        model: A trained classifier, of which only the most probable class is used, or any
-            callable that takes samples as `members` has them and returns classes (n,).
+        model: A trained classifier, of which only the most probable class is used, or any callable
+            that takes samples in the form of `members` and returns classes (n,).
         members: Training samples of the model: a tuple (x, y) of arrays, or a `tf.data.Dataset`
             or `keras.utils.PyDataset` that yields such batches, read batch by batch, the first one
             twice with `"auto"`.
@@ -70,12 +70,12 @@ def label_only_attack(
         num_queries: Perturbed copies of each sample. Defaults to 32.
         strength: Standard deviation of the noise, in units of the features; probability of a
             flip; largest shift in pixels; or `"auto"`, which spends a few more queries on at
-            most 1,024 samples. Defaults to `"auto"`. A callable has a strength of its own.
+            most 1,024 samples. Defaults to `"auto"`. A callable has its own strength.
         from_logits: Whether a model with one sigmoid unit returns logits. Defaults to `None`:
             read from its loss, its last activation and its outputs.
-        seed: Seed of the perturbations. Defaults to `None`: one is drawn,
-            and the result names it.
-        batch_size: Samples per call, for arrays. Defaults to the largest that pays.
+        seed: Seed of the perturbations. Defaults to `None`: one is drawn
+            and stored in the result.
+        batch_size: Samples per call, for arrays. Defaults to the largest that is worthwhile.
         verbose: 0 or 1. 1 shows a progress bar. Defaults to 0.
 
     Returns:
@@ -84,7 +84,7 @@ def label_only_attack(
     Raises:
         TypeError: If `model`, `members` or `nonmembers` are of another type.
         ValueError: For samples that do not fit the model, each other or the perturbation, that
-            are on both sides, or for a callable that returns no classes.
+            are on both sides, or for a callable that does not return classes.
 
     Example:
     >>> import numpy as np
@@ -131,7 +131,7 @@ def label_only_attack(
 
 
 class _Answers:
-    """The classes that a model gives, whatever the model is."""
+    """The classes that a model or a callable predicts."""
 
     def __init__(self, model: Any, from_logits: bool | None):
         self.keras_model = model if isinstance(model, keras.Model) else None
@@ -170,7 +170,7 @@ def _classes(answers: Any, samples: int) -> np.ndarray:
     if classes.shape != (samples,) or classes.dtype.kind not in "iub":
         raise ValueError(
             f"Expected `model(x)` to return classes, {samples} whole numbers of shape "
-            f"({samples},), for so many samples. Received: shape {classes.shape} dtype "
+            f"({samples},), one per sample. Received: shape {classes.shape} dtype "
             f"{classes.dtype}; for scores of classes use `.argmax(axis=1)`"
         )
     return classes.astype(np.int64)
@@ -204,9 +204,9 @@ def _strength(
     batch_size: int | None,
     seed: int,
 ) -> float:
-    """Largest strength of the ladder at which the model holds to enough of its answers.
+    """Largest strength of the ladder at which the model keeps enough of its predictions.
 
-    What is compared are answers with answers: neither labels nor memberships enter.
+    Only predictions are compared; neither labels nor memberships are used.
     """
     pilot = []
     for side in sides:
@@ -219,7 +219,7 @@ def _strength(
         trial = dataclasses.replace(disturb, strength=strength)
         same = []
         for place, (x, given) in enumerate(zip(pilot, answers, strict=True)):
-            # The same draws at every strength: what is kept falls as the strength grows.
+            # The same draws at every strength: the share kept falls as the strength grows.
             rng = np.random.default_rng([seed, len(sides) + place])
             same += [ask(trial(x, rng)) == given for _ in range(_PILOT_QUERIES)]
         return np.concatenate(same).mean()
@@ -235,7 +235,7 @@ def _require_sound(
     disturb: perturbations.Perturbation,
     batch_size: int | None,
 ) -> None:
-    """Refuse arrays that do not fit before the model is asked."""
+    """Refuse arrays that do not fit before the model is queried."""
     if not all(isinstance(side, _sides.ArraySide) for side in sides):
         return
     samples.require_alike(sides[1].x, sides[0].x, "nonmembers", "members", model)

@@ -33,9 +33,9 @@ def black_box_attack(
 
     The black-box attack of Nasr, Shokri & Houmansadr, "Comprehensive privacy analysis of deep
     learning" (IEEE S&P 2019), section III. The attacker knows half of the members (at most half
-    of the nonmembers, if there are fewer of these) and as many nonmembers; a fifth of those stops
-    the training where the network begins to learn them by heart. The rest is scored. The network
-    sees log-probabilities, one-hot label, and loss, log-odds of the true class and modified
+    of the nonmembers, if there are fewer of these) and the same number of nonmembers; a fifth of
+    them is used to stop the training when the network begins to overfit. The rest is scored. The
+    network sees log-probabilities, one-hot label, and loss, log-odds of the true class and modified
     entropy, standardised; it has fewer and smaller layers than the paper's, which overfits
     within two epochs.
 
@@ -47,10 +47,10 @@ def black_box_attack(
         nonmembers: Samples that the model was not trained on, in the same forms.
         from_logits: Whether the model returns logits. Defaults to `None`: read from its loss, its
             last activation and its outputs.
-        epochs: Integer, the most epochs of the attack network. Defaults to 100.
-        batch_size: Integer, the batch of the attack network. Defaults to 128.
-        seed: Seed of the halves, the network and its batches. Defaults to `None`: one is drawn,
-            and the result names it. No global generator is set or read.
+        epochs: Integer, maximum number of epochs of the attack network. Defaults to 100.
+        batch_size: Integer, batch size of the attack network. Defaults to 128.
+        seed: Seed of the halves, the network and its batches. Defaults to `None`: one is drawn
+            and stored in the result. No global generator is set or read.
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
 
     Returns:
@@ -96,24 +96,24 @@ def white_box_attack(
     seed: int | None = None,
     verbose: int | str = 0,
 ) -> AttackScores:
-    """Attack a classifier with a network that also sees its last layers from inside.
+    """Attack a classifier with a network that also sees inside its last layers.
 
     The white-box attack of Nasr, Shokri & Houmansadr (see `black_box_attack`, whose settings it
-    shares): besides outputs, label and loss, the network sees what enters each of the last dense
+    shares): besides outputs, label and loss, the network sees the inputs of each of the last dense
     layers, and the gradient of the sample's own loss with respect to that layer's kernel and
-    bias. The kernel's gradient is an outer product and goes in as its two factors, where the
-    paper has convolutions over the matrix: nothing is lost, and memory grows with the layers'
+    bias. The kernel's gradient is an outer product and is passed as its two factors, where the
+    paper uses convolutions over the matrix: nothing is lost, and memory grows with the layers'
     widths, not with their product.
 
     Args:
-        model: A trained classifier of logits that shows its layers (Sequential with an Input, or
-            functional) and ends in a chain of layers with `num_layers` `keras.layers.Dense` in
-            it. It is not changed.
+        model: A trained classifier that returns logits, exposes its layers (Sequential with an
+            Input, or functional) and ends in a chain of layers with `num_layers`
+            `keras.layers.Dense` in it. It is not changed.
         members: As for `black_box_attack`.
         nonmembers: As for `black_box_attack`.
-        num_layers: Integer, how many of the last dense layers to look into. Defaults to 1.
-        epochs: Integer, the most epochs of the attack network. Defaults to 100.
-        batch_size: Integer, the batch of the attack network. Defaults to 128.
+        num_layers: Integer, number of last dense layers to inspect. Defaults to 1.
+        epochs: Integer, maximum number of epochs of the attack network. Defaults to 100.
+        batch_size: Integer, batch size of the attack network. Defaults to 128.
         seed: As for `black_box_attack`.
         verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
 

@@ -1,4 +1,4 @@
-"""What an audit keeps of the samples: outputs, labels and digests, read in one pass."""
+"""The observations that an audit keeps: outputs, labels and digests, read in one pass."""
 
 import dataclasses
 from typing import Any, NamedTuple

@@ -10,7 +10,7 @@ import numpy as np
 from keras_dmp import _validate
 from keras_dmp._data import arrays, samples
 
-# From what no model notices to what no model survives.
+# From imperceptible for any model to devastating for any model.
 _NOISE_IN_DEVIATIONS = np.geomspace(1e-3, 10, 128)
 _FLIP_PROBABILITIES = np.geomspace(1e-4, 0.5, 128)
 
@@ -21,9 +21,9 @@ class Perturbation:
 
     Attributes:
         name: Its name; `"callable"` for the caller's own.
-        strength: How much it perturbs; `None` until it is chosen, or if it is the caller's.
+        strength: How much it perturbs; `None` until it is chosen, or for a callable.
         apply: Function (x, rng, strength) -> perturbed x.
-        require: Function (x, name) that raises ValueError for samples it does not fit.
+        require: Function (x, name) that raises ValueError for samples of the wrong kind.
         ladder: Function x -> strengths to choose from, ascending; `None` if there is no choice.
     """
 
@@ -44,16 +44,16 @@ class Perturbation:
 
 
 def resolve(perturbation: Any, strength: Any) -> Perturbation:
-    """What the caller asked for, checked as far as that goes without samples.
+    """The requested perturbation, checked as far as possible without samples.
 
     Raises:
-        ValueError: For an unknown perturbation, or a strength that it does not have.
+        ValueError: For an unknown perturbation, or a strength that is not valid for it.
     """
     if callable(perturbation):
         if strength != "auto":
             raise ValueError(
-                "Expected `strength` to be left out with a callable `perturbation`, which has a "
-                f"strength of its own. Received: strength={strength!r}"
+                "Expected `strength` to be left out with a callable `perturbation`, which has "
+                f"its own strength. Received: strength={strength!r}"
             )
         return Perturbation(
             name="callable",
@@ -104,7 +104,7 @@ def _flipped(x: Any, rng: np.random.Generator, strength: float) -> Any:
 
 
 def _shifted(x: Any, rng: np.random.Generator, strength: int, *, mirror: bool = False) -> Any:
-    """Images moved by up to `strength` pixels along both axes; what moves in repeats the edge."""
+    """Images moved by up to `strength` pixels along both axes; pixels moved in repeat the edge."""
 
     def shift(leaf):
         height, width = leaf.shape[1:3]

@@ -11,7 +11,7 @@ from keras_dmp._classifier.kind import num_classes
 from keras_dmp._data import arrays, keras_private, samples
 from keras_dmp._data.batches import is_dataset, require_readable
 
-# A shuffled dataset that yields as many samples twice in one order has equal samples.
+# A shuffled dataset that yields this many samples in the same order twice has equal samples.
 _ORDER_SAMPLES = 64
 
 
@@ -30,7 +30,7 @@ class ArraySide:
         self.x, self.labels, self.digests = read.x, read.labels, read.digests
 
     def num_batches(self, batch_size: int | None) -> int | None:
-        """Batches of one pass."""
+        """Number of batches in one pass."""
         return -(-len(self.labels) // self._size(batch_size))
 
     def batches(self, batch_size: int | None) -> Iterator[tuple[Any, Any]]:
@@ -56,7 +56,7 @@ class DatasetSide:
         require_readable(dataset, name, model)
 
     def num_batches(self, batch_size: int | None) -> int | None:
-        """Batches of one pass, None if the dataset does not say."""
+        """Number of batches in one pass, None if unknown."""
         del batch_size
         if isinstance(self._dataset, keras.utils.PyDataset):
             return self._dataset.num_batches
@@ -81,7 +81,7 @@ def has_fixed_order(data: Any, digests: np.ndarray, model: keras.Model) -> bool:
     The first samples of a dataset are read once more; arrays have one order.
 
     Args:
-        data: Arrays or a dataset, as the caller gave them.
+        data: Arrays or a dataset, as passed by the caller.
         digests: Hash of each sample in the order of the first reading.
         model: The audited model.
     """
@@ -99,7 +99,7 @@ def has_fixed_order(data: Any, digests: np.ndarray, model: keras.Model) -> bool:
 
 
 def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySide | DatasetSide:
-    """One side from what the caller gave; without a model, what can be checked without one.
+    """One side from the caller's data; without a model, only checks that do not need one are made.
 
     Raises:
         TypeError: If `data` is neither (x, y) nor a dataset.
@@ -118,10 +118,10 @@ def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySi
 
 
 def require_stateless(model: keras.Model) -> None:
-    """Raise ValueError for a model that remembers one batch in the next.
+    """Raise ValueError for a model that carries state from one batch to the next.
 
-    What it says of a sample depends on those before it, so that there are no outputs of a sample
-    to attack, and to ask it changes it.
+    Its outputs for a sample depend on the samples before it, so that a sample has no outputs of its
+    own to attack, and querying the model changes it.
     """
     names = [
         layer.name
@@ -132,14 +132,14 @@ def require_stateless(model: keras.Model) -> None:
         raise ValueError(
             "Expected `model` to have no state that passes from batch to batch. Received: a model "
             f"with stateful layers {', '.join(names)}; build the same model with `stateful=False` "
-            "and give it these weights with `set_weights`"
+            "and copy the weights with `set_weights`"
         )
 
 
 def open_sides(
     members: Any, nonmembers: Any, model: keras.Model, least: int
 ) -> tuple[ArraySide | DatasetSide, ArraySide | DatasetSide]:
-    """Both sides; arrays are held against each other at once, datasets once they are read."""
+    """Both sides; arrays are compared at once, datasets after they have been read."""
     require_stateless(model)
     sides = (open_side(members, "members", model), open_side(nonmembers, "nonmembers", model))
     if all(isinstance(side, ArraySide) for side in sides):
@@ -149,7 +149,7 @@ def open_sides(
 
 
 def require_sound(digests: Sequence[np.ndarray], least: int) -> None:
-    """Raise ValueError for too few members or nonmembers, or records that are both."""
+    """Raise ValueError for too few members or nonmembers, or for records on both sides."""
     for name, side in zip(("members", "nonmembers"), digests, strict=True):
         samples.require_enough(len(side), name, least, " for these attacks")
     require_disjoint(*digests)
@@ -165,7 +165,7 @@ def require_disjoint(members: np.ndarray, nonmembers: np.ndarray) -> None:
     shared = samples.count_shared(nonmembers, members)
     if shared:
         raise ValueError(
-            "Expected `members` and `nonmembers` to share no records: a record on both sides hides "
-            f"what the model betrays. Received: {shared} of {len(nonmembers)} nonmembers that are "
+            "Expected `members` and `nonmembers` to share no records: a record on both "
+            f"sides hides leakage. Received: {shared} of {len(nonmembers)} nonmembers that are "
             "also members; remove them"
         )

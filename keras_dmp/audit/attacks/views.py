@@ -1,4 +1,4 @@
-"""What attacks look at of the members or of the nonmembers, and the slices of it."""
+"""Views of members and nonmembers that attacks use, and slices of them."""
 
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class View(NamedTuple):
 
 
 def view(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool) -> View:
-    """What is seen of outputs and labels that were checked before."""
+    """The view of outputs and labels that were checked before."""
     loss, entropy = loss_and_entropy(outputs, labels, from_logits=from_logits)
     outputs = two_columns(outputs, from_logits=from_logits)
     return View(outputs, labels, loss, entropy, outputs.argmax(axis=1) == labels)
@@ -54,7 +54,7 @@ def rows_by_slice(views: list[View], slices: tuple[str, ...]) -> dict[str, list[
 
 
 def _by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
-    """Positions of each class; sorted once, as a thousand masks would read all labels each."""
+    """Positions of each class; sorted once, as a thousand masks would each read all labels."""
     order = np.argsort(labels, kind="stable")
     ends = np.cumsum(np.bincount(labels, minlength=num_classes))
     return np.split(order, ends[:-1])

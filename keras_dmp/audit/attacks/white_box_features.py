@@ -1,8 +1,8 @@
-"""What a white-box attacker reads off the last dense layers: activations and gradients.
+"""What a white-box attacker observes in the last dense layers: activations and gradients.
 
 The gradient of one sample's loss with respect to the kernel of a dense layer is the outer product
-of what enters the layer and of the loss's gradient at its pre-activation; with respect to the
-bias it is the latter alone. The two factors are kept, and the matrices are never formed.
+of the layer's input and the loss's gradient at its pre-activation; with respect to the
+bias it is only the latter. The two factors are kept, and the matrices are never formed.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from keras_dmp._classifier.logits import class_logits
 from keras_dmp._classifier.outputs import is_one_unit
 from keras_dmp._data import keras_private
 
-# Samples per call: the tail of a classifier is small beside its samples.
+# Samples per call: the tail of a classifier is small compared with its samples.
 _BATCH = 1_024
 
 
@@ -26,7 +26,7 @@ class DenseGradients:
     """Per-sample gradients of the loss in one dense layer, in factors.
 
     Attributes:
-        inputs: What enters the layer, (samples, inputs), float32.
+        inputs: Inputs of the layer, (samples, inputs), float32.
         deltas: Gradient at the pre-activation, (samples, units), float32: the bias's gradient.
     """
 
@@ -37,26 +37,26 @@ class DenseGradients:
 class DenseTail:
     """The end of a classifier, from one of its last dense layers on to its logits.
 
-    Layers with int8 weights are computed in floats, with these weights: what enters them is not
-    rounded, so that logits differ a little from the model's.
+    Layers with int8 weights are computed in floats, with these weights: their inputs are not
+    rounded, so the logits differ slightly from the model's.
 
     Args:
         model: A classifier; it is not changed.
-        num_layers: Dense layers that the tail has.
+        num_layers: Number of dense layers in the tail.
 
     Attributes:
-        trunk: Model from the samples to what enters the tail.
+        trunk: Model from the samples to the inputs of the tail.
 
     Raises:
-        ValueError: If the model returns no logits, does not show its layers, or does not end in
-            one chain with so many dense layers.
+        ValueError: If the model does not return logits, does not expose its layers, or does not end
+            in one chain with this many dense layers.
     """
 
     def __init__(self, model: keras.Model, num_layers: int):
         _require_logits(model)
         self._layers, entrance = _chain(model, num_layers)
         _require_known_kernels(self._layers)
-        # A Sequential model's input is no list of one, though `inputs` is.
+        # A Sequential model's input is not a list of one, although `inputs` is.
         sequential = isinstance(model, keras.Sequential)
         self.trunk = keras.Model(model.inputs[0] if sequential else model.input, entrance)
         self._step = tf.function(self._gradients, reduce_retracing=True)
@@ -67,7 +67,7 @@ class DenseTail:
         """Logits of all samples, and the gradients of each dense layer, first layer first.
 
         Args:
-            activations: What the trunk returned, (samples, inputs).
+            activations: Outputs of the trunk, (samples, inputs).
             labels: Classes, (samples,), int64.
         """
         parts = []
@@ -115,7 +115,7 @@ def _at_logits(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     of_classes = class_logits(logits, from_logits=True)
     one_hot = tf.one_hot(labels, of_classes.shape[1])
     others = tf.nn.softmax(of_classes) * (1 - one_hot)
-    # 1 - p rounds to 0 where a member is learned by heart; the sum of the rest does not.
+    # 1 - p rounds to 0 where a member is memorised; the sum of the rest does not.
     gradient = others - one_hot * tf.reduce_sum(others, axis=1, keepdims=True)
     return gradient[:, 1:] if is_one_unit(logits) else gradient
 
@@ -124,9 +124,9 @@ def _require_logits(model: keras.Model) -> None:
     kind = resolve_output_kind(model, "model", required=False)
     if kind is not None and not kind.from_logits:
         raise ValueError(
-            "Expected `model` to return logits: the white-box attack takes the loss's gradient "
-            f"through its last layer. Received: a model that returns {kind}; pass the model up to "
-            "its logits, or use `black_box_attack`"
+            "Expected `model` to return logits: the white-box attack uses the loss's gradient "
+            f"through its last layer. Received: a model that returns {kind}; pass the part of the "
+            "model that ends in logits, or use `black_box_attack`"
         )
 
 
@@ -142,21 +142,22 @@ def _require_known_kernels(layers: list[keras.Layer]) -> None:
 
 
 def _chain(model: keras.Model, num_layers: int) -> tuple[list[keras.Layer], Any]:
-    """Layers from a dense one on to the output, and the tensor that enters the first."""
+    """Layers from a dense one to the output, and the tensor that enters the first."""
     if not getattr(model, "outputs", None):
         raise ValueError(
-            "Expected `model` to show its layers, as Sequential (with an Input) and functional "
+            "Expected `model` to expose its layers, as Sequential (with an Input) and functional "
             f"models do. Received: {model.name!r} of type {type(model).__name__}"
         )
     tensor, layers = model.outputs[0], []
     while sum(map(_is_dense, layers)) < num_layers:
-        # A layer that other models share has several inputs and outputs; this is ours.
+        # A layer shared with other models has several inputs and outputs; this selects this
+        # model's.
         layer, entering = keras_private.producer(tensor), keras_private.entering(tensor)
         if not _is_link(layer, entering):
             found = ", ".join(type(each).__name__ for each in reversed([layer, *layers]))
             raise ValueError(
                 f"Expected `model` to end in a chain of single layers, {num_layers} of them "
-                f"keras.layers.Dense on vectors. Received: from the output on, {found}"
+                f"keras.layers.Dense on vectors. Received: from the output backwards, {found}"
             )
         layers.insert(0, layer)
         tensor = entering[0]

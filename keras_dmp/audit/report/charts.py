@@ -15,7 +15,7 @@ from keras_dmp.audit.statistics.results import ScoreHistogram
 
 WIDTH, HEIGHT = 340, 290
 LEFT, RIGHT, TOP, BOTTOM = 52, 18, 10, 42
-# Lower decades could not be told apart on a phone.
+# Lower decades could not be distinguished on a phone.
 _MOST_DECADES = 6
 Ends = tuple[float, float]
 
@@ -25,7 +25,7 @@ class Axis:
     """A scale from values to positions, with its ticks.
 
     Attributes:
-        label: What is on it, with the unit.
+        label: The quantity shown, with its unit.
         ends: The values at both ends.
         pixels: Their positions.
         ticks: Values with a tick, and its label.
@@ -39,7 +39,7 @@ class Axis:
     log: bool = False
 
     def at(self, values: float | np.ndarray) -> np.ndarray:
-        """Positions of values; those beyond an end are put on it."""
+        """Positions of values; those beyond an end are placed at the end."""
         values = np.clip(values, *self.ends)
         low, high = self.ends
         if self.log:
@@ -62,7 +62,7 @@ class Point:
         y: Position.
         low: Lower end of the vertical error bar.
         high: Its upper end.
-        title: What it is, for those who point at it.
+        title: Tooltip.
     """
 
     x: float
@@ -79,7 +79,7 @@ class Series:
     Attributes:
         mark: `"line"`, `"area"` or `"point"`.
         name: Its name in the legend.
-        detail: A figure beside the name.
+        detail: A figure next to the name.
         style: Its CSS class, which sets color and dashes.
         path: SVG path of a line or an area.
         points: The points.
@@ -98,11 +98,11 @@ class Chart:
     """A chart, ready to be drawn.
 
     Attributes:
-        title: Text for those who do not see it.
+        title: Alternative text for readers who cannot see the chart.
         x: Horizontal axis.
         y: Vertical axis.
-        series: What is drawn, in order.
-        guide: Path of the line of chance, or nothing.
+        series: The series, in order.
+        guide: Path of the chance line, or empty.
     """
 
     title: str
@@ -114,7 +114,7 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """Test accuracy and AUC of a model, the AUC's interval or `None`, and words for it."""
+    """Test accuracy and AUC of a model, the AUC's interval or `None`, and a description."""
 
     accuracy: float
     auc: float
@@ -125,7 +125,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Places:
-    """Models that share a color, with their name in the legend and a figure beside it."""
+    """Models that share a color, with their name in the legend and a figure next to it."""
 
     name: str
     detail: str
@@ -137,9 +137,9 @@ def roc(curves: Sequence[tuple[str, str, RocCurve]], *, title: str, colors: int)
     """ROC curves on logarithmic axes, down to the rate that the largest side resolves.
 
     Args:
-        curves: Name, a figure in words, and curve; the first `colors` get colors of their own.
-        title: Text for those who do not see it.
-        colors: Colors there are.
+        curves: Name, a figure in words, and curve; the first `colors` have individual colors.
+        title: Alternative text for readers who cannot see the chart.
+        colors: Number of colors available.
     """
     most = max(max(curve.num_members, curve.num_nonmembers) for _, _, curve in curves)
     lowest = 10.0 ** -min(_MOST_DECADES, max(1, math.ceil(math.log10(most) - 1e-9)))
@@ -187,8 +187,8 @@ def privacy_utility(
 
     Args:
         groups: Models by color.
-        attack: Whose AUC it is, in words.
-        frontier: Models that a line joins, in order; none by default.
+        attack: Name of the attack that the AUC belongs to, in words.
+        frontier: Models joined by a line, in order; none by default.
     """
     places = [place for group in groups for place in group.places]
     accuracies = [place.accuracy for place in places]
@@ -258,7 +258,7 @@ def _tick_label(value: float, step: float, percent: bool) -> str:
 
 
 def _step(span: float) -> float:
-    """The round distance of ticks that gives four or five of them."""
+    """The round distance between ticks that results in four or five ticks."""
     rough = span / 4
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 2.5, 5, 10) if rough <= m * power * 1.0001)
@@ -271,7 +271,7 @@ def _outline(edges: np.ndarray, tops: np.ndarray, y: Axis) -> str:
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:
-    """SVG path through points, without those that repeat or lie within a straight run."""
+    """SVG path through points, without repeated points and points within a straight run."""
     points = np.stack([x, y], axis=1)
     moved = np.append(True, (np.diff(points, axis=0) != 0).any(axis=1))
     points = points[moved]

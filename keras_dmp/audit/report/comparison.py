@@ -32,17 +32,17 @@ _HOW_TRADE_OFF = (
 def compare_audits(reports: Mapping[str, AuditReport]) -> "AuditComparison":
     """Put the audits of several models side by side.
 
-    Attacks are compared that all reports have on all samples; notes name the others.
+    Attacks that all reports have on all samples are compared; notes list the others.
 
     Args:
-        reports: Audit reports by the name of the model, in the order to show them.
+        reports: Audit reports by the name of the model, in display order.
 
     Returns:
         An `AuditComparison`.
 
     Raises:
-        TypeError: If `reports` is no dictionary of audit reports by name.
-        ValueError: If it is empty, or no attack is in all reports.
+        TypeError: If `reports` is not a dictionary of audit reports by name.
+        ValueError: If it is empty, or the reports do not share an attack.
 
     Example:
     >>> from keras_dmp.audit import AuditReport, MembershipScores
@@ -77,7 +77,7 @@ class AuditComparison:
         if not self.attacks:
             raise ValueError(
                 "Expected `reports` to share at least one attack on all samples. "
-                f"Received: {len(self.reports)} reports, which share none"
+                f"Received: {len(self.reports)} reports without a shared attack"
             )
         object.__setattr__(self, "reports", dict(self.reports))
 
@@ -103,12 +103,12 @@ class AuditComparison:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader has to know: attacks left out, and the notes of the reports."""
+        """Information for the reader: attacks left out, and the notes of the reports."""
         notes = []
         for name, report in self.reports.items():
             others = [attack for attack in report.slice(ENTIRE) if attack not in self.attacks]
             if others:
-                notes.append(f"{name}: {', '.join(others)} left out, as not all models have them")
+                notes.append(f"{name}: {', '.join(others)} left out, as some models lack them")
             notes.extend(f"{name}: {note}" for note in report.notes)
         return tuple(notes)
 
@@ -119,7 +119,7 @@ class AuditComparison:
                 yield name, report, report[attack]
 
     def document(self) -> Document:
-        """What the comparison says, for the writers of text, Markdown and HTML."""
+        """The content of the comparison, for the writers of text, Markdown and HTML."""
         reports = self.reports
         return Document(
             kind=f"{len(reports)} models",
@@ -211,7 +211,7 @@ class AuditComparison:
         """Rebuild a comparison from `to_dict`.
 
         Raises:
-            ValueError: If the values are no comparison, malformed, or of a newer format.
+            ValueError: If the values are not a comparison, are malformed, or have a newer format.
         """
         files.require_format(values, name=_FORMAT, newest=_FORMAT_VERSION, what=_WHAT)
         with files.malformed(_WHAT):
@@ -232,13 +232,13 @@ class AuditComparison:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "AuditComparison":
-        """Read a comparison that `save` has written; the two are equal.
+        """Read a comparison written by `save`; the two are equal.
 
         Args:
             path: Path of the JSON file.
 
         Raises:
-            ValueError: If the file is no comparison, malformed, or of a newer format.
+            ValueError: If the file is not a comparison, is malformed, or has a newer format.
             OSError: If the file cannot be read.
         """
         return cls.from_dict(files.read_json(path))
@@ -268,7 +268,7 @@ class AuditComparison:
         return plots.plot_rocs(self.reports, path=path, attack=attack or self.attacks[0], log=log)
 
     def plot_privacy_utility(self, path: str | os.PathLike | None = None) -> Any:
-        """Draw the AUC of the strongest attack over test accuracy, a point for each model.
+        """Draw the AUC of the strongest attack over test accuracy, one point per model.
 
         Args:
             path: Where to write the figure, with the suffix of its format. Defaults to `None`:
@@ -280,7 +280,7 @@ class AuditComparison:
         Raises:
             ImportError: If matplotlib is missing.
             OSError: If the path cannot be written.
-            ValueError: If no report knows its accuracy on nonmembers.
+            ValueError: If no report has an accuracy on nonmembers.
         """
         from keras_dmp.audit.report import plots
 

@@ -50,7 +50,7 @@ def _table(table: document.Table) -> Table:
     heads = [_head(column) for column in table.columns]
     lines = max(head.count("\n") for head in heads)
     for column, head in zip(table.columns, heads, strict=True):
-        # Heads stand on the rule, whatever their height.
+        # Headings are aligned at the rule, whatever their height.
         head = "\n" * (lines - head.count("\n")) + head
         justify = "left" if column.words else "right"
         drawn.add_column(Text(head), justify=justify, no_wrap=True)
@@ -62,7 +62,7 @@ def _table(table: document.Table) -> Table:
         rows = group.rows[:left]
         left -= len(rows)
         for number, row in enumerate(rows, start=1):
-            # Text, as rich would read "[red]" in a name as a colour.
+            # Plain text, as rich would interpret "[red]" in a name as a colour.
             cells = [Text(printable(word)) for word in _words(table, row)]
             drawn.add_row(*cells, end_section=number == len(rows) and left > 0)
     return drawn
@@ -83,7 +83,7 @@ def _words(table: document.Table, row: tuple[document.Cell, ...]) -> list[str]:
 
 
 def _paragraph(words: str) -> Text:
-    """Words in lines of a readable width; those of an item hang under its dash."""
+    """Words wrapped to a readable width; lines of an item are indented below its dash."""
     indent = "  " if words.startswith("- ") else ""
     wrap = textwrap.TextWrapper(
         _TEXT_WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False

@@ -1,7 +1,7 @@
-"""What a report says, before anyone writes it: figures, tables and charts in their order.
+"""The content of a report before it is written: figures, tables and charts in order.
 
 A report, a comparison and a sweep make a `Document`; the console, the Markdown and the HTML writer
-write one. Figures stay numbers until they are written, so that each writer formats them in its own
+write one. Figures remain numbers until they are written, so each writer formats them in its own
 way and none computes one.
 """
 
@@ -38,11 +38,11 @@ class Number:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Missing:
-    """A figure that is not there.
+    """A missing figure.
 
     Attributes:
         why: The reason, in a few words.
-        short: What stands in its place where there is little room.
+        short: Replacement text where space is limited.
     """
 
     why: str
@@ -57,13 +57,13 @@ class Column:
     """A column of a table.
 
     Attributes:
-        head: Its head.
-        narrow: The head with line breaks, for a narrow column; the head itself if empty.
-        words: Whether it holds words, not figures.
+        head: Its heading.
+        narrow: The heading with line breaks, for a narrow column; the heading itself if empty.
+        words: Whether it contains words, not figures.
         beneath: Whether a page shows its cells beneath the row's name, to save width.
-        grouped: Whether it repeats the titles of the groups, so that a page leaves it out.
+        grouped: Whether it repeats the group titles, so that a page omits it.
         interval: Whether its figures have intervals from 0 to 1 that a writer of plain text shows
-            in a column of their own, and a page draws.
+            in a separate column, and a page draws.
     """
 
     head: str
@@ -76,7 +76,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-    """Rows of a table that belong together, with a title or without."""
+    """Rows of a table that belong together, with or without a title."""
 
     rows: tuple[tuple[Cell, ...], ...]
     title: str = ""
@@ -91,7 +91,7 @@ class Table:
         groups: The rows, in groups.
         title: Its title, if it needs one.
         how: How to read it.
-        shown: Rows to show at first; a page folds the rest away, and others leave it out.
+        shown: Rows shown at first; a page collapses the rest, and other writers omit it.
             `None` shows all.
     """
 
@@ -109,21 +109,21 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Terms:
-    """Names with what they mean."""
+    """Names with their meanings."""
 
     pairs: tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origins:
-    """Names and values of what figures come from: versions, hashes."""
+    """Names and values of the origins of the figures: versions, hashes."""
 
     pairs: tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Paragraph:
-    """Words on a page; `aside` are those that explain."""
+    """Text on a page; `aside` marks explanations."""
 
     words: str
     aside: bool = True
@@ -136,7 +136,7 @@ class Charts:
     Attributes:
         charts: Caption and chart; a single chart may go without a caption.
         how: How to read them.
-        wide: Whether they need more room each.
+        wide: Whether each needs more room.
     """
 
     charts: tuple[tuple[str, Chart], ...]
@@ -146,7 +146,7 @@ class Charts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Items in order with a figure each."""
+    """Items in order, with one figure per item."""
 
     items: tuple[tuple[str, Number], ...]
     title: str = ""
@@ -180,7 +180,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A figure to look at first, with its label and what to hold it against."""
+    """A key figure, with its label and a value to compare it with."""
 
     label: str
     figure: Cell
@@ -194,15 +194,15 @@ class Document:
     Attributes:
         kind: What kind of document it is.
         title: Its title.
-        name: What the first heading says: the title, or the name of what was audited.
+        name: The first heading: the title, or the name of the audited model.
         verdict: The answer in one sentence.
-        leaks: Whether the answer is a leak, which a page marks.
-        tiles: The figures to look at first.
-        facts: Name and value of what holds for the whole document.
-        sections: The parts, in order. Plain text has their tables, Markdown the terms too, and a
-            page everything.
-        notes: What the reader has to know.
-        provenance: What the figures come from.
+        leaks: Whether the answer is a leak, which a page highlights.
+        tiles: The key figures.
+        facts: Names and values that apply to the whole document.
+        sections: The parts, in order. Plain text contains their tables, Markdown also the terms,
+            and a page everything.
+        notes: Information for the reader.
+        provenance: Where the figures come from.
     """
 
     kind: str
@@ -217,13 +217,13 @@ class Document:
     provenance: Origins = Origins(pairs=())
 
     def tables(self) -> tuple[Table, ...]:
-        """All tables that are not folded away."""
+        """All tables that are not collapsed."""
         blocks = (block for section in self.sections for block in section.blocks)
         return tuple(block for block in blocks if isinstance(block, Table))
 
 
 def share_of(rate: float) -> str:
-    """A rate in per cent, to three digits or thousandths of a per cent."""
+    """A rate in percent, to three digits or thousandths of a percent."""
     digits = next(digits for digits, least in ((1, 0.0995), (2, 0.00995), (3, -1)) if rate >= least)
     return f"{100 * rate:.{0 if rate in (0, 1) else digits}f} %"
 

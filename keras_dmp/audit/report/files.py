@@ -31,10 +31,10 @@ def write_json(path: str | os.PathLike, values: dict[str, Any]) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Read a `.json` file; NaN and infinities are refused, as the standard has none."""
+    """Read a `.json` file; NaN and infinities, which are not standard JSON, are refused."""
     path = _suffixed(path, ".json")
     if path.exists() and not path.is_file():
-        # Opening a pipe would wait for someone to write to it.
+        # Opening a pipe would block until someone writes to it.
         raise ValueError(
             f"Expected `path` to be a regular file. Received: path={os.fspath(path)!r}"
         )
@@ -49,10 +49,10 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def require_format(values: Any, *, name: str, newest: int, what: str) -> None:
-    """Require the entries that name a format this version of the library reads.
+    """Require the entries that name a format which this version of the library can read.
 
     Args:
-        values: What was read.
+        values: The values read.
         name: The format's name, `"keras_dmp.audit_report"`.
         newest: The newest version that can be read.
         what: The object in words, `"an audit report as `AuditReport.save` writes it"`.
@@ -71,7 +71,7 @@ def require_format(values: Any, *, name: str, newest: int, what: str) -> None:
 
 @contextlib.contextmanager
 def malformed(what: str):
-    """Name the object in the message of whatever is wrong with its values."""
+    """Name the object in the message of any error about its values."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -89,7 +89,7 @@ def _suffixed(path: str | os.PathLike, suffix: str) -> pathlib.Path:
 
 
 def _permissions(path: pathlib.Path) -> int:
-    """Permissions of the file there is, or those of any new file: temporary ones are private."""
+    """Permissions of the existing file, or of any new file: temporary files are private."""
     if path.exists():
         return path.stat().st_mode & 0o777
     umask = os.umask(0)

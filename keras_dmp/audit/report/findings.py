@@ -1,4 +1,4 @@
-"""What audits of one model found: results by attack and slice, with what is known of the model."""
+"""Findings of audits of one model: results by attack and slice, and facts about the model."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
-    """The content of an `AuditReport`, which describes each of the attributes."""
+    """The content of an `AuditReport`; its attributes are documented there."""
 
     results: tuple[AttackResult, ...]
     num_members: int
@@ -28,7 +28,8 @@ class Findings:
     def __post_init__(self) -> None:
         if not any(result.slice == ENTIRE for result in self.results):
             raise ValueError(
-                "Expected `results` to have at least one result on all samples. Received: none"
+                "Expected `results` to have at least one result on all samples. "
+                "Received: no such result"
             )
         _validate.integer_at_least(1, num_members=self.num_members)
         _validate.integer_at_least(1, num_nonmembers=self.num_nonmembers)
@@ -38,7 +39,7 @@ class Findings:
         self._require_names()
 
     def __repr__(self) -> str:
-        """Return what was attacked and how; the positions of members are left out."""
+        """Return what was attacked and how; positions of members are left out."""
         return (
             f"{type(self).__name__}(name={self.name!r}, attacks={self.attacks!r}, "
             f"num_members={self.num_members}, num_nonmembers={self.num_nonmembers})"
@@ -68,7 +69,7 @@ class Findings:
             name: `"all"`, `"correct"`, `"incorrect"`, `"class 0"`, ...
 
         Raises:
-            KeyError: If the slice was not attacked; `notes` say why.
+            KeyError: If the slice was not attacked; see `notes` for the reason.
         """
         results = {result.attack: result for result in self.results if result.slice == name}
         if not results:
@@ -77,10 +78,10 @@ class Findings:
 
     def _require_names(self) -> None:
         if not isinstance(self.name, (str, type(None))):
-            raise TypeError(f"Expected `name` to be text. Received: name={self.name!r}")
+            raise TypeError(f"Expected `name` to be a string. Received: name={self.name!r}")
         if not all(isinstance(name, str) for name in self.class_names):
             raise TypeError(
-                "Expected `class_names` to be texts. "
+                "Expected `class_names` to be strings. "
                 f"Received: class_names={self.class_names!r:.200}"
             )
         if self.class_names and self.num_classes not in (None, len(self.class_names)):
@@ -91,6 +92,6 @@ class Findings:
         for key, value in self.provenance.items():
             if not isinstance(key, str) or not isinstance(value, (str, int, float)):
                 raise TypeError(
-                    "Expected `provenance` to hold text and numbers by name. "
+                    "Expected `provenance` to have strings and numbers by name. "
                     f"Received: provenance[{key!r}]={value!r}"
                 )

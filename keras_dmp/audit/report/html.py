@@ -39,14 +39,14 @@ def _environment() -> jinja2.Environment:
 
 
 def _visible(value: Any) -> Any:
-    """Control characters made visible; what is markup already has been through here."""
+    """Control characters made visible; existing markup has already been escaped."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return printable(value)
     return value
 
 
 def _figure(number: Number) -> str:
-    """A figure on a page: rates and shares in per cent."""
+    """A figure on a page: rates and shares in percent."""
     return share_of(number.value) if number.kind in ("rate", "share") else number.text
 
 

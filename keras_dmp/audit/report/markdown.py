@@ -30,7 +30,7 @@ def write(written: Document) -> str:
 
 
 def escape(words: str) -> str:
-    """Words on one line that Markdown and HTML show as they are."""
+    """Words on one line, escaped so that Markdown and HTML show them unchanged."""
     words = printable(words)
     words = words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     words = re.sub(r"([\\`*\[\]|~#!$@])", r"\\\1", words)

@@ -57,9 +57,9 @@ def draw(
     log: bool,
     title: str = "",
 ) -> Any:
-    """Figure with one curve for each result, the line of chance, and a legend with the AUCs."""
+    """Figure with one curve per result, the chance line, and a legend with the AUCs."""
     if not results:
-        raise ValueError("Expected at least one attack to draw. Received: none")
+        raise ValueError("Expected `attacks` to name at least one attack. Received: attacks=()")
     if path is not None:
         _validate.writable_path(path=path)
     figure = new_figure()
@@ -84,13 +84,14 @@ def draw(
 def draw_privacy_utility(
     reports: Mapping[str, Findings], attacks: Sequence[str], *, path: str | os.PathLike | None
 ) -> Any:
-    """Figure with a point for each model: AUC of its strongest attack over test accuracy."""
+    """Figure with one point per model: AUC of its strongest attack over test accuracy."""
     known = {
         name: report for name, report in reports.items() if report.nonmember_accuracy is not None
     }
     if not known:
         raise ValueError(
-            "Expected a report with an accuracy on nonmembers. Received: none that knows it"
+            "Expected at least one report with `nonmember_accuracy`. Received: "
+            f"nonmember_accuracy=None in all {len(reports)} reports"
         )
     if path is not None:
         _validate.writable_path(path=path)

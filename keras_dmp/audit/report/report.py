@@ -29,39 +29,39 @@ _FORMAT = "keras_dmp.audit_report"
 _FORMAT_VERSION = 2
 _WHAT = "an audit report as `AuditReport.save` writes it"
 _ATTACKED = (
-    "A classifier, asked about samples it was trained on (members) and samples it has never seen "
-    "(nonmembers). Each attack tries to tell the two apart."
+    "A classifier, queried with samples it was trained on (members) and samples it has never "
+    "seen (nonmembers). Each attack tries to distinguish the two."
 )
-_GAP = "A gap between both sides is what the simplest attacks use."
+_GAP = "The simplest attacks use a gap between the two sides."
 _HOW_TRADE_OFF = (
-    "Right is more useful, down is more private. The bar is the 95 % interval of the AUC. One "
-    "point says little by itself: compare models with `compare_audits`."
+    "Right is more useful, down is more private. The bar is the 95 % interval of the AUC. A "
+    "single point shows little: compare models with `compare_audits`."
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class AuditReport(Findings):
-    """What membership inference attacks found out about a model.
+    """The findings of membership inference attacks on a model.
 
-    The report holds figures, ROC curves, histograms, and the positions of the members that are
-    most exposed with their privacy risk. It holds no samples, no outputs and no scores.
+    The report contains figures, ROC curves, histograms, and the positions of the most
+    exposed members with their privacy risk. It contains no samples, outputs or scores.
 
     Attributes:
         results: An `AttackResult` for each attack and slice; all samples come first.
         num_members: Members audited.
         num_nonmembers: Nonmembers audited.
-        num_classes: Classes of the model. `None`, as the next five, where it is not known.
+        num_classes: Classes of the model. `None` if unknown, as for the next five attributes.
         member_accuracy: Accuracy of the model on the members.
         nonmember_accuracy: Accuracy of the model on the nonmembers.
         member_loss: Mean cross-entropy on the members, in nats.
         nonmember_loss: Mean cross-entropy on the nonmembers, in nats.
-        seed: Seed of the trained attacks where it was drawn for them; `None` where the caller gave
-            one, which may have drawn the members too.
-        notes: What the reader has to know: slices left out, rates that cannot be resolved.
-        name: What was attacked, in the reader's words, or `None`.
+        seed: Seed of the trained attacks where it was drawn for them; `None` where the caller
+            passed one, which may have drawn the members too.
+        notes: Information for the reader: slices left out, rates that cannot be resolved.
+        name: Name of the attacked model for readers, or `None`.
         class_names: Names of the classes, for slices by class; none by default.
-        provenance: What the figures come from: versions, sizes. No hash of a record or a score,
-            with which anyone could confirm a guess.
+        provenance: Where the figures come from: versions, sizes. No hash of a record or a score, as
+            anyone could use it to confirm a guess.
 
     Example:
     >>> import keras, numpy as np
@@ -84,14 +84,14 @@ class AuditReport(Findings):
         provenance: Mapping[str, str | int | float] | None = None,
         **facts: Any,
     ) -> "AuditReport":
-        """Report on attacks whose scores are at hand, of any model and any framework.
+        """Report on attacks from their scores, for any model and any framework.
 
         Args:
             scores: A `MembershipScores` for each attack, by name, in order.
             most_exposed: How many members to name with their privacy risk. Defaults to 20; 0
                 names none.
-            provenance: What the scores come from, added to the versions of Python and NumPy.
-            **facts: What is known of the model: `name`, `num_classes`, `member_accuracy`,
+            provenance: Where the scores come from, added to the versions of Python and NumPy.
+            **facts: Known facts about the model: `name`, `num_classes`, `member_accuracy`,
                 `nonmember_accuracy`, `member_loss`, `nonmember_loss`, `seed`, `class_names`,
                 `notes`.
 
@@ -112,7 +112,7 @@ class AuditReport(Findings):
                 f"Received: {type(scores).__name__}"
             )
         if not scores:
-            raise ValueError("Expected `scores` to name at least one attack. Received: none")
+            raise ValueError("Expected `scores` to name at least one attack. Received: scores={}")
         results = tuple(
             AttackResult.from_scores(attack, its_scores, most_exposed=most_exposed)
             for attack, its_scores in scores.items()
@@ -128,19 +128,19 @@ class AuditReport(Findings):
         )
 
     def with_results(self, *results: AttackResult) -> "AuditReport":
-        """Return the report with attacks that were made elsewhere: shadow models, canaries.
+        """Return the report with added attacks that were run elsewhere: shadow models, canaries.
 
         Args:
-            *results: Their results, by `AttackResult.from_scores`.
+            *results: Their results, from `AttackResult.from_scores`.
 
         Raises:
-            ValueError: If the report has a result of this attack and slice.
+            ValueError: If the report already has a result for this attack and slice.
         """
         known = {(result.attack, result.slice) for result in self.results}
         for result in results:
             if (result.attack, result.slice) in known:
                 raise ValueError(
-                    "Expected `results` to be of attacks and slices that the report lacks. "
+                    "Expected `results` to be for attacks and slices that the report lacks. "
                     f"Received: {result.attack!r} on {result.slice!r}"
                 )
             known.add((result.attack, result.slice))
@@ -158,14 +158,14 @@ class AuditReport(Findings):
 
     @property
     def verdict(self) -> str:
-        """What the strongest attack found, in one sentence.
+        """The finding of the strongest attack, in one sentence.
 
         Its 95 % interval is corrected for the number of attacks (Bonferroni).
         """
         return judge(self).sentence
 
     def document(self) -> Document:
-        """What the report says, for the writers of text, Markdown and HTML."""
+        """The content of the report, for the writers of text, Markdown and HTML."""
         verdict = judge(self)
         entire = strongest_first(self)
         title = "Membership audit" + (f" of {self.name}" if self.name else "")
@@ -183,9 +183,7 @@ class AuditReport(Findings):
                     blocks=(
                         Paragraph(words=_ATTACKED, aside=False),
                         sections.samples(self),
-                        Paragraph(
-                            words="A gap between both sides is what the simplest attacks use."
-                        ),
+                        Paragraph(words="The simplest attacks use a gap between the two sides."),
                     ),
                 ),
                 sections.attackers(result.attack for result in entire),
@@ -254,7 +252,7 @@ class AuditReport(Findings):
         """Rebuild a report from `to_dict`.
 
         Raises:
-            ValueError: If the values are not a report, are malformed, or of a newer format.
+            ValueError: If the values are not a report, are malformed, or have a newer format.
         """
         files.require_format(values, name=_FORMAT, newest=_FORMAT_VERSION, what=_WHAT)
         if values["format_version"] == 1:
@@ -280,13 +278,13 @@ class AuditReport(Findings):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "AuditReport":
-        """Read a report that `save` has written; the two are equal.
+        """Read a report written by `save`; the two are equal.
 
         Args:
             path: Path of the JSON file.
 
         Raises:
-            ValueError: If the file is not a report, is malformed, or of a newer format.
+            ValueError: If the file is not a report, is malformed, or has a newer format.
             OSError: If the file cannot be read.
         """
         return cls.from_dict(files.read_json(path))
@@ -322,11 +320,11 @@ class AuditReport(Findings):
         return plots.draw(curves, path=path, log=log)
 
     def to_tf_privacy(self, *, label: str = "Default model variant", epoch: int = 0) -> Any:
-        """Hand the results to TF-Privacy, for its summaries, data frames and privacy reports.
+        """Convert the results for TF-Privacy's summaries, data frames and privacy reports.
 
-        The figures are this report's, also after `load`. ROC curves have the stored points and
-        thresholds of NaN, and membership scores are `None`: the report keeps no sample's score.
-        Attacks that TF-Privacy does not have are left out.
+        The figures are those of this report, also after `load`. ROC curves have the stored points
+        with thresholds of NaN, and membership scores are `None`: the report does not keep scores of
+        samples. Attacks that TF-Privacy does not have are left out.
 
         Args:
             label: Name of the model in TF-Privacy's plots.
@@ -360,7 +358,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def _tiles(report: AuditReport, verdict: Verdict) -> tuple[Tile, ...]:
-    """The three figures to look at first."""
+    """The three key figures."""
     strongest, low_end = verdict.strongest, verdict.low_end
     auc = Number(value=strongest.auc, ends=verdict.auc_ends)
     tpr = Missing(why="not resolved")
@@ -379,13 +377,13 @@ def _tiles(report: AuditReport, verdict: Verdict) -> tuple[Tile, ...]:
         Tile(
             label="test accuracy",
             figure=sections.number(accuracy, "share"),
-            beside="not given to the audit" if accuracy is None else of_members,
+            beside="not passed to the audit" if accuracy is None else of_members,
         ),
     )
 
 
 def _version(package: str) -> str:
-    # A loaded module knows its version even if another distribution, keras-nightly, installed it.
+    # A loaded module has its version even if another distribution (keras-nightly) installed it.
     loaded = getattr(sys.modules.get(package), "__version__", None)
     try:
         return loaded or importlib.metadata.version(package)

@@ -1,4 +1,4 @@
-"""Sections of documents on audits: what reports, comparisons and sweeps say in common."""
+"""Sections of documents on audits: the parts that reports, comparisons and sweeps share."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -27,10 +27,10 @@ from keras_dmp.audit.report.verdict import strongest_first
 from keras_dmp.audit.statistics.rates import needed
 from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult, slice_class
 
-# Colors that can be told apart in both modes; further curves are gray.
+# Colors that are distinguishable in both modes; further curves are gray.
 _COLORS = 6
 _MOST_HISTOGRAMS = 6
-# Classes can be a thousand: the rest is folded away.
+# There can be a thousand classes: the rest is collapsed.
 _MOST_CLASSES = 12
 STRONGEST = "the strongest attack"
 
@@ -54,40 +54,41 @@ HOW_FIGURES = (
     "AUC: how often a random member looks more like a member than a random nonmember; 0.5 is "
     "guessing, marked in each bar. Advantage: the largest TPR minus FPR. TPR: members recognised "
     "while at most that share of the nonmembers is taken for members; guessing gives the FPR "
-    "itself. Intervals are at 95 %, each by itself; those of the verdict are corrected for the "
+    "itself. Intervals are at 95 %, each individually; those of the verdict are corrected for the "
     "number of attacks. Epsilon: with 95 % confidence the training is not differentially private "
-    "with less; 0 means nothing was found."
+    "with a smaller epsilon; 0 means nothing was found."
 )
 _HOW_ROC = (
-    "A curve shows how many members are recognised (up) while how many nonmembers are taken for "
-    "members by mistake (along). On the dotted line the attack guesses. Both axes are logarithmic, "
-    "since an attacker who wants to use the answer needs few mistakes: the left edge counts, and a "
-    "curve that rises above the line there names some members almost surely, whatever the AUC."
+    "A curve shows the share of members recognised (vertical) against the share of nonmembers "
+    "taken for members by mistake (horizontal). On the dotted line the attack guesses. Both axes "
+    "are logarithmic, since an attacker who wants to use the answer needs few mistakes: the left "
+    "edge matters, and a curve that rises above the line there identifies some members almost "
+    "certainly, whatever the AUC."
 )
 _HOW_HISTOGRAMS = (
-    "Where the two shapes lie on each other, the attack cannot tell members from nonmembers. The "
-    "outermost bars hold everything beyond them."
+    "Where the two shapes overlap, the attack cannot distinguish members from nonmembers. The "
+    "outermost bars include everything beyond them."
 )
 _HOW_SLICES = (
-    "Each row attacks one part of the samples by itself. Members that the model still gets wrong "
+    "Each row attacks one part of the samples separately. Members that the model still gets wrong "
     "are often the unusual ones, and the most exposed. Correct and wrong samples differ in more "
     "than membership, so compare rows with care."
 )
 _HOW_CLASSES = (
     "The classes of the strongest attack come first, sorted by AUC: with many small classes some "
-    "are high by chance alone, so read the intervals."
+    "are high by chance alone, so consult the intervals."
 )
 _HOW_EXPOSED = (
     "Position of a member among the members that were passed to the audit, and its privacy risk: "
     "how likely a sample with this score is a member, if half of all candidates are. 50 % is "
     "guessing. With shadow models: position among all records, and the share of all nonmembers' "
-    "scores that its scores as a member beat. The list holds no data of any sample, but it shows "
-    "who is exposed: treat it as confidential."
+    "scores that its scores as a member beat. The list contains no data of any sample, but it "
+    "shows who is exposed: treat it as confidential."
 )
 
 
 def samples(report: Findings) -> Table:
-    """What is known of both sides."""
+    """Known facts about both sides."""
     rows = [
         (
             "samples",
@@ -161,13 +162,15 @@ def rocs(results: Mapping[str, Mapping[str, AttackResult]]) -> Section:
 
 
 def histograms(results: Sequence[AttackResult]) -> Section:
-    """What the strongest attacks see."""
+    """Histograms of the strongest attacks' scores."""
     drawn = tuple(
         (one.attack, charts.histogram(one.histogram, title=f"scores of {one.attack}"))
         for one in results
         if one.histogram is not None
     )
-    block = Paragraph(words="Not known: the report was saved by a version that kept no histograms.")
+    block = Paragraph(
+        words="Unknown: the report was saved by a version that did not keep histograms."
+    )
     if drawn:
         block = Charts(charts=drawn[:_MOST_HISTOGRAMS], how=_HOW_HISTOGRAMS)
     return Section(title="What the attacks see", blocks=(block,))
@@ -178,7 +181,7 @@ def parts(report: Findings) -> tuple[Block, ...]:
     sliced = [result for result in report.results if result.slice != ENTIRE]
     others = [result for result in sliced if slice_class(result.slice) is None]
     order = [result.attack for result in strongest_first(report)]
-    # The strongest attack before all others: its classes are what is shown.
+    # The strongest attack comes first: its classes are shown.
     classes = sorted(
         (result for result in sliced if slice_class(result.slice) is not None),
         key=lambda one: (order.index(one.attack) if one.attack in order else -1, -one.auc),
@@ -195,7 +198,7 @@ def parts(report: Findings) -> tuple[Block, ...]:
         ),
     )
     found = tuple(table for table in tables if table.rows)
-    return found or (Paragraph(words="Not sliced: this audit attacked all samples together only."),)
+    return found or (Paragraph(words="Not sliced: this audit attacked only all samples together."),)
 
 
 def _slices(
@@ -227,7 +230,7 @@ def _slice_name(name: str, class_names: Sequence[str]) -> str:
 
 
 def exposed(report: Findings) -> tuple[Block, ...]:
-    """The most exposed members by attack; all but the first attack's are folded away."""
+    """The most exposed members by attack; all but the first attack's are collapsed."""
     rankings = [
         Ranking(
             title=one.attack,
@@ -239,7 +242,7 @@ def exposed(report: Findings) -> tuple[Block, ...]:
         if one.most_exposed
     ]
     if not rankings:
-        return (Paragraph(words="None are named: the report was made without them."),)
+        return (Paragraph(words="None are named: the report was created without them."),)
     first, *others = rankings
     return (
         Heading(title=first.title),
@@ -273,13 +276,13 @@ def place(accuracy: float, result: AttackResult, name: str) -> charts.Place:
 
 
 def facts(report: Findings) -> tuple[tuple[str, str], ...]:
-    """What holds for a whole report, as far as it is known."""
+    """Known facts about a whole report."""
     known = (("classes", report.num_classes), ("engine", report.provenance.get("engine")))
     return tuple((name, str(value)) for name, value in known if value is not None)
 
 
 def provenance(report: Findings) -> Origins:
-    """What the figures of a report come from."""
+    """Where the figures of a report come from."""
     known = [
         ("name", report.name),
         ("classes", report.num_classes),

@@ -1,4 +1,4 @@
-"""The answer of a report in one sentence, with an interval that holds for all its attacks."""
+"""The answer of a report in one sentence, with an interval that is valid for all its attacks."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ Ends = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the strongest attack found.
+    """The finding of the strongest attack.
 
     Attributes:
         sentence: The finding in words.
@@ -42,8 +42,9 @@ def judge(
 
     Args:
         report: The report.
-        attacks: The attacks to look at. Defaults to all on all samples.
-        num_attacks: How many the intervals are corrected for. Defaults to the attacks looked at.
+        attacks: The attacks to consider. Defaults to all on all samples.
+        num_attacks: Number of attacks that the intervals are corrected for. Defaults to those
+            considered.
     """
     results = strongest_first(report, attacks)
     number = num_attacks or len(results)
@@ -90,7 +91,7 @@ def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
     )
     if apart:
         return f"{order[0]} leaks less than {order[-1]}: {finding}."
-    return f"These samples cannot tell which model leaks more: {finding}."
+    return f"These samples do not show which model leaks more: {finding}."
 
 
 def strongest_first(report: Findings, attacks: Sequence[str] | None = None) -> list[AttackResult]:
@@ -101,16 +102,17 @@ def strongest_first(report: Findings, attacks: Sequence[str] | None = None) -> l
 
 
 def strength(result: AttackResult) -> float:
-    """Distance of the AUC from guessing; an attacker reverses an attack that looks wrong."""
+    """Distance of the AUC from guessing; an attacker would reverse an attack below 0.5."""
     return abs(result.auc - 0.5)
 
 
 def widened(value: float, ends: Ends | None, number: int, *, log_odds: bool) -> Ends | None:
-    """A 95 % interval as one of `number` that hold together with 95 % (Bonferroni).
+    """A 95 % interval as one of `number` that hold simultaneously with 95 % (Bonferroni).
 
-    Each arm grows as a normal interval's would. That keeps intervals that know more than the
-    curve, as those of pooled shadow models do. On the scale of log odds it is exact for an AUC;
-    for a TPR it is close, and on the safe side at the lower end, on the plain scale.
+    Each arm is widened like that of a normal interval. This preserves intervals with more
+    information than the curve, such as those of pooled shadow models. On the scale of log odds it
+    is exact for an AUC; for a TPR, on the plain scale, it is close, and conservative at the lower
+    end.
     """
     if ends is None:
         return None

@@ -1,4 +1,4 @@
-"""Canaries: records planted among the members that show what the worst-off member risks."""
+"""Canaries: records planted among the members that show the risk of the most exposed member."""
 
 import dataclasses
 from typing import Any
@@ -14,17 +14,17 @@ KINDS = ("mislabelled", "duplicates", "near_reference", "outliers")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Canaries:
-    """A data set with canaries in it; it has as many records as before.
+    """A data set with canaries; the number of records is unchanged.
 
     Attributes:
-        x: Samples, the canaries among them; an array or structure of arrays as it was given.
-        y: Labels, in the form in which they were given.
+        x: Samples, the canaries among them; an array or a structure of arrays, as passed.
+        y: Labels, in the form in which they were passed.
         indices: Positions of the canaries, (count,) int64, ascending.
-        kind: What they are.
-        repeats: How often each record is trained on where it is a member, (samples,) int64:
-            1, and more for duplicates.
+        kind: Kind of the canaries.
+        repeats: How often each record is trained on when it is a member, (samples,) int64:
+            1, or more for duplicates.
         reference_indices: The reference sample that each near copy was made from, (count,)
-            int64, or None for other kinds.
+            int64, or `None` for other kinds.
         seed: Seed of the draw.
     """
 
@@ -37,13 +37,13 @@ class Canaries:
     seed: int
 
     def __str__(self) -> str:
-        """Return one line for people."""
+        """Return a one-line summary."""
         times = int(self.repeats.max())
         repeated = f", trained on {times} times" if times > 1 else ""
         return f"{len(self.indices)} of {len(self.y)} records are canaries: {self.kind}{repeated}"
 
     def __repr__(self) -> str:
-        """Return no record, no position of a canary, and no seed that finds them."""
+        """Return a summary without records, positions of canaries, or the seed."""
         return f"<{type(self).__name__}: {self}>"
 
 
@@ -59,20 +59,20 @@ def plant_canaries(
     num_classes: int | None = None,
     seed: int | None = None,
 ) -> Canaries:
-    """Replace records at random by canaries, the ones a model has to memorise.
+    """Replace random records by canaries, which a model has to memorise.
 
     An average hides the records that fare worst (Aerni, Zhang & Tramèr, "Evaluations of machine
     learning privacy defenses are misleading", CCS 2024, arXiv 2404.17399). Plant canaries before
-    shadow models are trained, so that each of them is a member of half of the models, and
-    compare their rates with the population's in its report.
+    shadow models are trained, so that each of them is a member of half of the models, and compare
+    their rates with those of the population in the report.
 
     - `"mislabelled"`: another class, drawn uniformly, in place of the label.
     - `"duplicates"`: the record as it is, trained on `copies` times. A record is a member with
-      all its copies or not at all, so they are counts in `repeats` and no further rows.
-    - `"near_reference"`: a nearly equal copy of a reference sample, no two of the same one. The
-      student is asked about a neighbour of a member.
-    - `"outliers"`: every feature drawn by itself from its own column, which leaves noise with
-      the data's ranges.
+      all its copies or not at all, so copies are counts in `repeats`, not additional rows.
+    - `"near_reference"`: a nearly equal copy of a reference sample, each of a different one. The
+      student is queried about a neighbour of a member.
+    - `"outliers"`: every feature drawn independently from its own column, which results in noise
+      within the ranges of the data.
 
     All but the first keep the label of the record that was there: the classes keep their sizes,
     and the label of a near copy or an outlier has nothing to do with its features, so that it
@@ -83,21 +83,22 @@ def plant_canaries(
         y: Class labels: integers, a column or one-hot.
         count: Number of canaries, at least 1 and at most the number of samples.
         kind: One of the kinds above. Defaults to `"mislabelled"`.
-        reference: Samples like `x` that near copies are made from. Only for
+        reference: Samples like `x`, from which near copies are made. Only for
             `kind="near_reference"`.
-        copies: Times that a duplicate is trained on, at least 2. Defaults to 4.
+        copies: How often a duplicate is trained on, at least 2. Defaults to 4.
         perturbation: How far a near copy is from its reference sample: the share of its binary
             features that are flipped, at least one, or the standard deviation of the noise on
-            other floats in units of the feature's own. Above 0, at most 1. Defaults to 0.01.
+            other floats in units of the feature's standard deviation. Above 0, at most 1. Defaults
+            to 0.01.
         num_classes: Number of classes. Defaults to one more than the highest label, or the
             width of one-hot labels.
-        seed: Integer that repeats the draw. Defaults to `None`: one that nobody can guess.
+        seed: Integer that makes the draw repeatable. Defaults to `None`: an unpredictable one.
 
     Returns:
         `Canaries`; `x`, `y` and `reference` are not changed.
 
     Raises:
-        ValueError: For a count out of range, labels of one class where they are to be swapped,
+        ValueError: For a count out of range, labels of a single class for mislabelled canaries,
             a reference that is missing, superfluous, too small or not like `x`, or features
             that cannot be perturbed.
 
@@ -120,8 +121,8 @@ def plant_canaries(
     _require_at_most(len(labels), count, "x")
     if (reference is not None) != (kind == "near_reference"):
         raise ValueError(
-            "Expected `reference` to be given for kind='near_reference', and for no other. "
-            f"Received: kind={kind!r} and {'no' if reference is None else 'a'} reference"
+            "Expected `reference` to be passed for kind='near_reference', and only for it. "
+            f"Received: kind={kind!r} {'without' if reference is None else 'with'} `reference`"
         )
 
     rng = np.random.default_rng(seed)
@@ -177,7 +178,7 @@ def _other_classes(
 
 
 def _with_labels(y: np.ndarray, indices: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Labels of any form, with other classes at the indices."""
+    """Labels in any form, with other classes at the indices."""
     y = y.copy()
     if _is_one_hot(y):
         classes = np.eye(y.shape[1], dtype=y.dtype)[classes]
@@ -199,7 +200,7 @@ def _with_rows(x: Any, indices: np.ndarray, rows: Any) -> Any:
 
 
 def _outliers(x: Any, count: int, rng: np.random.Generator) -> Any:
-    """Records whose features come from rows drawn one by one."""
+    """Records whose features come from independently drawn rows."""
 
     def draw(leaf):
         flat = leaf.reshape(len(leaf), -1)
@@ -231,7 +232,7 @@ def _near_copies(
             noise = perturbation * spread * rng.standard_normal(rows.shape)
             moved = (rows + noise).astype(leaf.dtype)
         else:
-            # Neighbouring integers or strings need not mean neighbouring things.
+            # Neighbouring integers or strings need not have similar meanings.
             moved = rows
         changed[:] |= (moved != rows).any(axis=1)
         return moved.reshape(leaf[sources].shape)
@@ -239,7 +240,7 @@ def _near_copies(
     near = keras.tree.map_structure(copy, reference)
     if not changed.all():
         raise ValueError(
-            "Expected `reference` to have binary features or floats that vary, which can be "
+            "Expected `reference` to have binary features or floats that vary, as others cannot be "
             f"perturbed; cast images to floats. Received: {arrays.describe(reference)}"
         )
     return near

@@ -1,4 +1,4 @@
-"""Checks of the arrays that attacks with shadow models work on."""
+"""Checks of the arrays passed to attacks with shadow models."""
 
 from typing import Any
 
@@ -35,11 +35,11 @@ def as_is_member(
     """Which records each shadow model was trained on, bool (models, n).
 
     Args:
-        is_member: What the caller passed.
+        is_member: The caller's argument.
         shadow: Statistics, (models, n, queries).
-        least_in: Models trained on a record that the attack needs.
-        least_out: Models trained without it that the attack needs.
-        hint: What to do about fewer, for the message.
+        least_in: Least number of models trained with each record.
+        least_out: Least number of models trained without each record.
+        hint: Advice for the message if there are fewer.
     """
     values = np.asarray(is_member)
     if values.dtype != bool or values.shape != shadow.shape[:2]:

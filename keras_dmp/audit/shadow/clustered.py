@@ -1,7 +1,7 @@
 """Intervals for scores of the same records under several models.
 
-Scores of one record are alike under all models, so that a record with all of its scores is the
-unit that is drawn. NumPy and SciPy's special functions only.
+Scores of one record are similar under all models, so the sampling unit is a record with all
+of its scores. NumPy and SciPy's special functions only.
 """
 
 import functools
@@ -61,8 +61,8 @@ class Clusters:
     def tpr_ends(self, fprs: Iterable[float]) -> dict[float, tuple[float, float] | None]:
         """95 % intervals of the TPR at each FPR: percentiles over draws of records.
 
-        None where fewer than ten records are behind the false alarms allowed: draws of so few
-        say nothing of their rate.
+        `None` where the allowed false alarms come from fewer than ten records, which are too
+        few to estimate the rate.
         """
         fprs = tuple(fprs)
         rng = np.random.default_rng(0)
@@ -83,7 +83,7 @@ class Clusters:
         }
 
     def most_exposed(self, count: int) -> tuple[tuple[int, float], ...]:
-        """Records whose scores as a member lie highest among all scores as a nonmember.
+        """Records whose scores as a member rank highest among all scores as a nonmember.
 
         Returns:
             Position of each record and its exposure: the share of all nonmembers' scores that
@@ -98,7 +98,7 @@ class Clusters:
         return tuple((int(row), float(exposure[row])) for row in order if times[row])
 
     def _alarmed(self, fpr: float) -> int:
-        """Different records among the nonmembers that score highest, up to this FPR."""
+        """Number of distinct records among the highest-scoring nonmembers, up to this FPR."""
         nonmembers = self._records[~self._members]
         return len(np.unique(nonmembers[: math.floor(fpr * len(nonmembers) + 1e-9)]))
 

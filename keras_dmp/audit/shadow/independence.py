@@ -1,4 +1,4 @@
-"""Checks that the runs of a shadow audit are independent: no model goes on where another ended."""
+"""Checks that the runs of a shadow audit are independent: no model continues another's training."""
 
 import functools
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 _INSTEAD = (
-    "each shadow model has then seen the members of those before it; build the model inside of "
+    "each shadow model has then seen the members of those before it; build the model inside "
     "`train_fn`, and clone or reload pretrained parts there"
 )
 
@@ -27,25 +27,25 @@ class IndependentRuns:
     def __init__(self, train_fn: Callable[..., Any]):
         self._outer = dict(_models_referred_to(train_fn))
         self._weights = {name: _digest(model) for name, model in self._outer.items()}
-        # Weak, so that a model and its memory go when its run has been written.
+        # Weak, so that a model and its memory are released after its run has been written.
         self._known: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
     def check(self, models: Mapping[str, keras.Model]) -> None:
-        """Raise ValueError if a run trained a model of outside, or gives one of an earlier run.
+        """Raise ValueError if a run trained an outside model or returned one of an earlier run.
 
         Args:
-            models: What the run has returned, by name.
+            models: The models returned by the run, by name.
         """
         for name, model in self._outer.items():
             if _digest(model) != self._weights[name]:
                 raise ValueError(
                     "Expected `train_fn` to train only models that it builds itself. Received: a "
-                    f"function that trains `{name}`, which is defined outside of it; {_INSTEAD}"
+                    f"function that trains `{name}`, which is defined outside it; {_INSTEAD}"
                 )
         variables = [
             variable for model in models.values() for variable in model.trainable_variables
         ]
-        # Frozen parts may be shared: public, pretrained ones learn nothing of the members.
+        # Frozen parts may be shared: pretrained public parts learn nothing about the members.
         if any(self._known.get(id(variable)) is variable for variable in variables):
             raise ValueError(
                 "Expected `train_fn` to return a new model at every call. Received: a model whose "
@@ -56,7 +56,7 @@ class IndependentRuns:
 
 
 def _models_referred_to(train_fn: Any) -> Iterable[tuple[str, keras.Model]]:
-    """Name and model of everything that a callable refers to and that is a model."""
+    """Names and models of all models that a callable refers to."""
     if isinstance(train_fn, functools.partial):
         bound = {str(index): value for index, value in enumerate(train_fn.args)}
         yield from _models_among(bound | train_fn.keywords)
@@ -78,7 +78,7 @@ def _models_among(values: Mapping[str, Any]) -> Iterable[tuple[str, keras.Model]
 
 
 def _digest(model: keras.Model) -> bytes:
-    """Hash of the trainable weights; a model that is not built has none."""
+    """Hash of the trainable weights; an unbuilt model has none."""
     digest = hashlib.blake2b(digest_size=16)
     for variable in model.trainable_variables:
         digest.update(keras.ops.convert_to_numpy(variable).tobytes())

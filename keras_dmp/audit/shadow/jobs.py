@@ -1,7 +1,7 @@
 """The directory of a shadow audit: one file per trained model, written whole or not at all.
 
-Needs NumPy alone. Everything in the directory tells who is a member of what, so that it is readable
-by its owner only.
+Needs only NumPy. Everything in the directory reveals who is a member of what, so it is readable
+only by its owner.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _TYPE = "shadow model"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Job:
-    """What is kept of one run of the pipeline, by the name of the model it gave.
+    """The stored results of one run of the pipeline, by name of the model it returned.
 
     Attributes:
         scaled_logits: log(p / (1 - p)) of each record's true class, (records, queries), float64.
@@ -38,11 +38,11 @@ class JobDirectory:
     """Finished jobs of one configuration.
 
     Args:
-        path: The directory; it is made if it is not there.
-        configuration: What the jobs depend on, plain JSON values.
+        path: The directory; it is created if it does not exist.
+        configuration: Settings that the jobs depend on, plain JSON values.
 
     Raises:
-        ValueError: If the directory belongs to another configuration, or is none of these.
+        ValueError: If the directory belongs to another configuration, or is not a shadow audit's.
     """
 
     def __init__(self, path: str | os.PathLike, configuration: dict[str, Any]):
@@ -55,30 +55,30 @@ class JobDirectory:
         self.path = self._directory.path
 
     def owned(self, jobs: Iterable[int]) -> contextlib.AbstractContextManager[None]:
-        """Hold the locks of some jobs; they go with their process, however it ends.
+        """Hold the locks of some jobs; they are released with the process, however it ends.
 
         Raises:
-            OSError: If the file system has no locks.
+            OSError: If the file system does not support locks.
             RuntimeError: If another process holds one of them.
         """
         refusal = (
-            "Shadow model {} in {!r} is being trained by another process. Expected a shard of its "
-            "own for each process, such as shard=(0, 2) and (1, 2)"
+            "Shadow model {} in {!r} is being trained by another process. Expected each process "
+            "to have its own shard, such as shard=(0, 2) and (1, 2)"
         )
         return self._directory.owned({job: refusal.format(job, str(self.path)) for job in jobs})
 
     def is_finished(self, job: int) -> bool:
-        """Whether there is a file of the job, sound or not."""
+        """Whether the job has a file, damaged or not."""
         return self._file(job).exists()
 
     def read(self, job: int, shape: tuple[int, int]) -> Job | None:
-        """A finished job, None if it is not.
+        """A finished job, `None` if it is not finished.
 
-        A file that is damaged, or of another audit or model, is reported, and counts as none.
+        A file that is damaged, or of another audit or model, causes a warning and is ignored.
 
         Args:
             job: Number of the job.
-            shape: (records, queries) that its figures must have.
+            shape: Required shape of its figures, (records, queries).
         """
         path = self._file(job)
         try:
@@ -87,14 +87,14 @@ class JobDirectory:
             return None
         except private_file.PrivateFileError as error:
             warnings.warn(
-                f"The file of shadow model {job}, {path.name}, is damaged or of something else "
-                f"({error}): the model has to be trained again, which `run` does",
+                f"The file of shadow model {job}, {path.name}, is damaged or belongs to something "
+                f"else ({error}): the model has to be trained again, which `run` does",
                 stacklevel=2,
             )
             return None
 
     def write(self, job: int, result: Job) -> None:
-        """Keep a finished job; a crash leaves all of the file or nothing."""
+        """Save a finished job; after a crash the file is complete or absent."""
         private_file.write(self._file(job), _packed(result), self._identity(job))
 
     def _file(self, job: int) -> pathlib.Path:
@@ -115,7 +115,7 @@ def _packed(result: Job) -> Record:
 def _unpacked(record: Record, shape: tuple[int, int]) -> Job:
     names, arrays = record.values.get("models"), record.arrays
     if not isinstance(names, list) or not names or not all(type(name) is str for name in names):
-        raise private_file.DamagedFileError("it names no models")
+        raise private_file.DamagedFileError("it does not name any models")
     expected = {f"scaled_logits_{index}": (shape, np.float64) for index in range(len(names))}
     expected |= {f"correct_{index}": (shape[:1], np.bool_) for index in range(len(names))}
     found = {name: (array.shape, array.dtype) for name, array in arrays.items()}

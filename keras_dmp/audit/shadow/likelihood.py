@@ -14,7 +14,7 @@ import scipy.special
 from keras_dmp import _validate
 from keras_dmp.audit.shadow import checks
 
-# Scaled logits differ by tenths; a smaller deviation than this is a saturated output.
+# Scaled logits differ by tenths; a smaller deviation than this indicates a saturated output.
 _SMALLEST_DEVIATION = 1e-6
 _FEW = "; train more shadow models"
 
@@ -34,34 +34,34 @@ def lira(
     For each record a Gaussian is fitted to the statistics of the shadow models trained on it and
     one to those trained without it. Online, the score is Equation (4) of the paper in logs,
     log N(t; in) - log N(t; out). Offline, it is -log P(out > t), which orders records as the
-    paper's 1 - P(out > t) does, and does not saturate in the tail where members are.
+    paper's 1 - P(out > t) does, and does not saturate in the tail, where the members are.
 
     Args:
         target: Float array, the attacked model's scaled logit log(p / (1 - p)) of each record's
             class, `(records,)`, or `(records, queries)` if each record was queried several times,
             such as with augmentations.
-        shadow: Float array, the same of each shadow model, `(models, records)` or
+        shadow: Float array, the same for each shadow model, `(models, records)` or
             `(models, records, queries)`.
         is_member: Boolean array, the records each shadow model was trained on,
             `(models, records)`.
         online: Boolean, whether to use the models that were trained on a record too. Defaults to
-            `True`. Offline the attacker needs none, and finds less.
-        one_sided: Boolean, whether the offline attack asks how far t lies above the nonmembers.
-            Defaults to `True`, the paper's. With `False` it asks how far it lies from them on
+            `True`. The offline attack needs none of these and finds less.
+        one_sided: Boolean, whether the offline attack measures how far t lies above the nonmembers.
+            Defaults to `True`, the paper's. With `False` it measures how far t lies from them on
             either side, -log N(t; out), as TF-Privacy does. Online this has no effect.
         variance: String, `"per_sample"` or `"fixed"`: a variance for each record and query, or
-            one for all on each side, which is better with few shadow models (the paper: below
+            one for all per side, which is better with few shadow models (the paper: below
             64). Defaults to `"per_sample"`.
         location: String, `"mean"` or `"median"`: the centre of the Gaussians. Defaults to
             `"mean"`.
 
     Returns:
-        Float64 array, `(records,)`; higher is more a member. With several queries it is the mean
-        of the queries' scores, as if they were independent.
+        Float64 array, `(records,)`; higher for likelier members. With several queries it is the
+        mean of the queries' scores, as if these were independent.
 
     Raises:
         ValueError: Shapes that do not match, values that are not finite, or a record with too few
-            shadow models on a side: one, or two for variances per sample.
+            shadow models per side: at least one is needed, two for variances per sample.
 
     Example:
         >>> import numpy as np
@@ -92,8 +92,8 @@ def lira_leave_one_out(
 
     The same as `lira` for each model in turn, in the time of a few passes over the statistics.
 
-    Where every record is in equally many models, a model less on one side would tell on which
-    side the attacked model was, and the attack would be biased: it found an AUC of 0.49 instead
+    If every record is in the same number of models, one model fewer on one side would
+    reveal on which side the attacked model was, and bias the attack: its AUC was 0.49 instead
     of 0.50 with 16 models that had learned nothing. In that case one model of the record's other
     side, the last before the attacked one, is left out too.
 
@@ -107,11 +107,11 @@ def lira_leave_one_out(
         location: As for `lira`.
 
     Returns:
-        Float64 array, `(models, records)`: row k has the scores of model k's records. The
+        Float64 array, `(models, records)`: row k has the scores of the records under model k. The
         members among them are `is_member[k]`.
 
     Raises:
-        ValueError: As for `lira`, for the models that are left.
+        ValueError: As for `lira`, for the remaining models.
 
     Example:
         >>> import numpy as np
@@ -161,7 +161,7 @@ class _Settings:
 
 
 class _Fit(NamedTuple):
-    """What Gaussians are made of: count (n, 1), else (n, queries)."""
+    """Statistics that define Gaussians: count (n, 1), others (n, queries)."""
 
     count: np.ndarray
     center: np.ndarray
@@ -169,7 +169,7 @@ class _Fit(NamedTuple):
     squares: np.ndarray
 
     def deviation(self, variance: str) -> np.ndarray | float:
-        """Standard deviation of each record and query, or of all."""
+        """Standard deviation of each record and query, or of all together."""
         if variance == "per_sample":
             deviation = np.sqrt(self.squares / self.count)
         else:
@@ -207,7 +207,7 @@ class _Side(NamedTuple):
         center = mean
         if self.middle is not None:
             low, middle, high = self.middle
-            # The element at a position of what is left is the next one from the model's own on.
+            # Without the model, positions from its own onwards refer to the next element.
             first = np.where(values > low, low, middle)
             second = np.where(values > middle, middle, high)
             median = np.where(self.count % 2 == 1, (first + second) / 2, first)
@@ -224,7 +224,7 @@ def _sides(
 
 
 def _last_opposite(is_member: np.ndarray) -> Iterator[np.ndarray]:
-    """For each model, the last before it, around the end, on the other side of each record."""
+    """For each model, the last one before it (cyclically) on the other side of each record."""
     last_in, last_out = (len(side) - 1 - side[::-1].argmax(0) for side in (is_member, ~is_member))
     for model, members in enumerate(is_member):
         yield np.where(members, last_out, last_in)

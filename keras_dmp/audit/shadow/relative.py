@@ -13,7 +13,7 @@ import scipy.special
 from keras_dmp import _validate
 from keras_dmp.audit.shadow import checks
 
-# Records worked on at a time: the copies of all models' statistics stay small.
+# Records processed at a time: the copies of all models' statistics stay small.
 _CHUNK_RECORDS = 1024
 _FEW = "; train more shadow models"
 
@@ -30,37 +30,39 @@ def rmia(
 ) -> np.ndarray:
     """Score each record by the share of other records that it dominates.
 
-    The ratio of a record is its probability under the attacked model, of its own class, to its
-    mean probability under models of its kind. A record's score is the share of the population's
-    records z with ratio(x) / ratio(z) >= gamma (Equations 2 and 5 of the paper).
+    The ratio of a record is the probability of its class under the attacked model, divided by the
+    mean probability under models of the same kind. A record's score is the share of the
+    population's records z with ratio(x) / ratio(z) >= gamma (Equations 2 and 5 of the paper).
 
-    For one attacked model the score rises with ratio(x) alone, so that `gamma` and the population
-    change its ROC only by ties; they matter where scores of several models are pooled.
+    For a single attacked model the score increases with ratio(x) alone, so `gamma` and the
+    population change its ROC curve only through ties; they matter when scores of several models are
+    pooled.
 
     Args:
         target: Float array, the attacked model's scaled logit log(p / (1 - p)) of each record's
             class, `(records,)` or `(records, queries)`.
-        shadow: Float array, the same of each shadow model, `(models, records)` or
+        shadow: Float array, the same for each shadow model, `(models, records)` or
             `(models, records, queries)`.
         is_member: Boolean array, the records each shadow model was trained on,
             `(models, records)`.
         online: Boolean, whether to use the models that were trained on a record too: the mean
             probability is halfway between those of the models with it and without it. Defaults
-            to `True`. Offline, with the models without it alone, it is
+            to `True`. Offline, from only the models without it, it is
             ((1 + a) p_out + (1 - a)) / 2.
-        gamma: Float, by how much a record must dominate. Defaults to 1, which has fewest ties.
+        gamma: Float, by how much a record must dominate. Defaults to 1, which causes the fewest
+            ties.
         offline_a: Float in [0, 1], the a of the offline mean. Defaults to 0.3.
         population: Integer array, positions of the records to compare with. Defaults to all: in
-            an audit of random halves every record is from the distribution of the data. A
+            an audit of random halves every record comes from the distribution of the data. A
             record is never compared with itself.
 
     Returns:
-        Float64 array, `(records,)`, in [0, 1]; higher is more a member. With several queries,
+        Float64 array, `(records,)`, in [0, 1]; higher for likelier members. With several queries,
         log ratios are averaged over them.
 
     Raises:
-        ValueError: Shapes that do not match, values that are not finite, positions outside of
-            the records, or a record with no shadow model on a side that is needed.
+        ValueError: Shapes that do not match, values that are not finite, positions out of
+            range, or a record without a shadow model on a side that is needed.
 
     Example:
         >>> import numpy as np
@@ -106,11 +108,11 @@ def rmia_leave_one_out(
         population: As for `rmia`.
 
     Returns:
-        Float64 array, `(models, records)`: row k has the scores of model k's records. The
+        Float64 array, `(models, records)`: row k has the scores of the records under model k. The
         members among them are `is_member[k]`.
 
     Raises:
-        ValueError: As for `rmia`, for the models that are left.
+        ValueError: As for `rmia`, for the remaining models.
 
     Example:
         >>> import numpy as np
@@ -186,7 +188,7 @@ def _chunks(records: int):
 
 
 def _log_reference(log_mean, log_p, is_member, settings: _Settings) -> np.ndarray:
-    """Log of the mean probability of each record under models of its kind."""
+    """Log of the mean probability of each record under models of the same kind."""
     outside = log_mean(log_p, ~is_member)
     if settings.online:
         return np.logaddexp(log_mean(log_p, is_member), outside) - np.log(2)
@@ -204,7 +206,7 @@ def _log_mean(log_p: np.ndarray, present: np.ndarray) -> np.ndarray:
 def _log_mean_of_others(log_p: np.ndarray, present: np.ndarray) -> np.ndarray:
     """The same without each model in turn, (models, n, queries)."""
     highest, parts = _scaled(log_p, present)
-    # Sums of those before and after: a difference of sums would lose small probabilities.
+    # Sums of the models before and after: a difference of sums would lose small probabilities.
     sums = np.zeros_like(parts)
     sums[1:] = np.cumsum(parts[:-1], axis=0)
     sums[:-1] += np.cumsum(parts[:0:-1], axis=0)[::-1]

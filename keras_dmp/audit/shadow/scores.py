@@ -1,4 +1,4 @@
-"""Figures of a shadow audit: every model is the target once. No training, no TensorFlow."""
+"""Figures of a shadow audit: every model is the target once. Needs no TensorFlow."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ def own_statistic(statistics: np.ndarray, *_: np.ndarray) -> np.ndarray:
 class ShadowScores:
     """Scores of every record under every model of a shadow audit.
 
-    The same records recur under all targets, so that pooled scores are no independent draws.
-    Intervals therefore draw records, with all of their scores.
+    The same records recur under all targets, so pooled scores are not independent draws. Intervals
+    are therefore computed by drawing records, with all of their scores.
 
     Attributes:
-        scores: (targets, records), float64; higher is more a member. NaN where too few of the
+        scores: (targets, records), float64; higher for likelier members. NaN where too few of the
             shadow models were trained with the record, or without it.
         is_member: Whether a record was a member of a target, (targets, records), bool.
     """
@@ -41,7 +41,7 @@ class ShadowScores:
         _require_matrix(self.is_member, scores=np.shape(self.scores))
 
     def __repr__(self) -> str:
-        """Return the sizes: the matrices show who is a member of what."""
+        """Return the sizes: the matrices reveal who is a member of what."""
         targets, records = self.is_member.shape
         return f"{type(self).__name__}(targets={targets}, records={records})"
 
@@ -62,7 +62,7 @@ class ShadowScores:
     def pooled(self, records: np.ndarray | None = None) -> MembershipScores:
         """Scores under all targets as one attack that uses one threshold for all.
 
-        Its intervals take the scores for independent; those of `result` do not.
+        Its intervals assume independent scores; those of `result` do not.
 
         Args:
             records: Positions of the records wanted. Defaults to all.
@@ -77,14 +77,14 @@ class ShadowScores:
         records: np.ndarray | None = None,
         most_exposed: int = _MOST_EXPOSED,
     ) -> AttackResult:
-        """Figures over all targets, with 95 % intervals that draw records.
+        """Figures over all targets, with 95 % intervals computed by drawing records.
 
         Args:
-            attack: What the result calls the attack.
-            slice: What it calls the records. Defaults to `"all"`.
+            attack: Name of the attack in the result.
+            slice: Name of the records in the result. Defaults to `"all"`.
             records: Positions of the records wanted. Defaults to all.
-            most_exposed: Records to name, those whose scores as a member lie highest among
-                their scores as a nonmember. Defaults to 20; slices name none.
+            most_exposed: Number of records to name: those whose scores as a member rank highest
+                among their scores as a nonmember. Defaults to 20; slices name none.
         """
         rows = np.arange(self.scores.shape[1]) if records is None else np.asarray(records)
         scores, is_member = self.scores[:, rows], self.is_member[:, rows]
@@ -116,7 +116,7 @@ class ShadowScores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ShadowStatistics:
-    """What each of several models says of each of many records.
+    """Outputs of several models for each of many records.
 
     Attributes:
         scaled_logits: log(p / (1 - p)) of the true class, (models, records, queries), float64.
@@ -138,14 +138,14 @@ class ShadowStatistics:
             )
 
     def __repr__(self) -> str:
-        """Return the sizes: the matrices show who is a member of what."""
+        """Return the sizes: the matrices reveal who is a member of what."""
         models, records = self.is_member.shape
         return f"{type(self).__name__}(models={models}, records={records})"
 
     def scores(self, attack: str = "lira") -> ShadowScores:
         """Scores of every model, the others being its shadow models."""
         settings = _attack(attack)
-        # Counted among the other models: a total would tell on which side the target is.
+        # Counted among the other models: a total would reveal on which side the target is.
         others_in = self.is_member.sum(axis=0) - self.is_member
         others_out = len(self.is_member) - 1 - others_in
         scorable = (others_in >= settings.least_in) & (others_out >= settings.least_out)
@@ -204,12 +204,13 @@ class ShadowStatistics:
 
         Args:
             attacks: Names of the attacks.
-            canaries: Positions of planted records; "all" is the population without them then.
+            canaries: Positions of planted records; "all" is then the population without them.
             name: Name of the model.
-            provenance: What the statistics come from, added to the versions of the packages.
+            provenance: Where the statistics come from, added to the versions of the packages.
 
         Raises:
-            ValueError: For unknown attacks, too few models, or canaries that are not positions.
+            ValueError: For unknown attacks, too few models, or canaries that are not valid
+                positions.
         """
         records = np.arange(self.is_member.shape[1])
         population = records
@@ -225,7 +226,7 @@ class ShadowStatistics:
             if share < 1:
                 notes.append(
                     f"{attack} scores {100 * share:.4g} % of records and targets: the others have "
-                    "too few shadow models with the record, or without it"
+                    "too few shadow models trained with the record, or without it"
                 )
             results.append(scores.result(attack, records=population))
             if canaries is not None:
@@ -251,13 +252,13 @@ def _as_report(
     notes = [
         f"{models} models were trained on random halves of {statistics.is_member.shape[1]:,} "
         "records; each is the target once, the others are its shadow models",
-        "scores of all targets are pooled; intervals draw records, not scores",
+        "scores of all targets are pooled; intervals are computed by drawing records, not scores",
         "most exposed: positions among all records, and the share of all nonmembers' scores that "
         "the record's scores as a member beat",
         *missing,
     ]
     if canaries is not None:
-        notes.append(f"{len(canaries):,} canaries were planted; 'all' is without them")
+        notes.append(f"{len(canaries):,} canaries were planted; 'all' excludes them")
     return AuditReport(
         results=tuple(results),
         num_members=int(is_member.sum()),
@@ -310,6 +311,6 @@ def _checked_canaries(canaries: np.ndarray, records: int) -> np.ndarray:
 def _require_some(rows: np.ndarray, models: int, attack: str) -> None:
     if not rows.any():
         raise ValueError(
-            f"Expected enough shadow models for attack {attack!r}. Received: {models}, so that no "
-            "record has enough that were trained with it, and without it; train more"
+            f"Expected enough shadow models for attack {attack!r}. Received: {models} models, too "
+            "few for any record to have enough trained with it and without it; train more"
         )

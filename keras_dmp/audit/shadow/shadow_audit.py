@@ -1,4 +1,4 @@
-"""Shadow-model audits: the whole pipeline, defence included, is run many times over."""
+"""Shadow-model audits: the whole pipeline, including the defence, is run many times."""
 
 import hashlib
 import json
@@ -23,62 +23,62 @@ from keras_dmp.audit.shadow.scores import ShadowScores, ShadowStatistics
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.output_scores import scaled_logits
 
-# What a model is called whose `train_fn` returns it alone.
+# Name of the model if `train_fn` returns a single one.
 ONLY = "model"
-# Records by which queries of one audit are told from those of another.
+# Number of records used to distinguish the queries of one audit from those of another.
 _SAMPLE = slice(0, 64)
 
 
 class ShadowAudit:
     """Attacks with shadow models that repeat the whole pipeline: LiRA and RMIA.
 
-    An attacker who knows the pipeline runs it on data of their own, and learns for each record what
-    a model says of it that was trained with it, and one that was trained without. This audit plays
-    that attacker: `num_shadow_models` times a random half of the records are the members,
-    `train_fn` trains a model on them, and what the model says of all records is kept. Each model is
+    An attacker who knows the pipeline runs it on their own data, and learns for each record
+    how models trained with it and without it respond to it. This audit plays that attacker:
+    `num_shadow_models` times, a random half of the records become members, `train_fn`
+    trains a model on them, and the model's outputs for all records are kept. Each model is
     then the target once, and the others are the attacker's shadow models.
 
     `train_fn` must repeat everything that touches members: for a DMP student that is the teacher,
-    the selection and the student. Whatever does not (public reference data, an architecture) may
-    stand outside of it. A shadow audit of a defence that is not repeated understates its risk.
+    the selection and the student. Whatever does not (public reference data, an architecture)
+    may be defined outside. A shadow audit that does not repeat the defence understates the risk.
 
-    The halves are drawn independently of one another. Halves that balance each record over the
-    models would tell its membership in a target by how often it is a member elsewhere, and push the
-    figures of a model that betrays nothing below chance.
+    The halves are drawn independently of one another. If each record were in the
+    same number of models, its membership elsewhere would reveal its membership in the target, and
+    push the figures of a model that leaks nothing below chance.
 
-    Every run is a job: a file in `directory`, written whole or not at all. After a process was
-    killed, the next one trains the models that are missing, on the same halves. `directory` shows
-    who is a member of what; it can be read by its owner only.
+    Every run is a job: a file in `directory`, written whole or not at all. If a process is
+    killed, the next one trains the missing models on the same halves. `directory` reveals
+    who is a member of what; only its owner can read it.
 
     Args:
         train_fn: Callable `(x, y, seed) -> model`, which trains a model on the members `x`, `y`; or
-            a dictionary of models by name that come from one run, such as a teacher and its
+            a dictionary of models by name from one run, such as a teacher and its
             student, audited side by side; or a `StackedTrainer`, which trains many at once.
             Before each call `keras.utils.clear_session()` is called and Python, NumPy and Keras
-            are seeded, which fixes initial weights and dropout. TensorFlow's own seed is taken
-            away: with it, `fit` on arrays would repeat one order of the samples in every epoch. To
+            are seeded, which fixes initial weights and dropout. TensorFlow's own seed is removed:
+            with it, `fit` on arrays would repeat the same order of samples in every epoch. To
             repeat a run to the last digit, give `fit` a dataset with
-            `shuffle(len(x), seed=seed)`. A function that trains a model from outside of it, or
-            returns one model twice, is refused.
+            `shuffle(len(x), seed=seed)`. A function that trains a model defined outside it, or
+            returns the same model twice, is refused.
         x: Records, an array or a structure of arrays; each model gets a random half.
         y: Their classes: integers, a column or one-hot.
-        num_shadow_models: Models to train, at least 4. It may be raised later: finished jobs stay.
-            Defaults to 16.
-        directory: Where the jobs are kept.
+        num_shadow_models: Models to train, at least 4. It may be increased later: finished jobs are
+            kept. Defaults to 16.
+        directory: Where the jobs are stored.
         seed: Integer that fixes halves and seeds of all jobs. Defaults to 0.
         queries: Callables `x -> x` that make further queries of each record, such as a mirrored
-            image. Attacks add up what the record and its queries tell. Defaults to none.
-        repeats: How often `train_fn` gets each record where it is a member, (records,) whole
+            image. Attacks combine the evidence of the record and its queries. Defaults to none.
+        repeats: How often `train_fn` receives each record that is a member, (records,) whole
             numbers, such as `Canaries.repeats`. Defaults to once.
-        config: Settings of `train_fn` as plain JSON values: a directory of other settings is
+        config: Settings of `train_fn` as plain JSON values: a directory with other settings is
             refused. The function itself cannot be compared. Defaults to none.
         from_logits: Whether the models return logits. Defaults to `None`: read from each model.
-        batch_size: Records per forward call. Defaults to the largest that pays.
+        batch_size: Records per forward call. Defaults to the largest that is worthwhile.
 
     Raises:
         TypeError: If `train_fn` is not callable.
         ValueError: For records and labels that do not fit each other, fewer than 4 models, or a
-            directory of another audit; nothing in it is changed then.
+            directory of another audit, which is left unchanged.
 
     Example:
     >>> import keras, numpy as np, tempfile
@@ -149,7 +149,7 @@ class ShadowAudit:
 
     @property
     def num_unfinished(self) -> int:
-        """Models that `run` has still to train, in all shards."""
+        """Models that `run` still has to train, in all shards."""
         return sum(not self._jobs.is_finished(job) for job in range(self.num_shadow_models))
 
     def is_member(self, model: int) -> np.ndarray:
@@ -164,8 +164,8 @@ class ShadowAudit:
 
         Args:
             shard: `(i, n)`: this process trains every nth model (of a `StackedTrainer`, every nth
-                group) from the ith. Processes with shards of their own, on one machine or several
-                with a directory in common, share the work. Defaults to `(0, 1)`, all of it.
+                group) from the ith. Processes with different shards, on one machine or on several
+                with a shared directory, divide the work. Defaults to `(0, 1)`, all of it.
             verbose: 0 is silent. Otherwise one progress bar over the models.
 
         Returns:
@@ -174,7 +174,7 @@ class ShadowAudit:
         Raises:
             RuntimeError: If another process trains one of these models.
             ValueError: If a model is not a classifier of these labels, or if runs are not
-                independent: `train_fn` trains a model of outside, or returns one model twice.
+                independent: `train_fn` trains an outside model, or returns the same model twice.
         """
         index, count = _checked_shard(shard)
         groups = self._groups()[index::count]
@@ -194,7 +194,7 @@ class ShadowAudit:
         return self
 
     def statistics(self, model: str | None = None) -> ShadowStatistics:
-        """What the models said of all records.
+        """Outputs of the models for all records.
 
         Args:
             model: Name of the model, where `train_fn` returns several.
@@ -207,14 +207,14 @@ class ShadowAudit:
         if missing:
             raise ValueError(
                 f"Expected all {self.num_shadow_models} shadow models to be trained. Received: "
-                f"{len(missing)} that are not, model {missing[0]} the first; call `run`"
+                f"{len(missing)} untrained, the first is model {missing[0]}; call `run`"
             )
         name = _name_among(jobs[0].scaled_logits, model)
         without = [number for number, job in enumerate(jobs) if name not in job.scaled_logits]
         if without:
             raise ValueError(
-                f"Expected every run to have given a model {name!r}. Received: none from run "
-                f"{without[0]}, of another `train_fn`; choose another directory"
+                f"Expected every run to have returned a model {name!r}. Received: no such "
+                f"model from run {without[0]}, made by another `train_fn`; choose another directory"
             )
         return ShadowStatistics(
             scaled_logits=np.stack([job.scaled_logits[name] for job in jobs]),
@@ -241,7 +241,7 @@ class ShadowAudit:
         *,
         model: str | None = None,
     ) -> MembershipScores:
-        """Attack one given model of this pipeline, all shadow models being the attacker's.
+        """Attack a particular model of this pipeline, with all shadow models as the attacker's.
 
         Args:
             target: The model.
@@ -270,21 +270,21 @@ class ShadowAudit:
     ) -> AuditReport:
         """All targets under several attacks, as an `AuditReport`.
 
-        The report names neither the seed, which draws the members of every model, nor a hash of
-        the records: both stay in `directory`.
+        The report contains neither the seed, which determines the members of every model, nor a
+        hash of the records: both remain in `directory`.
 
         Args:
             attacks: Names as in `scores`.
             model: Name of the model, where `train_fn` returns several.
-            canaries: Positions of planted records. The report then tells them from the rest.
-            name: What the report calls the model.
+            canaries: Positions of planted records. The report then lists them separately.
+            name: Name of the model in the report.
         """
         attacks = (attacks,) if isinstance(attacks, str) else tuple(attacks)
         settings = {"canaries": canaries, "name": name or model}
         return self.statistics(model).report(attacks, provenance=self._provenance, **settings)
 
     def _configuration(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What jobs depend on, but for `train_fn`; the number of models may grow."""
+        """Settings that jobs depend on, except `train_fn`; the number of models may grow."""
         queried = [samples.digests(self._query(query, _SAMPLE)) for query in self._queries]
         return {
             "records": self.num_records,
@@ -293,13 +293,13 @@ class ShadowAudit:
             "queries": [_checksum(digests) for digests in queried],
             "repeats": _checksum(self._repeats) if (self._repeats > 1).any() else None,
             "from_logits": self._from_logits,
-            # Models that are trained together are the same but for rounding alone.
+            # Models that are trained together differ from models trained alone only by rounding.
             "group_size": self._group_size,
             "config": dict(config or {}),
         }
 
     def _query(self, query: Callable[[Any], Any], rows: slice = slice(None)) -> Any:
-        """Records as one of the queries alters them."""
+        """Records as altered by one of the queries."""
         x = arrays.take(self._x, rows)
         return samples.checked_like(query(x), x, "queries", "x", one_each=True)
 
@@ -311,12 +311,12 @@ class ShadowAudit:
         return self._jobs.read(job, (self.num_records, 1 + len(self._queries)))
 
     def _groups(self) -> list[range]:
-        """Jobs that are trained together: always the same, as rounding depends on the company."""
+        """Jobs that are trained together: always in the same groups, which rounding depends on."""
         size, last = self._group_size, self.num_shadow_models
         return [range(start, min(start + size, last)) for start in range(0, last, size)]
 
     def _train(self, jobs: range) -> Iterable[dict[str, keras.Model]]:
-        """The models of some jobs, by name; nothing that one leaves behind reaches the next."""
+        """The models of some jobs, by name; no state of one reaches the next."""
         seeds = [_job_seed(self.seed, job) for job in jobs]
         rows = [np.flatnonzero(self.is_member(job)) for job in jobs]
         rows = [np.repeat(members, self._repeats[members]) for members in rows]
@@ -356,7 +356,7 @@ class ShadowAudit:
 
 
 def _trains_many(train_fn: Any) -> bool:
-    """Whether it is a trainer of many models at once, told by its method."""
+    """Whether it trains many models at once, recognised by its method."""
     return callable(getattr(train_fn, "train_many", None))
 
 
@@ -384,15 +384,15 @@ def _checked_repeats(repeats: Any, records: int) -> np.ndarray:
 
 
 def _job_seed(seed: int, job: int) -> int:
-    """Seed of one job, below 2**31: as independent of its neighbours' as NumPy makes it."""
+    """Seed of one job, below 2**31, independent of the other jobs' seeds."""
     return int(np.random.SeedSequence((seed, job)).generate_state(1)[0] >> 1)
 
 
 def _seed_generators(seed: int) -> None:
-    """Seed Python, NumPy and Keras, and take TensorFlow's own seed away.
+    """Seed Python, NumPy and Keras, and remove TensorFlow's own seed.
 
-    With a seed of TensorFlow, `fit` on arrays has the same batches in the same order in every
-    epoch, and trains models that are worse than those of a pipeline without a seed.
+    With a TensorFlow seed, `fit` on arrays uses the same batches in the same order
+    in every epoch, and trains worse models than a pipeline without a seed.
     """
     keras.utils.set_random_seed(seed)
     tf.random.set_seed(None)
@@ -424,7 +424,7 @@ def _name_among(names: Iterable[str], model: str | None) -> str:
 
 
 def _checksum(*columns: np.ndarray) -> str:
-    """Hash of columns of 64-bit numbers, in their order."""
+    """Hash of columns of 64-bit numbers, in order."""
     digest = hashlib.blake2b(digest_size=16)
     for column in columns:
         digest.update(np.asarray(column).astype(column.dtype.newbyteorder("<")).tobytes())

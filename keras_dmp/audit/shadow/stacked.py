@@ -1,4 +1,4 @@
-"""Training many small models at once: a step of all of them is one step of stacked weights."""
+"""Training many small models at once: one step of stacked weights is a step of all of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from keras_dmp._classifier.kind import resolve_output_kind
 from keras_dmp._data import arrays, samples
 from keras_dmp.audit.shadow.stacked_program import StackedProgram
 
-# Those that update each weight by its own gradient alone: norms and orthogonal steps would mix
+# Those that update each weight only by its own gradient: norms and orthogonal steps would mix
 # the models.
 _ELEMENTWISE = (
     keras.optimizers.Adadelta,
@@ -27,7 +27,7 @@ _ELEMENTWISE = (
     keras.optimizers.RMSprop,
     keras.optimizers.SGD,
 )
-# Layers whose training TensorFlow can vectorise over the weights too. Random ones it cannot.
+# Layers whose training TensorFlow can vectorise over the weights. Random layers cannot be.
 _STACKABLE = (
     keras.layers.InputLayer,
     keras.layers.Dense,
@@ -43,37 +43,37 @@ _STACKABLE = (
     keras.layers.Add,
     keras.layers.Concatenate,
 )
-# Weight updates (steps times weights) from which compiling the optimizer is repaid.
+# Weight updates (steps times weights) from which compiling the optimizer pays off.
 _WORTH_COMPILING = 500_000_000
 _MIXING_SETTINGS = ("clipnorm", "global_clipnorm", "use_ema")
 _MEAN_REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum")
 
 
 class StackedTrainer:
-    """Train many small networks of one architecture at once, each as if it were alone.
+    """Train many small networks of one architecture at once, each as if trained alone.
 
     A small network leaves a processor idle: its steps are overhead. Here the weights of
     `group_size` models are stacked along a new first axis and trained by one compiled program.
     Initial weights and the order of the samples are a function of a model's seed alone, so that
-    a model is the same, but for rounding, whatever it is trained beside.
+    a model is the same, up to rounding, whichever models it is trained with.
 
     It suits shadow models: pass it as the `train_fn` of a `ShadowAudit`.
 
     Args:
         build_model: Callable that builds a fresh classifier, always of one architecture. It is
             called after `keras.utils.set_random_seed` with the model's seed. Its layers are fully
-            connected ones and those that go with them: activations, normalizations, embeddings,
+            connected ones and layers that accompany them: activations, normalizations, embeddings,
             sums and concatenations; no convolutions and no dropout.
-        optimizer: Name or instance of a Keras optimizer that updates each weight by its own
-            gradients alone, such as SGD, Adam or AdamW. A copy of an instance is used. Defaults
+        optimizer: Name or instance of a Keras optimizer that updates each weight only by its
+            own gradients, such as SGD, Adam or AdamW. A copy of an instance is used. Defaults
             to `"adam"`.
         loss: A `keras.losses.Loss` of the labels. Defaults to sparse categorical cross-entropy
             of logits.
-        epochs: Integer, the passes over each model's samples.
-        batch_size: Integer, the samples a step; the last of an epoch may have fewer. Defaults
+        epochs: Integer, number of passes over each model's samples.
+        batch_size: Integer, samples per step; the last step of an epoch may have fewer. Defaults
             to 128.
-        group_size: Integer, the models that are trained at once; more take more memory and, from
-            a point on, more time each. Defaults to 16.
+        group_size: Integer, number of models trained at once; larger groups need more memory and,
+            beyond a point, more time per model. Defaults to 16.
 
     Raises:
         TypeError: `build_model` or `loss` is of the wrong type.
@@ -112,7 +112,7 @@ class StackedTrainer:
         self._loss = _checked_loss(loss)
         self._epochs, self._batch_size = epochs, batch_size
         self.group_size = group_size
-        # By the number of models: tracing takes longer than many a training.
+        # By the number of models: tracing often takes longer than training.
         self._programs: dict[int, StackedProgram] = {}
 
     def __call__(self, x: Any, y: Any, seed: int) -> keras.Model:
@@ -134,20 +134,20 @@ class StackedTrainer:
     ) -> list[keras.Model]:
         """Train a model on each of several selections of the samples.
 
-        `x` and `y` are in memory once, whatever the number of models. The global seeds of
-        Python, NumPy and Keras are set on the way.
+        `x` and `y` are in memory once, regardless of the number of models. The global seeds of
+        Python, NumPy and Keras are set in the process.
 
         Args:
             x: All samples, an array or a structure of arrays.
             y: Their labels.
-            rows: The positions of each model's samples. Models of equally many are trained at
-                once, others one after the other.
+            rows: The positions of each model's samples. Models with the same number of samples are
+                trained together, others one after the other.
             seeds: The seed of each model, which fixes its initial weights and the order of its
                 samples.
 
         Returns:
-            The models in the order of `rows`, not compiled. Each equals the one that a call with
-            its samples and its seed gives, up to rounding.
+            The models in the order of `rows`, not compiled. Each equals, up to rounding, the model
+            from a call with only its samples and its seed.
 
         Raises:
             ValueError: Arguments that do not fit each other or the models, or layers that cannot
@@ -189,7 +189,7 @@ class StackedTrainer:
         return model
 
     def _program(self, models: list[keras.Model], data: tuple, samples: int) -> StackedProgram:
-        """The compiled program for so many models; tracing takes longer than many a training."""
+        """The compiled program for this number of models; tracing often outlasts training."""
         program = self._programs.get(len(models))
         if program is None or not program.fits(models, data):
             updates = self._epochs * -(-samples // self._batch_size) * len(models)
@@ -223,13 +223,13 @@ def _require_trainable(model: keras.Model, x: Any, y: np.ndarray, loss: keras.lo
             )
         if layer.dtype_policy.name == "mixed_float16":
             raise ValueError(
-                "Expected `build_model` to build a model of float32 or bfloat16. Received: the "
-                "policy mixed_float16, whose losses would have to be scaled"
+                "Expected `build_model` to build a model with dtype float32 or bfloat16. "
+                "Received: the policy mixed_float16, whose losses would have to be scaled"
             )
     for variable in model.trainable_variables:
         if variable.constraint is not None:
             raise ValueError(
-                "Expected `build_model` to build a model of weights without constraints. "
+                "Expected `build_model` to build a model whose weights have no constraints. "
                 f"Received: {variable.name!r} with {type(variable.constraint).__name__}"
             )
 
@@ -253,7 +253,7 @@ def _checked_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:
     mixing = [name for name in _MIXING_SETTINGS if found.get_config().get(name)]
     if mixing:
         raise ValueError(
-            f"Expected `optimizer` to be without {', '.join(_MIXING_SETTINGS)}. "
+            f"Expected `optimizer` to have no {', '.join(_MIXING_SETTINGS)}. "
             f"Received: {mixing[0]}={found.get_config()[mixing[0]]!r}"
         )
     return found
@@ -268,14 +268,14 @@ def _checked_loss(loss: Any) -> keras.losses.Loss:
         )
     if loss.reduction not in _MEAN_REDUCTIONS:
         raise ValueError(
-            "Expected `loss` to give one number a batch. Received: a loss with "
+            "Expected `loss` to return one number per batch. Received: a loss with "
             f"reduction={loss.reduction!r}"
         )
     return loss
 
 
 def _groups(sizes: list[int], group_size: int) -> Iterator[list[int]]:
-    """Models to train at once: neighbours, as far as they have equally many samples."""
+    """Models to train together: consecutive ones with the same number of samples."""
     for start in range(0, len(sizes), group_size):
         alike: dict[int, list[int]] = {}
         for model in range(start, min(start + group_size, len(sizes))):
@@ -304,8 +304,8 @@ def _checked_seeds(seeds: Any, models: int) -> list[int]:
     seeds = list(seeds)
     if len(seeds) != models:
         raise ValueError(
-            f"Expected `seeds` to be one for each of the {models} selections in `rows`. "
-            f"Received: {len(seeds)}"
+            f"Expected `seeds` to have one seed for each of the {models} selections in `rows`. "
+            f"Received: {len(seeds)} seeds"
         )
     for seed in seeds:
         _validate.integer_at_least(0, seeds=seed)

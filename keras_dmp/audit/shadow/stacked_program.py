@@ -15,9 +15,9 @@ class StackedProgram:
 
     Args:
         models: Built models of one architecture; the layers of the first are the program.
-        optimizer: A Keras optimizer that works weight by weight; a copy of it is used.
-        loss: A loss that gives one number a batch.
-        data: Samples and labels, tensors like those that will be trained on.
+        optimizer: A Keras optimizer that works weight by weight; a copy is used.
+        loss: A loss that returns one number per batch.
+        data: Samples and labels, tensors like those used in training.
         compiled: Whether to compile the optimizer, which takes about half a second.
     """
 
@@ -36,13 +36,13 @@ class StackedProgram:
         self._optimizer = copied_optimizer(optimizer)
         self._optimizer.build(self._trainable)
         self._fresh_state = [np.array(variable) for variable in self._optimizer.variables]
-        # A dozen passes over all weights are one in XLA; matrix products are slower there.
+        # XLA fuses a dozen passes over all weights into one; matrix products are slower there.
         self._update = tf.function(
             lambda gradients: self._optimizer.apply(gradients, self._trainable),
             jit_compile=compiled,
         )
         self._data_specs = _specs(data)
-        # Steps and samples a step are left open, so that one trace serves them all.
+        # The numbers of steps and of samples per step are left open, so one trace serves all.
         batches = tf.TensorSpec([None, self._count, None], tf.int32)
         self._epoch = tf.function(self._steps, input_signature=(*self._data_specs, batches))
 
@@ -59,7 +59,7 @@ class StackedProgram:
             variable.assign(value)
 
     def store(self, models: Sequence[keras.Model]) -> None:
-        """Give each model its trained weights."""
+        """Assign the trained weights to each model."""
         for stacked, own in self._pairs(models):
             for variable, value in zip(own, np.array(stacked), strict=True):
                 variable.assign(value)
@@ -70,7 +70,7 @@ class StackedProgram:
         Args:
             data: All samples, a structure of tensors that the model takes, and their labels.
             order: Positions of each model's samples in the order of the pass, (models, samples).
-            batch_size: Samples a step; the last step has those that are left.
+            batch_size: Samples per step; the last step has the remaining ones.
         """
         whole = order.shape[1] - order.shape[1] % batch_size
         for part, size in ((order[:, :whole], batch_size), (order[:, whole:], None)):
@@ -110,7 +110,7 @@ class StackedProgram:
         )
 
     def _pairs(self, models: Sequence[keras.Model]) -> Iterator[tuple[keras.Variable, tuple]]:
-        """Each stacked variable with those of the models that it stands for."""
+        """Each stacked variable with the corresponding variables of the models."""
         trainable = zip(*(model.trainable_variables for model in models), strict=True)
         others = zip(*(model.non_trainable_variables for model in models), strict=True)
         yield from zip(self._trainable, trainable, strict=True)

@@ -1,4 +1,4 @@
-"""What an attack on a model returns: scores, and which samples they are of."""
+"""Result of an attack on a model: scores, and the samples that they belong to."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,26 +10,26 @@ from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class AttackScores(MembershipScores):
-    """Scores of an attack on a model, by which it can be repeated and compared.
+    """Scores of an attack on a model, with what is needed to repeat and compare it.
 
-    An attack that is trained scores the samples that it was not trained on. Everything that takes
-    a `MembershipScores` takes this too.
+    An attack that is trained scores the samples that it was not trained on. An
+    `AttackScores` can be passed wherever a `MembershipScores` is expected.
 
     Args:
-        member_scores: Array (members,) of real numbers; higher is more a member.
+        member_scores: Array (members,) of real numbers; higher for likelier members.
         nonmember_scores: Array (nonmembers,) of real numbers on the same scale.
         member_indices: Positions of the scored members among all members, (members,). Defaults to
             `None`: all were scored, in order.
         nonmember_indices: Positions of the scored nonmembers. Defaults to `None`.
-        seed: Seed that repeats the attack; `None` for one that draws nothing.
+        seed: Seed that repeats the attack; `None` for an attack without randomness.
 
     Attributes:
         member_indices: Positions of the scored members in `members`, (members,), int64.
         nonmember_indices: Positions of the scored nonmembers in `nonmembers`, int64.
 
     Raises:
-        TypeError: As `MembershipScores`.
-        ValueError: As `MembershipScores`, and for positions that are not one per score.
+        TypeError: As for `MembershipScores`.
+        ValueError: As for `MembershipScores`, and if the number of positions and scores differs.
 
     Example:
     >>> scores = AttackScores([2.0, 1.0], [0.0, -1.0], member_indices=[0, 3], seed=0)

@@ -1,4 +1,4 @@
-"""Lower bound of epsilon from the scores of an attack, valid after the search for a threshold."""
+"""Lower bound of epsilon from an attack's scores, valid although the threshold was searched."""
 
 import numpy as np
 from scipy import special
@@ -28,21 +28,21 @@ def epsilon_lower_bound(
 def log_ratio_low(takers: np.ndarray, others: np.ndarray, *, delta: float, alpha: float) -> float:
     """Lower bound of the largest log((P(taker > t) - delta) / P(other > t)) over thresholds t.
 
-    Thresholds are the 1st, 4th, 16th, ... largest of `others`, a grid that no score chooses,
+    Thresholds are the 1st, 4th, 16th, ... largest of `others`, a grid independent of the scores,
     with Bonferroni's correction. Above the k-th largest of n lies a share B of the others'
-    distribution, B ~ Beta(k, n - k + 1). Given it, the number of takers there is binomial, so
+    distribution, B ~ Beta(k, n - k + 1). Given B, the number of takers there is binomial, so
     that "at least h of m" has probability P(X <= rate), X ~ Beta(h, m - h + 1), the relation of
     Clopper & Pearson. A ratio r is refuted where P(X <= r B + delta) is at most alpha. Among
-    equal scores the takers above a threshold are as many as a random order would have on average.
+    equal scores, the number of takers above a threshold is its mean over random orders.
 
     Args:
         takers: Scores in ascending order.
         others: Scores in ascending order.
-        delta: Share of the takers' rate that is forgiven.
+        delta: Share of the takers' rate that is allowed.
         alpha: Largest probability that the bound is too high.
 
     Returns:
-        The bound, 0 where it is not above 0.
+        The bound, at least 0.
     """
     n, m = len(others), len(takers)
     ranks = _ranks(n)

@@ -9,11 +9,11 @@ import math
 import numpy as np
 from scipy import special
 
-# The number of nonmembers above a threshold is followed this many standard deviations out.
+# The number of nonmembers above a threshold is evaluated this many standard deviations out.
 _REACH = 8.0
 _BISECTIONS = 32
 # Chosen by simulation (tests/audit/statistics/test_auc_coverage.py): normal scores of equal and
-# unequal variance, members of whom a part is exposed, and scores of two values.
+# unequal variance, partly exposed members, and scores with two values.
 _PRIOR = 6.0
 _PRIOR_SHARE = 0.5
 
@@ -23,10 +23,10 @@ class Interval:
     """A figure and its confidence interval.
 
     Attributes:
-        value: The figure, or `None` where the sample cannot tell it.
+        value: The figure, or `None` where the sample cannot resolve it.
         low: Lower end, or `None`.
         high: Upper end, or `None`.
-        confidence: How often intervals made like this one hold the true figure.
+        confidence: How often intervals constructed this way contain the true figure.
         reason: Why the figure is missing, or `None` where it is not.
 
     Example:
@@ -55,25 +55,26 @@ class Interval:
 
 
 def clopper_pearson_low(hits: np.ndarray, trials: int, alpha: float) -> np.ndarray:
-    """One-sided exact lower bound of a proportion, missed with probability `alpha` at most."""
+    """One-sided exact lower bound of a proportion; it fails with probability at most `alpha`."""
     hits = np.asarray(hits, dtype=np.float64)
     low = special.betaincinv(np.maximum(hits, 0.5), trials - hits + 1, alpha)
     return np.where(hits == 0, 0.0, low)
 
 
 def clopper_pearson_high(hits: np.ndarray, trials: int, alpha: float) -> np.ndarray:
-    """One-sided exact upper bound of a proportion, missed with probability `alpha` at most."""
+    """One-sided exact upper bound of a proportion; it fails with probability at most `alpha`."""
     return 1.0 - clopper_pearson_low(trials - np.asarray(hits), trials, alpha)
 
 
 def auc_ends(beaten: np.ndarray, beating: np.ndarray, confidence: float) -> tuple[float, float]:
     """Interval of the AUC from the placement values of members and nonmembers.
 
-    DeLong's variance, from few placement values of a high AUC, is mostly far too small: those that
-    would make it large are rare. Each side therefore gets `_PRIOR` values more, of the variance
-    `_PRIOR_SHARE` of the largest that a mean of placement values allows, auc (1 - auc); they count
-    for nothing among hundreds. The interval holds every AUC that either the score test (Wilson,
-    with the variance at the AUC tested) or the test in log odds keeps, as both tails are long.
+    DeLong's variance, from few placement values of a high AUC, is mostly far too small: the values
+    that would make it large are rare. Each side therefore gets `_PRIOR` additional values, with the
+    variance `_PRIOR_SHARE` of the largest that a mean of placement values allows, auc (1 - auc);
+    they are negligible among hundreds. The interval contains every AUC that either the score test
+    (Wilson, with the variance at the AUC tested) or the test in log odds does not reject, as both
+    tails are long.
     """
     z = normal_quantile(confidence)
     center = float(beaten.mean())
@@ -146,7 +147,7 @@ def tpr_ends(
     The number of nonmembers above the true threshold is Binomial(n, fpr), which places the
     threshold between two order statistics; given it, the TPR has Clopper-Pearson's Beta
     distributions. Their mixture is what a bootstrap over both sides draws from, except that it
-    stays honest at counts of 0. Equal scores are taken in a random order, as the attacker does.
+    remains valid at counts of 0. Equal scores are taken in a random order, as the attacker does.
     """
     n, m = len(nonmembers), len(members)
     alpha = (1 - confidence) / 2
@@ -154,7 +155,7 @@ def tpr_ends(
     above = np.arange(max(0, math.floor(n * fpr - spread)), min(n, math.ceil(n * fpr + spread)) + 1)
     weights = special.bdtr(above, n, fpr)
     weights = np.diff(weights, prepend=0.0)
-    # The true threshold lies below the score of rank `above`, and not below the next one.
+    # The true threshold is below the score of rank `above` and not below the next one.
     hits_low = hits_above(members, nonmembers, above)
     hits_high = hits_above(members, nonmembers, above + 1)
     low = _mixture_quantile(hits_low, m - hits_low + 1, weights, alpha)
@@ -171,8 +172,8 @@ def hits_above(takers: np.ndarray, others: np.ndarray, ranks: np.ndarray) -> np.
     Args:
         takers: Scores in ascending order.
         others: Scores in ascending order.
-        ranks: Ranks among `others`, 1 for the largest; 0 is above all scores, and one more than
-            there are others is below all scores.
+        ranks: Ranks among `others`, 1 for the largest; 0 is above all scores, and `len(others) +
+            1` is below all scores.
     """
     n, m = len(others), len(takers)
     inner = np.clip(ranks, 1, n)

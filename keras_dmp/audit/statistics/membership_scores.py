@@ -1,4 +1,4 @@
-"""Scores of a membership attack and every figure that is read from them."""
+"""Scores of a membership attack and all figures computed from them."""
 
 import dataclasses
 import functools
@@ -23,22 +23,22 @@ __all__ = ["Interval", "MembershipScores"]
 class MembershipScores:
     """Scores of an attack for all samples, and the figures computed from them.
 
-    Every figure is a number, and has a method of its name with `_interval` that returns an
-    `Interval` around it. Intervals take
-    the scores of each side for independent draws from one distribution, which holds for samples
-    of one model only roughly. They are computed, not drawn: the same scores give the same ends.
+    Every figure is a number, and a method of the same name with `_interval` returns an `Interval`
+    around it. Intervals assume that the scores of each side are independent draws from one
+    distribution, which holds only roughly for samples of one model. They are computed, not drawn:
+    the same scores give the same ends.
 
     Args:
-        member_scores: Array (members,) of real numbers; higher is more a member.
+        member_scores: Array (members,) of real numbers; higher for likelier members.
         nonmember_scores: Array (nonmembers,) of real numbers on the same scale.
 
     Attributes:
-        member_scores: The members' scores in the given order, float64, read-only.
-        nonmember_scores: The nonmembers' scores in the given order, float64, read-only.
+        member_scores: The members' scores in the order passed, float64, read-only.
+        nonmember_scores: The nonmembers' scores in the order passed, float64, read-only.
 
     Raises:
         TypeError: If scores are not numbers.
-        ValueError: If scores are not one-dimensional, are missing, or are NaN or infinite.
+        ValueError: If scores are not one-dimensional, are empty, or contain NaN or infinities.
 
     Example:
     >>> scores = MembershipScores([3.0, 2.0, 2.0, 0.0], [2.0, 1.0, 0.0, 0.0])
@@ -86,8 +86,8 @@ class MembershipScores:
         """The AUC with its interval.
 
         The variance is that of DeLong, DeLong & Clarke-Pearson, Biometrics 1988, with a few
-        placement values added: in simulations the interval held the AUC in 95 % of draws or more
-        for 10 members against 1,000 nonmembers and an AUC of 0.99.
+        placement values added: in simulations with 10 members, 1,000 nonmembers and an AUC of 0.99,
+        the interval contained the AUC in at least 95 % of draws.
 
         Args:
             confidence: Float in (0, 1). Defaults to 0.95.
@@ -99,8 +99,8 @@ class MembershipScores:
     def advantage(self) -> float:
         """Largest |TPR - FPR| over all thresholds, TF-Privacy's attacker advantage.
 
-        Searched on the samples that it is measured on, it lies above 0 for any attack; its
-        interval allows for the search.
+        Since the threshold is searched on the samples it is measured on, it is above 0 for any
+        attack; its interval accounts for the search.
         """
         return float(np.abs(self._curve.tpr - self._curve.fpr).max())
 
@@ -121,13 +121,13 @@ class MembershipScores:
     def balanced_accuracy(self, *, seed: int = 0) -> float | None:
         """(TPR + 1 - FPR) / 2 with the threshold chosen on one half, measured on the other.
 
-        The first half chooses the direction too: an attack that looks the wrong way is turned.
+        The first half also chooses the direction: an attack that points the wrong way is reversed.
 
         Args:
             seed: Integer. Draws the halves. Defaults to 0.
 
         Returns:
-            The accuracy; `None` with fewer than two samples on a side.
+            The accuracy; `None` with fewer than two samples per side.
         """
         counts = self._held_out_counts(seed)
         return None if counts is None else _balanced_accuracy(*counts)
@@ -154,7 +154,7 @@ class MembershipScores:
     def tpr_at_fpr(self, fpr: float) -> float | None:
         """Largest true positive rate of an attacker whose false positive rate is `fpr`.
 
-        Samples of equal scores are flagged at random, as far as the false positive rate allows:
+        Samples with equal scores are flagged at random, as far as the false positive rate allows:
         the ROC curve is linear across a tie.
 
         Args:
@@ -169,15 +169,15 @@ class MembershipScores:
     def tpr_at_fpr_interval(self, fpr: float, *, confidence: float = 0.95) -> Interval:
         """The TPR at a true FPR of `fpr` with its interval.
 
-        The interval allows for the threshold's error from the nonmembers and for the members
-        drawn.
+        The interval accounts for the sampling error of the threshold, from the nonmembers, and of
+        the members.
 
         Args:
             fpr: Float in (0, 1]. The false positive rate allowed.
             confidence: Float in (0, 1). Defaults to 0.95.
 
         Returns:
-            An `Interval`; with fewer than 1 / `fpr` nonmembers without a value, but with a reason.
+            An `Interval`; with fewer than 1 / `fpr` nonmembers it has a reason instead of a value.
         """
         _check_inside_unit("confidence", confidence)
         value = self.tpr_at_fpr(fpr)
@@ -188,11 +188,11 @@ class MembershipScores:
     def positive_predictive_value(
         self, fpr: float | None = None, *, prior: float = 0.5
     ) -> float | None:
-        """Share of members among the samples that are taken for members.
+        """Share of members among the samples taken for members.
 
         At a false positive rate of `fpr` it is prior TPR / (prior TPR + (1 - prior) fpr),
         Jayaraman et al., "Revisiting membership inference under realistic assumptions", PoPETs
-        2021. It says how much to believe one alarm, where few candidates are members.
+        2021. It shows how credible a single alarm is when few candidates are members.
 
         Args:
             fpr: Float in (0, 1]. The false positive rate allowed. Defaults to `None`: the
@@ -201,7 +201,7 @@ class MembershipScores:
             prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
 
         Returns:
-            The share; `None` where `tpr_at_fpr` is.
+            The share; `None` where `tpr_at_fpr` is `None`.
         """
         _check_inside_unit("prior", prior)
         if fpr is None:
@@ -212,7 +212,7 @@ class MembershipScores:
     def positive_predictive_value_interval(
         self, fpr: float | None = None, *, prior: float = 0.5, confidence: float = 0.95
     ) -> Interval:
-        """The positive predictive value with its interval: that of `tpr_at_fpr` carried over.
+        """The positive predictive value with its interval: that of `tpr_at_fpr`, transformed.
 
         Without `fpr` its upper end is 1, as nothing bounds the share above a threshold that hardly
         any score reaches.
@@ -227,7 +227,7 @@ class MembershipScores:
         if fpr is None:
             alpha = (1 - confidence) / 2
             ratio = math.exp(log_ratio_low(*self._sorted, delta=0.0, alpha=alpha))
-            # Where everything is taken for a member, the share is the prior.
+            # If everything is taken for a member, the share is the prior.
             low = max(prior, float(_share(ratio, 1.0, prior)))
             return _around(value, (low, 1.0), confidence)
         tpr = self.tpr_at_fpr_interval(fpr, confidence=confidence)
@@ -240,9 +240,9 @@ class MembershipScores:
         """Probability that a sample with this score is a member, for each sample.
 
         The privacy risk score of Song & Mittal, "Systematic evaluation of privacy risks of
-        machine learning models", USENIX Security 2021, Section 5: 0.5 is a coin flip. Their
-        histograms are made monotone here: bins of at least 20 samples with scores in order, one
-        member and one nonmember added to each, and a higher score never has a lower risk.
+        machine learning models", USENIX Security 2021, Section 5: 0.5 is a coin flip. Here
+        their histograms are made monotone: bins hold at least 20 samples with consecutive scores,
+        one member and one nonmember are added to each, and a higher score never has a lower risk.
 
         Args:
             prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
@@ -258,7 +258,7 @@ class MembershipScores:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Both ends of an interval of each sample's privacy risk.
 
-        Clopper & Pearson's, of the share of members among samples of neighboring scores.
+        Clopper & Pearson's interval of the share of members among samples with neighbouring scores.
 
         Args:
             prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
@@ -275,14 +275,14 @@ class MembershipScores:
     def epsilon_lower_bound(self, delta: float = 0.0, confidence: float = 0.95) -> float:
         """Largest epsilon such that training is not (epsilon, `delta`)-private, by these scores.
 
-        Of (epsilon, delta)-private training every threshold obeys TPR <= e^epsilon FPR + delta
+        In (epsilon, delta)-private training, every threshold satisfies TPR <= e^epsilon FPR + delta
         and 1 - FPR <= e^epsilon (1 - TPR) + delta (Kairouz, Oh & Viswanath 2015). The bound
         stays valid after the search: thresholds are the 1st, 4th, 16th, ... score of the other
-        side, above which the rate of mistakes has a known Beta distribution, tested together
-        with Clopper & Pearson's of the hits, and Bonferroni's correction over thresholds and
-        inequalities. Compare Jagielski, Ullman & Oprea 2020 and Nasr et al. 2021, who bound both
-        rates apart. An attack that looks the wrong way has to be turned first. 0 says that
-        nothing was found, not that nothing leaks.
+        side, above which the rate of mistakes has a known Beta distribution, tested together with
+        Clopper & Pearson's distribution of the hits, and Bonferroni's correction over thresholds
+        and inequalities. Compare Jagielski, Ullman & Oprea 2020 and Nasr et al. 2021, who bound
+        both rates separately. An attack that points the wrong way has to be reversed first. 0 means
+        that nothing was found, not that nothing leaks.
 
         Args:
             delta: Float in [0, 1). Defaults to 0.
@@ -295,9 +295,9 @@ class MembershipScores:
         return epsilon_lower_bound(*self._sorted, delta=delta, confidence=confidence)
 
     def tied_members(self) -> float:
-        """Share of the members whose score some nonmember has too.
+        """Share of the members whose score equals that of some nonmember.
 
-        No threshold tells these members from those nonmembers.
+        No threshold separates these members from those nonmembers.
         """
         return self._curve.tied_members
 
@@ -345,8 +345,8 @@ class MembershipScores:
 def random_halves(sides: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
     """Mask of the first half of each side.
 
-    The scores have a say in the draw: one mask for all sorted scores of one size would always
-    put the same ranks together.
+    The draw depends on the scores: a single mask for all sorted scores of one size would
+    always group the same ranks.
     """
     rng = np.random.default_rng([seed, *(zlib.crc32(side) for side in sides)])
     return [rng.permutation(len(side)) < len(side) // 2 for side in sides]
@@ -355,7 +355,7 @@ def random_halves(sides: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
 def best_threshold(members: np.ndarray, nonmembers: np.ndarray) -> tuple[float, float]:
     """Threshold of the largest TPR - FPR and that gap, from both sides' ascending scores.
 
-    It lies half-way between two scores, so that "above" and "at least" are the same.
+    It is half-way between two scores, so that "above" and "at least" coincide.
     """
     values = np.unique(np.concatenate([members, nonmembers]))
     middles = np.append(values[:-1] / 2 + values[1:] / 2, values[-1])
@@ -375,7 +375,7 @@ def _share(tpr: Any, fpr: Any, prior: float) -> Any:
 
 
 def _around(value: float, ends: tuple[float, float], confidence: float) -> Interval:
-    # Ends that are computed apart from the value can pass it by a rounding.
+    # Ends that are computed separately from the value can pass it by a rounding error.
     return Interval(value, min(ends[0], value), max(ends[1], value), confidence)
 
 
@@ -388,7 +388,7 @@ def _checked(scores: Any, name: str) -> np.ndarray:
         )
     if scores.ndim != 1 or not scores.size:
         raise ValueError(
-            f"Expected `{name}` to have shape (samples,), at least one of them. "
+            f"Expected `{name}` to have shape (samples,) with at least one sample. "
             f"Received: shape {scores.shape}"
         )
     scores = scores.astype(np.float64)

@@ -1,7 +1,7 @@
-"""What an attacker reads off a classifier's outputs, one score a sample, in float64.
+"""Scores that an attacker computes from a classifier's outputs, one per sample, in float64.
 
-A score is higher the more the sample looks like a member. Every score is finite, and keeps
-apart samples whose probabilities round to 1: logits of 60 are as good as logits of 6.
+A score is higher the more the sample looks like a member. Every score is finite, and separates
+samples even if their probabilities round to 1: logits of 60 work as well as logits of 6.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import probabilities
 from keras_dmp._classifier.outputs import OutputKind, require_outputs
 
-# Values worked on at a time: the float64 working copies stay small however many classes.
+# Values processed at a time: the float64 working copies stay small for any number of classes.
 _CHUNK_VALUES = 1_638_400
 
 _Rows = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -22,7 +22,7 @@ def loss_scores(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool) -
     """Log probability of the label: minus the cross-entropy, in nats.
 
     Yeom et al., "Privacy risk in machine learning", CSF 2018. Song & Mittal's confidence, the
-    probability of the label, orders samples in the same way.
+    probability of the label, ranks samples in the same way.
 
     Args:
         outputs: Outputs of a classifier, (samples, units); one unit is a sigmoid head and stands
@@ -35,8 +35,8 @@ def loss_scores(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool) -
 
     Raises:
         TypeError: If outputs or labels are of another type.
-        ValueError: If outputs are not finite, are no probabilities where `from_logits` is
-            `False` or nothing but probabilities where it is `True`; if labels do not match
+        ValueError: If outputs are not finite, are not probabilities although `from_logits` is
+            `False`, or are all probabilities although it is `True`; if labels do not match
             the samples or the classes.
 
     Example:
@@ -57,10 +57,10 @@ def confidence_scores(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: b
 
 
 def margin_scores(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool) -> np.ndarray:
-    """Log probability of the label less the largest of the other classes.
+    """Log probability of the label minus the largest among the other classes.
 
     The difference of two logits, positive where the sample is classified correctly. Arguments
-    and errors are those of `loss_scores`; the result has any sign.
+    and errors are those of `loss_scores`; the result may have either sign.
     """
     return _by_row(_margin, outputs, y_true, from_logits)
 
@@ -88,7 +88,7 @@ def modified_entropy_scores(
 
 
 def correctness_scores(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool) -> np.ndarray:
-    """1 where the sample is classified correctly and 0 where not: the gap attack.
+    """1 if the sample is classified correctly and 0 otherwise: the gap attack.
 
     Yeom et al. 2018; its advantage is the gap between the accuracies on members and nonmembers.
     Arguments and errors are those of `loss_scores`.
@@ -102,8 +102,8 @@ def scaled_logits(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool)
     """Log odds of the label, log(p_y / (1 - p_y)), the statistic of LiRA.
 
     Carlini et al., "Membership inference attacks from first principles", S&P 2022, Section
-    VI-A. It is nearly normal over models, and from logits it is exact at any size of them.
-    Arguments and errors are those of `loss_scores`; the result has any sign.
+    VI-A. It is nearly normal across models, and is exact for logits of any size.
+    Arguments and errors are those of `loss_scores`; the result may have either sign.
 
     Example:
     >>> scaled_logits(np.array([[60.0, 0.0], [0.0, 900.0]]), np.array([0, 1]), from_logits=True)
@@ -115,7 +115,7 @@ def scaled_logits(outputs: np.ndarray, y_true: np.ndarray, *, from_logits: bool)
 def loss_and_entropy(
     outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cross-entropy and modified entropy of each sample at once, of arrays checked before.
+    """Cross-entropy and modified entropy of each sample, from arrays that were checked before.
 
     Args:
         outputs: Outputs of a classifier, (samples, units).
@@ -140,7 +140,7 @@ def _by_row(score: _Rows, outputs: np.ndarray, labels: np.ndarray, from_logits: 
 
 
 def _chunks(outputs: np.ndarray, from_logits: bool) -> Iterator[tuple[slice, np.ndarray]]:
-    """Log probabilities of some rows at a time."""
+    """Log probabilities, some rows at a time."""
     step = max(1, _CHUNK_VALUES // outputs.shape[1])
     for start in range(0, len(outputs), step):
         rows = slice(start, start + step)
@@ -174,7 +174,7 @@ def _negative_entropy(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
     del labels
     terms = np.exp(log_p) * log_p
     remainder = _remainder(log_p)
-    # Near p = 1 the likeliest class's own term has lost its digits.
+    # Near p = 1 the term of the likeliest class has lost its digits.
     np.put_along_axis(terms, log_p.argmax(axis=1)[:, None], 0.0, axis=1)
     return np.minimum(terms.sum(axis=1) + (1 - remainder) * np.log1p(-remainder), 0.0)
 
@@ -196,14 +196,14 @@ def _loss_and_entropy(log_p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
 
 
 def _remainder(log_p: np.ndarray) -> np.ndarray:
-    """1 - p of the likeliest class, summed from the others: it keeps its digits near p = 1."""
+    """1 - p of the likeliest class, summed from the others, which keeps the digits near p = 1."""
     others = np.exp(log_p)
     np.put_along_axis(others, log_p.argmax(axis=1)[:, None], 0.0, axis=1)
     return np.maximum(others.sum(axis=1), np.finfo(np.float64).tiny)
 
 
 def _label_and_others(log_p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log probability of the label, and those of all classes with the label's at -inf."""
+    """Log probability of the label, and those of all classes with the label's set to -inf."""
     others = log_p.copy()
     np.put_along_axis(others, labels[:, None], -np.inf, axis=1)
     return np.take_along_axis(log_p, labels[:, None], axis=1)[:, 0], others
@@ -212,7 +212,7 @@ def _label_and_others(log_p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
 def _checked(
     outputs: np.ndarray, labels: np.ndarray, from_logits: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs and labels as arrays that fit each other and are what they are said to be."""
+    """Outputs and labels as arrays that match each other and the declared kind."""
     _validate.boolean(from_logits=from_logits)
     outputs, labels = np.asarray(outputs), np.asarray(labels)
     if outputs.dtype.kind not in "fiub":
@@ -235,7 +235,7 @@ def _checked_labels(labels: np.ndarray, samples: int, classes: int) -> np.ndarra
         )
     if labels.shape != (samples,):
         raise ValueError(
-            f"Expected `y_true` to have shape ({samples},), one for each of the outputs. "
+            f"Expected `y_true` to have shape ({samples},), one label per row of the outputs. "
             f"Received: shape {labels.shape}"
         )
     low, high = int(labels.min()), int(labels.max())

@@ -1,4 +1,4 @@
-"""A threshold for each class, as Song & Mittal have it, in terms of scores."""
+"""A threshold for each class, after Song & Mittal, in terms of scores."""
 
 import numpy as np
 
@@ -9,27 +9,27 @@ from keras_dmp.audit.statistics.membership_scores import (
     random_halves,
 )
 
-# With fewer samples of a class on a side, the threshold of all classes is the better guess.
+# With fewer samples of a class per side, the threshold of all classes is the better guess.
 _FEWEST = 10
 
 
 def class_thresholds(
     scores: MembershipScores, member_labels: np.ndarray, nonmember_labels: np.ndarray
 ) -> np.ndarray:
-    """Threshold of each class at which TPR - FPR is largest within the class.
+    """Threshold of each class with the largest TPR - FPR within the class.
 
     Section 4.1 of Song & Mittal, "Systematic evaluation of privacy risks of machine learning
     models", USENIX Security 2021, arXiv 2003.10595, which takes the scores from a shadow
-    model. Choose thresholds on samples that are not scored with them: on the same samples the
+    model. Choose thresholds on samples that are not scored with them: on the same samples, the
     attack would look better than it is.
 
     Args:
-        scores: Scores of samples to choose on: a shadow model's, or part of the target's.
+        scores: Scores of the samples used for choosing: a shadow model's, or part of the target's.
         member_labels: Class of each member, (members,), integers.
         nonmember_labels: Class of each nonmember, (nonmembers,), integers.
 
     Returns:
-        Array (classes,), float64, up to the largest class seen. A class with fewer than 10
+        Array (classes,), float64, up to the largest label. A class with fewer than 10
         members or nonmembers has the threshold of all samples.
 
     Example:
@@ -62,23 +62,23 @@ def less_class_thresholds(
     thresholds: np.ndarray | None = None,
     seed: int = 0,
 ) -> MembershipScores:
-    """Scores less the threshold of their class, so that 0 is the threshold of every class.
+    """Scores minus the threshold of their class, so that 0 is the threshold of every class.
 
     Args:
         scores: Scores of an attack, such as the modified entropy's.
         member_labels: Class of each member, (members,), integers.
         nonmember_labels: Class of each nonmember, (nonmembers,), integers.
         thresholds: Array (classes,) from `class_thresholds` on other samples. Defaults to
-            `None`: each half of the samples has the thresholds that the other half chooses, so
-            that no sample has a say in its own.
+            `None`: each half of the samples uses the thresholds that the other half chooses,
+            so that no sample affects its own threshold.
         seed: Integer. Draws the halves. Defaults to 0.
 
     Returns:
-        A `MembershipScores`, samples in the given order.
+        A `MembershipScores`, with the samples in the order passed.
 
     Raises:
-        ValueError: If labels do not match the scores or the thresholds, or a side has fewer
-            than two samples to halve.
+        ValueError: If labels do not match the scores or the thresholds, or a side has
+            fewer than two samples.
     """
     labels = (
         _checked(member_labels, scores.num_members, "member_labels"),
@@ -104,7 +104,7 @@ def less_class_thresholds(
         chosen_on = MembershipScores(*(s[~h] for s, h in zip(sides, half, strict=True)))
         others = (of_side[~h] for of_side, h in zip(labels, half, strict=True))
         chosen = class_thresholds(chosen_on, *others)
-        # A class that only this half has gets the threshold of all classes.
+        # A class that occurs only in this half gets the threshold of all classes.
         overall = _best_threshold(chosen_on.member_scores, chosen_on.nonmember_scores)
         missing = 1 + max(int(of_side.max()) for of_side in labels) - len(chosen)
         chosen = np.append(chosen, np.full(missing, overall))

@@ -10,7 +10,7 @@ _FEWEST_IN_BIN = 20
 def member_posterior(
     members: np.ndarray, nonmembers: np.ndarray, prior: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """P(member | score) of each sample, never falling in the score."""
+    """P(member | score) of each sample, nondecreasing in the score."""
     bins, pools = _pooled_bins(members, nonmembers)
     share = len(members) / (len(members) + len(nonmembers))
     risk = _risk(np.array([_share(pool, share) for pool in pools]), share, prior)
@@ -23,7 +23,7 @@ def member_posterior_ends(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of an interval of each sample's P(member | score), (samples, 2).
 
-    Clopper & Pearson's of the share of members in the pool of neighbouring scores.
+    Clopper & Pearson's interval of the share of members in the pool of neighbouring scores.
     """
     bins, pools = _pooled_bins(members, nonmembers)
     share = len(members) / (len(members) + len(nonmembers))
@@ -37,14 +37,14 @@ def member_posterior_ends(
 
 
 def _risk(shares: np.ndarray, share: float, prior: float) -> np.ndarray:
-    """Shares of members among samples as probabilities where `prior` of candidates are members."""
+    """Shares of members as probabilities if `prior` of the candidates are members."""
     with np.errstate(divide="ignore"):
         odds = shares / (1 - shares) * (1 - share) / share * prior / (1 - prior)
     return np.where(np.isinf(odds), 1.0, odds / (1 + np.where(np.isinf(odds), 0.0, odds)))
 
 
 def _pooled_bins(members: np.ndarray, nonmembers: np.ndarray) -> tuple[list[np.ndarray], list]:
-    """The bin of each sample, members first, and the pools that bins were joined to."""
+    """The bin of each sample, members first, and the pools that the bins were merged into."""
     pooled = np.sort(np.concatenate([members, nonmembers]))
     edges = _bin_edges(pooled)
     bins = [np.searchsorted(edges, side, side="right") for side in (members, nonmembers)]
@@ -62,9 +62,9 @@ def _bin_edges(pooled: np.ndarray) -> np.ndarray:
 def _rising_pools(
     members: np.ndarray, nonmembers: np.ndarray, prior: float
 ) -> list[tuple[int, int, int]]:
-    """Members, samples and bins of each pool: neighbouring bins, joined until their shares rise.
+    """Members, samples and bins of each pool: neighbouring bins, merged until their shares rise.
 
-    Two samples in the proportion of both sides are added to each pool: no share is 0 or 1.
+    Two samples in the proportion of both sides are added to each pool, so that no share is 0 or 1.
     """
     pools: list[tuple[int, int, int]] = []
     for hits, others in zip(members.tolist(), nonmembers.tolist(), strict=True):

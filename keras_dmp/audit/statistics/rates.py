@@ -1,8 +1,8 @@
 """Rates of a membership attack from its scores: ROC curve, AUC interval, TPR at a low FPR.
 
-Members are the positives. A score is higher the more the attack takes a sample for a member.
-Samples of equal scores cannot be told apart: an attacker who flags some of them draws which. The
-rates between two corners of a curve are therefore those on the straight line that joins them.
+Members are the positives. A score is higher the likelier the attack considers membership. Samples
+with equal scores cannot be distinguished: an attacker who flags some of them chooses at random. The
+rates between two corners of a curve therefore lie on the straight line that joins them.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 from keras_dmp import _validate
 from keras_dmp.audit.statistics import intervals
 
-# The low-FPR end is where an ROC curve is read, so that its first points are never thinned.
+# The low-FPR end is the part of an ROC curve that matters, so its first points are never thinned.
 _EXACT_POINTS = 1_000
 _MOST_POINTS = 2_000
 
@@ -102,7 +102,7 @@ class RocCurve:
 
     @property
     def tied_members(self) -> float:
-        """Share of the members whose score some nonmember has too; before `thin`."""
+        """Share of the members whose score equals that of some nonmember; before `thin`."""
         hits, alarms = np.diff(self.true_positives), np.diff(self.false_positives)
         return int(hits[alarms > 0].sum()) / self.num_members
 
@@ -141,7 +141,7 @@ def roc_curve(member_scores: np.ndarray, nonmember_scores: np.ndarray) -> RocCur
     """ROC curve of an attack, every corner of it.
 
     Args:
-        member_scores: Scores of the members, (members,), finite; higher is more a member.
+        member_scores: Scores of the members, (members,), finite; higher for likelier members.
         nonmember_scores: Scores of the nonmembers, (nonmembers,).
     """
     members, nonmembers = np.sort(member_scores), np.sort(nonmember_scores)
@@ -164,7 +164,7 @@ def roc_curve(member_scores: np.ndarray, nonmember_scores: np.ndarray) -> RocCur
 def tpr_at_fpr(curve: RocCurve, fpr: float) -> float | None:
     """Largest true positive rate of an attacker whose false positive rate is `fpr`.
 
-    Where the rate lies within a tie, the attacker flags a random part of the tied samples: the
+    If the rate falls within a tie, the attacker flags a random part of the tied samples: the
     curve is linear there (Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters
     2006, Section 6).
 
@@ -174,7 +174,7 @@ def tpr_at_fpr(curve: RocCurve, fpr: float) -> float | None:
 
     Returns:
         The rate, or `None` with fewer than 1 / `fpr` nonmembers: a single false alarm would
-        then already be above `fpr`, so that the sample cannot resolve it.
+        then already exceed `fpr`, so the sample cannot resolve it.
     """
     if alarms_allowed(fpr, curve.num_nonmembers) < 1:
         return None
@@ -182,17 +182,17 @@ def tpr_at_fpr(curve: RocCurve, fpr: float) -> float | None:
 
 
 def needed(fpr: float) -> str:
-    """How many nonmembers it takes to resolve a false positive rate, in words."""
-    # The reciprocal of the smallest floats is infinite.
+    """The number of nonmembers needed to resolve a false positive rate, in words."""
+    # The reciprocals of the smallest floats are infinite.
     count = 1 / max(fpr, 1e-300)
     shown = f"{math.ceil(count - 1e-9):,}" if count < 1e15 else f"{count:.3g}"
     return f"needs {shown} nonmembers"
 
 
 def alarms_allowed(fpr: float, num_nonmembers: int) -> float:
-    """False alarms of a false positive rate, which need not be a whole number."""
+    """Number of false alarms at a false positive rate, which need not be a whole number."""
     allowed = fpr * num_nonmembers
-    # Products such as 0.1 * 30 miss a whole number by rounding.
+    # Products such as 0.1 * 30 miss a whole number by a rounding error.
     return float(round(allowed)) if abs(allowed - round(allowed)) < 1e-9 else allowed
 
 
@@ -219,19 +219,19 @@ def auc_interval(
 
     DeLong, DeLong & Clarke-Pearson, "Comparing the areas under two or more correlated receiver
     operating characteristic curves", Biometrics 1988: the variance of the placement values, with
-    a few values added that keep it from being too small where a side has few samples.
+    a few added values that keep it from being too small if a side has few samples.
 
     Args:
-        member_scores: Scores of the members, (members,); higher is more a member.
+        member_scores: Scores of the members, (members,); higher for likelier members.
         nonmember_scores: Scores of the nonmembers, (nonmembers,).
-        confidence: How often such intervals hold the true AUC. Defaults to 0.95.
+        confidence: How often such intervals contain the true AUC. Defaults to 0.95.
     """
     members, nonmembers = np.sort(member_scores), np.sort(nonmember_scores)
     return intervals.auc_ends(*placements(members, nonmembers), confidence)
 
 
 def placements(members: np.ndarray, nonmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the other side that each score beats, or is beaten by, ties half; ascending in."""
+    """Share of the other side above or below each score, ties half; ascending input."""
     return _share_below(nonmembers, members), 1.0 - _share_below(members, nonmembers)
 
 

@@ -1,8 +1,8 @@
-"""Rows of scores or outputs that both sides of an audit have: were the same samples passed twice?
+"""Rows of scores or outputs on both sides of an audit: were the same samples passed twice?
 
 Two samples seldom have the same outputs to the last digit, unless outputs are saturated, rounded or
-constant, or the data holds a record several times. All of these put equal rows on *one* side as
-readily as on both. What gives shared samples away is that equal rows are split over the sides.
+constant, or the data contains a record several times. All of these put equal rows on *one* side as
+often as on both. Shared samples are recognised by equal rows that are split between the sides.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 
 # A file of different samples is refused by mistake with at most this probability.
 _LEVEL = 1e-5
-# Rows of one file that are hashed at a time.
+# Rows hashed at a time.
 _CHUNK_ROWS = 16_384
 _FEWEST_DISTINCT = 3
 
@@ -22,14 +22,14 @@ def require_different_sides(members: np.ndarray, nonmembers: np.ndarray, what: s
     Refused are sides that are equal row by row and have at least three different rows; and rows
     that occur on both sides more often than chance allows. If the samples of both sides are
     exchangeable, a row that occurs c times is on both sides with a probability of at most
-    1 - 2^(1 - c). The number of such rows is held against these probabilities by the bound of
+    1 - 2^(1 - c). The number of such rows is tested against these probabilities with the bound of
     Chernoff and Hoeffding, at a level of 1e-5: 17 rows that occur once on each side are refused.
-    Rows of zeros and ones, as saturated softmax outputs are, show nothing and do not count.
+    Rows of zeros and ones, such as saturated softmax outputs, prove nothing and are not counted.
 
     Args:
         members: Scores (samples,) or outputs (samples, units).
-        nonmembers: The same of the nonmembers.
-        what: What messages call them, `"scores"`.
+        nonmembers: The same for the nonmembers.
+        what: Their name in messages, such as `"scores"`.
     """
     sides = [np.asarray(side).reshape(len(side), -1) for side in (members, nonmembers)]
     if sides[0].shape[1] != sides[1].shape[1]:
@@ -50,7 +50,7 @@ def require_different_sides(members: np.ndarray, nonmembers: np.ndarray, what: s
 
 
 def _is_beyond_chance(shared: np.ndarray, telling: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether more of the rows that recur are on both sides than exchangeable sides would have."""
+    """Whether more of the repeated rows are on both sides than exchangeable sides would have."""
     recurring = telling & (counts > 1)
     total, found = np.count_nonzero(recurring), np.count_nonzero(shared & recurring)
     if not total:
@@ -66,7 +66,7 @@ def _is_beyond_chance(shared: np.ndarray, telling: np.ndarray, counts: np.ndarra
 
 
 def _is_telling(rows: np.ndarray) -> np.ndarray:
-    """Rows of several numbers that are not zeros and ones alone; any single number."""
+    """Rows of several numbers that are not only zeros and ones; any single number."""
     if rows.shape[1] == 1:
         return np.ones(len(rows), dtype=bool)
     return ~((rows == 0) | (rows == 1)).all(axis=1)
@@ -80,7 +80,7 @@ def _hashes(rows: np.ndarray) -> np.ndarray:
     for start in range(0, len(rows), _CHUNK_ROWS):
         # Adding 0.0 turns -0.0 into 0.0.
         bits = (rows[start : start + _CHUNK_ROWS].astype(np.float64) + 0.0).view(np.uint64)
-        # The last bits of a product depend on the last bits of its factors alone.
+        # The last bits of a product depend only on the last bits of its factors.
         bits = (bits ^ (bits >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
         bits ^= bits >> np.uint64(29)
         found[start : start + _CHUNK_ROWS] = (bits * odd).sum(axis=1, dtype=np.uint64)
@@ -89,7 +89,7 @@ def _hashes(rows: np.ndarray) -> np.ndarray:
 
 def _refuse(what: str, shared: int, total: int, how: str) -> None:
     raise ValueError(
-        f"Expected the {what} of members and nonmembers to be of different samples: a sample on "
-        f"both sides hides what the model betrays. Received: {shared} of {total} nonmembers with "
+        f"Expected the {what} of members and nonmembers to come from different samples: a "
+        f"sample on both sides hides leakage. Received: {shared} of {total} nonmembers with "
         f"the {what} of a member{how}; pass samples that the model was not trained on"
     )

@@ -27,11 +27,11 @@ _TIED = 0.01
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreHistogram:
-    """How many members and nonmembers have a score in each bin.
+    """Numbers of members and nonmembers with a score in each bin.
 
     Attributes:
-        edges: Ends of the bins, ascending, one more than there are bins. The outermost bins also
-            hold what lies beyond them, so that no edge is the score of an outlier.
+        edges: Ends of the bins, ascending, one more than bins. The outermost bins also hold
+            the scores beyond them, so that no edge is the score of an outlier.
         member_counts: Members by bin.
         nonmember_counts: Nonmembers by bin.
     """
@@ -47,7 +47,7 @@ class ScoreHistogram:
         if not rising or any(len(side) != bins or min(side) < 0 for side in counts):
             raise ValueError(
                 "Expected `edges` to ascend and `member_counts` and `nonmember_counts` to have one "
-                f"count less. Received: {len(self.edges)} edges, {len(self.member_counts)} and "
+                f"entry fewer. Received: {len(self.edges)} edges, {len(self.member_counts)} and "
                 f"{len(self.nonmember_counts)} counts"
             )
 
@@ -81,7 +81,7 @@ class ScoreHistogram:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttackResult:
-    """How well one attack tells the members from the nonmembers of one slice.
+    """How well one attack distinguishes the members from the nonmembers of one slice.
 
     Attributes:
         attack: Name of the attack.
@@ -90,15 +90,15 @@ class AttackResult:
         num_members: Members in the slice.
         num_nonmembers: Nonmembers in the slice.
         auc: Area under the ROC curve, as TF-Privacy computes it: the probability that a random
-            member looks more like a member than a random nonmember. Below 0.5 where the attack
-            looks the wrong way.
+            member looks more like a member than a random nonmember. Below 0.5 if the attack
+            points the wrong way.
         auc_interval: 95 % interval of the AUC, or `None` where there is none.
         advantage: Largest |TPR - FPR| over all thresholds, TF-Privacy's attacker advantage.
         advantage_interval: Its 95 % interval, or `None`.
         positive_predictive_value: Largest share of members among the samples taken for
             members, TF-Privacy's figure. A single sample can make it 1.
         tpr_at_fpr: TPR by FPR, for FPRs of 0.1, 0.01 and 0.001: the largest TPR with this
-            empirical FPR, where samples of equal scores are flagged at random; `None` with fewer
+            empirical FPR, where samples with equal scores are flagged at random; `None` with fewer
             than 1 / FPR nonmembers.
         tpr_intervals: The 95 % interval of each, or `None`.
         epsilon_lower_bound: Lower bound of the epsilon of differential privacy (delta 0) that
@@ -106,7 +106,8 @@ class AttackResult:
         histogram: Counts of the scores, for all samples only; `None` if unknown.
         most_exposed: Index and privacy risk of the members that look most like members, for all
             samples only: their positions among the members, never their data.
-        tied_members: Share of the members whose score some nonmember has too; `None` if unknown.
+        tied_members: Share of the members whose score equals that of some nonmember; `None` if
+            unknown.
         roc: The ROC curve, thinned to at most 2,000 points after the figures were computed.
     """
 
@@ -163,9 +164,9 @@ class AttackResult:
 
         Args:
             attack: Name of the attack.
-            scores: A `MembershipScores`, whose higher scores mean member. The positions of an
-                `AttackScores` name its most exposed members.
-            slice: The part of the samples that the scores are of. Defaults to `"all"`.
+            scores: A `MembershipScores`; higher scores mean member. The positions in an
+                `AttackScores` are used to name the most exposed members.
+            slice: The part of the samples that was scored. Defaults to `"all"`.
             most_exposed: How many members to name with their privacy risk. Defaults to 20; 0
                 names none. Slices name none.
 
@@ -190,7 +191,7 @@ class AttackResult:
         entire = slice == ENTIRE
         auc = scores.auc_interval()
         advantage = scores.advantage_interval()
-        # TF-Privacy's proportion: the sides as they are.
+        # As in TF-Privacy, the prior is the proportion of the sides.
         share = scores.num_members / (scores.num_members + scores.num_nonmembers)
         tprs = {fpr: scores.tpr_at_fpr_interval(fpr) for fpr in FPRS}
         return cls(
@@ -213,7 +214,7 @@ class AttackResult:
         )
 
     def __repr__(self) -> str:
-        """Return the figure to look at first; curve and positions of members are left out."""
+        """Return the most important figure; curve and positions of members are left out."""
         return (
             f"{type(self).__name__}(attack={self.attack!r}, slice={self.slice!r}, "
             f"num_members={self.num_members}, num_nonmembers={self.num_nonmembers}, "
@@ -224,7 +225,7 @@ class AttackResult:
     def balanced_accuracy(self) -> float:
         """Best balanced accuracy over all thresholds, (1 + advantage) / 2.
 
-        Optimistic: the threshold is chosen on the samples that it is scored on.
+        Optimistic: the threshold is chosen on the same samples that it is evaluated on.
         """
         return (1 + self.advantage) / 2
 
@@ -252,7 +253,7 @@ class AttackResult:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "AttackResult":
-        """Rebuild a result from `to_dict`; what format version 1 did not have is unknown."""
+        """Rebuild a result from `to_dict`; fields that format version 1 lacked are `None`."""
         members, nonmembers = values["num_members"], values["num_nonmembers"]
         histogram = values.get("histogram")
         intervals = values.get("tpr_intervals", {})
@@ -277,7 +278,7 @@ class AttackResult:
 
 
 def slice_class(name: str) -> int | None:
-    """Class of a slice by class, `None` for the other slices.
+    """Class of a slice by class, `None` for other slices.
 
     Raises:
         ValueError: For a name that is not a slice.
@@ -296,7 +297,7 @@ def slice_class(name: str) -> int | None:
 def _most_exposed(
     scores: MembershipScores, indices: np.ndarray, count: int
 ) -> tuple[tuple[int, float], ...]:
-    """Members of the highest privacy risk; of equal risk, those of the highest score."""
+    """Members with the highest privacy risk; among equal risks, those with the highest score."""
     if not count:
         return ()
     risk, _ = scores.privacy_risk()
@@ -319,7 +320,7 @@ def _pair(ends: list[float] | None) -> tuple[float, float] | None:
 
 
 def notes_on(results: Sequence[AttackResult]) -> tuple[str, ...]:
-    """Rates that the samples cannot resolve, ties, and attacks that look the wrong way."""
+    """Notes on unresolved rates, ties, and attacks that point the wrong way."""
     notes = []
     tied = [
         f"{result.attack} ({100 * result.tied_members:.3g} %)"
@@ -328,8 +329,8 @@ def notes_on(results: Sequence[AttackResult]) -> tuple[str, ...]:
     ]
     if tied:
         notes.append(
-            f"members whose score some nonmember has too: {', '.join(tied)}; rates within a tie "
-            "are those of an attacker who breaks it at random"
+            f"members whose score equals that of some nonmember: {', '.join(tied)}; rates within a "
+            "tie are those of an attacker who breaks it at random"
         )
     for fpr in FPRS:
         where = {result.slice for result in results if result.tpr_at_fpr.get(fpr) is None}

@@ -352,26 +352,26 @@ WITHOUT_A_TAIL = {
         1,
         "Expected `model` to return logits",
     ),
-    "subclassed": (Subclassed, 1, "Expected `model` to show its layers.*of type Subclassed"),
+    "subclassed": (Subclassed, 1, "Expected `model` to expose its layers.*of type Subclassed"),
     "unbuilt": (
         lambda: keras.Sequential([layers.Dense(CLASSES)]),
         1,
-        "Expected `model` to show its layers",
+        "Expected `model` to expose its layers",
     ),
     "too few": (
         lambda: random_model(5),
         3,
-        "3 of them keras.layers.Dense.*Received: from the output on, Dense, Dense, InputLayer",
+        "3 of them keras.layers.Dense.*from the output backwards, Dense, Dense, Input",
     ),
     "nested": (
         lambda: keras.Sequential([keras.Input((FEATURES,)), random_model(5)]),
         1,
-        "Received: from the output on, Sequential",
+        "Received: from the output backwards, Sequential",
     ),
     "an operation": (
         lambda: keras.Model((x := keras.Input((FEATURES,))), 2 * layers.Dense(CLASSES)(x)),
         1,
-        "Received: from the output on, Multiply",
+        "Received: from the output backwards, Multiply",
     ),
     "num_layers": (lambda: random_model(5), 0, "Expected `num_layers`"),
 }
@@ -389,7 +389,7 @@ def test_a_residual_end_is_refused():
     inputs = keras.Input((FEATURES,))
     hidden = layers.Dense(FEATURES)(inputs)
     model = keras.Model(inputs, layers.Dense(CLASSES)(layers.Add()([hidden, inputs])))
-    with pytest.raises(ValueError, match="from the output on, Dense, Add"):
+    with pytest.raises(ValueError, match="from the output backwards, Dense, Add"):
         DenseTail(model, 2)
     assert DenseTail(model, 1).trunk.output_shape == (None, FEATURES)
 

@@ -59,7 +59,7 @@ def test_wrong_plots(report, tmp_path):
         report.plot_roc(attacks=("mlp",))
     with pytest.raises(KeyError, match="no attack 'mlp'"):
         plot_rocs({"a": report}, attack="mlp")
-    with pytest.raises(ValueError, match="at least one attack to draw"):
+    with pytest.raises(ValueError, match="`attacks` to name at least one attack"):
         report.plot_roc(attacks=())
     with pytest.raises(ValueError, match="`reports` to be a dictionary of audit reports"):
         plot_rocs([report])

@@ -222,7 +222,7 @@ def test_version_1_still_loads(report):
     assert (loaded["threshold"].histogram, loaded["threshold"].most_exposed) == (None, ())
     assert str(loaded)
     assert loaded.to_markdown()
-    assert "kept no histograms" in loaded.to_html()
+    assert "did not keep histograms" in loaded.to_html()
 
 
 def test_the_verdict_names_the_strongest_and_corrects_for_the_number():
@@ -301,11 +301,11 @@ def test_classes_are_shown_by_name(make_report):
     assert "class 1, shoe" in report.to_markdown()
     with pytest.raises(ValueError, match="`class_names` to be the names of 4 classes"):
         make_report([1, 2], [1, 2], class_names=names[:3])
-    with pytest.raises(TypeError, match="`class_names` to be texts"):
+    with pytest.raises(TypeError, match=r"`class_names` to be .*class_names="):
         make_report([1, 2], [1, 2], class_names=(1, 2, 3, 4))
-    with pytest.raises(TypeError, match="`name` to be text"):
+    with pytest.raises(TypeError, match=r"`name` to be .*name="):
         make_report([1, 2], [1, 2], name=3)
-    with pytest.raises(TypeError, match="`provenance` to hold text and numbers"):
+    with pytest.raises(TypeError, match=r"`provenance` to .*provenance"):
         make_report([1, 2], [1, 2], provenance={"a": [1]})
 
 

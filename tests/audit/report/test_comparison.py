@@ -81,8 +81,8 @@ def test_attacks_that_not_all_have_are_left_out_with_a_note():
     rich = audit(0.1, attacks=("loss", "lira"))
     comparison = compare_audits({"a": rich, "b": audit(0.1, attacks=("loss",))})
     assert comparison.attacks == ("loss",)
-    assert "a: lira left out, as not all models have them" in comparison.notes
-    with pytest.raises(ValueError, match=r"share at least one attack.*2 reports, which share none"):
+    assert "a: lira left out, as some models lack them" in comparison.notes
+    with pytest.raises(ValueError, match=r"share at least one attack.*2 reports"):
         compare_audits({"a": audit(0.1, attacks=("lira",)), "b": audit(0.1, attacks=("loss",))})
 
 
@@ -101,7 +101,7 @@ def test_the_verdict_names_least_and_most_exposed(comparison):
 
 def test_the_verdict_does_not_tell_equals_apart():
     equal = compare_audits({"a": audit(0.5), "b": audit(0.51)})
-    assert equal.verdict.startswith("These samples cannot tell which model leaks more")
+    assert equal.verdict.startswith("These samples do not show which model leaks more")
     alone = compare_audits({"a": audit(1.0)})
     assert alone.verdict.startswith("a: Membership leaks")
 
@@ -130,5 +130,5 @@ def test_the_plot_has_a_point_for_each_known_accuracy(comparison, tmp_path):
     rocs = comparison.plot_roc(attack="entropy").axes[0]
     assert len(rocs.lines) == 4
     assert rocs.get_title() == "entropy attack"
-    with pytest.raises(ValueError, match="accuracy on nonmembers"):
+    with pytest.raises(ValueError, match="nonmember_accuracy=None in all"):
         compare_audits({"unknown": audit(0.5)}).plot_privacy_utility()

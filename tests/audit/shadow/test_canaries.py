@@ -216,8 +216,8 @@ def test_a_model_that_memorises_betrays_canaries_more_than_the_rest(kind):
         ({"y": np.full(60, 0.5)}, "Expected `y` to be whole-number class labels"),
         ({"y": np.zeros(59, int)}, "Expected `x` and `y` to have the same number of samples"),
         ({"x": np.full((60, 2), np.nan)}, "Expected `x` to be finite"),
-        ({"kind": "near_reference"}, "kind='near_reference' and no reference"),
-        ({"reference": np.ones((40, 8))}, "kind='mislabelled' and a reference"),
+        ({"kind": "near_reference"}, "kind='near_reference' without `reference`"),
+        ({"reference": np.ones((40, 8))}, "kind='mislabelled' with `reference`"),
         (
             {"kind": "near_reference", "reference": np.ones((11, 8), "float32")},
             "Expected `count` to be at most the 11 samples of `reference`",

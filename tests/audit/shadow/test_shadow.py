@@ -252,7 +252,7 @@ def test_reading_a_damaged_file_removes_nothing(tmp_path):
     path.write_bytes(b"damaged")
     with (
         pytest.warns(UserWarning, match="is damaged"),
-        pytest.raises(ValueError, match="1 that are not, model 2 the first"),
+        pytest.raises(ValueError, match="1 untrained, the first is model 2"),
     ):
         audit.statistics()
     assert path.read_bytes() == b"damaged"
@@ -458,7 +458,7 @@ def test_bad_shards(tmp_path, shard):
 def test_unfinished_audits_say_so(tmp_path):
     audit = audit_in(tmp_path)
     audit.run(shard=(0, 2), verbose=0)
-    with pytest.raises(ValueError, match="3 that are not, model 1 the first; call `run`"):
+    with pytest.raises(ValueError, match="3 untrained, the first is model 1; call `run`"):
         audit.report()
 
 

@@ -193,7 +193,7 @@ def test_models_of_several_architectures_are_refused(data):
         (
             {"loss": keras.losses.SparseCategoricalCrossentropy(reduction="none")},
             ValueError,
-            "one number a batch. Received: a loss with reduction='none'",
+            "one number per batch. Received: a loss with reduction='none'",
         ),
     ],
 )
@@ -208,7 +208,7 @@ def test_bad_settings_are_named(settings, error, message):
         ({"rows": [[0, 1], []]}, r"at least one for each model. .* shape \(0,\) for model 1"),
         ({"rows": [[0.5], [1.0]]}, "Expected `rows` to be positions of samples"),
         ({"rows": [[0], [160]]}, "of samples, 0 to 159. Received: positions from 160"),
-        ({"seeds": [1]}, "Expected `seeds` to be one for each of the 2 selections"),
+        ({"seeds": [1]}, "Expected `seeds` to have .* Received: 1"),
         ({"seeds": [1, -1]}, "Expected `seeds` to be a whole number of at least 0"),
         ({"y": np.zeros(3, int)}, "Expected `x` and `y` to have the same number of samples"),
         ({"y": np.full(160, 4)}, "Received: labels from 4 to 4"),
