@@ -257,8 +257,8 @@ def _from_pool(pool: Any, values: dict[str, Any], selection: Selection | None) -
     """The samples, taken from the original arrays."""
     if pool is None:
         raise ValueError(
-            "Expected `pool` to be the arrays that the samples were chosen from: the folder contains "
-            "only their positions. Received: pool=None"
+            "Expected `pool` to be the arrays that the samples were chosen from: the folder "
+            "contains only their positions. Received: pool=None"
         )
     pool = samples.checked(pool, "pool")
     if num_samples(pool) != values["pool_size"]:
