@@ -274,7 +274,7 @@ def test_outputs_may_come_with_a_dataset(pool, teacher):
     ("make", "message"),
     [
         (lambda x: {"x": x, "selector": EntropyReferenceSelector(size=501)}, "at most the 500"),
-        (lambda x: {"x": x, "directory": "/nowhere"}, "`directory` to be a folder that exists"),
+        (lambda x: {"x": x, "directory": "/nowhere"}, "`directory` .*directory='/nowhere'"),
         (lambda x: {"x": x, "num_samples": 499}, "`x` to have 499 samples.*yielded 500"),
         (lambda x: {"x": x, "y": np.ones(3)}, "`y` and `sample_weight` to be None"),
         (lambda x: {"x": x.take(0)}, "an empty dataset"),

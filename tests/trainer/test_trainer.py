@@ -673,7 +673,7 @@ BAD_DATA = {
     "no members": (lambda s: {"x": s.members[0][:0], "y": s.members[1][:0]}, "at least 1 sample"),
     "one member": (lambda s: {"x": s.members[0][:1], "y": s.members[1][:1]}, "2 samples"),
     "one reference sample": (lambda s: {"reference": s.reference[:1]}, "at least 2 samples"),
-    "no reference": (lambda s: {"reference": None}, "Expected `reference` to be samples"),
+    "no reference": (lambda s: {"reference": None}, "Expected `reference` .*reference=None"),
     "x without labels": (lambda s: {"y": None}, "Expected `y` to be class labels"),
     "unequal lengths": (lambda s: {"y": s.members[1][:-1]}, "`x` and `y` to have the same"),
     "label outside": (lambda s: {"y": s.members[1] + 1}, r"labels `y` to lie in 0\.\.3"),
