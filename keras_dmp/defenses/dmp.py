@@ -151,7 +151,7 @@ class DMP(Defense):
             pool, name = synthetic_size(self.synthetic_size, run.num_members), "the synthetic pool"
         if self.size > pool:
             raise ValueError(
-                f"Expected `size` to be at most {pool}, the samples of {name}. Received: "
-                f"size={self.size}"
+                f"Expected `size` to be at most {pool}, the number of samples in {name}. "
+                f"Received: size={self.size}"
             )
         return EntropyReferenceSelector(size=self.size, **rule)

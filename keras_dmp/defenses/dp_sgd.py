@@ -107,8 +107,8 @@ class DPSGD(Defense):
         require_independent_layers(run.model, "build_model")
         if run.batch_size > run.num_members:
             raise ValueError(
-                f"Expected `batch_size` to be at most {run.num_members}, the members. Received: "
-                f"batch_size={run.batch_size}"
+                f"Expected `batch_size` to be at most {run.num_members}, the number of members. "
+                f"Received: batch_size={run.batch_size}"
             )
         plan = self._plan(run.num_members, run.epochs, run.batch_size)
         trainer = DPModel(

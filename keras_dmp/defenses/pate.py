@@ -133,8 +133,8 @@ class PATE(Defense):
             )
         if self.queries is not None and self.queries > pool:
             raise ValueError(
-                f"Expected `queries` to be at most {pool}, the samples of split.reference. "
-                f"Received: queries={self.queries}"
+                f"Expected `queries` to be at most {pool}, the number of samples in "
+                f"split.reference. Received: queries={self.queries}"
             )
 
     def _queries(self, pool: int, rng: np.random.Generator) -> np.ndarray:

@@ -111,9 +111,8 @@ class ReferenceSource:
         """Raise ValueError unless the dataset yielded the expected number of samples."""
         if self.num_samples is not None and count != self.num_samples:
             raise ValueError(
-                f"Expected `{name}` to yield {self.num_samples} samples again, the number counted "
-                f"before: pass a dataset that yields the same samples each time it is read. "
-                f"Received: {name} with {count} samples"
+                f"Expected `{name}` to yield {self.num_samples} samples, the number counted before "
+                f"or passed as `num_samples`. Received: {name} with {count} samples"
             )
         samples.require_enough(count, name, 2)
 

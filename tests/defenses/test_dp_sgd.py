@@ -447,11 +447,11 @@ def test_bad_data_is_refused(split):
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
     with pytest.raises(ValueError, match="Expected `x` and `y` to be arrays"):
         trainer.fit(data)
-    with pytest.raises(ValueError, match="`batch_size` to be at most 16.*batch_size=17"):
+    with pytest.raises(ValueError, match=r"`batch_size` to be at most 16.*batch_size=17"):
         trainer.fit(x, y, batch_size=17)
-    with pytest.raises(ValueError, match="`batch_size` to be at most 64.*batch_size=65"):
+    with pytest.raises(ValueError, match=r"`batch_size` to be at most 64.*batch_size=65"):
         defenses.DPSGD(noise_multiplier=1).protect(dense, split, epochs=1, batch_size=65)
-    with pytest.raises(ValueError, match="`target_epsilon` .*Received: target_epsilon=1000000"):
+    with pytest.raises(ValueError, match=r"`target_epsilon` .*Received: target_epsilon=1000000"):
         defenses.DPSGD(target_epsilon=1e6).guarantee(100, epochs=1, batch_size=100)
     assert trainer.ledger == ()
 

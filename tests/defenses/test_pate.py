@@ -294,7 +294,7 @@ def test_bad_settings(settings, message):
     ("settings", "message"),
     [
         ({"num_teachers": 33}, "Expected at least 66 members, 2 in each shard. Received: 64"),
-        ({"queries": 97}, "`queries` to be at most the 96 samples of split.reference"),
+        ({"queries": 97}, "`queries` to be at most 96, .*queries=97"),
         (
             {"num_teachers": 1, "threshold": 2.0, "threshold_noise": 0.0},
             "Expected `threshold` to allow at least 2 answers.*0 of 96",

@@ -346,7 +346,7 @@ def test_selects_when_a_classifier_has_been_trained(reference, labeled, teacher,
 
 def test_without_a_pool_nothing_is_trained(labeled, teacher):
     before = nets.snapshot(teacher)
-    with pytest.raises(ValueError, match="have a `pool` .*Received: pool=None"):
+    with pytest.raises(ValueError, match=r"have a `pool` .*Received: pool=None"):
         fit_classifier(teacher, labeled, EntropyReferenceSelector(size=30))
     nets.assert_same_weights(teacher, before)
 
