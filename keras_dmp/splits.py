@@ -216,7 +216,7 @@ def _seats(counts: np.ndarray, size: int, parts_to_come: int) -> np.ndarray:
 def _require_room_for_classes(
     sizes: dict[str, int], parts: list[str], labels: np.ndarray, counts: np.ndarray
 ) -> None:
-    """Raise ValueError unless every part can hold a record of every class."""
+    """Raise ValueError unless every part can contain a record of every class."""
     for name in parts:
         if sizes[name] < len(labels):
             raise ValueError(

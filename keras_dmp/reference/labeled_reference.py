@@ -25,7 +25,7 @@ _DECODED_ROWS = 65_536
 
 @dataclasses.dataclass(frozen=True)
 class _Decoder:
-    """Decodes labels in a batch; holds no data, and equals any other of the same format."""
+    """Decodes labels in a batch; contains no data, and equals any other of the same format."""
 
     label_format: LabelFormat
 

@@ -25,7 +25,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
 
     Second phase of DMP (Shejwalkar & Houmansadr, AAAI 2021): a student distilled on samples
     with low prediction entropy H(p) = -sum p log p reveals less about the teacher's members.
-    The entropy is that of the teacher's prediction at temperature 1, in nats, whatever the
+    The entropy is that of the teacher's prediction at temperature 1, in nats, regardless of the
     temperature of the distillation.
 
     Three ways to use it:

@@ -132,8 +132,8 @@ class Sweep:
         if not within:
             least = min(self.points, key=_upper)
             raise ValueError(
-                "Expected `max_auc` to be met by at least one point: pass at least "
-                f"{_upper(least):.3f}, the upper end of the interval of the most private one. "
+                "Expected `max_auc` to be met by at least one point: raise it, since the "
+                f"interval of the most private point extends to {_upper(least):.3f}. "
                 f"Received: max_auc={max_auc!r}"
             )
         return max(within, key=lambda point: (point.accuracy, -point.auc))
