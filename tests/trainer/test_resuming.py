@@ -306,7 +306,7 @@ def test_files_of_something_else_are_not_taken(tmp_path, whole):
         f"student-000006.checkpoint holds teacher checkpoint {number} instead of student",
         "student-000005.checkpoint belongs to another run",
         "student-000004.checkpoint holds student checkpoint 3 instead of student checkpoint 4",
-        "'student-old.checkpoint' in `directory` is not a checkpoint that a run has written",
+        "'student-old.checkpoint' in `directory` was not written by a run",
         "arrays.manifest belongs to another run",
     ):
         assert expected in messages
