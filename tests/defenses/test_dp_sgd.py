@@ -428,7 +428,7 @@ def regularized():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (normalized, "Received: the BatchNormalization layer 'bn'; use GroupNormalization"),
+        (normalized, "Use GroupNormalization .*Received: the BatchNormalization layer 'bn'"),
         (lambda: keras.Sequential([keras.Input((12,)), normalized()]), "BatchNormalization"),
         (regularized, "Expected `build_model` to have no activity regularizers"),
     ],
