@@ -418,7 +418,7 @@ def test_a_failed_selection_leaves_nothing_of_the_last(reference, teacher):
 
 @pytest.mark.parametrize(
     ("size", "spoil", "message"),
-    [(97, 0.0, "`size` to be at most the 96 samples"), (9, np.nan, "Expected `pool` to be finite")],
+    [(97, 0.0, "`size` to be at most 96, "), (9, np.nan, "Expected `pool` to be finite")],
 )
 def test_a_bad_pool_is_found_before_a_classifier_trains(reference, labeled, size, spoil, message):
     pool = reference.copy()
