@@ -16,7 +16,7 @@ _PARTS = ("members", "nonmembers", "validation", "reference")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PrivateSplit:
-    """Parts of one data set that share no record, and no group where groups were given.
+    """Parts of one data set that share no record, and no group if groups were passed.
 
     Attributes:
         members: `(x, y)`, the private training data.
@@ -39,7 +39,7 @@ class PrivateSplit:
     num_left_over: int
 
     def __repr__(self) -> str:
-        """Return the sizes, and neither records nor labels nor positions: logs are not private."""
+        """Return only the sizes, no records, labels or positions: logs are not private."""
         return f"<{type(self).__name__}: {self}>"
 
     def __str__(self) -> str:
@@ -81,8 +81,8 @@ def split_private(
         stratify: Boolean. Whether every part keeps the class proportions of the data, with at
             least one record of each class. It cannot be combined with `groups`. Defaults to
             `False`: a part may lack a rare class by chance.
-        seed: Integer that makes the split repeatable. Defaults to `None`: a seed that nobody can
-            guess. Anyone with the records and the seed knows the members.
+        seed: Integer that makes the split repeatable. Defaults to `None`: a seed that cannot be
+            guessed. Anyone with the records and the seed knows the members.
 
     Returns:
         A `PrivateSplit` with parts of exactly the requested sizes.
@@ -162,11 +162,11 @@ def _draw(
             raise ValueError(
                 f"Expected at least {sum(s or 0 for s in wanted.values())} distinct records "
                 f"(and one more for the reference) for {wanted}"
-                f"{'' if groups is None else ', in whole groups'}. Received: {len(distinct)}, "
-                f"of which {left} are left for `{name}`"
+                f"{'' if groups is None else ', in whole groups'}. Received: {len(distinct)} "
+                f"distinct records, of which {left} are left for `{name}`"
             )
         indices[name] = order[start : start + size]
-        # The rest of a group that has been cut goes to no other part.
+        # The remaining records of a group that was cut go to no other part.
         start = 0 if start + size == 0 else int(ends[np.searchsorted(ends, start + size)])
     return indices
 
@@ -178,7 +178,7 @@ def _draw_stratified(
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     """Positions of each part, with the class proportions of the data in every one."""
-    # As without classes: this raises for too few records, and gives the size of the rest.
+    # As without classes: this raises for too few records, and determines the remaining size.
     sizes = {name: len(part) for name, part in _draw(distinct, wanted, None, rng).items()}
     parts = [name for name, size in sizes.items() if size]
     labels, class_of = np.unique(classes, return_inverse=True)
@@ -206,7 +206,7 @@ def _seats(counts: np.ndarray, size: int, parts_to_come: int) -> np.ndarray:
     most = counts - parts_to_come
     seats = np.clip(np.floor(share).astype(np.int64), 1, most)
     while seats.sum() < size:
-        # The largest remainder first, the lower class of a tie.
+        # The largest remainder first; ties go to the lower class.
         seats[np.argmax(np.where(seats < most, share - seats, -np.inf))] += 1
     while seats.sum() > size:
         seats[np.argmax(np.where(seats > 1, seats - share, -np.inf))] -= 1
@@ -216,7 +216,7 @@ def _seats(counts: np.ndarray, size: int, parts_to_come: int) -> np.ndarray:
 def _require_room_for_classes(
     sizes: dict[str, int], parts: list[str], labels: np.ndarray, counts: np.ndarray
 ) -> None:
-    """Raise ValueError unless every part can hold a record of every class."""
+    """Raise ValueError unless every part can contain a record of every class."""
     for name in parts:
         if sizes[name] < len(labels):
             raise ValueError(
@@ -227,7 +227,7 @@ def _require_room_for_classes(
     if len(small):
         raise ValueError(
             f"Expected at least {len(parts)} distinct records of each class with stratify=True, "
-            f"one for each of {', '.join(parts)}: merge or remove the rare classes, or ask for "
+            f"one for each of {', '.join(parts)}: merge or remove the rare classes, or request "
             f"fewer parts. Received: fewer records of class {_listed(small)}"
         )
 
@@ -236,8 +236,8 @@ def _warn_of_missing_classes(classes: np.ndarray, of_members: np.ndarray) -> Non
     missing = np.setdiff1d(classes, of_members)
     if len(missing):
         warnings.warn(
-            f"No member is of class {_listed(missing)}: no model that is trained on the members "
-            "can learn it. Pass stratify=True, or ask for more members",
+            f"No member is of class {_listed(missing)}: a model trained on the members cannot "
+            "learn it. Pass stratify=True or request more members",
             stacklevel=3,
         )
 
@@ -253,7 +253,7 @@ def _by_group(
     """Records, with the groups in random order, and where each group ends."""
     _, group_of = np.unique(groups[distinct], return_inverse=True)
     place = rng.permutation(group_of.max() + 1)[group_of]
-    # Within a group the order is random too, so that a cut one loses random records.
+    # The order within a group is random too, so that a group that is cut loses random records.
     order = rng.permutation(len(distinct))
     order = order[np.argsort(place[order], kind="stable")]
     return distinct[order], np.cumsum(np.bincount(place))

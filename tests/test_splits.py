@@ -199,8 +199,11 @@ def test_repr_shows_sizes_alone(data):
         ({"validation": -1}, "`validation` to be a whole number of at least 0"),
         ({"reference": -1}, "`reference` to be a whole number of at least 0"),
         ({"seed": -1}, "`seed` to be a whole number.*seed=-1"),
-        ({"members": 190}, "distinct records .*Received: 200, of which 10 are left for `nonm"),
-        ({"members": 160}, "Received: 200, of which 0 are left for `reference`"),
+        (
+            {"members": 190},
+            "Received: 200 distinct records, of which 10 are left for `nonm",
+        ),
+        ({"members": 160}, "Received: 200 distinct records, of which 0 are left for `reference`"),
         ({"reference": 121}, "of which 120 are left for `reference`"),
         ({"groups": np.zeros(199)}, r"`groups` to have shape \(200,\).*shape \(199,\)"),
         ({"groups": np.zeros(200)}, "in whole groups.* 0 are left for `nonmembers`"),
@@ -210,7 +213,10 @@ def test_repr_shows_sizes_alone(data):
         ),
         ({"y": np.full(200, 0.5)}, "`y` to be whole-number class labels"),
         ({"x": np.full((200, 3), np.nan)}, "`x` to be finite"),
-        ({"x": np.zeros((200, 3))}, "Received: 1, of which 1 are left for `members`"),
+        (
+            {"x": np.zeros((200, 3))},
+            "Received: 1 distinct records, .*for `members`",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

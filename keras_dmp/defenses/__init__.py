@@ -7,7 +7,7 @@ a Keras model to release. `names()` lists them, `get(name, **settings)` makes on
 import importlib
 from typing import Any
 
-# The one table of defences: name and class, in the order in which tables show them.
+# The table of defences: name and class, in the order in which reports list them.
 _DEFENSES = {
     "none": "NoDefense",
     "early_stopping": "EarlyStopping",
@@ -21,7 +21,7 @@ _DEFENSES = {
     "label_smoothing": "LabelSmoothing",
     "confidence_penalty": "ConfidencePenalty",
 }
-# Each class is in the module of its defence's name, together with its form for plain Keras.
+# Each class is in the module named after its defence, alongside its form for plain Keras.
 _HOMES = {
     **{class_name: name for name, class_name in _DEFENSES.items()},
     "AdversarialModel": "adversarial_regularization",

@@ -17,7 +17,7 @@ from keras_dmp._data import samples
 from keras_dmp._training import callback_state
 from keras_dmp._training.resident import ResidentBatches, new_seed
 
-# Layers that join what the attack makes of outputs and label.
+# Layers that combine the attack's features of outputs and label.
 _JOINT_UNITS = (256, 64)
 
 
@@ -26,20 +26,20 @@ class AdversarialModel(ClassifierWrapper):
     """Trains a classifier against a membership attack that is trained alongside it.
 
     The min-max game of Nasr, Shokri & Houmansadr (CCS 2018). In every step an attack network `h`
-    learns to tell members from nonmembers by the classifier's probabilities and the one-hot
+    learns to distinguish members from nonmembers by the classifier's probabilities and the one-hot
     label; then the classifier minimises its loss plus `penalty * mean(log h)` over the batch of
     members.
 
-    The attack network is in no file that this model or a callback writes.
+    No file that this model or a callback writes contains the attack network.
 
     Args:
         classifier: The classifier to train and release.
         penalty: Weight of the attack's gain (lambda in the paper), at least 0. Defaults to 3.
         attack_units: Units of the attack's layers over the probabilities, and over the label.
             Defaults to `(512, 64)`.
-        attack_steps: Steps of the attack for each of the classifier. Too few let the classifier run
-            away from an attack that lags behind, at the price of its accuracy. Defaults to 5.
-        attack_learning_rate: Of the attack's Adam. Defaults to 1e-3.
+        attack_steps: Steps of the attack per step of the classifier. With too few, the attack
+            lags behind, which costs the classifier accuracy. Defaults to 5.
+        attack_learning_rate: Learning rate of the attack's Adam optimizer. Defaults to 1e-3.
         from_logits: Whether the classifier returns logits. Defaults to `None`: read from the
             compiled loss, the last activation or the values.
         **kwargs: `name` and `dtype` of the model.
@@ -96,7 +96,7 @@ class AdversarialModel(ClassifierWrapper):
         class_weight: dict[int, float] | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """Play the game, with a fresh attack network.
+        """Train the classifier against a fresh attack network.
 
         Args:
             x: The members: an array, or a structure of arrays.
@@ -107,14 +107,15 @@ class AdversarialModel(ClassifierWrapper):
             callbacks: As in `keras.Model.fit`.
             validation_data: As in `keras.Model.fit`.
             nonmembers: `(x, y)` of labelled samples that are not members, for the attack.
-            sample_weight: One weight per member in the classifier's loss; the attack has none.
+            sample_weight: One weight per member in the classifier's loss; the attack is
+                unweighted.
             class_weight: Weights by class number, as in `keras.Model.fit`. With `sample_weight`
                 the two are multiplied.
             **kwargs: `validation_batch_size`, `validation_freq` and `initial_epoch`.
 
         Returns:
-            The `History`, with the attack's cross-entropy as `attack_loss`: log 2 = 0.693 where
-            it finds nothing.
+            The `History`, with the attack's cross-entropy as `attack_loss`: log 2 = 0.693 if
+            it only guesses.
 
         Raises:
             ValueError: Before the first step, for data that does not fit the classifier.
@@ -149,7 +150,7 @@ class AdversarialModel(ClassifierWrapper):
         )
 
     def train_step(self, data: Any) -> dict:
-        """Let the attack take its steps, then the classifier one."""
+        """Take the steps of the attack, then one step of the classifier."""
         x, y, ((classes, *weights), others) = data
         weights = weights[0] if weights else None
         opponent = self._opponent
@@ -170,13 +171,13 @@ class AdversarialModel(ClassifierWrapper):
     def _checked_labels(
         self, x: Any, y: Any, names: tuple[str, str]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Labels as the loss takes them, and the classes that the attack sees."""
+        """Labels in the form that the loss expects, and the classes that the attack sees."""
         classes = fitted(y, CLASSES, self._kind, names[1], x=x, x_name=names[0])
         return self.fitted_labels(y, names[1]), classes
 
 
 class _Opponent:
-    """The attack network, where Keras neither tracks nor saves it."""
+    """The attack network, which Keras neither tracks nor saves."""
 
     def __init__(self):
         self.network: Any = None
@@ -195,7 +196,7 @@ class _Opponent:
         self._optimizer.build(self.network.trainable_variables)
 
     def evidence(self, model: AdversarialModel, x: Any, y: tf.Tensor) -> list[tf.Tensor]:
-        """What the attack sees of samples: probabilities as released, and one-hot labels."""
+        """Inputs of the attack: probabilities as released, and one-hot labels."""
         return self._seen(model(x, training=False), y)
 
     def learn(self, members: list[tf.Tensor], others: list[tf.Tensor]) -> tf.Tensor:
@@ -212,7 +213,7 @@ class _Opponent:
         return loss
 
     def gain(self, outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """Mean of log h over members, by which the attack gains."""
+        """Mean of log h over members, the gain of the attack."""
         return -ops.mean(ops.softplus(-self.network(self._seen(outputs, y), training=False)))
 
     def _seen(self, outputs: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
@@ -223,13 +224,13 @@ class _Opponent:
 def require_settings(
     penalty: Any, attack_units: Any, attack_steps: Any, attack_learning_rate: Any
 ) -> None:
-    """Raise ValueError for settings of the game that are out of range."""
+    """Raise ValueError for settings that are out of range."""
     _validate.non_negative(penalty=penalty)
     _validate.integer_at_least(1, attack_steps=attack_steps)
     _validate.positive(attack_learning_rate=attack_learning_rate)
     if not isinstance(attack_units, list | tuple) or not attack_units:
         raise ValueError(
-            "Expected `attack_units` to be the units of at least one layer. Received: "
+            "Expected `attack_units` to be a tuple with the units of at least one layer. Received: "
             f"attack_units={attack_units!r}"
         )
     for units in attack_units:

@@ -1,4 +1,4 @@
-"""What every defence is: settings that turn a builder and a split into a protected model."""
+"""Contract of all defences: settings that turn a builder and a split into a protected model."""
 
 import abc
 import dataclasses
@@ -18,20 +18,20 @@ from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp.reference.pool import read_reference
 from keras_dmp.splits import PrivateSplit
 
-# Samples that show by their values whether outputs are logits or probabilities.
+# Samples whose outputs show whether they are logits or probabilities.
 _SAMPLE = slice(0, 256)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Defense(abc.ABC):
-    """Settings of one defence; the base of all of them.
+    """Settings of one defence; the base class of all defences.
 
     A subclass is a frozen, keyword-only dataclass that checks its settings in `__post_init__`
     and trains in `_protect`.
 
     Attributes:
         name: Name of the defence in `defenses.get`.
-        parts: Parts of the split, besides the members, that the defence cannot do without.
+        parts: Parts of the split, besides the members, that the defence requires.
     """
 
     name: ClassVar[str]
@@ -51,7 +51,7 @@ class Defense(abc.ABC):
     ) -> keras.Model:
         """Train a classifier on the members of a split so that it can be released.
 
-        The nonmembers of the split are never looked at: they are for the audit.
+        The nonmembers of the split are never used: they are reserved for the audit.
 
         Args:
             build_model: A callable that builds a fresh classifier, or a Keras model, which is
@@ -59,12 +59,12 @@ class Defense(abc.ABC):
             split: A `PrivateSplit`.
             epochs: Passes over the members.
             batch_size: Samples per step. Defaults to 32.
-            optimizer: What trains on the members: a Keras optimizer, its name or its
-                configuration. Each training gets a copy. Defaults to `"adam"`.
+            optimizer: Optimizer for the training on the members: a Keras optimizer, its name or
+                its configuration. Each training uses a copy. Defaults to `"adam"`.
             from_logits: Whether the classifier returns logits. Defaults to `None`: read from
                 its last activation or its values.
-            seed: Integer that fixes everything through `keras.utils.set_random_seed`. Defaults
-                to `None`: the global state as it is.
+            seed: Integer that makes the call reproducible through
+                `keras.utils.set_random_seed`. Defaults to `None`: the global state is unchanged.
             verbose: 0, 1 or 2, as in `keras.Model.fit`. Defaults to 0.
 
         Returns:
@@ -72,9 +72,9 @@ class Defense(abc.ABC):
             accuracy.
 
         Raises:
-            TypeError: If `build_model` or `split` are of another type.
-            ValueError: Before the first step, for arguments out of range, a part of the split
-                that is missing or too small, and models that the defence cannot train.
+            TypeError: If `build_model` or `split` has the wrong type.
+            ValueError: Before the first step, for arguments out of range, a missing or too small
+                part of the split, and models that the defence cannot train.
         """
         run = Run.prepare(
             self,
@@ -91,17 +91,17 @@ class Defense(abc.ABC):
 
     @abc.abstractmethod
     def _protect(self, run: "Run") -> keras.Model:
-        """Train, and return the model to release; what it cannot train it refuses first."""
+        """Train, and return the model to release; refuse unsuitable models before training."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one call of `protect` works with, all of it checked.
+    """The checked inputs of one call of `protect`.
 
     Attributes:
-        build_model: What builds further models.
+        build_model: The model or callable from which further models are built.
         model: The first model built, with fresh weights.
-        kind: What its outputs are.
+        kind: The kind of its outputs.
         x: The members' samples, a structure of arrays.
         y: Their classes, (samples,), int64.
         validation: `(x, y)` of the split's validation part, or None.
@@ -168,7 +168,7 @@ class Run:
         return len(self.y)
 
     def loss(self) -> keras.losses.Loss:
-        """The cross-entropy of class numbers for these outputs."""
+        """The cross-entropy with integer labels for outputs of this kind."""
         return cross_entropy(self.kind)
 
     def metrics(self) -> list[Any]:
@@ -191,16 +191,16 @@ class Run:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         **arguments: Any,
     ) -> keras.callbacks.History:
-        """Compile a model and train it on the members, or on some rows of them.
+        """Compile a model and train it on all or some of the members.
 
         Args:
             model: The model.
             rows: Positions of the members. Defaults to all of them.
-            loss: Loss of class numbers. Defaults to the cross-entropy.
-            epochs: Passes over them. Defaults to those of the call.
-            is_compiled: Whether the model is left as it was compiled.
+            loss: Loss with integer labels. Defaults to the cross-entropy.
+            epochs: Passes over them. Defaults to the `epochs` of the call.
+            is_compiled: Whether the model is already compiled; it is not compiled again.
             callbacks: As in `Model.fit`.
-            **arguments: The others of `Model.fit`.
+            **arguments: Other arguments of `Model.fit`.
 
         Returns:
             The `History` of the training.
@@ -214,14 +214,14 @@ class Run:
             seed=new_seed(),
         )
         arguments |= {"epochs": epochs or self.epochs, "verbose": self.verbose}
-        # In Keras' own shuffling of arrays all epochs have one order after a global seed is set.
+        # Keras itself shuffles arrays in the same order in all epochs once a global seed is set.
         callbacks = [batches, *callbacks]
         return model.fit(**batches.for_fit(model), callbacks=callbacks, **arguments)
 
     def released(self, model: keras.Model) -> keras.Model:
-        """The model as it goes out: the moments of an optimizer would tell of the members."""
+        """The model to release, without the optimizer's moments, which depend on the members."""
         self.compile(model)
-        # Keras warns at loading of an optimizer that was saved before it had variables.
+        # Keras warns when it loads an optimizer that was saved before it had variables.
         model.optimizer.build(model.trainable_variables)
         return model
 
@@ -229,13 +229,13 @@ class Run:
 def _require_split(split: Any, defense: Defense) -> None:
     if not isinstance(split, PrivateSplit):
         raise TypeError(
-            "Expected `split` to be a PrivateSplit, such as `split_private` returns. Received: "
+            "Expected `split` to be a PrivateSplit, as returned by `split_private`. Received: "
             f"{type(split).__name__}"
         )
     for part in defense.parts:
         if getattr(split, part) is None:
             raise ValueError(
-                f"Expected `split` to have {part} data, which {defense.name!r} needs; see "
+                f"Expected `split` to have {part} data, which {defense.name!r} requires: call "
                 f"`split_private(..., {part}=...)`. Received: split.{part}=None"
             )
 
@@ -243,7 +243,7 @@ def _require_split(split: Any, defense: Defense) -> None:
 def _labeled(
     data: Any, name: str, model: keras.Model, kind: outputs.OutputKind
 ) -> tuple[Any, np.ndarray] | None:
-    """Samples and class numbers of a labelled part, checked."""
+    """Checked samples and class numbers of a labelled part."""
     if data is None:
         return None
     names = samples.Names.of(name)

@@ -12,13 +12,13 @@ from keras_dmp._classifier.kind import resolve_from_logits
 from keras_dmp._classifier.logits import class_logits, most_probable, outputs_of
 from keras_dmp._classifier.wrapper import ClassifierWrapper
 
-# Weights of the loss that finds the noise: of keeping the class, and at first of the distance.
+# Weights in the loss that finds the noise: of keeping the class, and initially of the distance.
 _KEEP_CLASS = 10.0
 _FIRST_DISTANCE = 0.1
 # Factor from one search for smaller noise to the next.
 _DISTANCE_FACTOR = 10.0
 _STEP = 0.1
-# As many as the seeds of TensorFlow's stateless numbers take.
+# The number of bits that seeds of TensorFlow's stateless generators take.
 _KEY_BITS = 62
 
 
@@ -26,26 +26,25 @@ _KEY_BITS = 62
 class MemGuardModel(ClassifierWrapper):
     """Returns a classifier's outputs with noise that misleads a membership detector.
 
-    MemGuard (Jia et al., CCS 2019). For each sample, steps of gradient descent look for noise on
-    the logits with which `detector` cannot tell any more, and which leaves the most probable class
-    as it is. It is added with such a probability that the expected L1 distance of the
-    probabilities stays within `budget`. The draw is a hash of the sample and `key`, so that
-    asking twice gives the same answer.
+    MemGuard (Jia et al., CCS 2019). For each sample, gradient descent searches for noise on the
+    logits that makes `detector` uncertain and does not change the most probable class. It is added
+    with a probability that keeps the expected L1 distance of the probabilities within `budget`.
+    The draw is a hash of the sample and `key`, so that repeated queries return the same outputs.
 
-    Who knows `key` knows for each sample whether noise was added, so it is drawn in secret. It is
-    saved with the model, since a loaded model must answer as before: a file of this model is for
-    the server that answers, and not for those who ask.
+    Anyone who knows `key` knows for each sample whether noise was added, so it is drawn secretly.
+    It is saved with the model, since a loaded model must return the same outputs: a file of this
+    model is for the server, not for those who query it.
 
-    Logits come in and go out, or probabilities. The weights are not protected: who has them has
-    the outputs without noise.
+    The outputs are logits or probabilities, like the classifier's. The weights are not protected:
+    anyone who has them can compute the outputs without noise.
 
     Args:
         classifier: The classifier, built.
         detector: Built model from probabilities in descending order, (batch, classes), to the
             logit of being a member, (batch, 1).
         budget: Largest expected L1 distance of the probabilities, 0 to 2. Defaults to 1.
-        max_iterations: Most steps of a search. Defaults to 300.
-        searches: Searches, each for smaller noise than the one before. Defaults to 3.
+        max_iterations: Maximum steps of a search. Defaults to 300.
+        searches: Number of searches, each for smaller noise than the previous one. Defaults to 3.
         from_logits: Whether the classifier returns logits. Defaults to `None`: read from its
             last activation or its loss.
         key: Secret integer of the hash, at least 0. Defaults to `None`: drawn from the operating
@@ -55,7 +54,7 @@ class MemGuardModel(ClassifierWrapper):
     Raises:
         TypeError: If `classifier` or `detector` is not a Keras model.
         ValueError: For arguments out of range, for a `from_logits` that contradicts the
-            classifier, and where only `from_logits` can tell what it returns.
+            classifier, and if `from_logits` is None but cannot be inferred.
 
     Example:
     >>> import keras, numpy as np
@@ -94,7 +93,7 @@ class MemGuardModel(ClassifierWrapper):
         detector.trainable = False
 
     def call(self, inputs, training=None):
-        """Return the outputs with noise; in training without."""
+        """Return the outputs, with noise unless in training."""
         outputs = super().call(inputs, training=training)
         if training or not self.budget:
             return outputs
@@ -112,7 +111,7 @@ class MemGuardModel(ClassifierWrapper):
         return tf.where(adds[:, None], noisy, outputs)
 
     def _noise(self, logits: tf.Tensor) -> tf.Tensor:
-        """The smallest noise found for each row, 0 where there is none."""
+        """The smallest noise found for each row, or 0 if none was found."""
         label = tf.one_hot(tf.argmax(logits, axis=1), logits.shape[1])
         found = tf.zeros_like(logits)
         searching = tf.ones_like(logits[:, 0], dtype=tf.bool)
@@ -126,12 +125,12 @@ class MemGuardModel(ClassifierWrapper):
     def _search(
         self, logits: tf.Tensor, label: tf.Tensor, searching: tf.Tensor, weight: float
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Descend from no noise until the detector changes its mind; noise, and where it does."""
+        """Descend from zero noise until the detector is misled; return the noise and success."""
         before = ops.softmax(logits)
         side = tf.sign(self._detect(before))
 
         def step(number, noise, rows):
-            # Rows that are done cost nothing more: most are after a few steps.
+            # Finished rows cost nothing more; most finish after a few steps.
             mine, *others = (tf.gather(each, rows) for each in (noise, logits, label, before, side))
             gradient, fooled = self._gradient(mine, *others, weight)
             length = tf.norm(gradient, axis=1, keepdims=True)
@@ -141,7 +140,7 @@ class MemGuardModel(ClassifierWrapper):
             return number + 1, tf.tensor_scatter_nd_update(noise, left[:, None], moved), left
 
         _, noise, left = tf.while_loop(
-            # The last round takes no step, it only looks where the one before led.
+            # The last round takes no step: it only checks the result of the previous one.
             lambda number, _, rows: (number <= self.max_iterations) & (tf.size(rows) > 0),
             step,
             (0, tf.zeros_like(logits), tf.where(searching)[:, 0]),
@@ -151,7 +150,7 @@ class MemGuardModel(ClassifierWrapper):
         return noise, tf.tensor_scatter_nd_update(searching, left[:, None], failed)
 
     def _gradient(self, noise, logits, label, before, side, weight) -> tuple[tf.Tensor, tf.Tensor]:
-        """Gradient at the noise of the loss in section 4.2 of the paper, and where it is enough."""
+        """Gradient of the loss in section 4.2 of the paper, and where the noise suffices."""
         with tf.GradientTape() as tape:
             tape.watch(noise)
             noisy = logits + noise
@@ -171,7 +170,7 @@ class MemGuardModel(ClassifierWrapper):
 
 
 def descending(probabilities: Any) -> tf.Tensor:
-    """Rows in descending order: what a detector sees of a prediction."""
+    """Rows in descending order: the inputs of a detector."""
     return tf.math.top_k(probabilities, probabilities.shape[1]).values
 
 
@@ -186,12 +185,12 @@ def uniform_of(inputs: Any, key: int) -> tf.Tensor:
         factors = tf.random.stateless_uniform(
             [tf.shape(bits)[1]], seed=[key, number], minval=None, maxval=None, dtype=tf.int64
         )
-        # Odd factors lose nothing; the high bits of the sum are those that are mixed.
+        # Odd factors lose no information; the high bits of the sum are well mixed.
         total += tf.reduce_sum(bits * tf.bitwise.bitwise_or(factors, 1), axis=1)
     offset = tf.random.stateless_uniform(
         [2], seed=[key, -1], minval=None, maxval=None, dtype=tf.int64
     )
-    # Once more, since records may differ in a few low bits only.
+    # Mix again, since records may differ in only a few low bits.
     total = tf.bitcast(total + offset[0], tf.uint64)
     total = tf.bitwise.bitwise_xor(total, tf.bitwise.right_shift(total, tf.constant(32, tf.uint64)))
     total *= tf.bitcast(tf.bitwise.bitwise_or(offset[1], 1), tf.uint64)

@@ -1,6 +1,6 @@
-"""PATE's noisy votes, and what an answer costs: NumPy, SciPy and dp_accounting alone.
+"""PATE's noisy votes and their privacy cost, with only NumPy, SciPy and dp_accounting.
 
-Equations are of Papernot et al., "Scalable Private Learning with PATE" (ICLR 2018).
+Equations are from Papernot et al., "Scalable Private Learning with PATE" (ICLR 2018).
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from keras_dmp.defenses._dp.accounting import dp_accounting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VotingRule:
-    """GNMax, or Confident-GNMax where there is a threshold.
+    """GNMax, or Confident-GNMax if there is a threshold.
 
     Attributes:
         noise: Standard deviation of the noise on the votes of each class, at least 0.
-        threshold: Votes that the first class must have, by a noisy count; None for no such test.
+        threshold: Votes that the leading class must reach in a noisy count; None for no test.
         threshold_noise: Standard deviation of the noise of that count.
     """
 
@@ -28,15 +28,15 @@ class VotingRule:
     def answers(
         self, votes: np.ndarray, most: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Answer queries in their order, until there are `most` answers.
+        """Answer queries in order until there are `most` answers.
 
         Args:
             votes: Votes of each query, (queries, classes).
-            most: Most answers.
+            most: Maximum number of answers.
             rng: Generator of the noise.
 
         Returns:
-            Positions of the queries answered, their classes, and the queries asked.
+            Positions of the answered queries, their classes, and the number of queries asked.
         """
         passed = np.ones(len(votes), dtype=bool)
         if self.threshold is not None:
@@ -48,10 +48,10 @@ class VotingRule:
         return rows, noisy.argmax(axis=1), asked
 
     def epsilon(self, asked: int, answered: int, delta: float) -> float:
-        """Epsilon of so many queries whatever the votes, by dp_accounting (Proposition 8).
+        """Epsilon of these numbers of queries for any votes, by dp_accounting (Proposition 8).
 
-        One member changes one teacher, whose vote goes from one class to another: an L2
-        distance of the square root of 2, and of at most 1 in the first class's count.
+        One member changes one teacher, whose vote moves from one class to another: an L2
+        distance of the square root of 2, and of at most 1 in the leading class's count.
         """
         dp = dp_accounting()
         accountant = dp.rdp.RdpAccountant()
@@ -64,12 +64,12 @@ class VotingRule:
     def data_dependent_epsilon(
         self, votes: np.ndarray, rows: np.ndarray, asked: int, delta: float
     ) -> float:
-        """Epsilon for these very votes, which is itself private (Theorem 6).
+        """Epsilon for exactly these votes, which is itself private (Theorem 6).
 
         Args:
             votes: Votes of each query, (queries, classes).
-            rows: Positions of those answered.
-            asked: Queries asked, from the first on.
+            rows: Positions of the answered queries.
+            asked: Number of queries asked, starting from the first.
             delta: Above 0.
         """
         if not self.noise or self.threshold_noise == 0:
@@ -92,7 +92,7 @@ def rdp_of_answers(votes: np.ndarray, noise: float, orders: np.ndarray) -> np.nd
     """Renyi differential privacy of GNMax on these votes, summed over queries, (orders,)."""
     ranked = np.sort(votes, axis=1)
     behind = ranked[:, -1:] - ranked[:, :-1]
-    # Proposition 7, a union bound; some class has at least its share.
+    # Proposition 7, a union bound; some class has a probability of at least 1 / classes.
     log_q = special.logsumexp(stats.norm.logsf(behind, scale=np.sqrt(2) * noise), axis=1)
     log_q = np.minimum(log_q, np.log1p(-1 / votes.shape[1]))
     return _data_dependent_rdp(log_q, noise, orders).sum(axis=0)
@@ -101,10 +101,10 @@ def rdp_of_answers(votes: np.ndarray, noise: float, orders: np.ndarray) -> np.nd
 def rdp_of_tests(
     highest: np.ndarray, threshold: float, noise: float, orders: np.ndarray
 ) -> np.ndarray:
-    """The same for the noisy test whether the first class has enough votes."""
+    """The same for the noisy test of whether the leading class has enough votes."""
     passes = stats.norm.logsf(threshold - highest, scale=noise)
     fails = stats.norm.logcdf(threshold - highest, scale=noise)
-    # A count changes by 1 where a vector of votes changes by the square root of 2.
+    # A count changes by 1 when a vector of votes changes by the square root of 2.
     return _data_dependent_rdp(np.minimum(passes, fails), np.sqrt(2) * noise, orders).sum(axis=0)
 
 
@@ -112,7 +112,7 @@ def _data_dependent_rdp(log_q: np.ndarray, noise: float, orders: np.ndarray) -> 
     """Theorem 6 with the orders of Proposition 10, (queries, orders).
 
     Args:
-        log_q: Log of a bound of the probability of all outcomes but the likeliest, (queries,).
+        log_q: Log of a bound on the probability of all outcomes but the likeliest, (queries,).
         noise: Standard deviation of a mechanism with RDP `order / noise ** 2`.
         orders: Orders above 1.
     """

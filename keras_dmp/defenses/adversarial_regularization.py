@@ -22,9 +22,9 @@ class AdversarialRegularization(Defense):
         penalty: Weight of the attack's gain (lambda in the paper), at least 0. Defaults to 3.
         attack_units: Units of the attack's layers over the probabilities, and over the label.
             Defaults to `(512, 64)`.
-        attack_steps: Steps of the attack for each of the classifier. Too few let the classifier run
-            away from an attack that lags behind, at the price of its accuracy. Defaults to 5.
-        attack_learning_rate: Of the attack's Adam. Defaults to 1e-3.
+        attack_steps: Steps of the attack per step of the classifier. With too few, the attack
+            lags behind, which costs the classifier accuracy. Defaults to 5.
+        attack_learning_rate: Learning rate of the attack's Adam optimizer. Defaults to 1e-3.
 
     Raises:
         ValueError: For settings out of range.

@@ -13,9 +13,9 @@ from keras_dmp.defenses._contract import Defense, Run
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
 class ConfidencePenaltyCrossentropy(keras.losses.Loss):
-    """Cross-entropy of class numbers, less a multiple of the prediction's entropy.
+    """Cross-entropy with integer labels, minus a multiple of the prediction's entropy.
 
-    Per sample `-log p[c] - penalty * H(p)`, with `H` in nats (Pereyra et al. 2017).
+    For each sample, `-log p[c] - penalty * H(p)`, with `H` in nats (Pereyra et al. 2017).
 
     Args:
         penalty: Finite number of at least 0. Defaults to 0.1.

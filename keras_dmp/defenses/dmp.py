@@ -1,4 +1,4 @@
-"""Distillation for membership privacy behind the contract of all defences."""
+"""Distillation for membership privacy as a defence."""
 
 import dataclasses
 import logging
@@ -26,11 +26,11 @@ class DMP(Defense):
     """Distillation for membership privacy (Shejwalkar & Houmansadr, AAAI 2021).
 
     An unprotected teacher labels reference samples on which its predictions have low entropy; a
-    student trained on these labels alone is released. See `DMPTrainer`, which does the work.
+    student trained only on these labels is released. See `DMPTrainer`, which this class uses.
 
     Args:
-        size: Number of reference samples to choose; exclusive with `fraction`.
-        fraction: Share of the reference to choose, above 0 and at most 1. Defaults to 0.5 where
+        size: Number of reference samples to choose; cannot be combined with `fraction`.
+        fraction: Share of the reference to choose, above 0 and at most 1. Defaults to 0.5 if
             `size` is `None`.
         order: Which samples to choose: `"lowest"` entropy, or the controls `"highest"` and
             `"random"`. Defaults to `"lowest"`.
@@ -39,7 +39,7 @@ class DMP(Defense):
         balance_classes: Whether the chosen samples keep the pool's mix of predicted classes.
             Defaults to `False`.
         student_epochs: Passes over the reference. Defaults to `None`: the `epochs` of `protect`.
-        student_optimizer: What trains the student: a Keras optimizer, its name or its
+        student_optimizer: Optimizer of the student: a Keras optimizer, its name or its
             configuration. Defaults to `None`: the `optimizer` of `protect`.
         reference_source: `"split"`, the reference pool of the split, or `"synthetic"`, a pool from
             a generator that is trained on the members, for data without a public sample; see
@@ -123,7 +123,7 @@ class DMP(Defense):
         return run.released(trainer.student)
 
     def _pool(self, run: Run) -> Any:
-        """The pool to choose from; a synthetic one is trained now."""
+        """The pool to choose from; the generator of a synthetic pool is trained now."""
         if self.reference_source == "split":
             return run.reference
         pool = synthesize(
@@ -151,7 +151,7 @@ class DMP(Defense):
             pool, name = synthetic_size(self.synthetic_size, run.num_members), "the synthetic pool"
         if self.size > pool:
             raise ValueError(
-                f"Expected `size` to be at most the {pool} samples of {name}. Received: "
-                f"size={self.size}"
+                f"Expected `size` to be at most {pool}, the number of samples in {name}. "
+                f"Received: size={self.size}"
             )
         return EntropyReferenceSelector(size=self.size, **rule)

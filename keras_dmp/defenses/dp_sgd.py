@@ -29,30 +29,30 @@ __all__ = ["DPSGD", "DPModel"]
 class DPSGD(Defense):
     """DP-SGD (Abadi et al., CCS 2016), with a formal guarantee.
 
-    `guarantee_of(model)` has the epsilon of a model that `protect` returned; `guarantee` computes
-    it before any training. In plain Keras: `DPModel`.
+    `guarantee_of(model)` returns the epsilon of a model that `protect` returned; `guarantee`
+    computes it before any training. In plain Keras: `DPModel`.
 
-    Without a `seed` batches and noise come from the operating system. With one they can be
-    computed by all who know it: use it for experiments, and not for a model that is released.
+    Without a `seed`, batches and noise come from the operating system. With a `seed`, anyone who
+    knows it can compute them: use it for experiments, not for a model that is released.
 
     Args:
         noise_multiplier: Noise in units of the clip norm, a finite number of at least 0.
-        target_epsilon: The epsilon to keep with the least noise; instead of `noise_multiplier`.
+        target_epsilon: The epsilon to achieve with the least noise, instead of `noise_multiplier`.
         delta: Above 0 and below 1. Defaults to `None`: 0.1 / number of members.
         clip_norm: Largest L2 norm of an example's gradient, above 0; infinite only without
             noise. Defaults to 1.
         sampling: `"poisson"` or `"shuffled"`; see `DPModel`. Defaults to `"poisson"`.
         accountant: `"rdp"`, or `"pld"`, which is slower and tighter. Defaults to `"rdp"`.
-        microbatch_size: Examples whose gradients are in memory at once. Defaults to 32.
+        microbatch_size: Number of examples whose gradients are in memory at once. Defaults to 32.
 
     Raises:
-        ValueError: For settings out of range, or unless one of `noise_multiplier` and
-            `target_epsilon` is given; in `protect`, for models that mix samples.
+        ValueError: For settings out of range, or unless exactly one of `noise_multiplier` and
+            `target_epsilon` is set; in `protect`, for models that mix samples.
 
     Example:
     >>> private = DPSGD(target_epsilon=4.0)
-    >>> told = private.guarantee(num_members=10_000, epochs=10, batch_size=200)
-    >>> 3.9 < told.epsilon <= 4.0
+    >>> guarantee = private.guarantee(num_members=10_000, epochs=10, batch_size=200)
+    >>> 3.9 < guarantee.epsilon <= 4.0
     True
     """
 
@@ -69,7 +69,7 @@ class DPSGD(Defense):
     def __post_init__(self):
         if (self.noise_multiplier is None) == (self.target_epsilon is None):
             raise ValueError(
-                "Expected one of `noise_multiplier` and `target_epsilon`. Received: "
+                "Expected exactly one of `noise_multiplier` and `target_epsilon`. Received: "
                 f"noise_multiplier={self.noise_multiplier!r}, "
                 f"target_epsilon={self.target_epsilon!r}"
             )
@@ -83,19 +83,19 @@ class DPSGD(Defense):
         _validate.one_of(ACCOUNTANTS, accountant=self.accountant)
 
     def guarantee(self, num_members: int, *, epochs: int, batch_size: int = 32) -> PrivacyGuarantee:
-        """Return the guarantee that `protect` will give.
+        """Return the guarantee that `protect` will provide.
 
         Args:
             num_members: Number of members.
-            epochs: As for `protect`.
-            batch_size: As for `protect`.
+            epochs: As in `protect`.
+            batch_size: As in `protect`.
 
         Returns:
             A `PrivacyGuarantee`.
 
         Raises:
             ImportError: If dp-accounting is not installed.
-            ValueError: For arguments out of range, and an epsilon out of reach.
+            ValueError: For arguments out of range, or an epsilon that cannot be achieved.
         """
         _validate.integer_at_least(1, num_members=num_members, epochs=epochs)
         _validate.integer_at_least(1, batch_size=batch_size)
@@ -107,8 +107,8 @@ class DPSGD(Defense):
         require_independent_layers(run.model, "build_model")
         if run.batch_size > run.num_members:
             raise ValueError(
-                f"Expected `batch_size` to be at most the {run.num_members} members. Received: "
-                f"batch_size={run.batch_size}"
+                f"Expected `batch_size` to be at most {run.num_members}, the number of members. "
+                f"Received: batch_size={run.batch_size}"
             )
         plan = self._plan(run.num_members, run.epochs, run.batch_size)
         trainer = DPModel(
@@ -126,7 +126,7 @@ class DPSGD(Defense):
         return model
 
     def _plan(self, num_members: int, epochs: int, batch_size: int) -> Spent:
-        """What a whole training spends, with the noise that it needs."""
+        """Privacy spent by a whole training, with the required noise."""
         if self.sampling == "poisson":
             steps = epochs * -(-num_members // batch_size)
             spent = {"count": steps, "probability": min(1.0, batch_size / num_members)}

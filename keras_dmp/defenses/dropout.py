@@ -21,7 +21,7 @@ _ACTIVATION_LAYERS = (
 def with_dropout(model: keras.Model, rate: float) -> keras.Model:
     """A twin of a model with dropout after each hidden activation.
 
-    Both have the same layers, so that training the twin trains the model, which itself stays
+    Both share the same layers, so that training the twin trains the model, which itself remains
     without dropout.
 
     Args:
@@ -32,8 +32,8 @@ def with_dropout(model: keras.Model, rate: float) -> keras.Model:
         A `keras.Model`.
 
     Raises:
-        ValueError: If `rate` is out of range, or dropout has no place in the model: it does not
-            show its layers, holds a model as a layer, or has no hidden activation.
+        ValueError: If `rate` is out of range, or dropout cannot be inserted into the model: it is
+            a subclass, contains a model as a layer, or has no hidden activation.
 
     Example:
     >>> import keras
@@ -49,9 +49,9 @@ def with_dropout(model: keras.Model, rate: float) -> keras.Model:
     if not shows or nested:
         raise ValueError(
             "Expected a Sequential or functional model without models as layers, since dropout is "
-            f"inserted between layers. Received: model {model.name!r} "
+            "inserted between layers: otherwise add Dropout layers yourself and use the defence "
+            f"'none'. Received: model {model.name!r} "
             + (f"with the models {nested}" if shows else f"of type {type(model).__name__}")
-            + "; build it with Dropout layers and use the defence 'none'"
         )
     hidden = _hidden_activations(model)
     if not hidden:
@@ -73,7 +73,7 @@ def with_dropout(model: keras.Model, rate: float) -> keras.Model:
 class Dropout(Defense):
     """Training with dropout after each hidden activation (Srivastava et al. 2014).
 
-    The released model has no dropout layers of ours; see `with_dropout`.
+    The released model does not contain the added dropout layers; see `with_dropout`.
 
     Args:
         rate: Share of the activations to drop, 0 to below 1. Defaults to 0.5.
@@ -112,7 +112,7 @@ def _hidden_activations(model: keras.Model) -> set[int]:
 def _activates(layer: keras.Layer) -> bool:
     activation = getattr(layer, "activation", None)
     if activation is not None:
-        # Recurrent layers drop their own way.
+        # Recurrent layers have their own dropout.
         return activation is not keras.activations.linear and not isinstance(
             layer, keras.layers.RNN
         )
@@ -132,5 +132,5 @@ def _require_rate(rate: float) -> None:
     _validate.non_negative(rate=rate)
     if rate >= 1:
         raise ValueError(
-            f"Expected `rate` to be below 1, which drops everything. Received: rate={rate!r}"
+            f"Expected `rate` to be below 1, since 1 drops everything. Received: rate={rate!r}"
         )

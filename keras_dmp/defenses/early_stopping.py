@@ -17,9 +17,10 @@ class EarlyStopping(Defense):
     after `max_epochs`, whichever comes first.
 
     Args:
-        patience: Epochs without a lower validation loss. `None` looks at no validation data.
+        patience: Epochs without a lower validation loss. `None` uses no validation data.
             Defaults to 1.
-        max_epochs: Most epochs, whatever `protect` is given. Defaults to `None`: those.
+        max_epochs: Maximum number of epochs, also if the `epochs` of `protect` are more. Defaults
+            to `None`: the `epochs` of `protect`.
 
     Raises:
         ValueError: For settings out of range, or if nothing stops the training.
@@ -37,7 +38,7 @@ class EarlyStopping(Defense):
     def __post_init__(self):
         if self.patience is None and self.max_epochs is None:
             raise ValueError(
-                "Expected `patience` or `max_epochs` to be a number. Received: patience=None and "
+                "Expected `patience` or `max_epochs` to be a number. Received: patience=None, "
                 "max_epochs=None"
             )
         if self.patience is not None:

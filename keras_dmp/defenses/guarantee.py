@@ -1,4 +1,4 @@
-"""The formal guarantee of a released model, where there is one."""
+"""The formal guarantee of a released model, if there is one."""
 
 import dataclasses
 import hashlib
@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_dmp._classifier.kind import require_model
 
-# Not an attribute of the model: it would be lost or saved unexpectedly.
-# With each guarantee, a digest of the weights for which it was stated.
+# Not an attribute of the model, which would be lost or saved unexpectedly.
+# Each guarantee is stored with a digest of the weights for which it was stated.
 _guarantees: "weakref.WeakKeyDictionary[keras.Model, tuple[PrivacyGuarantee, bytes]]" = (
     weakref.WeakKeyDictionary()
 )
@@ -20,16 +20,16 @@ _guarantees: "weakref.WeakKeyDictionary[keras.Model, tuple[PrivacyGuarantee, byt
 class PrivacyGuarantee:
     """(epsilon, delta)-differential privacy of a training with respect to its members.
 
-    It holds for the weights and for everything that is computed from them, but not for training
-    logs, which are computed on the members without noise. It requires that the seed is secret.
+    It holds for the weights and for everything computed from them, but not for training
+    logs, which are computed on the members without noise. It requires the seed to be secret.
 
     Attributes:
         epsilon: The privacy loss, 0 to infinity.
         delta: The probability that it is exceeded.
-        neighbors: How two data sets may differ that cannot be told apart.
-        mechanism: What was accounted for, in words.
+        neighbors: The difference between two neighbouring data sets.
+        mechanism: Description of the mechanism that was accounted for.
         data_dependent_epsilon: A tighter epsilon that depends on the members. It is itself
-            private: publish `epsilon`. `None` where there is none.
+            private: publish `epsilon`. `None` if there is none.
     """
 
     epsilon: float
@@ -39,22 +39,22 @@ class PrivacyGuarantee:
     data_dependent_epsilon: float | None = None
 
     def __str__(self) -> str:
-        """Return one line for people, without what is private."""
+        """Return one line for people, without private figures."""
         return f"({self.epsilon:.4g}, {self.delta:.2g})-DP, {self.neighbors}: {self.mechanism}"
 
 
 def guarantee_of(model: keras.Model) -> PrivacyGuarantee | None:
     """Return the guarantee of a model that `protect` returned in this process.
 
-    It ends when the weights change, by further training or otherwise: what it was computed from is
-    not all that they depend on then. It is not part of the saved archive: keep a note of it.
+    It becomes void when the weights change, by further training or otherwise, since it does not
+    account for these changes. It is not saved with the model: keep a record of it.
 
     Args:
-        model: A model that a defence has returned.
+        model: A model that a defence returned.
 
     Returns:
-        A `PrivacyGuarantee`, or `None` if the defence gives none, the model was loaded, or it has
-        been trained since.
+        A `PrivacyGuarantee`, or `None` if the defence provides none, the model was loaded, or it
+        has been trained since.
 
     Raises:
         TypeError: If `model` is not a Keras model.

@@ -13,10 +13,10 @@ from keras_dmp.defenses._contract import Defense, Run
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
 class LabelSmoothingCrossentropy(keras.losses.Loss):
-    """Cross-entropy of class numbers that are mixed with the uniform distribution.
+    """Cross-entropy with integer labels that are mixed with the uniform distribution.
 
     The target of a sample of class `c` is `(1 - smoothing) * one_hot(c) + smoothing / classes`
-    (Szegedy et al. 2016). Keras' own losses smooth one-hot labels only.
+    (Szegedy et al. 2016). Keras' own losses smooth only one-hot labels.
 
     Args:
         smoothing: Share of the uniform distribution, 0 to below 1. Defaults to 0.1.
@@ -95,6 +95,6 @@ def _require_smoothing(smoothing: float) -> None:
     _validate.non_negative(smoothing=smoothing)
     if smoothing >= 1:
         raise ValueError(
-            "Expected `smoothing` to be below 1, where nothing of the label is left. Received: "
+            "Expected `smoothing` to be below 1, where the label has no effect. Received: "
             f"smoothing={smoothing!r}"
         )

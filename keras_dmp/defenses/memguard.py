@@ -1,4 +1,4 @@
-"""MemGuard: noise on the predictions, and none on the training."""
+"""MemGuard: noise on the predictions, not on the training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,22 +26,23 @@ class MemGuard(Defense):
     """Noise on each prediction that misleads a membership detector (Jia et al., CCS 2019).
 
     An ordinary classifier is trained, and then a detector that distinguishes its predictions on
-    members from those on other samples. The released model is a `MemGuardModel`: it holds the
-    classifier **and the detector**, which has been trained on members' predictions, and it loads
-    where keras_dmp is installed. It defends where predictions are served, and not where the
-    weights are given away.
+    members from those on other samples. The released model is a `MemGuardModel`: it contains the
+    classifier **and the detector**, which was trained on members' predictions, and loading it
+    requires keras_dmp. It protects models that are served for predictions, not models whose
+    weights are released.
 
-    Without a `seed` the key of the noise comes from the operating system. With one it can be
-    computed by all who know the seed: use it for experiments, and not for a model that serves.
+    Without a `seed`, the key of the noise comes from the operating system. With a `seed`, anyone
+    who knows it can compute the key: use it for experiments, not for a model that is served.
 
     Args:
         budget: Largest expected L1 distance of the probabilities, 0 to 2. Defaults to 1.
-        detector_data: The part of the split that shows the detector predictions on samples that
-            are not members: `"reference"` or `"validation"`. Defaults to `"reference"`.
+        detector_data: The part of the split that provides the detector with predictions on
+            samples that are not members: `"reference"` or `"validation"`. Defaults to
+            `"reference"`.
         detector_units: Units of the detector's layers. Defaults to `(256, 128, 64)`.
         detector_epochs: Passes of the detector over predictions. Defaults to 50.
-        max_iterations: Most steps of a search for noise. Defaults to 300.
-        searches: Searches, each for smaller noise than the one before. Defaults to 3.
+        max_iterations: Maximum steps of a search for noise. Defaults to 300.
+        searches: Number of searches, each for smaller noise than the previous one. Defaults to 3.
 
     Raises:
         ValueError: For settings out of range.
@@ -66,7 +67,7 @@ class MemGuard(Defense):
         _validate.integer_at_least(1, detector_epochs=self.detector_epochs)
         if not isinstance(self.detector_units, list | tuple):
             raise ValueError(
-                "Expected `detector_units` to be the units of layers. Received: "
+                "Expected `detector_units` to be a tuple with the units of each layer. Received: "
                 f"detector_units={self.detector_units!r}"
             )
         for units in self.detector_units:
@@ -76,14 +77,14 @@ class MemGuard(Defense):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The part that shows predictions on samples that are not members."""
+        """The part that provides predictions on samples that are not members."""
         return (self.detector_data,)
 
     def _protect(self, run: Run) -> keras.Model:
         run.fit(run.model)
         rng = np.random.default_rng(new_seed())
         others = run.reference if self.detector_data == "reference" else run.validation[0]
-        # Models that were compiled would bring the moments of their optimizers into the archive.
+        # A compiled model would bring the moments of its optimizer into the archive.
         classifier = fresh.fresh_model(run.build_model)
         fresh.ensure_built(classifier, arrays.take(run.x, slice(0, 1)))
         classifier.set_weights(run.model.get_weights())
@@ -99,7 +100,7 @@ class MemGuard(Defense):
         return run.released(model)
 
     def _detector(self, run: Run, others: Any, rng: np.random.Generator) -> keras.Model:
-        """A trained detector, of the same number of members and others."""
+        """A detector, trained on the same number of members and other samples."""
         size = min(run.num_members, arrays.num_samples(others))
         evidence = []
         for x in (run.x, others):

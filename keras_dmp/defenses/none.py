@@ -1,4 +1,4 @@
-"""No defence: the control that every other one is compared with."""
+"""No defence: the control for comparisons with all others."""
 
 import dataclasses
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""PATE: a student of noisy votes of teachers that share no member."""
+"""PATE: a student trained on noisy votes of teachers that share no members."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from keras_dmp.defenses._noisy_votes import VotingRule, count_votes
 from keras_dmp.defenses.guarantee import PrivacyGuarantee, state_guarantee
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 
-# The fewest samples that a teacher can be trained on, and a student.
+# Minimum number of samples for training a teacher or a student.
 _FEWEST = 2
 
 
@@ -26,32 +26,32 @@ class PATE(Defense):
     """Private aggregation of teacher ensembles (Papernot et al., ICLR 2018).
 
     Teachers are trained on disjoint shards of the members. For each query, a reference sample,
-    the class with most votes after noise is the label (GNMax). With a `threshold` only queries
-    are answered on which enough teachers agree, by a noisy count (Confident-GNMax). A student
-    trained on the answered queries is released.
+    the class with the most votes after noise is the label (GNMax). With a `threshold`, only
+    queries on which enough teachers agree in a noisy count are answered (Confident-GNMax). A
+    student trained on the answered queries is released.
 
-    `guarantee_of(model)` has the guarantee. Its epsilon holds whatever the votes are, for all
-    `queries` and `answers`. Its `data_dependent_epsilon` is for the votes that were cast, and so
-    it is itself private.
+    `guarantee_of(model)` returns the guarantee. Its epsilon holds for any votes, for all
+    `queries` and `answers`. Its `data_dependent_epsilon` is for the votes that were cast, so it
+    is itself private.
 
     Args:
         num_teachers: Number of shards. Defaults to 10.
         noise: Standard deviation of the noise on each class's votes, at least 0. Defaults to 2.
-        threshold: Votes that the first class must have, by a noisy count. Defaults to `None`:
+        threshold: Votes that the leading class must reach in a noisy count. Defaults to `None`:
             every query is answered.
-        threshold_noise: Standard deviation of the noise of that count, at least 0; with a
-            `threshold` only.
-        queries: Reference samples to ask about, drawn at random. Defaults to `None`: all.
-        answers: Most answers; the rest of the queries is not asked. Defaults to `None`: as many
-            as queries.
+        threshold_noise: Standard deviation of the noise of that count, at least 0; only with a
+            `threshold`.
+        queries: Number of reference samples to query, drawn at random. Defaults to `None`: all.
+        answers: Maximum number of answers; the remaining queries are not asked. Defaults to
+            `None`: the number of queries.
         delta: Above 0 and below 1. Defaults to `None`: 0.1 / number of members.
         student_epochs: Passes over the answers. Defaults to `None`: the `epochs` of `protect`.
-        student_optimizer: What trains the student: a Keras optimizer, its name or its
+        student_optimizer: Optimizer of the student: a Keras optimizer, its name or its
             configuration. Defaults to `None`: the `optimizer` of `protect`.
 
     Raises:
-        ValueError: For settings out of range; in `protect`, for fewer members than the shards
-            need, and, when the teachers have voted, if hardly any query is answered.
+        ValueError: For settings out of range; in `protect`, if there are too few members for the
+            shards, and, after the teachers have voted, if fewer than two queries are answered.
 
     Example:
     >>> PATE(num_teachers=250, noise=40, threshold=200, threshold_noise=150).num_teachers
@@ -76,7 +76,7 @@ class PATE(Defense):
         _validate.non_negative(noise=self.noise)
         if (self.threshold is None) != (self.threshold_noise is None):
             raise ValueError(
-                "Expected `threshold` and `threshold_noise` together, or neither. Received: "
+                "Expected `threshold` and `threshold_noise` to be both set or both None. Received: "
                 f"threshold={self.threshold!r}, threshold_noise={self.threshold_noise!r}"
             )
         if self.threshold is not None:
@@ -108,9 +108,9 @@ class PATE(Defense):
         rows, classes, asked = rule.answers(votes, most, noise)
         if len(rows) < _FEWEST:
             raise ValueError(
-                f"Expected at least {_FEWEST} queries that the teachers agree on. Received: "
-                f"{len(rows)} of {asked} answered with threshold={self.threshold!r} among "
-                f"{self.num_teachers} teachers; lower it"
+                f"Expected `threshold` to allow at least {_FEWEST} answers: lower it. Received: "
+                f"threshold={self.threshold!r}, with {len(rows)} of {asked} queries answered by "
+                f"{self.num_teachers} teachers"
             )
         student = self._student(run, arrays.take(x, rows), classes)
         delta = default_delta(run.num_members) if self.delta is None else self.delta
@@ -127,23 +127,24 @@ class PATE(Defense):
     def _require_enough(self, members: int, pool: int) -> None:
         if members < _FEWEST * self.num_teachers:
             raise ValueError(
-                f"Expected at least {_FEWEST * self.num_teachers} members, {_FEWEST} in each "
-                f"shard. Received: {members} members for num_teachers={self.num_teachers}"
+                f"Expected at least {_FEWEST * self.num_teachers} members, {_FEWEST} per shard: "
+                "lower `num_teachers`. Received: "
+                f"num_teachers={self.num_teachers} with {members} members"
             )
         if self.queries is not None and self.queries > pool:
             raise ValueError(
-                f"Expected `queries` to be at most the {pool} samples of split.reference. "
-                f"Received: queries={self.queries}"
+                f"Expected `queries` to be at most {pool}, the number of samples in "
+                f"split.reference. Received: queries={self.queries}"
             )
 
     def _queries(self, pool: int, rng: np.random.Generator) -> np.ndarray:
-        """Positions of the queries in the pool, in its order."""
+        """Positions of the queries in the pool, ascending."""
         if self.queries is None:
             return np.arange(pool)
         return np.sort(rng.choice(pool, self.queries, replace=False))
 
     def _votes(self, run: Run, x: Any, rng: np.random.Generator) -> np.ndarray:
-        """Votes of teachers for each query, (queries, classes); a teacher at a time."""
+        """Votes for each query, (queries, classes), from one teacher at a time."""
         order = rng.permutation(run.num_members)
         teacher = self._fresh_teacher(run)
         run.compile(teacher)
@@ -152,7 +153,7 @@ class PATE(Defense):
         classes = []
         for number, shard in enumerate(np.array_split(order, self.num_teachers)):
             if number:
-                # The next teacher in the body of the last: tracing costs more than small shards.
+                # Reuse the previous teacher's model: tracing costs more than small shards.
                 teacher.set_weights(self._fresh_teacher(run).get_weights())
                 for variable, value in zip(teacher.optimizer.variables, fresh_state, strict=True):
                     variable.assign(value)

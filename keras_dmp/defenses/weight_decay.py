@@ -17,8 +17,8 @@ class WeightDecay(Defense):
     """Ordinary training with `decay / 2 * sum(w ** 2)` of the kernels added to the loss.
 
     With plain SGD each step then shrinks the kernels by `learning_rate * decay`. Variables with
-    fewer than two axes, such as biases, are left alone. A regularizer that the model brings
-    along counts too. In Keras itself: `kernel_regularizer=keras.regularizers.L2(decay / 2)`.
+    fewer than two axes, such as biases, are not changed. The model's own regularizers apply
+    too. In Keras itself: `kernel_regularizer=keras.regularizers.L2(decay / 2)`.
 
     Args:
         decay: Finite number of at least 0. Defaults to 1e-3.
@@ -46,7 +46,7 @@ class WeightDecay(Defense):
 
 @contextlib.contextmanager
 def _decaying(model: keras.Model, decay: float) -> Iterator[None]:
-    """Regularize the kernels; afterwards they have the regularizers of before."""
+    """Regularize the kernels; afterwards restore their original regularizers."""
     kernels = [variable for variable in model.trainable_variables if len(variable.shape) > 1]
     before = [kernel.regularizer for kernel in kernels]
     for kernel in kernels:

@@ -38,11 +38,11 @@ from keras_dmp.reference.selector import EntropyReferenceSelector, selector_amon
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
 class DistillationTrainer(ClassifierWrapper):
-    """Trains a student on a teacher's predictions for reference data, and on nothing else.
+    """Trains a student only on a teacher's predictions for reference data.
 
     Third phase of DMP (Shejwalkar & Houmansadr, AAAI 2021): minimises
     `SoftTargetKLDivergence` between the teacher's and the student's prediction on each
-    reference sample. No labels enter.
+    reference sample. It uses no labels.
 
     `fit(x_reference)` queries the teacher once per sample before the first step and keeps its
     outputs for that call. The teacher is not changed, and no file that the trainer or a callback
@@ -62,7 +62,7 @@ class DistillationTrainer(ClassifierWrapper):
             then needs its outputs.
         temperature: Number from 1e-6 to 1e6 that divides the logits of both. Defaults to 1.
         labels: `"soft"` for the teacher's probabilities, `"hard"` for its most probable class,
-            which reveals less about the members and costs accuracy. Defaults to `"soft"`.
+            which reveals less about the members and reduces accuracy. Defaults to `"soft"`.
         compensate_temperature: Boolean. Whether to multiply the loss by `temperature ** 2`.
             Defaults to `False`.
         from_logits: Whether the outputs are logits. Defaults to `None`: read from the compiled
@@ -76,10 +76,10 @@ class DistillationTrainer(ClassifierWrapper):
         label_format: How the teacher's outputs are stored: `"float32"`, `"float16"`, or a whole
             number k for the k most probable classes, with the remaining probability spread evenly
             over the others. Defaults to `None`: float32 in memory, float16 on disk.
-        memory_limit: Bytes of samples and outputs to keep in memory; beyond it they go to
+        memory_limit: Bytes of samples and outputs to keep in memory; if there are more, they go to
             temporary files. Defaults to `None`: a quarter of the machine's memory.
         distribution_strategy: The `tf.distribute.Strategy` in whose scope the student was built.
-            Optimizers and metrics are made there too. Defaults to `None`: the student's.
+            Optimizers and metrics are created there too. Defaults to `None`: the student's.
         **kwargs: `name` and `dtype` of the model.
 
     Raises:
@@ -150,7 +150,7 @@ class DistillationTrainer(ClassifierWrapper):
         kinds.require_model(teacher, "teacher")
         require_separate(self.student, teacher)
         self._source = Untracked(teacher)
-        # A traced step may hold the previous teacher.
+        # A traced step may contain the previous teacher.
         self.train_function = None
 
     def compile(
@@ -183,7 +183,7 @@ class DistillationTrainer(ClassifierWrapper):
                 uses Keras' loop, which on a GPU compiles and prefetches. Defaults to `True`.
 
         Raises:
-            ValueError: For a loss, and for arguments out of range.
+            ValueError: If a loss is passed, or an argument is out of range.
         """
         of_keras = {
             "run_eagerly": run_eagerly,
@@ -217,7 +217,7 @@ class DistillationTrainer(ClassifierWrapper):
         return {**config, "fast_loop": self.fast_loop} if config else None
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Make the function that `fit` calls for each step; `force` replaces an existing one."""
+        """Create the function that `fit` calls for each step; `force` replaces an existing one."""
         if self.train_function is None or force:
             super().make_train_function(force=True)
             if self.fast_loop:
@@ -246,7 +246,7 @@ class DistillationTrainer(ClassifierWrapper):
 
         Args:
             x: Reference samples: arrays, `tf.data.Dataset` or `PyDataset`, without labels, or a
-                `LabeledReference`. With `cache=True` a dataset is read once and kept.
+                `LabeledReference`. With `cache=True` a dataset is read once and stored.
             y: The teacher's outputs for `x`, (samples, units), if the trainer has no teacher.
             batch_size: Samples per step. Defaults to the dataset's, or 32.
             epochs: As in `keras.Model.fit`.
@@ -332,17 +332,17 @@ class DistillationTrainer(ClassifierWrapper):
     ) -> LabeledReference:
         """Label reference samples with the teacher, once, for several trainings.
 
-        A dataset of any size is read once: with a selector only the best samples so far are
-        kept, and what exceeds `memory_limit` goes to files.
+        A dataset of any size is read once: with a selector, only the best samples so far are
+        kept, and data that exceeds `memory_limit` is written to files.
 
         Args:
             x: Arrays, `tf.data.Dataset` or `PyDataset`, as in `fit`.
             y: As in `fit`.
             sample_weight: As in `fit`.
             selector: Chooses from the samples. Defaults to `None`: all of them.
-            directory: Where files go. Defaults to the folder for temporary files.
-            num_samples: Number of samples of a dataset, if known: with `fraction` or
-                `balance_classes` less is then kept while it is read.
+            directory: Folder for files. Defaults to the folder for temporary files.
+            num_samples: Number of samples of a dataset, if known: `fraction` and
+                `balance_classes` then keep fewer samples while it is read.
             verbose: 0, 1 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
         Returns:
@@ -365,14 +365,14 @@ class DistillationTrainer(ClassifierWrapper):
         num_samples: int | None = None,
         **options: Any,
     ) -> list[LabeledReference]:
-        """Label once, in one pass, for several selectors; otherwise as `label`."""
+        """Label once, in one pass, for several selectors; otherwise like `label`."""
         labeler = self._labeler()
         source, kind = labeler.open(x, y, sample_weight, num_samples)
         self._use_kind(kind)
         return labeler.label(source, kind, selectors, **options)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
-        """Return loss and metrics of the student against true labels, as `keras.Model.evaluate`.
+        """Return loss and metrics of the student on true labels, as in `keras.Model.evaluate`.
 
         The loss is the cross-entropy with the labels: integers, a column or one-hot.
         """
@@ -405,7 +405,7 @@ class DistillationTrainer(ClassifierWrapper):
         return super().test_step((x, one_hot, sample_weight))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Return the divergence from the teacher, or in evaluation the labels' cross-entropy."""
+        """Return the divergence from the teacher, or, in evaluation, the labels' cross-entropy."""
         if training:
             loss = SoftTargetKLDivergence(
                 self.temperature,
@@ -434,14 +434,14 @@ class DistillationTrainer(ClassifierWrapper):
         )
 
     def _use_kind(self, kind: OutputKind) -> None:
-        """Set the kind of the outputs, and drop steps that were traced for another one."""
+        """Set the kind of the outputs, and discard steps that were traced for another kind."""
         self.built = True
         if kind != self._kind:
             self._kind = kind
             self.train_function = self.test_function = None
 
     def _checked(self, validation_data: Any) -> Any:
-        """Validation data checked once for all epochs: Keras' `fit` passes it to `evaluate`."""
+        """Validation data, checked once for all epochs: Keras' `fit` passes it to `evaluate`."""
         self._validation = Untracked(checked_validation(validation_data, self.student, self._kind))
         return self._validation.held
 

@@ -24,7 +24,7 @@ _SAMPLES = slice(0, 256)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labeler:
-    """A distillation's way to its labels.
+    """Provides the labels of a distillation.
 
     Attributes:
         student: The student, which takes the samples.
@@ -32,7 +32,7 @@ class Labeler:
         from_logits: Whether outputs are logits, if the user has declared it.
         cache: Whether the teacher labels all samples before the first step.
         drop_labels: Whether labels of a dataset are ignored.
-        storage: How and where labels are kept.
+        storage: How and where labels are stored.
     """
 
     student: keras.Model
@@ -45,7 +45,7 @@ class Labeler:
     def open(
         self, x: Any, y: Any = None, sample_weight: Any = None, num_samples: int | None = None
     ) -> tuple[ReferenceSource | LabeledReference, OutputKind]:
-        """The reference, checked (of a dataset the first batch), and the kind of its outputs."""
+        """The checked reference (only the first batch of a dataset) and the kind of its outputs."""
         if isinstance(x, LabeledReference):
             return self._ready(x, y, sample_weight)
         source = ReferenceSource.open(
@@ -122,7 +122,7 @@ class Labeler:
             )
         if selector is not None or y is not None or sample_weight is not None:
             raise ValueError(
-                "Expected a dataset alone with cache=False: it yields its own weights, and an "
+                "Expected only a dataset with cache=False: it yields its own weights, and an "
                 "EntropyReferenceSelector needs fixed samples to choose from (arrays, or "
                 "cache=True). Received: a dataset and "
                 + ("a selector" if selector is not None else "y or sample_weight")
@@ -136,8 +136,8 @@ class Labeler:
     ) -> tuple[LabeledReference, OutputKind]:
         if y is not None or sample_weight is not None:
             raise ValueError(
-                "Expected `y` and `sample_weight` to be None with a LabeledReference, which has "
-                "its own. Received: a LabeledReference and "
+                "Expected `y` and `sample_weight` to be None with a LabeledReference, which "
+                "contains its own. Received: a LabeledReference and "
                 f"{'y' if y is not None else 'sample_weight'}"
             )
         if not self.cache:

@@ -1,7 +1,7 @@
-"""Metrics of a student, whose labels are always one-hot, so that soft and true labels mix.
+"""Metrics of a student, whose labels are always one-hot, so that soft and true labels can mix.
 
-Keras decides what "accuracy" means once, by the first labels it sees. A student sees the
-teacher's outputs in training and integers in validation; one-hot rows serve both.
+Keras decides what "accuracy" means once, based on the first labels it sees. A student sees the
+teacher's outputs in training and integers in validation; one-hot rows work for both.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from keras import ops
 from keras_dmp._classifier.losses import accuracy
 from keras_dmp._classifier.outputs import OutputKind
 
-# Keras' metrics of integer labels and their twins for one-hot labels.
+# Keras metrics of integer labels and their counterparts for one-hot labels.
 _TWINS = {
     "SparseCategoricalAccuracy": "CategoricalAccuracy",
     "SparseCategoricalCrossentropy": "CategoricalCrossentropy",
@@ -21,13 +21,13 @@ _TWINS = {
     "sparse_categorical_crossentropy": "categorical_crossentropy",
     "sparse_top_k_categorical_accuracy": "top_k_categorical_accuracy",
 }
-# Names for which Keras chooses the metric by the labels.
+# Names for which Keras chooses the metric based on the labels.
 _BY_NAME_ALONE = ("accuracy", "acc", "crossentropy", "ce")
 _UNSHARED_SETTINGS = ("ignore_class",)
 
 
 def require_metrics(metrics: Any, name: str) -> None:
-    """Raise ValueError unless all metrics are Keras metrics, functions, or names that Keras knows.
+    """Raise ValueError unless all metrics are Keras metrics, their names, or functions.
 
     Args:
         metrics: Metrics as `compile` takes them, or None.
@@ -42,24 +42,25 @@ def require_metrics(metrics: Any, name: str) -> None:
             known = False
         if not known:
             raise ValueError(
-                f"Expected `{name}` to hold Keras metrics, functions of labels and predictions, "
-                f"or names of metrics that Keras knows. Received: {name}={metrics!r}"
+                f"Expected `{name}` to contain Keras metrics, functions of labels and predictions, "
+                f"or names of Keras metrics. Received: {name}={metrics!r}"
             )
 
 
 def for_one_hot_labels(metrics: Any, kind: OutputKind | None) -> Any:
-    """The metrics as given to `compile`, with those of integer labels replaced by twins."""
+    """The metrics of `compile`, with those of integer labels replaced by their counterparts."""
     if metrics is None:
         return None
     return [_for_one_hot_labels(metric, kind) for metric in keras.tree.flatten(metrics)]
 
 
 def for_labels_like(metrics: Any, labels: Any) -> Any:
-    """The metrics as given, with the user's own ones getting labels in their form.
+    """The metrics, with custom ones wrapped so that they receive labels in their own form.
 
     Args:
         metrics: Metrics as `compile` takes them, or None.
-        labels: Some labels in the form that the metrics take: integers, a column or one-hot rows.
+        labels: Some labels in the form that the metrics expect: integers, a column or one-hot
+            rows.
     """
     is_one_hot = len(labels.shape) == 2 and labels.shape[1] > 1
     if metrics is None or is_one_hot:
@@ -73,7 +74,7 @@ def for_labels_like(metrics: Any, labels: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
 class MetricOfLabels(keras.metrics.Metric):
-    """A metric of labels that are numbers, for a student, whose labels are one-hot.
+    """A metric of integer labels, for a student, whose labels are one-hot.
 
     Args:
         metric: A metric, or a function of labels and predictions.
@@ -95,7 +96,7 @@ class MetricOfLabels(keras.metrics.Metric):
         self.metric, self.rank, self.label_dtype = metric, rank, label_dtype
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Update the metric with one-hot labels as numbers."""
+        """Convert one-hot labels to numbers and update the metric."""
         labels = y_true[:, 0] if y_true.shape[-1] == 1 else ops.argmax(y_true, axis=-1)
         labels = ops.cast(labels, self.label_dtype)
         if self.rank == 2:
@@ -126,7 +127,7 @@ class MetricOfLabels(keras.metrics.Metric):
 
 
 def _is_users_own(metric: Any) -> bool:
-    """Whether a metric is neither Keras' own nor the name of one."""
+    """Whether a metric is neither a Keras metric nor the name of one."""
     if isinstance(metric, str | MetricOfLabels):
         return False
     if isinstance(metric, keras.metrics.Metric):

@@ -1,6 +1,6 @@
-"""Settings of a distillation and arguments of Keras that both trainers take, checked in one place.
+"""Checks of distillation settings and Keras arguments that both trainers take.
 
-Keras looks at most of its own arguments while it trains, or not at all: `steps_per_execution=-1`
+Keras checks most of its own arguments during training, or not at all: `steps_per_execution=-1`
 trains nothing, and `validation_freq=0` divides by zero after the first epoch.
 """
 
@@ -20,13 +20,13 @@ def require_settings(temperature: Any, labels: Any, compensate_temperature: Any)
     _validate.boolean(compensate_temperature=compensate_temperature)
     if labels == "hard" and temperature != 1:
         raise ValueError(
-            "Expected `temperature` to be 1 with labels='hard': a most probable class has no "
-            f"temperature. Received: temperature={temperature!r}"
+            "Expected `temperature` to be 1 with labels='hard': hard labels do not depend on "
+            f"the temperature.  Received: temperature={temperature!r}"
         )
 
 
 def require_storage(label_format: Any, memory_limit: Any) -> None:
-    """Raise ValueError for settings of how labels are kept that are out of range."""
+    """Raise ValueError for storage settings of labels that are out of range."""
     require_format(label_format)
     if memory_limit is not None:
         _validate.integer_at_least(0, memory_limit=memory_limit)
@@ -57,7 +57,7 @@ def require_fit(*, shuffle: Any, validation_freq: Any, **counts: Any) -> None:
     Args:
         shuffle: As in `keras.Model.fit`.
         validation_freq: As in `keras.Model.fit`.
-        **counts: Numbers of at least 1, such as `batch_size`; None where they are not given.
+        **counts: Numbers of at least 1, such as `batch_size`, or None if they are not set.
     """
     for name, value in counts.items():
         if value is not None:
@@ -69,6 +69,6 @@ def require_fit(*, shuffle: Any, validation_freq: Any, **counts: Any) -> None:
             _validate.integer_at_least(1, validation_freq=epoch)
     except ValueError as error:
         raise ValueError(
-            "Expected `validation_freq` to be a whole number of at least 1, or a list of the "
-            f"epochs after which to validate, from 1. Received: validation_freq={validation_freq!r}"
+            "Expected `validation_freq` to be an integer of at least 1, or a list of the epochs, "
+            f"from 1, after which to validate. Received: validation_freq={validation_freq!r}"
         ) from error

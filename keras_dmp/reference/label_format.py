@@ -1,9 +1,9 @@
-"""The teacher's outputs in less room: half precision, or the most probable classes alone.
+"""Compact storage of the teacher's outputs: half precision, or only the most probable classes.
 
-An encoded batch is a tuple of arrays with one row a sample. What comes back are outputs of the
-same kind: logits up to a constant of each sample, which no softmax sees, or probabilities. The
-latter are stored by their logarithms: half precision has nothing between 0 and 6e-8, nor between
-0.9995 and 1, and a temperature above 1 brings out what is there.
+An encoded batch is a tuple of arrays with one row per sample. Decoding returns outputs of the same
+kind: probabilities, or logits up to a constant per sample, which softmax ignores. Probabilities are
+stored as their logarithms: half precision has no values between 0 and 6e-8, nor between 0.9995
+and 1, and a temperature above 1 makes differences in these ranges visible.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ from keras_dmp._classifier.outputs import OutputKind
 _validate.tensorflow_backend()
 
 _NAMES = ("float32", "float16")
-# The least that a log probability is stored as: the log of the smallest normal float32.
+# The lowest log probability that is stored: the log of the smallest normal float32.
 _LEAST_LOG = float(np.log(np.finfo(np.float32).tiny))
 
 
 def require_format(label_format: Any) -> None:
-    """Raise ValueError unless it is None, "float32", "float16" or a whole number."""
+    """Raise ValueError unless it is None, "float32", "float16" or a positive integer."""
     if label_format is None or (isinstance(label_format, str) and label_format in _NAMES):
         return
     try:
@@ -34,16 +34,16 @@ def require_format(label_format: Any) -> None:
     except ValueError as error:
         raise ValueError(
             "Expected `label_format` to be 'float32', 'float16', None, or the number of classes "
-            f"whose probabilities are kept. Received: label_format={label_format!r}"
+            f"whose probabilities are stored. Received: label_format={label_format!r}"
         ) from error
 
 
 def require_format_for(label_format: str | int | None, kind: OutputKind) -> None:
-    """Raise ValueError for a number of classes to keep that is not below the number of outputs."""
+    """Raise ValueError unless a number of classes to store is below the number of outputs."""
     if isinstance(label_format, numbers.Integral) and label_format >= kind.units:
         raise ValueError(
             f"Expected `label_format` to be below {kind.units}, the number of outputs of the "
-            "teacher: it is the number of classes whose probabilities are kept. "
+            "teacher: it is the number of classes whose probabilities are stored. "
             f"Received: label_format={label_format!r}"
         )
 
@@ -53,9 +53,9 @@ class LabelFormat:
     """How outputs are stored.
 
     Attributes:
-        name: "float32" as they are; "float16"; or k, the k most probable classes, the
-            probability left spread evenly over the others.
-        kind: What the outputs are.
+        name: "float32" for unchanged outputs; "float16"; or k for the k most probable classes,
+            with the remaining probability spread evenly over the others.
+        kind: The kind of outputs.
     """
 
     name: str | int
@@ -67,7 +67,7 @@ class LabelFormat:
 
     @property
     def num_columns(self) -> int:
-        """Arrays that one batch becomes."""
+        """Number of arrays in an encoded batch."""
         return 3 if isinstance(self.name, int) else 1
 
     def encode(self, outputs: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -79,7 +79,7 @@ class LabelFormat:
         return self._most_probable(outputs)
 
     def decode(self, columns: tuple[Any, ...]) -> Any:
-        """Outputs (samples, units), a float32 tensor, of stored columns."""
+        """Outputs (samples, units) as a float32 tensor, from stored columns."""
         if self.name == "float32":
             return columns[0]
         outputs = tf.cast(columns[0], tf.float32)
@@ -97,9 +97,9 @@ class LabelFormat:
         return tf.nn.log_softmax(logs) if self.kind.from_logits else tf.nn.softmax(logs)
 
     def _most_probable(self, outputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Log probabilities of the k most probable classes, the classes, and that of each other.
+        """Log probabilities of the k most probable classes, these classes, and that of any other.
 
-        The last is stored and not left to be the rest, which rounding would make negative.
+        The last is stored, since rounding could make a computed remainder negative.
         """
         logs = probabilities.log_probabilities(outputs, from_logits=self.kind.from_logits)
         classes = np.argpartition(-logs, self.name - 1, axis=1)[:, : self.name]
@@ -117,12 +117,12 @@ class LabelFormat:
 
 
 def _as_half_logits(outputs: np.ndarray, kind: OutputKind) -> np.ndarray:
-    """Logits of outputs, (samples, units) float16."""
+    """Outputs as logits, (samples, units) float16."""
     if not kind.from_logits:
         logs = np.maximum(probabilities.log_probabilities(outputs, from_logits=False), _LEAST_LOG)
         outputs = probabilities.outputs_of_log_probabilities(logs, kind)
     elif not kind.one_unit:
-        # The constant that softmax does not see would cost precision.
+        # The constant that softmax ignores would cost precision.
         outputs = outputs - outputs.max(axis=1, keepdims=True)
     limit = np.finfo(np.float16).max
     return np.clip(outputs, -limit, limit).astype(np.float16)

@@ -1,4 +1,4 @@
-"""Reference samples with the teacher's outputs: what the student phase trains on."""
+"""Reference samples with the teacher's outputs: the training data of the student phase."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ _DECODED_ROWS = 65_536
 
 @dataclasses.dataclass(frozen=True)
 class _Decoder:
-    """Decodes labels in a batch; equal to others of the same format, and without data."""
+    """Decodes labels in a batch; contains no data, and equals any other of the same format."""
 
     label_format: LabelFormat
 
@@ -75,7 +75,7 @@ class LabeledReference:
         return len(self.encoded[0])
 
     def __repr__(self) -> str:
-        """Return the sizes, and neither samples nor outputs: logs are not private."""
+        """Return only the sizes, neither samples nor outputs: logs are not private."""
         name = type(self).__name__
         return f"<{name}: {len(self)} of {self.pool_size} samples, {self.label_format.kind}>"
 
@@ -124,11 +124,11 @@ class LabeledReference:
     def save(self, path: str | os.PathLike) -> None:
         """Write the reference to a folder that only its owner can read.
 
-        Samples are written only if they came from a dataset; of arrays the positions suffice.
+        Samples are written only if they came from a dataset; for arrays, positions suffice.
         Files of an earlier call are replaced.
 
         Args:
-            path: A new or empty folder, or one that an earlier call has written.
+            path: A new or empty folder, or one written by an earlier call.
 
         Raises:
             OSError: If it cannot be written.
@@ -138,7 +138,7 @@ class LabeledReference:
 
     @classmethod
     def load(cls, path: str | os.PathLike, pool: Any = None) -> Self:
-        """Read a reference that `save` has written, bit for bit.
+        """Read a reference that `save` wrote, bit for bit.
 
         Args:
             path: The folder.
@@ -150,24 +150,24 @@ class LabeledReference:
 
         Raises:
             OSError: If it cannot be read.
-            ValueError: If the folder is damaged, unfinished, of something else or of another
-                format version, or `pool` is another one.
+            ValueError: If the folder is damaged, incomplete, has other contents or another
+                format version, or if `pool` is a different one.
         """
         return read(path, pool, identity(None))
 
 
 def is_written(folder: str | os.PathLike) -> bool:
-    """Whether `LabeledReference.save` has come to its end in a folder."""
+    """Whether `LabeledReference.save` has finished writing a folder."""
     return array_folder.exists(folder)
 
 
 def identity(run: str | None, phase: str = "", number: int = 0) -> Identity:
-    """What a folder of labels is: that of a run, or, without one, any."""
+    """Identity of a folder of labels: of a run, or of any run if `run` is None."""
     return Identity(run=run, type=_TYPE, phase=phase, number=number)
 
 
 def write(labeled: LabeledReference, folder: str | os.PathLike, identity: Identity) -> None:
-    """`LabeledReference.save`, with an identity."""
+    """`LabeledReference.save`, for an identity."""
     arrays = {f"labels_{index}": part for index, part in enumerate(labeled.encoded)}
     values = {
         "label_format": labeled.label_format.name,
@@ -194,7 +194,7 @@ def write(labeled: LabeledReference, folder: str | os.PathLike, identity: Identi
 
 
 def read(folder: str | os.PathLike, pool: Any, identity: Identity) -> LabeledReference:
-    """`LabeledReference.load`, of an identity."""
+    """`LabeledReference.load`, for an identity."""
     limit = row_store.default_memory_limit()
     values, arrays = array_folder.read(folder, expected=identity, memory_limit=limit)
     try:
@@ -202,8 +202,9 @@ def read(folder: str | os.PathLike, pool: Any, identity: Identity) -> LabeledRef
         _require_consistent(labeled)
     except (AttributeError, LookupError, OverflowError, RecursionError, TypeError) as error:
         raise ValueError(
-            f"Expected `folder` to hold a whole {_TYPE}. Received: folder={str(folder)!r}, whose "
-            f"values do not belong together ({type(error).__name__}: {error})"
+            f"Expected `folder` to contain a complete {_TYPE}: write it again. "
+            f"Received: folder={str(folder)!r} with inconsistent values "
+            f"({type(error).__name__}: {error})"
         ) from error
     return labeled
 
@@ -232,7 +233,7 @@ def _labeled(values: dict[str, Any], arrays: dict[str, np.ndarray], pool: Any) -
 
 
 def _require_consistent(labeled: LabeledReference) -> None:
-    """Raise TypeError where what was read is whole, but not what `save` writes."""
+    """Raise TypeError if the values are readable, but not values that `save` writes."""
     for name in ("pool_size", "batch_size"):
         size = getattr(labeled, name)
         if type(size) is not int and (name, size) != ("batch_size", None):
@@ -249,27 +250,27 @@ def _require_consistent(labeled: LabeledReference) -> None:
         return
     shapes = chosen.indices.shape, chosen.pool_entropy.shape
     if shapes != ((len(labeled),), (labeled.pool_size,)):
-        raise TypeError("a selection of other samples")
+        raise TypeError("a selection of different samples")
 
 
 def _from_pool(pool: Any, values: dict[str, Any], selection: Selection | None) -> Any:
-    """The samples, taken from the arrays again."""
+    """The samples, taken from the original arrays."""
     if pool is None:
         raise ValueError(
-            "Expected `pool` to be the arrays that the samples were chosen from: the folder has "
-            "their positions only. Received: pool=None"
+            "Expected `pool` to be the arrays that the samples were chosen from: the folder "
+            "contains only their positions. Received: pool=None"
         )
     pool = samples.checked(pool, "pool")
     if num_samples(pool) != values["pool_size"]:
         raise ValueError(
             f"Expected `pool` to be the {values['pool_size']} samples that were labelled. "
-            f"Received: {num_samples(pool)} samples"
+            f"Received: pool with {num_samples(pool)} samples"
         )
     x = pool if selection is None else take(pool, selection.indices)
     if _digest(x) != values["samples_digest"]:
         raise ValueError(
-            "Expected `pool` to be the samples that were labelled, in their order. Received: "
-            f"others ({describe(pool)})"
+            "Expected `pool` to be the samples that were labelled, in the same order. Received: "
+            f"pool with other values ({describe(pool)})"
         )
     return x
 
@@ -285,7 +286,7 @@ def _digest(x: Any) -> str:
 
 
 def _structure(numbers: Any) -> Any:
-    """A structure whose leaves are numbers, of plain containers."""
+    """The same structure of numbers, made of plain containers."""
     if isinstance(numbers, dict):
         return {key: _structure(of) for key, of in numbers.items()}
     if isinstance(numbers, list | tuple):

@@ -1,7 +1,7 @@
-"""One pass of a teacher over a reference pool, and what is kept of it.
+"""One pass of a teacher over a reference pool, and the samples that are kept.
 
-The pool comes in parts, from arrays or from a dataset of any length; the teacher is asked once a
-part, however many selectors choose from it.
+The pool is processed in parts, from arrays or from a dataset of any length; the teacher is called
+once per part, regardless of the number of selectors that choose from it.
 """
 
 import concurrent.futures
@@ -27,7 +27,7 @@ from keras_dmp.reference.pool import ReferenceSource
 from keras_dmp.reference.row_store import RowStore
 from keras_dmp.reference.selection import Criteria, StreamedSelection
 
-# What labels become on disk where nothing is said; `benchmarks/label_formats.py` measures it.
+# The default format of labels on disk; measured by `benchmarks/label_formats.py`.
 _ON_DISK = "float16"
 
 
@@ -36,10 +36,11 @@ class Storage:
     """Where labelled samples are kept.
 
     Attributes:
-        label_format: "float32", "float16", a number of classes, or None: float32 in memory
+        label_format: "float32", "float16", a number of classes, or None for float32 in memory
             and float16 on disk.
-        memory_limit: Bytes in memory, or None for a quarter of the machine's.
-        directory: Where files go beyond it, or None for the folder for temporary files.
+        memory_limit: Bytes to keep in memory, or None for a quarter of the machine's memory.
+        directory: Folder for files once the limit is exceeded, or None for the folder for
+            temporary files.
     """
 
     label_format: str | int | None = None
@@ -62,12 +63,12 @@ def label(
 
     Args:
         source: The pool; a dataset is read to its end.
-        teacher: The teacher, or None if the pool comes with its outputs.
-        kind: What outputs are, or None to read it off the teacher's first ones.
+        teacher: The teacher, or None if the pool contains its outputs.
+        kind: Kind of the outputs, or None to infer it from the teacher's first ones.
         criteria: A rule for each result, or None for all samples.
         storage: Where the results are kept.
-        from_logits: What the user says of outputs, where `kind` is None.
-        batch_size: Samples a call of the teacher. Defaults to the largest that pays.
+        from_logits: Whether outputs are logits according to the user, if `kind` is None.
+        batch_size: Samples per call of the teacher. Defaults to the largest useful size.
         verbose: Whether to show a progress bar.
 
     Returns:
@@ -84,7 +85,7 @@ def label(
     forward = None if teacher is None else ForwardPass(teacher)
     name = "y" if teacher is None else "teacher outputs"
     keepers: list[_Keeper] = []
-    # The next part is asked about while a thread keeps what it needs of the last one.
+    # The teacher labels the next part while a thread stores the previous one.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         keeping = None
         for step, part in enumerate(source.parts(rows)):
@@ -107,10 +108,10 @@ def label(
 
 
 def _require(storage: Storage, criteria: Sequence[Criteria | None], samples: int | None) -> None:
-    """Raise ValueError for what can be seen before the pass."""
+    """Raise ValueError for errors that can be found before the pass."""
     if storage.directory is not None and not os.path.isdir(storage.directory):
         raise ValueError(
-            "Expected `directory` to be a folder that exists. Received: "
+            "Expected `directory` to be an existing folder. Received: "
             f"directory={str(storage.directory)!r}"
         )
     for rule in criteria:
@@ -128,9 +129,9 @@ def _keep(keepers: list["_Keeper"], part: Batch, outputs: np.ndarray, kind: Outp
 
 
 class _Keeper:
-    """What one rule keeps of the pool, from part to part.
+    """The samples of the pool that one rule keeps, updated part by part.
 
-    What came as arrays is in memory anyway; of these only positions are kept.
+    Samples from arrays are in memory anyway, so only their positions are kept.
     """
 
     def __init__(
@@ -155,11 +156,11 @@ class _Keeper:
 
     @property
     def selects(self) -> bool:
-        """Whether entropies and classes are needed."""
+        """Whether this rule needs entropies and classes."""
         return self._selection is not None
 
     def add(self, part: Batch, outputs: np.ndarray, entropy: Any, classes: Any) -> None:
-        """Keep what may be needed of a part."""
+        """Keep the samples of a part that may still be chosen."""
         if self._selection is None:
             self._store.append(self._columns(part, outputs, slice(None)))
             return
@@ -171,7 +172,7 @@ class _Keeper:
             self._store.keep(kept)
 
     def finish(self) -> LabeledReference:
-        """All that is left, and the rule's figures."""
+        """The samples that remain, and the figures of the rule."""
         selection, rows = None, slice(None)
         if self._selection is not None:
             selection, kept = self._selection.finish()

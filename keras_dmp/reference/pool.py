@@ -1,4 +1,4 @@
-"""Reference samples as `fit`, `label` and the selector are given them."""
+"""Reference samples as passed to `fit`, `label` and the selector."""
 
 import dataclasses
 import hashlib
@@ -14,19 +14,19 @@ from keras_dmp._data import batches as _batches
 from keras_dmp._data import samples
 from keras_dmp._data.batches import Batch
 
-# Samples that show what the data is.
+# Enough samples to determine the structure of the data.
 _FIRST = slice(0, 256)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ReferenceSource:
-    """Reference samples about to be labelled: arrays, or a dataset that is read once.
+    """Reference samples to be labelled: arrays, or a dataset that is read once.
 
     Attributes:
-        first: The first samples, with the teacher's outputs for them where these were given.
-        batch_size: Samples a batch of the dataset, or None for arrays.
-        num_samples: Samples in all, or None for a dataset that nobody has counted.
-        arrays: All samples where they are arrays, else None.
+        first: The first samples, with the teacher's outputs for them if these were passed.
+        batch_size: Samples per batch of the dataset, or None for arrays.
+        num_samples: Total number of samples, or None for a dataset that has not been counted.
+        arrays: All samples if they are arrays, otherwise None.
     """
 
     first: Batch
@@ -49,17 +49,17 @@ class ReferenceSource:
         num_samples: int | None = None,
         name: str = "x",
     ) -> Self:
-        """Check what the caller gave, of a dataset the first batch for now.
+        """Check the caller's arguments; of a dataset, only the first batch for now.
 
         Args:
             x: Samples.
-            y: Outputs of a teacher for them.
+            y: A teacher's outputs for them.
             sample_weight: Weights.
             model: A model that takes the samples.
-            has_teacher: Whether a teacher will be asked.
-            drop_labels: Whether labels of a dataset are left alone.
-            num_samples: Samples of a dataset, where they have been counted.
-            name: What messages call the samples.
+            has_teacher: Whether a teacher will label the samples.
+            drop_labels: Whether labels in a dataset are ignored.
+            num_samples: Number of samples of a dataset, if they have been counted.
+            name: Name of the samples in messages.
         """
         if x is None:
             raise ValueError(f"Expected `{name}` to be reference samples. Received: {name}=None")
@@ -86,9 +86,9 @@ class ReferenceSource:
         return cls(first=first, batch_size=None, num_samples=count, arrays=whole)
 
     def parts(self, rows: int) -> Iterator[Batch]:
-        """All samples in parts of `rows`, the last one smaller; of a dataset only once.
+        """All samples in parts of `rows`, the last one smaller; a dataset can be read only once.
 
-        Batches that were padded to lengths of their own are padded to the longest.
+        Batches that were padded to different lengths are padded to the longest.
         """
         if self.arrays is None:
             yield from _batches.read_ahead(_batches.regroup(self.of_one_length(), rows))
@@ -98,21 +98,21 @@ class ReferenceSource:
             yield Batch(*(None if of is None else _arrays.take(of, part) for of in self.arrays))
 
     def each(self) -> Iterator[Batch]:
-        """All samples as they came: batches of a dataset, only once, or all at once."""
+        """All samples as received: the batches of a dataset (only once), or all arrays at once."""
         return iter([self.arrays]) if self.arrays else itertools.chain([self.first], self._stream)
 
     def of_one_length(self) -> Iterator[Batch]:
-        """`each`, all of them padded to the longest sample."""
+        """Like `each`, with all batches padded to the longest sample."""
         if self._source is None:
             return self.each()
         return iter(samples.of_one_length(self.each(), *self._source))
 
     def require_length(self, count: int, name: str = "x") -> None:
-        """Raise ValueError unless a dataset that has been read had the expected number."""
+        """Raise ValueError unless the dataset yielded the expected number of samples."""
         if self.num_samples is not None and count != self.num_samples:
             raise ValueError(
-                f"Expected `{name}` to have {self.num_samples} samples, as were counted. "
-                f"Received: a dataset that has yielded {count}"
+                f"Expected `{name}` to yield {self.num_samples} samples, the number counted before "
+                f"or passed as `num_samples`. Received: {name} with {count} samples"
             )
         samples.require_enough(count, name, 2)
 
@@ -121,16 +121,16 @@ class ReferenceSource:
 class ReferencePool:
     """Reference samples, read and checked before any training.
 
-    Of a dataset only hashes stay, since it may exceed the memory.
+    Only hashes of a dataset are kept, since it may not fit into memory.
 
     Attributes:
         source: The samples: a structure of arrays, or the dataset.
         first: The first samples, a structure of arrays.
-        num_samples: Samples in all.
+        num_samples: Total number of samples.
         digests: Hash of each record as the model sees it, (samples,) uint64.
-        lengths: Shapes of samples whose padding the model sees, see `Records.lengths`.
-        batch_size: Samples a batch of the dataset, or None for arrays.
-        weights_digest: Hash of the weights that a dataset yields, in their order.
+        lengths: Shapes of samples whose padding the model sees; see `Records.lengths`.
+        batch_size: Samples per batch of the dataset, or None for arrays.
+        weights_digest: Hash of the weights that a dataset yields, in order.
     """
 
     source: Any
@@ -143,15 +143,15 @@ class ReferencePool:
 
     @classmethod
     def read(cls, x: Any, name: str, model: keras.Model) -> Self:
-        """Check every sample, in one pass; labels of a dataset are left alone.
+        """Check every sample in one pass; labels in a dataset are ignored.
 
         Args:
             x: Arrays or a dataset.
-            name: What messages call it.
+            name: Its name in messages.
             model: A built classifier that takes the samples.
 
         Raises:
-            ValueError: For samples that are none of these, that are not finite, or fewer than two.
+            ValueError: If `x` is neither, is not finite, or has fewer than two samples.
         """
         source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
         records, weights_hash = samples.Records(model), hashlib.blake2b(digest_size=16)
@@ -175,7 +175,7 @@ class ReferencePool:
 
 
 def count(x: Any, name: str, model: keras.Model) -> int:
-    """Samples of a pool, every one of them checked; labels of a dataset are left alone."""
+    """Number of samples in a pool, after checking each one; labels in a dataset are ignored."""
     source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
     found = sum(_arrays.num_samples(part.x) for part in source.each())
     samples.require_enough(found, name, 2)
@@ -183,19 +183,19 @@ def count(x: Any, name: str, model: keras.Model) -> int:
 
 
 def first_unlabeled(dataset: Any, model: keras.Model, *, drop_labels: bool) -> Any:
-    """Samples of the first batch of a dataset that is not read to its end, checked."""
+    """Checked samples of the first batch of a dataset, which is not read any further."""
     if not drop_labels:
         refuse_labels(_batches.has_labels(dataset), "a dataset of (x, y)")
     return samples.first(dataset, "x", model)
 
 
 def reference_arrays(x: Any, name: str, model: keras.Model) -> Any:
-    """Samples as a finite structure of arrays that the model takes; labels are dropped."""
+    """Samples as a structure of finite arrays that the model takes; labels are dropped."""
     return read_reference(x, name, model)[0]
 
 
 def read_reference(x: Any, name: str, model: keras.Model) -> tuple[Any, int | None]:
-    """The same with the samples in a batch of the dataset they came from, if they did."""
+    """`reference_arrays`, and the batch size of the dataset, or None if `x` is not a dataset."""
     source = ReferenceSource.open(x, model=model, has_teacher=True, drop_labels=True, name=name)
     if source.arrays is not None:
         return source.arrays.x, None
@@ -205,13 +205,13 @@ def read_reference(x: Any, name: str, model: keras.Model) -> tuple[Any, int | No
 
 
 def refuse_labels(has_labels: bool, received: str) -> None:
-    """Raise ValueError for labels where a teacher is there to be asked."""
+    """Raise ValueError for labels if there is a teacher, whose predictions are the labels."""
     if has_labels:
         raise ValueError(
-            "Expected reference samples without labels: the teacher's predictions are the only "
-            "labels of the student. Pass drop_labels=True to DistillationTrainer to ignore those "
-            "of a dataset, or precomputed teacher outputs to a trainer without a teacher. "
-            f"Received: {received}"
+            "Expected reference samples without labels: the student is trained on the teacher's "
+            "predictions only. To ignore the labels of a dataset, pass drop_labels=True to "
+            "DistillationTrainer; to use precomputed teacher outputs, use a trainer without a "
+            f"teacher. Received: {received}"
         )
 
 
@@ -222,17 +222,17 @@ def _names(name: str) -> samples.Names:
 def _checked(
     x: Any, y: Any, sample_weight: Any, name: str, model: keras.Model, has_teacher: bool
 ) -> Iterator[Batch]:
-    """Batches whose samples, outputs and weights are what they should be.
+    """Batches whose samples, outputs and weights have been checked.
 
-    The second column is a teacher's outputs here, and never labels.
+    The second column contains a teacher's outputs here, never labels.
     """
     source = {"names": _names(name), "model": model, "num_classes": None}
     for batch, _ in samples.each(x, y, sample_weight, **source, has_outputs=True):
         if batch.y is None and not has_teacher:
             raise ValueError(
-                "Expected a teacher to ask, or its outputs for `x` as `y`. Received: no teacher "
-                "and no outputs. Call `trainer.attach_teacher(teacher)`, for instance after "
-                "loading, or `fit(x, teacher_outputs)`"
+                "Expected a teacher, or its outputs for `x` as `y`. Call "
+                "`trainer.attach_teacher(teacher)`, for instance after loading, or "
+                "`fit(x, teacher_outputs)`. Received: teacher=None, y=None"
             )
         outputs = None
         if not has_teacher:

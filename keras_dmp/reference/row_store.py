@@ -1,6 +1,6 @@
-"""Rows of several arrays that come part after part: in memory, beyond a limit in files.
+"""Rows of several arrays that arrive in parts: in memory up to a limit, then in files.
 
-The files have no name: they go with the arrays that are mapped to them, or with the process.
+The files have no name: they disappear with the arrays mapped to them, or with the process.
 """
 
 import contextlib
@@ -12,19 +12,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# Rows moved at a time, so that nothing is copied whole.
+# Rows are moved in chunks, so that no array is copied as a whole.
 _CHUNK_BYTES = 1 << 24
 _GROWTH = 1.5
 
 
 class RowStore:
-    """Columns with as many rows each, in the order in which they were appended.
+    """Columns with the same number of rows, in the order in which they were appended.
 
     Args:
-        memory_limit: Bytes beyond which rows go to files.
-        folder: Where these files are. Defaults to the folder for temporary files.
-        to_disk: Turns the columns of some rows into those that files hold. Defaults to
-            the columns as they are.
+        memory_limit: Number of bytes above which rows are moved to files.
+        folder: Folder for these files. Defaults to the folder for temporary files.
+        to_disk: Function that converts the columns of some rows into the columns stored in
+            files. Defaults to no conversion.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class RowStore:
 
         Raises:
             OSError: If the disk is full.
-            ValueError: If files cannot hold them beside the rows before.
+            ValueError: If their dtypes do not match those of the rows already in files.
         """
         if not columns:
             return
@@ -55,7 +55,7 @@ class RowStore:
             self._move_to_disk()
 
     def keep(self, kept: np.ndarray) -> None:
-        """Drop all rows but those at `kept`, which ascend."""
+        """Drop all rows except those at the ascending positions `kept`."""
         if len(kept) == self._rows:
             return
         self._rows = len(kept)
@@ -63,7 +63,7 @@ class RowStore:
             store.keep(kept)
 
     def finish(self) -> list[np.ndarray]:
-        """The columns: arrays in memory, where they fit, and read-only memory maps."""
+        """The columns: arrays in memory if they fit, otherwise read-only memory maps."""
         columns = self._columns or []
         fits = sum(store.nbytes for store in columns) <= self._limit
         return [store.array(in_memory=fits) for store in columns]
@@ -80,7 +80,7 @@ class RowStore:
     def _append(self, columns: Sequence[np.ndarray]) -> None:
         if self._columns is None:
             self._columns = [
-                # Strings have no fixed width before all are seen.
+                # The width of strings is unknown until all of them have been read.
                 _InFile(column[:0], self._folder)
                 if self.on_disk and column.dtype.kind not in "US"
                 else _InMemory(column[:0])
@@ -107,7 +107,7 @@ class _InMemory:
             self._array = self._array.astype(dtype)
         end = self._rows + len(rows)
         if end > len(self._array):
-            # In place: the system moves pages, not bytes.
+            # In place: the operating system moves pages, not bytes.
             shape = (int(end * _GROWTH), *self._array.shape[1:])
             self._array.resize(shape, refcheck=False)
         self._array[self._rows : end] = rows
@@ -128,7 +128,7 @@ class _InFile:
 
     def __init__(self, like: np.ndarray, folder: str | os.PathLike | None):
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
-        # Its maps outlive it.
+        # Memory maps of the file stay valid after it is closed.
         weakref.finalize(self, self._file.close)
         self._like = np.array(like)
         self._rows = 0
@@ -140,8 +140,8 @@ class _InFile:
     def append(self, rows: np.ndarray) -> None:
         if not np.can_cast(rows.dtype, self._like.dtype, "same_kind"):
             raise ValueError(
-                "Expected all batches of a dataset to be alike. Received: batches of dtype "
-                f"{rows.dtype} after others of dtype {self._like.dtype}"
+                "Expected all batches of a dataset to have the same dtype. "
+                f"Received: a batch of dtype {rows.dtype} after batches of dtype {self._like.dtype}"
             )
         rows = np.ascontiguousarray(rows.astype(self._like.dtype, copy=False))
         self._file.seek(self.nbytes)
@@ -166,7 +166,7 @@ class _InFile:
 
 
 def _compact(array: np.ndarray, kept: np.ndarray) -> None:
-    """Move the rows at `kept` to the front; a row never moves backwards, so in place."""
+    """Move the rows at `kept` to the front, in place: no row moves towards the end."""
     step = max(1, _CHUNK_BYTES // max(1, _row_bytes(array)))
     for start in range(0, len(kept), step):
         rows = kept[start : start + step]
@@ -178,28 +178,28 @@ def _row_bytes(array: np.ndarray) -> int:
 
 
 def _write_all(file, rows: np.ndarray) -> None:
-    # By way of bytes: the buffer protocol does not know every dtype.
+    # As bytes: the buffer protocol does not support every dtype.
     left = memoryview(rows.reshape(-1).view(np.uint8))
     while left:
         left = left[file.write(left) :]
 
 
-# Of what the machine, or the control group of a container, has. The rest is for the models, for
-# tensors made of the data, and for others.
+# Share of the memory of the machine, or of a container's control group. The rest is for the models,
+# for tensors created from the data, and for other processes.
 SHARE = 0.25
 _GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def default_memory_limit() -> int:
-    """Bytes of reference data that stay in memory: a quarter of it."""
+    """Bytes of reference data kept in memory: a quarter of the available memory."""
     return int(SHARE * available_memory())
 
 
 def available_memory() -> int:
-    """Bytes of memory of the machine, or of the control group if that has fewer."""
+    """Bytes of memory of the machine, or of its control group if that has a lower limit."""
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in _GROUP_LIMITS:
-        # The first or second version of control groups is there, or none; a limit may be "max".
+        # Version 1 or 2 of control groups may exist, or neither; a limit may be "max".
         with contextlib.suppress(OSError, ValueError):
             sizes.append(int(pathlib.Path(path).read_text()))
     return min(sizes)

@@ -1,7 +1,7 @@
-"""The rule that chooses reference samples, for a pool that comes part after part.
+"""The rule that chooses reference samples from a pool that arrives in parts.
 
-Only entropies and classes are looked at; what belongs to a sample is kept elsewhere, by the
-positions that this module names. Needs NumPy alone.
+It uses entropies and classes only; the samples themselves are stored elsewhere, at the positions
+that this module returns. Requires only NumPy.
 """
 
 import dataclasses
@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-# Below so many kept rows there is nothing to win by cutting.
+# Cutting does not pay below this number of kept rows.
 _LEAST_CUT = 4_096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReferenceSummary:
-    """What a selection chose, without the samples.
+    """Figures of a selection, without the samples.
 
     Attributes:
-        size: Samples chosen.
-        pool_size: Samples to choose from.
+        size: Number of samples chosen.
+        pool_size: Number of samples in the pool.
         mean_entropy: Mean entropy of the teacher's predictions on the chosen samples, in nats.
         pool_mean_entropy: The same over the whole pool.
-        class_counts: Chosen samples by the class that the teacher predicts.
+        class_counts: Number of chosen samples of each class predicted by the teacher.
     """
 
     size: int
@@ -43,7 +43,7 @@ class ReferenceSummary:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Criteria:
-    """What an `EntropyReferenceSelector` was told to choose; see there."""
+    """The criteria of an `EntropyReferenceSelector`, where they are documented."""
 
     size: int | None
     fraction: float | None
@@ -55,30 +55,30 @@ class Criteria:
     def wanted(self, samples: int) -> int:
         """Number of samples to choose from a pool of `samples`, if there are enough candidates.
 
-        A fraction gives two at least, the fewest that a student is trained on.
+        A fraction yields at least two, the minimum for training a student.
         """
         if self.fraction is not None:
             return min(samples, max(2, round(self.fraction * samples)))
         return samples if self.size is None else self.size
 
     def require_pool_size(self, samples: int | None) -> None:
-        """Raise ValueError if more samples are wanted than the pool, if counted, has."""
+        """Raise ValueError if `size` exceeds the size of the pool, if that is known."""
         if None not in (samples, self.size) and self.size > samples:
             raise ValueError(
-                f"Expected `size` to be at most the {samples} samples of the pool. "
+                f"Expected `size` to be at most {samples}, the number of samples in the pool. "
                 f"Received: size={self.size}"
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Selection:
-    """What was chosen from a pool.
+    """The samples chosen from a pool.
 
     Attributes:
         criteria: The rule.
         indices: Positions of the chosen samples in the pool, ascending, (size,) int64.
         pool_entropy: Entropies of the whole pool in nats, (pool_size,) float64.
-        summary: Its figures.
+        summary: Figures of the selection.
     """
 
     criteria: Criteria
@@ -88,17 +88,17 @@ class Selection:
 
 
 class StreamedSelection:
-    """Chooses from a pool in one pass, and keeps in mind only what can still be chosen.
+    """Chooses from a pool in one pass, and keeps only samples that can still be chosen.
 
-    The best samples are those with the lowest key, ties to the earlier one. `add` names the
-    rows of a part that may still be chosen; the caller appends them to its rows, and drops what
-    `cut` and `finish` leave out. Memory of its own is 10 bytes a sample of the pool.
+    The best samples are those with the lowest key; ties go to the earlier one. `add` returns the
+    rows of a part that may still be chosen; the caller appends them to its rows, and drops those
+    that `cut` and `finish` leave out. Its own memory is 10 bytes per sample of the pool.
 
     Args:
         criteria: The rule.
-        num_classes: Classes of the teacher.
-        pool_size: Samples of the pool, where they have been counted: with it `fraction` keeps
-            the best so far only, and `balance_classes` less.
+        num_classes: Number of classes of the teacher.
+        pool_size: Number of samples in the pool, if it is known: `fraction` then keeps only
+            the best so far, and `balance_classes` keeps fewer.
     """
 
     def __init__(self, criteria: Criteria, num_classes: int, *, pool_size: int | None = None):
@@ -110,13 +110,13 @@ class StreamedSelection:
         self._seen = 0
         # Candidates by class so far.
         self._counts = np.zeros(num_classes, np.int64)
-        # Of the kept rows; what is new waits in parts, so that a part costs what it has.
+        # Of the kept rows; new rows are collected in parts, so that adding one costs its own size.
         self._index = np.empty(0, np.int64)
         self._key = np.empty(0, np.float64)
         self._class = np.empty(0, np.int32)
         self._new: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._kept = 0
-        # Samples of a group with keys from here on are beaten by enough others of it.
+        # Samples of a group with this key or a higher one can no longer be chosen.
         self._beaten = np.full(num_classes if criteria.balance_classes else 1, np.inf)
         self._cut_at = _LEAST_CUT
 
@@ -135,7 +135,7 @@ class StreamedSelection:
         return kept
 
     def cut(self) -> np.ndarray | None:
-        """Positions among the kept rows that can still be chosen, None if it is not yet time."""
+        """Positions among the kept rows that can still be chosen, or None if it is too early."""
         seats = self._most_seats()
         if seats is None or self._kept < self._cut_at:
             return None
@@ -148,7 +148,7 @@ class StreamedSelection:
         return kept
 
     def finish(self) -> tuple[Selection, np.ndarray]:
-        """The selection, and the positions of the chosen among the kept rows, ascending.
+        """The selection, and the ascending positions of the chosen samples among the kept rows.
 
         Raises:
             ValueError: If the pool has fewer samples than wanted, or none within `max_entropy`.
@@ -181,25 +181,25 @@ class StreamedSelection:
 
     def _keys(self, entropy: np.ndarray) -> np.ndarray:
         if self._criteria.order == "random":
-            # One draw a sample of the pool, so that parts of any size draw the same.
+            # One draw per sample of the pool, so that the size of parts makes no difference.
             return self._generator.random(len(entropy))
         return entropy if self._criteria.order == "lowest" else -entropy
 
     def _groups(self, classes: np.ndarray) -> np.ndarray:
-        """What samples compete in: their class, or all in one."""
+        """The group in which each sample competes: its class, or one group for all."""
         return classes if self._criteria.balance_classes else np.zeros_like(classes)
 
     def _most_seats(self) -> np.ndarray | None:
-        """Samples of each group that can be chosen at most, None where that is unknown."""
+        """Maximum number of samples to choose from each group, or None if it is unknown."""
         criteria = self._criteria
         if criteria.size is None and (criteria.fraction is None or self._pool_size is None):
             return None
         most = criteria.wanted(self._pool_size or 0)
         seats = np.full(len(self._beaten), most)
         if criteria.balance_classes and self._pool_size and criteria.max_entropy is None:
-            # A pool that goes on beyond its count is refused at its end.
+            # A pool with more samples than were counted is refused at its end.
             possible = self._counts + max(0, self._pool_size - self._seen)
-            # One seat more for the remainder, one for the rounding of the share.
+            # One more seat for the remainder, and one for the rounding of the share.
             seats = np.minimum(seats, possible * most // self._pool_size + 2)
         return seats
 
@@ -224,8 +224,8 @@ class StreamedSelection:
 def _shares(counts: np.ndarray, size: int) -> np.ndarray:
     """Seats of each class in proportion to its count, `size` in all.
 
-    Seats that the proportions leave fractional go to the largest remainders, ties to the
-    lower class (Hamilton's method), so no class exceeds its supply.
+    Fractional seats go to the largest remainders, and ties to the lower class (Hamilton's
+    method), so no class gets more seats than it has samples.
     """
     exact = counts * (size / counts.sum())
     seats = np.floor(exact).astype(np.int64)
@@ -235,7 +235,7 @@ def _shares(counts: np.ndarray, size: int) -> np.ndarray:
 
 
 def as_json(selection: Selection) -> dict[str, Any]:
-    """Rule and figures of a selection as JSON values; its arrays are left out."""
+    """Rule and figures of a selection as JSON values, without its arrays."""
     return {
         "criteria": dataclasses.asdict(selection.criteria),
         "summary": dataclasses.asdict(selection.summary),
@@ -243,7 +243,7 @@ def as_json(selection: Selection) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any], indices: np.ndarray, pool_entropy: np.ndarray) -> Selection:
-    """The selection whose rule and figures `as_json` has returned."""
+    """The selection whose rule and figures `as_json` returned."""
     summary = values["summary"]
     return Selection(
         criteria=Criteria(**values["criteria"]),

@@ -25,7 +25,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
 
     Second phase of DMP (Shejwalkar & Houmansadr, AAAI 2021): a student distilled on samples
     with low prediction entropy H(p) = -sum p log p reveals less about the teacher's members.
-    The entropy is that of the teacher's prediction at temperature 1, in nats, whatever the
+    The entropy is that of the teacher's prediction at temperature 1, in nats, regardless of the
     temperature of the distillation.
 
     Three ways to use it:
@@ -42,12 +42,12 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         fraction: Share of the pool to choose, above 0 and at most 1, but at least two samples;
             it cannot be combined with `size`.
         max_entropy: Only samples with at most this entropy, in nats, are candidates. With
-            `size` or `fraction` these are upper limits then.
+            `size` or `fraction`, these are then upper limits.
         order: `"lowest"`, or one of the controls `"highest"` and `"random"`. Defaults to
             `"lowest"`.
         balance_classes: Boolean. Whether the chosen samples keep the pool's mix of predicted
             classes; entropy then ranks within each class. Defaults to `False`.
-        pool: Reference samples to choose from when the callback is given to a classifier's
+        pool: Reference samples to choose from when the callback is passed to a classifier's
             own `fit`: arrays, `tf.data.Dataset` or `PyDataset`; labels in it are ignored. A
             dataset is read when training begins, to check it, and when it ends.
         seed: Seed of `order="random"`. Defaults to 0.
@@ -63,8 +63,8 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         summary: A `ReferenceSummary`.
 
     Raises:
-        ValueError: For a missing or contradictory criterion, and, when it selects, for a size
-            above the pool's or a `max_entropy` that no sample meets.
+        ValueError: For missing or contradictory criteria; on selection, for a size above the
+            pool's or a `max_entropy` that no sample meets.
 
     Example:
     >>> import keras, numpy as np
@@ -129,8 +129,8 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
     def select(self, teacher: keras.Model, pool: Any = None, *, verbose: int | str = 0) -> Any:
         """Choose from `pool` by the teacher's predictions, in one pass.
 
-        Of a dataset only the chosen samples are kept; beyond a quarter of the machine's memory
-        they go to temporary files.
+        Of a dataset, only the chosen samples are kept; if they exceed a quarter of the machine's
+        memory, they are written to temporary files.
 
         Args:
             teacher: A trained classifier; it is not changed.
@@ -144,7 +144,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         pool = self.pool if pool is None else pool
         if pool is None:
             raise ValueError(
-                "Expected `pool` to be samples to choose from, here or in the constructor. "
+                "Expected `pool`, the samples to choose from, here or in the constructor. "
                 "Received: pool=None"
             )
         self._forget()
@@ -240,19 +240,19 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Raise ValueError, before any training, if nothing could be selected at its end."""
         del logs
-        # Settled here: an interrupted `fit` never reaches `on_train_end`.
+        # Set here, because an interrupted `fit` never reaches `on_train_end`.
         self._narrowed, self._narrows_fit = self._narrows_fit, False
         if not self._narrowed and self.pool is None:
             raise ValueError(
-                "Expected the selector to have a `pool` when it is given to a classifier's own "
+                "Expected the selector to have a `pool` when it is passed to a classifier's own "
                 "`fit`. Received: pool=None"
             )
         if not self._narrowed:
-            # Checked now, so that an unusable pool is not found only after the training.
+            # Checked now, so that an unusable pool is found before the training.
             self.criteria.require_pool_size(count(self.pool, "pool", self.model))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Put `reference_entropy` and `reference_size` into the logs of a distillation."""
+        """Add `reference_entropy` and `reference_size` to the logs of a distillation."""
         del epoch
         if self._narrowed:
             self._log(logs)

@@ -44,8 +44,8 @@ def require_parts(
         _validate.integer_at_least(0, seed=seed)
         if seed > _MOST_SEED:
             raise ValueError(
-                f"Expected `seed` to be at most {_MOST_SEED}, as Python's and NumPy's global "
-                f"generators take it. Received: seed={seed!r}"
+                f"Expected `seed` to be at most {_MOST_SEED}, the limit of NumPy's global "
+                f"generator. Received: seed={seed!r}"
             )
     if directory is not None and not isinstance(directory, str | os.PathLike):
         raise TypeError(
@@ -53,8 +53,8 @@ def require_parts(
         )
     if directory is not None and seed is None:
         raise ValueError(
-            "Expected `seed` to be an integer with `directory`: a resumed run must draw what the "
-            "interrupted one would have drawn. Received: seed=None"
+            "Expected `seed` to be an integer with `directory`: a resumed run must draw the same "
+            "random numbers as the interrupted one. Received: seed=None"
         )
     if distribution_strategy is not None:
         replicas.require_strategy(distribution_strategy)
@@ -62,7 +62,7 @@ def require_parts(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class FitArguments:
-    """The arguments of `DMPTrainer.fit`, callbacks as flat lists; see there."""
+    """The arguments of `DMPTrainer.fit`, documented there, with callbacks as flat lists."""
 
     x: Any = None
     y: Any = None
@@ -100,7 +100,7 @@ class FitArguments:
 
     @classmethod
     def read(cls, **given: Any) -> Self:
-        """The arguments, where a method takes any by name.
+        """The arguments of a method that passes on keyword arguments.
 
         Raises:
             TypeError: For unknown arguments.
@@ -113,7 +113,7 @@ class FitArguments:
         return cls(**given)
 
     def require_class_weight_for(self, num_classes: int) -> None:
-        """Raise ValueError for weights of classes that the model does not have."""
+        """Raise ValueError for weights of classes that do not exist in the model."""
         if self.class_weight is not None and max(self.class_weight) >= num_classes:
             raise ValueError(
                 f"Expected the keys of `class_weight` to be classes, 0..{num_classes - 1}. "
@@ -121,7 +121,7 @@ class FitArguments:
             )
 
     def with_callbacks(self, callbacks: list[keras.callbacks.Callback]) -> Self:
-        """The same with other callbacks of the student phase."""
+        """These arguments with other callbacks of the student phase."""
         return dataclasses.replace(self, callbacks=callbacks)
 
     def refuse_for_ready_teacher(self) -> None:
@@ -171,7 +171,7 @@ def _require_class_weight(class_weight: Any) -> None:
 
 
 def _require_loss(loss: Any) -> None:
-    """Raise ValueError unless it is a loss, a function, or a name that Keras knows."""
+    """Raise ValueError unless it is a loss, a function, or the name of a Keras loss."""
     if loss is None:
         raise ValueError("Expected `loss` to be the teacher's loss. Received: loss=None")
     found = single_loss(loss)
@@ -182,7 +182,7 @@ def _require_loss(loss: Any) -> None:
     if not known:
         raise ValueError(
             "Expected `loss` to be a Keras loss, a function of labels and predictions, or the name "
-            f"of a loss that Keras knows. Received: loss={loss!r}"
+            f"of a Keras loss. Received: loss={loss!r}"
         )
 
 
@@ -223,7 +223,7 @@ class Compiled:
 
         Raises:
             TypeError: For unknown arguments.
-            ValueError: Without a loss, and for optimizers and metrics that cannot be copied.
+            ValueError: If there is no loss, or if an optimizer or metric cannot be copied.
         """
         _require_loss(loss)
         known = (*_OPTIMIZERS, "weighted_metrics", *_ARGUMENTS, *_OF_STUDENT)
@@ -252,7 +252,7 @@ class Compiled:
         )
 
     def for_labels(self, phase: str) -> dict[str, Any]:
-        """Arguments for a model that learns labels, with fresh optimizer and metrics."""
+        """Arguments for a model trained on labels, with a fresh optimizer and fresh metrics."""
         # The student is released with the user's own loss.
         loss = replicas.whole_batch(self.loss) if phase == "teacher" else self.loss
         return {**self._for_phase(phase), "loss": loss}
@@ -261,7 +261,7 @@ class Compiled:
         """Arguments for a `DistillationTrainer`, whose loss is fixed.
 
         Args:
-            labels: Some labels in the form that the user's loss and metrics take.
+            labels: Some labels in the form that the user's loss and metrics expect.
         """
         arguments = {**self._for_phase("student"), **self.of_student}
         for name in ("metrics", "weighted_metrics"):

@@ -45,19 +45,19 @@ class DMPTrainer:
         selector: An `EntropyReferenceSelector`, or `None` for all reference samples. Defaults to
             `"lowest_half"`: the half of the pool with the lowest prediction entropy, the paper's
             rule, and at least two samples. A selector among the callbacks of `fit` takes its place.
-        temperature: Number from 1e-6 to 1e6, of the distillation. Defaults to 1.
+        temperature: Temperature of the distillation, from 1e-6 to 1e6. Defaults to 1.
         labels: `"soft"` or `"hard"` teacher labels. Defaults to `"soft"`.
         compensate_temperature: Boolean. Whether to multiply the student's loss by
             `temperature ** 2`. Defaults to `False`.
         from_logits: Whether the classifier returns logits. Defaults to `None`: read from the
             compiled loss, the last activation or the values.
-        seed: Integer that fixes the whole of `fit` through `keras.utils.set_random_seed`.
+        seed: Integer that makes `fit` reproducible through `keras.utils.set_random_seed`.
             Defaults to `None`: the global generators are left as they are.
-        directory: A folder for checkpoints, with which a `fit` that was killed is resumed when it
-            is called again, to the same student bit for bit on a CPU. It is private: only its
-            owner can read it, and `purge` removes it. It needs a `seed`. Defaults to `None`:
+        directory: A folder for checkpoints: an interrupted `fit` is resumed when it is called
+            again, and on a CPU returns the same student, bit for bit. It is private: only its
+            owner can read it, and `purge` removes it. It requires a `seed`. Defaults to `None`:
             nothing is written.
-        distribution_strategy: A `tf.distribute.Strategy` in whose scope all is built and
+        distribution_strategy: A `tf.distribute.Strategy` in whose scope all models are built and
             trained. Defaults to `None`: the current one.
         label_format: As in `DistillationTrainer`.
         memory_limit: As in `DistillationTrainer`.
@@ -65,7 +65,7 @@ class DMPTrainer:
     Attributes:
         student: The protected model after `fit`: a plain `keras.Model`, compiled.
         teacher: The unprotected model after `fit`. It is private: for the audit only.
-        selector: The selector, with what it chose.
+        selector: The selector, with its choice.
 
     Raises:
         TypeError: If `model`, `teacher` or `selector` are of another type.
@@ -164,8 +164,8 @@ class DMPTrainer:
                 gets a copy with all its settings.
             loss: Loss of the teacher on the members' labels. The student's is
                 `SoftTargetKLDivergence`; in `evaluate` it is this one.
-            metrics: Metrics of both, copied for each phase. Your own get labels in the form in
-                which you give them to `fit`.
+            metrics: Metrics of both, copied for each phase. Custom metrics receive labels in the
+                form in which you pass them to `fit`.
             student_optimizer: The student's optimizer. Defaults to `optimizer`.
             teacher_optimizer: The teacher's optimizer. Defaults to `optimizer`.
             **kwargs: `weighted_metrics`, `run_eagerly`, `steps_per_execution`, `jit_compile`
@@ -174,8 +174,8 @@ class DMPTrainer:
 
         Raises:
             TypeError: For other arguments.
-            ValueError: Without a loss, and for optimizers and metrics of which a copy would lose
-                something.
+            ValueError: If there is no loss, or if a copy of an optimizer or metric would be
+                incomplete.
         """
         own = {"student_optimizer": student_optimizer, "teacher_optimizer": teacher_optimizer}
         self._compiled = Compiled.read(optimizer, loss, metrics, {**own, **kwargs})
@@ -209,24 +209,24 @@ class DMPTrainer:
             y: Labels of the members.
             batch_size: Samples per step of both phases; a dataset of members keeps its own.
                 Defaults to that of the reference dataset, or 32.
-            epochs: Epochs of the student, and of the teacher unless `teacher_epochs` is given.
+            epochs: Epochs of the student, and of the teacher unless `teacher_epochs` is set.
             reference: Unlabelled samples that are not members: arrays or a dataset, whose
                 labels are dropped. A dataset is read twice, once to check it and once for the
                 teacher's labels; the chosen samples are kept.
             teacher_epochs: Epochs of the teacher.
             verbose: As in `keras.Model.fit`.
             callbacks: Callbacks of the student phase; their model is a `DistillationTrainer`.
-            teacher_callbacks: Callbacks of the teacher phase. What they write is private.
-            validation_data: `(x, y)`, `(x, y, sample_weight)` or a dataset, for both phases; no
-                members.
+            teacher_callbacks: Callbacks of the teacher phase. Their output is private.
+            validation_data: `(x, y)`, `(x, y, sample_weight)` or a dataset, for both phases; it
+                must not contain members.
             shuffle: Boolean. Whether each epoch has its own order.
             class_weight: Weight of each class in the teacher's loss.
             sample_weight: Weight of each member in the teacher's loss.
             validation_batch_size: As in `keras.Model.fit`.
             validation_freq: As in `keras.Model.fit`.
             groups: The group (person) of each record, by part: "members" and any of
-                "reference" and "validation", such as `PrivateSplit.groups`. Groups that have
-                members are then refused elsewhere.
+                "reference" and "validation", such as `PrivateSplit.groups`. Groups that
+                contain members are then refused in the other parts.
             allow_overlap: Boolean. Whether members among reference or validation data are
                 allowed, with a `PrivacyWarning`. Defaults to `False`.
 
@@ -280,7 +280,7 @@ class DMPTrainer:
     ) -> "Sweep":
         """Train one teacher, label once, and train and audit a student for each combination.
 
-        With a `seed` a point is what `fit` gives with its settings. Temperature, labels and
+        With a `seed`, a point equals the result of `fit` with its settings. Temperature, labels and
         selector of the trainer are ignored, except for the selector's `balance_classes` and
         `seed`.
 
@@ -289,19 +289,19 @@ class DMPTrainer:
             y: Labels of the members.
             reference: Reference samples, as in `fit`.
             nonmembers: (x, y) or a dataset for the audit; neither members nor reference.
-            temperatures: Temperatures. Defaults to 1 alone.
+            temperatures: Temperatures. Defaults to only 1.
             sizes: Numbers of reference samples to choose, None for all. Defaults to all.
             orders: `"lowest"`, `"highest"`, `"random"`. Defaults to the lowest entropy.
-            labels: `"soft"`, `"hard"`; hard ones take temperature 1 alone. Defaults to soft.
+            labels: `"soft"`, `"hard"`; hard labels use only temperature 1. Defaults to soft.
             **fit: Further arguments of `fit`, for all students.
 
         Returns:
-            A `Sweep`: a table, a plot, the students.
+            A `Sweep`, with a table, a plot and the students.
 
         Raises:
-            RuntimeError: As `fit`.
-            ValueError: As `fit`, for settings out of range, and if all students diverge; one that
-                does is left out with a warning.
+            RuntimeError: As in `fit`.
+            ValueError: As in `fit`, for settings out of range, and if all students diverge; a
+                single one that diverges is left out with a warning.
         """
         from keras_dmp.trainer import sweeping
 
@@ -332,21 +332,21 @@ class DMPTrainer:
             ValueError: If the trainer has no `directory`.
         """
         if self._directory is None:
-            raise ValueError("Expected the trainer to have a `directory`. Received: directory=None")
+            raise ValueError("Expected a trainer that has a `directory`. Received: directory=None")
         run_directory.purge(self._directory)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
-        """Return loss and metrics of the student, as `keras.Model.evaluate`."""
+        """Return loss and metrics of the student, as in `keras.Model.evaluate`."""
         return self.student.evaluate(x, y, **kwargs)
 
     def predict(self, x: Any, **kwargs: Any) -> Any:
-        """Return outputs of the student, as `keras.Model.predict`."""
+        """Return outputs of the student, as in `keras.Model.predict`."""
         return self.student.predict(x, **kwargs)
 
     def save(self, path: Any, overwrite: bool = True) -> None:
         """Write the student, and nothing else, to a `.keras` file.
 
-        The file loads with `keras.models.load_model` where keras_dmp is not installed.
+        `keras.models.load_model` loads the file even if keras_dmp is not installed.
 
         Raises:
             OSError: If the path cannot be written.
@@ -365,12 +365,12 @@ class DMPTrainer:
         Args:
             arguments: The arguments of `fit`.
             selectors: The selectors that will choose from the reference.
-            **more: Further settings that the result depends on.
+            **more: Further settings that affect the result.
         """
         if self._compiled is None:
             raise ValueError(
-                "Expected `compile` to be called before `fit`. Received: a trainer that is not "
-                "compiled"
+                "Expected `compile` to be called before `fit`: call `trainer.compile(optimizer, "
+                "loss)`. Received: a trainer that is not compiled"
             )
         if self._given_teacher is not None:
             arguments.refuse_for_ready_teacher()
@@ -392,7 +392,7 @@ class DMPTrainer:
             if directory is not None:
                 stack.enter_context(directory.locked())
                 stack.enter_context(run_directory.sigterm_leaves())
-            # If this run is interrupted, no student of an earlier one remains with its teacher.
+            # If this run is interrupted, no student of an earlier run remains with its teacher.
             self._student = None
             yield Run(
                 plan=plan,
@@ -408,7 +408,7 @@ class DMPTrainer:
         """The three phases, on data that has been checked."""
         history = keras.callbacks.History()
         history.history = {}
-        # Made and compiled before the teacher is trained: what is wrong with it shows now.
+        # Built and compiled before the teacher is trained, so that errors are found first.
         student = run.plan.student
         distiller = run.distiller(student, **self._settings)
         if not run.teacher_is_ready:
@@ -432,7 +432,7 @@ class DMPTrainer:
         require_resumable(plan, arguments)
         ready = self._given_teacher
         settings = {"from_logits": plan.kind.from_logits, "seed": self._seed}
-        # One among the callbacks takes the place of the default.
+        # A selector among the callbacks takes precedence over the default.
         selector = selector_among(arguments.callbacks) or self.selector
         configuration = {
             **fingerprint.of_data(plan),

@@ -1,6 +1,7 @@
-"""What a run depends on, by name: a directory of another run is refused with the differences.
+"""Everything a run depends on, by name, so that directories of other runs are refused.
 
-Data enters by hashes. Names of layers, which depend on what a process has built before, do not.
+Data is included as hashes. Names of layers are not, since they depend on the layers that the
+process has built before.
 """
 
 import hashlib
@@ -27,14 +28,14 @@ def of_data(plan: Plan) -> dict[str, str]:
         content.update(getattr(part, "weights_digest", b""))
         batches = "" if part.batch_size is None else f" in batches of {part.batch_size}"
         if isinstance(getattr(part, "x", None), keras.utils.PyDataset):
-            # Only the order of its batches is drawn.
+            # Only the order of its batches is random.
             batches += " of a PyDataset"
         parts[name] = f"{len(digests)} samples{batches} {content.hexdigest()}"
     return parts
 
 
 def of_callbacks(callbacks: list[keras.callbacks.Callback]) -> list[Any]:
-    """Types of callbacks, with the settings of those that tell theirs."""
+    """Types of callbacks, with their settings if these are available."""
     found = []
     for callback in callbacks:
         settings = {}
@@ -77,7 +78,7 @@ def of_weights(model: keras.Model) -> str:
 
 
 def of_object(value: Any) -> Any:
-    """A setting, an optimizer, a loss or metrics as JSON values without generated names."""
+    """Settings, an optimizer, a loss or metrics as JSON values without generated names."""
     if isinstance(value, dict):
         return {str(key): of_object(of) for key, of in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Members must not come back as reference or validation data."""
+"""Checks that members do not reappear as reference or validation data."""
 
 import warnings
 from typing import Any
@@ -12,7 +12,7 @@ from keras_dmp._warnings import PrivacyWarning
 def refuse_overlap(
     digests: dict[str, np.ndarray], *, groups: dict[str, Any] | None, allow: bool
 ) -> None:
-    """Raise ValueError, or warn, if a part holds records or groups of members.
+    """Raise ValueError, or warn, if a part contains records or groups of members.
 
     Args:
         digests: Hash of each record as the model sees it, by the name of the part; one part
@@ -28,8 +28,8 @@ def refuse_overlap(
         if groups is not None and name in groups:
             count = samples.count_shared(groups[name], groups["members"])
             _report(
-                f"{count} of {len(digests[name])} samples of `{name}` are of a group (person) "
-                "that has members",
+                f"{count} of {len(digests[name])} samples of `{name}` belong to a group (person) "
+                "that contains members",
                 count,
                 allow,
             )
@@ -39,7 +39,7 @@ def warn_of_padding(lengths: list[frozenset]) -> None:
     """Emit a `PrivacyWarning` if equal records may differ in their padding.
 
     Args:
-        lengths: Of each part, `Records.lengths`.
+        lengths: `Records.lengths` of each part.
     """
     note = samples.padding_note(*lengths)
     if note is not None:
@@ -47,7 +47,7 @@ def warn_of_padding(lengths: list[frozenset]) -> None:
 
 
 def _checked_groups(groups: dict[str, Any], digests: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Groups with none missing, one per record of each part."""
+    """Groups, one per record of each part, with none missing."""
     known = {"members", "nonmembers", "validation", "reference"}
     if not isinstance(groups, dict) or "members" not in groups or not set(groups) <= known:
         received = sorted(groups) if isinstance(groups, dict) else type(groups).__name__

@@ -25,7 +25,7 @@ _TEACHER, _STUDENT = 1, 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
-    """Everything that the phases work with.
+    """The inputs of all phases.
 
     Attributes:
         plan: Models and data.
@@ -58,14 +58,14 @@ class Run:
         return distiller
 
     def _some_labels(self) -> Any:
-        """A label in the user's form, which the loss and the metrics take."""
+        """A label in the user's form, which the loss and the metrics expect."""
         for data in (self.plan.members, self.plan.validation):
             if data is not None:
                 given = data.y
                 if given is None:
                     given = batches.first_batch(data.x, data.name, self.plan.teacher).y
                 return np.asarray(given[:1])
-        # A ready teacher, and nothing with labels: the name of the loss shows their form.
+        # A ready teacher and no labelled data: infer the form of labels from the loss's name.
         loss = self.compiled.loss
         name = loss if isinstance(loss, str) else getattr(loss, "name", None) or ""
         is_of_numbers = "sparse" in name or "binary" in name
@@ -113,7 +113,7 @@ def label(
     distiller: DistillationTrainer,
     selectors: Sequence[EntropyReferenceSelector | None],
 ) -> list[LabeledReference]:
-    """Label the reference with the teacher, once; return the choice of each selector."""
+    """Label the reference with the teacher once; return the choice of each selector."""
     announce("Student: labelling the reference, training on it", run)
     pool, directory = run.plan.reference, run.directory
     labeled = None
@@ -153,7 +153,7 @@ def train_student(
         return distiller.fit(
             labeled,
             batch_size=arguments.batch_size or run.plan.reference.batch_size,
-            # Already checked: the distiller would read a dataset again.
+            # Already checked; otherwise the distiller would read a dataset again.
             **arguments.for_keras(validation),
             **of_phase,
         )
@@ -164,7 +164,7 @@ def train_student(
     )
     student = distiller.student
     student.compile(**run.compiled.for_labels("student"))
-    # Keras warns at loading of an optimizer that was saved before it had variables.
+    # Keras warns when it loads an optimizer that was saved before it had variables.
     student.optimizer.build(student.trainable_variables)
     return trained
 
@@ -184,10 +184,10 @@ def _train(
     Args:
         run: The run.
         phase: Name of the phase's checkpoints.
-        number: Number of the phase, which its seeds depend on.
+        number: Number of the phase, from which its seeds are derived.
         model: The model.
-        fit: Trains it; takes `epochs`, `initial_epoch` and `callbacks`.
-        epochs: Epochs in all.
+        fit: Function that trains it; takes `epochs`, `initial_epoch` and `callbacks`.
+        epochs: Total number of epochs.
         callbacks: The user's callbacks.
     """
     if run.seed is not None:
@@ -197,13 +197,13 @@ def _train(
         return Trained(history=trained.history, epochs=trained.epoch, params=trained.params)
     write = functools.partial(run.directory.write, phase)
     start = run.directory.newest(phase)
-    # The choice of a selector is kept with the labels.
+    # The choice of a selector is saved with the labels.
     with_state = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
     checkpoints = EpochCheckpoints(write, with_state, generators=generators, start=start)
     if checkpoints.finished:
         checkpoints.restore(model)
     else:
-        # If a callback has stopped the training, only the end of `fit` remains.
+        # If a callback has stopped the training, only the end of `fit` remains to be run.
         last = checkpoints.initial_epoch if checkpoints.stopped else epochs
         fit(
             epochs=last,

@@ -26,7 +26,7 @@ class Plan:
 
     Attributes:
         teacher: The teacher, ready or to be trained.
-        student: A student with weights of its own.
+        student: A student with its own weights.
         kind: The kind of their outputs.
         members: The private members, or None with a ready teacher.
         reference: The pool.
@@ -62,8 +62,8 @@ def prepare(
         ready_teacher: A trained teacher, or None.
         arguments: The arguments of `DMPTrainer.fit`.
         loss: The compiled loss, which may show whether outputs are logits.
-        from_logits: Whether they are, if the user has declared it.
-        label_format: How the teacher's outputs will be kept.
+        from_logits: Whether outputs are logits, if the user has declared it.
+        label_format: How the teacher's outputs will be stored.
         selectors: Selectors that will choose from the reference.
 
     Raises:
@@ -134,12 +134,12 @@ def require_resumable(plan: Plan, arguments: FitArguments) -> None:
     if selector_among(arguments.teacher_callbacks) is not None:
         raise ValueError(
             "Expected `teacher_callbacks` without an EntropyReferenceSelector when there is a "
-            "`directory`, which does not keep its choice: call `selector.select(trainer.teacher, "
+            "`directory`, which does not store its choice: call `selector.select(trainer.teacher, "
             f"pool)` after `fit`. Received: teacher_callbacks={arguments.teacher_callbacks!r}"
         )
     for name in ("callbacks", "teacher_callbacks"):
         callbacks = getattr(arguments, name)
-        # The choice of a selector is kept with the labels.
+        # The choice of a selector is saved with the labels.
         others = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
         callback_state.require_savable(others, name)
     for part in (plan.members, plan.validation):
@@ -151,16 +151,16 @@ def require_resumable(plan: Plan, arguments: FitArguments) -> None:
 
 def _require_parts(x: Any, reference: Any, ready_teacher: Any, groups: Any) -> None:
     if reference is None:
-        raise ValueError("Expected `reference` to be samples. Received: reference=None")
+        raise ValueError("Expected `reference` to be unlabelled samples. Received: reference=None")
     if x is None and ready_teacher is None:
         raise ValueError(
             "Expected `x` to be the members, or a ready `teacher` in the constructor. "
-            "Received: x=None and teacher=None"
+            "Received: x=None, teacher=None"
         )
     if groups is not None and x is None:
         raise ValueError(
-            "Expected `x` to be the members, since `groups` has theirs: pass `x`, or leave "
-            "`groups` out. Received: x=None"
+            "Expected `x` to be the members, since `groups` contains their groups: pass `x`, or "
+            "omit `groups`. Received: x=None"
         )
 
 

@@ -23,9 +23,9 @@ from keras_dmp.distribution.workers import Workers, together
 from keras_dmp.reference import labeled_reference
 from keras_dmp.reference.labeled_reference import LabeledReference
 
-# The newest checkpoint, and one to fall back to.
+# The newest checkpoint and one to fall back to.
 _KEPT = 2
-# The number of no checkpoint.
+# Number that stands for no checkpoint.
 _NONE = -1
 _MANIFEST, _LABELS = "run", "labels"
 _WHAT = "run of DMPTrainer"
@@ -36,19 +36,19 @@ class RunDirectory:
     """Checkpoints of one run.
 
     Args:
-        path: The directory; it is made if it is not there.
-        configuration: What the run depends on, plain JSON values by name.
+        path: The directory; it is created if it does not exist.
+        configuration: Everything the run depends on, as plain JSON values by name.
         workers: The processes that take part: the chief writes, the others read.
 
     Raises:
-        ValueError: If the directory belongs to another configuration, or is none of these.
+        ValueError: If the directory belongs to another configuration or is not one of a run.
     """
 
     def __init__(self, path: str | os.PathLike, configuration: dict[str, Any], workers: Workers):
         self.path = pathlib.Path(path)
         self._workers = workers
         self._run: str | None = None
-        # The chief first: what it makes, the others must see.
+        # The chief goes first: the others must see the files that it creates.
         for is_theirs in (workers.is_chief, not workers.is_chief):
             part = functools.partial(self._open, configuration) if is_theirs else _nothing
             together(workers, part)
@@ -57,17 +57,17 @@ class RunDirectory:
         if not self._workers.is_chief and not directories.has_manifest(self.path, _MANIFEST):
             raise ValueError(
                 "Expected `directory` to be on a file system that all workers share. Received: "
-                f"directory={str(self.path)!r}, where the chief's files are not seen"
+                f"directory={str(self.path)!r}, which lacks the chief's files"
             )
         directory = PrivateDirectory(self.path, configuration, what=_WHAT, manifest=_MANIFEST)
         self._run = directory.run
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory, for all workers; the lock goes with its process, however that ends.
+        """Lock the directory for all workers; the lock is released however the process ends.
 
         Raises:
-            RuntimeError: If another run holds it.
+            RuntimeError: If another run has locked it.
         """
         with contextlib.ExitStack() as held:
             lock = _locked(self.path) if self._workers.is_chief else contextlib.nullcontext()
@@ -75,9 +75,9 @@ class RunDirectory:
             yield
 
     def newest(self, phase: str) -> Record | None:
-        """The newest checkpoint of a phase that can be used, with a warning for one that cannot.
+        """The newest usable checkpoint of a phase, with a warning for each unusable one.
 
-        A file can be used if it is whole and says that it is of this run, this phase and the
+        A file is usable if it is complete and belongs to this run, to this phase and to the
         number in its name.
         """
         number, found = self._newest(phase) if self._workers.is_chief else (0, None)
@@ -91,20 +91,20 @@ class RunDirectory:
         ours = {self._file(phase, number) for number in numbers}
         for path in sorted({*self.path.glob(f"{phase}-*")} - ours):
             warnings.warn(
-                f"{path.name!r} in `directory` is not a checkpoint that a run has written, or was "
-                "renamed: it is left alone, and not read",
+                f"{path.name!r} in `directory` was not written by a run, or was renamed: it is "
+                "neither read nor changed",
                 stacklevel=3,
             )
         for number in reversed(numbers):
             try:
                 return number, self._read(phase, number)
             except (private_file.PrivateFileError, OSError) as error:
-                kind = "is of something else"
+                kind = "belongs to something else"
                 if isinstance(error, private_file.DamagedFileError | OSError):
                     kind = "is damaged"
                 warnings.warn(
                     f"A checkpoint of the {phase} {kind} ({error}): the run resumes from the "
-                    "one before it",
+                    "previous one",
                     stacklevel=3,
                 )
         return _NONE, None
@@ -116,15 +116,15 @@ class RunDirectory:
         return Identity(run=self._run, type="checkpoint", phase=phase, number=number)
 
     def write(self, phase: str, number: int, checkpoint: Record) -> None:
-        """Add a checkpoint of a phase; the ones before the last but one go.
+        """Write a checkpoint of a phase, and remove all but the two newest.
 
         Args:
             phase: "teacher" or "student".
-            number: Its place in the order.
-            checkpoint: What to keep.
+            number: Its position in the sequence.
+            checkpoint: The content.
 
         Raises:
-            OSError: If it cannot be written; those there stay.
+            OSError: If it cannot be written; existing checkpoints are kept.
         """
         if not self._workers.is_chief:
             return
@@ -134,11 +134,11 @@ class RunDirectory:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"The {phase}'s checkpoint {number} could not be written ({error.strerror}). What "
-                "was written before it is whole: repeat the same call to resume from there",
+                f"The {phase}'s checkpoint {number} could not be written ({error.strerror}). "
+                "Earlier checkpoints are intact: repeat the same call to resume",
                 str(self.path),
             ) from error
-        # Those of a higher number cannot be used: the run has gone on from one before them.
+        # Those with a higher number are unusable: the run was resumed from an earlier one.
         there = self._numbers(phase)
         before = [one for one in there if one <= number]
         for one in (*before[:-_KEPT], *there[len(before) :]):
@@ -146,10 +146,10 @@ class RunDirectory:
                 self._file(phase, one).unlink()
 
     def read_labels(self, count: int, pool: Any) -> list[LabeledReference] | None:
-        """The labelled references that `write_labels` has written, None where they are not whole.
+        """The labelled references that `write_labels` wrote, or None if they are incomplete.
 
         Args:
-            count: How many there must be.
+            count: Expected number of references.
             pool: The arrays that they were chosen from, or None for a dataset.
         """
         folders = [self.path / _LABELS / str(number) for number in range(count)]
@@ -160,15 +160,15 @@ class RunDirectory:
                 found = read()
             except (ValueError, OSError) as error:
                 warnings.warn(
-                    f"The labels of the reference are damaged or of something else ({error}): the "
-                    "teacher is asked again",
+                    f"The labels of the reference are damaged or belong to something else "
+                    f"({error}): the teacher labels it again",
                     stacklevel=2,
                 )
         whole = bool(self._workers.broadcast(int(found is not None)))
         return read() if whole and not self._workers.is_chief else found
 
     def write_labels(self, labeled: Sequence[LabeledReference]) -> None:
-        """Keep labelled references, for the students to come."""
+        """Write labelled references for the student phases."""
         if not self._workers.is_chief:
             return
         (self.path / _LABELS).mkdir(mode=files.OWNER_ONLY_FOLDER, exist_ok=True)
@@ -196,12 +196,12 @@ class RunDirectory:
 
 
 def purge(path: str | os.PathLike) -> None:
-    """Remove all that runs have written in a directory, and it if nothing else is in it.
+    """Remove all files that runs wrote in a directory, and the directory if it is then empty.
 
     Raises:
         OSError: If something cannot be removed.
-        RuntimeError: If a run is at work in it.
-        ValueError: If it is a directory of something else.
+        RuntimeError: If a run is using it.
+        ValueError: If it belongs to something else.
     """
     path = pathlib.Path(path)
     if not directories.has_manifest(path, _MANIFEST):
@@ -218,13 +218,13 @@ def purge(path: str | os.PathLike) -> None:
 
 
 def _nothing() -> None:
-    """The part of a worker that has none."""
+    """The part of a worker that has nothing to do."""
 
 
 def _locked(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
     refusal = (
         "Expected `directory` to be used by one run at a time. Received: directory="
-        f"{str(path)!r}, in which another one is at work"
+        f"{str(path)!r}, which another run is using"
     )
     return directories.locked(path, refusal=refusal)
 
@@ -233,7 +233,7 @@ def _locked(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
 def sigterm_leaves() -> Iterator[None]:
     """Turn SIGTERM into `SystemExit`, so that unfinished files are removed and locks released.
 
-    Only where nobody else handles it, and in the main thread, where alone Python allows it.
+    Only if no other handler is set, and in the main thread, as Python requires.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -251,5 +251,5 @@ def _leave(number: int, frame: Any) -> None:
     sys.stderr.write(
         "Stopped by SIGTERM: repeat the same call to resume after the last finished epoch\n"
     )
-    # What shells report for a process that ended by this signal.
+    # The exit code that shells report for a process that was ended by this signal.
     raise SystemExit(128 + number)

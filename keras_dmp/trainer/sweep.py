@@ -1,4 +1,4 @@
-"""What a sweep over DMP's settings found: its points, their frontier, a table and a plot."""
+"""The results of a sweep over DMP's settings: points, their frontier, a table and a plot."""
 
 import dataclasses
 import os
@@ -40,8 +40,8 @@ _COLUMNS = (
 )
 _UNDEFENDED = "undefended"
 _HOW_TABLE = (
-    "AUC of the attack on the loss, with its 95 % interval; 0.5 is guessing. On the frontier are "
-    "the students than which no other is both as accurate and as private. The undefended model is "
+    "AUC of the attack on the loss, with its 95 % interval; 0.5 is guessing. The frontier contains "
+    "the students that no other student beats in accuracy and privacy. The undefended model is "
     "their teacher."
 )
 _HOW_CHART = (
@@ -49,8 +49,8 @@ _HOW_CHART = (
     "interval of its AUC, and the line joins the students on the frontier."
 )
 _NOTE = (
-    "the audit is that of an attacker without shadow models, for choosing among settings: audit "
-    "the student that is to be released by itself"
+    "the audit assumes an attacker without shadow models and serves to choose settings: audit "
+    "the student to be released separately"
 )
 
 
@@ -62,11 +62,11 @@ class SweepPoint:
         temperature: Temperature of the distillation.
         labels: "soft" or "hard".
         order: Order of the selection, "lowest", "highest" or "random".
-        size: Reference samples that it was trained on.
-        mean_entropy: Mean entropy of the teacher's predictions on them, in nats, or None if all
-            of the pool was taken.
+        size: Number of reference samples that it was trained on.
+        mean_entropy: Mean entropy of the teacher's predictions on them, in nats, or None if the
+            whole pool was used.
         report: Audit of the student.
-        student: The student itself; None in a sweep that was loaded.
+        student: The student itself; None in a loaded sweep.
     """
 
     temperature: float
@@ -99,8 +99,8 @@ class SweepPoint:
 class Sweep:
     """Students of one teacher with different settings, each audited.
 
-    `DMPTrainer.sweep` makes one. The audit is that of an attacker without shadow models, for
-    choosing among settings: audit the student that is to be released by itself.
+    `DMPTrainer.sweep` returns one. The audit assumes an attacker without shadow models and serves
+    to choose settings: audit the student to be released separately.
 
     Attributes:
         undefended: Audit of the teacher.
@@ -112,7 +112,7 @@ class Sweep:
 
     @property
     def frontier(self) -> tuple[SweepPoint, ...]:
-        """Points than which no other is both as accurate and as private, by rising accuracy."""
+        """Points that no other point beats in accuracy and privacy, by ascending accuracy."""
         best = [
             point for point in self.points if not any(_beats(other, point) for other in self.points)
         ]
@@ -122,24 +122,25 @@ class Sweep:
         """The most accurate point whose attack AUC is at most `max_auc`.
 
         Args:
-            max_auc: Limit, 0.5 to 1. The upper end of the 95 % interval must keep it.
+            max_auc: Limit, 0.5 to 1, for the upper end of the 95 % interval.
 
         Raises:
-            ValueError: If no point does.
+            ValueError: If no point meets it.
         """
         _validate.fraction(max_auc=max_auc)
         within = [point for point in self.points if _upper(point) <= max_auc]
         if not within:
             least = min(self.points, key=_upper)
             raise ValueError(
-                "Expected `max_auc` to be met by at least one point; the most private one has an "
-                f"interval up to {_upper(least):.3f}. Received: max_auc={max_auc!r}"
+                "Expected `max_auc` to be met by at least one point: raise it, since the "
+                f"interval of the most private point extends to {_upper(least):.3f}. "
+                f"Received: max_auc={max_auc!r}"
             )
         return max(within, key=lambda point: (point.accuracy, -point.auc))
 
     @property
     def verdict(self) -> str:
-        """What the frontier reaches, in one sentence."""
+        """The results on the frontier, in one sentence."""
         private, accurate = self.frontier[0], self.frontier[-1]
         teacher = self.undefended
         found = f"{_words_of(accurate.report)} ({_settings_of(accurate)})"
@@ -151,7 +152,7 @@ class Sweep:
         )
 
     def document(self) -> Document:
-        """What the sweep says, for the writers of text, Markdown and HTML."""
+        """The content of the sweep, for the writers of text, Markdown and HTML."""
         teacher, points = self.undefended, self.points
         return Document(
             kind="Sweep",
@@ -204,11 +205,11 @@ class Sweep:
         )
 
     def __str__(self) -> str:
-        """Return the table and what the frontier reaches as plain text."""
+        """Return the verdict and the table as plain text."""
         return console.text(self.document())
 
     def __rich__(self) -> Any:
-        """Return what `rich.print` shows."""
+        """Return the object that `rich.print` displays."""
         return console.render(self.document())
 
     def to_markdown(self) -> str:
@@ -236,11 +237,11 @@ class Sweep:
         files.write(path, self.to_html(), suffix=".html")
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
-        """Draw AUC over test accuracy: the points, their frontier and the teacher.
+        """Plot AUC against test accuracy: the points, their frontier and the teacher.
 
         Args:
-            path: Where to write the figure, with the suffix of its format. Defaults to `None`:
-                it is only returned.
+            path: File for the figure, with the suffix of its format. Defaults to `None`: the
+                figure is only returned.
 
         Returns:
             The `matplotlib.figure.Figure`.
@@ -276,13 +277,13 @@ class Sweep:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Sweep":
-        """Read a sweep that `save` has written; the two are equal.
+        """Read a sweep that `save` wrote; the two are equal.
 
         Args:
             path: Path of the JSON file.
 
         Raises:
-            ValueError: If the file is no sweep, malformed, or of a newer format.
+            ValueError: If the file is not a sweep, is malformed, or has a newer format.
             OSError: If the file cannot be read.
         """
         values = files.read_json(path)
@@ -300,7 +301,7 @@ class Sweep:
             )
 
     def _table(self) -> Table:
-        """The teacher, and below it the students."""
+        """The teacher, followed by the students."""
         frontier = self.frontier
         rows = tuple(
             (
@@ -378,7 +379,7 @@ def _settings_of(point: SweepPoint) -> str:
 
 
 def _draw_frontier(sweep: Sweep, path: str | os.PathLike | None) -> Any:
-    """Figure of a sweep: AUC over test accuracy of each student, a line through the frontier."""
+    """Figure of a sweep: AUC against test accuracy of each student, and the frontier."""
     if path is not None:
         _validate.writable_path(path=path)
     figure = plots.new_figure()

@@ -21,7 +21,7 @@ from keras_dmp.trainer.phases import Run
 from keras_dmp.trainer.plan import read_labeled
 from keras_dmp.trainer.sweep import Sweep, SweepPoint
 
-# Scores of one output each: as fast as predicting.
+# Scores that need one output per sample: as fast as predicting.
 _AUDIT = {"attacks": ("loss",), "slices": (), "seed": 0}
 
 
@@ -31,7 +31,7 @@ class Grid:
 
     Attributes:
         choices: Different choices of reference samples, (order, size) each.
-        settings: Different settings of the distillation, temperature and labels.
+        settings: Different settings of the distillation: temperature and labels.
     """
 
     choices: tuple[tuple[str, int | None], ...]
@@ -46,10 +46,10 @@ class Grid:
         labels: Iterable[str],
         compensate_temperature: bool,
     ) -> "Grid":
-        """Check the settings; hard labels, which have no temperature, take 1 alone.
+        """Check the settings; hard labels, which have no temperature, use only 1.
 
         Raises:
-            ValueError: For settings out of range, or none.
+            ValueError: For settings out of range, or an empty list.
         """
         given = {"temperatures": temperatures, "sizes": sizes, "orders": orders, "labels": labels}
         lists = {name: _distinct(name, values) for name, values in given.items()}
@@ -63,7 +63,7 @@ class Grid:
             one = {"temperature": float(temperature), "labels": kind}
             if one not in settings:
                 settings.append(one)
-        # All of the pool is one choice, whatever the order.
+        # The whole pool is one choice, regardless of the order.
         choices = dict.fromkeys(
             (order if size is not None else "lowest", size)
             for order, size in itertools.product(lists["orders"], lists["sizes"])
@@ -97,7 +97,7 @@ def sweep(
     """Train one teacher and one student per point, and audit all of them.
 
     All students start from the same weights and, with a seed, see the same orders: points differ
-    by their settings alone, and a point is what `fit` gives with these settings.
+    only by their settings, and a point equals the result of `fit` with these settings.
 
     Args:
         run: Models, data and settings.
@@ -107,8 +107,8 @@ def sweep(
         nonmembers: Samples for the audit.
 
     Raises:
-        ValueError: Before any training for nonmembers that cannot be used, and at the end if all
-            students have diverged. A warning names each one that has.
+        ValueError: Before any training, for unusable nonmembers; at the end, if all students
+            have diverged. A warning names each student that has diverged.
     """
     _require_auditable(run, nonmembers)
     labeler = run.distiller(run.plan.student, **settings)
@@ -128,8 +128,8 @@ def sweep(
         if not _is_finite(student):
             # One point that cannot be audited must not stop the others.
             warnings.warn(
-                f"The student of {name} has diverged, and is left out: some of its weights are "
-                "infinite or NaN. Lower the learning rate, or leave out this setting",
+                f"The student of {name} has diverged and is left out: some of its weights are "
+                "infinite or NaN. Lower the learning rate, or omit this setting",
                 stacklevel=3,
             )
             continue
@@ -152,7 +152,7 @@ def _require_auditable(run: Run, nonmembers: Any) -> None:
     """Raise ValueError, before any training, for data that the audit would refuse after it."""
     plan, x, y = run.plan, run.arguments.x, run.arguments.y
     if run.teacher_is_ready:
-        # Members need no labels where the teacher is ready, but the audit does.
+        # With a ready teacher `fit` needs no labels of the members, but the audit does.
         members = x if batches.is_dataset(x) else (x, y)
         read_labeled(members, "x", model=plan.student, kind=plan.kind)
     read = read_labeled(nonmembers, "nonmembers", model=plan.student, kind=plan.kind)
@@ -160,8 +160,8 @@ def _require_auditable(run: Run, nonmembers: Any) -> None:
         shared = samples.count_shared(read.digests, plan.digests[part])
         if shared:
             raise ValueError(
-                f"Expected `nonmembers` to hold no records of the {part}. Received: "
-                f"{shared} of {len(read.digests)} that are shared"
+                f"Expected `nonmembers` to contain no records of the {part}: remove shared ones. "
+                f"Received: nonmembers with {shared} shared records of {len(read.digests)}"
             )
 
 
@@ -177,7 +177,7 @@ def _distinct(name: str, values: Any) -> list[Any]:
 
 
 def _student(run: Run, start: list[Any], *, first: bool) -> keras.Model:
-    """A student that starts where all others do."""
+    """A student with the same initial weights as all others."""
     if first:
         return run.plan.student
     student = fresh.fresh_model(run.model)

@@ -267,7 +267,7 @@ def test_missing_parts_are_named(name, split):
     defense = defenses.get(name, **SETTINGS[name])
     if not defense.parts:
         return
-    with pytest.raises(ValueError, match=rf"split.*{defense.parts[0]} data, which '{name}' needs"):
+    with pytest.raises(ValueError, match=rf"split.*{defense.parts[0]} data.*'{name}'.*=None"):
         defense.protect(Builder(), bare, **FIT)
 
 

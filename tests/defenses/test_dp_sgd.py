@@ -392,8 +392,11 @@ def test_saves_what_it_has_spent_and_not_its_seed(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "Expected one of `noise_multiplier` and `target_epsilon`"),
-        ({"noise_multiplier": 1, "target_epsilon": 1}, "Expected one of `noise_multiplier`"),
+        ({}, "Received: noise_multiplier=None, target_epsilon=None"),
+        (
+            {"noise_multiplier": 1, "target_epsilon": 1},
+            "Received: noise_multiplier=1, target_epsilon=1",
+        ),
         ({"noise_multiplier": -1}, "`noise_multiplier` to be a finite number of at least 0"),
         ({"target_epsilon": 0}, "`target_epsilon` to be a finite number above 0"),
         ({"noise_multiplier": 1, "clip_norm": 0}, "`clip_norm` to be a finite number above 0"),
@@ -425,7 +428,7 @@ def regularized():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (normalized, "Received: the BatchNormalization layer 'bn'; use GroupNormalization"),
+        (normalized, "Use GroupNormalization .*Received: the BatchNormalization layer 'bn'"),
         (lambda: keras.Sequential([keras.Input((12,)), normalized()]), "BatchNormalization"),
         (regularized, "Expected `build_model` to have no activity regularizers"),
     ],
@@ -444,11 +447,11 @@ def test_bad_data_is_refused(split):
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
     with pytest.raises(ValueError, match="Expected `x` and `y` to be arrays"):
         trainer.fit(data)
-    with pytest.raises(ValueError, match="`batch_size` to be at most the 16 samples"):
+    with pytest.raises(ValueError, match=r"`batch_size` to be at most 16.*batch_size=17"):
         trainer.fit(x, y, batch_size=17)
-    with pytest.raises(ValueError, match="`batch_size` to be at most the 64 members"):
+    with pytest.raises(ValueError, match=r"`batch_size` to be at most 64.*batch_size=65"):
         defenses.DPSGD(noise_multiplier=1).protect(dense, split, epochs=1, batch_size=65)
-    with pytest.raises(ValueError, match=r"`target_epsilon` to be within reach"):
+    with pytest.raises(ValueError, match=r"`target_epsilon` .*Received: target_epsilon=1000000"):
         defenses.DPSGD(target_epsilon=1e6).guarantee(100, epochs=1, batch_size=100)
     assert trainer.ledger == ()
 

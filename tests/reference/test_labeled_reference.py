@@ -177,16 +177,16 @@ def test_damaged_manifests(folder, make):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values.update(values={}), "values do not belong together"),
+        (lambda values: values.update(values={}), "inconsistent values"),
         (lambda values: values.update(values=3), "damaged or of another type"),
-        (lambda values: values.update(files={}), "values do not belong together"),
+        (lambda values: values.update(files={}), "inconsistent values"),
         (lambda values: values["files"].update(labels_0={}), "damaged or of another type"),
         (lambda values: values["files"]["labels_0"].update(shape=[1 << 60, 9]), "damaged or of"),
         (lambda values: values["files"]["labels_0"].update(shape=[5, 3]), "bytes instead of"),
         (lambda values: values["files"]["labels_0"].update(dtype="|O8"), "damaged or of"),
-        (lambda values: values["values"].update(samples=7), "values do not belong together"),
-        (lambda values: values["values"].update(pool_size="7"), "values do not belong together"),
-        (lambda values: values["values"].update(kind={"a": 1}), "values do not belong together"),
+        (lambda values: values["values"].update(samples=7), "inconsistent values"),
+        (lambda values: values["values"].update(pool_size="7"), "inconsistent values"),
+        (lambda values: values["values"].update(kind={"a": 1}), "inconsistent values"),
         (
             lambda values: values["files"].update({"../x": values["files"].pop("labels_0")}),
             "damaged or of another type",
@@ -195,7 +195,7 @@ def test_damaged_manifests(folder, make):
 )
 def test_forged_manifests(folder, change, message):
     rewritten(folder / "arrays.manifest", change)
-    with pytest.raises(ValueError, match=rf"labelled reference\. Received: .*{message}"):
+    with pytest.raises(ValueError, match=rf"labelled reference.*Received: .*{message}"):
         LabeledReference.load(folder)
 
 
@@ -275,11 +275,11 @@ def test_refuses_another_pool(tmp_path, reference, teacher):
     other = reference.copy()
     other[written.indices[4], 0] += 1
     for pool, message in [
-        (None, "the folder has their positions only. Received: pool=None"),
-        (reference[:-1], "`pool` to be the 96 samples that were labelled. Received: 95"),
-        (reference[::-1], "in their order. Received: others"),
-        (reference.astype("float64"), "in their order. Received: others"),
-        (other, "in their order. Received: others"),
+        (None, "Expected `pool` .*Received: pool=None"),
+        (reference[:-1], "`pool` to be the 96 samples that were labelled. Received: pool with 95"),
+        (reference[::-1], "in the same order. Received: pool with other values"),
+        (reference.astype("float64"), "in the same order. Received: pool with other values"),
+        (other, "in the same order. Received: pool with other values"),
     ]:
         with pytest.raises(ValueError, match=message):
             LabeledReference.load(tmp_path, pool)

@@ -273,9 +273,12 @@ def test_outputs_may_come_with_a_dataset(pool, teacher):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x: {"x": x, "selector": EntropyReferenceSelector(size=501)}, "at most the 500"),
-        (lambda x: {"x": x, "directory": "/nowhere"}, "`directory` to be a folder that exists"),
-        (lambda x: {"x": x, "num_samples": 499}, "`x` to have 499 samples.*yielded 500"),
+        (
+            lambda x: {"x": x, "selector": EntropyReferenceSelector(size=501)},
+            "`size` to be at most 500, .*size=501",
+        ),
+        (lambda x: {"x": x, "directory": "/nowhere"}, "`directory` .*directory='/nowhere'"),
+        (lambda x: {"x": x, "num_samples": 499}, "`x` to yield 499 samples.*x with 500"),
         (lambda x: {"x": x, "y": np.ones(3)}, "`y` and `sample_weight` to be None"),
         (lambda x: {"x": x.take(0)}, "an empty dataset"),
         (lambda x: {"x": x.unbatch().batch(1).take(1)}, "at least 2 samples"),

@@ -346,7 +346,7 @@ def test_selects_when_a_classifier_has_been_trained(reference, labeled, teacher,
 
 def test_without_a_pool_nothing_is_trained(labeled, teacher):
     before = nets.snapshot(teacher)
-    with pytest.raises(ValueError, match="have a `pool` when it is given to a classifier's own"):
+    with pytest.raises(ValueError, match=r"have a `pool` .*Received: pool=None"):
         fit_classifier(teacher, labeled, EntropyReferenceSelector(size=30))
     nets.assert_same_weights(teacher, before)
 
@@ -392,8 +392,8 @@ def test_refuses_arguments(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "pool", "message"),
     [
-        ({"size": 97}, lambda x: x, "`size` to be at most the 96 samples of the pool"),
-        ({"size": 9}, lambda x: None, "Expected `pool` to be samples to choose from.*pool=None"),
+        ({"size": 97}, lambda x: x, "`size` to be at most 96, .*Received: size=97"),
+        ({"size": 9}, lambda x: None, "Expected `pool`.*pool=None"),
         ({"size": 9}, lambda x: x[:0], "at least 1 sample. Received: 0 samples"),
         ({"size": 1}, lambda x: x[:1], "at least 2 samples. Received: 1"),
         ({"size": 9}, lambda x: x * np.nan, "`pool` to be finite"),
@@ -418,7 +418,7 @@ def test_a_failed_selection_leaves_nothing_of_the_last(reference, teacher):
 
 @pytest.mark.parametrize(
     ("size", "spoil", "message"),
-    [(97, 0.0, "`size` to be at most the 96 samples"), (9, np.nan, "Expected `pool` to be finite")],
+    [(97, 0.0, "`size` to be at most 96, "), (9, np.nan, "Expected `pool` to be finite")],
 )
 def test_a_bad_pool_is_found_before_a_classifier_trains(reference, labeled, size, spoil, message):
     pool = reference.copy()

@@ -74,7 +74,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_rows_of_another_kind_are_refused(tmp_path):
     store = RowStore(0, tmp_path)
     store.append([np.arange(3)])
-    with pytest.raises(ValueError, match="batches of dtype float64 after others of dtype int64"):
+    with pytest.raises(ValueError, match=r"dtype float64 .*dtype int64"):
         store.append([np.ones(3)])
 
 

@@ -276,7 +276,7 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path, whole, monkeypatch):
         write(path, record, identity)
 
     monkeypatch.setattr(private_file, "write", full)
-    with pytest.raises(OSError, match=r"could not be written .No space left.*to resume from there"):
+    with pytest.raises(OSError, match=r"could not be written .No space left.*to resume"):
         resumed(tmp_path / "run")
     monkeypatch.undo()
     assert [n for n in names(tmp_path / "run") if "teacher" in n] == [
@@ -306,7 +306,7 @@ def test_files_of_something_else_are_not_taken(tmp_path, whole):
         f"student-000006.checkpoint holds teacher checkpoint {number} instead of student",
         "student-000005.checkpoint belongs to another run",
         "student-000004.checkpoint holds student checkpoint 3 instead of student checkpoint 4",
-        "'student-old.checkpoint' in `directory` is not a checkpoint that a run has written",
+        "'student-old.checkpoint' in `directory` was not written by a run",
         "arrays.manifest belongs to another run",
     ):
         assert expected in messages
@@ -578,7 +578,7 @@ def test_a_directory_needs_a_seed(tmp_path):
 
 
 def test_purge_needs_a_directory():
-    with pytest.raises(ValueError, match=r"to have a `directory`\. Received: directory=None"):
+    with pytest.raises(ValueError, match=r"`directory`\. Received: directory=None"):
         trainer_in(None).purge()
 
 

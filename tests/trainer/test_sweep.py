@@ -201,7 +201,7 @@ def test_frontier_and_best(found):
     assert [p.size for p in found.frontier] == [1, 3]
     assert found.best(max_auc=0.99).size == 3
     assert found.best(max_auc=0.65).size == 1
-    with pytest.raises(ValueError, match=r"most private one has an interval up to 0\.\d+"):
+    with pytest.raises(ValueError, match=r"`max_auc` .*extends to 0\.\d+.*max_auc=0\.5"):
         found.best(max_auc=0.5)
 
 
@@ -249,7 +249,7 @@ def test_plot_shows_all_points_and_the_frontier(found, tmp_path):
         ({"orders": ()}, "`orders` to have at least one value"),
         ({"orders": ("best",), "sizes": (4,)}, "`order`.*best"),
         ({"sizes": (0,)}, "`sizes`"),
-        ({"sizes": (10_000,)}, "`size` to be at most the"),
+        ({"sizes": (10_000,)}, "`size` to be at most .*size=10000"),
         ({"callbacks": [EntropyReferenceSelector(size=4)]}, "without an EntropyReferenceSelector"),
         ({"epochs": 0}, "`epochs`"),
     ],
@@ -266,7 +266,7 @@ def test_nonmembers_are_neither_members_nor_reference(split, part, monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained"))
     x = split.members[0] if part == "members" else split.reference
     y = np.zeros(len(x), int)
-    with pytest.raises(ValueError, match=f"no records of the {part}. Received: {len(x)} of"):
+    with pytest.raises(ValueError, match=rf"no records of the {part}.*{len(x)} shared"):
         sweep(split, nonmembers=(x, y))
 
 

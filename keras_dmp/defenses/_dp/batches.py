@@ -1,4 +1,4 @@
-"""Batches in which each member is with one probability, independently of all others."""
+"""Batches that contain each member with the same probability, independently of all others."""
 
 from typing import Any
 
@@ -12,16 +12,15 @@ from keras_dmp._data import arrays
 class SampledBatches(keras.callbacks.Callback):
     """Batches for a private training, and the callback that sets their epoch.
 
-    A batch is `(x, y, weight)`: weights are 1, or 0 for blank rows that only fill it up, so that
-    its size is a multiple of `multiple` and never 0. Pass `.dataset` as `x` and the object itself
-    among the callbacks.
+    A batch is `(x, y, weight)`: weights are 1, or 0 for blank padding rows, which make its size a
+    multiple of `multiple` and never 0. Pass `.dataset` as `x` and the object itself as a callback.
 
     Args:
         data: `(x, y)` with the same number of rows.
-        batch_size: Samples per batch, for Poisson sampling on average.
+        batch_size: Samples per batch; for Poisson sampling, on average.
         poisson: Whether each batch draws each member with probability `batch_size / samples`.
-            Otherwise each epoch is a shuffled order, cut into batches.
-        multiple: What sizes of batches are multiples of.
+            Otherwise the samples are shuffled in each epoch and split into batches.
+        multiple: Number that divides the size of every batch.
         seed: Integer seed of the draws.
     """
 
@@ -36,7 +35,7 @@ class SampledBatches(keras.callbacks.Callback):
         def drawn(batch):
             step = self._epoch.read_value() * self.num_batches + batch
             key = tf.stack([tf.constant(seed, tf.int64), step])
-            # Float64: a probability is met to its last digit that matters.
+            # Float64, so that the probability is exact to every digit that matters.
             draws = tf.random.stateless_uniform([samples], seed=key, dtype=tf.float64)
             return tf.where(draws < min(1.0, batch_size / samples))[:, 0]
 
@@ -55,7 +54,7 @@ class SampledBatches(keras.callbacks.Callback):
             return x, y, weight
 
         def filled(leaf, rows, filling):
-            # No member fills up batches into which it was not drawn.
+            # Blank rows, since a batch must not contain members that were not drawn.
             shape = tf.concat([[filling], tf.shape(leaf)[1:]], axis=0)
             blank = tf.fill(shape, tf.zeros([], leaf.dtype))
             return tf.concat([tf.gather(leaf, rows), blank], axis=0)

@@ -1,4 +1,4 @@
-"""Checks that clipping bounds what one sample does to a training; all before the first step."""
+"""Checks, before the first step, that clipping bounds the effect of one sample on a training."""
 
 from typing import Any
 
@@ -9,38 +9,39 @@ import tensorflow as tf
 from keras_dmp._data import arrays, keras_private
 from keras_dmp.defenses._dp import stateless
 
-# Rows of the batch by which mixing is looked for: neighbors on both sides, and one further.
+# Rows of the batch used to detect mixing: neighbours on both sides and one more row.
 _ROWS = 4
-# By which one row of floats is scaled: a maximum over the batch, say, hides smaller changes.
+# Scale of the change to a row: a maximum over the batch, for example, hides small changes.
 _FACTOR = 1_000.0
 
 
 def require_independent_layers(model: keras.Model, name: str) -> None:
-    """Raise ValueError for Keras layers by which one sample changes the outputs of others.
+    """Raise ValueError for Keras layers in which one sample changes the outputs of others.
 
-    This needs no samples. Layers of other kinds are found by `require_independent_samples`.
+    This requires no samples. `require_independent_samples` finds layers of other kinds.
     """
     for layer in keras_private.inner_layers(model):
-        # Frozen, it normalizes by its moving statistics, and mixes nothing.
+        # A frozen layer normalizes by its moving statistics and does not mix samples.
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             raise ValueError(
-                f"Expected `{name}` to treat the samples of a batch independently: a gradient "
-                "belongs to no single one otherwise. Received: the BatchNormalization layer "
-                f"{layer.name!r}; use GroupNormalization or LayerNormalization, or freeze it with "
-                "`trainable=False`"
+                f"Expected `{name}` to treat the samples of a batch independently: otherwise no "
+                "gradient belongs to a single sample. Use GroupNormalization or "
+                "LayerNormalization, or freeze the layer with `trainable=False`. Received: the "
+                f"BatchNormalization layer {layer.name!r}"
             )
         if layer.activity_regularizer is not None:
             raise ValueError(
                 f"Expected `{name}` to have no activity regularizers, which depend on the data "
-                f"and would be added without clipping. Received: one in layer {layer.name!r}"
+                "and would be added without clipping: use weight regularizers. Received: layer "
+                f"{layer.name!r} with an activity regularizer"
             )
 
 
 def require_independent_samples(model: keras.Model, x: Any) -> None:
-    """Raise ValueError for a built model in which one sample touches more than its own output.
+    """Raise ValueError for a built model in which a sample affects more than its own output.
 
-    It is computed: one row of a small batch is changed, in training mode and with the same random
-    seeds. Neither the outputs of the other rows nor the state of the model may depend on it.
+    The check changes one row of a small batch, in training mode and with the same random seeds.
+    Neither the outputs of the other rows nor the state of the model may depend on it.
 
     Args:
         model: A built classifier.
@@ -55,7 +56,7 @@ def require_independent_samples(model: keras.Model, x: Any) -> None:
     probe = _Probe(model)
     before = probe(rows)
     _require_no_added_losses(model, before)
-    # Outputs that are random without a seed of Keras cannot be compared.
+    # Outputs that are random without a Keras seed cannot be compared.
     is_repeatable = _alike(before.outputs, probe(rows).outputs)
     for row in range(_ROWS):
         for changed in _changes(rows, row):
@@ -69,17 +70,17 @@ def require_independent_samples(model: keras.Model, x: Any) -> None:
             if is_repeatable and not _alike(before.outputs, after.outputs, others):
                 raise ValueError(
                     "Expected `classifier` to treat the samples of a batch independently: the "
-                    "gradient of a sample cannot be clipped if others change it. Received: model "
-                    f"{model.name!r}, in which one sample changes the outputs of others; look for "
-                    "operations over axis 0, the axis of the samples, and compute over the other "
-                    "axes instead"
+                    "gradient of a sample cannot be clipped if others change it. Replace "
+                    "operations over axis 0, the axis of the samples, with operations over other "
+                    f"axes. Received: model {model.name!r}, in which one sample changes the "
+                    "outputs of others"
                 )
 
 
 def made_up_samples(model: keras.Model) -> Any:
-    """A few samples of the shape of a model's inputs, `None` where it cannot be called on them.
+    """A few samples in the shape of a model's inputs, or `None` if it cannot be called on them.
 
-    With them most models can be checked before there are data.
+    With them, most models can be checked before any data is available.
     """
     if not model.built or not getattr(model, "inputs", None):
         return None
@@ -94,13 +95,13 @@ def made_up_samples(model: keras.Model) -> Any:
     try:
         x = keras.tree.map_structure(made_up, model.input)
         _Probe(model)(x)
-    except Exception:  # Anything that layers raise for inputs they do not take; `fit` checks again.
+    except Exception:  # Layers raise anything for unsupported inputs; `fit` checks again.
         return None
     return x
 
 
 class _Probe:
-    """A model in training mode, which starts from the same variables and seeds in each call."""
+    """A model in training mode that starts each call with the same variables and seeds."""
 
     def __init__(self, model: keras.Model):
         self._model = model
@@ -117,18 +118,18 @@ def _require_any_batch_size(model: keras.Model) -> None:
         if tensor.shape[0] is not None:
             raise ValueError(
                 "Expected `classifier` to take batches of any size, since DP-SGD draws batches "
-                "that differ in size. Received: an input of shape "
-                f"{tuple(tensor.shape)}; use `keras.Input(shape=...)` without `batch_size`, and "
-                "recurrent layers with stateful=False"
+                "that differ in size: use `keras.Input(shape=...)` without `batch_size`, and "
+                "recurrent layers with stateful=False. Received: an input of shape "
+                f"{tuple(tensor.shape)}"
             )
 
 
 def _require_no_added_losses(model: keras.Model, call: stateless.Call) -> None:
     if call.losses:
         raise ValueError(
-            "Expected `classifier` to have no layers that call `add_loss`: what they add depends "
-            "on the data of a whole batch, and would be added without clipping. Put it into the "
-            "loss that `compile` takes, or use weight regularizers, which depend on no data. "
+            "Expected `classifier` to have no layers that call `add_loss`: these losses depend on "
+            "the data of a whole batch and would be added without clipping. Add them to the loss "
+            "that you pass to `compile`, or use weight regularizers, which depend on no data. "
             f"Received: model {model.name!r} with {len(call.losses)} added losses"
         )
 
@@ -140,14 +141,14 @@ def _require_same_state(model: keras.Model, before: stateless.Call, after: state
         if not np.array_equal(np.asarray(one), np.asarray(other), equal_nan=_is_float(one)):
             raise ValueError(
                 "Expected `classifier` to have no state that is updated from its inputs: it would "
-                "be released without noise. Received: the non-trainable variable "
-                f"{variable.path!r}; set it before the training from public data, or freeze its "
-                "layer with `trainable=False` if the layer then stops updating it"
+                "be released without noise. Set it from public data before the training, or "
+                "freeze its layer with `trainable=False` if the layer then stops updating it. "
+                f"Received: the non-trainable variable {variable.path!r}"
             )
 
 
 def _changes(rows: Any, row: int) -> list[Any]:
-    """Batches in which one row is another one, and scaled."""
+    """Batches in which one row is replaced by another one, by zeros, or by its scaled values."""
     other = keras.tree.map_structure(lambda leaf: leaf[(row + 1) % _ROWS], rows)
     one = keras.tree.map_structure(lambda leaf: leaf[row], rows)
     blank = keras.tree.map_structure(lambda leaf: np.zeros_like(leaf[0]), rows)
@@ -172,7 +173,7 @@ def _replaced(rows: Any, row: int, new: Any) -> Any:
 
 
 def _alike(one: Any, other: Any, rows: Any = slice(None)) -> bool:
-    """Whether rows of outputs are equal but for rounding, values that are not numbers included."""
+    """Whether rows of outputs are equal up to rounding; NaNs count as equal."""
     pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
     return all(
         np.allclose(_float64(a)[rows], _float64(b)[rows], rtol=1e-4, atol=1e-6, equal_nan=True)

@@ -1,7 +1,7 @@
-"""Layers and losses that are known to treat each sample of a batch on its own.
+"""Layers and losses that are known to treat each sample of a batch independently.
 
-Only these may take the fast ways to per-example gradients. Whatever is not listed, subclasses and
-single operations included, takes the loop over the examples, which sees one sample at a time.
+Only these may use the fast methods for per-example gradients. Everything else, including
+subclasses and single operations, uses the loop over the examples, one sample at a time.
 """
 
 from collections.abc import Iterable
@@ -72,7 +72,7 @@ _PLAIN_LAYERS = (
     layers.Minimum,
 )
 # Their gradients under `tf.vectorized_map` are tested against a loop. Attention, `EinsumDense` and
-# recurrent layers are missing on purpose: vectorized einsum corrupts memory on a CPU, and loops in
+# recurrent layers are omitted on purpose: vectorized einsum corrupts memory on a CPU, and nested
 # loops cannot be vectorized.
 _VECTORIZED_LAYERS = (layers.Conv1D, layers.Conv2D, layers.PReLU)
 _LOSSES = (
@@ -100,8 +100,8 @@ _LOSSES = (
 
 
 def parts_of(model: keras.Model) -> list[Any] | None:
-    """The layers and operations that a model calls, `None` where its own code decides."""
-    # Sequential and functional models; a subclass may call other things.
+    """The layers and operations that a model calls, or `None` if its own code decides."""
+    # Sequential and functional models; a subclass may call anything.
     if type(model).__module__.split(".")[0] != "keras":
         return None
     if isinstance(model, keras.Sequential):
@@ -110,7 +110,7 @@ def parts_of(model: keras.Model) -> list[Any] | None:
 
 
 def treats_samples_alone(part: Any) -> bool:
-    """Whether a layer, or a model of such layers, is known to mix no samples."""
+    """Whether a layer, or a model of such layers, is known not to mix samples."""
     if type(part) in _PLAIN_LAYERS:
         return True
     if type(part) in (layers.Dense, layers.Conv2D, layers.Activation):
@@ -126,7 +126,7 @@ def treats_samples_alone(part: Any) -> bool:
 
 
 def can_be_vectorized(part: Any) -> bool:
-    """Whether gradients through a layer or model are known to be right when vectorized."""
+    """Whether vectorized gradients through a layer or model are known to be correct."""
     if getattr(part, "compute_dtype", "float32") != "float32":
         return False
     if type(part) in _VECTORIZED_LAYERS:
@@ -143,7 +143,7 @@ def can_be_vectorized(part: Any) -> bool:
 
 
 def is_known_loss(loss: Any) -> bool:
-    """Whether a loss, as `keras.losses.get` returns it, is known to mix no samples."""
+    """Whether a loss, as returned by `keras.losses.get`, is known not to mix samples."""
     is_keras = any(loss is known or type(loss) is known for known in _LOSSES)
     is_ours = type(loss).__module__.split(".")[0] == __name__.split(".")[0]
     return (is_keras or is_ours) and getattr(loss, "axis", -1) in (-1, None)

@@ -1,4 +1,4 @@
-"""What the trainings of one set of weights have spent, counted as their updates happen."""
+"""Privacy spent by the trainings of one set of weights, counted with each update."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -19,15 +19,15 @@ _COLUMNS = {
 
 
 class Ledger:
-    """Counts noisy updates in a variable of its own, and remembers under which settings.
+    """Counts noisy updates in its own variable, and records their settings.
 
-    The counter is not a weight of the model: `set_weights`, by which callbacks restore earlier
-    weights, must not take back what later updates have spent. It advances in the compiled step, so
-    that it is right at any moment. Ledgers are merged when files are loaded: each training has a
+    The counter is not a weight of the model: `set_weights`, with which callbacks restore earlier
+    weights, must not undo the spending of later updates. It advances in the compiled step, so
+    that it is always correct. Ledgers are merged when files are loaded: each training has a
     random identity, and its larger count is kept.
 
     Args:
-        entries: What earlier trainings have spent.
+        entries: Privacy spent by earlier trainings.
     """
 
     def __init__(self, entries: Iterable[Spent] = ()):
@@ -39,16 +39,16 @@ class Ledger:
 
     @property
     def entries(self) -> tuple[Spent, ...]:
-        """What has been spent up to now."""
+        """Privacy spent so far."""
         current = self._current()
         return (*self._closed.values(), *([current] if current else []))
 
     def open(self, training: Spent, *, updates_per_count: int) -> None:
-        """Count the updates from now on under other settings.
+        """Count updates from now on under new settings.
 
         Args:
-            training: The settings; its count does not matter.
-            updates_per_count: Updates that make up one count, begun ones included.
+            training: The settings; its count is ignored.
+            updates_per_count: Updates per count; a partial count is rounded up.
         """
         current = self._current()
         if current:
@@ -57,7 +57,7 @@ class Ledger:
         self._start = int(self._updates.numpy())
 
     def count_update(self) -> tf.Tensor:
-        """Count an update, and return its number, which no other update of the model has."""
+        """Count an update, and return its number, which is unique among the model's updates."""
         return self._updates.assign_add(1, read_value=True)
 
     def save(self, store: Any) -> None:
@@ -71,7 +71,7 @@ class Ledger:
     def load(self, store: Any) -> None:
         """Merge the ledger of a Keras file into this one."""
         if "updates" not in store.keys():  # noqa: SIM118  a store is not a mapping
-            # Written before ledgers were in stores; the configuration has it.
+            # Written before ledgers were in stores; it is in the configuration.
             return
         columns = {name: np.asarray(store[name]) for name in _COLUMNS}
         for row in range(len(columns["identity"])):
@@ -84,7 +84,7 @@ class Ledger:
                     probability=None if np.isnan(probability) else probability,
                 )
             )
-        # Numbers of updates continue after those of the file, so that no noise is drawn again.
+        # Update numbers continue after those of the file, so that no noise is repeated.
         before = int(self._updates.numpy())
         after = max(before, int(np.asarray(store["updates"])))
         self._updates.assign(after)
@@ -93,13 +93,13 @@ class Ledger:
     def _merge(self, spent: Spent) -> None:
         mine = self._closed.get(spent.identity)
         if self._open is not None and spent.identity == self._open.identity:
-            # An earlier moment of this training: it has been counted.
+            # An earlier state of this training, which has already been counted.
             return
         if mine is None or mine.count < spent.count:
             self._closed[spent.identity] = spent
 
     def _current(self) -> Spent | None:
-        """What the training in progress, or the last one, has spent."""
+        """Privacy spent by the training in progress, or by the last one."""
         if self._open is None:
             return None
         updates = int(self._updates.numpy()) - self._start

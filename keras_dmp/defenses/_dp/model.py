@@ -26,7 +26,7 @@ from keras_dmp.defenses._dp.ledger import Ledger
 from keras_dmp.defenses._dp.per_example import clipped_sum, per_sample_loss
 from keras_dmp.defenses._dp.settings import require_delta, require_settings
 
-# Arguments of `keras.Model.fit` that change neither the steps nor what is in them.
+# Arguments of `keras.Model.fit` that change neither the steps nor their contents.
 _PASSED_ON = ("validation_batch_size", "validation_freq", "validation_steps", "initial_epoch")
 
 
@@ -39,12 +39,12 @@ class DPModel(ClassifierWrapper):
     size. Gradients that are not finite count as zero. Any Keras optimizer that updates the weights
     in every step can be used.
 
-    The model counts its noisy updates itself: `epsilon` is right at any moment, in callbacks and in
-    files that are written during a training too, and it continues from there after loading. It
-    never decreases, even where a callback restores earlier weights, since choosing among all
-    weights reveals something of all.
+    The model counts its noisy updates itself: `epsilon` is always correct, also in callbacks and in
+    files that are written during a training, and counting continues after loading. It never
+    decreases, even if a callback restores earlier weights, since choosing among all weights
+    reveals something about all of them.
 
-    Loss and metrics in the logs are computed without noise: they are private. So is the seed,
+    Loss and metrics in the logs are computed without noise, so they are private. So is the seed,
     which determines the noise.
 
     Args:
@@ -54,14 +54,15 @@ class DPModel(ClassifierWrapper):
             inputs are refused.
         clip_norm: Above 0; infinite only without noise. Defaults to 1.
         noise_multiplier: Finite number of at least 0. Defaults to 1.
-        sampling: `"poisson"`: each member is in each batch with probability
-            `batch_size / members`, which amplifies privacy. `"shuffled"`: batches of one size,
-            each member once per epoch, accounted for without amplification. Defaults to
+        sampling: `"poisson"`: each batch contains each member with probability
+            `batch_size / members`, which amplifies privacy. `"shuffled"`: batches of equal size
+            with each member once per epoch, accounted for without amplification. Defaults to
             `"poisson"`.
-        microbatch_size: Examples whose gradients are in memory at once. It does not change the
-            result. Defaults to 32.
-        seed: Integer that fixes batches and noise. Defaults to `None`: the operating system's.
-        ledger: What earlier trainings of these weights have spent. Defaults to nothing.
+        microbatch_size: Number of examples whose gradients are in memory at once. It does not
+            change the result. Defaults to 32.
+        seed: Integer that makes batches and noise reproducible. Defaults to `None`: drawn from the
+            operating system.
+        ledger: Privacy spent by earlier trainings of these weights. Defaults to none.
         **kwargs: `name` and `dtype` of the model.
 
     Raises:
@@ -111,7 +112,7 @@ class DPModel(ClassifierWrapper):
 
     @property
     def ledger(self) -> tuple[Spent, ...]:
-        """What the steps taken up to now have spent, one entry per training."""
+        """Privacy spent by the steps taken so far, one entry per training."""
         return self._private.ledger.entries
 
     def epsilon(self, delta: float, accountant: str = "rdp") -> float:
@@ -122,7 +123,7 @@ class DPModel(ClassifierWrapper):
             accountant: `"rdp"`, or `"pld"`, which is slower and tighter. Defaults to `"rdp"`.
 
         Returns:
-            A float, infinite where steps were taken without noise. With Poisson sampling, data
+            A float, infinite if steps were taken without noise. With Poisson sampling, data
             sets are neighbors if one member is added or removed; with shuffled batches, if one
             member's gradients are set to zero.
 
@@ -135,22 +136,22 @@ class DPModel(ClassifierWrapper):
         return epsilon_of(self.ledger, delta, accountant)
 
     def compile(self, *args: Any, loss_weights: Any = None, **kwargs: Any) -> None:
-        """Configure the training as `keras.Model.compile`, for one output.
+        """Configure the training as in `keras.Model.compile`, for one output.
 
         Args:
             *args: As in `keras.Model.compile`.
-            loss_weights: Must be None: clipping takes its effect away.
+            loss_weights: Must be None: clipping would cancel its effect.
             **kwargs: As in `keras.Model.compile`. `auto_scale_loss` defaults to False: gradients
-                are scaled where half precision needs it, without an optimizer that skips steps.
+                are scaled if half precision requires it, without an optimizer that skips steps.
 
         Raises:
-            ValueError: For several losses, loss weights, and a loss that contradicts the
+            ValueError: For several losses, loss weights, or a loss that contradicts the
                 classifier's outputs.
         """
         if loss_weights is not None:
             raise ValueError(
-                "Expected `loss_weights` to be None: gradients are clipped to `clip_norm` whatever "
-                f"the weight of the loss. Received: loss_weights={loss_weights!r}"
+                "Expected `loss_weights` to be None: gradients are clipped to `clip_norm` "
+                f"regardless of the weight of the loss. Received: loss_weights={loss_weights!r}"
             )
         kwargs.setdefault("auto_scale_loss", False)
         super().compile(*args, **kwargs)
@@ -172,7 +173,7 @@ class DPModel(ClassifierWrapper):
         Args:
             x: The private samples: an array, or a structure of arrays. Not a dataset: which
                 samples are in which batch is part of the guarantee.
-            y: Their labels, as the loss takes them.
+            y: Their labels, in the form that the loss expects.
             batch_size: Samples per step; for Poisson sampling, on average.
             epochs: Epochs of `ceil(samples / batch_size)` steps.
             verbose: As in `keras.Model.fit`.
@@ -231,13 +232,13 @@ class DPModel(ClassifierWrapper):
         """
         del args, kwargs
         raise ValueError(
-            "Expected training by `fit`, which draws the batches: epsilon depends on how they are "
-            "drawn. Received: a call of `train_on_batch`; call `fit(x, y, batch_size=..., "
-            "epochs=...)`, as often as needed"
+            "Expected training with `fit`, which draws the batches: epsilon depends on how they "
+            "are drawn. Call `fit(x, y, batch_size=..., epochs=...)`, once or several times. "
+            "Received: a call of `train_on_batch`"
         )
 
     def train_step(self, data: Any) -> dict:
-        """Take one step along clipped and noised gradients."""
+        """Take one step with clipped and noised gradients."""
         private = self._private
         if private.clipped_sum is None:
             raise ValueError(
@@ -253,33 +254,33 @@ class DPModel(ClassifierWrapper):
             for gradient, variable in zip(gradients, classifier.trainable_variables, strict=True)
         ]
         gradients = self._with_regularizers(gradients)
-        # Stateless: layers that update state from members must not do so here either.
+        # Stateless, since layers must not update state from members here either.
         weights = stateless.values_of(classifier.trainable_variables)
         state = stateless.values_of(classifier.non_trainable_variables)
         y_pred = forward.single(
             stateless.call(classifier, weights, state, x, training=False).outputs
         )
-        # Penalties of weight regularizers before the step, as in Keras; there are no others.
+        # Penalties of weight regularizers before the step, as in Keras.
         penalties = [tf.cast(penalty, tf.float32) for penalty in self.losses]
         self.optimizer.apply_gradients(zip(gradients, classifier.trainable_variables, strict=True))
         real = weight > 0
         y, y_pred = tf.boolean_mask(y, real), tf.boolean_mask(y_pred, real)
         count = tf.reduce_sum(weight)
-        # The mean over no samples is not a number.
+        # The mean over no samples is NaN.
         mean = tf.cast(tf.reduce_mean(private.loss(y, y_pred)), tf.float32)
         self.track_loss(tf.add_n([tf.where(count > 0, mean, 0.0), *penalties]), count)
         return self.compute_metrics(None, y, y_pred, None)
 
     def save_own_variables(self, store: Any) -> None:
-        """Save what was spent, whatever kind of file the weights go into."""
+        """Save the privacy spent, in every kind of file that contains the weights."""
         self._private.ledger.save(store)
 
     def load_own_variables(self, store: Any) -> None:
-        """Add what the loaded weights have spent to what is known."""
+        """Merge the privacy spent by the loaded weights into the ledger."""
         self._private.ledger.load(store)
 
     def get_config(self) -> dict:
-        """Return the arguments that rebuild this model, and what it has spent."""
+        """Return the arguments that rebuild this model, and the privacy it has spent."""
         return {
             **super().get_config(),
             "ledger": [dataclasses.asdict(spent) for spent in self.ledger],
@@ -306,31 +307,31 @@ class DPModel(ClassifierWrapper):
         y = samples.checked_targets(y, "y", x=x, num_classes=kind.num_classes)
         if batch_size > len(y):
             raise ValueError(
-                f"Expected `batch_size` to be at most the {len(y)} samples. Received: "
+                f"Expected `batch_size` to be at most {len(y)}, the number of samples. Received: "
                 f"batch_size={batch_size}"
             )
         return x, y
 
     def _require_own_steps(self) -> None:
-        """Refuse whatever would scale gradients or noise, or share noise between steps."""
+        """Refuse settings that would scale gradients or noise, or share noise between steps."""
         replicas = self.distribute_strategy.num_replicas_in_sync
         if replicas != 1:
             raise ValueError(
-                "Expected one replica: each of several would add noise of its own. Received: "
+                "Expected one replica, since each replica would add its own noise. Received: "
                 f"{replicas} replicas"
             )
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             raise ValueError(
-                "Expected `optimizer` to update the weights in every step. Received: a "
-                "LossScaleOptimizer, which skips steps; pass the optimizer inside it, and leave "
-                "`auto_scale_loss` of `compile` out"
+                "Expected `optimizer` to update the weights in every step: pass the inner one, and "
+                "omit `auto_scale_loss` in `compile`. Received: a LossScaleOptimizer, which "
+                "skips steps"
             )
         accumulated = getattr(self.optimizer, "gradient_accumulation_steps", None)
         if accumulated:
             raise ValueError(
-                "Expected `optimizer` to update the weights in every step. Received: "
-                f"gradient_accumulation_steps={accumulated!r}; multiply `batch_size` by it "
-                "instead: `microbatch_size` alone bounds the memory"
+                "Expected `optimizer` to update the weights in every step: multiply `batch_size` "
+                "instead, since only `microbatch_size` determines the memory. Received: "
+                f"gradient_accumulation_steps={accumulated!r}"
             )
 
     def _open_ledger(self, steps_per_epoch: int, probability: float) -> None:
@@ -344,7 +345,7 @@ class DPModel(ClassifierWrapper):
         self._private.ledger.open(training, updates_per_count=1 if poisson else steps_per_epoch)
 
     def _with_regularizers(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The gradients plus those of weight regularizers, which no example changes."""
+        """The gradients plus those of weight regularizers, which do not depend on examples."""
         found = []
         for gradient, variable in zip(gradients, self.classifier.trainable_variables, strict=True):
             if variable.regularizer is not None:
@@ -358,7 +359,7 @@ class DPModel(ClassifierWrapper):
 
 
 class _Private:
-    """Parts of a `DPModel` that Keras must neither track nor save by itself."""
+    """Parts of a `DPModel` that Keras must neither track nor save."""
 
     def __init__(self, ledger: Iterable[Spent]):
         self.ledger = Ledger(ledger)
@@ -378,16 +379,16 @@ class _Private:
         noise = model.noise_multiplier
         self._scale, self._batch_size = noise * model.clip_norm if noise else 0.0, batch_size
         count = len(model.classifier.trainable_variables)
-        # Unlike the seed of the batches, and one for each variable.
+        # One seed per variable, different from the seed of the batches.
         states = np.random.SeedSequence([seed, 1]).generate_state(max(1, count), np.uint64)
         self._seeds = [int(state) >> 1 for state in states]
 
     def packed(self, leaves: tuple[tf.Tensor, ...]) -> Any:
-        """Samples as the classifier takes them."""
+        """Samples in the structure that the classifier takes."""
         return keras.tree.pack_sequence_as(self._structure, list(leaves))
 
     def noised(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Gradients of an update, which is counted, from sums over its examples."""
+        """Gradients of an update from sums over its examples; counts the update."""
         update = self.ledger.count_update()
         if self._scale:
             sums = [
@@ -404,9 +405,9 @@ class _Private:
 
 
 def _ordinary_rows(model: keras.Model, x: Any) -> Any:
-    """Rows whose outputs are finite, by which outputs are told apart; a few of them.
+    """A few rows with finite outputs, used to determine the kind of outputs.
 
-    One extreme sample, whose gradient counts as zero, must not keep a model from being trained.
+    One extreme sample, whose gradient counts as zero, must not prevent the training.
     """
     few = arrays.take(x, slice(0, 256))
     outputs = forward.call(model, few)
@@ -417,19 +418,19 @@ def _ordinary_rows(model: keras.Model, x: Any) -> Any:
 
 
 def _require_known(arguments: dict[str, Any]) -> None:
-    """Raise for arguments of `keras.Model.fit` that would change what a step holds."""
+    """Raise for arguments of `keras.Model.fit` that would change the contents of a step."""
     for name, value in arguments.items():
         if name in ("sample_weight", "class_weight"):
             if value is not None:
                 raise ValueError(
                     f"Expected `{name}` to be None: DP-SGD counts each member once. Weight classes "
-                    f"in a loss of your own. Received: {name} of type {type(value).__name__}"
+                    f"in a custom loss. Received: {name} of type {type(value).__name__}"
                 )
         elif name not in _PASSED_ON:
             raise TypeError(
-                f"Expected `fit` to take no other arguments than x, y, batch_size, epochs, "
-                f"verbose, callbacks, validation_data, {', '.join(_PASSED_ON)}: others would "
-                f"change which samples are in which step. Received: {name}={value!r}"
+                f"Expected only the arguments x, y, batch_size, epochs, verbose, callbacks, "
+                f"validation_data, {', '.join(_PASSED_ON)} of `fit`: others would change "
+                f"which samples are in which step. Received: {name}={value!r}"
             )
     for name in ("sample_weight", "class_weight"):
         arguments.pop(name, None)

@@ -1,11 +1,11 @@
 """Sums of clipped per-example gradients.
 
-Three ways with one result. Where all weights are in dense and convolutional layers, the gradients
-follow from what enters each layer and the error at its sums, by one backward pass for the whole
-batch. In a dense layer on vectors, an example's gradient is an outer product: its norm is the
-product of two norms, and it is never formed (Goodfellow 2015). Other layers that are known to
-allow it are vectorized with `tf.vectorized_map`, some examples at a time. Everything else is
-computed by a loop over the examples, which is slower and works for any model.
+Three methods with the same result. If all weights are in dense and convolutional layers, the
+gradients follow from the inputs of each layer and the error at its sums, with one backward pass
+for the whole batch. In a dense layer on vectors, an example's gradient is an outer product: its
+norm is the product of two norms, and it is never formed (Goodfellow 2015). Other layers that are
+known to allow it are vectorized with `tf.vectorized_map`, several examples at a time. Everything
+else is computed in a loop over the examples, which is slower and works for any model.
 
 A gradient that is not finite contributes zero: clipping cannot bound it.
 """
@@ -21,7 +21,7 @@ from keras_dmp._classifier.forward import single
 from keras_dmp._data import keras_private
 from keras_dmp.defenses._dp import known, stateless
 
-# A power of two: scaling rounds nothing.
+# A power of two, so that scaling causes no rounding.
 _HALF_PRECISION_SCALE = 256.0
 
 ClippedSum = Callable[[Any, tf.Tensor, tf.Tensor], list[tf.Tensor]]
@@ -33,15 +33,15 @@ def clipped_sum(
     """A function of samples, labels and weights that sums clipped gradients.
 
     Each example's gradient over all trainable variables together is scaled down to an L2 norm of
-    `clip_norm`, where it is longer, and multiplied by the example's weight, 0 or 1. Regularizers
-    are left out: they do not depend on the data.
+    `clip_norm` if it is longer, and multiplied by the example's weight, 0 or 1. Regularizers are
+    excluded, since they do not depend on the data.
 
     Args:
         model: A built classifier.
-        loss: The loss of each sample, of labels and outputs; see `per_sample_loss`.
+        loss: Function from labels and outputs to the loss of each sample; see `per_sample_loss`.
         clip_norm: Above 0, may be infinite.
-        microbatch_size: Examples whose gradients are in memory at once, where they are formed;
-            batches are multiples of it.
+        microbatch_size: Number of examples whose gradients are in memory at once, if they are
+            formed; batch sizes are multiples of it.
     """
     if getattr(loss, "is_known", False) and _is_probed_throughout(model):
         return _ProbedSum(model, loss, clip_norm)
@@ -51,12 +51,12 @@ def clipped_sum(
 
 
 def per_sample_loss(loss: Any) -> "_SampleLoss":
-    """A compiled loss without its reduction: labels and outputs to (samples,)."""
+    """A compiled loss without its reduction, from labels and outputs to (samples,)."""
     return _SampleLoss(loss)
 
 
 class _SampleLoss:
-    """The loss of each sample; `is_known` says whether it is known to mix no samples."""
+    """The loss of each sample; `is_known` is whether it is known not to mix samples."""
 
     def __init__(self, loss: Any):
         loss = keras.losses.get(loss)
@@ -70,20 +70,20 @@ class _SampleLoss:
         found = tf.convert_to_tensor(self._loss(y, single(outputs)))
         if len(found.shape) != 1:
             raise ValueError(
-                "Expected `loss` to give one number per sample, (batch,). Received: a loss that "
-                f"gives shape {tuple(found.shape)}"
+                "Expected `loss` to return one number per sample, (batch,). Received: a loss that "
+                f"returns shape {tuple(found.shape)}"
             )
         return _widened(found)
 
 
 class _FormedSum:
-    """Gradients that are formed example by example; the base of two ways to do that."""
+    """Gradients that are formed example by example; the base class of two methods."""
 
     def __init__(self, model: keras.Model, loss: Callable, clip_norm: float):
         self._model, self._loss, self._clip_norm = model, loss, clip_norm
         layers = [model, *keras_private.inner_layers(model)]
         is_half = any(layer.compute_dtype == "float16" for layer in layers)
-        # Small gradients would be zero in half precision.
+        # Small gradients would become zero in half precision.
         self._loss_scale = _HALF_PRECISION_SCALE if is_half else 1.0
 
     def __call__(self, x: Any, y: tf.Tensor, weight: tf.Tensor) -> list[tf.Tensor]:
@@ -108,12 +108,12 @@ class _FormedSum:
             outputs = stateless.call(self._model, weights, state, x, training=True).outputs
             value = self._loss_scale * tf.reduce_sum(self._loss(y[None], outputs))
         gradients = tape.gradient(value, weights, unconnected_gradients="zero")
-        # Those of embeddings list the rows that were looked up, some of them twice.
+        # Gradients of embeddings list the rows that were looked up, some of them twice.
         gradients = [_widened(tf.convert_to_tensor(g)) / self._loss_scale for g in gradients]
         return gradients, _total([tf.reduce_sum(tf.square(g)) for g in gradients])
 
     def _advance(self, x: Any, weights: list[tf.Tensor], state: list[tf.Tensor]) -> None:
-        """Draw new seeds for the next step; a blank sample makes the state depend on no data."""
+        """Draw new seeds for the next step, from a blank sample, so that they depend on no data."""
         if not state:
             return
         blank = keras.tree.map_structure(lambda leaf: tf.zeros_like(leaf[:1]), x)
@@ -123,7 +123,7 @@ class _FormedSum:
 
 
 class _LoopedSum(_FormedSum):
-    """One example after the other: the way that works for any model."""
+    """One example after the other: the method that works for any model."""
 
     def _summed(self, of_one, examples, weight, start) -> list[tf.Tensor]:
         def add(total, example):
@@ -137,12 +137,12 @@ class _LoopedSum(_FormedSum):
                 for t, g in zip(total, gradients, strict=True)
             ]
 
-        # Several examples at once take more memory and no less time.
+        # Several examples at once take more memory and save no time.
         return tf.foldl(add, (*examples, weight), start, parallel_iterations=1)
 
 
 class _VectorizedSum(_FormedSum):
-    """Gradients of some examples at a time, each formed, clipped and added up."""
+    """Gradients of several examples at a time, each formed, clipped and added."""
 
     def __init__(self, model, loss, clip_norm, microbatch_size):
         super().__init__(model, loss, clip_norm)
@@ -166,7 +166,7 @@ class _VectorizedSum(_FormedSum):
 
 
 class _ProbedSum:
-    """Gradients from one backward pass over a twin whose layers show their sums."""
+    """Gradients from one backward pass over a twin whose layers expose their sums."""
 
     def __init__(self, model, loss, clip_norm):
         self._model, self._loss, self._clip_norm = model, loss, clip_norm
@@ -175,7 +175,7 @@ class _ProbedSum:
 
     def __call__(self, x: Any, y: tf.Tensor, weight: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            # The sum over examples that do not depend on each other.
+            # The sum over independent examples.
             total = tf.reduce_sum(self._loss(y, self._twin(x, training=True)))
         sums = [probe.total for probe in self._probes]
         errors = tape.gradient(total, sums, unconnected_gradients="zero")
@@ -197,7 +197,7 @@ class _ProbedSum:
 
 
 class _Probe(keras.layers.Layer):
-    """A layer by another name, that shows its sums before the activation."""
+    """A wrapper of a layer that exposes its sums before the activation."""
 
     def __init__(self, layer: keras.Layer):
         super().__init__(name=layer.name, dtype=layer.dtype_policy)
@@ -215,15 +215,15 @@ class _Probe(keras.layers.Layer):
 
 
 class _DenseProbe(_Probe):
-    """Gradients of a dense layer on vectors, in factors."""
+    """Gradients of a dense layer on vectors, as factors."""
 
     def linear(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.matmul(inputs, self.layer.kernel)
 
     def squared_norms(self, error: tf.Tensor) -> tf.Tensor:
         """Squares of the norms of each example's gradient, (batch,)."""
-        # In float64: of two factors one may be so small and one so large that their squares
-        # vanish or overflow in float32, while the product matters.
+        # In float64: one factor may be so small and the other so large that their squares
+        # underflow or overflow in float32, although the product is relevant.
         entering, error = tf.cast(self.entering, tf.float64), tf.cast(error, tf.float64)
         entering = tf.reduce_sum(tf.square(entering), axis=1) + float(self.layer.use_bias)
         return entering * tf.reduce_sum(tf.square(error), axis=1)
@@ -241,7 +241,7 @@ class _DenseProbe(_Probe):
 
 
 class _ConvolutionProbe(_Probe):
-    """Gradients of a convolution: a product over its places for each example."""
+    """Gradients of a convolution: a product over its positions for each example."""
 
     def linear(self, inputs: tf.Tensor) -> tf.Tensor:
         layer = self.layer
@@ -270,7 +270,7 @@ class _ConvolutionProbe(_Probe):
         }
 
     def _gradients(self, error: tf.Tensor) -> list[tf.Tensor]:
-        """Each example's gradients, (batch, inputs of a place, filters) and (batch, 1, filters)."""
+        """Gradients per example, (batch, inputs per position, filters) and (batch, 1, filters)."""
         layer = self.layer
         patches = tf.image.extract_patches(
             self.entering,
@@ -290,7 +290,7 @@ class _ConvolutionProbe(_Probe):
 
 
 def _scale(squares: tf.Tensor, clip_norm: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """What gradients are multiplied by, and which are finite, from the squares of their norms."""
+    """Factors of the gradients, and which are finite, from the squares of their norms."""
     is_finite = tf.math.is_finite(squares)
     scale = tf.minimum(tf.ones_like(squares), clip_norm / tf.sqrt(squares))
     return tf.cast(tf.where(is_finite, scale, 0), tf.float32), is_finite
@@ -303,25 +303,25 @@ def _kept(values: tf.Tensor, is_finite: tf.Tensor) -> tf.Tensor:
         shape = tf.concat([tf.shape(is_finite), tf.ones([tf.rank(values) - 1], tf.int32)], axis=0)
         return tf.where(tf.reshape(is_finite, shape), values, tf.zeros_like(values))
 
-    # Usually all are, and copying gradients takes time.
+    # Usually all are finite, and copying gradients takes time.
     return tf.cond(tf.reduce_all(is_finite), lambda: values, without)
 
 
 def _widened(values: tf.Tensor) -> tf.Tensor:
-    """Half precision in float32, for sums and norms."""
+    """Half-precision values as float32, for sums and norms."""
     return tf.cast(values, tf.float32) if values.dtype.size < 4 else values
 
 
 def _total(squares: list[tf.Tensor]) -> tf.Tensor:
-    """Sum of squares in one dtype: that of the widest."""
+    """Sum of squares in the widest of their dtypes."""
     widest = max((square.dtype for square in squares), key=lambda dtype: dtype.size)
     return tf.add_n([tf.cast(square, widest) for square in squares])
 
 
 def _is_probed_throughout(model: keras.Model) -> bool:
-    """Whether every weight belongs to a layer that a probe can stand for, and nothing else.
+    """Whether every weight belongs to exactly one layer, which a probe can replace.
 
-    All other layers take part for whole batches: they have to be known to mix no samples.
+    All other layers process whole batches, so they must be known not to mix samples.
     """
     parts = known.parts_of(model)
     if parts is None or not all(map(known.treats_samples_alone, parts)):
@@ -333,14 +333,14 @@ def _is_probed_throughout(model: keras.Model) -> bool:
         for variable in layer.trainable_variables
     }
     trainable = model.trainable_variables
-    # A variable that a layer has borrowed has a gradient of two parts.
+    # The gradient of a variable shared by two layers has two parts.
     return all(id(variable) in own for variable in trainable) and not known.shares_variables(model)
 
 
 def _probe_class(layer: keras.Layer) -> type[_Probe] | None:
-    """What stands for a layer in the twin; None for those that take part as they are."""
-    # A subclass may compute something else, and so may a layer with adapters. A layer that is
-    # called twice has a gradient of two parts.
+    """The probe that replaces a layer in the twin; None for layers that are used unchanged."""
+    # A subclass, or a layer with adapters, may compute something else. The gradient of a layer
+    # that is called twice has two parts.
     plain = (
         type(layer) in (keras.layers.Dense, keras.layers.Conv2D)
         and layer.trainable

@@ -16,15 +16,15 @@ def require_settings(
         _validate.positive(clip_norm=clip_norm)
     elif noise_multiplier:
         raise ValueError(
-            "Expected `clip_norm` to be finite: the noise is in units of it. Received: "
-            f"clip_norm=inf with noise_multiplier={noise_multiplier!r}"
+            "Expected `clip_norm` to be finite, since it is the unit of the noise. Received: "
+            f"clip_norm=inf, noise_multiplier={noise_multiplier!r}"
         )
     _validate.one_of(SAMPLINGS, sampling=sampling)
     _validate.integer_at_least(1, microbatch_size=microbatch_size)
 
 
 def require_delta(delta: Any) -> None:
-    """Raise ValueError unless `delta` is a probability that means something."""
+    """Raise ValueError unless `delta` is above 0 and below 1."""
     _validate.positive(delta=delta)
     if delta >= 1:
         raise ValueError(f"Expected `delta` to be below 1. Received: delta={delta!r}")

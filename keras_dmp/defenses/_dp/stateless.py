@@ -1,4 +1,4 @@
-"""Calls of a model that change none of its variables."""
+"""Calls of a model that do not change its variables."""
 
 import dataclasses
 from typing import Any
@@ -9,11 +9,11 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call:
-    """What one call of a model returned, and what it would have changed.
+    """The results of one call of a model, and the changes it would have made.
 
     Attributes:
         outputs: The outputs.
-        state: The values that the non-trainable variables would have now, in their order.
+        state: The values that the non-trainable variables would have now, in order.
         losses: Losses that layers added in this call.
     """
 
@@ -30,10 +30,10 @@ def values_of(variables: list[Any]) -> list[tf.Tensor]:
 def call(
     model: keras.Model, weights: list[tf.Tensor], state: list[tf.Tensor], x: Any, *, training: bool
 ) -> Call:
-    """Call a built model with values in place of its variables, which stay as they are.
+    """Call a built model with values in place of its variables, which are not changed.
 
-    `keras.Model.stateless_call` skips `__call__`, so it hands `training` to models whose `call`
-    does not take it, and leaves the layers inside such a model without it.
+    `keras.Model.stateless_call` skips `__call__`, so it passes `training` to models whose `call`
+    does not take it, and does not pass it to the layers inside such a model.
 
     Args:
         model: A built model.
