@@ -9,7 +9,7 @@ import keras
 from keras_dmp import _validate
 from keras_dmp._version import __version__
 from keras_dmp.audit import AuditReport
-from keras_dmp.audit.report import charts, console, files, plots, sections
+from keras_dmp.audit.report import charts, files, plots, sections
 from keras_dmp.audit.report.document import (
     Cell,
     Charts,
@@ -22,6 +22,7 @@ from keras_dmp.audit.report.document import (
     Table,
     Tile,
 )
+from keras_dmp.audit.report.documented import Documented
 
 _FORMAT, _FORMAT_VERSION = "keras_dmp.sweep", 1
 _WHAT = "a sweep as `Sweep.save` writes it"
@@ -96,7 +97,7 @@ class SweepPoint:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(Documented):
     """Students of one teacher with different settings, each audited.
 
     `DMPTrainer.sweep` returns one. The audit assumes an attacker without shadow models and serves
@@ -203,38 +204,6 @@ class Sweep:
             notes=(_NOTE,),
             provenance=sections.provenance(teacher),
         )
-
-    def __str__(self) -> str:
-        """Return the verdict and the table as plain text."""
-        return console.text(self.document())
-
-    def __rich__(self) -> Any:
-        """Return the object that `rich.print` displays."""
-        return console.render(self.document())
-
-    def to_markdown(self) -> str:
-        """Return the verdict and the table as GitHub's Markdown."""
-        from keras_dmp.audit.report import markdown
-
-        return markdown.write(self.document())
-
-    def to_html(self) -> str:
-        """Return the sweep as one HTML page that loads no external resources."""
-        from keras_dmp.audit.report import html
-
-        return html.write(self.document())
-
-    def save_html(self, path: str | os.PathLike) -> None:
-        """Write the sweep to an HTML file, whole or not at all.
-
-        Args:
-            path: A path that ends in `.html`; a file there is replaced.
-
-        Raises:
-            ValueError: If the path does not end in `.html`.
-            OSError: If the path cannot be written.
-        """
-        files.write(path, self.to_html(), suffix=".html")
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
         """Plot AUC against test accuracy: the points, their frontier and the teacher.

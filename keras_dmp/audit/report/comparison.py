@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras_dmp._version import __version__
-from keras_dmp.audit.report import console, files, sections
+from keras_dmp.audit.report import files, sections
 from keras_dmp.audit.report.document import (
     Column,
     Document,
@@ -16,6 +16,7 @@ from keras_dmp.audit.report.document import (
     Section,
     Table,
 )
+from keras_dmp.audit.report.documented import Documented
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.report.verdict import compare
 from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
@@ -56,7 +57,7 @@ def compare_audits(reports: Mapping[str, AuditReport]) -> "AuditComparison":
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AuditComparison:
+class AuditComparison(Documented):
     """Audit reports of several models, by name.
 
     Attributes:
@@ -163,38 +164,6 @@ class AuditComparison:
             groups=tuple(Group(title=attack, rows=tuple(rows)) for attack, rows in groups.items()),
             how=sections.HOW_FIGURES,
         )
-
-    def __str__(self) -> str:
-        """Return a table as plain text, about 110 columns wide."""
-        return console.text(self.document())
-
-    def __rich__(self) -> Any:
-        """Return what `rich.print` shows."""
-        return console.render(self.document())
-
-    def to_markdown(self) -> str:
-        """Return the verdict and the table as GitHub's Markdown."""
-        from keras_dmp.audit.report import markdown
-
-        return markdown.write(self.document())
-
-    def to_html(self) -> str:
-        """Return the comparison as one HTML page that loads no external resources."""
-        from keras_dmp.audit.report import html
-
-        return html.write(self.document())
-
-    def save_html(self, path: str | os.PathLike) -> None:
-        """Write the comparison to an HTML file, whole or not at all.
-
-        Args:
-            path: A path that ends in `.html`; a file there is replaced.
-
-        Raises:
-            ValueError: If the path does not end in `.html`.
-            OSError: If the path cannot be written.
-        """
-        files.write(path, self.to_html(), suffix=".html")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, numbers and strings, as they are saved."""

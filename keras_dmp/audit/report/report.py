@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_dmp._version import __version__
-from keras_dmp.audit.report import console, files, sections
+from keras_dmp.audit.report import files, sections
 from keras_dmp.audit.report.document import (
     Document,
     Missing,
@@ -19,6 +19,7 @@ from keras_dmp.audit.report.document import (
     Tile,
     share_of,
 )
+from keras_dmp.audit.report.documented import Documented
 from keras_dmp.audit.report.findings import Findings
 from keras_dmp.audit.report.verdict import LOW_FPR, Verdict, judge, strongest_first
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -40,7 +41,7 @@ _HOW_TRADE_OFF = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class AuditReport(Findings):
+class AuditReport(Findings, Documented):
     """The findings of membership inference attacks on a model.
 
     The report contains figures, ROC curves, histograms, and the positions of the most
@@ -199,38 +200,6 @@ class AuditReport(Findings):
             notes=self.notes,
             provenance=sections.provenance(self),
         )
-
-    def __str__(self) -> str:
-        """Return a table as plain text, about 110 columns wide."""
-        return console.text(self.document())
-
-    def __rich__(self) -> Any:
-        """Return what `rich.print` shows."""
-        return console.render(self.document())
-
-    def to_markdown(self) -> str:
-        """Return the verdict and the tables as GitHub's Markdown."""
-        from keras_dmp.audit.report import markdown
-
-        return markdown.write(self.document())
-
-    def to_html(self) -> str:
-        """Return the whole report as one HTML page that loads no external resources."""
-        from keras_dmp.audit.report import html
-
-        return html.write(self.document())
-
-    def save_html(self, path: str | os.PathLike) -> None:
-        """Write the report to an HTML file, whole or not at all.
-
-        Args:
-            path: A path that ends in `.html`; a file there is replaced.
-
-        Raises:
-            ValueError: If the path does not end in `.html`.
-            OSError: If the path cannot be written.
-        """
-        files.write(path, self.to_html(), suffix=".html")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, numbers and strings, as they are saved."""
