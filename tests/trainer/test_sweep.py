@@ -286,6 +286,7 @@ def test_unknown_arguments(split):
 
 
 def test_sweeps_load_without_tensorflow(found, tmp_path):
+    pytest.importorskip("jax")  # from which Keras' NumPy backend borrows
     found.save(tmp_path / "sweep.json")
     script = (
         "import sys; from keras_dmp.trainer import Sweep; Sweep.load(sys.argv[1]); "

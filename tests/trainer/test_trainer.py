@@ -647,7 +647,7 @@ def test_groups_of_members_are_refused_elsewhere():
     train(split, fit={"groups": split.groups, "validation_data": split.validation})
     groups = {**split.groups, "reference": split.groups["reference"].copy()}
     groups["reference"][:3] = split.groups["members"][0]
-    with pytest.raises(ValueError, match=r"3 of \d+ samples of `reference` are of a group"):
+    with pytest.raises(ValueError, match=r"3 of \d+ samples of `reference` belong to a group"):
         train(split, fit={"groups": groups})
     with pytest.raises(ValueError, match="Expected `groups` to map 'members'"):
         train(split, fit={"groups": households})
