@@ -113,7 +113,7 @@ def train(split, build_model, epochs, **selection):
     stopped, start = build_model(), time.perf_counter()
     stopped.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
     patience = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
-    # With a seed, Keras' `fit` shuffles arrays to the same order in every epoch; a dataset does not.
+    # With a seed, Keras' `fit` shuffles arrays to one order for all epochs; a dataset does not.
     members = tf.data.Dataset.from_tensor_slices(split.members).shuffle(len(split.members[1]), SEED)
     data = members.batch(fit.pop("batch_size")).prefetch(2)
     stopped.fit(data, callbacks=[patience], **fit)
