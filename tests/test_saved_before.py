@@ -4,11 +4,12 @@ import json
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 
-pytest.importorskip("keras")
+keras = pytest.importorskip("keras")
 
 SAVED = pathlib.Path(__file__).parent / "saved"
 EXPECTED = json.loads((SAVED / "expected.json").read_text())
@@ -23,8 +24,20 @@ print(json.dumps(np.asarray(model.predict(inputs, verbose=0)).tolist()))
 """
 
 
+def release(version):
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def written_by(path):
+    """Version of the Keras that wrote an archive."""
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("metadata.json"))["keras_version"]
+
+
 @pytest.mark.parametrize("name", EXPECTED["outputs"])
 def test_a_file_of_the_old_layout_loads_in_a_new_process(name):
+    if release(keras.__version__) < release(written_by(SAVED / f"{name}.keras")):
+        pytest.skip("an older Keras does not know all that a newer one writes")
     found = subprocess.run(
         [sys.executable, "-c", LOADS, str(SAVED / f"{name}.keras"), json.dumps(EXPECTED["inputs"])],
         capture_output=True,

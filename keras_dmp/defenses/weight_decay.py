@@ -50,7 +50,7 @@ def _decaying(model: keras.Model, decay: float) -> Iterator[None]:
     kernels = [variable for variable in model.trainable_variables if len(variable.shape) > 1]
     before = [kernel.regularizer for kernel in kernels]
     for kernel in kernels:
-        kernel.regularizer = _with_decay(kernel.regularizer, decay)
+        kernel.regularizer = _WithDecay(kernel.regularizer, decay)
     try:
         yield
     finally:
@@ -58,9 +58,12 @@ def _decaying(model: keras.Model, decay: float) -> Iterator[None]:
             kernel.regularizer = own
 
 
-def _with_decay(own: Callable | None, decay: float) -> Callable[[Any], Any]:
-    def penalty(kernel):
-        squares = 0.5 * decay * ops.sum(ops.square(kernel))
-        return squares if own is None else own(kernel) + squares
+class _WithDecay(keras.regularizers.Regularizer):
+    """A kernel's own regularizer and the decay. Keras 3.13 refuses a plain function."""
 
-    return penalty
+    def __init__(self, own: Callable | None, decay: float):
+        self.own, self.decay = own, decay
+
+    def __call__(self, x: Any) -> Any:
+        squares = 0.5 * self.decay * ops.sum(ops.square(x))
+        return squares if self.own is None else self.own(x) + squares
