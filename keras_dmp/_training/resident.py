@@ -105,9 +105,14 @@ class ResidentBatches(keras.callbacks.Callback):
     @functools.cached_property
     def dataset(self) -> tf.data.Dataset:
         """The batches of the current epoch."""
-        indices = self._all_indices().take(self.num_batches)
+
+        @_as_written
+        def epoch(_):
+            return self._epoch.read_value()
+
+        indices = self._indices(tf.data.Dataset.range(1).map(epoch))
         one_epoch = tf.data.experimental.assert_cardinality(self.num_batches)
-        return self._batches_at(indices).apply(one_epoch)
+        return self._batches_at(indices.apply(one_epoch))
 
     def for_fit(self, model: keras.Model) -> dict[str, Any]:
         """Arguments for the `fit` of a compiled model to train on these batches.
@@ -119,21 +124,23 @@ class ResidentBatches(keras.callbacks.Callback):
         # Several replicas split batches, and would fill a small last batch with the next one.
         if not by_steps or model.distribute_strategy.num_replicas_in_sync > 1:
             return {"x": self.dataset, "shuffle": False}
-        every_epoch = self._batches_at(self._all_indices())
-        return {"x": every_epoch, "steps_per_epoch": self.num_batches, "shuffle": False}
-
-    def _all_indices(self) -> tf.data.Dataset:
-        """Indices of the batches of the current epoch and of all later epochs."""
 
         @_as_written
-        def epochs(_):
+        def current_and_later(_):
             return tf.data.Dataset.counter(self._epoch.read_value())
+
+        indices = self._indices(tf.data.Dataset.range(1).flat_map(current_and_later))
+        every_epoch = self._batches_at(indices)
+        return {"x": every_epoch, "steps_per_epoch": self.num_batches, "shuffle": False}
+
+    def _indices(self, epochs: tf.data.Dataset) -> tf.data.Dataset:
+        """Indices of the samples of each batch of these epochs."""
 
         @_as_written
         def batches(epoch):
             return tf.data.Dataset.from_tensor_slices(self._order(epoch)).batch(self.batch_size)
 
-        return tf.data.Dataset.range(1).flat_map(epochs).flat_map(batches)
+        return epochs.flat_map(batches)
 
     def _batches_at(self, indices: tf.data.Dataset) -> tf.data.Dataset:
         @_as_written

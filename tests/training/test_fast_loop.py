@@ -11,6 +11,7 @@ from keras import layers
 from trainings import STEPS, assert_equal_trainings, layered, train
 
 from keras_dmp import DistillationTrainer, DMPTrainer
+from keras_dmp._training.resident import ResidentBatches
 
 
 def slow(*values):
@@ -422,3 +423,35 @@ def test_the_switch_is_saved_and_checked(reference, teacher, tmp_path):
         trainer.compile("adam", fast_loop="no")
     with pytest.raises(ValueError, match=r"fast_loop.*'no'"):
         DMPTrainer(nets.classifier).compile("adam", "mse", fast_loop="no")
+
+
+def test_pipelines_have_the_order_of_the_epoch():
+    """One pipeline for all epochs, or one for each where executions do not divide them."""
+    x, y = nets.prototypes(7 * 6 + 3, seed=1)
+    trained = []
+    for count, (start, stop) in ((1, (0, 4)), (4, (0, 4)), (1, (2, 4))):
+        model = nets.classifier(seed=3)
+        if start:
+            model.set_weights(halfway)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss, steps_per_execution=count)
+        batches = ResidentBatches((x, y), batch_size=7, shuffle=True, seed=4)
+        notes = []
+        keep = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs, model=model, notes=notes: notes.append(
+                nets.snapshot(model)
+            )
+        )
+        model.fit(
+            **batches.for_fit(model),
+            initial_epoch=start,
+            epochs=stop,
+            callbacks=[batches, keep],
+            verbose=0,
+        )
+        halfway = notes[1]
+        trained.append(model)
+        by_hand = [np.concatenate(batches.indices(epoch)[:1]).ravel() for epoch in (0, 1)]
+        assert not np.array_equal(*by_hand)
+    for other in trained[1:]:
+        nets.assert_same_weights(trained[0], other.get_weights(), atol=1e-6)
