@@ -1,6 +1,6 @@
 """The undocumented parts of Keras that this package relies on.
 
-Keras 3.12 to 3.15 have these names. `tests/data/test_keras_private.py` states what each is
+Keras 3.13 to 3.15 have these names. `tests/data/test_keras_private.py` states what each is
 needed for, and fails if a version of Keras has changed it.
 """
 
