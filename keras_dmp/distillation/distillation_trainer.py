@@ -158,6 +158,7 @@ class DistillationTrainer(ClassifierWrapper):
         optimizer: Any = "rmsprop",
         loss: Any = None,
         metrics: Any = None,
+        *,
         weighted_metrics: Any = None,
         run_eagerly: bool = False,
         steps_per_execution: int | None = None,
@@ -169,8 +170,7 @@ class DistillationTrainer(ClassifierWrapper):
 
         Args:
             optimizer: As in `keras.Model.compile`.
-            loss: Must be `None`: the loss is `SoftTargetKLDivergence` with the trainer's
-                temperature.
+            loss: Must be `None`: it is `SoftTargetKLDivergence` with the trainer's temperature.
             metrics: Metrics of one-hot labels; Keras' sparse metrics are translated.
             weighted_metrics: The same, weighted by `sample_weight`.
             run_eagerly: As in `keras.Model.compile`.
