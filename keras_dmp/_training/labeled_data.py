@@ -19,31 +19,13 @@ _DEFAULT_BATCH_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabeledData:
+class LabeledData(samples.Samples):
     """Validated samples with labels, as arrays or as a dataset.
 
     Attributes:
-        x: Structure of arrays, or a dataset of (x, y) or (x, y, sample_weight).
-        first: The first samples, a structure of arrays.
-        y: Labels as the user passed them, or None for a dataset.
-        sample_weight: (samples,) or None.
-        labels: Class of each sample, (samples,) int64, or None without labels.
-        digests: Hash of each record as the model sees it, (samples,) uint64.
-        labels_digest: Hash of all labels and weights, in order.
-        lengths: Shapes of samples whose padding the model sees, see `Records.lengths`.
-        batch_size: Number of samples in the dataset's first batch, or None for arrays.
         name: Name of `x` in error messages.
     """
 
-    x: Any
-    first: Any
-    y: np.ndarray | None
-    sample_weight: np.ndarray | None
-    labels: np.ndarray | None
-    digests: np.ndarray
-    labels_digest: bytes
-    lengths: frozenset
-    batch_size: int | None
     name: str
 
     @classmethod

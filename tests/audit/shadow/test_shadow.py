@@ -482,7 +482,7 @@ def fit(model, x, y):
 
 
 def dependent_functions():
-    """Functions that go on with a model of outside, by how they get hold of it."""
+    """Functions that continue training an outside model, by how they reach it."""
     outer, kept = net(), []
 
     class Trainer:

@@ -59,7 +59,7 @@ def test_a_random_order_of_ties_agrees_on_average(scores):
         jitter = [rng.random(len(side)) * 0.5 for side in (members, nonmembers)]
         curve = roc_curve(members + jitter[0], nonmembers + jitter[1])
         drawn.append(tpr_at_fpr(curve, 0.1))
-    # In a random order the attacker goes on until the next nonmember: one part in eleven more.
+    # In a random order the attacker continues until the next nonmember: one part in eleven more.
     assert tpr_at_fpr(roc_curve(members, nonmembers), 0.1) == pytest.approx(
         np.mean(drawn), abs=0.02
     )
