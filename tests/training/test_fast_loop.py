@@ -230,7 +230,9 @@ class TrainsBesides(keras.callbacks.Callback):
         super().__init__()
         self.data, self.way = data, way
         if hook != "on_epoch_begin":
-            setattr(self, hook, self._train)
+            # Keras passes the start of a training logs alone, and no number.
+            starts = hook == "on_train_begin"
+            setattr(self, hook, (lambda logs=None: self._train()) if starts else self._train)
 
     def on_epoch_begin(self, epoch, logs=None):
         if not set(vars(self)) & {"on_train_begin", "on_train_batch_begin", "on_epoch_end"}:
