@@ -27,13 +27,13 @@ def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
     if not callable(model):
         raise TypeError(
             "Expected `model` to be a keras.Model or a callable that builds one. Received: "
-            f"{type(model).__name__}"
+            f"model of type {type(model).__name__}"
         )
     built = model()
     if not isinstance(built, keras.Model):
         raise TypeError(
             "Expected the callable `model` to return a keras.Model. Received: "
-            f"{type(built).__name__}"
+            f"a return value of type {type(built).__name__}"
         )
     return built
 
@@ -57,8 +57,8 @@ def fresh_clone(model: keras.Model) -> keras.Model:
             clone = type(model).from_config(_without_seeds(model.get_config()))
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected `model` to be a model that Keras can clone. Received: {model.name!r} of "
-            f"type {type(model).__name__} ({error}); pass a callable that builds the model instead"
+            f"Expected `model` to be a model that Keras can clone. Received: model {model.name!r} "
+            f"of type {type(model).__name__} ({error}); pass a callable that builds the model"
         ) from error
     layers, twins = list(_adaptable_layers(model)), list(_adaptable_layers(clone))
     if len(layers) != len(twins):

@@ -371,9 +371,15 @@ def refuse_columns(y: Any, sample_weight: Any, names: Names) -> None:
     if y is not None or sample_weight is not None:
         raise ValueError(
             f"Expected `{names.y}` and `{names.sample_weight}` to be None if `{names.x}` is a "
-            "dataset, which yields labels and weights itself. Received: a dataset and "
-            f"`{names.y if y is not None else names.sample_weight}`"
+            "dataset, which yields labels and weights itself. Received: "
+            + listed_types(**{names.y: y, names.sample_weight: sample_weight})
         )
+
+
+def listed_types(**arguments: Any) -> str:
+    """The arguments that are not None with their types, for messages: values may be private."""
+    given = {name: of for name, of in arguments.items() if of is not None}
+    return ", ".join(f"{name} of type {type(of).__name__}" for name, of in given.items())
 
 
 def _checked_batch(

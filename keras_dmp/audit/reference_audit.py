@@ -80,7 +80,7 @@ def audit_reference(
             their last activation and their outputs.
         name: Name of the model in the report.
         batch_size: Samples per forward call. Defaults to the largest that is worthwhile.
-        verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
+        verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
     Returns:
         An `AuditReport` whose members are the reference samples.
@@ -181,7 +181,7 @@ def _checked_labels(
     if not isinstance(labels, tuple | list) or len(labels) != 2:
         raise ValueError(
             "Expected `y_true` to be a pair: classes of `reference`, classes of `nonreference`. "
-            f"Received: {type(labels).__name__}"
+            f"Received: y_true of type {type(labels).__name__}"
         )
     checked = []
     for x, y, argument in zip(samples, labels, ("reference", "nonreference"), strict=True):

@@ -136,7 +136,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             teacher: A trained classifier; it is not changed.
             pool: Arrays, `tf.data.Dataset` or `PyDataset`. Defaults to the `pool` of the
                 constructor.
-            verbose: 0, 1 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
+            verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
         Returns:
             The chosen samples, in the pool's order.
@@ -292,7 +292,7 @@ def selector_among(
     if len(selectors) > 1:
         raise ValueError(
             "Expected at most one EntropyReferenceSelector among the callbacks. "
-            f"Received: {len(selectors)}"
+            f"Received: {len(selectors)} selectors"
         )
     return selectors[0] if selectors else None
 

@@ -116,14 +116,20 @@ class DMPTrainer:
     def student(self) -> keras.Model:
         """The protected model."""
         if self._student is None:
-            raise ValueError("Expected `fit` to have finished before `student` is read")
+            raise ValueError(
+                "Expected `fit` to have finished before `student` is read: call `fit`. Received: "
+                "student=None"
+            )
         return self._student
 
     @property
     def teacher(self) -> keras.Model:
         """The unprotected model, private, never to be released."""
         if self._teacher is None:
-            raise ValueError("Expected `fit` to have trained a teacher before `teacher` is read")
+            raise ValueError(
+                "Expected `fit` to have trained a teacher before `teacher` is read: call `fit`. "
+                "Received: teacher=None"
+            )
         return self._teacher
 
     def compile(

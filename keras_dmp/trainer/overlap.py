@@ -69,6 +69,6 @@ def _report(finding: str, count: int, allow: bool) -> None:
         raise ValueError(
             f"{finding}: the student must never see the members. Expected disjoint data (see "
             "`split_private`), or allow_overlap=True to continue with a PrivacyWarning. "
-            f"Received: {count} shared"
+            f"Received: {count} shared samples"
         )
     warnings.warn(f"{finding}: the student may expose them", PrivacyWarning, stacklevel=5)

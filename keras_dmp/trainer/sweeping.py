@@ -168,7 +168,8 @@ def _require_auditable(run: Run, nonmembers: Any) -> None:
 def _distinct(name: str, values: Any) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(
-            f"Expected `{name}` to be several values, such as a tuple. Received: {name}={values!r}"
+            f"Expected `{name}` to be a collection of values, such as a tuple. Received: "
+            f"{name}={values!r}"
         )
     distinct = list(dict.fromkeys(values))
     if not distinct:

@@ -109,11 +109,11 @@ def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySi
         return DatasetSide(data, name, model)
     if isinstance(data, tuple) and len(data) in (2, 3):
         return ArraySide(data, name, model)
-    received = f"a tuple of {len(data)}" if isinstance(data, tuple) else type(data).__name__
+    length = f", length {len(data)}" if isinstance(data, tuple) else ""
     raise TypeError(
         f"Expected `{name}` to be a tuple (x, y) of arrays, or (x, y, sample_weight) with weights "
         "that are ignored, or a tf.data.Dataset or PyDataset that yields such batches. Received: "
-        f"{received}"
+        f"{name} of type {type(data).__name__}{length}"
     )
 
 

@@ -104,7 +104,7 @@ class StackedTrainer:
         if isinstance(build_model, keras.Model) or not callable(build_model):
             raise TypeError(
                 "Expected `build_model` to be a callable that builds a model. Received: "
-                f"{type(build_model).__name__}"
+                f"build_model of type {type(build_model).__name__}"
             )
         _validate.integer_at_least(1, epochs=epochs, batch_size=batch_size, group_size=group_size)
         self._build_model = build_model
@@ -219,7 +219,7 @@ def _require_trainable(model: keras.Model, x: Any, y: np.ndarray, loss: keras.lo
             names = ", ".join(kind.__name__ for kind in _STACKABLE)
             raise ValueError(
                 f"Expected `build_model` to build a model of layers that can be stacked, {names}. "
-                f"Received: {layer.name!r}, a {type(layer).__name__}"
+                f"Received: layer {layer.name!r} of type {type(layer).__name__}"
             )
         if layer.dtype_policy.name == "mixed_float16":
             raise ValueError(
@@ -248,7 +248,7 @@ def _checked_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:
     if type(found) not in _ELEMENTWISE:
         raise ValueError(
             f"Expected `optimizer` to work weight by weight, one of {names}. Received: "
-            f"{type(found).__name__}"
+            f"optimizer of type {type(found).__name__}"
         )
     mixing = [name for name in _MIXING_SETTINGS if found.get_config().get(name)]
     if mixing:
@@ -264,7 +264,8 @@ def _checked_loss(loss: Any) -> keras.losses.Loss:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if not isinstance(loss, keras.losses.Loss):
         raise TypeError(
-            f"Expected `loss` to be a keras.losses.Loss. Received: {type(loss).__name__}"
+            "Expected `loss` to be a keras.losses.Loss. Received: loss of type "
+            f"{type(loss).__name__}"
         )
     if loss.reduction not in _MEAN_REDUCTIONS:
         raise ValueError(

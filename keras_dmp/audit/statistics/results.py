@@ -182,7 +182,8 @@ class AttackResult:
         """
         if not isinstance(scores, MembershipScores):
             raise TypeError(
-                f"Expected `scores` to be a MembershipScores. Received: {type(scores).__name__}"
+                "Expected `scores` to be a MembershipScores. Received: scores of type "
+                f"{type(scores).__name__}"
             )
         _validate.integer_at_least(0, most_exposed=most_exposed)
         indices = np.arange(scores.num_members)
