@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FPR:TPR",
-        help="largest TPR of any attack at this FPR, as in 0.01:0.05; may be repeated",
+        help="largest TPR of any attack at this FPR, as in 0.01:0.05; repeat it for other FPRs",
     )
     limits.add_argument(
         "--confidence",

@@ -68,7 +68,7 @@ class Check:
             the sample cannot resolve it.
         low: Lower end of its interval, or `None`.
         high: Upper end of its interval, or `None`.
-        reversed: Whether the attack is stronger with low scores taken for members.
+        reversed: Whether the attack is stronger if low scores mean member.
         reason: Why the figure is missing, or `None`.
     """
 

@@ -60,10 +60,9 @@ def audit_reference(
     about them, so a student that has never seen them is also more confident about them than about
     others: an attack distinguishes them from other samples without any trace of training. With the
     `teacher`, only those samples of `nonreference` are compared that the same rule would have
-    chosen: with a selector,
-    by its order and by class if it balances classes; else entropy at most the reference's
-    highest. The notes give the AUC of the teacher's entropy itself, which is 0.5 where the
-    comparison is fair, or state that no teacher was passed.
+    chosen: the selector's order, by class if it balances classes, or, without a selector, an
+    entropy of at most the highest in the reference. The notes give the AUC of the teacher's
+    entropy itself, which is 0.5 where the comparison is fair, or state that no teacher was passed.
 
     Args:
         student: The released student, a classifier with one output. It is not changed.

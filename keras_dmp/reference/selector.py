@@ -35,7 +35,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
       every epoch's logs.
     - `teacher.fit(x, y, callbacks=[selector])` with a `pool` chooses when training ends; both
       are in the logs of `on_train_end`.
-    - `selector.select(teacher, pool)` chooses at once.
+    - `selector.select(teacher, pool)` chooses immediately.
 
     Args:
         size: Number of samples to choose.

@@ -129,10 +129,11 @@ class AuditReport(Findings, Documented, Saved):
         )
 
     def with_results(self, *results: AttackResult) -> "AuditReport":
-        """Return the report with added attacks that were run elsewhere: shadow models, canaries.
+        """Return this report with the results of attacks that were run elsewhere added.
 
         Args:
-            *results: Their results, from `AttackResult.from_scores`.
+            *results: Results from `AttackResult.from_scores`, such as those of shadow models and
+                canaries.
 
         Raises:
             ValueError: If the report already has a result for this attack and slice.

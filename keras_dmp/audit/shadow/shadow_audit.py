@@ -48,7 +48,7 @@ class ShadowAudit:
 
     Every run is a job: a file in `directory`, written whole or not at all. If a process is
     killed, the next one trains the missing models on the same halves. `directory` reveals
-    who is a member of what; only its owner can read it.
+    which record is a member of which model; only its owner can read it.
 
     Args:
         train_fn: Callable `(x, y, seed) -> model`, which trains a model on the members `x`, `y`; or
