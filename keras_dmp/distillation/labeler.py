@@ -84,8 +84,7 @@ class Labeler:
         for selector, chosen in zip(selectors, labeled, strict=True):
             if selector is not None:
                 selector.restore(chosen)
-                # The caller of `fit` or `label`.
-                selector.announce(stacklevel=5)
+                selector.announce()
         return labeled
 
     def narrowed(

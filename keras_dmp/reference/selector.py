@@ -1,7 +1,6 @@
 """Selection of the reference samples by the entropy of the teacher's predictions."""
 
 import logging
-import warnings
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier.kind import require_from_logits
+from keras_dmp._warnings import warn
 from keras_dmp.reference import labeling
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.pool import ReferenceSource, count
@@ -161,7 +161,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             verbose=bool(_validate.verbosity(verbose)),
         )
         self._remember(labeled.selection, labeled.x)
-        self.announce(stacklevel=3)
+        self.announce()
         return self.reference
 
     @property
@@ -198,7 +198,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             )
         self._remember(labeled.selection, labeled.x)
 
-    def announce(self, stacklevel: int) -> None:
+    def announce(self) -> None:
         """Log what was chosen, and warn of classes that were not; `select` and `fit` do so."""
         _logger.info("selected %s", self.summary)
         empty = np.flatnonzero(np.array(self.summary.class_counts) == 0)
@@ -209,10 +209,9 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
                 else "Pass `selector=EntropyReferenceSelector(..., balance_classes=True)`, which "
                 "keeps the pool's classes, or choose more samples"
             )
-            warnings.warn(
+            warn(
                 f"No chosen reference sample is predicted as class {_listed(empty)}: the student "
                 f"cannot learn a class that it never sees. {remedy}",
-                stacklevel=stacklevel,
             )
 
     def require_narrows(self, samples: int | None) -> None:
