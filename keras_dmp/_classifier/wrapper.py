@@ -9,13 +9,21 @@ import tensorflow as tf
 from keras_dmp._classifier import fresh
 from keras_dmp._classifier.forward import single
 from keras_dmp._classifier.kind import output_kind, require_model, resolve_output_kind
-from keras_dmp._classifier.labels import fitted, in_form, label_form
+from keras_dmp._classifier.labels import (
+    checked_data,
+    fitted,
+    for_validation,
+    in_form,
+    label_form,
+)
 from keras_dmp._classifier.losses import single_loss
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._data import arrays, samples
+from keras_dmp._data.batches import is_dataset
 
 # Samples whose outputs show whether a model returns logits or probabilities.
 _SAMPLE = slice(0, 256)
+_NAMES = samples.Names("x", "y", "sample_weight")
 
 
 class Untracked:
@@ -118,14 +126,65 @@ class ClassifierWrapper(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any):
-        """Train the classifier like `keras.Model.fit`, after checking labels passed as arrays."""
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Train the classifier like `keras.Model.fit`, after checking all data.
+
+        Args:
+            x: Arrays, or a dataset, which is read once before the training; of an infinite one,
+                the first batch is.
+            y: Labels in any form; None for a dataset.
+            batch_size: As in `keras.Model.fit`.
+            epochs: As in `keras.Model.fit`.
+            verbose: As in `keras.Model.fit`.
+            callbacks: As in `keras.Model.fit`.
+            validation_split: As in `keras.Model.fit`.
+            validation_data: `(x, y)`, `(x, y, sample_weight)` or a dataset of them.
+            shuffle: As in `keras.Model.fit`.
+            class_weight: As in `keras.Model.fit`.
+            sample_weight: One weight per sample; None for a dataset.
+            **kwargs: As in `keras.Model.fit`.
+
+        Returns:
+            The `History` of the training.
+
+        Raises:
+            ValueError: Before the first step, for data that does not fit the classifier.
+        """
         self.require_compiled()
-        if y is not None:
-            x = samples.checked(x, "x", self.wrapped)
-            self.settle(x)
-            y = self.fitted_labels(y, "y")
-        return super().fit(x, y, *args, **kwargs)
+        self.settle(samples.first(x, "x", self.wrapped))
+        x, y, sample_weight = self._checked_data(x, y, sample_weight, names=_NAMES)
+        return self.fit_checked(
+            x,
+            y,
+            batch_size,
+            epochs,
+            verbose,
+            callbacks,
+            validation_split,
+            validation_data=self.checked_validation(validation_data),
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            **kwargs,
+        )
+
+    def fit_checked(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """`keras.Model.fit` on data that has been checked."""
+        return super().fit(*args, **kwargs)
 
     def train_step(self, data: Any) -> dict:
         """Train on one batch, with labels in the form that the loss expects."""
@@ -184,9 +243,27 @@ class ClassifierWrapper(keras.Model):
         self.from_logits = self._kind.from_logits
         return self._kind
 
-    def fitted_labels(self, y: Any, name: str) -> Any:
-        """Checked labels in the form that the loss expects; call `settle` first."""
-        return fitted(y, label_form(self.loss, self._kind), self._kind, name)
+    def fitted_labels(self, y: Any, name: str, *, x: Any, x_name: str = "x") -> Any:
+        """The result of `fitted` for the loss; call `settle` first."""
+        form = label_form(self.loss, self._kind)
+        return fitted(y, form, self._kind, name, x=x, x_name=x_name)
+
+    def checked_validation(self, validation_data: Any) -> Any:
+        """Validation data that fits classifier and loss, for `fit_checked`; call `settle` first.
+
+        Raises:
+            ValueError: If it does not fit.
+        """
+        if validation_data is None:
+            return None
+        columns = (
+            (validation_data,)
+            if is_dataset(validation_data)
+            else keras.utils.unpack_x_y_sample_weight(validation_data)
+        )
+        return for_validation(
+            *self._checked_data(*columns, names=samples.Names.of("validation_data"))
+        )
 
     def labels_in_form(self, y: Any) -> Any:
         """Labels of a batch in the form that the loss expects; unchanged if it is unknown."""
@@ -216,6 +293,10 @@ class ClassifierWrapper(keras.Model):
         """Add the loss of a batch to the running mean in the logs."""
         mean = next(metric for metric in self.metrics if metric.name == "loss")
         mean.update_state(loss, sample_weight=num_samples)
+
+    def _checked_data(self, *columns: Any, names: samples.Names) -> tuple[Any, Any, Any]:
+        form = label_form(self.loss, self._kind)
+        return checked_data(*columns, names=names, model=self.wrapped, kind=self._kind, form=form)
 
     def _resolved_kind(self, loss: Any) -> OutputKind | None:
         """Kind of the outputs, if it is known without samples; otherwise None."""

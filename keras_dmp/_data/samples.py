@@ -366,6 +366,15 @@ def require_enough(samples: int, name: str, least: int, what_for: str = "") -> N
         )
 
 
+def require_labels(y: Any, names: Names) -> None:
+    """Raise ValueError if there are no labels."""
+    if y is None:
+        raise ValueError(
+            f"Expected `{names.y}` to be class labels, one per sample. Received: no labels; pass "
+            "arrays (x, y), or a dataset that yields batches (x, y)"
+        )
+
+
 def refuse_columns(y: Any, sample_weight: Any, names: Names) -> None:
     """Raise ValueError if labels or weights are passed alongside a dataset."""
     if y is not None or sample_weight is not None:
@@ -391,10 +400,7 @@ def _checked_batch(
         y = np.asarray(y)
         y = y if y.dtype.kind in "biuf" else classes
     elif needs_labels:
-        raise ValueError(
-            f"Expected `{names.y}` to be class labels, one per sample. Received: no labels; pass "
-            "arrays (x, y), or a dataset that yields batches (x, y)"
-        )
+        require_labels(y, names)
     if weights is not None:
         weights = checked_weights(weights, names.sample_weight, x=batch.x, x_name=names.x)
     return Checked(Batch(batch.x, y, weights), classes)

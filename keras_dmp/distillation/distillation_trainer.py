@@ -298,7 +298,7 @@ class DistillationTrainer(ClassifierWrapper):
             if steps_per_epoch is None:
                 require_readable(x, "x")
             arguments["validation_data"] = self._checked(validation_data)
-            return super().fit(
+            return self.fit_checked(
                 x, steps_per_epoch=steps_per_epoch, callbacks=callbacks, shuffle=False, **arguments
             )
         if steps_per_epoch is not None:
@@ -317,7 +317,7 @@ class DistillationTrainer(ClassifierWrapper):
             seed=replicas.agreed(self.distribute_strategy, new_seed()),
             decode=data.decode,
         )
-        return self._loop.fit(self, batches, super().fit, callbacks=callbacks, **arguments)
+        return self._loop.fit(self, batches, self.fit_checked, callbacks=callbacks, **arguments)
 
     def label(
         self,

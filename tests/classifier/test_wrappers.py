@@ -7,11 +7,13 @@ labels as the loss wants them, or refuse before the first step and leave all wei
 
 import functools
 import itertools
+import re
 
 import keras
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from keras_dmp import DistillationTrainer, defenses
@@ -255,6 +257,93 @@ def test_labels_that_do_not_fit_are_refused_before_the_first_step(kind, y, messa
     with pytest.raises(ValueError, match=message):
         fit(kind, trainer, y, OTHER_Y)
     nets.assert_same_weights(model, before, atol=0)
+
+
+def dataset(x, y):
+    """Batches of a dataset, the last of which is the one with bad labels or values."""
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+
+
+OUT_OF_RANGE = np.append(Y[:-1], nets.CLASSES + 37)
+BAD_DATA = {
+    "range": (lambda: (X, OUT_OF_RANGE), r"`\w+ labels` to lie in 0\.\.3"),
+    "negative": (lambda: (X, Y - 1), r"`\w+ labels` to lie in 0\.\.3"),
+    "dataset": (lambda: dataset(X, OUT_OF_RANGE), r"`\w+ labels` to lie in 0\.\.3"),
+    "PyDataset": (lambda: nets.Pairs(X, OUT_OF_RANGE, batch_size=8), r"`\w+ labels` to lie in 0"),
+    "infinite": (lambda: dataset(X, Y + nets.CLASSES).repeat(), r"`\w+ labels` to lie in 0\.\.3"),
+    "NaN": (lambda: (np.where(X[-1] == X, np.nan, X), Y), "to be finite"),
+    "shape": (lambda: (X[:, 1:], Y), r"to have shape \(None, 12\)"),
+    "length": (lambda: (X, Y[1:]), "24 and 23 samples"),
+    "weights": (lambda: (X, Y, np.full(SAMPLES, np.nan)), "`\\w+ weights` to be finite"),
+    "no labels": (lambda: (X,), "no labels"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLE["kind"])
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_validation_data_that_does_not_fit_is_refused_before_the_first_step(kind, case):
+    make, message = BAD_DATA[case]
+    model = build("logits")
+    before = nets.snapshot(model)
+    trainer = compiled(wrapped(kind, model), crossentropy("logits", "classes"))
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(kind, trainer, Y, OTHER_Y, validation_data=make(), validation_steps=1)
+    assert "validation_data" in str(caught.value)
+    assert not re.search(r"\[[\d. ]+\]|\b0 1 2\b", str(caught.value))
+    nets.assert_same_weights(model, before, atol=0)
+
+
+@pytest.mark.parametrize("case", ["dataset", "PyDataset", "infinite"])
+def test_a_dataset_is_trained_on_only_if_its_labels_fit(case):
+    make, message = BAD_DATA[case]
+    model = build("logits")
+    before = nets.snapshot(model)
+    trainer = compiled(wrapped("memguard", model), crossentropy("logits", "classes"))
+    with pytest.raises(ValueError, match=message.replace(r"\w+ labels", "y")):
+        trainer.fit(make(), steps_per_epoch=2, verbose=0)
+    nets.assert_same_weights(model, before, atol=0)
+
+
+@pytest.mark.parametrize("kind", TABLE["kind"])
+@pytest.mark.parametrize("form", ["classes", "rows"])
+def test_validation_labels_of_every_form_give_the_loss_of_keras(kind, form):
+    loss = crossentropy("softmax", form)
+    expected = -np.log(compiled(build(), loss).predict(X, verbose=0))[np.arange(SAMPLES), Y].mean()
+    given = {
+        "flat": (X, Y),
+        "column": (X, Y[:, None]),
+        "one-hot": (X, np.eye(nets.CLASSES)[Y]),
+        "named": (X, {"label": Y}),
+        "dataset": dataset(X, Y),
+        "weighted": (X, Y, np.ones(SAMPLES)),
+    }
+    for name, data in given.items():
+        trainer = compiled(wrapped(kind, build()), loss)
+        trainer.optimizer.learning_rate = 0.0
+        history = fit(kind, trainer, Y, OTHER_Y, validation_data=data).history
+        assert history["val_loss"] == [pytest.approx(expected, rel=1e-4)], name
+
+
+@pytest.mark.parametrize("kind", TABLE["kind"])
+def test_soft_validation_labels_go_to_losses_that_take_them(kind):
+    soft = 0.9 * np.eye(nets.CLASSES, dtype="float32")[Y] + 0.025
+    loss = crossentropy("softmax", "rows")
+    trainer = compiled(wrapped(kind, build()), loss)
+    trainer.optimizer.learning_rate = 0.0
+    history = fit(kind, trainer, Y, OTHER_Y, validation_data=(X, soft)).history
+    expected = -(soft * np.log(build().predict(X, verbose=0))).sum(axis=1).mean()
+    assert history["val_loss"] == [pytest.approx(expected, rel=1e-4)]
+
+
+@pytest.mark.parametrize("form", ["classes", "rows"])
+@pytest.mark.parametrize("step", ["train_on_batch", "test_on_batch", "evaluate"])
+def test_no_step_prints_labels_out_of_range(step, form):
+    """Also where nothing was checked before, such as in steps of the user's own."""
+    trainer = compiled(wrapped("memguard", build("logits")), crossentropy("logits", form))
+    arguments = {"verbose": 0} if step == "evaluate" else {}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"`y` to lie in 0\.\.3") as caught:
+        getattr(trainer, step)(X, OUT_OF_RANGE, **arguments)
+    assert "41" not in str(caught.value).replace("tests", "")
 
 
 @pytest.mark.parametrize("kind", TABLE["kind"])
