@@ -16,10 +16,11 @@ from keras_dmp._classifier.labels import (
     in_form,
     label_form,
 )
-from keras_dmp._classifier.losses import single_loss
+from keras_dmp._classifier.losses import fitting_metrics, is_one_logit, single_loss
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._data import arrays, samples
 from keras_dmp._data.batches import is_dataset
+from keras_dmp.distribution.replicas import strategy_of
 
 # Samples whose outputs show whether a model returns logits or probabilities.
 _SAMPLE = slice(0, 256)
@@ -68,6 +69,8 @@ class ClassifierWrapper(keras.Model):
             setattr(self, name, model)
         self.from_logits = from_logits
         self._kind: OutputKind | None = None
+        # The arguments of `compile`, and the kind of outputs that metrics were chosen for.
+        self._compiled_with, self._compiled_for = Untracked({}), Untracked(None)
         self.built = all(model.built for model in models.values())
 
     @property
@@ -100,8 +103,9 @@ class ClassifierWrapper(keras.Model):
             optimizer: As in `keras.Model.compile`.
             loss: A loss, or a list or dictionary with one entry.
             loss_weights: A number, or a list or dictionary with one entry.
-            metrics: Metrics, or a dictionary with one entry.
-            weighted_metrics: Weighted metrics, or a dictionary with one entry.
+            metrics: Metrics, or a dictionary with one entry. For a single logit, `"accuracy"`
+                is the accuracy of the classes, with a threshold of 0.
+            weighted_metrics: The same for weighted metrics.
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
@@ -109,16 +113,15 @@ class ClassifierWrapper(keras.Model):
                 outputs.
         """
         loss = single_loss(loss)
-        if loss is not None:
-            self._resolved_kind(loss)
-        super().compile(
-            optimizer,
-            loss,
-            single_loss(loss_weights, "loss_weights"),
-            metrics=_of_one_output(metrics, "metrics"),
-            weighted_metrics=_of_one_output(weighted_metrics, "weighted_metrics"),
+        kind = self._resolved_kind(loss)
+        self._compiled_with.held = {
+            "loss": loss,
+            "loss_weights": single_loss(loss_weights, "loss_weights"),
+            "metrics": _of_one_output(metrics, "metrics"),
+            "weighted_metrics": _of_one_output(weighted_metrics, "weighted_metrics"),
             **kwargs,
-        )
+        }
+        self._compile(optimizer, self._kind or kind)
 
     def compile_from_config(self, config: dict) -> None:
         """Compile a loaded model with its saved configuration."""
@@ -224,6 +227,16 @@ class ClassifierWrapper(keras.Model):
                 "before `fit`"
             )
 
+    def use_kind(self, kind: OutputKind) -> None:
+        """Set the kind of the outputs, and discard what was made for another kind."""
+        self.built = True
+        if kind == self._kind:
+            return
+        self._kind = kind
+        self.train_function = self.test_function = None
+        if self.compiled and is_one_logit(kind) != is_one_logit(self._compiled_for.held):
+            self._compile(self.optimizer, kind)
+
     def settle(self, x: Any) -> OutputKind:
         """Build the classifier and determine the kind of its outputs, before the first step.
 
@@ -236,12 +249,10 @@ class ClassifierWrapper(keras.Model):
         """
         sample = arrays.take(x, _SAMPLE)
         fresh.ensure_built(self.wrapped, sample)
-        self.built = True
-        self._kind = output_kind(
-            self.wrapped, self._MODELS[0], sample, self.from_logits, loss=self.loss
-        )
-        self.from_logits = self._kind.from_logits
-        return self._kind
+        kind = output_kind(self.wrapped, self._MODELS[0], sample, self.from_logits, loss=self.loss)
+        self.use_kind(kind)
+        self.from_logits = kind.from_logits
+        return kind
 
     def fitted_labels(self, y: Any, name: str, *, x: Any, x_name: str = "x") -> Any:
         """The result of `fitted` for the loss; call `settle` first."""
@@ -294,6 +305,15 @@ class ClassifierWrapper(keras.Model):
         mean = next(metric for metric in self.metrics if metric.name == "loss")
         mean.update_state(loss, sample_weight=num_samples)
 
+    def _compile(self, optimizer: Any, kind: OutputKind | None) -> None:
+        """Compile with the accuracy that fits the outputs, as far as their kind is known."""
+        self._compiled_for.held = kind
+        arguments = {**self._compiled_with.held}
+        for name in ("metrics", "weighted_metrics"):
+            arguments[name] = fitting_metrics(arguments[name], kind)
+        with strategy_of(self.wrapped).scope():
+            super().compile(optimizer, **arguments)
+
     def _checked_data(self, *columns: Any, names: samples.Names) -> tuple[Any, Any, Any]:
         form = label_form(self.loss, self._kind)
         return checked_data(*columns, names=names, model=self.wrapped, kind=self._kind, form=form)
@@ -314,4 +334,5 @@ def _of_one_output(metrics: Any, name: str) -> Any:
             f"Expected `{name}` to be a list, or a dictionary with one entry, since a classifier "
             f"has one output. Received: {name}={metrics!r}"
         )
-    return next(iter(metrics.values()))
+    (found,) = metrics.values()
+    return found if isinstance(found, list | tuple) else [found]

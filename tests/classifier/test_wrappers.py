@@ -346,6 +346,49 @@ def test_no_step_prints_labels_out_of_range(step, form):
     assert "41" not in str(caught.value).replace("tests", "")
 
 
+METRICS = {"metrics": {"label": "accuracy"}, "weighted_metrics": ["acc"]}
+
+
+def with_one_unit(head, is_built):
+    """A classifier whose units are known before its first call, or not."""
+    if is_built:
+        return build(head)
+    return nets.Subclassed(1, "sigmoid" if head == "sigmoid" else None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_built"),
+    [*((kind, True) for kind in TABLE["kind"]), ("adversarial", False), ("dp", False)],
+)
+@pytest.mark.parametrize("head", ["logit", "sigmoid"])
+def test_accuracy_of_one_unit_is_that_of_the_classes(kind, is_built, head):
+    keras.utils.set_random_seed(4)
+    y = Y % 2
+    model = with_one_unit(head, is_built)
+    trainer = wrapped(kind, model)
+    loss = crossentropy(head, "classes")
+    trainer.compile(keras.optimizers.SGD(0.0), loss, **METRICS)
+    extra = {"nonmembers": (OTHER_X, OTHER_Y % 2)} if kind == "adversarial" else {}
+    history = trainer.fit(X, y, batch_size=SAMPLES, verbose=0, validation_data=(X, y), **extra)
+    outputs = model.predict(X, verbose=0)[:, 0]
+    expected = np.mean((outputs > (0.0 if head == "logit" else 0.5)) == y)
+    assert expected != np.mean((outputs > (0.5 if head == "logit" else 0.0)) == y)
+    for name in ("accuracy", "acc", "val_accuracy", "val_acc"):
+        assert history.history[name] == [pytest.approx(expected)], name
+
+
+def test_accuracy_of_a_student_that_was_not_built():
+    keras.utils.set_random_seed(4)
+    student = nets.Subclassed(1)
+    trainer = DistillationTrainer(student, build("logit"))
+    trainer.compile(keras.optimizers.SGD(0.0), metrics=["accuracy"])
+    history = trainer.fit(X, verbose=0, validation_data=(X, Y % 2)).history
+    outputs = student.predict(X, verbose=0)[:, 0]
+    expected = np.mean((outputs > 0) == Y % 2)
+    assert expected != np.mean((outputs > 0.5) == Y % 2)
+    assert history["val_accuracy"] == [pytest.approx(expected)]
+
+
 @pytest.mark.parametrize("kind", TABLE["kind"])
 def test_losses_and_metrics_of_several_outputs_are_refused(kind):
     loss = crossentropy("logits", "classes")
