@@ -137,7 +137,7 @@ KEPT = {
 @pytest.mark.parametrize("mode", [None, True, False], ids=["always", "training", "inference"])
 @pytest.mark.parametrize("kept", KEPT)
 def test_state_that_keras_does_not_know_is_refused(kept, mode):
-    with pytest.raises(ValueError, match="`classifier` to keep nothing of its inputs.*operations"):
+    with pytest.raises(ValueError, match=r"`classifier` to keep nothing of its inputs.*operations"):
         defenses.DPModel(around(Keeps(KEPT[kept], mode)))
 
 
@@ -164,7 +164,7 @@ def test_hidden_state_of_a_model_that_was_not_built_is_refused_before_the_first_
 def test_weights_that_are_assigned_in_a_call_are_refused():
     """Gradients would belong to other weights than those that are released."""
     normalized = layers.SpectralNormalization(layers.Dense(5))
-    with pytest.raises(ValueError, match="leave its trainable weights .*dense.*/kernel'"):
+    with pytest.raises(ValueError, match=r"leave its trainable weights .*dense.*/kernel'"):
         defenses.DPModel(around(normalized))
 
 
