@@ -9,6 +9,7 @@
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_dmp._data import arrays, inputs, padding
+from keras_dmp._warnings import PrivacyWarning
 
 
 class Records:
@@ -87,6 +89,13 @@ def padding_note(*lengths: frozenset[tuple[str, tuple[int, ...]]]) -> str | None
         "records are found only if their padding is equal too; pad all data to one length, or "
         "mask the padding (Embedding(mask_zero=True), Masking)"
     )
+
+
+def warn_of_padding(*lengths: frozenset[tuple[str, tuple[int, ...]]], stacklevel: int = 3) -> None:
+    """Emit `padding_note` as a `PrivacyWarning`, where there is no report to hold it."""
+    note = padding_note(*lengths)
+    if note is not None:
+        warnings.warn(note, PrivacyWarning, stacklevel=stacklevel)
 
 
 def _bytes_of_rows(

@@ -21,11 +21,11 @@ import numpy as np
 
 from keras_dmp._data import arrays, batches, inputs, labels, padding, tables
 from keras_dmp._data.batches import Batch
-from keras_dmp._data.records import Records, count_shared, padding_note
+from keras_dmp._data.records import Records, count_shared, padding_note, warn_of_padding
 
 # The samples of arrays that `first` returns.
 _FIRST = slice(0, 256)
-__all__ = ["Records", "count_shared", "padding_note"]
+__all__ = ["Records", "count_shared", "padding_note", "warn_of_padding"]
 
 
 class Names(NamedTuple):

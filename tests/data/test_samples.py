@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import warnings
 
 import keras
 import nets
@@ -23,6 +24,7 @@ from keras_dmp import (
     split_private,
 )
 from keras_dmp._data import arrays, samples
+from keras_dmp.audit import audit_reference, label_only_attack
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 NAMES = samples.Names("x", "y", "sample_weight")
@@ -281,6 +283,36 @@ def test_audits_tell_of_padding_that_they_cannot_see_through():
     assert any("several lengths" in note for note in report.notes)
     report = audit_membership(sequences(), (short, y), (short + 1, y), attacks="loss", seed=0)
     assert not any("several lengths" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("of_one_length", [True, False], ids=["one length", "several lengths"])
+@pytest.mark.parametrize("form", ["arrays", "datasets"])
+@pytest.mark.parametrize("audit", ["label only", "reference", "callback"])
+def test_every_audit_tells_of_padding_that_it_cannot_see_through(audit, form, of_one_length):
+    rng = np.random.default_rng(0)
+    sides = [rng.integers(1, 20, (60, 8)), rng.integers(1, 20, (60, 8 if of_one_length else 12))]
+    y = np.arange(60) % 2
+    model = sequences()
+    model.compile("sgd", LOSS)
+
+    def column(x, *labels):
+        if form == "arrays":
+            return (x, *labels) if labels else x
+        return tf.data.Dataset.from_tensor_slices((x, *labels) if labels else x).batch(20)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PrivacyWarning)
+        if audit == "reference":
+            told = audit_reference(model, *map(column, sides)).notes
+        elif audit == "callback":
+            callback = MembershipAudit(*(column(x, y) for x in sides), attacks="loss")
+            model.fit(sides[0], y, callbacks=[callback], verbose=0)
+        else:
+            pairs = [column(x, y) for x in sides]
+            label_only_attack(model, *pairs, perturbation=lambda x, rng: x, num_queries=1, seed=0)
+    if audit != "reference":
+        told = [str(each.message) for each in caught]
+    assert any("several lengths" in note for note in told) != of_one_length
 
 
 # Missing values

@@ -10,8 +10,12 @@ different samples.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 # A file of different samples is refused by mistake with at most this probability.
 _LEVEL = 1e-5
@@ -57,6 +61,27 @@ def require_different_sides(members: np.ndarray, nonmembers: np.ndarray, what: s
         _refuse(what, len(sides[1]), len(sides[1]), ", in the same order")
     if _is_beyond_chance(shared, telling, counts[0] + counts[1]):
         _refuse(what, int(counts[1][shared].sum()), len(sides[1]), "")
+
+
+def require_attacks(scores: Any) -> None:
+    """Raise unless `scores` are the `MembershipScores` of attacks by name, of different samples.
+
+    Raises:
+        TypeError: If `scores` are of another type.
+        ValueError: If there are none, or members and nonmembers are the same samples.
+    """
+    if not isinstance(scores, Mapping) or not all(
+        isinstance(attack, MembershipScores) for attack in scores.values()
+    ):
+        raise TypeError(
+            "Expected `scores` to be a dictionary of MembershipScores by attack. "
+            f"Received: {type(scores).__name__}"
+        )
+    if not scores:
+        raise ValueError("Expected `scores` to name at least one attack. Received: scores={}")
+    for name, attack in scores.items():
+        what = f"scores of {name}"
+        require_different_sides(attack.member_scores, attack.nonmember_scores, what)
 
 
 def _is_random_order(index: np.ndarray, counts: np.ndarray) -> bool:
