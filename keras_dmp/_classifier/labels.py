@@ -107,9 +107,13 @@ def checked_data(
         has_outputs=True,
         only_first=is_stream and is_endless(x),
     )
+    heaviest = None
     for batch, _ in found:
         samples.require_labels(batch.y, names)
+        if batch.sample_weight is not None:
+            heaviest = max(heaviest or 0.0, float(batch.sample_weight.max()))
         y = fitted(batch.y, form, kind, names.y, x=batch.x, x_name=names.x)
+    samples.require_some_weight(heaviest, names.sample_weight)
     forward.require_taken(model, batch.x, names.x)
     return (x, None, None) if is_stream else (batch.x, y, batch.sample_weight)
 
@@ -155,6 +159,7 @@ def loss_weights(
         for each, weight in class_weight.items():
             _validate.non_negative(class_weight=weight)
             weights[classes == each] *= weight
+    samples.require_some_weight(float(weights.max()), "sample_weight` and `class_weight")
     return weights
 
 

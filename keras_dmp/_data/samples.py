@@ -21,11 +21,12 @@ import numpy as np
 
 from keras_dmp._data import arrays, batches, inputs, labels, padding, tables
 from keras_dmp._data.batches import Batch
+from keras_dmp._data.labels import require_some_weight
 from keras_dmp._data.records import Records, count_shared, padding_note, warn_of_padding
 
 # The samples of arrays that `first` returns.
 _FIRST = slice(0, 256)
-__all__ = ["Records", "count_shared", "padding_note", "warn_of_padding"]
+__all__ = ["Records", "count_shared", "padding_note", "require_some_weight", "warn_of_padding"]
 
 
 class Names(NamedTuple):
@@ -221,6 +222,7 @@ def read(
     num_classes: int | None,
     needs_labels: bool = True,
     least: int = 2,
+    weighs: bool = True,
 ) -> Samples:
     """Validate every sample, label and weight in one pass.
 
@@ -233,13 +235,14 @@ def read(
         num_classes: Number of classes, or None if it is unknown.
         needs_labels: Whether missing labels are an error.
         least: Smallest number of samples allowed.
+        weighs: Whether weights have an effect, so that one of them must be above 0.
 
     Raises:
         TypeError: If samples are anything but arrays of numbers or strings, or datasets of these.
         ValueError: If samples, labels or weights do not fit the model or each other.
     """
     records, labels_hash = Records(model), hashlib.blake2b(digest_size=16)
-    digests, classes, lengths, first = [], [], frozenset(), None
+    digests, classes, lengths, first, heaviest = [], [], frozenset(), None, None
     settings = {"model": model, "num_classes": num_classes, "needs_labels": needs_labels}
     for batch, of_batch in each(x, y, sample_weight, names=names, **settings):
         digests.append(records.digests(batch.x))
@@ -250,7 +253,9 @@ def read(
             classes.append(of_batch)
             labels_hash.update(of_batch.tobytes())
         if batch.sample_weight is not None:
+            heaviest = max(heaviest or 0.0, float(batch.sample_weight.max()))
             labels_hash.update(batch.sample_weight.tobytes())
+    require_some_weight(heaviest if weighs else None, names.sample_weight)
     require_enough(sum(map(len, digests)), names.x, least)
     is_dataset = batches.is_dataset(x)
     return Samples(

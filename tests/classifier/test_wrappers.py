@@ -274,7 +274,8 @@ BAD_DATA = {
     "NaN": (lambda: (np.where(X[-1] == X, np.nan, X), Y), "to be finite"),
     "shape": (lambda: (X[:, 1:], Y), r"to have shape \(None, 12\)"),
     "length": (lambda: (X, Y[1:]), "24 and 23 samples"),
-    "weights": (lambda: (X, Y, np.full(SAMPLES, np.nan)), "`\\w+ weights` to be finite"),
+    "weights": (lambda: (X, Y, np.full(SAMPLES, np.nan)), r"`\w+ weights` to be finite"),
+    "no weight": (lambda: (X, Y, np.zeros(SAMPLES)), r"`\w+ weights` to have weights above 0"),
     "no labels": (lambda: (X,), "no labels"),
 }
 
@@ -291,6 +292,13 @@ def test_validation_data_that_does_not_fit_is_refused_before_the_first_step(kind
     assert "validation_data" in str(caught.value)
     assert not re.search(r"\[[\d. ]+\]|\b0 1 2\b", str(caught.value))
     nets.assert_same_weights(model, before, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["memguard", "adversarial"])
+def test_samples_without_any_weight_are_refused(kind):
+    trainer = compiled(wrapped(kind, build("logits")), crossentropy("logits", "classes"))
+    with pytest.raises(ValueError, match=r"`sample_weight`.* to have weights above 0"):
+        fit(kind, trainer, Y, OTHER_Y, sample_weight=np.zeros(SAMPLES))
 
 
 @pytest.mark.parametrize("case", ["dataset", "PyDataset", "infinite"])

@@ -26,6 +26,7 @@ class ArraySide:
             model=model,
             num_classes=num_classes(model),
             least=1,
+            weighs=False,
         )
         self.x, self.labels, self.digests = read.x, read.labels, read.digests
         self.lengths = read.lengths
