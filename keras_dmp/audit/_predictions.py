@@ -15,6 +15,7 @@ from keras_dmp._classifier.outputs import (
     kind_by_value,
     num_classes,
     require_finite_outputs,
+    require_known_scale,
     sum_error,
     within_unit_range,
 )
@@ -28,8 +29,6 @@ OUTPUTS = ("member_outputs", "nonmember_outputs")
 LABELS = ("member_labels", "nonmember_labels")
 
 _NAMES_SHOWN = 12
-# Rows of probabilities on another scale have sums that differ by rounding alone.
-_SCALE_TOLERANCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -291,28 +290,8 @@ def _kind(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool
         received = f"outputs from {low:g} to {high:g}" if by_value else "rows in 0..1 that sum to 1"
         raise ValueError(f"Expected {option}. Received: {received}")
     if declared is None:
-        _refuse_other_scales(outputs)
+        require_known_scale(outputs, "outputs", "--from-logits")
     return by_value
-
-
-def _refuse_other_scales(outputs: tuple[np.ndarray, np.ndarray]) -> None:
-    """Raise ValueError for values that look like percentages or bytes rather than logits."""
-    if within_unit_range(outputs[0]) or any(side.min() < 0 for side in outputs):
-        return
-    low, high = min(side.min() for side in outputs), max(side.max() for side in outputs)
-    received = f"no negative output, values from {low:g} to {high:g}"
-    if not is_one_unit(outputs[0]):
-        sums = np.concatenate([side.sum(axis=1, dtype=np.float64) for side in outputs])
-        middle = float(np.median(sums))
-        # Whole numbers are rounded one by one.
-        rounding = outputs[0].shape[1] / 2 if all((s % 1 == 0).all() for s in outputs) else 0.0
-        if np.abs(sums - middle).max() > max(_SCALE_TOLERANCE * middle, rounding):
-            return
-        received += f", rows that all sum to about {middle:.4g}"
-    raise ValueError(
-        "Expected logits, or probabilities in 0..1 that sum to 1: divide percentages or other "
-        f"scaled probabilities first, or pass --from-logits. Received: {received}"
-    )
 
 
 def _seen(outputs: np.ndarray) -> bool | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
-from keras_dmp.audit.statistics.repeated_rows import require_different_sides
+from keras_dmp.audit.statistics.repeated_rows import require_attacks
 
 Status = Literal["pass", "investigate", "fail"]
 
@@ -245,15 +245,7 @@ def _seriousness(check: Check) -> tuple[int, float]:
 
 
 def _require(scores: Any, limits: Any, confidence: Any) -> None:
-    if not isinstance(scores, Mapping) or not all(
-        isinstance(attack, MembershipScores) for attack in scores.values()
-    ):
-        raise TypeError(
-            "Expected `scores` to be a dictionary of MembershipScores by attack. "
-            f"Received: scores of type {type(scores).__name__}"
-        )
-    if not scores:
-        raise ValueError("Expected `scores` to name at least one attack. Received: scores={}")
+    require_attacks(scores)
     if not isinstance(limits, Limits):
         raise TypeError(
             f"Expected `limits` to be Limits. Received: limits of type {type(limits).__name__}"
@@ -262,9 +254,6 @@ def _require(scores: Any, limits: Any, confidence: Any) -> None:
         raise ValueError(
             f"Expected `confidence` to be above 0 and below 1. Received: confidence={confidence!r}"
         )
-    for name, attack in scores.items():
-        what = f"scores of {name}"
-        require_different_sides(attack.member_scores, attack.nonmember_scores, what)
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:

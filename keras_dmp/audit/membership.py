@@ -8,14 +8,15 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import outputs
-from keras_dmp._classifier.kind import output_units, resolve_output_kind
+from keras_dmp._classifier.kind import kind_of_all, output_units, resolve_output_kind
 from keras_dmp._data import samples
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
-from keras_dmp.audit.attacks.observations import Observations, observe
+from keras_dmp.audit.attacks.observations import observe
 from keras_dmp.audit.attacks.sides import has_fixed_order
 from keras_dmp.audit.report.report import AuditReport, versions
+from keras_dmp.audit.statistics.repeated_rows import require_different_sides
 from keras_dmp.audit.statistics.results import SLICES, AttackResult, notes_on
 
 _NO_POSITIONS = (
@@ -96,8 +97,9 @@ def audit_membership(
         ImportError: For `"knn"`, `"mlp"` and `"random_forest"`, where TF-Privacy is missing.
         TypeError: If `model`, `members` or `nonmembers` are of another type.
         ValueError: For unknown attacks or slices; samples or labels that do not fit the model,
-            are not finite, too few, or on both sides; a model that is not a single-label
-            classifier, or whose kind of outputs is unknown or contradicts `from_logits`.
+            are not finite, too few, or on both sides, also by the model's outputs; a model that is
+            not a single-label classifier, or whose kind of outputs is unknown or contradicts
+            `from_logits`.
 
     Example:
     >>> import keras, numpy as np
@@ -130,7 +132,9 @@ def audit_membership(
     sides = observe(
         model, members, nonmembers, batch_size=batch_size, least=least, verbose=bool(verbose)
     )
-    kind = _output_kind(model, sides, from_logits)
+    observed = [side.outputs for side in sides]
+    kind = kind_of_all(model, "model", observed, from_logits)
+    require_different_sides(*observed, what="outputs")
     has_positions = has_fixed_order(members, sides[0].digests, model) if most_exposed else True
     if not has_positions:
         most_exposed = 0
@@ -202,15 +206,6 @@ def _require_model(model: Any, from_logits: bool | None, slices: tuple[str, ...]
             f"Expected at most {_MOST_CLASS_SLICES} classes for slices by class, TF-Privacy's "
             f"limit. Received: {units} classes"
         )
-
-
-def _output_kind(
-    model: keras.Model, sides: tuple[Observations, ...], from_logits: bool | None
-) -> outputs.OutputKind:
-    for side in sides:
-        kind = resolve_output_kind(model, "model", from_logits=from_logits, outputs=side.outputs)
-        outputs.require_outputs(side.outputs, kind, "model outputs")
-    return kind
 
 
 def _report(

@@ -39,7 +39,7 @@ def train_teacher(run: Run) -> Trained:
     """Train the teacher on the members."""
     announce("Teacher: training on the members", run)
     teacher, arguments, validation = run.plan.teacher, run.arguments, run.plan.validation
-    teacher.compile(**run.compiled.for_labels("teacher"))
+    teacher.compile(**run.compiled.for_labels("teacher", run.plan.kind))
 
     def fit(**of_phase):
         return run.plan.members.fit(
@@ -111,7 +111,7 @@ def train_student(
         run, phase, _STUDENT, distiller, fit, epochs=arguments.epochs, callbacks=callbacks
     )
     student = distiller.student
-    student.compile(**run.compiled.for_labels("student"))
+    student.compile(**run.compiled.for_labels("student", run.plan.kind))
     # Keras warns when it loads an optimizer that was saved before it had variables.
     student.optimizer.build(student.trainable_variables)
     return trained

@@ -80,10 +80,9 @@ class _Reader:
     def read(
         self, side: _sides.ArraySide | _sides.DatasetSide, batch_size: int | None
     ) -> Observations:
-        outputs, labels, digests, lengths = [], [], [], frozenset()
+        outputs, labels, digests = [], [], []
         for x, y in side.batches(batch_size):
             self._require_alike(x, side.name)
-            lengths |= self._records.lengths(x)
             outputs.append(self._outputs(x))
             labels.append(_sides.labels(y, num_classes(outputs[-1]), side.name))
             if side.digests is None:
@@ -94,7 +93,7 @@ class _Reader:
             outputs=np.concatenate(outputs),
             labels=np.concatenate(labels),
             digests=np.concatenate(digests) if side.digests is None else side.digests,
-            lengths=lengths,
+            lengths=side.lengths,
         )
 
     def finish(self) -> None:

@@ -25,6 +25,7 @@ from keras_dmp.audit.report.saved import Format, Saved
 from keras_dmp.audit.report.verdict import LOW_FPR, Verdict, judge, strongest_first
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import needed
+from keras_dmp.audit.statistics.repeated_rows import require_attacks
 from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, notes_on
 
 _ATTACKED = (
@@ -98,7 +99,9 @@ class AuditReport(Findings, Documented, Saved):
 
         Raises:
             TypeError: If `scores` is not a dictionary of `MembershipScores`.
-            ValueError: If it is empty, or a fact is out of its range.
+            ValueError: If it is empty, a fact is out of its range, or members and nonmembers are
+                the same samples, that is, their scores are equal for more samples than chance
+                allows.
 
         Example:
         >>> from keras_dmp.audit import MembershipScores
@@ -107,13 +110,7 @@ class AuditReport(Findings, Documented, Saved):
         >>> report.attacks
         ('loss',)
         """
-        if not isinstance(scores, Mapping):
-            raise TypeError(
-                "Expected `scores` to be a dictionary of MembershipScores by attack. "
-                f"Received: scores of type {type(scores).__name__}"
-            )
-        if not scores:
-            raise ValueError("Expected `scores` to name at least one attack. Received: scores={}")
+        require_attacks(scores)
         results = tuple(
             AttackResult.from_scores(attack, its_scores, most_exposed=most_exposed)
             for attack, its_scores in scores.items()

@@ -168,6 +168,14 @@ def test_repr_shows_no_position_of_a_member(report):
     assert repr(report).startswith("AuditReport(name=None, attacks=('threshold'")
 
 
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_a_report_is_refused_for_the_same_samples_on_both_sides(is_shuffled):
+    scores = np.random.default_rng(0).normal(size=50)
+    others = scores[::-1] if is_shuffled else scores
+    with pytest.raises(ValueError, match=r"scores of loss of members .*50 of 50 nonmembers"):
+        AuditReport.from_scores({"loss": MembershipScores(scores, others)})
+
+
 def test_a_report_of_scores_alone(tmp_path):
     rng = np.random.default_rng(0)
     attacks = {
@@ -183,7 +191,10 @@ def test_a_report_of_scores_alone(tmp_path):
     assert "TPR at 1% FPR is not resolved: it needs 100 nonmembers" in report.notes
     report.save(tmp_path / "audit.json")
     assert AuditReport.load(tmp_path / "audit.json") == report
-    for wrong, message in (({}, "at least one attack"), ({"a": attacks}, "be a MembershipScores")):
+    for wrong, message in (
+        ({}, "at least one attack"),
+        ({"a": attacks}, "dictionary of MembershipScores"),
+    ):
         with pytest.raises((TypeError, ValueError), match=message):
             AuditReport.from_scores(wrong)
 
