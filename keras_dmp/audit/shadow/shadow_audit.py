@@ -265,7 +265,7 @@ class ShadowAudit:
         attacks: Iterable[str] = ("loss", "lira", "lira_offline", "rmia"),
         *,
         model: str | None = None,
-        canaries: np.ndarray | None = None,
+        canaries: np.ndarray | Mapping[str, np.ndarray] | None = None,
         name: str | None = None,
     ) -> AuditReport:
         """All targets under several attacks, as an `AuditReport`.
@@ -276,7 +276,8 @@ class ShadowAudit:
         Args:
             attacks: Names as in `scores`.
             model: Name of the model, where `train_fn` returns several.
-            canaries: Positions of planted records. The report then lists them separately.
+            canaries: Positions of planted records, or positions by kind, such as
+                `Canaries.by_kind`. The report then lists them separately, the worst kind first.
             name: Name of the model in the report.
         """
         attacks = (attacks,) if isinstance(attacks, str) else tuple(attacks)
