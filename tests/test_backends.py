@@ -47,6 +47,8 @@ ON_ALL_BACKENDS = {
         "confidence_scores",
         "correctness_scores",
         "entropy_scores",
+        "epsilon_one_run",
+        "epsilon_one_run_gaussian",
         "judge",
         "less_class_thresholds",
         "lira",

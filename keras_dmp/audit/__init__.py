@@ -32,6 +32,8 @@ _HOMES = {
     "confidence_scores": "keras_dmp.audit.statistics.output_scores",
     "correctness_scores": "keras_dmp.audit.statistics.output_scores",
     "entropy_scores": "keras_dmp.audit.statistics.output_scores",
+    "epsilon_one_run": "keras_dmp.audit.statistics.one_run",
+    "epsilon_one_run_gaussian": "keras_dmp.audit.statistics.one_run",
     "judge": "keras_dmp.audit.gate",
     "label_only_attack": "keras_dmp.audit.attacks.label_only",
     "less_class_thresholds": "keras_dmp.audit.statistics.per_class",

@@ -31,6 +31,8 @@ LIGHT = [
     "confidence_scores",
     "correctness_scores",
     "entropy_scores",
+    "epsilon_one_run",
+    "epsilon_one_run_gaussian",
     "judge",
     "less_class_thresholds",
     "lira",

@@ -26,6 +26,8 @@ class Canaries:
         kinds: Kind of each canary, (canaries,) strings, in the order of `indices`.
         repeats: How often each record is trained on when it is a member, (samples,) int64:
             1, or more for duplicates.
+        included: Whether each canary is in the training data, (canaries,) bool, in the order of
+            `indices`, as fair coins decided; `None` without coin flips.
         reference_indices: The reference sample that each near copy was made from, (near copies,)
             int64, in the order of their positions; `None` without near copies.
         seed: Seed of the draw.
@@ -36,6 +38,7 @@ class Canaries:
     indices: np.ndarray
     kinds: np.ndarray
     repeats: np.ndarray
+    included: np.ndarray | None
     reference_indices: np.ndarray | None
     seed: int
 
@@ -56,6 +59,18 @@ class Canaries:
         {'duplicates': 2, 'outliers': 2}
         """
         return {kind: self.indices[self.kinds == kind] for kind in KINDS if kind in self.kinds}
+
+    def training_data(self) -> tuple[Any, np.ndarray]:
+        """Samples and labels of one training: without excluded canaries, with all copies.
+
+        Shadow models do not need it: `ShadowAudit` takes `x`, `y` and `repeats`, and draws the
+        members of every model itself.
+        """
+        times = self.repeats.copy()
+        if self.included is not None:
+            times[self.indices[~self.included]] = 0
+        rows = np.repeat(np.arange(len(times)), times)
+        return arrays.take(self.x, rows), self.y[rows]
 
     def __str__(self) -> str:
         """Return a one-line summary."""
@@ -85,6 +100,7 @@ def plant_canaries(
     copies: int = 4,
     perturbation: float = 0.01,
     num_classes: int | None = None,
+    coin_flip: bool = False,
     seed: int | None = None,
 ) -> Canaries:
     """Replace random records by canaries, which a model has to memorise.
@@ -126,6 +142,10 @@ def plant_canaries(
             to 0.01.
         num_classes: Number of classes. Defaults to one more than the highest label, or the
             width of one-hot labels.
+        coin_flip: Boolean. Whether an independent fair coin decides for each canary if it is in
+            the training data, for a bound of epsilon from one training: see `training_data` and
+            `epsilon_one_run`. Copies are refused, since epsilon is defined for one record. Defaults
+            to `False`.
         seed: Integer that makes the draw repeatable. Defaults to `None`: an unpredictable one.
 
     Returns:
@@ -134,7 +154,7 @@ def plant_canaries(
     Raises:
         ValueError: For unknown or repeated kinds, a count out of range, labels of a single class
             for mislabelled canaries, a reference that is missing, superfluous, too small or not
-            like `x`, or features that cannot be perturbed.
+            like `x`, features that cannot be perturbed, or coin flips for canaries with copies.
 
     Example:
     >>> import numpy as np
@@ -148,6 +168,12 @@ def plant_canaries(
     kinds = _checked_kinds(kind)
     _validate.integer_at_least(2, copies=copies)
     _validate.fraction(perturbation=perturbation)
+    _validate.boolean(coin_flip=coin_flip)
+    if coin_flip and set(kinds) & set(_WITH_COPIES):
+        raise ValueError(
+            "Expected kinds without copies with coin_flip=True, as epsilon is defined for one "
+            f"record. Received: kind={kind!r}"
+        )
     seed = _validate.seed_or_fresh(seed)
     x = samples.checked(x, "x")
     y = np.asarray(y)
@@ -183,6 +209,7 @@ def plant_canaries(
         indices=rows[order],
         kinds=np.repeat(kinds, count)[order],
         repeats=repeats,
+        included=rng.random(len(rows)) < 0.5 if coin_flip else None,
         reference_indices=sources,
         seed=seed,
     )

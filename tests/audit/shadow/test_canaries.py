@@ -135,6 +135,38 @@ def test_several_kinds_in_one_call(records, reference):
     assert repr(planted) == f"<Canaries: {planted}>"
 
 
+def test_fair_coins_decide_which_canaries_are_trained_on(records):
+    x, y = records
+    settings = {"count": 30, "kind": ("mislabelled", "outliers"), "seed": 4}
+    planted = plant_canaries(x, y, coin_flip=True, **settings)
+    plain = plant_canaries(x, y, **settings)
+    # The coins come after everything else is drawn.
+    np.testing.assert_array_equal(planted.x, plain.x)
+    np.testing.assert_array_equal(planted.y, plain.y)
+    assert plain.included is None
+    assert (planted.included.shape, planted.included.dtype) == ((60,), bool)
+    trained, labels = planted.training_data()
+    assert len(trained) == len(labels) == planted.included.sum()
+    np.testing.assert_array_equal(trained, planted.x[planted.indices[planted.included]])
+    assert len(plain.training_data()[0]) == SAMPLES
+    # The seed decides the coins too, and no canary has another chance.
+    coins = np.stack(
+        [plant_canaries(x, y, count=60, coin_flip=True, seed=s).included for s in range(400)]
+    )
+    # Binomial(400, 0.5) is within 4.5 standard deviations, 45, in all of 60 columns.
+    assert abs(coins.sum(axis=0) - 200).max() <= 45
+    assert abs(np.corrcoef(coins.T) - np.eye(60)).max() < 0.25
+
+
+def test_training_data_has_all_copies(records):
+    planted = plant("duplicates", *records, None, copies=3)
+    x, y = planted.training_data()
+    assert len(x) == len(y) == SAMPLES + 2 * 12
+    np.testing.assert_array_equal(x, np.repeat(planted.x, planted.repeats, axis=0))
+    structure = plant_canaries({"a": records[0]}, records[1], count=5, coin_flip=True, seed=0)
+    assert len(structure.training_data()[0]["a"]) == 55 + structure.included.sum()
+
+
 def test_the_order_of_the_kinds_does_not_matter(records):
     one, other = (
         plant_canaries(*records, count=9, kind=kinds, seed=5)
@@ -281,6 +313,15 @@ def test_a_model_that_memorises_betrays_canaries_more_than_the_rest(kind):
         (
             {"kind": "mislabelled_duplicates", "y": np.zeros(60, int)},
             "at least 2 classes for kind='mislabelled_duplicates'. Received: 1 class",
+        ),
+        ({"coin_flip": 1}, "Expected `coin_flip` to be True or False. Received: coin_flip=1"),
+        (
+            {"coin_flip": True, "kind": "duplicates"},
+            "Expected kinds without copies with coin_flip=True",
+        ),
+        (
+            {"coin_flip": True, "kind": ("outliers", "mislabelled_duplicates")},
+            "Received: kind=('outliers', 'mislabelled_duplicates')",
         ),
         ({"copies": 1}, "Expected `copies` to be a whole number of at least 2"),
         ({"perturbation": 0}, "Expected `perturbation` to be a number above 0 and at most 1"),
