@@ -69,6 +69,9 @@ def judge(
     sentence = _sentence(strongest, auc_ends, by_auc, low_end if by_tpr else None, number)
     if worst is not None:
         sentence = f"{_canary_sentence(worst, worst_ends, by_canaries)} On all others: {sentence}"
+    blind = report.blind_baseline
+    if blind is not None and blind.is_void:
+        sentence = f"Void, as the blind baseline has {blind}. Otherwise: {sentence}"
     return Verdict(
         sentence=sentence,
         leaks=by_auc or by_tpr or by_canaries,

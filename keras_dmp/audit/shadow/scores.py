@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_dmp.audit import attack_table
+from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.report.report import AuditReport, versions
 from keras_dmp.audit.shadow import canary_slices, clustered
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -205,6 +206,7 @@ class ShadowStatistics:
         canaries: canary_slices.Planted | None = None,
         name: str | None = None,
         provenance: Mapping[str, str | int | float] | None = None,
+        blind_baseline: BlindBaseline | None = None,
     ) -> AuditReport:
         """All targets under several attacks.
 
@@ -216,6 +218,7 @@ class ShadowStatistics:
                 the one that fares worst first.
             name: Name of the model.
             provenance: Where the statistics come from, added to the versions of the packages.
+            blind_baseline: How well members and nonmembers are told apart without the models.
 
         Raises:
             ValueError: For unknown attacks, too few models, or canaries that are not valid
@@ -245,7 +248,7 @@ class ShadowStatistics:
                 notes += canary_slices.notes(attack, slice, alarms)
         results = canary_slices.worst_first(results)
         provenance = {**versions("tensorflow", "keras"), **(provenance or {})}
-        stated = {"name": name, "provenance": provenance}
+        stated = {"name": name, "provenance": provenance, "blind_baseline": blind_baseline}
         return _as_report(self, results, canaries, population, notes, **stated)
 
 

@@ -66,7 +66,7 @@ def epsilon_one_run(
     def refuted(epsilon: float, right: int) -> bool:
         return _chance(played._replace(right=right), epsilon, delta) <= 1 - confidence
 
-    _require_enough(played, refuted(0.0, played.guesses), confidence, delta)
+    _require_enough(played, _is_enough(played, delta, confidence), confidence, delta)
     return _largest(functools.partial(refuted, right=played.right))
 
 
@@ -131,6 +131,19 @@ def epsilon_one_run_gaussian(
     return _epsilon_of_gaussian(mu, delta)
 
 
+def enough_canaries(
+    canary_scores: Any,
+    included: Any,
+    delta: float = 0.0,
+    confidence: float = 0.95,
+    num_guesses: int | None = None,
+) -> bool:
+    """Whether some outcome of so many guesses has a bound above 0 by `epsilon_one_run`."""
+    played = _played(canary_scores, included, num_guesses)
+    _check_rates(delta, confidence)
+    return _is_enough(played, delta, confidence)
+
+
 class _Played(NamedTuple):
     """Outcome of the game: canaries, guesses, and how many of these were right."""
 
@@ -191,6 +204,11 @@ def _require_enough(
             f"right, none follows. Received: {played.guesses} guesses on {played.canaries} "
             "canaries; plant more canaries, or pass a smaller delta"
         )
+
+
+def _is_enough(played: _Played, delta: float, confidence: float) -> bool:
+    all_right = played._replace(right=played.guesses)
+    return _chance(all_right, 0.0, delta) <= 1 - confidence
 
 
 def _chance(played: _Played, epsilon: float, delta: float) -> float:
