@@ -39,7 +39,7 @@ def pipeline(reference, num_classes, kinds):
             trainer = DMPTrainer(
                 lambda: models.fully_connected(x.shape[1:], num_classes),
                 teacher,
-                EntropyReferenceSelector(size=REFERENCE),
+                selector=EntropyReferenceSelector(size=REFERENCE),
                 labels=labels,
                 seed=seed,
             )
