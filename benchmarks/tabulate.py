@@ -3,10 +3,11 @@
     python -m benchmarks.tabulate results.jsonl                      # Markdown to the terminal
     python -m benchmarks.tabulate results.jsonl --out-dir docs/reports --risk white_box_accuracy
 
-Prints, for each data set: every defence and setting, with means over seeds and their 95 %
-intervals (Student's); the results of the shadow models; and the accuracy that DMP gains over each
-defence at equal risk. With `--out-dir` it also writes `defenses_<data set>.md` and the frontier
-plot `defenses_<data set>.svg`.
+Prints, for each data set: every defence and setting with what its search found, means over seeds
+and their 95 % intervals (Student's); the accuracy that DMP gains over each defence at equal risk;
+each audited defence beside the controls at equal risk and at equal accuracy, with LiRA as the
+attacker; and the results of the shadow models. With `--out-dir` it also writes
+`defenses_<data set>.md` and the frontier plot `defenses_<data set>.svg`.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import pathlib
 import statistics
 
 from benchmarks import frontier
-from benchmarks.defense_rows import FPRS, POINT, SHADOW, read_rows
+from benchmarks.defense_rows import FPRS, POINT, SHADOW, chosen, read_rows, searches
 
 LABELS = {
     "loss_auc": "AUC of the loss attack",
@@ -23,6 +24,10 @@ LABELS = {
     "white_box_auc": "AUC of the white-box attack network",
     "white_box_accuracy": "accuracy of the white-box attack network",
 }
+UNFAIR = (
+    "**These rows were not trained alike**: their optimizers, learning rates and epochs were not "
+    "found by the same search."
+)
 
 
 def table(header, rows):
@@ -56,11 +61,12 @@ def points_table(rows):
         if (row["kind"], row["curve"]) == (POINT, "none")
     }
     lines = []
-    for (curve, setting, value), group in by_setting(rows).items():
-        name = curve if setting is None else f"{curve}, {setting} {_short(value)}"
+    for group in by_setting(rows).values():
+        name = _name(group[0])
         lines.append(
             [
                 name,
+                chosen(group[0]),
                 len(group),
                 _percent(row["member_accuracy"] for row in group),
                 _percent(row["test_accuracy"] for row in group),
@@ -72,7 +78,7 @@ def points_table(rows):
             ]
         )
     header = [
-        *("defence", "seeds", "member acc. %", "test acc. %"),
+        *("defence", "settings found", "seeds", "member acc. %", "test acc. %"),
         *("AUC loss", "AUC black box", "AUC white box"),
         *(f"TPR % at {100 * fpr:g} % FPR" for fpr in FPRS),
         *("training time", "MB", "epsilon"),
@@ -110,6 +116,41 @@ def gains_table(rows, risk, ours=frontier.OURS):
     return table(header, lines)
 
 
+def equal_table(rows, attack=frontier.STRONGEST):
+    """Each audited defence, and the controls at its risk and at its accuracy.
+
+    Means over the models, each of which has a seed and members of its own, with 95 % intervals.
+    """
+    found = frontier.at_equal(rows, attack)
+    lines = []
+    for row in rows:
+        if row["kind"] != SHADOW or row["planted"]:
+            continue
+        targets = row["targets"]
+        line = [
+            _name(row),
+            chosen(row),
+            row["shadow_models"],
+            _percent(targets["test_accuracy"]),
+            _mean(targets[f"{attack}_auc"], ".3f"),
+        ]
+        equal = found.get(row["key"])
+        if equal is not None:
+            line += [
+                _percent(equal.control_accuracies),
+                _percent(equal.accuracies - equal.control_accuracies, sign="+"),
+                _mean(equal.control_risks, ".3f"),
+                _mean(equal.risks - equal.control_risks, "+.3f"),
+            ]
+        lines.append(line + [""] * (9 - len(line)))
+    header = [
+        *("defence", "settings found", "models", "test acc. %", f"AUC {attack}"),
+        *("controls at equal AUC: test acc. %", "difference"),
+        *("controls at equal test acc.: AUC", "difference"),
+    ]
+    return table(header, lines) if lines else ""
+
+
 def shadow_table(rows):
     """One line per defence and attack of the audits with shadow models."""
     lines = []
@@ -120,11 +161,11 @@ def shadow_table(rows):
             for attack, figures in row[part].items():
                 lines.append(
                     [
-                        row["curve"],
+                        _name(row),
                         row["shadow_models"],
                         f"{100 * row['test_accuracy']:.1f}",
                         attack,
-                        "all others" if part == "attacks" else f"{row['canary_kind']} canaries",
+                        _records(row, part),
                         _with_ends(figures["auc"], figures["auc_interval"], 1, ".3f"),
                         *(
                             _with_ends(
@@ -147,6 +188,7 @@ def shadow_table(rows):
 def page(dataset, scale, rows, risk):
     """The Markdown of one data set at one scale."""
     points = [row for row in rows if row["kind"] == POINT]
+    audited = [row for row in rows if row["kind"] == SHADOW]
     parts = [f"### {dataset}{'' if scale == 1 else f', scale {scale:g}'}"]
     if points:
         parts += [
@@ -157,6 +199,18 @@ def page(dataset, scale, rows, risk):
             f"DMP's gain at equal risk, {LABELS[risk]}; of the headline points, and of the "
             "frontiers over all settings, of the seeds that have all:",
             gains_table(points, risk),
+        ]
+    if not searches([*points, *audited]):
+        parts.append(UNFAIR)
+    equal = equal_table(rows)
+    if equal:
+        parts += [
+            "At equal risk and at equal accuracy, with LiRA as the attacker. Every model is a run "
+            "of the whole defence with a seed and members of its own; means over the models with "
+            "95 % intervals. The controls are `none` and all points of `early_stopping`, linear "
+            "between points. If no control has so little risk, the table has the accuracy of the "
+            "least risky; if none is so accurate, the risk of the most accurate:",
+            equal,
         ]
     shadows = shadow_table(rows)
     if shadows:
@@ -260,8 +314,17 @@ def _with_ends(value, interval, unit, digits):
     return f"{unit * value:{digits}}" + (f" ({ends})" if ends else "")
 
 
-def _short(value):
-    return value if len(value) < 12 else f"{value[:11]}..."
+def _name(row):
+    if row.get("setting") is None:
+        return row["curve"]
+    value = str(row["value"])
+    return f"{row['curve']}, {row['setting']} {value if len(value) < 12 else f'{value[:11]}...'}"
+
+
+def _records(row, part):
+    if part == "canaries":
+        return f"{row['canary_kind']} canaries"
+    return "all others" if row["planted"] else "all"
 
 
 def main(arguments=None):

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import defense_cases, defense_rows, frontier, tabulate  # noqa: E402
+from benchmarks import defense_cases, defense_rows, frontier, search, tabulate  # noqa: E402
 from benchmarks import defenses as benchmark  # noqa: E402
 
 TASKS = list(defense_cases.TASKS.values())
@@ -159,12 +159,12 @@ def test_points_table_by_hand(rows):
     by_name = {line.split(" | ")[0][2:]: line.strip("| ").split(" | ") for line in lines[2:]}
     assert list(by_name)[:3] == ["none", "dmp_soft, dial 1", "dmp_soft, dial 2"]
     dropout = by_name["dropout, dial 1"]
-    assert dropout[1:4] == ["3", "50.0 (50.0 to 50.0)", "40.0 (40.0 to 40.0)"]
-    assert dropout[4:6] == ["0.500 (0.500 to 0.500)", "0.550 (0.550 to 0.550)"]
+    assert dropout[1:5] == ["", "3", "50.0 (50.0 to 50.0)", "40.0 (40.0 to 40.0)"]
+    assert dropout[5:7] == ["0.500 (0.500 to 0.500)", "0.550 (0.550 to 0.550)"]
     # Of the two attacks the one that finds more; and twice the seconds of no defence.
-    assert dropout[7:10] == ["20.00", "too few", "2.0x"]
+    assert dropout[8:11] == ["20.00", "too few", "2.0x"]
     # 60, 66 and 99 %: mean 75, standard error 12.124, t 4.3027.
-    assert by_name["dmp_soft, dial 1"][3] == "75.0 (22.8 to 127.2)"
+    assert by_name["dmp_soft, dial 1"][4] == "75.0 (22.8 to 127.2)"
 
 
 def test_gains_table_by_hand(rows):
@@ -188,6 +188,7 @@ def test_tabulate_writes_a_page_and_a_plot(rows, tmp_path, capsys):
         "shadow_models": 16,
         "test_accuracy": 0.5,
         "canary_kind": "mislabelled",
+        "planted": 10,
         "attacks": {"lira_fixed": figures(0.9, 0.5)},
         "canaries": {"lira_fixed": figures(0.99, 0.75)},
     }
@@ -258,7 +259,8 @@ def test_keys_are_unique_and_stay_the_same(task, scale):
     for point in points:
         # Keras writes into the configurations of optimizers that it is given.
         assert point.make().name == point.defense
-        keras.optimizers.get(task.fit_arguments(point)["optimizer"])
+        tried = search.TRIALS[0].applied(point, task)
+        keras.optimizers.get(task.fit_arguments(tried)["optimizer"])
     assert keys == [point.key(task, scale, seed) for point in points for seed in (0, 1)]
     longer = dataclasses.replace(task, epochs=task.epochs + 1)
     others = {point.key(longer, scale, 0) for point in defense_cases.points(longer, scale)}
@@ -336,7 +338,10 @@ def test_a_row_has_what_the_tables_read(tmp_path):
         point = defense_cases.points(task, 1.0)
         point = next(each for each in point if each.curve == name)
         point = dataclasses.replace(point, fit={"batch_size": 32})
-        row = benchmark.measure(task, split, point, scale=1.0, seed=0, undefended_seconds=None)
+        point = search.TRIALS[6].applied(point, task)
+        row = benchmark.measure(
+            task, split, point, scale=1.0, seed=0, found={"trials": 8}, undefended_seconds=None
+        )
         results.append(row)
         assert (row.attacks["white_box"] is None) == (name == "memguard")
         assert (row.epsilon is None) == (name != "dp_sgd")
@@ -361,4 +366,8 @@ def test_the_command_resumes(tmp_path):
     for _ in range(2):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert [each["curve"] for each in defense_rows.read_rows(path)] == ["early_stopping"]
+        rows = defense_rows.read_rows(path)
+        assert [each["kind"] for each in rows] == len(search.TRIALS) * ["trial"] + ["point"]
+        assert {each["curve"] for each in rows} == {"early_stopping"}
+        best = max(each["validation_accuracy"] for each in rows[:-1])
+        assert rows[-1]["search"]["validation_accuracy"] == best
