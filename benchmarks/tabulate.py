@@ -14,6 +14,8 @@ import argparse
 import pathlib
 import statistics
 
+import numpy as np
+
 from benchmarks import frontier
 from benchmarks.defense_rows import FPRS, POINT, SHADOW, chosen, read_rows, searches
 
@@ -139,9 +141,12 @@ def equal_table(rows, attack=frontier.STRONGEST):
             line += [
                 _percent(equal.control_accuracies),
                 _percent(equal.accuracies - equal.control_accuracies, sign="+"),
-                _mean(equal.control_risks, ".3f"),
-                _mean(equal.risks - equal.control_risks, "+.3f"),
             ]
+            if np.isfinite(equal.control_risks).all():
+                line += [
+                    _mean(equal.control_risks, ".3f"),
+                    _mean(equal.risks - equal.control_risks, "+.3f"),
+                ]
         lines.append(line + [""] * (9 - len(line)))
     header = [
         *("defence", "settings found", "models", "test acc. %", f"AUC {attack}"),

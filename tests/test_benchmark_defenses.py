@@ -180,6 +180,73 @@ def test_gains_table_by_hand(rows):
     assert cells[6:] == ["0.600", "+40.0 (-44.7 to +124.7)"]
 
 
+def audit(curve, targets, *, planted=0):
+    """A shadow row by hand, of (AUC, test accuracy) for each model."""
+    aucs, accuracies = zip(*targets, strict=True)
+    return {
+        "kind": "shadow",
+        "key": f"{curve} {targets}",
+        "curve": curve,
+        "setting": None,
+        "planted": planted,
+        "shadow_models": len(targets),
+        "targets": {"lira_fixed_auc": list(aucs), "test_accuracy": list(accuracies)},
+    }
+
+
+@pytest.fixture
+def audits():
+    return [
+        audit("none", [(0.9, 0.70), (0.8, 0.60)]),
+        audit("early_stopping", [(0.6, 0.40), (0.7, 0.50)]),
+        audit("early_stopping", [(0.7, 0.60), (0.75, 0.45)]),
+        audit("dmp_soft", [(0.65, 0.65), (0.55, 0.66)]),
+        audit("dmp_soft", [(0.5, 0.9), (0.5, 0.9)], planted=3),
+    ]
+
+
+def test_at_equal_risk_and_accuracy_by_hand(audits):
+    (equal,) = frontier.at_equal(audits).values()
+    np.testing.assert_array_equal(equal.risks, [0.65, 0.55])
+    np.testing.assert_array_equal(equal.accuracies, [0.65, 0.66])
+    # Half-way between two points; the least risky control, since none has an AUC of 0.55.
+    np.testing.assert_allclose(equal.control_accuracies, [0.50, 0.50])
+    # Half-way between two points; the most accurate control, since none has 66 %.
+    np.testing.assert_allclose(equal.control_risks, [0.80, 0.80])
+
+
+def test_controls_that_are_all_more_accurate_have_no_equal(audits):
+    audits[3] = audit("dmp_soft", [(0.55, 0.30), (0.55, 0.30)])
+    (equal,) = frontier.at_equal(audits).values()
+    assert np.isnan(equal.control_risks).all()
+    assert "nan" not in tabulate.equal_table(audits)
+
+
+def test_equal_table_by_hand(audits):
+    lines = tabulate.equal_table(audits).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| none",
+        "| early_stopping",
+        "| early_stopping",
+        "| dmp_soft",
+    ]
+    cells = lines[-1].strip("| ").split(" | ")
+    # 65 and 66 %: standard error 0.5, t of 1 degree of freedom 12.7062.
+    assert cells[2:4] == ["2", "65.5 (59.1 to 71.9)"]
+    # 15 and 16 points more; 0.15 and 0.25 less risk.
+    assert cells[6] == "+15.5 (+9.1 to +21.9)"
+    assert cells[8] == "-0.200 (-0.835 to +0.435)"
+
+
+def test_a_page_says_whether_its_rows_were_searched(rows):
+    assert tabulate.UNFAIR in tabulate.page("shops", 1.0, rows, "loss_auc")
+    found = {"trials": 8, "optimizer": "sgd", "learning_rate": 0.05, "epochs": 20}
+    searched = [{**each, "search": found} for each in rows]
+    page = tabulate.page("shops", 1.0, searched, "loss_auc")
+    assert tabulate.UNFAIR not in page
+    assert "| none | sgd 0.05, 20 epochs | 1 |" in page
+
+
 def test_tabulate_writes_a_page_and_a_plot(rows, tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     shadow = {

@@ -210,13 +210,13 @@ def test_audits_use_what_the_search_found(task, tmp_path):
         task, dataset="digits", num_classes=10, members=200, stopped_at=(2, 1)
     )
     options = argparse.Namespace(
-        scale=1.0, shadow_models=6, canary_share=0.0, rivals=["dropout"], directory=tmp_path
+        scale=1.0, shadow_models=16, canary_share=0.0, rivals=[], directory=tmp_path
     )
     results = defense_rows.ResultFile(tmp_path / "rows.jsonl")
     with pytest.raises(SystemExit, match="search for none of digits at scale 1 "):
         defense_shadows.run(task, options, results)
     points = defense_shadows.audited_points(task, options.scale)
-    for name in (*defense_shadows.CORE, "dropout"):
+    for name in defense_shadows.CORE:
         for point in points[name]:
             for trial in search.TRIALS:
                 results.append(trial_row(task, point, trial, float(trial == search.TRIALS[2])))
@@ -228,14 +228,13 @@ def test_audits_use_what_the_search_found(task, tmp_path):
         ("early_stopping", 1),
         ("dmp_soft", 60),
         ("dmp_hard", 60),
-        ("dropout", 0.5),
     ]
     for row in audits:
         assert {key: row["search"][key] for key in ("optimizer", "learning_rate")} == {
             "optimizer": "sgd",
             "learning_rate": 0.1,
         }
-        assert len(row["targets"]["test_accuracy"]) == len(row["targets"]["lira_fixed_auc"]) == 6
+        assert len(row["targets"]["test_accuracy"]) == len(row["targets"]["lira_fixed_auc"]) == 16
         np.testing.assert_allclose(
             np.mean(row["targets"]["test_accuracy"]), row["test_accuracy"], atol=1e-9
         )
@@ -244,4 +243,4 @@ def test_audits_use_what_the_search_found(task, tmp_path):
     defense_shadows.run(task, options, results)
     assert len(results.rows) == count
     table = tabulate.equal_table(results.rows)
-    assert "| dropout, rate 0.5 | sgd 0.1, 7 epochs | 6 |" in table
+    assert "| dmp_hard, size 60 | sgd 0.1, 7 epochs | 16 |" in table
