@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.rows import Measured
 
 FPRS = (0.01, 0.001)
-POINT, SHADOW = "point", "shadow"
+POINT, SHADOW, TRIAL = "point", "shadow", "trial"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,9 @@ import numpy as np
 
 import keras_dmp
 from benchmarks.defense_cases import Point, Task
-from benchmarks.defense_rows import ResultFile
+from benchmarks.defense_rows import TRIAL, ResultFile
 from benchmarks.rows import Measured
 
-TRIAL = "trial"
 # Of the split and of all trainings of the search.
 SEED = 0
 _PREDICT_BATCH = 512

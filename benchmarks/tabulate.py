@@ -6,18 +6,19 @@
 Prints, for each data set: every defence and setting with what its search found, means over seeds
 and their 95 % intervals (Student's); the accuracy that DMP gains over each defence at equal risk;
 each audited defence beside the controls at equal risk and at equal accuracy, with LiRA as the
-attacker; and the results of the shadow models. With `--out-dir` it also writes
-`defenses_<data set>.md` and the frontier plot `defenses_<data set>.svg`.
+attacker; the results of the shadow models; and the trials of the searches. With `--out-dir` it also
+writes `defenses_<data set>.md` and the frontier plot `defenses_<data set>.svg`.
 """
 
 import argparse
+import math
 import pathlib
 import statistics
 
 import numpy as np
 
 from benchmarks import frontier
-from benchmarks.defense_rows import FPRS, POINT, SHADOW, chosen, read_rows, searches
+from benchmarks.defense_rows import FPRS, POINT, SHADOW, TRIAL, chosen, read_rows, searches
 
 LABELS = {
     "loss_auc": "AUC of the loss attack",
@@ -86,6 +87,21 @@ def points_table(rows):
         *("training time", "MB", "epsilon"),
     ]
     return table(header, lines)
+
+
+def trials_table(rows):
+    """Validation accuracy of each point with each trial of its search, the highest in bold."""
+    found = {}
+    for row in rows:
+        if row["kind"] == TRIAL:
+            found.setdefault(_name(row), {})[_trial(row)] = row["validation_accuracy"]
+    header = list(dict.fromkeys(trial for mine in found.values() for trial in mine))
+    lines = []
+    for name, mine in found.items():
+        best = max((each for each in mine.values() if each is not None), default=None)
+        cells = [_accuracy(mine.get(trial, math.nan), best) for trial in header]
+        lines.append([name, *cells])
+    return table(["defence", *header], lines) if lines else ""
 
 
 def gains_table(rows, risk, ours=frontier.OURS):
@@ -205,7 +221,7 @@ def page(dataset, scale, rows, risk):
             "frontiers over all settings, of the seeds that have all:",
             gains_table(points, risk),
         ]
-    if not searches([*points, *audited]):
+    if (points or audited) and not searches([*points, *audited]):
         parts.append(UNFAIR)
     equal = equal_table(rows)
     if equal:
@@ -220,6 +236,9 @@ def page(dataset, scale, rows, risk):
     shadows = shadow_table(rows)
     if shadows:
         parts += ["With shadow models that repeat the defence:", shadows]
+    trials = trials_table(rows)
+    if trials:
+        parts += ["Validation accuracy (%) of each trial of the search:", trials]
     return "\n\n".join(parts) + "\n"
 
 
@@ -324,6 +343,22 @@ def _name(row):
         return row["curve"]
     value = str(row["value"])
     return f"{row['curve']}, {row['setting']} {value if len(value) < 12 else f'{value[:11]}...'}"
+
+
+def _trial(row):
+    trial = row["trial"]
+    share = {1.0: "all", 0.5: "half"}.get(trial["share"], f"{trial['share']:g}")
+    return f"{trial['optimizer']} {trial['learning_rate']:g}, {share} of the epochs"
+
+
+def _accuracy(accuracy, best):
+    """Percent, nothing if it is not finished yet."""
+    if accuracy is None:
+        return "failed"
+    if math.isnan(accuracy):
+        return ""
+    percent = f"{100 * accuracy:.1f}"
+    return f"**{percent}**" if accuracy == best else percent
 
 
 def _records(row, part):
