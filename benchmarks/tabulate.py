@@ -6,8 +6,9 @@
 Prints, for each data set: every defence and setting with what its search found, means over seeds
 and their 95 % intervals (Student's); the accuracy that DMP gains over each defence at equal risk;
 each audited defence beside the controls at equal risk and at equal accuracy, with LiRA as the
-attacker; the results of the shadow models; and the trials of the searches. With `--out-dir` it also
-writes `defenses_<data set>.md` and the frontier plot `defenses_<data set>.svg`.
+attacker; the results of the shadow models; and the trials of the searches. With `--out-dir` it
+writes `defenses_<data set>.md` and the plots `defenses_<data set>.svg` of the rows and
+`defenses_<data set>_lira.svg` of the audits.
 """
 
 import argparse
@@ -242,8 +243,8 @@ def page(dataset, scale, rows, risk):
     return "\n\n".join(parts) + "\n"
 
 
-def plot(rows, risk, path):
-    """Draw accuracy against risk, one curve per defence over its main setting."""
+def plot(curves, label, path):
+    """Draw points of risk and accuracy, one curve per defence over its main setting."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -256,7 +257,7 @@ def plot(rows, risk, path):
     # Twenty colours, the strong ones before the pale.
     palette = matplotlib.colormaps["tab20"].colors
     colors = [*palette[::2], *palette[1::2]]
-    for number, (curve, points) in enumerate(mean_points(rows, risk).items()):
+    for number, (curve, points) in enumerate(curves.items()):
         axes.plot(
             *zip(*points, strict=True),
             label=curve,
@@ -266,7 +267,7 @@ def plot(rows, risk, path):
             linestyle="--" if curve in frontier.CONTROLS else "-",
             color=colors[number % len(colors)],
         )
-    axes.set_xlabel(LABELS[risk])
+    axes.set_xlabel(label)
     axes.set_ylabel("test accuracy")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -282,6 +283,17 @@ def mean_points(rows, risk):
         if None not in risks:
             accuracy = statistics.mean(row["test_accuracy"] for row in group)
             found.setdefault(curve, []).append((statistics.mean(risks), accuracy))
+    return {curve: sorted(points) for curve, points in found.items()}
+
+
+def audited_points(rows, attack=frontier.STRONGEST):
+    """The same of the audits without canaries, means over the models."""
+    found = {}
+    for row in rows:
+        if row["kind"] == SHADOW and not row["planted"]:
+            aucs, accuracies = row["targets"][f"{attack}_auc"], row["targets"]["test_accuracy"]
+            point = (statistics.mean(aucs), statistics.mean(accuracies))
+            found.setdefault(row["curve"], []).append(point)
     return {curve: sorted(points) for curve, points in found.items()}
 
 
@@ -374,6 +386,7 @@ def main(arguments=None):
     )
     parser.add_argument("results", nargs="+", type=pathlib.Path)
     parser.add_argument("--out-dir", type=pathlib.Path)
+    parser.add_argument("--prefix", default="defenses", help="of the names of the files")
     parser.add_argument("--risk", choices=frontier.RISKS, default="black_box_auc")
     options = parser.parse_args(arguments)
     missing = [str(path) for path in options.results if not path.is_file()]
@@ -390,10 +403,15 @@ def main(arguments=None):
         if not options.out_dir:
             print(text)
             continue
-        stem = f"defenses_{dataset}" + ("" if scale == 1 else f"_{scale:g}")
+        stem = f"{options.prefix}_{dataset}" + ("" if scale == 1 else f"_{scale:g}")
         (options.out_dir / f"{stem}.md").write_text(text)
-        if any(row["kind"] == POINT for row in group):
-            plot(group, options.risk, options.out_dir / f"{stem}.svg")
+        plots = {
+            stem: (mean_points(group, options.risk), LABELS[options.risk]),
+            f"{stem}_lira": (audited_points(group), f"AUC of {frontier.STRONGEST}"),
+        }
+        for name, (curves, label) in plots.items():
+            if curves:
+                plot(curves, label, options.out_dir / f"{name}.svg")
         print(f"wrote {stem} to {options.out_dir}")
 
 

@@ -238,6 +238,19 @@ def test_equal_table_by_hand(audits):
     assert cells[8] == "-0.200 (-0.835 to +0.435)"
 
 
+def test_audits_are_drawn_too(audits, tmp_path):
+    points = tabulate.audited_points(audits)
+    np.testing.assert_allclose(points["early_stopping"], [(0.65, 0.45), (0.725, 0.525)])
+    assert set(points) == {"none", "early_stopping", "dmp_soft"}
+    path = tmp_path / "rows.jsonl"
+    found = {"scale": 1.0, "dataset": "shops", "test_accuracy": 0.5, "canary_kind": "mislabelled"}
+    rows = [{**each, **found, "attacks": {}, "canaries": {}, "search": None} for each in audits]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    tabulate.main([str(path), "--out-dir", str(tmp_path), "--prefix", "mine"])
+    assert "<svg" in (tmp_path / "mine_shops_lira.svg").read_text()
+    assert not (tmp_path / "mine_shops.svg").exists()
+
+
 def test_a_page_says_whether_its_rows_were_searched(rows):
     assert tabulate.UNFAIR in tabulate.page("shops", 1.0, rows, "loss_auc")
     found = {"trials": 8, "optimizer": "sgd", "learning_rate": 0.05, "epochs": 20}
