@@ -161,7 +161,10 @@ class Point:
         return defenses.get(self.defense, **copy.deepcopy(dict(self.settings)))
 
     def key(self, task: Task, scale: float, seed: int) -> str:
-        """Identifier of its row: everything that it depends on, in one fixed order."""
+        """Identifier of its row: everything that it depends on, in one fixed order.
+
+        Settings that are dataclasses count by their fields.
+        """
         facts = {
             "dataset": task.dataset,
             "model": task.model,
@@ -173,7 +176,7 @@ class Point:
             "sizes": task.sizes(scale),
             "seed": seed,
         }
-        return json.dumps(facts, sort_keys=True)
+        return json.dumps(facts, sort_keys=True, default=dataclasses.asdict)
 
 
 def curves(task: Task, scale: float) -> dict[str, Curve]:

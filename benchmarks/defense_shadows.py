@@ -121,7 +121,7 @@ def key(task, options, point):
         "fit": task.fit_arguments(point),
         "members": task.sizes(options.scale)["members"],
     }
-    return json.dumps(facts, sort_keys=True)
+    return json.dumps(facts, sort_keys=True, default=dataclasses.asdict)
 
 
 def run(task, options, results):

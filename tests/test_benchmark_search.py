@@ -103,6 +103,21 @@ def test_a_trial_holds_for_every_training_of_a_row(curve):
     assert tried.make().name == point.defense
 
 
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    count: int
+
+
+def test_settings_may_be_dataclasses(task):
+    points = [
+        dataclasses.replace(point_of(task, "dmp_soft"), settings={"shards": Shards(count)})
+        for count in (2, 3)
+    ]
+    first, second = (search.key(task, 1.0, point, search.TRIALS[0]) for point in points)
+    assert json.loads(first)["settings"] == {"shards": {"count": 2}}
+    assert first != second
+
+
 def test_the_search_sees_no_nonmember_and_repeats(task, split):
     point, trial = point_of(task, "none"), search.TRIALS[1]
     poisoned = dataclasses.replace(split, nonmembers=(np.full((1, 1), np.nan), np.array([-1])))
