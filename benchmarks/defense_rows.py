@@ -115,7 +115,8 @@ def chosen(row: dict[str, Any]) -> str:
     search = row.get("search")
     if search is None:
         return ""
-    return f"{search['optimizer']} {search['learning_rate']:g}, {search['epochs']} epochs"
+    epochs = "1 epoch" if search["epochs"] == 1 else f"{search['epochs']} epochs"
+    return f"{search['optimizer']} {search['learning_rate']:g}, {epochs}"
 
 
 def searches(rows: Iterable[dict[str, Any]]) -> bool:

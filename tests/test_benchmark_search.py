@@ -211,6 +211,8 @@ def test_all_seeds_use_one_search(tmp_path):
 def test_rows_say_what_was_found():
     row = {"search": {"trials": 8, "optimizer": "sgd", "learning_rate": 0.05, "epochs": 20}}
     assert defense_rows.chosen(row) == "sgd 0.05, 20 epochs"
+    once = {"search": {**row["search"], "epochs": 1}}
+    assert defense_rows.chosen(once) == "sgd 0.05, 1 epoch"
     assert defense_rows.chosen({}) == ""
     assert defense_rows.searches([row, json.loads(json.dumps(row))])
     fewer = {"search": {**row["search"], "trials": 4}}
