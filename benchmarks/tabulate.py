@@ -407,7 +407,7 @@ def main(arguments=None):
         (options.out_dir / f"{stem}.md").write_text(text)
         plots = {
             stem: (mean_points(group, options.risk), LABELS[options.risk]),
-            f"{stem}_lira": (audited_points(group), f"AUC of {frontier.STRONGEST}"),
+            f"{stem}_lira": (audited_points(group), f"AUC of LiRA ({frontier.STRONGEST})"),
         }
         for name, (curves, label) in plots.items():
             if curves:
