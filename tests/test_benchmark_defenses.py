@@ -25,6 +25,7 @@ from benchmarks import defense_cases, defense_rows, frontier, search, tabulate  
 from benchmarks import defenses as benchmark  # noqa: E402
 
 TASKS = list(defense_cases.TASKS.values())
+FOUND = {"trials": 8, "optimizer": "sgd", "learning_rate": 0.05, "epochs": 20}
 EVERY_POINT = [point for task in TASKS for point in defense_cases.points(task, 1.0)]
 
 
@@ -253,8 +254,7 @@ def test_audits_are_drawn_too(audits, tmp_path):
 
 def test_a_page_says_whether_its_rows_were_searched(rows):
     assert tabulate.UNFAIR in tabulate.page("shops", 1.0, rows, "loss_auc")
-    found = {"trials": 8, "optimizer": "sgd", "learning_rate": 0.05, "epochs": 20}
-    searched = [{**each, "search": found} for each in rows]
+    searched = [{**each, "search": FOUND} for each in rows]
     page = tabulate.page("shops", 1.0, searched, "loss_auc")
     assert tabulate.UNFAIR not in page
     assert "| none | sgd 0.05, 20 epochs | 1 |" in page
@@ -420,7 +420,7 @@ def test_a_row_has_what_the_tables_read(tmp_path):
         point = dataclasses.replace(point, fit={"batch_size": 32})
         point = search.TRIALS[6].applied(point, task)
         row = benchmark.measure(
-            task, split, point, scale=1.0, seed=0, found={"trials": 8}, undefended_seconds=None
+            task, split, point, scale=1.0, seed=0, found=FOUND, undefended_seconds=None
         )
         results.append(row)
         assert (row.attacks["white_box"] is None) == (name == "memguard")
