@@ -11,6 +11,7 @@ _HOMES = {
     "AttackScores": "keras_dmp.audit.statistics.attack_scores",
     "AuditComparison": "keras_dmp.audit.report.comparison",
     "AuditReport": "keras_dmp.audit.report.report",
+    "CalibratedRates": "keras_dmp.audit.statistics.calibrated_rates",
     "Canaries": "keras_dmp.audit.shadow.canaries",
     "Check": "keras_dmp.audit.gate",
     "Interval": "keras_dmp.audit.statistics.membership_scores",

@@ -41,6 +41,7 @@ class Shadow:
         settings: Keyword arguments of both.
         least_in: Least number of shadow models trained with a record.
         least_out: Least number of shadow models trained without it.
+        queries: Whether it uses the further queries of a record.
     """
 
     attack: str
@@ -48,6 +49,7 @@ class Shadow:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     least_in: int = 0
     least_out: int = 0
+    queries: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,7 @@ ATTACKS = {
     "loss": Attack(
         sees=_LOSS,
         outputs=f"{_SCORES}loss_scores",
-        shadow=Shadow(attack=_OWN, leave_one_out=_OWN),
+        shadow=Shadow(attack=_OWN, leave_one_out=_OWN, queries=False),
     ),
     "confidence": Attack(
         sees="Sees the largest probability, no label; a confident answer means member.",

@@ -130,6 +130,9 @@ class AuditComparison(Documented):
             sections=(
                 sections.trade_off(reports, self.attacks, _HOW_TRADE_OFF),
                 sections.attackers(self.attacks),
+                *sections.calibrated(
+                    (f"{name}, {result.attack}", result) for name, _, result in self.rows()
+                ),
                 Section(title="Attacks", blocks=(self._table(),)),
                 sections.rocs(
                     {

@@ -9,6 +9,8 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp.audit.statistics.attack_scores import AttackScores
+from keras_dmp.audit.statistics.calibrated_rates import CalibratedRates
+from keras_dmp.audit.statistics.intervals import listed_ends, paired_ends
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import RocCurve, needed
 
@@ -108,6 +110,8 @@ class AttackResult:
             samples only: their positions among the members, never their data.
         tied_members: Share of the members whose score equals that of some nonmember; `None` if
             unknown.
+        calibrated: The rates if every record has the same false-positive rate, for attacks with
+            shadow models; `None` elsewhere.
         roc: The ROC curve, thinned to at most 2,000 points after the figures were computed.
     """
 
@@ -127,6 +131,7 @@ class AttackResult:
     histogram: ScoreHistogram | None = None
     most_exposed: tuple[tuple[int, float], ...] = ()
     tied_members: float | None = None
+    calibrated: CalibratedRates | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.attack, str) or not self.attack.strip():
@@ -237,17 +242,20 @@ class AttackResult:
             "num_members": self.num_members,
             "num_nonmembers": self.num_nonmembers,
             "auc": self.auc,
-            "auc_interval": _listed(self.auc_interval),
+            "auc_interval": listed_ends(self.auc_interval),
             "advantage": self.advantage,
-            "advantage_interval": _listed(self.advantage_interval),
+            "advantage_interval": listed_ends(self.advantage_interval),
             "balanced_accuracy": self.balanced_accuracy,
             "positive_predictive_value": self.positive_predictive_value,
             "tpr_at_fpr": {str(fpr): tpr for fpr, tpr in self.tpr_at_fpr.items()},
-            "tpr_intervals": {str(fpr): _listed(ends) for fpr, ends in self.tpr_intervals.items()},
+            "tpr_intervals": {
+                str(fpr): listed_ends(ends) for fpr, ends in self.tpr_intervals.items()
+            },
             "epsilon_lower_bound": self.epsilon_lower_bound,
             "histogram": None if self.histogram is None else self.histogram.to_dict(),
             "most_exposed": [list(pair) for pair in self.most_exposed],
             "tied_members": self.tied_members,
+            "calibrated": None if self.calibrated is None else self.calibrated.to_dict(),
             "roc": self.roc.to_dict(),
         }
 
@@ -257,22 +265,24 @@ class AttackResult:
         members, nonmembers = values["num_members"], values["num_nonmembers"]
         histogram = values.get("histogram")
         intervals = values.get("tpr_intervals", {})
+        calibrated = values.get("calibrated")
         return cls(
             attack=values["attack"],
             slice=values["slice"],
             num_members=members,
             num_nonmembers=nonmembers,
             auc=values["auc"],
-            auc_interval=_pair(values["auc_interval"]),
+            auc_interval=paired_ends(values["auc_interval"]),
             advantage=values["advantage"],
-            advantage_interval=_pair(values.get("advantage_interval")),
+            advantage_interval=paired_ends(values.get("advantage_interval")),
             positive_predictive_value=values["positive_predictive_value"],
             tpr_at_fpr={float(fpr): tpr for fpr, tpr in values["tpr_at_fpr"].items()},
-            tpr_intervals={float(fpr): _pair(ends) for fpr, ends in intervals.items()},
+            tpr_intervals={float(fpr): paired_ends(ends) for fpr, ends in intervals.items()},
             epsilon_lower_bound=values.get("epsilon_lower_bound"),
             histogram=None if histogram is None else ScoreHistogram.from_dict(histogram),
             most_exposed=tuple((int(i), float(p)) for i, p in values.get("most_exposed", ())),
             tied_members=values.get("tied_members"),
+            calibrated=None if calibrated is None else CalibratedRates.from_dict(calibrated),
             roc=RocCurve.from_dict(values["roc"], members, nonmembers),
         )
 
@@ -309,14 +319,6 @@ def _ends(interval: Any) -> tuple[float, float] | None:
     if interval.low is None or interval.high is None:
         return None
     return float(interval.low), float(interval.high)
-
-
-def _listed(pair: tuple[float, float] | None) -> list[float] | None:
-    return None if pair is None else list(pair)
-
-
-def _pair(ends: list[float] | None) -> tuple[float, float] | None:
-    return None if ends is None else (float(ends[0]), float(ends[1]))
 
 
 def notes_on(results: Sequence[AttackResult]) -> tuple[str, ...]:
