@@ -27,7 +27,7 @@ RECORDS, REFERENCE, BATCH_SIZE = 20_000, 10_000, 128
 TEACHER_EPOCHS, STUDENT_EPOCHS = 15, 20
 NUM_CANARIES = 1_000
 KINDS = ("mislabelled", "duplicates", "near_reference", "outliers")
-ATTACKS = ("loss", "lira", "lira_fixed", "lira_offline", "rmia", "rmia_offline")
+ATTACKS = ("loss", "lira", "lira_fixed", "lira_prior", "lira_offline", "rmia", "rmia_offline")
 
 
 def pipeline(reference, num_classes, kinds):

@@ -196,6 +196,10 @@ ATTACKS = {
         sees=f"{_SHADOW} and compares this record's log odds with one variance for all.",
         shadow=_lira(2, 2, variance="fixed"),
     ),
+    "lira_prior": Attack(
+        sees=f"{_SHADOW} and compares this record's log odds, with a prior on its variance.",
+        shadow=_lira(2, 2, variance="prior"),
+    ),
     "lira_offline": Attack(sees=f"{_OFFLINE} log odds.", shadow=_lira(0, 3, online=False)),
     "lira_offline_fixed": Attack(
         sees=f"{_OFFLINE} log odds with one variance for all.",
