@@ -43,6 +43,7 @@ _HOMES = {
     "modified_entropy_scores": "keras_dmp.audit.statistics.output_scores",
     "plant_canaries": "keras_dmp.audit.shadow.canaries",
     "plot_rocs": "keras_dmp.audit.report.plots",
+    "quantile_attack": "keras_dmp.audit.attacks.quantile_regression",
     "rmia": "keras_dmp.audit.shadow.relative",
     "rmia_leave_one_out": "keras_dmp.audit.shadow.relative",
     "scaled_logits": "keras_dmp.audit.statistics.output_scores",

@@ -80,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     kind = audit.add_mutually_exclusive_group()
     kind.add_argument("--from-logits", action="store_true", help="the outputs are logits")
     kind.add_argument("--probabilities", action="store_true", help="the outputs are probabilities")
+    audit.add_argument(
+        "--quantile",
+        action="store_true",
+        help="run the quantile-regression attack too, which fits half of the nonmembers' outputs "
+        "and scores the other half",
+    )
     limits = audit.add_argument_group("limits")
     limits.add_argument(
         "--max-auc", type=float, metavar="AUC", help="largest AUC of any attack, 0.5 to 1"
@@ -141,7 +147,7 @@ def _audit(options: argparse.Namespace) -> int:
             _validate.writable_path(**{f"--{option}": getattr(options, option)})
     from_logits = True if options.from_logits else False if options.probabilities else None
     predictions = _predictions.read(options.predictions, from_logits=from_logits)
-    scores = _predictions.attack(predictions)
+    scores = _predictions.attack(predictions, quantile=options.quantile)
     verdict = None if limits is None else gate.judge(scores, limits, confidence=options.confidence)
     file = pathlib.Path(options.predictions)
     report = AuditReport.from_scores(

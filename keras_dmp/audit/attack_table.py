@@ -10,6 +10,8 @@ TensorFlow. A row may have several ways to run its attack:
   of the attacker's views of both sides, trained on one half and scoring the other.
 - `tf_privacy`: the name of TF-Privacy's attack type. It runs where TF-Privacy is
   installed; otherwise the row's own function runs, with the same figures.
+- `sides`: a function `(members, nonmembers, *, from_logits) -> AttackScores` of tuples of saved
+  outputs and labels, trained on part of the nonmembers.
 - `model`: a function `(model, members, nonmembers, *, seed, verbose) -> AttackScores`, and
   `from_logits=` unless the row is marked as taking logits only.
 - `shadow`: functions of statistics of shadow models, see `Shadow`.
@@ -61,6 +63,7 @@ class Attack:
         outputs: Function of outputs and labels, as `module:name`, or empty.
         cross_validated: Function of the attacker's views of both sides, or empty.
         tf_privacy: Name of TF-Privacy's attack type, or empty.
+        sides: Function of outputs and labels of both sides, or empty.
         model: Function of the model and both sides, or empty.
         logits_only: Whether `model` accepts only models that return logits.
         shadow: How it is run with shadow models, or `None`.
@@ -71,6 +74,7 @@ class Attack:
     outputs: str = ""
     cross_validated: str = ""
     tf_privacy: str = ""
+    sides: str = ""
     model: str = ""
     logits_only: bool = False
     shadow: Shadow | None = None
@@ -173,6 +177,12 @@ ATTACKS = {
     "scaled_logit": Attack(
         sees="Sees the log odds of the true class; high odds mean member.",
         outputs=f"{_SCORES}scaled_logits",
+    ),
+    "quantile": Attack(
+        sees="Sees all outputs and the true class, and compares its log odds with those expected "
+        "of a nonmember like it; fits half of the nonmembers.",
+        sides="keras_dmp.audit.attacks.quantile_regression:quantile_attack",
+        trained=True,
     ),
     "black_box": Attack(
         sees="Sees all outputs and the true class, and trains a network on half of the members.",
