@@ -28,6 +28,7 @@ from typing import Any
 # needs seven neighbors. Two samples on each side make an ROC curve.
 _LEAST_TRAINED = 20
 _LEAST = 2
+_SCORES = "keras_dmp.audit.statistics.output_scores:"
 _UNKNOWN = "An attack made elsewhere and added under this name."
 
 
@@ -91,12 +92,16 @@ class Attack:
         return bool(self.outputs or self.tf_privacy or self.model)
 
     @property
+    def of_loss(self) -> bool:
+        """Whether it thresholds the loss of a sample."""
+        return self.outputs == f"{_SCORES}loss_scores"
+
+    @property
     def own(self) -> str:
         """The library's own function of the attacker's views of both sides, or empty."""
         return self.outputs or self.cross_validated
 
 
-_SCORES = "keras_dmp.audit.statistics.output_scores:"
 _LIKELIHOOD = "keras_dmp.audit.shadow.likelihood:"
 _RELATIVE = "keras_dmp.audit.shadow.relative:"
 _OWN = "keras_dmp.audit.shadow.scores:own_statistic"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras_dmp._version import __version__
-from keras_dmp.audit.report import files, sections
+from keras_dmp.audit.report import files, low_rates, sections
 from keras_dmp.audit.report.document import (
     Column,
     Document,
@@ -130,7 +130,7 @@ class AuditComparison(Documented):
             sections=(
                 sections.trade_off(reports, self.attacks, _HOW_TRADE_OFF),
                 sections.attackers(self.attacks),
-                *sections.calibrated(
+                *low_rates.calibrated(
                     (f"{name}, {result.attack}", result) for name, _, result in self.rows()
                 ),
                 Section(title="Attacks", blocks=(self._table(),)),

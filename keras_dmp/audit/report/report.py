@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_dmp._version import __version__
-from keras_dmp.audit.report import files, sections
+from keras_dmp.audit.report import files, low_rates, sections
 from keras_dmp.audit.report.document import (
     Document,
     Missing,
@@ -188,7 +188,7 @@ class AuditReport(Findings, Documented):
                     ),
                 ),
                 sections.attackers(result.attack for result in entire),
-                *sections.calibrated(
+                *low_rates.calibrated(
                     (one.attack if one.slice == ENTIRE else f"{one.attack}, {one.slice}", one)
                     for one in (*entire, *(r for r in self.results if r.slice != ENTIRE))
                 ),

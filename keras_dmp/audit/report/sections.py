@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from keras_dmp.audit import attack_table
-from keras_dmp.audit.report import charts
+from keras_dmp.audit.report import charts, low_rates
 from keras_dmp.audit.report.document import (
     Block,
     Cell,
@@ -23,12 +23,9 @@ from keras_dmp.audit.report.document import (
     share_of,
 )
 from keras_dmp.audit.report.findings import Findings
-from keras_dmp.audit.report.verdict import LOW_FPR, strongest_first
-from keras_dmp.audit.statistics.calibrated_rates import CalibratedRates
-from keras_dmp.audit.statistics.rates import needed
+from keras_dmp.audit.report.verdict import strongest_first
 from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult, slice_class
 
-_LOW_FPRS = FPRS[1:]
 # Colors that are distinguishable in both modes; further curves are gray.
 _COLORS = 6
 _MOST_HISTOGRAMS = 6
@@ -59,14 +56,6 @@ HOW_FIGURES = (
     "itself. Intervals are at 95 %, each individually; those of the verdict are corrected for the "
     "number of attacks. Epsilon: with 95 % confidence the training is not differentially private "
     "with a smaller epsilon; 0 means nothing was found."
-)
-_HOW_CALIBRATED = (
-    "Pooled scores have one threshold for all records, so that some records cause most of the "
-    "false alarms and others none. Here each record has a threshold of its own, from the models "
-    "trained without it, and the same false alarm rate. Within a record all attacks that take the "
-    "more confident models for those trained on it are one: their rates are equal where they score "
-    "the same records. Last: the nonmembers' scores above their record's threshold for 1 %; far "
-    "from 1 %, the scores are not normal, and the rates are right on average only."
 )
 _HOW_ROC = (
     "A curve shows the share of members recognised (vertical) against the share of nonmembers "
@@ -134,7 +123,7 @@ def figures(result: AttackResult) -> tuple[Cell, ...]:
     return (
         Number(value=result.auc, ends=result.auc_interval),
         Number(value=result.advantage, ends=result.advantage_interval),
-        *(_rate(result, fpr) for fpr in FPRS),
+        *(low_rates.tpr(result, fpr) for fpr in FPRS),
         Missing(why="not valid for this attack")
         if bound is None
         else Number(value=bound, kind="bound"),
@@ -152,45 +141,7 @@ def attacks(results: Sequence[AttackResult]) -> Section:
     rows = tuple((result.attack, *sizes(result), *figures(result)) for result in results)
     columns = (_ATTACK, *SIZES, *FIGURES)
     table = Table(columns=columns, groups=(Group(rows=rows),), how=HOW_FIGURES)
-    return Section(title="Attacks", blocks=(table,))
-
-
-def calibrated(results: Iterable[tuple[str, AttackResult]]) -> tuple[Section, ...]:
-    """Rates at the same false-positive rate for each record beside pooled ones, if there are any.
-
-    Args:
-        results: Name and result of each row; those without such rates are left out.
-    """
-    rows = []
-    for name, result in results:
-        if result.calibrated is not None:
-            rates = [_rate(of, fpr) for fpr in _LOW_FPRS for of in (result.calibrated, result)]
-            flagged = Number(value=result.calibrated.flagged_nonmembers[LOW_FPR], kind="rate")
-            rows.append((name, *rates, flagged))
-    if not rows:
-        return ()
-    columns = [_ATTACK]
-    for fpr in _LOW_FPRS:
-        head = f"TPR at {100 * fpr:g} % FPR"
-        columns += [
-            Column(head=f"{head} for each record", narrow=f"TPR at\nFPR {100 * fpr:g}%\nof each"),
-            Column(head=f"{head}, pooled", narrow=f"TPR at\nFPR {100 * fpr:g}%\npooled"),
-        ]
-    columns.append(Column(head="flagged for 1 %", narrow="flagged\nfor 1%"))
-    table = Table(
-        columns=tuple(columns),
-        groups=(Group(rows=tuple(rows)),),
-        title="At the same false alarm rate for each record",
-        how=_HOW_CALIBRATED,
-    )
-    return (Section(title="Each record", blocks=(table,)),)
-
-
-def _rate(rates: AttackResult | CalibratedRates, fpr: float) -> Cell:
-    rate = rates.tpr_at_fpr.get(fpr)
-    if rate is None:
-        return Missing(why=needed(fpr), short="too few")
-    return Number(value=rate, kind="rate", ends=rates.tpr_intervals.get(fpr))
+    return Section(title="Attacks", blocks=(table, *low_rates.tail(results)))
 
 
 def rocs(results: Mapping[str, Mapping[str, AttackResult]]) -> Section:

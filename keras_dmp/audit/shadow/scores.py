@@ -158,8 +158,9 @@ class ShadowScores:
         return dataclasses.replace(
             result,
             auc_interval=clusters.auc_ends(),
-            # Neither is valid for scores of several models of the same records.
+            # None of these is valid for scores of several models of the same records.
             advantage_interval=None,
+            tnr_intervals={},
             epsilon_lower_bound=None,
             tpr_intervals={
                 fpr: None if result.tpr_at_fpr[fpr] is None else tprs[fpr] for fpr in FPRS

@@ -103,6 +103,10 @@ class AttackResult:
             empirical FPR, where samples with equal scores are flagged at random; `None` with fewer
             than 1 / FPR nonmembers.
         tpr_intervals: The 95 % interval of each, or `None`.
+        tnr_at_fnr: The same for nonmembers, by FNR: the share ruled out by an attacker who misses
+            that share of the members. Of the loss attack, it estimates the TPR of attacks with
+            shadow models. Empty if unknown.
+        tnr_intervals: The 95 % interval of each, or `None`.
         epsilon_lower_bound: Lower bound of the epsilon of differential privacy (delta 0) that
             holds with 95 % confidence, after the search over thresholds; `None` if unknown.
         histogram: Counts of the scores, for all samples only; `None` if unknown.
@@ -131,6 +135,8 @@ class AttackResult:
     histogram: ScoreHistogram | None = None
     most_exposed: tuple[tuple[int, float], ...] = ()
     tied_members: float | None = None
+    tnr_at_fnr: dict[float, float | None] = dataclasses.field(default_factory=dict)
+    tnr_intervals: dict[float, tuple[float, float] | None] = dataclasses.field(default_factory=dict)
     calibrated: CalibratedRates | None = None
 
     def __post_init__(self) -> None:
@@ -142,10 +148,11 @@ class AttackResult:
             "advantage": self.advantage,
             "positive_predictive_value": self.positive_predictive_value,
             **{f"tpr_at_fpr[{fpr}]": tpr for fpr, tpr in self.tpr_at_fpr.items()},
+            **{f"tnr_at_fnr[{fnr}]": tnr for fnr, tnr in self.tnr_at_fnr.items()},
             **{f"most_exposed[{index}]": risk for index, risk in self.most_exposed},
         }
         for name, rate in rates.items():
-            missing = rate is None and name.startswith("tpr_at_fpr")
+            missing = rate is None and name.startswith(("tpr_at_fpr", "tnr_at_fnr"))
             if not missing and not (math.isfinite(rate) and 0 <= rate <= 1):
                 raise ValueError(f"Expected `{name}` to lie in 0..1. Received: {name}={rate!r}")
         if self.tied_members is not None and not 0 <= self.tied_members <= 1:
@@ -199,6 +206,7 @@ class AttackResult:
         # As in TF-Privacy, the prior is the proportion of the sides.
         share = scores.num_members / (scores.num_members + scores.num_nonmembers)
         tprs = {fpr: scores.tpr_at_fpr_interval(fpr) for fpr in FPRS}
+        tnrs = {fnr: scores.tnr_at_fnr_interval(fnr) for fnr in FPRS}
         return cls(
             attack=attack,
             slice=slice,
@@ -211,6 +219,8 @@ class AttackResult:
             positive_predictive_value=scores.positive_predictive_value(prior=share),
             tpr_at_fpr={fpr: tpr.value for fpr, tpr in tprs.items()},
             tpr_intervals={fpr: _ends(tpr) for fpr, tpr in tprs.items()},
+            tnr_at_fnr={fnr: tnr.value for fnr, tnr in tnrs.items()},
+            tnr_intervals={fnr: _ends(tnr) for fnr, tnr in tnrs.items()},
             epsilon_lower_bound=scores.epsilon_lower_bound(),
             histogram=ScoreHistogram.from_scores(scores) if entire else None,
             most_exposed=_most_exposed(scores, indices, most_exposed) if entire else (),
@@ -251,6 +261,8 @@ class AttackResult:
             "tpr_intervals": {
                 str(fpr): listed_ends(ends) for fpr, ends in self.tpr_intervals.items()
             },
+            "tnr_at_fnr": {str(fnr): tnr for fnr, tnr in self.tnr_at_fnr.items()},
+            "tnr_intervals": {str(f): listed_ends(ends) for f, ends in self.tnr_intervals.items()},
             "epsilon_lower_bound": self.epsilon_lower_bound,
             "histogram": None if self.histogram is None else self.histogram.to_dict(),
             "most_exposed": [list(pair) for pair in self.most_exposed],
@@ -278,6 +290,11 @@ class AttackResult:
             positive_predictive_value=values["positive_predictive_value"],
             tpr_at_fpr={float(fpr): tpr for fpr, tpr in values["tpr_at_fpr"].items()},
             tpr_intervals={float(fpr): paired_ends(ends) for fpr, ends in intervals.items()},
+            tnr_at_fnr={float(fnr): tnr for fnr, tnr in values.get("tnr_at_fnr", {}).items()},
+            tnr_intervals={
+                float(fnr): paired_ends(ends)
+                for fnr, ends in values.get("tnr_intervals", {}).items()
+            },
             epsilon_lower_bound=values.get("epsilon_lower_bound"),
             histogram=None if histogram is None else ScoreHistogram.from_dict(histogram),
             most_exposed=tuple((int(i), float(p)) for i, p in values.get("most_exposed", ())),
