@@ -69,7 +69,9 @@ def calibrated(results: Iterable[tuple[str, AttackResult]]) -> tuple[Section, ..
 
 
 def tail(results: Sequence[AttackResult]) -> tuple[Table, ...]:
-    """What shadow models would find, estimated from the loss attack, if it was run."""
+    """What shadow models would find, estimated from the loss attack, unless there were some."""
+    if any(one.calibrated is not None for one in results):
+        return ()
     known = attack_table.names(of_loss=True)
     loss = next((one for one in results if one.attack in known and one.tnr_at_fnr), None)
     if loss is None:

@@ -183,6 +183,8 @@ def test_calibrated_and_pooled_rates_stand_side_by_side(report):
     assert f"{report['loss'].tpr_at_fpr[0.01]:.4f}" in line
     for text in (report.to_markdown(), report.to_html()):
         assert "At the same false alarm rate for each record" in text
+        # There is nothing to estimate where shadow models were trained.
+        assert "from the tail of the losses" not in text
 
 
 def test_the_calibrated_rate_is_the_headline(report):
