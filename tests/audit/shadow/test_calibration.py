@@ -100,7 +100,8 @@ def test_one_threshold_for_calibrated_scores_is_one_rate():
 
 def test_attacks_agree_within_a_record():
     values, is_member, _ = unequal_records(targets=24, records=300, effect=1.0)
-    queries = np.stack([values, values + 1, 2 * values], axis=2)
+    noise = np.random.default_rng(1).normal(size=values.shape)
+    queries = np.stack([values, values + noise, 2 * values], axis=2)
     statistics = ShadowStatistics(scaled_logits=queries, correct=values > 0, is_member=is_member)
     lira, rmia, loss = (
         statistics.scores(attack).false_positive_rates() for attack in ("lira", "rmia", "loss")
@@ -187,11 +188,15 @@ def test_calibrated_and_pooled_rates_stand_side_by_side(report):
         assert "from the tail of the losses" not in text
 
 
-def test_the_calibrated_rate_is_the_headline(report):
-    rate = max(result.calibrated.tpr_at_fpr[0.01] for result in report.slice("all").values())
-    finding = (
-        f"{100 * rate:.3g} % of the members are recognised at 1 % false alarms for each record"
+def test_the_calibrated_rate_is_the_headline():
+    values, is_member, _ = unequal_records(targets=32, records=1_000, effect=2.0)
+    statistics = ShadowStatistics(
+        scaled_logits=values[:, :, None], correct=values > 0, is_member=is_member
     )
+    report = statistics.report(("loss",))
+    rate = report["loss"].calibrated.tpr_at_fpr[0.01]
+    assert rate > 5 * report["loss"].tpr_at_fpr[0.01]
+    finding = f"{100 * rate:.3g} % of the members are recognised at 1 % false alarms for each"
     assert finding in report.verdict
     assert "members recognised at 1 % false alarms for each record" in report.to_html()
 
