@@ -63,6 +63,7 @@ ON_ALL_BACKENDS = {
         "rmia",
         "rmia_leave_one_out",
         "scaled_logits",
+        "separate_copies",
     },
 }
 LOAD_ALL = """

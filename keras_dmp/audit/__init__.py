@@ -49,6 +49,7 @@ _HOMES = {
     "rmia": "keras_dmp.audit.shadow.relative",
     "rmia_leave_one_out": "keras_dmp.audit.shadow.relative",
     "scaled_logits": "keras_dmp.audit.statistics.output_scores",
+    "separate_copies": "keras_dmp.audit.shadow.canaries",
     "white_box_attack": "keras_dmp.audit.attacks.network_attacks",
 }
 

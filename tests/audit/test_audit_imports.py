@@ -58,6 +58,7 @@ NEED_KERAS = {
     "black_box_attack",
     "label_only_attack",
     "plant_canaries",
+    "separate_copies",
     "white_box_attack",
 }
 
