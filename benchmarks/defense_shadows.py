@@ -63,7 +63,7 @@ def student(task, build, split, point, teacher, seed):
     trainer = DMPTrainer(
         build,
         teacher,
-        EntropyReferenceSelector(size=settings["size"], seed=seed),
+        selector=EntropyReferenceSelector(size=settings["size"], seed=seed),
         labels=settings["labels"],
         seed=seed,
     )

@@ -14,6 +14,7 @@ _HOMES = {
     "DMPTrainer": "keras_dmp.trainer.dmp_trainer",
     "DistillationTrainer": "keras_dmp.distillation.distillation_trainer",
     "EntropyReferenceSelector": "keras_dmp.reference.selector",
+    "CanaryScores": "keras_dmp.callbacks.canary_scores",
     "LossTraces": "keras_dmp.callbacks.loss_traces",
     "MembershipAudit": "keras_dmp.callbacks.membership_audit",
     "PrivateSplit": "keras_dmp.splits",

@@ -15,6 +15,7 @@ from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
 from keras_dmp.audit.attacks.observations import Observations, observe
 from keras_dmp.audit.attacks.sides import has_fixed_order
+from keras_dmp.audit.blind.baseline import BlindSide, of_sides_or_none
 from keras_dmp.audit.report.report import AuditReport, versions
 from keras_dmp.audit.statistics.results import SLICES, AttackResult, notes_on
 
@@ -40,6 +41,7 @@ def audit_membership(
     seed: int | None = None,
     verbose: int | str = 0,
     most_exposed: int = 20,
+    blind_baseline: bool = True,
     name: str | None = None,
     class_names: Sequence[str] = (),
 ) -> AuditReport:
@@ -86,6 +88,9 @@ def audit_membership(
         most_exposed: How many members the report names by position, with their privacy risk.
             Defaults to 20; 0 names none, and none are named for a dataset that shuffles,
             which is found by reading its first samples again.
+        blind_baseline: Boolean. Whether to check first that members and nonmembers cannot be told
+            apart without the model, see `keras_dmp.audit.blind_baseline`; a few seconds. With fewer
+            than 40 samples on a side it is not checked. Defaults to `True`.
         name: Name of the model in the report. Defaults to `None`: no name.
         class_names: Names of the classes, for slices by class. Defaults to none.
 
@@ -117,7 +122,7 @@ def audit_membership(
     if seed is None:
         seed = stated_seed = int(np.random.SeedSequence().generate_state(1)[0])
     seed = _checked_seed(seed)
-    _validate.boolean(slice_trained_attacks=slice_trained_attacks)
+    _validate.boolean(slice_trained_attacks=slice_trained_attacks, blind_baseline=blind_baseline)
     verbose = _validate.verbosity(verbose)
     _validate.integer_at_least(0, most_exposed=most_exposed)
     if batch_size is not None:
@@ -127,8 +132,15 @@ def audit_membership(
     require_runnable(attacks)
 
     least = max(ATTACKS[attack].least for attack in attacks)
+    blind = tuple(map(BlindSide, ("members", "nonmembers"))) if blind_baseline else ()
     sides = observe(
-        model, members, nonmembers, batch_size=batch_size, least=least, verbose=bool(verbose)
+        model,
+        members,
+        nonmembers,
+        batch_size=batch_size,
+        least=least,
+        verbose=bool(verbose),
+        blind=blind,
     )
     kind = _output_kind(model, sides, from_logits)
     has_positions = has_fixed_order(members, sides[0].digests, model) if most_exposed else True
@@ -160,6 +172,7 @@ def audit_membership(
         results,
         engines,
         tuple(note for note in notes if note is not None),
+        blind_baseline=of_sides_or_none(*blind) if blind else None,
         num_classes=kind.num_classes,
         seed=stated_seed,
         name=name,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_dmp._version import __version__
+from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.report import files, low_rates, sections
 from keras_dmp.audit.report.document import (
     Document,
@@ -63,6 +64,8 @@ class AuditReport(Findings, Documented):
         class_names: Names of the classes, for slices by class; none by default.
         provenance: Where the figures come from: versions, sizes. No hash of a record or a score, as
             anyone could use it to confirm a guess.
+        blind_baseline: How well members and nonmembers are told apart without the model; `None` if
+            it was not checked. If they are, the figures of all attacks are void.
 
     Example:
     >>> import keras, numpy as np
@@ -94,7 +97,7 @@ class AuditReport(Findings, Documented):
             provenance: Where the scores come from, added to the versions of Python and NumPy.
             **facts: Known facts about the model: `name`, `num_classes`, `member_accuracy`,
                 `nonmember_accuracy`, `member_loss`, `nonmember_loss`, `seed`, `class_names`,
-                `notes`.
+                `notes`, `blind_baseline`.
 
         Raises:
             TypeError: If `scores` is not a dictionary of `MembershipScores`.
@@ -184,6 +187,7 @@ class AuditReport(Findings, Documented):
                     blocks=(
                         Paragraph(words=_ATTACKED, aside=False),
                         sections.samples(self),
+                        Paragraph(words=sections.HOW_BLIND),
                         Paragraph(words="The simplest attacks use a gap between the two sides."),
                     ),
                 ),
@@ -208,6 +212,7 @@ class AuditReport(Findings, Documented):
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, numbers and strings, as they are saved."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        blind = self.blind_baseline
         return {
             "format": _FORMAT,
             "format_version": _FORMAT_VERSION,
@@ -217,6 +222,7 @@ class AuditReport(Findings, Documented):
             "notes": list(self.notes),
             "class_names": list(self.class_names),
             "provenance": dict(self.provenance),
+            "blind_baseline": blind and blind.to_dict(),
             "verdict": self.verdict,
         }
 
@@ -231,6 +237,9 @@ class AuditReport(Findings, Documented):
         if values["format_version"] == 1:
             values = {"name": None, "class_names": (), "provenance": {}, **values}
         with files.malformed(_WHAT):
+            # Reports of format 2 that are older than the blind baseline lack it.
+            blind = values.get("blind_baseline")
+            values = {**values, "blind_baseline": blind and BlindBaseline.from_dict(blind)}
             own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
             own["results"] = tuple(AttackResult.from_dict(result) for result in own["results"])
             own["notes"] = tuple(own["notes"])

@@ -34,7 +34,7 @@ def require_different_sides(members: np.ndarray, nonmembers: np.ndarray, what: s
     sides = [np.asarray(side).reshape(len(side), -1) for side in (members, nonmembers)]
     if sides[0].shape[1] != sides[1].shape[1]:
         return
-    hashes = [_hashes(side) for side in sides]
+    hashes = [row_hashes(side) for side in sides]
     _, index = np.unique(np.concatenate(hashes), return_inverse=True)
     num_rows = int(index.max()) + 1
     counts = [
@@ -72,7 +72,7 @@ def _is_telling(rows: np.ndarray) -> np.ndarray:
     return ~((rows == 0) | (rows == 1)).all(axis=1)
 
 
-def _hashes(rows: np.ndarray) -> np.ndarray:
+def row_hashes(rows: np.ndarray) -> np.ndarray:
     """A hash of each row, (samples,) uint64; equal numbers of any dtype have equal hashes."""
     odd = np.random.default_rng(0).integers(1 << 63, size=rows.shape[1], dtype=np.uint64)
     odd = 2 * odd + np.uint64(1)
