@@ -8,8 +8,10 @@ take turns in one process; each starts from a trained model and includes tracing
 and its scores. Prints median seconds, AUC, and the ratio to TF-Privacy's MLP attack, which is the
 reference for our trained attacks: at most a third of its time, with an AUC of at least its AUC -
 0.01. Also measures a default audit of 10,000 + 10,000 samples, the blind baseline of these, which a
-default audit computes too, the bound of epsilon from one training with 10,000 canaries, and all
-figures with their intervals for 1,000,000 + 1,000,000 scores, with the memory that these take.
+default audit computes too, the bound of epsilon from one training with 10,000 canaries, the
+quantile-regression attack on 10,000 + 10,000 outputs of 100 classes with 600 inputs, the
+calibration of 64 models x 20,000 records with intervals, and all figures with their intervals for
+1,000,000 + 1,000,000 scores, with the memory that the last two take.
 """
 
 import argparse
@@ -30,10 +32,12 @@ import keras_dmp
 from keras_dmp import datasets, models
 from keras_dmp.audit import (
     MembershipScores,
+    ShadowScores,
     audit_membership,
     blind_baseline,
     epsilon_one_run,
     epsilon_one_run_gaussian,
+    quantile_attack,
 )
 from keras_dmp.audit.attacks.network_attacks import black_box_attack, white_box_attack
 
@@ -41,8 +45,10 @@ SIDE, EPOCHS, BATCH_SIZE = 5_000, 20, 128
 REFERENCE, CANDIDATE = "TF-Privacy's MLP attack", "black-box network attack"
 AUDIT, FIGURES = "default audit, 10,000 + 10,000", "all figures, 1,000,000 + 1,000,000"
 BLIND, EPSILON = "blind baseline, 10,000 + 10,000 x 600", "one-run epsilon, 10,000 canaries"
+QUANTILE = "quantile attack, 10,000 + 10,000"
+CALIBRATION = "calibration, 64 models x 20,000"
 LIMIT, AUC_MARGIN, MEGABYTES = 1 / 3, 0.01, 1_000
-SECONDS = {AUDIT: 5.0, BLIND: 5.0, EPSILON: 1.0, FIGURES: 5.0}
+SECONDS = {AUDIT: 5.0, BLIND: 5.0, EPSILON: 1.0, FIGURES: 5.0, QUANTILE: 10.0, CALIBRATION: 10.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,11 +152,33 @@ def all_figures(victim, seed):
     return scores.auc_interval().value
 
 
-def peak_megabytes(task):
+def quantile(victim, seed):
+    """The quantile-regression attack on outputs of 100 classes, given 600 binary inputs."""
+    del victim
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 2, (20_000, 600)).astype("float32")
+    y, outputs = rng.integers(0, 100, 20_000), rng.normal(size=(20_000, 100))
+    outputs[np.arange(20_000), y] += 3 * x[:, 0] + (np.arange(20_000) < 10_000)
+    sides = [(outputs[rows], y[rows]) for rows in (slice(10_000), slice(10_000, None))]
+    inputs = x[:10_000], x[10_000:]
+    return quantile_attack(*sides, from_logits=True, inputs=inputs, seed=seed).auc()
+
+
+def calibration(victim, seed):
+    """Rates of 64 models x 20,000 records at one false-positive rate for each record."""
+    del victim
+    rng = np.random.default_rng(seed)
+    is_member = rng.random((64, 20_000)) < 0.5
+    statistics = rng.normal(scale=5, size=20_000) + rng.normal(size=is_member.shape) + is_member
+    scores = ShadowScores(scores=statistics, is_member=is_member)
+    return scores.result("loss").calibrated.auc
+
+
+def peak_megabytes(task, *arguments):
     """Peak memory of NumPy and Python during a task, including its input."""
     tracemalloc.start()
     try:
-        task()
+        task(*arguments)
         return tracemalloc.get_traced_memory()[1] / 1e6
     finally:
         tracemalloc.stop()
@@ -166,6 +194,8 @@ TASKS = {
     BLIND: without_the_model,
     EPSILON: epsilon_of_one_training,
     FIGURES: all_figures,
+    QUANTILE: quantile,
+    CALIBRATION: calibration,
 }
 
 
@@ -221,11 +251,11 @@ def main(arguments=None):
     for name, (seconds, auc, ratio) in found.items():
         print(f"{name:40} {seconds:9.2f} {auc:7.4f} {ratio:20.3f}")
     (_, reference_auc, _), (_, auc, ratio) = found[REFERENCE], found[CANDIDATE]
-    held = peak_megabytes(lambda: all_figures(None, options.seed))
+    held = max(peak_megabytes(task, None, options.seed) for task in (all_figures, calibration))
     print()
     for name, limit in SECONDS.items():
         print(f"{name}: {found[name][0]:.2f} s, limit {limit:.0f} s")
-    print(f"{FIGURES}: {held:.0f} MB, limit {MEGABYTES} MB")
+    print(f"{FIGURES} and {CALIBRATION}: {held:.0f} MB at most, limit {MEGABYTES} MB")
     print(
         f"{CANDIDATE} / {REFERENCE}: {ratio:.3f} of its time, limit {LIMIT:.3f}; AUC "
         f"{auc - reference_auc:+.4f}, limit {-AUC_MARGIN:+.4f}"

@@ -57,6 +57,16 @@ def figures(result):
     return cells
 
 
+def rates_of_each(result):
+    """TPR at 1 and 0.1 % FPR of each record of a shadow attack, with intervals, as cells."""
+    cells = []
+    for fpr in (0.01, 0.001):
+        rate = None if result.calibrated is None else result.calibrated.tpr_at_fpr[fpr]
+        interval = None if rate is None else result.calibrated.tpr_intervals[fpr]
+        cells.append("too few" if rate is None else f"{100 * rate:.2f} % {_ends(interval)}")
+    return cells
+
+
 def _ends(interval, unit=100, digits=".2f"):
     """Both ends of an interval in brackets, nothing if there is none."""
     if interval is None:

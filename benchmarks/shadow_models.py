@@ -17,7 +17,7 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-from rows import figures
+from rows import figures, rates_of_each
 
 import keras_dmp
 from keras_dmp import DMPTrainer, EntropyReferenceSelector, datasets, models
@@ -27,7 +27,7 @@ RECORDS, REFERENCE, BATCH_SIZE = 20_000, 10_000, 128
 TEACHER_EPOCHS, STUDENT_EPOCHS = 15, 20
 NUM_CANARIES = 1_000
 KINDS = ("mislabelled", "duplicates", "near_reference", "outliers", "mislabelled_duplicates")
-ATTACKS = ("loss", "lira", "lira_fixed", "lira_offline", "rmia", "rmia_offline")
+ATTACKS = ("loss", "lira", "lira_fixed", "lira_prior", "lira_offline", "rmia", "rmia_offline")
 
 
 def pipeline(reference, num_classes, kinds):
@@ -97,12 +97,13 @@ def make_audit(options):
 
 def show(reports):
     """Print one row of Markdown per model, attack and slice, with 95 % intervals."""
-    print("| model | test accuracy | attack | records | AUC | TPR at 1 % FPR | TPR at 0.1 % FPR |")
-    print("|---|---|---|---|---|---|---|")
+    heads = ["model", "test accuracy", "attack", "records", "AUC"]
+    heads += [f"TPR at {fpr} % FPR{which}" for which in ("", " of each") for fpr in ("1", "0.1")]
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name, report in reports.items():
         for result in sorted(report.results, key=lambda result: ATTACKS.index(result.attack)):
             cells = [name, f"{report.nonmember_accuracy:.3f}", result.attack, result.slice]
-            print(f"| {' | '.join([*cells, *figures(result)])} |")
+            print(f"| {' | '.join([*cells, *figures(result), *rates_of_each(result)])} |")
 
 
 def main(arguments=None):

@@ -15,6 +15,7 @@ _HOMES = {
     "DistillationTrainer": "keras_dmp.distillation.distillation_trainer",
     "EntropyReferenceSelector": "keras_dmp.reference.selector",
     "CanaryScores": "keras_dmp.callbacks.canary_scores",
+    "LossTraces": "keras_dmp.callbacks.loss_traces",
     "MembershipAudit": "keras_dmp.callbacks.membership_audit",
     "PrivateSplit": "keras_dmp.splits",
     "LabeledReference": "keras_dmp.reference.labeled_reference",

@@ -33,6 +33,7 @@ ON_ALL_BACKENDS = {
         "AuditComparison",
         "AuditReport",
         "BlindBaseline",
+        "CalibratedRates",
         "Canaries",
         "Check",
         "Interval",
@@ -60,9 +61,11 @@ ON_ALL_BACKENDS = {
         "modified_entropy_scores",
         "plant_canaries",
         "plot_rocs",
+        "quantile_attack",
         "rmia",
         "rmia_leave_one_out",
         "scaled_logits",
+        "separate_copies",
     },
 }
 LOAD_ALL = """

@@ -31,6 +31,7 @@ def test_public_names():
         "DistillationTrainer",
         "EntropyReferenceSelector",
         "LabeledReference",
+        "LossTraces",
         "MembershipAudit",
         "PrivacyWarning",
         "PrivateSplit",

@@ -12,6 +12,7 @@ _HOMES = {
     "AuditComparison": "keras_dmp.audit.report.comparison",
     "AuditReport": "keras_dmp.audit.report.report",
     "BlindBaseline": "keras_dmp.audit.blind.baseline",
+    "CalibratedRates": "keras_dmp.audit.statistics.calibrated_rates",
     "Canaries": "keras_dmp.audit.shadow.canaries",
     "Check": "keras_dmp.audit.gate",
     "Interval": "keras_dmp.audit.statistics.membership_scores",
@@ -46,9 +47,11 @@ _HOMES = {
     "modified_entropy_scores": "keras_dmp.audit.statistics.output_scores",
     "plant_canaries": "keras_dmp.audit.shadow.canaries",
     "plot_rocs": "keras_dmp.audit.report.plots",
+    "quantile_attack": "keras_dmp.audit.attacks.quantile_regression",
     "rmia": "keras_dmp.audit.shadow.relative",
     "rmia_leave_one_out": "keras_dmp.audit.shadow.relative",
     "scaled_logits": "keras_dmp.audit.statistics.output_scores",
+    "separate_copies": "keras_dmp.audit.shadow.canaries",
     "white_box_attack": "keras_dmp.audit.attacks.network_attacks",
 }
 

@@ -88,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     kind = audit.add_mutually_exclusive_group()
     kind.add_argument("--from-logits", action="store_true", help="the outputs are logits")
     kind.add_argument("--probabilities", action="store_true", help="the outputs are probabilities")
+    audit.add_argument(
+        "--quantile",
+        action="store_true",
+        help="run the quantile-regression attack too, which fits half of the nonmembers' outputs "
+        "and scores the other half",
+    )
     limits = audit.add_argument_group("limits")
     limits.add_argument(
         "--max-auc", type=float, metavar="AUC", help="largest AUC of any attack, 0.5 to 1"
@@ -163,7 +169,7 @@ def _audit(options: argparse.Namespace) -> int:
             f"Expected the file to have {' and '.join(_predictions.CANARIES)} with --max-epsilon. "
             "Received: a file without canaries"
         )
-    scores = _predictions.attack(predictions)
+    scores = _predictions.attack(predictions, quantile=options.quantile)
     blind = _predictions.blind(predictions)
     verdict = None
     if limits is not None:

@@ -30,6 +30,7 @@ OUTPUTS = ("member_outputs", "nonmember_outputs")
 LABELS = ("member_labels", "nonmember_labels")
 INPUTS = ("member_inputs", "nonmember_inputs")
 CANARIES = ("canary_scores", "canary_included")
+QUANTILE = "quantile"
 
 _NAMES_SHOWN = 12
 
@@ -98,8 +99,16 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
     return Predictions(**pairs, from_logits=from_logits, canaries=canaries)
 
 
-def attack(predictions: Predictions) -> dict[str, MembershipScores]:
-    """Scores of every attack that the file supports: the saved ones and all that use outputs."""
+def attack(predictions: Predictions, *, quantile: bool = False) -> dict[str, MembershipScores]:
+    """Scores of every attack that the file supports: the saved ones and all that use outputs.
+
+    Args:
+        predictions: What was read.
+        quantile: Whether to run the quantile-regression attack too, which needs outputs.
+
+    Raises:
+        ValueError: If the attack needs outputs and there are none, or more nonmembers.
+    """
     attacks = {}
     if predictions.scores is not None:
         attacks["scores"] = MembershipScores(*predictions.scores)
@@ -113,6 +122,17 @@ def attack(predictions: Predictions) -> dict[str, MembershipScores]:
                     for outputs, labels in zip(predictions.outputs, predictions.labels, strict=True)
                 )
             )
+    if quantile:
+        if predictions.outputs is None:
+            raise ValueError(
+                "Expected outputs and labels with --quantile. Received: a file with scores only"
+            )
+        run = attack_table.load(attack_table.ATTACKS[QUANTILE].sides)
+        sides = zip(predictions.outputs, predictions.labels, strict=True)
+        inputs = predictions.inputs
+        if inputs is not None and any(side.dtype.kind in "US" for side in inputs):
+            inputs = None  # texts: the outputs describe the samples
+        attacks[QUANTILE] = run(*sides, from_logits=predictions.from_logits, inputs=inputs)
     return attacks
 
 

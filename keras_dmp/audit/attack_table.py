@@ -10,6 +10,8 @@ TensorFlow. A row may have several ways to run its attack:
   of the attacker's views of both sides, trained on one half and scoring the other.
 - `tf_privacy`: the name of TF-Privacy's attack type. It runs where TF-Privacy is
   installed; otherwise the row's own function runs, with the same figures.
+- `sides`: a function `(members, nonmembers, *, from_logits) -> AttackScores` of tuples of saved
+  outputs and labels, trained on part of the nonmembers.
 - `model`: a function `(model, members, nonmembers, *, seed, verbose) -> AttackScores`, and
   `from_logits=` unless the row is marked as taking logits only.
 - `shadow`: functions of statistics of shadow models, see `Shadow`.
@@ -26,6 +28,7 @@ from typing import Any
 # needs seven neighbours. Two samples on each side make an ROC curve.
 _LEAST_TRAINED = 20
 _LEAST = 2
+_SCORES = "keras_dmp.audit.statistics.output_scores:"
 _UNKNOWN = "An attack made elsewhere and added under this name."
 
 
@@ -41,6 +44,7 @@ class Shadow:
         settings: Keyword arguments of both.
         least_in: Least number of shadow models trained with a record.
         least_out: Least number of shadow models trained without it.
+        queries: Whether it uses the further queries of a record.
     """
 
     attack: str
@@ -48,6 +52,7 @@ class Shadow:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     least_in: int = 0
     least_out: int = 0
+    queries: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,7 @@ class Attack:
         outputs: Function of outputs and labels, as `module:name`, or empty.
         cross_validated: Function of the attacker's views of both sides, or empty.
         tf_privacy: Name of TF-Privacy's attack type, or empty.
+        sides: Function of outputs and labels of both sides, or empty.
         model: Function of the model and both sides, or empty.
         logits_only: Whether `model` accepts only models that return logits.
         shadow: How it is run with shadow models, or `None`.
@@ -69,6 +75,7 @@ class Attack:
     outputs: str = ""
     cross_validated: str = ""
     tf_privacy: str = ""
+    sides: str = ""
     model: str = ""
     logits_only: bool = False
     shadow: Shadow | None = None
@@ -85,12 +92,16 @@ class Attack:
         return bool(self.outputs or self.tf_privacy or self.model)
 
     @property
+    def of_loss(self) -> bool:
+        """Whether it thresholds the loss of a sample."""
+        return self.outputs == f"{_SCORES}loss_scores"
+
+    @property
     def own(self) -> str:
         """The library's own function of the attacker's views of both sides, or empty."""
         return self.outputs or self.cross_validated
 
 
-_SCORES = "keras_dmp.audit.statistics.output_scores:"
 _LIKELIHOOD = "keras_dmp.audit.shadow.likelihood:"
 _RELATIVE = "keras_dmp.audit.shadow.relative:"
 _OWN = "keras_dmp.audit.shadow.scores:own_statistic"
@@ -149,7 +160,7 @@ ATTACKS = {
     "loss": Attack(
         sees=_LOSS,
         outputs=f"{_SCORES}loss_scores",
-        shadow=Shadow(attack=_OWN, leave_one_out=_OWN),
+        shadow=Shadow(attack=_OWN, leave_one_out=_OWN, queries=False),
     ),
     "confidence": Attack(
         sees="Sees the largest probability, no label; a confident answer means member.",
@@ -172,6 +183,12 @@ ATTACKS = {
         sees="Sees the log odds of the true class; high odds mean member.",
         outputs=f"{_SCORES}scaled_logits",
     ),
+    "quantile": Attack(
+        sees="Sees all outputs and the true class, and compares its log odds with those expected "
+        "of a nonmember like it; fits half of the nonmembers.",
+        sides="keras_dmp.audit.attacks.quantile_regression:quantile_attack",
+        trained=True,
+    ),
     "black_box": Attack(
         sees="Sees all outputs and the true class, and trains a network on half of the members.",
         model="keras_dmp.audit.attacks.network_attacks:black_box_attack",
@@ -193,6 +210,10 @@ ATTACKS = {
     "lira_fixed": Attack(
         sees=f"{_SHADOW} and compares this record's log odds with one variance for all.",
         shadow=_lira(2, 2, variance="fixed"),
+    ),
+    "lira_prior": Attack(
+        sees=f"{_SHADOW} and compares this record's log odds, with a prior on its variance.",
+        shadow=_lira(2, 2, variance="prior"),
     ),
     "lira_offline": Attack(sees=f"{_OFFLINE} log odds.", shadow=_lira(0, 3, online=False)),
     "lira_offline_fixed": Attack(

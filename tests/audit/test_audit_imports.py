@@ -18,6 +18,7 @@ LIGHT = [
     "AuditComparison",
     "AuditReport",
     "BlindBaseline",
+    "CalibratedRates",
     "Check",
     "Interval",
     "Limits",
@@ -43,6 +44,7 @@ LIGHT = [
     "margin_scores",
     "modified_entropy_scores",
     "plot_rocs",
+    "quantile_attack",
     "rmia",
     "rmia_leave_one_out",
     "scaled_logits",
@@ -58,6 +60,7 @@ NEED_KERAS = {
     "black_box_attack",
     "label_only_attack",
     "plant_canaries",
+    "separate_copies",
     "white_box_attack",
 }
 

@@ -384,3 +384,39 @@ def test_a_command_is_needed(capsys):
         _command.main([])
     assert stop.value.code == 2
     assert "required: command" in capsys.readouterr().err
+
+
+def test_the_quantile_attack_runs_on_demand(capsys):
+    entries = overfit_outputs(size=400)
+    np.savez("saved.npz", **entries)
+    assert audit("saved.npz", "--quantile", "--max-auc", "0.9", "--json", "report.json") == 1
+    report = AuditReport.load("report.json")
+    found = report["quantile"]
+    assert (found.num_members, found.num_nonmembers) == (400, 200)
+    assert found.auc > 0.9
+    assert "quantile " in capsys.readouterr().out
+    sides = {
+        f"{side}_inputs": entries[f"{side}_labels"][:, None] for side in ("member", "nonmember")
+    }
+    np.savez("saved.npz", **entries, **sides)
+    assert audit("saved.npz", "--quantile", "--json", "report.json") == 0
+    assert AuditReport.load("report.json")["quantile"].auc > 0.9
+    capsys.readouterr()
+    assert audit("saved.npz") == 0
+    assert "quantile " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            {"member_scores": np.ones(3), "nonmember_scores": np.zeros(3)},
+            "Expected outputs and labels with --quantile. Received: a file with scores only",
+        ),
+        (overfit_outputs(size=150), "`nonmembers` to have at least 200 samples"),
+    ],
+)
+def test_files_that_the_quantile_attack_cannot_use(capsys, entries, message):
+    np.savez("saved.npz", **entries)
+    assert audit("saved.npz", "--quantile") == 2
+    assert message in capsys.readouterr().err

@@ -88,7 +88,14 @@ def test_a_report_says_its_figures():
     known = (("classes", "3"), ("engine", "keras_dmp"))
     assert written.facts == (("blind baseline", "not checked"), *known)
     assert written.notes == report.notes
-    samples, attacks = written.tables()
+    samples, attacks, tail = written.tables()
+    assert [row[0] for row in tail.rows] == ["1 %", "0.1 %"]
+    loss = report["loss"]
+    assert tail.rows[0][1:] == (
+        Number(value=loss.tpr_at_fpr[0.01], kind="rate", ends=loss.tpr_intervals[0.01]),
+        Number(value=loss.tnr_at_fnr[0.01], kind="rate", ends=loss.tnr_intervals[0.01]),
+    )
+    assert tail.rows[1][2] == Missing(why="needs 1,000 members", short="too few")
     assert [cell.value for cell in samples.rows[1][1:]] == [0.9, 0.65]
     assert samples.rows[2][1:] == (Missing(why="unknown"), Missing(why="unknown"))
     order = sorted(report.attacks, key=lambda name: -abs(report[name].auc - 0.5))
@@ -131,7 +138,7 @@ def test_slices_and_classes_are_tables_of_their_own():
         for name in ("correct", *(f"class {k}" for k in range(3)))
     ]
     report = audit(0.5, class_names=("a", "b", "c")).with_results(*few)
-    parts, classes = report.document().tables()[2:]
+    parts, classes = report.document().tables()[3:]
     assert column(parts, "slice") == ["correct"]
     found = {
         f"class {k}, {name}": report.slice(f"class {k}")["loss"] for k, name in enumerate("abc")

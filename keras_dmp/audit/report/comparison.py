@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_dmp.audit.report import sections
+from keras_dmp.audit.report import low_rates, sections
 from keras_dmp.audit.report.document import (
     Column,
     Document,
@@ -129,6 +129,9 @@ class AuditComparison(Documented, Saved):
             sections=(
                 sections.trade_off(reports, self.attacks, _HOW_TRADE_OFF),
                 sections.attackers(self.attacks),
+                *low_rates.calibrated(
+                    (f"{name}, {result.attack}", result) for name, _, result in self.rows()
+                ),
                 Section(title="Attacks", blocks=(self._table(),)),
                 sections.rocs(
                     {

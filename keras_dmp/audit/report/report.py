@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_dmp._version import __version__
 from keras_dmp.audit.blind.baseline import BlindBaseline
-from keras_dmp.audit.report import sections
+from keras_dmp.audit.report import low_rates, sections
 from keras_dmp.audit.report.document import (
     Document,
     Missing,
@@ -190,6 +190,10 @@ class AuditReport(Findings, Documented, Saved):
                     ),
                 ),
                 sections.attackers(result.attack for result in entire),
+                *low_rates.calibrated(
+                    (one.attack if one.slice == ENTIRE else f"{one.attack}, {one.slice}", one)
+                    for one in (*entire, *(r for r in self.results if r.slice != ENTIRE))
+                ),
                 sections.attacks(entire),
                 sections.rocs({"": {result.attack: result for result in entire}}),
                 sections.histograms(entire),
@@ -301,16 +305,18 @@ def _tiles(report: AuditReport, verdict: Verdict) -> tuple[Tile, ...]:
     """The three key figures."""
     strongest, low_end = verdict.strongest, verdict.low_end
     auc = Number(value=strongest.auc, ends=verdict.auc_ends)
-    tpr = Missing(why="not resolved")
+    tpr, each = Missing(why="not resolved"), ""
     if low_end is not None:
-        tpr = Number(value=low_end.tpr_at_fpr[LOW_FPR], kind="rate", ends=verdict.tpr_ends)
+        tpr = Number(value=verdict.tpr, kind="rate", ends=verdict.tpr_ends)
+        if low_end.calibrated is not None:
+            each = " for each record"
     accuracy, of_members = report.nonmember_accuracy, ""
     if report.member_accuracy is not None:
         of_members = f"{share_of(report.member_accuracy)} on members"
     return (
         Tile(label="AUC of the strongest attack", figure=auc, beside="guessing is 0.5"),
         Tile(
-            label="members recognised at 1 % false alarms",
+            label=f"members recognised at 1 % false alarms{each}",
             figure=tpr,
             beside=needed(LOW_FPR) if low_end is None else "guessing is 1 %",
         ),

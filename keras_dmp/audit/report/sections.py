@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from keras_dmp.audit import attack_table
-from keras_dmp.audit.report import charts
+from keras_dmp.audit.report import charts, low_rates
 from keras_dmp.audit.report.document import (
     Block,
     Cell,
@@ -24,7 +24,6 @@ from keras_dmp.audit.report.document import (
 )
 from keras_dmp.audit.report.findings import Findings
 from keras_dmp.audit.report.verdict import strongest_first
-from keras_dmp.audit.statistics.rates import needed
 from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult, slice_class
 
 # Colors that are distinguishable in both modes; further curves are gray.
@@ -125,16 +124,11 @@ def sizes(result: AttackResult) -> tuple[Cell, ...]:
 
 def figures(result: AttackResult) -> tuple[Cell, ...]:
     """Cells of `FIGURES`."""
-    rates = []
-    for fpr in FPRS:
-        rate, ends = result.tpr_at_fpr.get(fpr), result.tpr_intervals.get(fpr)
-        few = Missing(why=needed(fpr), short="too few")
-        rates.append(few if rate is None else Number(value=rate, kind="rate", ends=ends))
     bound = result.epsilon_lower_bound
     return (
         Number(value=result.auc, ends=result.auc_interval),
         Number(value=result.advantage, ends=result.advantage_interval),
-        *rates,
+        *(low_rates.tpr(result, fpr) for fpr in FPRS),
         Missing(why="not valid for this attack")
         if bound is None
         else Number(value=bound, kind="bound"),
@@ -152,7 +146,7 @@ def attacks(results: Sequence[AttackResult]) -> Section:
     rows = tuple((result.attack, *sizes(result), *figures(result)) for result in results)
     columns = (_ATTACK, *SIZES, *FIGURES)
     table = Table(columns=columns, groups=(Group(rows=rows),), how=HOW_FIGURES)
-    return Section(title="Attacks", blocks=(table,))
+    return Section(title="Attacks", blocks=(table, *low_rates.tail(results)))
 
 
 def rocs(results: Mapping[str, Mapping[str, AttackResult]]) -> Section:

@@ -22,7 +22,8 @@ class Verdict:
         strongest: The attack whose AUC is farthest from 0.5.
         auc_ends: Its AUC's interval, corrected for the number of attacks, or `None`.
         low_end: The attack that recognises most members at 1 % FPR, or `None`.
-        tpr_ends: The corrected interval of its TPR at 1 % FPR, or `None`.
+        tpr: Its TPR at 1 % FPR: at the same rate for each record where that is known.
+        tpr_ends: The corrected interval of its TPR, or `None`.
         num_attacks: Attacks for whose number the intervals are corrected.
         worst: The result on canaries with the largest TPR at 1 % FPR, or `None` without canaries.
         worst_ends: Its TPR's interval, corrected for the number of results on canaries, or `None`.
@@ -33,6 +34,7 @@ class Verdict:
     strongest: AttackResult
     auc_ends: Ends | None
     low_end: AttackResult | None
+    tpr: float | None
     tpr_ends: Ends | None
     num_attacks: int
     worst: AttackResult | None = None
@@ -55,14 +57,14 @@ def judge(
     strongest = results[0]
     auc_ends = widened(strongest.auc, strongest.auc_interval, number, log_odds=True)
     low_end = max(
-        (result for result in results if result.tpr_at_fpr.get(LOW_FPR) is not None),
-        key=lambda result: result.tpr_at_fpr[LOW_FPR],
+        (result for result in results if recognised(result)[0] is not None),
+        key=lambda result: recognised(result)[0],
         default=None,
     )
-    tpr_ends = None
+    tpr, tpr_ends = None, None
     if low_end is not None:
-        ends = low_end.tpr_intervals.get(LOW_FPR)
-        tpr_ends = widened(low_end.tpr_at_fpr[LOW_FPR], ends, number, log_odds=False)
+        tpr, ends = recognised(low_end)
+        tpr_ends = widened(tpr, ends, number, log_odds=False)
     by_auc = auc_ends is not None and not auc_ends[0] <= 0.5 <= auc_ends[1]
     by_tpr = tpr_ends is not None and tpr_ends[0] > LOW_FPR
     worst, worst_ends, by_canaries = _worst_canaries(report, attacks)
@@ -80,9 +82,16 @@ def judge(
         strongest=strongest,
         auc_ends=auc_ends,
         low_end=low_end,
+        tpr=tpr,
         tpr_ends=tpr_ends,
         num_attacks=number,
     )
+
+
+def recognised(result: AttackResult) -> tuple[float | None, Ends | None]:
+    """TPR at 1 % FPR with its interval: at that rate for each record, where that is known."""
+    rates = result if result.calibrated is None else result.calibrated
+    return rates.tpr_at_fpr.get(LOW_FPR), rates.tpr_intervals.get(LOW_FPR)
 
 
 def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
@@ -212,9 +221,13 @@ def _sentence(
     if by_auc and strongest.auc < 0.5:
         finding += ", the wrong way round, which an attacker would reverse"
     if low_end is not None:
-        rate = low_end.tpr_at_fpr[LOW_FPR]
+        rate, _ = recognised(low_end)
+        share = f"{100 * rate:.3g} % of the members"
         which = "it" if low_end is strongest else low_end.attack
-        finding += f", and {which} recognises {100 * rate:.3g} % of the members at 1 % false alarms"
+        if low_end.calibrated is None:
+            finding += f", and {which} recognises {share} at 1 % false alarms"
+        else:
+            finding += f", and {share} are recognised at 1 % false alarms for each record"
     if by_auc or low_end is not None:
         return f"Membership leaks: {finding}."
     return f"No leak found, which proves no privacy: {finding}."

@@ -12,6 +12,8 @@ from keras_dmp._data import arrays, samples
 
 KINDS = ("mislabelled", "duplicates", "near_reference", "outliers", "mislabelled_duplicates")
 _WITH_OTHER_LABELS = ("mislabelled", "mislabelled_duplicates")
+# Copies of a record of few bits may become equal again by chance.
+_ATTEMPTS = 20
 _WITH_COPIES = ("duplicates", "mislabelled_duplicates")
 
 
@@ -215,6 +217,49 @@ def plant_canaries(
     )
 
 
+def separate_copies(x: Any, *, perturbation: float = 0.01, seed: int | None = None) -> Any:
+    """Change every repeated record a little, so that no two records are equal.
+
+    A defence may keep equal records together: in one part of the members, or as one record. An
+    attacker who knows it makes copies that are only nearly equal. Call this in the `train_fn` of a
+    `ShadowAudit` before anything else, as the first step of the attack on a defence that splits
+    the members.
+
+    Args:
+        x: Samples with copies, as `train_fn` receives them: an array or a structure of arrays. The
+            first of several equal records stays as it is.
+        perturbation: How far a copy is from its record, as for `plant_canaries`. Defaults to 0.01.
+        seed: Integer that makes the changes repeatable, such as that of `train_fn`. Defaults to
+            `None`: an unpredictable one.
+
+    Returns:
+        Samples like `x`, which is not changed.
+
+    Raises:
+        ValueError: For features that cannot be perturbed, or too few of them for so many different
+            copies.
+
+    Example:
+    >>> x = separate_copies(np.zeros((3, 50)), seed=0)
+    >>> len(np.unique(x, axis=0)), x.sum(axis=1).tolist()
+    (3, [0.0, 1.0, 1.0])
+    """
+    _validate.fraction(perturbation=perturbation)
+    rng = np.random.default_rng(_validate.seed_or_fresh(seed))
+    original = x = samples.checked(x, "x")
+    for _ in range(_ATTEMPTS):
+        _, first = np.unique(samples.digests(x), return_index=True)
+        copies = np.setdiff1d(np.arange(arrays.num_samples(x)), first)
+        if not len(copies):
+            return x
+        x = _with_rows(x, copies, _near_copies(original, copies, perturbation, rng, "x"))
+    raise ValueError(
+        "Expected `x` to have enough features for so many different copies; pass a larger "
+        f"`perturbation`. Received: {len(copies)} copies that are still equal to another record, "
+        f"in {arrays.describe(original)}"
+    )
+
+
 def _checked_kinds(kind: str | Iterable[str]) -> tuple[str, ...]:
     """The kinds, in the order of `KINDS`, so that the order passed does not matter."""
     kinds = (kind,) if isinstance(kind, str) else tuple(kind)
@@ -304,9 +349,13 @@ def _checked_reference(reference: Any, x: Any, count: int) -> Any:
 
 
 def _near_copies(
-    reference: Any, sources: np.ndarray, perturbation: float, rng: np.random.Generator
+    reference: Any,
+    sources: np.ndarray,
+    perturbation: float,
+    rng: np.random.Generator,
+    name: str = "reference",
 ) -> Any:
-    """Copies of reference samples, each of which differs from its source."""
+    """Copies of samples, each of which differs from its source."""
     changed = np.zeros(len(sources), dtype=bool)
 
     def copy(leaf):
@@ -326,7 +375,7 @@ def _near_copies(
     near = keras.tree.map_structure(copy, reference)
     if not changed.all():
         raise ValueError(
-            "Expected `reference` to have binary features or floats that vary, as others cannot be "
+            f"Expected `{name}` to have binary features or floats that vary, as others cannot be "
             f"perturbed; cast images to floats. Received: {arrays.describe(reference)}"
         )
     return near

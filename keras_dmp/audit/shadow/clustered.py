@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from keras_dmp.audit.statistics.intervals import normal_quantile
-from keras_dmp.audit.statistics.rates import hits_at
+from keras_dmp.audit.statistics.rates import alarms_allowed
 
 _DRAWS = 400
 _FEWEST = 10
@@ -37,6 +37,19 @@ class Clusters:
         self._num_records = scores.shape[1]
         # Last position of each run of equal scores, the corners of the ROC curve.
         self._ends = np.flatnonzero(np.append(np.diff(self._values) != 0, True))
+        self._runs = np.repeat(np.arange(len(self._ends)), np.diff(self._ends, prepend=-1))
+        self._runs_of_others = self._runs[~self._members]
+        # Records of the members' and of the others' scores, and how many of either are in the
+        # first runs: 0, 1, ..., all.
+        self._sides = {side: self._records[self._members == side] for side in (False, True)}
+        self._times = {
+            side: np.bincount(mine, minlength=self._num_records)
+            for side, mine in self._sides.items()
+        }
+        self._through = {
+            side: np.append(0, np.cumsum(self._members == side)[self._ends])
+            for side in (False, True)
+        }
 
     def auc_ends(self) -> tuple[float, float] | None:
         """95 % interval of the AUC: DeLong's variance with sums over each record, in log odds.
@@ -69,12 +82,7 @@ class Clusters:
         drawn = np.empty((_DRAWS, len(fprs)))
         for draw in drawn:
             rows = rng.integers(self._num_records, size=self._num_records)
-            weights = np.bincount(rows, minlength=self._num_records)[self._records]
-            alarms, hits = (
-                np.append(0, np.cumsum(np.where(self._members == side, weights, 0))[self._ends])
-                for side in (False, True)
-            )
-            draw[:] = [hits_at(alarms, hits, fpr) / hits[-1] for fpr in fprs]
+            draw[:] = self._tprs(np.bincount(rows, minlength=self._num_records), fprs)
         tail = (1 - _CONFIDENCE) / 2
         low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
         return {
@@ -97,19 +105,44 @@ class Clusters:
         order = np.argsort(-exposure, kind="stable")[:count]
         return tuple((int(row), float(exposure[row])) for row in order if times[row])
 
+    def _tprs(self, weights: np.ndarray, fprs: tuple[float, ...]) -> list[float]:
+        """TPR at each FPR if each record counts `weights` times; between corners on the line."""
+        num_alarms, num_hits = (int(weights @ self._times[side]) for side in (False, True))
+        allowed = [alarms_allowed(fpr, num_alarms) for fpr in fprs]
+        # The highest scores are enough, except in rare draws.
+        for first in (int(2 * max(fprs) * len(self._sides[False])), None):
+            alarms = self._counts(weights, False, first)
+            # The others' scores flagged before the one that exceeds the rate; its run is tied.
+            flagged = [int(np.searchsorted(alarms, most, side="right")) - 1 for most in allowed]
+            runs = self._runs_of_others[np.minimum(flagged, len(self._runs_of_others) - 1)]
+            if self._through[False][runs.max() + 1] < len(alarms):
+                break
+        hits = self._counts(weights, True, self._through[True][runs.max() + 1])
+        found = []
+        for most, run in zip(allowed, runs, strict=True):
+            low, high = self._through[False][run : run + 2]
+            few, many = hits[self._through[True][run : run + 2]]
+            within = alarms[high] - alarms[low]
+            share = (most - alarms[low]) / within if within else 1.0
+            found.append((few + share * (many - few)) / max(num_hits, 1))
+        return found
+
+    def _counts(self, weights: np.ndarray, side: bool, first: int | None) -> np.ndarray:
+        """Weighted number of the side's first 0, 1, ... scores."""
+        records = self._sides[side][:first]
+        counts = np.zeros(len(records) + 1, dtype=np.int64)
+        np.cumsum(weights.take(records), out=counts[1:])
+        return counts
+
     @functools.cached_property
     def _placements(self) -> np.ndarray:
         """Share of the other side below each score, ties half; (scores,), in falling order."""
-        starts = np.append(0, self._ends[:-1] + 1)
-        run = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(self._values))))
         placements = np.empty(len(self._values))
         for side in (True, False):
-            others = self._members != side
-            through = np.cumsum(others)[self._ends]
-            above = np.append(0, through[:-1])
-            below = through[-1] - (above + through) / 2
-            mine = ~others
-            placements[mine] = (below / through[-1])[run[mine]]
+            above = self._through[not side]
+            below = above[-1] - (above[:-1] + above[1:]) / 2
+            mine = self._members == side
+            placements[mine] = (below / above[-1])[self._runs[mine]]
         return placements
 
     def _correction(self) -> float:

@@ -9,7 +9,8 @@ import numpy as np
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.report.report import AuditReport, versions
-from keras_dmp.audit.shadow import canary_slices, clustered
+from keras_dmp.audit.shadow import calibration, canary_slices, clustered
+from keras_dmp.audit.statistics.calibrated_rates import CalibratedRates
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult
 
@@ -32,13 +33,30 @@ class ShadowScores:
         scores: (targets, records), float64; higher for likelier members. NaN where too few of the
             shadow models were trained with the record, or without it.
         is_member: Whether a record was a member of a target, (targets, records), bool.
+        statistics: What the scores of a record rise with, (targets, records), a function of the
+            target alone: the attacks compare it with that of other models. It calibrates the
+            false-positive rate of each record. Defaults to `None`: the scores themselves are such
+            a function.
+
+    Example:
+    >>> rng = np.random.default_rng(0)
+    >>> is_member = rng.random((32, 500)) < 0.5
+    >>> difficulty, effect = rng.normal(scale=3, size=500), rng.exponential(size=500)
+    >>> statistics = difficulty + effect * is_member + rng.normal(size=(32, 500))
+    >>> scores = ShadowScores(scores=statistics, is_member=is_member)
+    >>> [round(one.pooled().tpr_at_fpr(0.1), 2) for one in (scores, scores.calibrated())]
+    [0.17, 0.34]
     """
 
     scores: np.ndarray
     is_member: np.ndarray
+    statistics: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        _require_matrix(self.is_member, scores=np.shape(self.scores))
+        shapes = {"scores": np.shape(self.scores)}
+        if self.statistics is not None:
+            shapes["statistics"] = np.shape(self.statistics)
+        _require_matrix(self.is_member, **shapes)
 
     def __repr__(self) -> str:
         """Return the sizes: the matrices reveal who is a member of what."""
@@ -69,6 +87,49 @@ class ShadowScores:
         """
         return self._of(slice(None), records)
 
+    def false_positive_rates(self) -> np.ndarray:
+        """How often each record would look at least as much like a member as one of a nonmember.
+
+        For every target and record, the probability of a statistic as high as the target's among
+        models trained without the record. It is estimated from the other targets trained without
+        it, by the predictive t distribution, which is exact if these statistics are normal.
+
+        Returns:
+            (targets, records), float64, in 0..1, uniform for nonmembers; NaN where there is no
+            score, or fewer than two other targets were trained without the record.
+        """
+        statistics = self.scores if self.statistics is None else self.statistics
+        rates = calibration.false_positive_rates(statistics, self.is_member)
+        return np.where(np.isfinite(self.scores), rates, np.nan)
+
+    def calibrated(self) -> "ShadowScores":
+        """The same attack with a threshold of its own for each record.
+
+        Pooled scores have one threshold, which means another false-positive rate for each record.
+        These scores are minus the log of `false_positive_rates`: one threshold for all of them is
+        the same false-positive rate for each record. Within a record all attacks that take the more
+        confident models for those trained on it agree, so their calibrated scores are equal.
+        """
+        return ShadowScores(scores=-np.log(self.false_positive_rates()), is_member=self.is_member)
+
+    def tpr_by_record(self, fpr: float) -> np.ndarray:
+        """Share of its members' scores that are recognised, for each record at its own FPR.
+
+        Args:
+            fpr: The false-positive rate of each record, in (0, 1).
+
+        Returns:
+            (records,), float64; NaN for records without a score as a member. Sorted, it shows how
+            unequal the records are; with few targets the highest are high by chance too.
+        """
+        if not 0 < fpr < 1:
+            raise ValueError(f"Expected `fpr` to lie in (0, 1). Received: fpr={fpr!r}")
+        rates = self.false_positive_rates()
+        known = np.isfinite(rates) & self.is_member
+        recognised = np.count_nonzero(known & (rates <= fpr), axis=0)
+        times = np.count_nonzero(known, axis=0)
+        return np.where(times > 0, recognised / np.maximum(times, 1), np.nan)
+
     def result(
         self,
         attack: str,
@@ -79,6 +140,9 @@ class ShadowScores:
         most_exposed: int = _MOST_EXPOSED,
     ) -> AttackResult:
         """Figures over all targets, with 95 % intervals computed by drawing records.
+
+        They are those of the pooled scores; `calibrated` has the rates at one false-positive rate
+        for each record.
 
         Args:
             attack: Name of the attack in the result.
@@ -92,9 +156,9 @@ class ShadowScores:
                 among their scores as a nonmember. Defaults to 20; slices name none.
         """
         rows = np.arange(self.scores.shape[1]) if records is None else np.asarray(records)
-        scores, is_member = self.scores[:, rows], self.is_member[:, rows]
-        result = AttackResult.from_scores(attack, self.pooled(rows), slice=slice, most_exposed=0)
-        clusters = clustered.Clusters(scores, is_member)
+        chosen = self._chosen(rows)
+        result = AttackResult.from_scores(attack, chosen.pooled(), slice=slice, most_exposed=0)
+        clusters = clustered.Clusters(chosen.scores, chosen.is_member)
         if clean is None:
             rates, tprs = result.tpr_at_fpr, clusters.tpr_ends(FPRS)
         else:
@@ -102,15 +166,50 @@ class ShadowScores:
         return dataclasses.replace(
             result,
             auc_interval=clusters.auc_ends(),
-            # Neither is valid for scores of several models of the same records.
+            # None of these is valid for scores of several models of the same records.
             advantage_interval=None,
+            tnr_intervals={},
             epsilon_lower_bound=None,
             tpr_at_fpr=rates,
             tpr_intervals={fpr: None if rates[fpr] is None else tprs[fpr] for fpr in FPRS},
+            calibrated=self._calibrated_rates(rows, clean),
             most_exposed=tuple(
                 (int(rows[row]), exposure)
                 for row, exposure in clusters.most_exposed(most_exposed if slice == ENTIRE else 0)
             ),
+        )
+
+    def _calibrated_rates(
+        self, rows: np.ndarray, clean: np.ndarray | None
+    ) -> CalibratedRates | None:
+        """Rates at one false-positive rate for each record, `None` with too few targets."""
+        everything = self.calibrated()
+        calibrated = everything._chosen(rows)
+        known = np.isfinite(calibrated.scores)
+        if any(not (known & side).any() for side in (calibrated.is_member, ~calibrated.is_member)):
+            return None
+        found = calibrated.pooled()
+        clusters = clustered.Clusters(calibrated.scores, calibrated.is_member)
+        if clean is None:
+            tprs, ends = {fpr: found.tpr_at_fpr(fpr) for fpr in FPRS}, clusters.tpr_ends(FPRS)
+        else:
+            tprs, ends = canary_slices.rates_among(everything.scores, self.is_member, rows, clean)
+        flagged = {fpr: found.nonmember_scores >= -np.log(fpr) for fpr in FPRS}
+        return CalibratedRates(
+            auc=found.auc(),
+            auc_interval=clusters.auc_ends(),
+            tpr_at_fpr=tprs,
+            tpr_intervals={fpr: None if tprs[fpr] is None else ends[fpr] for fpr in FPRS},
+            flagged_nonmembers={fpr: float(mine.mean()) for fpr, mine in flagged.items()},
+        )
+
+    def _chosen(self, records: np.ndarray) -> "ShadowScores":
+        """The scores of some records."""
+        statistics = None if self.statistics is None else self.statistics[:, records]
+        return ShadowScores(
+            scores=self.scores[:, records],
+            is_member=self.is_member[:, records],
+            statistics=statistics,
         )
 
     def _of(self, targets: slice, records: np.ndarray | None) -> MembershipScores:
@@ -163,7 +262,12 @@ class ShadowStatistics:
             self.scaled_logits[:, rows], self.is_member[:, rows], **settings.settings
         )
         scores[~scorable] = np.nan
-        return ShadowScores(scores=scores, is_member=self.is_member)
+        queries = slice(None) if settings.queries else slice(0, 1)
+        return ShadowScores(
+            scores=scores,
+            is_member=self.is_member,
+            statistics=self.scaled_logits[:, :, queries].mean(axis=2),
+        )
 
     def scores_of(self, target: np.ndarray, attack: str = "lira") -> np.ndarray:
         """Scores of one more model, all of these being its shadow models.
@@ -268,6 +372,8 @@ def _as_report(
         f"{models} models were trained on random halves of {statistics.is_member.shape[1]:,} "
         "records; each is the target once, the others are its shadow models",
         "scores of all targets are pooled; intervals are computed by drawing records, not scores",
+        "rates for each record: its threshold is estimated from about "
+        f"{models // 2} models trained without it; with few, fewer members exceed it",
         "most exposed: positions among all records, and the share of all nonmembers' scores that "
         "the record's scores as a member beat",
         *missing,

@@ -230,8 +230,8 @@ class ShadowAudit:
 
         Args:
             attack: `"lira"` (online), `"lira_offline"`, both with a variance per record;
-                `"lira_fixed"`, `"lira_offline_fixed"`, with one variance for all; `"rmia"`,
-                `"rmia_offline"`; or `"loss"`, which needs no shadow models.
+                `"lira_fixed"`, `"lira_offline_fixed"`, with one variance for all; `"lira_prior"`,
+                with a prior; `"rmia"`, `"rmia_offline"`; or `"loss"`, without shadow models.
             model: Name of the model, where `train_fn` returns several.
         """
         return self.statistics(model).scores(attack)
@@ -265,7 +265,7 @@ class ShadowAudit:
 
     def report(
         self,
-        attacks: Iterable[str] = ("loss", "lira", "lira_offline", "rmia"),
+        attacks: Iterable[str] = ("loss", "lira", "lira_prior", "lira_offline", "rmia"),
         *,
         model: str | None = None,
         canaries: np.ndarray | Mapping[str, np.ndarray] | None = None,

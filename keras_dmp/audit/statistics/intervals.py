@@ -17,6 +17,8 @@ _BISECTIONS = 32
 _PRIOR = 6.0
 _PRIOR_SHARE = 0.5
 
+Ends = tuple[float, float]
+
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
@@ -52,6 +54,16 @@ class Interval:
                 f"a `reason`. Received: value={self.value!r}, low={self.low!r}, "
                 f"high={self.high!r}, reason={self.reason!r}"
             )
+
+
+def listed_ends(ends: Ends | None) -> list[float] | None:
+    """Both ends of an interval as a list, as they are saved."""
+    return None if ends is None else list(ends)
+
+
+def paired_ends(ends: list[float] | None) -> Ends | None:
+    """Both ends of an interval that was saved as a list."""
+    return None if ends is None else (float(ends[0]), float(ends[1]))
 
 
 def clopper_pearson_low(hits: np.ndarray, trials: int, alpha: float) -> np.ndarray:

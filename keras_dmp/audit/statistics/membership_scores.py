@@ -236,6 +236,37 @@ class MembershipScores:
         ends = _share(np.array([tpr.low, tpr.high]), fpr, prior).tolist()
         return Interval(value, *ends, confidence)
 
+    def tnr_at_fnr(self, fnr: float) -> float | None:
+        """Share of the nonmembers ruled out by an attacker who misses `fnr` of the members.
+
+        The tail estimate of Dodd, Krčo, Shilov & de Montjoye, arXiv 2510.19773: members whose high
+        loss training has lowered leave the tail to nonmembers, so that this figure of the loss
+        attack predicts what share of the members attacks with shadow models recognise at an FPR of
+        `fnr`, which the loss attack does not.
+
+        Args:
+            fnr: The false negative rate, above 0 and at most 1.
+
+        Returns:
+            The rate, or `None` with fewer than 1 / `fnr` members.
+        """
+        _validate.fraction(fnr=fnr)
+        return self._reversed.tpr_at_fpr(fnr)
+
+    def tnr_at_fnr_interval(self, fnr: float, *, confidence: float = 0.95) -> Interval:
+        """The rate of `tnr_at_fnr` with its interval, as that of `tpr_at_fpr`.
+
+        Args:
+            fnr: The false negative rate, above 0 and at most 1.
+            confidence: Float in (0, 1). Defaults to 0.95.
+        """
+        _validate.fraction(fnr=fnr)
+        found = self._reversed.tpr_at_fpr_interval(fnr, confidence=confidence)
+        if found.reason is None:
+            return found
+        reason = f"a false negative rate of {fnr:g} {rates.needed(fnr, 'members')}, received "
+        return dataclasses.replace(found, reason=f"{reason}{self.num_members}")
+
     def privacy_risk(self, *, prior: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
         """Probability that a sample with this score is a member, for each sample.
 
@@ -300,6 +331,11 @@ class MembershipScores:
         No threshold separates these members from those nonmembers.
         """
         return self._curve.tied_members
+
+    @functools.cached_property
+    def _reversed(self) -> "MembershipScores":
+        """The attack that looks for nonmembers."""
+        return MembershipScores(-self.nonmember_scores, -self.member_scores)
 
     @functools.cached_property
     def _curve(self) -> rates.RocCurve:

@@ -181,12 +181,12 @@ def tpr_at_fpr(curve: RocCurve, fpr: float) -> float | None:
     return hits_at(curve.false_positives, curve.true_positives, fpr) / curve.num_members
 
 
-def needed(fpr: float) -> str:
-    """The number of nonmembers needed to resolve a false positive rate, in words."""
+def needed(fpr: float, samples: str = "nonmembers") -> str:
+    """The number of nonmembers, or others, needed to resolve a false positive rate, in words."""
     # The reciprocals of the smallest floats are infinite.
     count = 1 / max(fpr, 1e-300)
     shown = f"{math.ceil(count - 1e-9):,}" if count < 1e15 else f"{count:.3g}"
-    return f"needs {shown} nonmembers"
+    return f"needs {shown} {samples}"
 
 
 def alarms_allowed(fpr: float, num_nonmembers: int) -> float:

@@ -9,6 +9,8 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp.audit.statistics.attack_scores import AttackScores
+from keras_dmp.audit.statistics.calibrated_rates import CalibratedRates
+from keras_dmp.audit.statistics.intervals import listed_ends, paired_ends
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import RocCurve, needed
 
@@ -102,6 +104,10 @@ class AttackResult:
             than 1 / FPR nonmembers. For canaries of a shadow audit, the FPR is that of the
             nonmembers that are not canaries.
         tpr_intervals: The 95 % interval of each, or `None`.
+        tnr_at_fnr: The same for nonmembers, by FNR: the share ruled out by an attacker who misses
+            that share of the members. Of the loss attack, it estimates the TPR of attacks with
+            shadow models. Empty if unknown.
+        tnr_intervals: The 95 % interval of each, or `None`.
         epsilon_lower_bound: Lower bound of the epsilon of differential privacy (delta 0) that
             holds with 95 % confidence, after the search over thresholds; `None` if unknown.
         histogram: Counts of the scores, for all samples only; `None` if unknown.
@@ -109,6 +115,8 @@ class AttackResult:
             samples only: their positions among the members, never their data.
         tied_members: Share of the members whose score equals that of some nonmember; `None` if
             unknown.
+        calibrated: The rates if every record has the same false-positive rate, for attacks with
+            shadow models; `None` elsewhere.
         roc: The ROC curve, thinned to at most 2,000 points after the figures were computed.
     """
 
@@ -128,6 +136,9 @@ class AttackResult:
     histogram: ScoreHistogram | None = None
     most_exposed: tuple[tuple[int, float], ...] = ()
     tied_members: float | None = None
+    tnr_at_fnr: dict[float, float | None] = dataclasses.field(default_factory=dict)
+    tnr_intervals: dict[float, tuple[float, float] | None] = dataclasses.field(default_factory=dict)
+    calibrated: CalibratedRates | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.attack, str) or not self.attack.strip():
@@ -138,10 +149,11 @@ class AttackResult:
             "advantage": self.advantage,
             "positive_predictive_value": self.positive_predictive_value,
             **{f"tpr_at_fpr[{fpr}]": tpr for fpr, tpr in self.tpr_at_fpr.items()},
+            **{f"tnr_at_fnr[{fnr}]": tnr for fnr, tnr in self.tnr_at_fnr.items()},
             **{f"most_exposed[{index}]": risk for index, risk in self.most_exposed},
         }
         for name, rate in rates.items():
-            missing = rate is None and name.startswith("tpr_at_fpr")
+            missing = rate is None and name.startswith(("tpr_at_fpr", "tnr_at_fnr"))
             if not missing and not (math.isfinite(rate) and 0 <= rate <= 1):
                 raise ValueError(f"Expected `{name}` to lie in 0..1. Received: {name}={rate!r}")
         if self.tied_members is not None and not 0 <= self.tied_members <= 1:
@@ -196,6 +208,7 @@ class AttackResult:
         # As in TF-Privacy, the prior is the proportion of the sides.
         share = scores.num_members / (scores.num_members + scores.num_nonmembers)
         tprs = {fpr: scores.tpr_at_fpr_interval(fpr) for fpr in FPRS}
+        tnrs = {fnr: scores.tnr_at_fnr_interval(fnr) for fnr in FPRS}
         return cls(
             attack=attack,
             slice=slice,
@@ -208,6 +221,8 @@ class AttackResult:
             positive_predictive_value=scores.positive_predictive_value(prior=share),
             tpr_at_fpr={fpr: tpr.value for fpr, tpr in tprs.items()},
             tpr_intervals={fpr: _ends(tpr) for fpr, tpr in tprs.items()},
+            tnr_at_fnr={fnr: tnr.value for fnr, tnr in tnrs.items()},
+            tnr_intervals={fnr: _ends(tnr) for fnr, tnr in tnrs.items()},
             epsilon_lower_bound=scores.epsilon_lower_bound(),
             histogram=ScoreHistogram.from_scores(scores) if entire else None,
             most_exposed=_most_exposed(scores, indices, most_exposed) if entire else (),
@@ -239,17 +254,22 @@ class AttackResult:
             "num_members": self.num_members,
             "num_nonmembers": self.num_nonmembers,
             "auc": self.auc,
-            "auc_interval": _listed(self.auc_interval),
+            "auc_interval": listed_ends(self.auc_interval),
             "advantage": self.advantage,
-            "advantage_interval": _listed(self.advantage_interval),
+            "advantage_interval": listed_ends(self.advantage_interval),
             "balanced_accuracy": self.balanced_accuracy,
             "positive_predictive_value": self.positive_predictive_value,
             "tpr_at_fpr": {str(fpr): tpr for fpr, tpr in self.tpr_at_fpr.items()},
-            "tpr_intervals": {str(fpr): _listed(ends) for fpr, ends in self.tpr_intervals.items()},
+            "tpr_intervals": {
+                str(fpr): listed_ends(ends) for fpr, ends in self.tpr_intervals.items()
+            },
+            "tnr_at_fnr": {str(fnr): tnr for fnr, tnr in self.tnr_at_fnr.items()},
+            "tnr_intervals": {str(f): listed_ends(ends) for f, ends in self.tnr_intervals.items()},
             "epsilon_lower_bound": self.epsilon_lower_bound,
             "histogram": None if self.histogram is None else self.histogram.to_dict(),
             "most_exposed": [list(pair) for pair in self.most_exposed],
             "tied_members": self.tied_members,
+            "calibrated": None if self.calibrated is None else self.calibrated.to_dict(),
             "roc": self.roc.to_dict(),
         }
 
@@ -259,22 +279,29 @@ class AttackResult:
         members, nonmembers = values["num_members"], values["num_nonmembers"]
         histogram = values.get("histogram")
         intervals = values.get("tpr_intervals", {})
+        calibrated = values.get("calibrated")
         return cls(
             attack=values["attack"],
             slice=values["slice"],
             num_members=members,
             num_nonmembers=nonmembers,
             auc=values["auc"],
-            auc_interval=_pair(values["auc_interval"]),
+            auc_interval=paired_ends(values["auc_interval"]),
             advantage=values["advantage"],
-            advantage_interval=_pair(values.get("advantage_interval")),
+            advantage_interval=paired_ends(values.get("advantage_interval")),
             positive_predictive_value=values["positive_predictive_value"],
             tpr_at_fpr={float(fpr): tpr for fpr, tpr in values["tpr_at_fpr"].items()},
-            tpr_intervals={float(fpr): _pair(ends) for fpr, ends in intervals.items()},
+            tpr_intervals={float(fpr): paired_ends(ends) for fpr, ends in intervals.items()},
+            tnr_at_fnr={float(fnr): tnr for fnr, tnr in values.get("tnr_at_fnr", {}).items()},
+            tnr_intervals={
+                float(fnr): paired_ends(ends)
+                for fnr, ends in values.get("tnr_intervals", {}).items()
+            },
             epsilon_lower_bound=values.get("epsilon_lower_bound"),
             histogram=None if histogram is None else ScoreHistogram.from_dict(histogram),
             most_exposed=tuple((int(i), float(p)) for i, p in values.get("most_exposed", ())),
             tied_members=values.get("tied_members"),
+            calibrated=None if calibrated is None else CalibratedRates.from_dict(calibrated),
             roc=RocCurve.from_dict(values["roc"], members, nonmembers),
         )
 
@@ -311,14 +338,6 @@ def _ends(interval: Any) -> tuple[float, float] | None:
     if interval.low is None or interval.high is None:
         return None
     return float(interval.low), float(interval.high)
-
-
-def _listed(pair: tuple[float, float] | None) -> list[float] | None:
-    return None if pair is None else list(pair)
-
-
-def _pair(ends: list[float] | None) -> tuple[float, float] | None:
-    return None if ends is None else (float(ends[0]), float(ends[1]))
 
 
 def notes_on(results: Sequence[AttackResult]) -> tuple[str, ...]:

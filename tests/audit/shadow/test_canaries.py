@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from keras_dmp.audit.shadow.canaries import KINDS, plant_canaries
+from keras_dmp.audit.shadow.canaries import KINDS, plant_canaries, separate_copies
 from keras_dmp.audit.shadow.scores import ShadowScores
 
 SAMPLES, FEATURES, CLASSES = 60, 8, 5
@@ -79,6 +79,43 @@ def test_structures_of_arrays(kind):
         np.testing.assert_array_equal(leaf[rest], x[name][rest])
         np.testing.assert_array_equal(x[name], before[name])
     assert (planted.y.dtype, planted.y.shape) == (y.dtype, y.shape)
+
+
+@pytest.mark.parametrize("form", ["bits", "floats", "structure"])
+def test_copies_that_are_separated_are_nearly_equal(form):
+    rng = np.random.default_rng(0)
+    bits = (rng.random((10, 60)) < 0.3).astype("float32")
+    structure = {"bits": bits, "ids": np.arange(40).reshape(10, 4)}
+    x = {"bits": bits, "floats": rng.normal(size=(10, 6)), "structure": structure}[form]
+    rows = np.repeat(np.arange(10), [4, 1, 1, 1, 3, 1, 1, 1, 1, 1])
+    copied = {name: leaf[rows] for name, leaf in x.items()} if form == "structure" else x[rows]
+    apart = separate_copies(copied, seed=1)
+    again = separate_copies(copied, seed=1)
+
+    def flat(x):
+        leaves = x.values() if isinstance(x, dict) else [x]
+        return np.concatenate(list(leaves), axis=1)
+
+    np.testing.assert_array_equal(flat(apart), flat(again))
+    assert len(np.unique(flat(apart), axis=0)) == len(rows)
+    changed = changed_rows(flat(apart), flat(copied))
+    assert changed == [1, 2, 3, 8, 9]
+    distance = abs(flat(apart) - flat(copied))[changed]
+    if form == "floats":
+        assert 0 < distance.max() < 0.06
+    else:
+        assert (distance.sum(axis=1) == 1).all()
+
+
+def test_records_without_copies_stay_and_too_few_features_are_refused():
+    x = np.eye(6)
+    np.testing.assert_array_equal(separate_copies(x), x)
+    with pytest.raises(ValueError, match=r"Received: 7 copies that are still equal"):
+        separate_copies(np.repeat([[0.0], [1.0]], [5, 4], axis=0), seed=0)
+    with pytest.raises(ValueError, match="`x` to have binary features or floats that vary"):
+        separate_copies(np.full((4, 3), 7.0))
+    with pytest.raises(ValueError, match="`perturbation` to be a number above 0"):
+        separate_copies(x, perturbation=0)
 
 
 def test_a_case_by_hand():

@@ -4,15 +4,18 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.special
 import scipy.stats
 
 from keras_dmp.audit.shadow.likelihood import lira, lira_leave_one_out
+from keras_dmp.audit.shadow.variance_prior import VariancePrior
 
 ADVANCED_MIA = "tensorflow_privacy.privacy.privacy_tests.membership_inference_attack.advanced_mia"
 VARIANTS = [
     {"online": online, "variance": variance, "location": location}
     for online in (True, False)
-    for variance in ("per_sample", "fixed")
+    for variance in ("per_sample", "fixed", "prior")
     for location in ("mean", "median")
 ]
 
@@ -37,6 +40,21 @@ def case():
     return rng.normal(size=(40, 3)), shadow, is_member
 
 
+def prior_of(groups):
+    """Variance and degrees of freedom whose log sample variances have the observed moments."""
+    half = np.concatenate([np.full(group.shape[1], (len(group) - 1) / 2) for group in groups])
+    logs = np.log(np.concatenate([group.var(axis=0, ddof=1) for group in groups]))
+    logs = logs - scipy.special.digamma(half) + np.log(half)
+    excess = logs.var() - scipy.special.polygamma(1, half).mean()
+    if excess <= 0:
+        return np.exp(logs.mean()), 1e6
+    freedom = 2 * scipy.optimize.brentq(
+        lambda x: scipy.special.polygamma(1, x) - excess, 1e-3, 1e6, xtol=1e-12
+    )
+    bias = scipy.special.digamma(freedom / 2) - np.log(freedom / 2)
+    return np.exp(logs.mean() + bias), freedom
+
+
 def oracle(target, shadow, is_member, *, online, variance, location):
     """LiRA record by record."""
     center = {"mean": np.mean, "median": np.median}[location]
@@ -44,19 +62,28 @@ def oracle(target, shadow, is_member, *, online, variance, location):
     def side(present):
         groups = [shadow[present[:, record], record] for record in range(len(target))]
         centers = [center(group, axis=0) for group in groups]
+        if variance == "prior":
+            typical, freedom = prior_of(groups)
+            for group, middle in zip(groups, centers, strict=True):
+                total = freedom + len(group) - 1
+                squares = freedom * typical + group.var(axis=0) * len(group)
+                scale = np.sqrt(squares / total * (1 + 1 / len(group)))
+                yield scipy.stats.t(total, middle, scale)
+            return
         if variance == "per_sample":
-            return centers, [group.std(axis=0) for group in groups]
-        around = [group - middle for group, middle in zip(groups, centers, strict=True)]
-        return centers, [np.concatenate(around).std()] * len(target)
+            deviations = [group.std(axis=0) for group in groups]
+        else:
+            around = [group - middle for group, middle in zip(groups, centers, strict=True)]
+            deviations = [np.concatenate(around).std()] * len(target)
+        yield from map(scipy.stats.norm, centers, deviations)
 
-    outside = [scipy.stats.norm(*parameters) for parameters in zip(*side(~is_member), strict=True)]
+    outside = list(side(~is_member))
     if not online:
         parts = [-model.logsf(t) for model, t in zip(outside, target, strict=True)]
         return np.array(parts).mean(axis=1)
-    inside = [scipy.stats.norm(*parameters) for parameters in zip(*side(is_member), strict=True)]
     parts = [
         one.logpdf(t) - other.logpdf(t)
-        for one, other, t in zip(inside, outside, target, strict=True)
+        for one, other, t in zip(side(is_member), outside, target, strict=True)
     ]
     return np.array(parts).mean(axis=1)
 
@@ -69,7 +96,7 @@ def auc(scores, is_member):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_scores_are_their_formula(case, variant):
-    np.testing.assert_allclose(lira(*case, **variant), oracle(*case, **variant), rtol=1e-9)
+    np.testing.assert_allclose(lira(*case, **variant), oracle(*case, **variant), rtol=1e-8)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -224,7 +251,7 @@ def test_memory_stays_bounded():
         ({"is_member": np.ones((12, 40), bool)}, "record 0 in 12 of 12 models, and 40 such"),
         ({"is_member": np.zeros((12, 40), bool)}, 'record 0 in 0 .* or use variance="fixed"'),
         ({"online": 1}, "Expected `online` to be True or False"),
-        ({"variance": "pooled"}, "Expected `variance` to be one of 'per_sample', 'fixed'"),
+        ({"variance": "pooled"}, "Expected `variance` to be one of 'per_sample', 'fixed', 'prior'"),
         ({"location": "mode"}, "Expected `location` to be one of 'mean', 'median'"),
     ],
 )
@@ -239,3 +266,84 @@ def test_leaving_one_out_must_leave_enough():
     with pytest.raises(ValueError, match="at least 3 shadow models and out of at least 3"):
         lira_leave_one_out(shadow, is_member)
     assert lira_leave_one_out(shadow, is_member, variance="fixed").shape == (5, 2)
+
+
+# --- a prior on the variances
+
+
+def draws(rng, models, records, freedom=4.0, effect=3.0):
+    """Statistics whose variances are draws from a scaled inverse chi-squared distribution."""
+    is_member = rng.random((models, records)) < 0.5
+    spread = np.sqrt(freedom / rng.chisquare(freedom, records))
+    own = rng.normal(0, 5, records)
+    return own + spread * rng.normal(size=is_member.shape) + effect * is_member, is_member
+
+
+def test_the_prior_is_found():
+    statistics, _ = draws(np.random.default_rng(0), 8, 40_000, effect=0.0)
+    squares = np.square(statistics - statistics.mean(axis=0)).sum(axis=0)[:, None]
+    prior = VariancePrior.estimated(squares, np.full((40_000, 1), 7.0))
+    assert prior.variance == pytest.approx(1.0, rel=0.02)
+    assert prior.freedom == pytest.approx(4.0, rel=0.05)
+
+
+def test_equal_variances_are_worth_any_number_of_models():
+    values = np.random.default_rng(0).normal(scale=3, size=(8, 20_000))
+    squares = np.square(values - values.mean(axis=0)).sum(axis=0)[:, None]
+    prior = VariancePrior.estimated(squares, np.full((20_000, 1), 7.0))
+    assert prior.variance == pytest.approx(9.0, rel=0.02)
+    assert prior.freedom > 200
+
+
+def test_saturated_records_do_not_spoil_the_prior():
+    squares = np.square(np.random.default_rng(0).normal(size=(8, 20_000))).sum(axis=0)[:, None]
+    squares[:2_000], squares[2_000:3_000] = 1e-20, 0.0
+    prior = VariancePrior.estimated(squares, np.full((20_000, 1), 8.0))
+    assert prior.variance == pytest.approx(1.0, rel=0.02)
+    assert prior.freedom > 200
+
+
+@pytest.mark.parametrize(
+    ("models", "seeds"),
+    [
+        (8, 2),
+        pytest.param(4, 6, marks=pytest.mark.slow),
+        pytest.param(16, 6, marks=pytest.mark.slow),
+    ],
+)
+def test_the_prior_wins_with_few_models(models, seeds):
+    found = {"per_sample": [], "fixed": [], "prior": []}
+    for seed in range(seeds):
+        statistics, is_member = draws(np.random.default_rng(seed), models + 20, 4_000)
+        count = is_member[:models].sum(axis=0)
+        enough = (count >= 2) & (models - count >= 2)
+        statistics, is_member = statistics[:, enough], is_member[:, enough]
+        case, mine = (statistics[:models], is_member[:models]), is_member[models:]
+        for variance, rates in found.items():
+            targets = statistics[models:]
+            scores = np.stack([lira(target, *case, variance=variance) for target in targets])
+            rates.append(np.mean(scores[mine] > np.quantile(scores[~mine], 0.99)))
+    means = {variance: np.mean(rates) for variance, rates in found.items()}
+    assert means["prior"] > 1.1 * max(means["per_sample"], means["fixed"]), means
+
+
+def test_students_tail_is_finite_and_ascending():
+    rng = np.random.default_rng(0)
+    shadow, is_member = rng.normal(size=(12, 30)), np.zeros((12, 30), bool)
+    scores = [
+        lira(np.full(30, value), shadow, is_member, online=False, variance="prior")[0]
+        for value in (10.0, 30.0, 37.0, 38.0, 1e3, 1e6)
+    ]
+    assert np.isfinite(scores).all()
+    assert (np.diff(scores) > 0).all()
+
+
+def test_the_prior_needs_two_models_somewhere():
+    rng = np.random.default_rng(0)
+    shadow, is_member = rng.normal(size=(2, 5)), np.array([[True] * 5, [False] * 5])
+    with pytest.raises(ValueError, match=r'variance="prior".*Received: at most 1 in and 1 out'):
+        lira(np.zeros(5), shadow, is_member, variance="prior")
+    shadow, is_member = np.tile(shadow, (2, 1)), np.tile(is_member, (2, 1))
+    assert np.isfinite(lira(np.zeros(5), shadow, is_member, variance="prior")).all()
+    with pytest.raises(ValueError, match="Received: at most 1 in and 1 out"):
+        lira_leave_one_out(shadow, is_member, variance="prior")

@@ -481,3 +481,55 @@ def test_intervals_of_the_privacy_risk_cover_where_scores_are_few():
             low, high = ends[members == score][0]
             inside[score] += low <= truth[score] <= high
     assert (inside / 300 >= 0.92).all()
+
+
+# --- the tail estimate
+
+
+def test_nonmembers_ruled_out_by_hand():
+    members = np.arange(100.0)  # one in a hundred may be missed: those below 1
+    nonmembers = [-5.0, -3.0, 0.5, 0.5, 50.0]
+    scores = MembershipScores(members, nonmembers)
+    assert scores.tnr_at_fnr(0.01) == 4 / 5
+    assert scores.tnr_at_fnr(0.1) == 4 / 5
+    assert scores.tnr_at_fnr(0.5) == 4 / 5
+    assert scores.tnr_at_fnr(0.6) == 1.0
+    assert scores.tnr_at_fnr(0.001) is None
+
+
+def test_the_tail_is_that_of_the_reversed_attack():
+    rng = np.random.default_rng(0)
+    members, nonmembers = rng.normal(1, size=2_000), rng.normal(size=1_000)
+    scores, reverse = MembershipScores(members, nonmembers), MembershipScores(-nonmembers, -members)
+    found = scores.tnr_at_fnr_interval(0.01, confidence=0.9)
+    assert found == reverse.tpr_at_fpr_interval(0.01, confidence=0.9)
+    assert found.low < found.value == scores.tnr_at_fnr(0.01) < found.high
+    missing = MembershipScores(members[:50], nonmembers).tnr_at_fnr_interval(0.01)
+    assert missing.reason == "a false negative rate of 0.01 needs 100 members, received 50"
+
+
+def test_the_tail_of_equal_sides_is_at_chance():
+    members, nonmembers = np.random.default_rng(0).normal(size=(2, 20_000))
+    interval = MembershipScores(members, nonmembers).tnr_at_fnr_interval(0.01, confidence=0.999)
+    assert interval.low < 0.01 < interval.high
+
+
+def test_the_tail_sees_members_that_the_loss_does_not_tell():
+    """Hard records whose loss training has lowered look like easy records, and are missed."""
+    rng = np.random.default_rng(0)
+
+    def scores(size, learned):
+        hard = rng.random(size) < 0.1
+        return np.where(hard & ~learned, rng.normal(-8, size=size), rng.normal(size=size))
+
+    found = MembershipScores(scores(20_000, True), scores(20_000, False))
+    assert found.tpr_at_fpr(0.01) < 0.015
+    assert found.tnr_at_fnr(0.01) == pytest.approx(0.11, abs=0.01)
+
+
+@pytest.mark.parametrize("fnr", [0, -1, 1.5, float("nan"), True])
+def test_rates_of_the_tail_that_are_no_rates(fnr):
+    scores = MembershipScores([1.0, 2.0], [0.0, 1.0])
+    for method in (scores.tnr_at_fnr, scores.tnr_at_fnr_interval):
+        with pytest.raises(ValueError, match=f"`fnr` .*{fnr}"):
+            method(fnr)
