@@ -91,6 +91,8 @@ def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
     verdicts = {
         name: judge(report, attacks=attacks, num_attacks=number) for name, report in reports.items()
     }
+    blind = {name: report.blind_baseline for name, report in reports.items()}
+    void = [name for name, baseline in blind.items() if baseline is not None and baseline.is_void]
     order = sorted(verdicts, key=lambda name: strength(verdicts[name].strongest))
     least, most = (verdicts[name] for name in (order[0], order[-1]))
     if len(order) == 1:
@@ -102,9 +104,15 @@ def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
         f"AUC {_auc(least)} on {order[0]}, {_auc(most)} on {order[-1]} "
         f"by the strongest attack on each (95 % intervals, corrected for {number} attacks)"
     )
+    invalid = ""
+    if void:
+        invalid = (
+            f"Void for {', '.join(void)}, where members and nonmembers differ without the model. "
+            "Otherwise: "
+        )
     if apart:
-        return f"{order[0]} leaks less than {order[-1]}: {finding}."
-    return f"These samples do not show which model leaks more: {finding}."
+        return f"{invalid}{order[0]} leaks less than {order[-1]}: {finding}."
+    return f"{invalid}These samples do not show which model leaks more: {finding}."
 
 
 def strongest_first(report: Findings, attacks: Sequence[str] | None = None) -> list[AttackResult]:
