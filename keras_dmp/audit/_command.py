@@ -28,7 +28,8 @@ member_outputs, member_labels, nonmember_outputs and nonmember_labels, or all si
 Outputs are logits or probabilities, (samples, classes); labels are integers or one-hot.
 
 With member_inputs and nonmember_inputs, a blind baseline checks first that both sides cannot be
-told apart without the model. With canary_scores and canary_included (booleans, from fair coins),
+told apart without the model; member_groups and nonmember_groups say whose record each is, where
+the sides were split by persons. With canary_scores and canary_included (booleans, from fair coins),
 epsilon is bounded from one training.
 """
 _EPILOG = """\

@@ -29,6 +29,7 @@ SCORES = ("member_scores", "nonmember_scores")
 OUTPUTS = ("member_outputs", "nonmember_outputs")
 LABELS = ("member_labels", "nonmember_labels")
 INPUTS = ("member_inputs", "nonmember_inputs")
+GROUPS = ("member_groups", "nonmember_groups")
 CANARIES = ("canary_scores", "canary_included")
 QUANTILE = "quantile"
 
@@ -46,6 +47,7 @@ class Predictions:
         labels: Classes of both sides, (samples,), int64, if there are outputs.
         from_logits: Whether the outputs are logits, if there are outputs.
         inputs: Inputs of the classifier for both sides, (samples, ...), as saved; or `None`.
+        groups: Group of each input on both sides, (samples,), whole numbers or texts; or `None`.
         canaries: Scores of canaries, (canaries,) float64, and whether each was in the training
             data, (canaries,) bool; or `None`.
     """
@@ -55,6 +57,7 @@ class Predictions:
     labels: tuple[np.ndarray, np.ndarray] | None = None
     from_logits: bool | None = None
     inputs: tuple[np.ndarray, np.ndarray] | None = None
+    groups: tuple[np.ndarray, np.ndarray] | None = None
     canaries: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -69,8 +72,9 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
     Args:
         path: An npz file with `member_scores` and `nonmember_scores`, or with `member_outputs`,
             `member_labels`, `nonmember_outputs` and `nonmember_labels`, or with all six. It may
-            also have `member_inputs` and `nonmember_inputs`, and `canary_scores` and
-            `canary_included`. Other entries are ignored.
+            also have `member_inputs` and `nonmember_inputs`, with `member_groups` and
+            `nonmember_groups` or without, and `canary_scores` and `canary_included`. Other entries
+            are ignored.
         from_logits: Whether the outputs are logits. Defaults to `None`: inferred from their values.
 
     Raises:
@@ -92,8 +96,10 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
         raise ValueError(f"Expected outputs with {option}. Received: {_listed(arrays)}")
     if INPUTS[0] in arrays:
         pairs["inputs"] = tuple(_inputs(arrays[name], name) for name in INPUTS)
+    if GROUPS[0] in arrays:
+        pairs["groups"] = tuple(_inputs(arrays[name], name) for name in GROUPS)
     _require_same_sizes(pairs)
-    for name in pairs.keys() - {"labels", "inputs"}:
+    for name in pairs.keys() - {"labels", "inputs", "groups"}:
         require_different_sides(*pairs[name], what=name)
     canaries = _canaries(*(arrays[name] for name in CANARIES)) if CANARIES[0] in arrays else None
     return Predictions(**pairs, from_logits=from_logits, canaries=canaries)
@@ -141,7 +147,8 @@ def blind(predictions: Predictions) -> BlindBaseline | None:
     if predictions.inputs is None:
         return None
     labels = (None, None) if predictions.labels is None else predictions.labels
-    return of_sides_or_none(*opened(*zip(predictions.inputs, labels, strict=True)))
+    sides = zip(predictions.inputs, labels, strict=True)
+    return of_sides_or_none(*opened(*sides, predictions.groups))
 
 
 def facts(predictions: Predictions) -> dict[str, int | float]:
@@ -206,7 +213,7 @@ def _naming(what: str) -> Iterator[None]:
 def _wanted(found: list[str]) -> list[str]:
     """Names of the entries to read: all scores, or all outputs and labels, or both."""
     names, optional = [], []
-    for kind in (INPUTS, CANARIES):
+    for kind in (INPUTS, GROUPS, CANARIES):
         optional += _complete(kind, found)
     for kind in (SCORES, OUTPUTS + LABELS):
         names += _complete(kind, found)

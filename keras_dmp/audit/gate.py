@@ -159,7 +159,8 @@ class Verdict:
         if self.status == "void":
             return (
                 f"VOID: the blind baseline has {self.blind_baseline}, so the attacks may find this "
-                "difference instead of membership; compare samples from the same source"
+                "difference instead of membership; compare samples from the same source, and pass "
+                "groups if records belong to persons"
             )
         count = sum(check.status == self.status for check in self.checks)
         finding = {

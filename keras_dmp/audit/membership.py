@@ -15,7 +15,7 @@ from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
 from keras_dmp.audit.attacks.observations import observe
 from keras_dmp.audit.attacks.sides import has_fixed_order
-from keras_dmp.audit.blind.baseline import BlindSide, of_sides_or_none
+from keras_dmp.audit.blind.baseline import grouped, of_sides_or_none
 from keras_dmp.audit.report.report import AuditReport, versions
 from keras_dmp.audit.statistics.repeated_rows import require_different_sides
 from keras_dmp.audit.statistics.results import SLICES, AttackResult, notes_on
@@ -43,6 +43,7 @@ def audit_membership(
     verbose: int | str = 0,
     most_exposed: int = 20,
     blind_baseline: bool = True,
+    groups: tuple[Any, Any] | None = None,
     name: str | None = None,
     class_names: Sequence[str] = (),
 ) -> AuditReport:
@@ -92,6 +93,9 @@ def audit_membership(
         blind_baseline: Boolean. Whether to check first that members and nonmembers cannot be told
             apart without the model, see `keras_dmp.audit.blind_baseline`; a few seconds. With fewer
             than 40 samples on a side it is not checked. Defaults to `True`.
+        groups: Group of each member, and of each nonmember, such as the person whose record it is,
+            in the order in which the samples are read. The blind baseline needs them if the sides
+            were split by groups. Defaults to `None`: every record is a group.
         name: Name of the model in the report. Defaults to `None`: no name.
         class_names: Names of the classes, for slices by class. Defaults to none.
 
@@ -134,7 +138,7 @@ def audit_membership(
     require_runnable(attacks)
 
     least = max(ATTACKS[attack].least for attack in attacks)
-    blind = tuple(map(BlindSide, ("members", "nonmembers"))) if blind_baseline else ()
+    blind = tuple(grouped(groups))
     sides = observe(
         model,
         members,
@@ -142,7 +146,7 @@ def audit_membership(
         batch_size=batch_size,
         least=least,
         verbose=bool(verbose),
-        blind=blind,
+        blind=blind if blind_baseline else (),
     )
     observed = [side.outputs for side in sides]
     kind = kind_of_all(model, "model", observed, from_logits)
@@ -176,7 +180,7 @@ def audit_membership(
         results,
         engines,
         tuple(note for note in notes if note is not None),
-        blind_baseline=of_sides_or_none(*blind) if blind else None,
+        blind_baseline=of_sides_or_none(*blind) if blind_baseline else None,
         num_classes=kind.num_classes,
         seed=stated_seed,
         name=name,

@@ -640,3 +640,14 @@ def test_the_comparison_is_not_checked_on_request_or_on_few_samples(victim, samp
         assert str(report).splitlines()[1].startswith("blind baseline: not checked")
     with pytest.raises(ValueError, match="`blind_baseline` to be True or False"):
         audit_membership(victim, *samples, blind_baseline="no")
+
+
+def test_groups_reach_the_blind_baseline(victim, samples):
+    groups = np.arange(300) // 3, 1_000 + np.arange(260) // 3
+    report = audit_membership(victim, *samples, attacks="loss", groups=groups)
+    assert report.blind_baseline == blind_baseline(*samples, groups=groups)
+    assert report.blind_baseline != blind_baseline(*samples)
+    with pytest.raises(ValueError, match=r"`groups` .* the 260 nonmembers. Received: 259 groups"):
+        audit_membership(victim, *samples, attacks="loss", groups=(groups[0], groups[1][1:]))
+    with pytest.raises(ValueError, match="`groups` to have each group on one side"):
+        audit_membership(victim, *samples, attacks="loss", groups=(groups[0], groups[1] - 1_000))

@@ -302,6 +302,22 @@ def test_inputs_are_compared_without_the_model(capsys, shift, code, word):
     assert values["verdict"].startswith("Void, as the blind baseline has AUC") == (code == 4)
 
 
+def test_groups_keep_persons_together():
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    habits, entries = rng.normal(size=(80, 6)), {}
+    for side, first in (("member", 0), ("nonmember", 40)):
+        group = first + np.arange(400) // 10
+        entries[f"{side}_inputs"] = habits[group] + 0.3 * rng.normal(size=(400, 6))
+        entries[f"{side}_groups"] = group
+        entries[f"{side}_scores"] = rng.normal(size=400)
+    np.savez("persons.npz", **entries)
+    assert audit("persons.npz", "--max-auc", "0.7") == 0
+    without = {name: entry for name, entry in entries.items() if "groups" not in name}
+    np.savez("records.npz", **without)
+    assert audit("records.npz", "--max-auc", "0.7") == 4
+
+
 def test_a_void_comparison_is_an_error_in_github_actions(capsys, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.setenv("GITHUB_ACTIONS", "true")

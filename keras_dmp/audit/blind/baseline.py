@@ -7,17 +7,19 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp.audit.blind.features import aligned, of_inputs
+from keras_dmp.audit.shadow.clustered import clustered_auc_ends
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.repeated_rows import row_hashes
 
 # How far beyond 0.5 the interval of the AUC has to lie for a difference to matter.
 MARGIN = 0.02
 # Trees need some samples per leaf, and an interval needs some to score.
-LEAST = 40
+LEAST, FEWEST_GROUPS = 40, 20
 MOST = 5_000
 
+NAMES = ("members", "nonmembers")
+
 _CONFIDENCE = 0.95
-_FEWEST_GROUPS = 20
 # Classes that scikit-learn treats as categories.
 _MOST_CATEGORIES = 255
 _TREES = {"max_iter": 50, "max_leaf_nodes": 15, "min_samples_leaf": 20, "early_stopping": False}
@@ -91,18 +93,36 @@ class BlindSide:
 
     Args:
         name: Name of the side in error messages.
+        groups: Group of each sample that will be added, in order, (samples,) whole numbers or
+            texts. Defaults to `None`: every sample for itself.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, groups: Any = None):
         self.name = name
         self.widths = set()
         self.blocks = []
+        self.all_groups = None if groups is None else _checked_groups(groups, name)
+        self.groups = None if groups is None else self.all_groups[:0]
         self._seen = 0
         self._rng = np.random.default_rng(1)
 
     def __len__(self) -> int:
         """Samples kept, at most 5,000."""
         return min(self._seen, MOST)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are samples, and groups of them, for a baseline."""
+        enough = self.groups is None or len(np.unique(self.groups)) >= FEWEST_GROUPS
+        return len(self) >= LEAST and enough
+
+    def require_all_groups(self) -> None:
+        """Raise ValueError unless every group belonged to a sample."""
+        if self.all_groups is not None and len(self.all_groups) != self._seen:
+            raise ValueError(
+                f"Expected `groups` to have one group for each of the {self._seen} {self.name}. "
+                f"Received: {len(self.all_groups)} groups of {self.name}"
+            )
 
     def add(self, x: Any, labels: np.ndarray | None) -> None:
         """Add samples, each of which is kept with the same probability in the end.
@@ -136,10 +156,17 @@ class BlindSide:
                 kept = replaced[: len(kept)]
                 kept[places[late]] = replaced[len(kept) :]
             self.blocks[at] = kept
+        if self.groups is not None:
+            new = self.all_groups[self._seen : self._seen + samples]
+            if len(new) == samples:
+                self.groups = np.concatenate([self.groups, new[:free]])
+                self.groups[places[late]] = new[free:][late]
         self._seen += samples
 
 
-def blind_baseline(members: Any, nonmembers: Any, *, seed: int = 0) -> BlindBaseline:
+def blind_baseline(
+    members: Any, nonmembers: Any, *, groups: tuple[Any, Any] | None = None, seed: int = 0
+) -> BlindBaseline:
     """Tell members from nonmembers by inputs and labels alone.
 
     If a classifier that never sees the audited model can do this, members and nonmembers differ in
@@ -155,6 +182,11 @@ def blind_baseline(members: Any, nonmembers: Any, *, seed: int = 0) -> BlindBase
         members: A tuple (x, y) of the samples that the model was trained on: an array or a
             structure of arrays, and classes of shape (samples,), or `None` if they are unknown.
         nonmembers: The same for samples that the model was not trained on.
+        groups: Group of each member, and of each nonmember, such as the person whose record it is:
+            whole numbers or texts, (samples,) each. Groups stay in one half, and the interval is
+            computed by groups. Needed if the sides were split by groups: otherwise the classifier
+            recognises persons by their other records, which is no difference between the sides.
+            Defaults to `None`: every record is a group.
         seed: Seed of the halves and of the classifier. Defaults to 0.
 
     Returns:
@@ -164,7 +196,7 @@ def blind_baseline(members: Any, nonmembers: Any, *, seed: int = 0) -> BlindBase
         ImportError: If scikit-learn is missing.
         TypeError: If a side is not a tuple (x, y).
         ValueError: For fewer than 40 samples on a side, inputs of different forms, or labels that
-            do not fit their inputs.
+            do not fit their inputs; for a group on both sides, or fewer than 20 groups on one.
 
     Example:
     >>> import numpy as np
@@ -175,25 +207,49 @@ def blind_baseline(members: Any, nonmembers: Any, *, seed: int = 0) -> BlindBase
     >>> blind_baseline((x[:1000] + 1, y[:1000]), (x[1000:], y[1000:])).is_void
     True
     """
-    return of_sides(*opened(members, nonmembers), seed=seed)
+    return of_sides(*opened(members, nonmembers, groups), seed=seed)
 
 
-def opened(members: Any, nonmembers: Any) -> list[BlindSide]:
+def opened(members: Any, nonmembers: Any, groups: tuple[Any, Any] | None = None) -> list[BlindSide]:
     """Both sides from tuples (x, y)."""
-    sides = []
-    for name, side in (("members", members), ("nonmembers", nonmembers)):
+    sides = grouped(groups)
+    for name, side, blind in zip(NAMES, (members, nonmembers), sides, strict=True):
         if not isinstance(side, tuple) or len(side) != 2:
             raise TypeError(
                 f"Expected `{name}` to be a tuple (x, y). Received: {type(side).__name__}"
             )
-        sides.append(BlindSide(name))
-        sides[-1].add(*side)
+        blind.add(*side)
+    return sides
+
+
+def grouped(groups: Any) -> list[BlindSide]:
+    """Both sides, still without samples.
+
+    Args:
+        groups: Groups of the members and of the nonmembers, or `None`.
+    """
+    if groups is None:
+        return [BlindSide(name) for name in NAMES]
+    if not isinstance(groups, tuple | list) or len(groups) != 2:
+        raise ValueError(
+            "Expected `groups` to be a pair: groups of the members, groups of the nonmembers. "
+            f"Received: {type(groups).__name__}"
+        )
+    sides = [BlindSide(*pair) for pair in zip(NAMES, groups, strict=True)]
+    shared = np.intersect1d(*(side.all_groups.astype(str) for side in sides))
+    if len(shared):
+        raise ValueError(
+            "Expected `groups` to have each group on one side. Received: "
+            f"{len(shared)} groups with both members and nonmembers"
+        )
     return sides
 
 
 def of_sides_or_none(members: BlindSide, nonmembers: BlindSide) -> BlindBaseline | None:
     """The baseline of two sides, or `None` if they are too small for one."""
-    if min(len(members), len(nonmembers)) < LEAST:
+    for side in (members, nonmembers):
+        side.require_all_groups()
+    if not (members.is_enough and nonmembers.is_enough):
         return None
     return of_sides(members, nonmembers)
 
@@ -207,18 +263,28 @@ def of_sides(members: BlindSide, nonmembers: BlindSide, *, seed: int = 0) -> Bli
                 f"Expected `{side.name}` to have at least {LEAST} samples for a blind baseline. "
                 f"Received: {len(side)}"
             )
+        side.require_all_groups()
+        if not side.is_enough:
+            raise ValueError(
+                f"Expected `groups` to have at least {FEWEST_GROUPS} groups of {side.name}. "
+                f"Received: {len(np.unique(side.groups))}"
+            )
     _require_alike(members, nonmembers)
     pairs = zip(members.blocks, nonmembers.blocks, strict=True)
     rows = np.concatenate([aligned(*pair) for pair in pairs], axis=1)
     is_member = np.arange(len(rows)) < len(members)
     rng = np.random.default_rng(seed)
-    trained = _trained_half(rows, is_member, rng)
+    groups = _common_groups(members, nonmembers, rows)
+    trained = _trained_half(groups, is_member, rng)
     scores = _scores(rows, is_member, trained, int(rng.integers(2**31)))
     scored = MembershipScores(scores[is_member[~trained]], scores[~is_member[~trained]])
     auc = scored.auc_interval(confidence=_CONFIDENCE)
+    ends = None
+    if members.groups is not None:
+        ends = clustered_auc_ends(scores, is_member[~trained], groups[~trained])
     return BlindBaseline(
         auc=auc.value,
-        auc_interval=(auc.low, auc.high),
+        auc_interval=(auc.low, auc.high) if ends is None else ends,
         num_members=scored.num_members,
         num_nonmembers=scored.num_nonmembers,
     )
@@ -238,28 +304,49 @@ def _require_alike(members: BlindSide, nonmembers: BlindSide) -> None:
         )
 
 
-def _trained_half(rows: np.ndarray, is_member: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Which rows are trained on, (rows,) bool: half of each side.
+def _checked_groups(groups: Any, name: str) -> np.ndarray:
+    groups = np.asarray(groups)
+    if groups.ndim != 1 or groups.dtype.kind not in "iuUSO":
+        raise ValueError(
+            f"Expected `groups` to be whole numbers or texts, one for each of the {name}. "
+            f"Received: dtype {groups.dtype} of shape {groups.shape}"
+        )
+    return groups
 
-    Copies of a record on one side would let the classifier recognise the record instead of its
-    side, so they stay together. Rows that are on both sides, and sides of a few different rows, are
-    not records but values, which are halved like any others.
+
+def _common_groups(members: BlindSide, nonmembers: BlindSide, rows: np.ndarray) -> np.ndarray:
+    """Number of each row's group: rows of one group stay in one half.
+
+    Without groups, copies of a record on one side are a group, as they would let the classifier
+    recognise the record instead of its side. Rows that are on both sides, and sides of a few
+    different rows, are not records but values, which are halved like any others.
     """
-    _, group = np.unique(row_hashes(rows), return_inverse=True)
-    group = group.ravel()
-    sides = [np.bincount(group[side], minlength=len(rows)) > 0 for side in (is_member, ~is_member)]
-    single = (sides[0] & sides[1])[group]
-    group = np.where(single, len(rows) + np.arange(len(rows)), group)
-    trained = np.zeros(len(rows), dtype=bool)
+    sides = (np.arange(len(members)), np.arange(len(members), len(rows)))
+    if members.groups is not None:
+        columns = [side.groups.astype(str) for side in (members, nonmembers)]
+        return np.unique(np.concatenate(columns), return_inverse=True)[1].ravel()
+    group = np.unique(row_hashes(rows), return_inverse=True)[1].ravel()
+    counts = [np.bincount(group[side], minlength=len(rows)) for side in sides]
+    single = ((counts[0] > 0) & (counts[1] > 0))[group]
+    for side in sides:
+        single[side] |= len(np.unique(group[side])) < FEWEST_GROUPS
+    return np.where(single, len(rows) + np.arange(len(rows)), group)
+
+
+def _trained_half(
+    groups: np.ndarray, is_member: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Which rows are trained on, (rows,) bool: about half of each side, by whole groups."""
+    trained = np.zeros(len(groups), dtype=bool)
     for side in (np.flatnonzero(is_member), np.flatnonzero(~is_member)):
-        groups, number = np.unique(group[side], return_inverse=True)
+        _, number = np.unique(groups[side], return_inverse=True)
         number = number.ravel()
-        if len(groups) < _FEWEST_GROUPS:
-            groups, number = side, np.arange(len(side))
-        sizes = np.bincount(number, minlength=len(groups))
-        order = rng.permutation(len(groups))
-        chosen = np.zeros(len(groups), dtype=bool)
+        sizes = np.bincount(number)
+        order = rng.permutation(len(sizes))
+        chosen = np.zeros(len(sizes), dtype=bool)
         chosen[order[np.cumsum(sizes[order]) <= len(side) // 2]] = True
+        # A group of more than half of a side leaves the others for the other half.
+        chosen[order[0]] = True
         trained[side] = chosen[number]
     return trained
 

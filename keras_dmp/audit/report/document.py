@@ -196,7 +196,7 @@ class Document:
         title: Its title.
         name: The first heading: the title, or the name of the audited model.
         verdict: The answer in one sentence.
-        leaks: Whether the answer is a leak, which a page highlights.
+        leaks: Whether the answer is a leak, or that nothing can be said, which a page highlights.
         tiles: The key figures.
         facts: Names and values that apply to the whole document.
         sections: The parts, in order. Plain text contains their tables, Markdown also the terms,

@@ -27,7 +27,7 @@ from keras_dmp.audit.report.verdict import LOW_FPR, Verdict, judge, strongest_fi
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import needed
 from keras_dmp.audit.statistics.repeated_rows import require_attacks
-from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, notes_on
+from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, canaries_in_words, notes_on
 
 _ATTACKED = (
     "A classifier, queried with samples it was trained on (members) and samples it has never "
@@ -176,7 +176,7 @@ class AuditReport(Findings, Documented, Saved):
             title=title,
             name=self.name or title,
             verdict=verdict.sentence,
-            leaks=verdict.leaks,
+            leaks=verdict.leaks or verdict.is_void,
             tiles=_tiles(self, verdict),
             facts=sections.facts(self),
             sections=(
@@ -302,7 +302,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def _tiles(report: AuditReport, verdict: Verdict) -> tuple[Tile, ...]:
-    """The three key figures."""
+    """The key figures; the canaries that fare worst come first, if there are any."""
     strongest, low_end = verdict.strongest, verdict.low_end
     auc = Number(value=strongest.auc, ends=verdict.auc_ends)
     tpr, each = Missing(why="not resolved"), ""
@@ -313,7 +313,14 @@ def _tiles(report: AuditReport, verdict: Verdict) -> tuple[Tile, ...]:
     accuracy, of_members = report.nonmember_accuracy, ""
     if report.member_accuracy is not None:
         of_members = f"{share_of(report.member_accuracy)} on members"
+    worst = ()
+    if verdict.worst is not None:
+        rate = verdict.worst.tpr_at_fpr[LOW_FPR]
+        found = Number(value=rate, kind="rate", ends=verdict.worst_ends)
+        who = canaries_in_words(verdict.worst.slice)
+        worst = (Tile(label="the worst-off, at 1 % false alarms", figure=found, beside=who),)
     return (
+        *worst,
         Tile(label="AUC of the strongest attack", figure=auc, beside="guessing is 0.5"),
         Tile(
             label=f"members recognised at 1 % false alarms{each}",

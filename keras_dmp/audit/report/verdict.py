@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from scipy import special
 
 from keras_dmp.audit.report.findings import Findings
-from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
+from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, canaries_in_words
 
 LOW_FPR = 0.01
 Ends = tuple[float, float]
@@ -19,6 +19,7 @@ class Verdict:
     Attributes:
         sentence: The finding in words; it begins with the canaries that fare worst, if any.
         leaks: Whether an attack is better than guessing, beyond chance, on all samples or canaries.
+        is_void: Whether members and nonmembers differ without the model.
         strongest: The attack whose AUC is farthest from 0.5.
         auc_ends: Its AUC's interval, corrected for the number of attacks, or `None`.
         low_end: The attack that recognises most members at 1 % FPR, or `None`.
@@ -31,6 +32,7 @@ class Verdict:
 
     sentence: str
     leaks: bool
+    is_void: bool
     strongest: AttackResult
     auc_ends: Ends | None
     low_end: AttackResult | None
@@ -77,6 +79,7 @@ def judge(
     return Verdict(
         sentence=sentence,
         leaks=by_auc or by_tpr or by_canaries,
+        is_void=blind is not None and blind.is_void,
         worst=worst,
         worst_ends=worst_ends,
         strongest=strongest,
@@ -100,6 +103,8 @@ def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
     verdicts = {
         name: judge(report, attacks=attacks, num_attacks=number) for name, report in reports.items()
     }
+    blind = {name: report.blind_baseline for name, report in reports.items()}
+    void = [name for name, baseline in blind.items() if baseline is not None and baseline.is_void]
     order = sorted(verdicts, key=lambda name: strength(verdicts[name].strongest))
     least, most = (verdicts[name] for name in (order[0], order[-1]))
     if len(order) == 1:
@@ -111,9 +116,15 @@ def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
         f"AUC {_auc(least)} on {order[0]}, {_auc(most)} on {order[-1]} "
         f"by the strongest attack on each (95 % intervals, corrected for {number} attacks)"
     )
+    invalid = ""
+    if void:
+        invalid = (
+            f"Void for {', '.join(void)}, where members and nonmembers differ without the model. "
+            "Otherwise: "
+        )
     if apart:
-        return f"{order[0]} leaks less than {order[-1]}: {finding}."
-    return f"These samples do not show which model leaks more: {finding}."
+        return f"{invalid}{order[0]} leaks less than {order[-1]}: {finding}."
+    return f"{invalid}These samples do not show which model leaks more: {finding}."
 
 
 def strongest_first(report: Findings, attacks: Sequence[str] | None = None) -> list[AttackResult]:
@@ -179,7 +190,7 @@ def _auc_low(result: AttackResult, number: int) -> float:
 
 
 def _canary_sentence(worst: AttackResult, ends: Ends | None, leaks: bool) -> str:
-    rate, which = worst.tpr_at_fpr[LOW_FPR], worst.slice
+    rate, which = worst.tpr_at_fpr[LOW_FPR], canaries_in_words(worst.slice)
     interval = "no interval known"
     if ends is not None:
         interval = f"95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g} %, corrected for all"

@@ -8,7 +8,7 @@ import numpy as np
 from keras_dmp.audit.shadow import clustered
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import hits_at
-from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult
+from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult, canaries_in_words
 
 CANARIES = "canaries"
 # Positions of canaries, or positions by kind.
@@ -155,9 +155,10 @@ def notes(attack: str, slice: str, shares: tuple[float, float] | None) -> list[s
     if shares is None or shares[0] <= _MANY * _FPR or shares[0] < shares[1] / 2:
         return []
     return [
-        f"{attack} takes {100 * shares[0]:.3g} % of the nonmembers among the {slice} for members, "
-        f"at the threshold where it takes {100 * _FPR:g} % of the other nonmembers: their TPR is "
-        "due to what they are rather than to membership; the AUC is not affected"
+        f"{attack} takes {100 * shares[0]:.3g} % of the nonmembers among the "
+        f"{canaries_in_words(slice)} for members, at the threshold where it takes "
+        f"{100 * _FPR:g} % of the other nonmembers: their TPR is due to what they are rather than "
+        "to membership; the AUC is not affected"
     ]
 
 

@@ -158,3 +158,26 @@ def is_spread(nonmembers: np.ndarray, fpr: float) -> bool:
         fpr: The false positive rate.
     """
     return len(np.unique(nonmembers[: math.floor(fpr * len(nonmembers) + 1e-9)])) >= _FEWEST
+
+
+def clustered_auc_ends(
+    scores: np.ndarray, is_member: np.ndarray, groups: np.ndarray
+) -> tuple[float, float] | None:
+    """95 % interval of the AUC of scores that come in groups; see `Clusters.auc_ends`.
+
+    Args:
+        scores: (samples,).
+        is_member: Whether each is a member, (samples,), bool; all of one group are the same.
+        groups: Group of each, (samples,), whole numbers.
+    """
+    _, column = np.unique(groups, return_inverse=True)
+    column = column.ravel()
+    order = np.argsort(column, kind="stable")
+    sizes = np.bincount(column)
+    row = np.empty(len(scores), dtype=np.int64)
+    row[order] = np.arange(len(scores)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    matrix = np.full((int(sizes.max()), len(sizes)), np.nan)
+    matrix[row, column] = scores
+    members = np.zeros(matrix.shape, dtype=bool)
+    members[row, column] = is_member
+    return Clusters(matrix, members).auc_ends()

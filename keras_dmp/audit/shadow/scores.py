@@ -12,7 +12,7 @@ from keras_dmp.audit.report.report import AuditReport, versions
 from keras_dmp.audit.shadow import calibration, canary_slices, clustered
 from keras_dmp.audit.statistics.calibrated_rates import CalibratedRates
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult
+from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult, canaries_in_words
 
 _MOST_EXPOSED = 20
 
@@ -379,7 +379,9 @@ def _as_report(
         *missing,
     ]
     if canaries is not None:
-        planted = ", ".join(f"{len(rows):,} {slice}" for slice, rows in canaries.items())
+        planted = ", ".join(
+            f"{len(rows):,} {canaries_in_words(slice)}" for slice, rows in canaries.items()
+        )
         notes.append(
             f"{planted} were planted; 'all' excludes them. Their TPRs are at thresholds that the "
             "other nonmembers set"

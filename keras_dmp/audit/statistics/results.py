@@ -323,6 +323,12 @@ def slice_class(name: str) -> int | None:
     return int(rest)
 
 
+def canaries_in_words(name: str) -> str:
+    """A slice of canaries for a sentence: `canaries outliers` is `canaries (outliers)`."""
+    kind = name.partition(" ")[2]
+    return f"canaries ({kind})" if kind else name
+
+
 def _most_exposed(
     scores: MembershipScores, indices: np.ndarray, count: int
 ) -> tuple[tuple[int, float], ...]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_dmp.audit import BlindBaseline, blind_baseline
-from keras_dmp.audit.blind.baseline import LEAST, MOST, BlindSide
+from keras_dmp.audit.blind.baseline import LEAST, MOST, BlindSide, grouped
 
 pytest.importorskip("sklearn")
 CLASSES = 5
@@ -140,6 +140,71 @@ def test_values_that_both_sides_have_are_compared_by_their_frequency():
     same = blind_baseline((codes[1], None), (again, None))
     assert not same.is_void
     assert same.auc > 0.45
+
+
+def households(rng, number, size=12):
+    """Records of households with habits of their own, and the household of each."""
+    group = np.repeat(np.arange(number), size)
+    return rng.normal(size=(number, 8))[group] + 0.3 * rng.normal(size=(len(group), 8)), group
+
+
+def test_persons_are_not_taken_for_a_difference_of_the_sides():
+    """Split by household: other records of a household betray its side, without its group."""
+    rng = np.random.default_rng(0)
+    x, group = households(rng, 60)
+    is_member = np.isin(group, rng.permutation(60)[:30])
+    sides = (x[is_member], None), (x[~is_member], None)
+    groups = group[is_member], group[~is_member]
+    assert blind_baseline(*sides).is_void
+    checked = blind_baseline(*sides, groups=groups)
+    assert not checked.is_void
+    low, high = checked.auc_interval
+    assert low < 0.5 < high
+    # Records of a household are similar, so that the interval is wider than that of all records.
+    assert high - low > 0.2
+    named = tuple(np.char.add("household ", side.astype(str)) for side in groups)
+    assert 0.1 < blind_baseline(*sides, groups=named).auc < 0.9
+    moved = (x[is_member] + 1.5, None), sides[1]
+    assert blind_baseline(*moved, groups=groups).is_void
+
+
+def test_random_splits_by_household_are_seldom_void():
+    void = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        x, group = households(rng, 80, size=rng.integers(2, 6))
+        is_member = np.isin(group, rng.permutation(80)[:40])
+        sides = (x[is_member], None), (x[~is_member], None)
+        void.append(blind_baseline(*sides, groups=(group[is_member], group[~is_member])).is_void)
+    # Binomial(60, 0.05) exceeds 7 once in 100 times.
+    assert sum(void) <= 7
+
+
+def test_groups_of_batches_are_those_of_their_samples():
+    sides = grouped((np.arange(50) // 2, 100 + np.arange(50)))
+    for start in range(0, 50, 7):
+        sides[0].add(np.arange(start, min(start + 7, 50))[:, None], None)
+    np.testing.assert_array_equal(sides[0].groups, sides[0].blocks[0][:, 0] // 2)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (np.arange(100), "`groups` to be a pair: groups of the members"),
+        ((np.arange(100), np.arange(99, 199)), "Received: 1 groups with both members and nonmem"),
+        ((np.arange(99), np.arange(200, 300)), "for each of the 100 members. Received: 99 groups"),
+        ((np.arange(100), np.arange(200, 301)), "for each of the 100 nonmembers. Received: 101"),
+        (
+            (np.arange(100.0), np.arange(200, 300)),
+            "whole numbers or texts, one for each",
+        ),
+        ((np.arange(100) % 19, np.arange(200, 300)), "at least 20 groups of members. Received: 19"),
+    ],
+)
+def test_bad_groups(groups, message):
+    sides = (np.zeros((100, 2)), None), (np.ones((100, 2)), None)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        blind_baseline(*sides, groups=groups)
 
 
 def test_the_same_call_gives_the_same_figures_and_another_seed_others():

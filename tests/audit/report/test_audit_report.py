@@ -467,6 +467,7 @@ def test_a_void_comparison_is_in_every_format(make_report):
         words = " ".join(text.split())
         assert "blind baseline: AUC 0.700 (0.600 to 0.800): members and nonmembers differ" in words
         assert "Void, as the blind baseline has AUC 0.700" in words
+    assert report.document().leaks
     old = report.to_dict()
     del old["blind_baseline"]
     assert AuditReport.from_dict(old).blind_baseline is None

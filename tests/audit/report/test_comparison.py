@@ -1,8 +1,10 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.report.comparison import AuditComparison, compare_audits
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -104,6 +106,18 @@ def test_the_verdict_does_not_tell_equals_apart():
     assert equal.verdict.startswith("These samples do not show which model leaks more")
     alone = compare_audits({"a": audit(1.0)})
     assert alone.verdict.startswith("a: Membership leaks")
+
+
+def test_the_verdict_says_which_comparisons_are_void():
+    void = BlindBaseline(auc=0.7, auc_interval=(0.6, 0.8), num_members=9, num_nonmembers=9)
+    fine = BlindBaseline(auc=0.5, auc_interval=(0.4, 0.6), num_members=9, num_nonmembers=9)
+    reports = {
+        name: dataclasses.replace(audit(0.5), blind_baseline=baseline)
+        for name, baseline in (("a", void), ("b", fine), ("c", None))
+    }
+    assert compare_audits(reports).verdict.startswith("Void for a, where members and nonmembers")
+    del reports["a"]
+    assert compare_audits(reports).verdict.startswith("These samples do not show")
 
 
 def test_wrong_reports():

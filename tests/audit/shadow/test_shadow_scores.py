@@ -150,8 +150,13 @@ def test_kinds_of_canaries_are_reported_worst_first():
     assert found["canaries outliers"].tpr_at_fpr[0.01] < low
     assert low <= found["canaries twins"].tpr_at_fpr[0.01] <= high
     assert report["lira"].num_members + report["lira"].num_nonmembers == 24 * 520
-    assert "% of the canaries twins at 1 % false alarms" in report.verdict
-    assert "40 canaries outliers, 40 canaries twins were planted" in "\n".join(report.notes)
+    assert "% of the canaries (twins) at 1 % false alarms" in report.verdict
+    assert "40 canaries (outliers), 40 canaries (twins) were planted" in "\n".join(report.notes)
+    tile = report.document().tiles[0]
+    assert (tile.figure.value, tile.beside) == (
+        max(result.tpr_at_fpr[0.01] for result in report.slice("canaries twins").values()),
+        "canaries (twins)",
+    )
     # Figures of one kind do not depend on how many others there are.
     alone = statistics.scores("lira").result(
         "lira", slice="canaries twins", records=exposed, clean=np.setdiff1d(np.arange(600), exposed)
