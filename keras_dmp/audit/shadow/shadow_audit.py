@@ -227,9 +227,8 @@ class ShadowAudit:
 
         Args:
             attack: `"lira"` (online), `"lira_offline"`, both with a variance per record;
-                `"lira_fixed"`, `"lira_offline_fixed"`, with one variance for all;
-                `"lira_prior"`, with a prior on the variance, the best LiRA with few models;
-                `"rmia"`, `"rmia_offline"`; or `"loss"`, which needs no shadow models.
+                `"lira_fixed"`, `"lira_offline_fixed"`, with one variance for all; `"lira_prior"`,
+                with a prior; `"rmia"`, `"rmia_offline"`; or `"loss"`, without shadow models.
             model: Name of the model, where `train_fn` returns several.
         """
         return self.statistics(model).scores(attack)
