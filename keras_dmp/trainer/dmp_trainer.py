@@ -412,9 +412,11 @@ class DMPTrainer:
         student = run.plan.student
         distiller = run.distiller(student, **self._settings)
         if not run.teacher_is_ready:
-            trained = phases.train_teacher(run)
+            phases.announce("Teacher: training on the members", run)
+            trained = phases.train_teacher(run, run.plan.teacher, run.plan.members)
             history.history |= {f"teacher_{key}": of for key, of in trained.history.items()}
             self._teacher = run.plan.teacher
+        phases.announce("Student: labelling the reference, training on it", run)
         (labeled,) = phases.label(run, distiller, [selector_among(run.arguments.callbacks)])
         trained = phases.train_student(run, distiller, labeled)
         self._student = student

@@ -113,7 +113,9 @@ def sweep(
     _require_auditable(run, nonmembers)
     labeler = run.distiller(run.plan.student, **settings)
     if not run.teacher_is_ready:
-        phases.train_teacher(run)
+        phases.announce("Teacher: training on the members", run)
+        phases.train_teacher(run, run.plan.teacher, run.plan.members)
+    phases.announce("Students: labelling the reference, training on it", run)
     labeled = phases.label(run, labeler, selectors)
     start = [keras.ops.convert_to_numpy(variable) for variable in run.plan.student.variables]
     undefended = _audit(run, run.plan.teacher, nonmembers, "undefended")

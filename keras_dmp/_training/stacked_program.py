@@ -64,21 +64,28 @@ class StackedProgram:
             for variable, value in zip(own, np.array(stacked), strict=True):
                 variable.assign(value)
 
-    def run_epoch(self, data: tuple, order: np.ndarray, batch_size: int) -> None:
+    def run_epoch(self, data: tuple, order: np.ndarray, batch_size: int) -> np.ndarray:
         """Pass over the samples of each model once.
 
         Args:
             data: All samples, a structure of tensors that the model takes, and their labels.
             order: Positions of each model's samples in the order of the pass, (models, samples).
             batch_size: Samples per step; the last step has the remaining ones.
+
+        Returns:
+            Mean loss of each model over the pass, (models,).
         """
+        total = np.zeros(self._count)
         whole = order.shape[1] - order.shape[1] % batch_size
         for part, size in ((order[:, :whole], batch_size), (order[:, whole:], None)):
             if part.size:
                 batches = part.reshape(self._count, -1, size or part.shape[1]).swapaxes(0, 1)
-                self._epoch(*data, tf.constant(batches, tf.int32))
+                losses = self._epoch(*data, tf.constant(batches, tf.int32))
+                total += np.array(losses, np.float64) * batches.shape[2]
+        return total / order.shape[1]
 
-    def _steps(self, x: Any, y: tf.Tensor, batches: tf.Tensor) -> None:
+    def _steps(self, x: Any, y: tf.Tensor, batches: tf.Tensor) -> tf.Tensor:
+        total = tf.zeros(self._count)
         for step in tf.range(tf.shape(batches)[0]):
             samples = keras.tree.map_structure(
                 lambda leaf, rows=batches[step]: tf.gather(leaf, rows), (x, y)
@@ -94,6 +101,8 @@ class StackedProgram:
             self._update(tape.gradient(losses, trainable))
             for variable, value in zip(self._others, others, strict=True):
                 variable.assign(value)
+            total += tf.cast(losses, tf.float32)
+        return total
 
     def _loss_of_one(self, arguments: tuple) -> tuple[tf.Tensor, list[tf.Tensor]]:
         trainable, others, x, y = arguments
