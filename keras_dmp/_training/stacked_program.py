@@ -64,6 +64,26 @@ class StackedProgram:
             for variable, value in zip(own, np.array(stacked), strict=True):
                 variable.assign(value)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All stacked weights and the optimizer's variables, by name."""
+        return {name: np.array(variable) for name, variable in self._named()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from a state.
+
+        Raises:
+            ValueError: If it is not the state of such a program.
+        """
+        named = dict(self._named())
+        kinds = {name: (tuple(one.shape), one.dtype) for name, one in named.items()}
+        if kinds != {name: (array.shape, array.dtype.name) for name, array in state.items()}:
+            raise ValueError(
+                f"Expected a state with the {len(named)} arrays of this training. Received: "
+                f"{len(state)} arrays of other shapes; remove the checkpoint's file"
+            )
+        for name, array in state.items():
+            named[name].assign(array)
+
     def run_epoch(self, data: tuple, order: np.ndarray, batch_size: int) -> np.ndarray:
         """Pass over the samples of each model once.
 
@@ -117,6 +137,12 @@ class StackedProgram:
             trainable=variable.trainable,
             name=variable.name,
         )
+
+    def _named(self) -> Iterator[tuple[str, keras.Variable]]:
+        weights = [*self._trainable, *self._others]
+        for kind, variables in (("weight", weights), ("optimizer", self._optimizer.variables)):
+            for index, variable in enumerate(variables):
+                yield f"{kind}_{index}", variable
 
     def _pairs(self, models: Sequence[keras.Model]) -> Iterator[tuple[keras.Variable, tuple]]:
         """Each stacked variable with the corresponding variables of the models."""

@@ -1,14 +1,12 @@
-"""Arguments of `DMPTrainer`'s methods; checks everything that needs no data."""
+"""Arguments of `DMPTrainer.compile` and `fit`; checks everything that needs no data."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any, Self
 
 import keras
 
 from keras_dmp import _validate
-from keras_dmp._classifier.kind import require_model
 from keras_dmp._classifier.losses import single_loss
 from keras_dmp._training import callback_state
 from keras_dmp._training.copies import copied, copied_optimizer
@@ -16,7 +14,6 @@ from keras_dmp.distillation.metrics import for_labels_like, require_metrics
 from keras_dmp.distillation.settings import require_compile, require_fit
 from keras_dmp.distribution import replicas
 
-_MOST_SEED = 2**32 - 1
 _OF_TEACHER = ("teacher_epochs", "teacher_callbacks", "class_weight", "sample_weight")
 _IN_FINGERPRINT = (
     "epochs",
@@ -27,37 +24,6 @@ _IN_FINGERPRINT = (
     "validation_batch_size",
     "validation_freq",
 )
-
-
-def require_parts(
-    model: Any, teacher: Any, seed: Any, directory: Any, distribution_strategy: Any
-) -> None:
-    """Raise TypeError or ValueError for arguments of `DMPTrainer` of the wrong type or range."""
-    if not isinstance(model, keras.Model) and not callable(model):
-        raise TypeError(
-            "Expected `model` to be a keras.Model or a callable that builds one. Received: "
-            f"model={model!r}"
-        )
-    if teacher is not None:
-        require_model(teacher, "teacher")
-    if seed is not None:
-        _validate.integer_at_least(0, seed=seed)
-        if seed > _MOST_SEED:
-            raise ValueError(
-                f"Expected `seed` to be at most {_MOST_SEED}, the limit of NumPy's global "
-                f"generator. Received: seed={seed!r}"
-            )
-    if directory is not None and not isinstance(directory, str | os.PathLike):
-        raise TypeError(
-            f"Expected `directory` to be a path or None. Received: directory={directory!r}"
-        )
-    if directory is not None and seed is None:
-        raise ValueError(
-            "Expected `seed` to be an integer with `directory`: a resumed run must draw the same "
-            "random numbers as the interrupted one. Received: seed=None"
-        )
-    if distribution_strategy is not None:
-        replicas.require_strategy(distribution_strategy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

@@ -98,33 +98,27 @@ class Consensus:
         return self.fine_tuning_epochs or max(1, round(teacher_epochs / 4))
 
 
-def require_consensus(consensus: object, labels: str | None, teacher: object) -> str:
-    """The labels of a trainer with or without consensus, "soft" or "hard".
+def resolved_labels(labels: str | None, consensus: Consensus | None) -> str:
+    """The labels of a student, "soft" or "hard", from what the user has chosen.
 
     Args:
-        consensus: A `Consensus`, or None.
-        labels: Labels that the user has chosen, or None.
-        teacher: A ready teacher, or None.
+        labels: "soft", "hard", or None for the default.
+        consensus: The settings of a consensus, or None.
 
     Raises:
-        TypeError: If it is not a `Consensus`.
-        ValueError: For labels or a teacher that contradict it.
+        TypeError: If `consensus` is anything else.
+        ValueError: For soft labels of a consensus of votes.
     """
     if consensus is None:
         return "soft" if labels is None else labels
     if not isinstance(consensus, Consensus):
         raise TypeError(
-            f"Expected `consensus` to be a keras_dmp.Consensus or None. Received: "
+            "Expected `consensus` to be a keras_dmp.Consensus or None. Received: "
             f"consensus={consensus!r}"
-        )
-    if teacher is not None:
-        raise ValueError(
-            "Expected `teacher` to be None with `consensus`, which trains one teacher on each "
-            f"shard of the members. Received: teacher={teacher!r}"
         )
     if labels == "soft" and consensus.aggregation == "votes":
         raise ValueError(
-            "Expected `labels` to be None or 'hard' with a consensus of votes, whose labels are "
+            "Expected `labels` to be None or 'hard' with a consensus of votes, which are for "
             "classes; for probabilities use Consensus(aggregation='median'). "
             f"Received: labels={labels!r}"
         )

@@ -1,29 +1,24 @@
 """The three phases of DMP behind the methods of a Keras model."""
 
-import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp._classifier.kind import require_from_logits
-from keras_dmp.distillation.settings import require_settings, require_storage
-from keras_dmp.distribution import workers as _workers
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
-from keras_dmp.trainer import fingerprint, phases, run_directory
-from keras_dmp.trainer.arguments import Compiled, FitArguments, require_parts
-from keras_dmp.trainer.phases import Run
-from keras_dmp.trainer.plan import Plan, prepare, require_resumable
-from keras_dmp.trainer.run_directory import RunDirectory
+from keras_dmp.trainer import phases, run_directory
+from keras_dmp.trainer.arguments import Compiled, FitArguments
+from keras_dmp.trainer.consensus import Consensus
+from keras_dmp.trainer.phases import Trained
+from keras_dmp.trainer.rounds import ConsensusRound, Rounds
+from keras_dmp.trainer.run import Run, prepared
+from keras_dmp.trainer.settings import TrainerSettings, checked_selector
 
 if TYPE_CHECKING:
     from keras_dmp.trainer.sweep import Sweep
-
-
-_LOWEST_HALF = "lowest_half"
 
 
 class DMPTrainer:
@@ -45,8 +40,11 @@ class DMPTrainer:
         selector: An `EntropyReferenceSelector`, or `None` for all reference samples. Defaults to
             `"lowest_half"`: the half of the pool with the lowest prediction entropy, the paper's
             rule, and at least two samples. A selector among the callbacks of `fit` takes its place.
+        consensus: A `Consensus`: labels on which teachers that share no members agree, instead of
+            those of one teacher. Defaults to `None`.
         temperature: Temperature of the distillation, from 1e-6 to 1e6. Defaults to 1.
-        labels: `"soft"` or `"hard"` teacher labels. Defaults to `"soft"`.
+        labels: `"soft"` or `"hard"` teacher labels. Defaults to `None`: hard with a consensus of
+            votes, otherwise soft.
         compensate_temperature: Boolean. Whether to multiply the student's loss by
             `temperature ** 2`. Defaults to `False`.
         from_logits: Whether the classifier returns logits. Defaults to `None`: read from the
@@ -65,6 +63,8 @@ class DMPTrainer:
     Attributes:
         student: The protected model after `fit`: a plain `keras.Model`, compiled.
         teacher: The unprotected model after `fit`. It is private: for the audit only.
+        teachers: With a consensus, the teacher of each shard; otherwise the teacher alone.
+        rounds: With a consensus, a `ConsensusRound` for each round; otherwise empty. Private.
         selector: The selector, with its choice.
 
     Raises:
@@ -91,8 +91,9 @@ class DMPTrainer:
         teacher: keras.Model | None = None,
         *,
         selector: EntropyReferenceSelector | str | None = "lowest_half",
+        consensus: Consensus | None = None,
         temperature: float = 1.0,
-        labels: str = "soft",
+        labels: str | None = None,
         compensate_temperature: bool = False,
         from_logits: bool | None = None,
         seed: int | None = None,
@@ -101,37 +102,26 @@ class DMPTrainer:
         label_format: str | int | None = None,
         memory_limit: int | None = None,
     ):
-        require_parts(model, teacher, seed, directory, distribution_strategy)
-        if isinstance(selector, str) and selector == _LOWEST_HALF:
-            selector = EntropyReferenceSelector(fraction=0.5)
-            self._selector_is_default = True
-        elif selector is None or isinstance(selector, EntropyReferenceSelector):
-            self._selector_is_default = False
-        else:
-            raise TypeError(
-                "Expected `selector` to be an EntropyReferenceSelector, None for all reference "
-                f"samples, or {_LOWEST_HALF!r}. Received: selector={selector!r}"
-            )
-        require_from_logits(from_logits)
-        require_settings(temperature, labels, compensate_temperature)
-        require_storage(label_format, memory_limit)
-        self._model = model
-        self._given_teacher = teacher
-        self._settings = {
-            "temperature": temperature,
-            "labels": labels,
-            "compensate_temperature": compensate_temperature,
-            "label_format": label_format,
-            "memory_limit": memory_limit,
-        }
-        self._from_logits = from_logits
-        self._seed = seed
-        self._directory = directory
-        self._strategy = distribution_strategy
+        self._settings = TrainerSettings(
+            model=model,
+            teacher=teacher,
+            consensus=consensus,
+            temperature=temperature,
+            labels=labels,
+            compensate_temperature=compensate_temperature,
+            from_logits=from_logits,
+            seed=seed,
+            directory=directory,
+            distribution_strategy=distribution_strategy,
+            label_format=label_format,
+            memory_limit=memory_limit,
+        )
+        self.selector = checked_selector(selector)
+        self._selector_is_default = isinstance(selector, str)
         self._compiled: Compiled | None = None
         self._student: keras.Model | None = None
-        self._teacher = teacher
-        self.selector = selector
+        self._teachers = () if teacher is None else (teacher,)
+        self._rounds: tuple[ConsensusRound, ...] = ()
 
     @property
     def student(self) -> keras.Model:
@@ -143,9 +133,24 @@ class DMPTrainer:
     @property
     def teacher(self) -> keras.Model:
         """The unprotected model, private, never to be released."""
-        if self._teacher is None:
+        if len(self.teachers) > 1:
+            raise ValueError(
+                "Expected a trainer with one teacher before `teacher` is read; with a consensus "
+                f"use `teachers`. Received: {len(self.teachers)} teachers"
+            )
+        return self.teachers[0]
+
+    @property
+    def teachers(self) -> tuple[keras.Model, ...]:
+        """The unprotected models, private, never to be released."""
+        if not self._teachers:
             raise ValueError("Expected `fit` to have trained a teacher before `teacher` is read")
-        return self._teacher
+        return self._teachers
+
+    @property
+    def rounds(self) -> tuple[ConsensusRound, ...]:
+        """What happened in each round of a consensus."""
+        return self._rounds
 
     def compile(
         self,
@@ -262,7 +267,10 @@ class DMPTrainer:
             chosen = None
         if chosen is not None:
             arguments = arguments.with_callbacks([chosen, *arguments.callbacks])
-        with self._prepared(arguments, [selector_among(arguments.callbacks)]) as run:
+        selector = selector_among(arguments.callbacks)
+        with prepared(
+            self._settings, self._compiled, arguments, selector=selector, selectors=[selector]
+        ) as run:
             return self._run(run)
 
     def sweep(
@@ -314,14 +322,23 @@ class DMPTrainer:
                 "`orders` decide what is chosen: remove it. Received: "
                 f"callbacks={arguments.callbacks!r}"
             )
-        fixed = {k: of for k, of in self._settings.items() if k not in ("temperature", "labels")}
+        fixed = self._settings.of_distillation()
+        del fixed["temperature"], fixed["labels"]  # the grid's
         compensate = fixed["compensate_temperature"]
         grid = sweeping.Grid.of(temperatures, sizes, orders, labels, compensate)
         selectors = grid.selectors(self.selector)
-        more = {"sweep": grid.in_fingerprint()}
-        with self._prepared(arguments, selectors, **more) as run:
+        with prepared(
+            self._settings,
+            self._compiled,
+            arguments,
+            selector=self.selector,
+            selectors=selectors,
+            sweep=grid.in_fingerprint(),
+        ) as run:
+            # If this run is interrupted, no student of an earlier run remains with its teacher.
+            self._student = None
             found = sweeping.sweep(run, grid, selectors, fixed, nonmembers)
-            self._teacher = run.plan.teacher
+            self._teachers = (run.plan.teacher,)
             return found
 
     def purge(self) -> None:
@@ -331,9 +348,9 @@ class DMPTrainer:
             RuntimeError: If a run is using it.
             ValueError: If the trainer has no `directory`.
         """
-        if self._directory is None:
+        if self._settings.directory is None:
             raise ValueError("Expected a trainer that has a `directory`. Received: directory=None")
-        run_directory.purge(self._directory)
+        run_directory.purge(self._settings.directory)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """Return loss and metrics of the student, as in `keras.Model.evaluate`."""
@@ -356,96 +373,39 @@ class DMPTrainer:
         _validate.writable_path(path=path)
         student.save(path, overwrite=overwrite)
 
-    @contextlib.contextmanager
-    def _prepared(
-        self, arguments: FitArguments, selectors: list[EntropyReferenceSelector | None], **more: Any
-    ) -> Iterator[Run]:
-        """Check and build a run, in the strategy's scope, with its directory locked.
-
-        Args:
-            arguments: The arguments of `fit`.
-            selectors: The selectors that will choose from the reference.
-            **more: Further settings that affect the result.
-        """
-        if self._compiled is None:
-            raise ValueError(
-                "Expected `compile` to be called before `fit`: call `trainer.compile(optimizer, "
-                "loss)`. Received: a trainer that is not compiled"
-            )
-        if self._given_teacher is not None:
-            arguments.refuse_for_ready_teacher()
-        with contextlib.ExitStack() as stack:
-            if self._strategy is not None:
-                stack.enter_context(self._strategy.scope())
-            if self._seed is not None:
-                keras.utils.set_random_seed(self._seed)
-            plan = prepare(
-                self._model,
-                self._given_teacher,
-                arguments,
-                loss=self._compiled.loss,
-                from_logits=self._from_logits,
-                label_format=self._settings["label_format"],
-                selectors=[selector for selector in selectors if selector is not None],
-            )
-            directory = self._opened_directory(plan, arguments, more)
-            if directory is not None:
-                stack.enter_context(directory.locked())
-                stack.enter_context(run_directory.sigterm_leaves())
-            # If this run is interrupted, no student of an earlier run remains with its teacher.
-            self._student = None
-            yield Run(
-                plan=plan,
-                arguments=arguments,
-                compiled=self._compiled,
-                seed=self._seed,
-                directory=directory,
-                teacher_is_ready=self._given_teacher is not None,
-                model=self._model,
-            )
-
     def _run(self, run: Run) -> keras.callbacks.History:
         """The three phases, on data that has been checked."""
+        # If this run is interrupted, no student of an earlier run remains with its teacher.
+        self._student, self._rounds = None, ()
         history = keras.callbacks.History()
         history.history = {}
+        if run.settings.consensus is not None:
+            trained = self._agree(run, history)
+        else:
+            trained = self._distill(run, history)
+        self._student = run.plan.student
+        history.history |= trained.history
+        history.epoch, history.params = trained.epochs, trained.params
+        history.set_model(self._student)
+        return history
+
+    def _agree(self, run: Run, history: keras.callbacks.History) -> Trained:
+        """All rounds of a consensus."""
+        agreed = Rounds(run).train()
+        self._teachers, self._rounds = agreed.teachers, agreed.rounds
+        for of_round in agreed.rounds:
+            history.history |= of_round.logs()
+        return agreed.trained
+
+    def _distill(self, run: Run, history: keras.callbacks.History) -> Trained:
+        """The teacher, its labels, and the student."""
         # Built and compiled before the teacher is trained, so that errors are found first.
-        student = run.plan.student
-        distiller = run.distiller(student, **self._settings)
+        distiller = run.distiller(run.plan.student, **self._settings.of_distillation())
         if not run.teacher_is_ready:
             phases.announce("Teacher: training on the members", run)
             trained = phases.train_teacher(run, run.plan.teacher, run.plan.members)
             history.history |= {f"teacher_{key}": of for key, of in trained.history.items()}
-            self._teacher = run.plan.teacher
+            self._teachers = (run.plan.teacher,)
         phases.announce("Student: labelling the reference, training on it", run)
         (labeled,) = phases.label(run, distiller, [selector_among(run.arguments.callbacks)])
-        trained = phases.train_student(run, distiller, labeled)
-        self._student = student
-        history.history |= trained.history
-        history.epoch, history.params = trained.epochs, trained.params
-        history.set_model(student)
-        return history
-
-    def _opened_directory(
-        self, plan: Plan, arguments: FitArguments, more: dict[str, Any]
-    ) -> RunDirectory | None:
-        workers = _workers.of(tf.distribute.get_strategy(), self._seed)
-        if self._directory is None:
-            return None
-        require_resumable(plan, arguments)
-        ready = self._given_teacher
-        settings = {"from_logits": plan.kind.from_logits, "seed": self._seed}
-        # A selector among the callbacks takes precedence over the default.
-        selector = selector_among(arguments.callbacks) or self.selector
-        configuration = {
-            **fingerprint.of_data(plan),
-            "teacher": None if ready is None else fingerprint.of_weights(ready),
-            "model": fingerprint.of_model(plan.student),
-            "settings": {**self._settings, **settings},
-            "selector": fingerprint.of_selector(selector),
-            "compiled": fingerprint.of_object(vars(self._compiled)),
-            "fit": fingerprint.of_object(arguments.in_fingerprint()),
-            "callbacks": fingerprint.of_callbacks(arguments.callbacks),
-            "teacher_callbacks": fingerprint.of_callbacks(arguments.teacher_callbacks),
-            **fingerprint.of_object(more),
-        }
-        return RunDirectory(self._directory, configuration, workers)
+        return phases.train_student(run, distiller, labeled)

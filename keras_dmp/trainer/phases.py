@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_dmp._data import batches
 from keras_dmp._training.epoch_checkpoints import EpochCheckpoints, seed_of
@@ -17,67 +16,9 @@ from keras_dmp._training.resident import new_seed
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selector import EntropyReferenceSelector
-from keras_dmp.trainer.arguments import Compiled, FitArguments
-from keras_dmp.trainer.plan import Plan
-from keras_dmp.trainer.run_directory import RunDirectory
+from keras_dmp.trainer.run import Run
 
 _TEACHER, _STUDENT = 1, 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Run:
-    """The inputs of all phases.
-
-    Attributes:
-        plan: Models and data.
-        arguments: The arguments of `fit`.
-        compiled: The arguments of `compile`.
-        seed: Seed of the run, or None to leave the global generators as they are.
-        directory: The directory of checkpoints, or None. It needs a seed.
-        teacher_is_ready: Whether the teacher has been trained already.
-        model: The user's model, or the callable that builds it.
-    """
-
-    plan: Plan
-    arguments: FitArguments
-    compiled: Compiled
-    seed: int | None
-    directory: RunDirectory | None
-    teacher_is_ready: bool
-    model: keras.Model | Callable[[], keras.Model]
-
-    def distiller(
-        self, student: keras.Model, *, has_teacher: bool = True, **settings: Any
-    ) -> DistillationTrainer:
-        """A compiled trainer of a student, with the plan's teacher unless labels are ready."""
-        distiller = DistillationTrainer(
-            student,
-            self.plan.teacher if has_teacher else None,
-            from_logits=self.plan.kind.from_logits,
-            drop_labels=True,
-            **settings,
-        )
-        distiller.compile(**self.compiled.for_distillation(self._some_labels()))
-        return distiller
-
-    @property
-    def teacher_epochs(self) -> int:
-        """Epochs of a teacher."""
-        return self.arguments.teacher_epochs or self.arguments.epochs
-
-    def _some_labels(self) -> Any:
-        """A label in the user's form, which the loss and the metrics expect."""
-        for data in (self.plan.members, self.plan.validation):
-            if data is not None:
-                given = data.y
-                if given is None:
-                    given = batches.first_batch(data.x, data.name, self.plan.teacher).y
-                return np.asarray(given[:1])
-        # A ready teacher and no labelled data: infer the form of labels from the loss's name.
-        loss = self.compiled.loss
-        name = loss if isinstance(loss, str) else getattr(loss, "name", None) or ""
-        is_of_numbers = "sparse" in name or "binary" in name
-        return np.zeros(1, np.int64) if is_of_numbers else np.zeros((1, 2), np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,8 +170,8 @@ def _train(
         epochs: Total number of epochs.
         callbacks: The user's callbacks.
     """
-    if run.seed is not None:
-        generators = GlobalGenerators(seed_of(run.seed, *numbers))
+    if run.settings.seed is not None:
+        generators = GlobalGenerators(seed_of(run.settings.seed, *numbers))
     if run.directory is None:
         trained = fit(epochs=epochs, initial_epoch=0, callbacks=callbacks)
         return Trained(history=trained.history, epochs=trained.epoch, params=trained.params)

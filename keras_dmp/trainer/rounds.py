@@ -2,34 +2,30 @@
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward, fresh, probabilities
+from keras_dmp._classifier import forward, probabilities
 from keras_dmp._data import arrays
-from keras_dmp._training.epoch_checkpoints import seed_of
-from keras_dmp._training.labeled_data import LabeledData
 from keras_dmp.reference.label_format import LabelFormat
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selection import Criteria, ReferenceSummary, Selection, StreamedSelection
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import phases, shard_training, shards
-from keras_dmp.trainer.consensus import Consensus
-from keras_dmp.trainer.phases import Run, Trained
+from keras_dmp.trainer.phases import Trained
+from keras_dmp.trainer.run import Run
 from keras_dmp.trainer.votes import Votes, combined
 
-# Numbers of the phases, from which their seeds are derived; 1 and 2 are those of plain DMP.
-_SHARDS, _BUILD = 3, 4
-# Samples whose probabilities all teachers compute at a time.
-_PART = 16_384
+# First numbers of the phases, from which their seeds are derived; see `phases` for plain DMP.
+_TEACHERS, _STUDENTS = 1, 2
+# The student that ranks samples for the selector, and the one that learns from all others.
+_RANKING, _RELEASED = 0, 1_000
 _FEWEST = 2
-# Training on predictions for the whole pool, in passes per epoch of the student.
-_EVERYTHING = Criteria(
-    size=None, fraction=None, max_entropy=None, order="lowest", balance_classes=False, seed=0
-)
+# The caller of `fit`, for warnings.
+_CALLER = 7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,11 +40,11 @@ class ConsensusRound:
         num_used: Number of samples that the students were trained on, after the selector.
         agreement: Mean share of the votes that the winning class has, over the whole pool.
         agreement_by_class: The same over the samples that each class wins; None for a class
-            without any.
+            that wins none.
         class_counts: Number of samples used of each class.
         pivotal_share: Share of the samples used whose label another vote of one teacher, and so
             one member, could have changed.
-        marginal_share: Share of the samples used that one vote less would have excluded.
+        marginal_share: Share of the samples used that one vote fewer would have excluded.
         teacher_histories: Logs of each shard teacher by name, one value per epoch.
         student_histories: The same of each student.
     """
@@ -63,15 +59,25 @@ class ConsensusRound:
     class_counts: tuple[int, ...]
     pivotal_share: float
     marginal_share: float
-    teacher_histories: tuple[dict[str, list[float]], ...] = ()
-    student_histories: tuple[dict[str, list[float]], ...] = ()
+    teacher_histories: tuple[dict[str, list[Any]], ...]
+    student_histories: tuple[dict[str, list[Any]], ...] = ()
+
+    def logs(self) -> dict[str, list[Any]]:
+        """All logs by name: `round_1_shard_2_loss`, `round_1_student_1_loss` and similar."""
+        kinds = (("shard", self.teacher_histories), ("student", self.student_histories))
+        return {
+            f"round_{self.number}_{kind}_{index}_{name}": values
+            for kind, histories in kinds
+            for index, history in enumerate(histories, start=1)
+            for name, values in history.items()
+        }
 
     def __str__(self) -> str:
         """Return one line for people."""
         return (
             f"round {self.number}: {self.num_kept} of {self.pool_size} reference samples have "
             f"enough votes, {self.num_used} used, agreement {self.agreement:.2f}, one vote could "
-            f"change the label of {self.pivotal_share:.1%}"
+            f"change the labels of {self.pivotal_share:.1%}"
         )
 
 
@@ -91,96 +97,88 @@ class Agreed:
 
 
 class Rounds:
-    """All rounds of one run.
-
-    Everything that needs no training is checked when it is created.
+    """All rounds of one run; everything that needs no training is checked when it is created.
 
     Args:
-        run: Models, data and settings.
-        consensus: The settings of the consensus.
-        settings: Settings of the distillation of votes.
+        run: Models, data and settings, with a consensus among them.
 
     Raises:
         ValueError: If there are fewer members, or groups of members, than shards.
     """
 
-    def __init__(self, run: Run, consensus: Consensus, settings: dict[str, Any]):
-        self._run, self._consensus, self._settings = run, consensus, settings
-        plan = run.plan
-        self._members = plan.members.in_memory(plan.student)
+    def __init__(self, run: Run):
+        plan, settings = run.plan, run.settings
+        self._run, self._consensus = run, settings.consensus
         groups = run.arguments.groups
         self._shards = shards.draw_shards(
             plan.members.digests,
-            None if groups is None else groups["members"],
-            consensus.num_shards,
-            run.seed,
+            None if groups is None else np.asarray(groups["members"]),
+            self._consensus.num_shards,
+            settings.seed,
         )
-        shards.warn_of_missing_classes(self._shards, plan.members.labels, stacklevel=4)
-        pool = plan.reference.in_memory(settings["memory_limit"], plan.student)
+        shards.warn_of_missing_classes(
+            self._shards, plan.members.labels, stacklevel=_CALLER - 1
+        )
+        self._members = plan.members.in_memory(plan.student)
+        pool = plan.reference.in_memory(settings.memory_limit, plan.student)
         self._pool, self._weights = pool.x, pool.sample_weight
+        self._pool_size = plan.reference.num_samples
         self._selector = selector_among(run.arguments.callbacks)
+        self._distillation = settings.of_distillation()
         # Built and compiled before any training, so that errors are found first.
-        self._distiller = run.distiller(plan.student, has_teacher=False, **settings)
+        self._distiller = run.distiller(plan.student, has_teacher=False, **self._distillation)
+        more = range(1, len(self._shards))
+        self._teachers = [plan.teacher, *(run.fresh_model(_TEACHERS, 0, one) for one in more)]
+        self._at_once = None
+        parts = (self._teachers, self._members, self._shards)
+        if shard_training.can_stack(run, *parts):
+            self._at_once = shard_training.StackedShards(run, *parts)
 
     def train(self) -> Agreed:
         """Train everything; the plan's student is the one to be released."""
-        teachers, reports, trained, last = self._teachers(), [], None, None
+        student, reports = None, []
         for number in range(1, self._consensus.rounds + 1):
-            of_teachers = self._train_teachers(teachers, number, last)
-            votes, labels = self._vote(teachers)
+            of_teachers = self._train_teachers(number, student)
+            votes, outputs = self._vote()
             is_last = number == self._consensus.rounds
-            labeled = self._labeled(votes, labels, teachers, last, narrows=is_last)
-            report = self._report(number, votes, labeled, of_teachers)
+            labeled = self._labeled(votes, outputs, student, narrows=is_last)
+            rows = np.flatnonzero(votes.kept) if labeled.selection is None else labeled.indices
+            report = self._report(number, votes, rows, of_teachers)
             phases.announce(f"Consensus, {report}", self._run)
-            last, trained = self._students(labeled, number)
-            histories = tuple(one.history for one in trained)
+            student, of_students = self._train_students(labeled, number, is_last=is_last)
+            histories = tuple(one.history for one in of_students)
             reports.append(dataclasses.replace(report, student_histories=histories))
-        return Agreed(teachers=tuple(teachers), rounds=tuple(reports), trained=trained[-1])
+        return Agreed(
+            teachers=tuple(self._teachers), rounds=tuple(reports), trained=of_students[-1]
+        )
 
-    def _teachers(self) -> list[keras.Model]:
-        """A fresh teacher for each shard."""
-        more = [self._fresh(_SHARDS, shard) for shard in range(1, self._consensus.num_shards)]
-        return [self._run.plan.teacher, *more]
-
-    def _fresh(self, *numbers: int) -> keras.Model:
-        """A new model whose weights depend on the seed and these numbers only."""
-        if self._run.seed is not None:
-            keras.utils.set_random_seed(seed_of(self._run.seed, _BUILD, *numbers))
-        model = fresh.fresh_model(self._run.model)
-        fresh.ensure_built(model, self._run.plan.sample)
-        return model
-
-    def _train_teachers(
-        self, teachers: list[keras.Model], number: int, student: keras.Model | None
-    ) -> list[Trained]:
-        """Train all shard teachers, from the last student in later rounds."""
+    def _train_teachers(self, number: int, student: keras.Model | None) -> list[Trained]:
+        """Train all shard teachers: in later rounds from the last student, on their own shards."""
         run, epochs = self._run, self._run.teacher_epochs
         if student is not None:
             epochs = self._consensus.tuning_epochs(epochs)
-            for teacher in teachers:
+            for teacher in self._teachers:
                 teacher.set_weights(student.get_weights())
-        phases.announce(f"Round {number}: training {len(teachers)} shard teachers", run)
-        of_shards = [self._members.take(rows) for rows in self._shards]
-        if shard_training.can_stack(run, teachers, of_shards):
-            return shard_training.train(run, teachers, of_shards, epochs=epochs, number=number)
+        announced = f"Consensus, round {number}: training {len(self._teachers)} shard teachers"
+        phases.announce(announced, run)
+        if self._at_once is not None:
+            return self._at_once.train(epochs=epochs, number=number)
         trained = []
-        for shard, (teacher, members) in enumerate(zip(teachers, of_shards, strict=True)):
-            is_first = (number, shard) == (1, 0)
-            of_phase = {} if is_first else {"numbers": (1, number, shard)}
-            name = f"round_{number}_shard_{shard + 1}"
-            one = phases.train_teacher(
-                run, teacher, members, epochs=epochs, phase=name, **of_phase
-            )
-            trained.append(one)
+        for shard, (teacher, rows) in enumerate(zip(self._teachers, self._shards, strict=True)):
+            # The first is trained exactly as the teacher of plain DMP.
+            numbers = (_TEACHERS, number, shard) if number + shard > 1 else (_TEACHERS,)
+            phase = f"round_{number}_shard_{shard + 1}"
+            of_phase = {"epochs": epochs, "phase": phase, "numbers": numbers}
+            members = self._members.take(rows)
+            trained.append(phases.train_teacher(run, teacher, members, **of_phase))
         return trained
 
     def _vote(self) -> tuple[Votes, np.ndarray]:
         """The votes of the teachers, and the outputs for the students, (samples, units)."""
         kind, consensus = self._run.plan.kind, self._consensus
         is_soft = consensus.aggregation != "votes"
-        samples = arrays.num_samples(self._pool)
-        classes = np.empty((len(self._teachers), samples), np.int32)
-        outputs = np.empty((samples, kind.units), np.float32) if is_soft else None
+        classes = np.empty((len(self._teachers), self._pool_size), np.int32)
+        outputs = np.empty((self._pool_size, kind.units), np.float32) if is_soft else None
         for rows, found in self._outputs(self._teachers):
             for shard, of_teacher in enumerate(found):
                 classes[shard, rows] = probabilities.predicted_classes(
@@ -194,29 +192,204 @@ class Rounds:
             outputs = probabilities.outputs_of_classes(votes.winners, kind)
         return votes, outputs
 
+    def _labeled(
+        self, votes: Votes, outputs: np.ndarray, student: keras.Model | None, *, narrows: bool
+    ) -> LabeledReference:
+        """The samples with enough votes, in the last round narrowed by the selector."""
+        kept = np.flatnonzero(votes.kept)
+        _require_enough(kept, votes)
+        selector = self._selector
+        if selector is None or not narrows:
+            return self._reference(outputs, kept)
+        wanted = selector.criteria.wanted(self._pool_size)
+        if wanted > len(kept) and selector.size is not None:
+            warnings.warn(
+                f"Only {len(kept)} reference samples have enough votes, fewer than the size that "
+                f"the selector asks for, {wanted}: all of them are used",
+                stacklevel=_CALLER,
+            )
+        ranking = self._ranking(kept, outputs, student)
+        entropy = np.concatenate(
+            [
+                probabilities.prediction_entropy(
+                    found, from_logits=self._run.plan.kind.from_logits
+                )
+                for _, (found,) in self._outputs([ranking])
+            ]
+        )
+        selection = _chosen(selector, votes, kept, entropy, min(wanted, len(kept)))
+        labeled = self._reference(outputs, selection.indices, selection)
+        selector.restore(labeled)
+        selector.announce(stacklevel=_CALLER)
+        return labeled
+
+    def _ranking(
+        self, kept: np.ndarray, outputs: np.ndarray, student: keras.Model | None
+    ) -> keras.Model:
+        """The model by whose entropies the selector chooses.
+
+        The teachers' entropies would be a second way for members to act on the student; those of
+        a student depend on members no more than the votes do. A single teacher ranks itself,
+        which is DMP with hard labels.
+        """
+        if len(self._teachers) == 1:
+            return self._teachers[0]
+        if student is None:
+            phases.announce("Consensus: training a student that ranks the samples", self._run)
+            student, _ = self._train_student(self._reference(outputs, kept), 1, _RANKING)
+        return student
+
+    def _train_students(
+        self, labeled: LabeledReference, number: int, *, is_last: bool
+    ) -> tuple[keras.Model, list[Trained]]:
+        """Train the students of a round; return the last one, and the training of each."""
+        count, finish = self._consensus.num_students, self._consensus.self_training
+        phases.announce(f"Consensus, round {number}: training the student", self._run)
+        if count == 1 and not finish:
+            student, trained = self._train_student(labeled, number, 1, is_released=is_last)
+            return student, [trained]
+        found = [self._train_student(labeled, number, one) for one in range(1, count + 1)]
+        students, trained = zip(*found, strict=True)
+        announced = f"Consensus, round {number}: training on the students' predictions"
+        phases.announce(announced, self._run)
+        everything = self._reference(self._mean(students))
+        student, last = self._train_student(
+            everything, number, _RELEASED, is_released=is_last, labels="soft"
+        )
+        return student, [*trained, last]
+
+    def _train_student(
+        self,
+        labeled: LabeledReference,
+        number: int,
+        index: int,
+        *,
+        is_released: bool = False,
+        **settings: Any,
+    ) -> tuple[keras.Model, Trained]:
+        """Train one student, the one to be released or a fresh one without callbacks."""
+        run = self._run
+        if is_released:
+            distiller, of_phase = self._distiller, {}
+            if labeled.selection is None:
+                callbacks = run.arguments.callbacks
+                others = [of for of in callbacks if not isinstance(of, EntropyReferenceSelector)]
+                of_phase["callbacks"] = others
+            if settings:
+                all_settings = {**self._distillation, **settings}
+                distiller = run.distiller(run.plan.student, has_teacher=False, **all_settings)
+        else:
+            all_settings = {**self._distillation, **settings}
+            numbers = (_STUDENTS, number, index)
+            student = run.fresh_model(*numbers, 0)
+            distiller = run.distiller(student, has_teacher=False, **all_settings)
+            phase = f"round_{number}_student_{index}"
+            of_phase = {"callbacks": [], "phase": phase, "numbers": (*numbers, 1)}
+        return distiller.student, phases.train_student(run, distiller, labeled, **of_phase)
+
+    def _reference(
+        self,
+        outputs: np.ndarray,
+        rows: np.ndarray | None = None,
+        selection: Selection | None = None,
+    ) -> LabeledReference:
+        """The samples at some positions, or all, with their labels."""
+        rows = slice(None) if rows is None else rows
+        name = self._distillation["label_format"] or "float32"
+        label_format = LabelFormat(name=name, kind=self._run.plan.kind)
+        weights = self._weights
+        return LabeledReference(
+            x=arrays.take(self._pool, rows),
+            encoded=label_format.encode(outputs[rows]),
+            label_format=label_format,
+            sample_weight=None if weights is None else weights[rows],
+            batch_size=self._run.plan.reference.batch_size,
+            selection=selection,
+            pool_size=self._pool_size,
+            from_dataset=False,
+        )
+
+    def _mean(self, students: Sequence[keras.Model]) -> np.ndarray:
+        """Outputs that stand for the mean prediction of students for the whole pool."""
+        kind = self._run.plan.kind
+        outputs = np.empty((self._pool_size, kind.units), np.float32)
+        for rows, found in self._outputs(students):
+            mean = self._probabilities(found).mean(axis=0)
+            outputs[rows] = probabilities.outputs_of_probabilities(mean, kind)
+        return outputs
+
     def _outputs(
         self, models: Sequence[keras.Model]
     ) -> Iterator[tuple[slice, list[np.ndarray]]]:
         """The outputs of several models for each part of the pool."""
-        samples = arrays.num_samples(self._pool)
         passes = [forward.ForwardPass(model) for model in models]
-        replicas = models[0].distribute_strategy.num_replicas_in_sync
+        replicas = self._run.plan.student.distribute_strategy.num_replicas_in_sync
         step = replicas * forward.labeling_batch_size(self._pool)
-        for start in range(0, samples, step):
+        for start in range(0, self._pool_size, step):
             rows = slice(start, start + step)
             part = arrays.take(self._pool, rows)
             yield rows, [of_model(part) for of_model in passes]
 
     def _probabilities(self, outputs: list[np.ndarray]) -> np.ndarray:
+        """Probabilities of several models, (models, samples, classes), float64."""
         from_logits = self._run.plan.kind.from_logits
         logs = [probabilities.log_probabilities(of, from_logits=from_logits) for of in outputs]
         return np.exp(np.stack(logs))
 
-    def _entropy(self, student: keras.Model) -> np.ndarray:
-        """Entropy of a student's predictions for the whole pool, in nats, (samples,)."""
-        from_logits = self._run.plan.kind.from_logits
-        parts = [
-            probabilities.prediction_entropy(found[0], from_logits=from_logits)
-            for _, found in self._outputs([student])
-        ]
-        return np.concatenate(parts)
+    def _report(
+        self, number: int, votes: Votes, rows: np.ndarray, trained: list[Trained]
+    ) -> ConsensusRound:
+        counts = np.bincount(votes.winners[rows], minlength=votes.num_classes)
+        return ConsensusRound(
+            number=number,
+            shard_sizes=tuple(len(rows) for rows in self._shards),
+            pool_size=self._pool_size,
+            num_kept=int(votes.kept.sum()),
+            num_used=len(rows),
+            agreement=votes.agreement,
+            agreement_by_class=votes.agreement_by_class,
+            class_counts=tuple(int(count) for count in counts),
+            pivotal_share=votes.pivotal_share(rows),
+            marginal_share=votes.marginal_share(rows),
+            teacher_histories=tuple(one.history for one in trained),
+        )
+
+
+def _require_enough(kept: np.ndarray, votes: Votes) -> None:
+    """Raise ValueError if too few samples have enough votes to train a student."""
+    if len(kept) >= _FEWEST:
+        return
+    found = np.bincount(votes.counts, minlength=len(votes.classes) + 1)[1:]
+    listed = ", ".join(
+        f"{count} with at most {number} of {len(votes.classes)} votes for one class"
+        for number, count in enumerate(found, start=1)
+        if count
+    )
+    raise ValueError(
+        f"Expected at least {_FEWEST} reference samples to have {votes.min_votes} votes for one "
+        "class: lower `min_votes` or `num_shards`, train the teachers longer, or use more "
+        f"reference samples. Received: {len(kept)} samples with enough votes ({listed})"
+    )
+
+
+def _chosen(
+    selector: EntropyReferenceSelector,
+    votes: Votes,
+    kept: np.ndarray,
+    entropy: np.ndarray,
+    size: int,
+) -> Selection:
+    """The selector's choice among the samples with enough votes."""
+    rule: Criteria = dataclasses.replace(selector.criteria, size=size, fraction=None)
+    streamed = StreamedSelection(rule, votes.num_classes, pool_size=len(kept))
+    streamed.add(entropy[kept], votes.winners[kept])
+    found, _ = streamed.finish()
+    summary: ReferenceSummary = dataclasses.replace(
+        found.summary, pool_size=len(entropy), pool_mean_entropy=float(entropy.mean())
+    )
+    return Selection(
+        criteria=selector.criteria,
+        indices=kept[found.indices],
+        pool_entropy=entropy,
+        summary=summary,
+    )

@@ -17,8 +17,8 @@ from keras_dmp.distillation.settings import require_settings
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.trainer import phases
-from keras_dmp.trainer.phases import Run
 from keras_dmp.trainer.plan import read_labeled
+from keras_dmp.trainer.run import Run
 from keras_dmp.trainer.sweep import Sweep, SweepPoint
 
 # Scores that need one output per sample: as fast as predicting.
@@ -182,7 +182,7 @@ def _student(run: Run, start: list[Any], *, first: bool) -> keras.Model:
     """A student with the same initial weights as all others."""
     if first:
         return run.plan.student
-    student = fresh.fresh_model(run.model)
+    student = fresh.fresh_model(run.settings.model)
     fresh.ensure_built(student, run.plan.sample)
     for variable, value in zip(student.variables, start, strict=True):
         variable.assign(value)
