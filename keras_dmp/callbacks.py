@@ -65,7 +65,8 @@ class MembershipAudit(keras.callbacks.Callback):
         batch_size: Samples per forward call, for arrays. Defaults to the largest that is
             worthwhile.
         prefix: Prefix of the names in `logs`. Defaults to `"mia"`.
-        verbose: 0 or 1. 1 writes a line for each audited epoch. Defaults to 0.
+        verbose: 0, 1, 2 or `"auto"`. All but 0 write a line for each audited epoch. Defaults
+            to 0.
 
     Attributes:
         scores_: `MembershipScores` by attack of the last audited epoch, for intervals and other

@@ -2,13 +2,13 @@
 
 import dataclasses
 import logging
-import warnings
 from typing import Any
 
 import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._data import samples
+from keras_dmp._warnings import warn
 
 _logger = logging.getLogger(__name__)
 _PARTS = ("members", "nonmembers", "validation", "reference")
@@ -235,10 +235,9 @@ def _require_room_for_classes(
 def _warn_of_missing_classes(classes: np.ndarray, of_members: np.ndarray) -> None:
     missing = np.setdiff1d(classes, of_members)
     if len(missing):
-        warnings.warn(
+        warn(
             f"No member is of class {_listed(missing)}: a model trained on the members cannot "
             "learn it. Pass stratify=True or request more members",
-            stacklevel=3,
         )
 
 

@@ -86,9 +86,10 @@ def build(model: keras.Model, x: Any) -> None:
         except Exception as error:  # A user's own layer may raise anything without values.
             if isinstance(model, keras.Sequential):
                 raise ValueError(
-                    f"Expected model {model.name!r} to start with a `keras.Input`, or to be of "
-                    "layers that Keras can build from shapes alone. Received: a model without, for "
-                    f"which this raised {type(error).__name__}: {_shortened(error)}"
+                    f"Expected model {model.name!r} to start with a `keras.Input`, or to "
+                    "consist of layers that Keras can build from shapes alone. Received: a model "
+                    "without a `keras.Input`, for which Keras raised "
+                    f"{type(error).__name__}: {_shortened(error)}"
                 ) from error
             model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False)
 

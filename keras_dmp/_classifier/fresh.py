@@ -2,7 +2,6 @@
 
 import hashlib
 import tempfile
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from keras_dmp._classifier import forward
 from keras_dmp._data import keras_private
-from keras_dmp._warnings import PrivacyWarning
+from keras_dmp._warnings import PrivacyWarning, warn
 
 
 def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
@@ -27,13 +26,13 @@ def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
     if not callable(model):
         raise TypeError(
             "Expected `model` to be a keras.Model or a callable that builds one. Received: "
-            f"{type(model).__name__}"
+            f"model of type {type(model).__name__}"
         )
     built = model()
     if not isinstance(built, keras.Model):
         raise TypeError(
             "Expected the callable `model` to return a keras.Model. Received: "
-            f"{type(built).__name__}"
+            f"a return value of type {type(built).__name__}"
         )
     return built
 
@@ -57,8 +56,8 @@ def fresh_clone(model: keras.Model) -> keras.Model:
             clone = type(model).from_config(_without_seeds(model.get_config()))
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected `model` to be a model that Keras can clone. Received: {model.name!r} of "
-            f"type {type(model).__name__} ({error}); pass a callable that builds the model instead"
+            f"Expected `model` to be a model that Keras can clone. Received: model {model.name!r} "
+            f"of type {type(model).__name__} ({error}); pass a callable that builds the model"
         ) from error
     layers, twins = list(_adaptable_layers(model)), list(_adaptable_layers(clone))
     if len(layers) != len(twins):
@@ -101,12 +100,11 @@ def teacher_and_student(
         ensure_built(part, x)
     if shared_share(student, teacher) == 1.0:
         # A seed in the callable gives both the same weights; such a student leaks more.
-        warnings.warn(
+        warn(
             "`model` gave teacher and student the same initial weights, through a fixed seed or by "
             "loading them. The student's weights were redrawn, since a student that starts where "
             "its teacher started leaks more about the members",
             PrivacyWarning,
-            stacklevel=5,
         )
         student = fresh_clone(student)
         ensure_built(student, x)
@@ -117,11 +115,10 @@ def teacher_and_student(
             "that always starts from the same weights; remove fixed weights from the callable"
         )
     if share:
-        warnings.warn(
+        warn(
             f"Teacher and student share {share:.0%} of their initial weights: a student that "
             "starts where its teacher started leaks more about the members",
             PrivacyWarning,
-            stacklevel=5,
         )
     return teacher, student
 
@@ -130,11 +127,10 @@ def warn_of_adapted_layers(model: keras.Model) -> None:
     """Warn that statistics in adapted preprocessing layers are released with the model."""
     names = [layer.name for layer in _adaptable_layers(model) if _is_adapted(layer)]
     if names:
-        warnings.warn(
+        warn(
             f"The statistics of the adapted layers {', '.join(names)} are part of the released "
             "model. Adapt them to reference data, never to members",
             PrivacyWarning,
-            stacklevel=3,
         )
 
 
@@ -246,13 +242,12 @@ def _keep_frozen(model: keras.Model, clone: keras.Model) -> None:
     for layer, twin in zip(layers, twins, strict=True):
         if twin.trainable != layer.trainable:
             twin.trainable = layer.trainable
-    warnings.warn(
+    warn(
         f"The weights of the frozen layers {', '.join(frozen)} were redrawn, since the weights of "
         f"a model instance may have been trained on members: {model.name!r} would train on top of "
         "random layers. Instead of the instance, pass a callable that builds the model and loads "
         "its pretrained weights",
         PrivacyWarning,
-        stacklevel=4,
     )
 
 

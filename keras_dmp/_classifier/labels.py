@@ -83,14 +83,14 @@ def loss_weights(
         if given.min() < 0:
             raise ValueError(
                 "Expected `sample_weight` to be one number of at least 0 per sample. Received: "
-                f"negative weights, the smallest of them {given.min():g}"
+                f"sample_weight with a minimum of {given.min():g}"
             )
         weights *= given
     if class_weight is not None:
         if not isinstance(class_weight, dict):
             raise TypeError(
                 "Expected `class_weight` to be a dictionary from class numbers to weights. "
-                f"Received: {type(class_weight).__name__}"
+                f"Received: class_weight of type {type(class_weight).__name__}"
             )
         for each, weight in class_weight.items():
             _validate.non_negative(class_weight=weight)

@@ -102,7 +102,7 @@ def _as_array(leaf: Any, name: str) -> np.ndarray:
     if not is_number and array.dtype.kind not in "US":
         raise TypeError(
             f"Expected `{name}` to be an array of numbers or strings. "
-            f"Received: {type(leaf).__name__}, which NumPy converts to dtype {array.dtype}"
+            f"Received: type {type(leaf).__name__}, which NumPy converts to dtype {array.dtype}"
         )
     if array.ndim == 0:
         raise ValueError(

@@ -12,7 +12,6 @@ are kept.
 
 import dataclasses
 import hashlib
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import numpy as np
 from keras_dmp._data import arrays, batches, inputs, labels, padding, tables
 from keras_dmp._data.batches import Batch
 from keras_dmp._data.records import Records, count_shared, padding_note
+from keras_dmp._warnings import warn
 
 # The samples of arrays that `first` returns.
 _FIRST = slice(0, 256)
@@ -320,11 +320,10 @@ def of_one_length(
         shapes = padding.longest(batch.x, model, shapes)
         lengths |= Records(model).lengths(batch.x)
     if len(lengths) > len({of for of, _ in lengths}):
-        warnings.warn(
+        warn(
             f"Batches of `{name}` differ in length, and the model does not mask padding: all "
             "samples are padded with zeros to the longest, and the model sees these zeros. Mask "
             "them (Embedding(mask_zero=True), Masking) if they should have no effect",
-            stacklevel=2,
         )
     return (batch._replace(x=padding.padded(batch.x, model, shapes, name)) for batch in found)
 
@@ -371,9 +370,15 @@ def refuse_columns(y: Any, sample_weight: Any, names: Names) -> None:
     if y is not None or sample_weight is not None:
         raise ValueError(
             f"Expected `{names.y}` and `{names.sample_weight}` to be None if `{names.x}` is a "
-            "dataset, which yields labels and weights itself. Received: a dataset and "
-            f"`{names.y if y is not None else names.sample_weight}`"
+            "dataset, which yields labels and weights itself. Received: "
+            + listed_types(**{names.y: y, names.sample_weight: sample_weight})
         )
+
+
+def listed_types(**arguments: Any) -> str:
+    """The arguments that are not None with their types, for messages: values may be private."""
+    given = {name: of for name, of in arguments.items() if of is not None}
+    return ", ".join(f"{name} of type {type(of).__name__}" for name, of in given.items())
 
 
 def _checked_batch(

@@ -93,8 +93,8 @@ def _lock(file: BinaryIO, byte: int, path: pathlib.Path) -> bool:
         raise NoLocksError(
             error.errno,
             "Expected `directory` to be on a file system with file locks, which keep two runs from "
-            f"writing to it at once. Received: {os.strerror(error.errno)}; choose a directory on "
-            "a local disk",
+            f"writing to it at the same time. Received: {os.strerror(error.errno)}; choose a "
+            "directory on a local disk",
             str(path.parent),
         ) from error
     return True

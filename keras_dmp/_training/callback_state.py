@@ -8,7 +8,6 @@ attributes that a callback has or that its class assigns, and never replaces cod
 import dis
 import inspect
 import types
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from keras_dmp._storage import plain_values
 from keras_dmp._storage.plain_values import UnsavableError
+from keras_dmp._warnings import warn
 
 # Set again by the resumed `fit`.
 _OF_FIT = frozenset({"_model", "model", "params", "validation_data"})
@@ -206,12 +206,11 @@ def _is_alike(value: Any, before: Any) -> bool:
 
 def _warn_of_loss(callback: keras.callbacks.Callback, name: str) -> None:
     kind = type(callback).__name__
-    warnings.warn(
+    warn(
         f"The attribute `{name}` of the callback {kind} was created, or became a function, during "
         "training: it is not saved with `directory`, and a resumed run will lack it. Assign it in "
         f"`__init__` or `on_train_begin`, or give {kind} methods `get_state()` and "
         "`set_state(state)`",
-        stacklevel=2,
     )
 
 

@@ -44,7 +44,7 @@ def copied_optimizer(optimizer: Any, name: str = "optimizer") -> keras.optimizer
     """A fresh optimizer from an optimizer, its name or its configuration.
 
     Raises:
-        ValueError: If Keras does not recognize the optimizer, or a copy of it would lose something.
+        ValueError: If Keras does not recognise the optimizer, or a copy of it would lose something.
     """
     try:
         found = keras.optimizers.get(optimizer)

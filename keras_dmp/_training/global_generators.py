@@ -6,12 +6,13 @@ state of the generators is saved with the checkpoints and restored from them.
 """
 
 import random
-import warnings
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_dmp._warnings import warn
 
 # Largest number of TensorFlow's seeds to search for the saved position; takes some seconds.
 _MOST_SEEDS = 1 << 22
@@ -85,10 +86,9 @@ def _seek(last: list[int]) -> None:
         before, now = now, _next_seed()
         if [before, now] == last:
             return
-    warnings.warn(
+    warn(
         "The seeds of TensorFlow's random operations, such as `tf.random.normal`, could not be "
         "restored: `tf.random.set_seed` was called during training, or millions of seeds were "
         "drawn. If a callback uses these operations, the student may differ from that of an "
         "uninterrupted run; `keras.random` has no such limit",
-        stacklevel=2,
     )

@@ -121,9 +121,7 @@ class LabeledData(samples.Samples):
         found = samples.each(self.x, names=names, model=model, num_classes=None)
         parts = (batch for batch, _ in found)
         whole = concatenate(list(samples.of_one_length(parts, self.x, self.name, model)))
-        return dataclasses.replace(
-            self, x=whole.x, y=whole.y, sample_weight=whole.sample_weight
-        )
+        return dataclasses.replace(self, x=whole.x, y=whole.y, sample_weight=whole.sample_weight)
 
     def take(self, rows: np.ndarray) -> Self:
         """Some of the samples of data that is in memory.

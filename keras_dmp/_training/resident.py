@@ -227,7 +227,7 @@ def _reader(leaf: np.memmap) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _stays_mapped(leaf: Any) -> bool:
-    """Whether an array stays memory-mapped; strings are read into memory at once."""
+    """Whether an array stays memory-mapped; strings are read into memory immediately."""
     return isinstance(leaf, np.memmap) and leaf.dtype.kind not in "US"
 
 

@@ -46,7 +46,7 @@ def require_layers(model: keras.Model) -> None:
             names = ", ".join(kind.__name__ for kind in _STACKABLE)
             raise ValueError(
                 f"Expected `build_model` to build a model of layers that can be stacked, {names}. "
-                f"Received: {layer.name!r}, a {type(layer).__name__}"
+                f"Received: layer {layer.name!r} of type {type(layer).__name__}"
             )
         if layer.dtype_policy.name == "mixed_float16":
             raise ValueError(
@@ -67,7 +67,7 @@ def require_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
     if type(optimizer) not in _ELEMENTWISE:
         raise ValueError(
             f"Expected `optimizer` to work weight by weight, one of {names}. Received: "
-            f"{type(optimizer).__name__}"
+            f"optimizer of type {type(optimizer).__name__}"
         )
     mixing = [name for name in _MIXING_SETTINGS if optimizer.get_config().get(name)]
     if mixing:
@@ -81,7 +81,8 @@ def require_loss(loss: Any) -> None:
     """Raise TypeError or ValueError unless it is a Keras loss that returns one number per batch."""
     if not isinstance(loss, keras.losses.Loss):
         raise TypeError(
-            f"Expected `loss` to be a keras.losses.Loss. Received: {type(loss).__name__}"
+            "Expected `loss` to be a keras.losses.Loss. Received: loss of type "
+            f"{type(loss).__name__}"
         )
     if loss.reduction not in _MEAN_REDUCTIONS:
         raise ValueError(

@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FPR:TPR",
-        help="largest TPR of any attack at this FPR, as in 0.01:0.05; may be repeated",
+        help="largest TPR of any attack at this FPR, as in 0.01:0.05; repeat it for other FPRs",
     )
     limits.add_argument(
         "--confidence",
@@ -159,9 +159,14 @@ def _audit(options: argparse.Namespace) -> int:
 def _limits(options: argparse.Namespace) -> "Limits | None":
     from keras_dmp.audit.gate import Limits
 
-    tprs = dict(options.max_tpr_at_fpr)
-    if len(tprs) < len(options.max_tpr_at_fpr):
-        raise ValueError("Expected --max-tpr-at-fpr once for each FPR. Received: one FPR twice")
+    tprs = {}
+    for fpr, tpr in options.max_tpr_at_fpr:
+        if fpr in tprs:
+            raise ValueError(
+                "Expected --max-tpr-at-fpr once for each FPR: omit one. Received: "
+                f"--max-tpr-at-fpr {fpr:g}:{tprs[fpr]:g} and --max-tpr-at-fpr {fpr:g}:{tpr:g}"
+            )
+        tprs[fpr] = tpr
     if options.max_auc is None and not tprs:
         return None
     return Limits(max_auc=options.max_auc, max_tpr_at_fpr=tprs)

@@ -279,7 +279,8 @@ def _kind(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool
     if seen == {True, False}:
         raise ValueError(
             "Expected the outputs of both sides to be of the same kind. "
-            "Received: logits on one side, probabilities on the other"
+            f"Received: member_outputs of {_named(outputs[0])}, nonmember_outputs of "
+            f"{_named(outputs[1])}"
         )
     if seen == {None} or seen == {None, False}:
         return _undecided(outputs, declared)
@@ -320,6 +321,10 @@ def _seen(outputs: np.ndarray) -> bool | None:
     # A file may contain anything, such as outputs of a multi-label model: rows in 0..1 with
     # another sum have to be declared.
     return None if seen and within_unit_range(outputs) else seen
+
+
+def _named(outputs: np.ndarray) -> str:
+    return "logits" if _seen(outputs) else "probabilities"
 
 
 def _undecided(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 # A trained attack splits each side in two folds, and each of these in three, where k-NN still
-# needs seven neighbors. Two samples on each side make an ROC curve.
+# needs seven neighbours. Two samples on each side make an ROC curve.
 _LEAST_TRAINED = 20
 _LEAST = 2
 _UNKNOWN = "An attack made elsewhere and added under this name."

@@ -68,7 +68,7 @@ class Check:
             the sample cannot resolve it.
         low: Lower end of its interval, or `None`.
         high: Upper end of its interval, or `None`.
-        reversed: Whether the attack is stronger with low scores taken for members.
+        reversed: Whether the attack is stronger if low scores mean member.
         reason: Why the figure is missing, or `None`.
     """
 
@@ -250,12 +250,14 @@ def _require(scores: Any, limits: Any, confidence: Any) -> None:
     ):
         raise TypeError(
             "Expected `scores` to be a dictionary of MembershipScores by attack. "
-            f"Received: {type(scores).__name__}"
+            f"Received: scores of type {type(scores).__name__}"
         )
     if not scores:
         raise ValueError("Expected `scores` to name at least one attack. Received: scores={}")
     if not isinstance(limits, Limits):
-        raise TypeError(f"Expected `limits` to be Limits. Received: {type(limits).__name__}")
+        raise TypeError(
+            f"Expected `limits` to be Limits. Received: limits of type {type(limits).__name__}"
+        )
     if not (_is_number(confidence, 0, 1) and 0 < confidence < 1):
         raise ValueError(
             f"Expected `confidence` to be above 0 and below 1. Received: confidence={confidence!r}"

@@ -82,7 +82,7 @@ def audit_membership(
         seed: Seed of the trained attacks. Defaults to `None`: one is drawn and included in
             the report. A seed that you pass is not in the report, since it may be the one that drew
             the members. NumPy's global generator is not changed.
-        verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
+        verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
         most_exposed: How many members the report names by position, with their privacy risk.
             Defaults to 20; 0 names none, and none are named for a dataset that shuffles,
             which is found by reading its first samples again.
@@ -192,7 +192,9 @@ def _checked_seed(seed: int) -> int:
 def _require_model(model: Any, from_logits: bool | None, slices: tuple[str, ...]) -> None:
     """Refuse, before anything is computed, models whose structure does not fit."""
     if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected `model` to be a keras.Model. Received: {type(model).__name__}")
+        raise TypeError(
+            f"Expected `model` to be a keras.Model. Received: model of type {type(model).__name__}"
+        )
     resolve_output_kind(model, "model", from_logits=from_logits, required=False)
     units = output_units(model, "model")
     if "class" in slices and units is not None and units > _MOST_CLASS_SLICES:

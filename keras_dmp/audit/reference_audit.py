@@ -60,10 +60,9 @@ def audit_reference(
     about them, so a student that has never seen them is also more confident about them than about
     others: an attack distinguishes them from other samples without any trace of training. With the
     `teacher`, only those samples of `nonreference` are compared that the same rule would have
-    chosen: with a selector,
-    by its order and by class if it balances classes; else entropy at most the reference's
-    highest. The notes give the AUC of the teacher's entropy itself, which is 0.5 where the
-    comparison is fair, or state that no teacher was passed.
+    chosen: the selector's order, by class if it balances classes, or, without a selector, an
+    entropy of at most the highest in the reference. The notes give the AUC of the teacher's
+    entropy itself, which is 0.5 where the comparison is fair, or state that no teacher was passed.
 
     Args:
         student: The released student, a classifier with one output. It is not changed.
@@ -80,7 +79,7 @@ def audit_reference(
             their last activation and their outputs.
         name: Name of the model in the report.
         batch_size: Samples per forward call. Defaults to the largest that is worthwhile.
-        verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
+        verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
     Returns:
         An `AuditReport` whose members are the reference samples.
@@ -181,7 +180,7 @@ def _checked_labels(
     if not isinstance(labels, tuple | list) or len(labels) != 2:
         raise ValueError(
             "Expected `y_true` to be a pair: classes of `reference`, classes of `nonreference`. "
-            f"Received: {type(labels).__name__}"
+            f"Received: y_true of type {type(labels).__name__}"
         )
     checked = []
     for x, y, argument in zip(samples, labels, ("reference", "nonreference"), strict=True):

@@ -65,7 +65,7 @@ class Defense(abc.ABC):
                 its last activation or its values.
             seed: Integer that makes the call reproducible through
                 `keras.utils.set_random_seed`. Defaults to `None`: the global state is unchanged.
-            verbose: 0, 1 or 2, as in `keras.Model.fit`. Defaults to 0.
+            verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.fit`. Defaults to 0.
 
         Returns:
             The protected `keras.Model`, compiled with a fresh optimizer, the cross-entropy and
@@ -230,7 +230,7 @@ def _require_split(split: Any, defense: Defense) -> None:
     if not isinstance(split, PrivateSplit):
         raise TypeError(
             "Expected `split` to be a PrivateSplit, as returned by `split_private`. Received: "
-            f"{type(split).__name__}"
+            f"split of type {type(split).__name__}"
         )
     for part in defense.parts:
         if getattr(split, part) is None:

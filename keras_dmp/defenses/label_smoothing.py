@@ -95,6 +95,6 @@ def _require_smoothing(smoothing: float) -> None:
     _validate.non_negative(smoothing=smoothing)
     if smoothing >= 1:
         raise ValueError(
-            "Expected `smoothing` to be below 1, where the label has no effect. Received: "
+            "Expected `smoothing` to be below 1, since at 1 the label has no effect. Received: "
             f"smoothing={smoothing!r}"
         )

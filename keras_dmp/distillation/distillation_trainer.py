@@ -343,7 +343,7 @@ class DistillationTrainer(ClassifierWrapper):
             directory: Folder for files. Defaults to the folder for temporary files.
             num_samples: Number of samples of a dataset, if known: `fraction` and
                 `balance_classes` then keep fewer samples while it is read.
-            verbose: 0, 1 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
+            verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
         Returns:
             A `LabeledReference` for `fit`.

@@ -84,8 +84,7 @@ class Labeler:
         for selector, chosen in zip(selectors, labeled, strict=True):
             if selector is not None:
                 selector.restore(chosen)
-                # The caller of `fit` or `label`.
-                selector.announce(stacklevel=5)
+                selector.announce()
         return labeled
 
     def narrowed(
@@ -120,12 +119,12 @@ class Labeler:
                 "Expected a teacher with cache=False: call `trainer.attach_teacher(teacher)`. "
                 "Received: teacher=None"
             )
-        if selector is not None or y is not None or sample_weight is not None:
+        samples.refuse_columns(y, sample_weight, samples.Names("x", "y", "sample_weight"))
+        if selector is not None:
             raise ValueError(
-                "Expected only a dataset with cache=False: it yields its own weights, and an "
-                "EntropyReferenceSelector needs fixed samples to choose from (arrays, or "
-                "cache=True). Received: a dataset and "
-                + ("a selector" if selector is not None else "y or sample_weight")
+                "Expected `callbacks` without an EntropyReferenceSelector if `x` is a dataset and "
+                "cache=False, since it needs fixed samples to choose from: pass arrays or "
+                f"cache=True. Received: cache=False, callbacks with {type(selector).__name__}"
             )
         first = first_unlabeled(dataset, self.student, drop_labels=self.drop_labels)
         forward.require_taken(self.student, first, "x")
@@ -137,8 +136,8 @@ class Labeler:
         if y is not None or sample_weight is not None:
             raise ValueError(
                 "Expected `y` and `sample_weight` to be None with a LabeledReference, which "
-                "contains its own. Received: a LabeledReference and "
-                f"{'y' if y is not None else 'sample_weight'}"
+                "contains its own. Received: "
+                + samples.listed_types(y=y, sample_weight=sample_weight)
             )
         if not self.cache:
             raise ValueError(

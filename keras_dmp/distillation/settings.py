@@ -21,7 +21,7 @@ def require_settings(temperature: Any, labels: Any, compensate_temperature: Any)
     if labels == "hard" and temperature != 1:
         raise ValueError(
             "Expected `temperature` to be 1 with labels='hard': hard labels do not depend on "
-            f"the temperature.  Received: temperature={temperature!r}"
+            f"the temperature. Received: temperature={temperature!r}"
         )
 
 

@@ -29,8 +29,8 @@ _HELLO, _GO, _DONE, _LOST = b"kdmp-hi1", b"kdmp-go1", b"kdmp-end", b"kdmp-out"
 # Every message: its kind, the worker it refers to, and the number of workers.
 _MESSAGE = struct.Struct("!8sII")
 _STARTED_ORDER, _DONE_ORDER, _FAILED_ORDER = b"s", b"d", b"f"
-# A worker that TensorFlow tells of a loss may fail before its guard hears of it. Its guard stays so
-# long, and tells the others of the first loss instead of the second.
+# A worker that TensorFlow informs of a loss may fail before its guard learns of it. Its guard waits
+# this long, and reports the first loss to the others instead of the second.
 _FAILED_SECONDS = 3.0
 
 

@@ -84,7 +84,8 @@ def require_strategy(strategy: Any) -> None:
     if not isinstance(strategy, tf.distribute.Strategy):
         raise TypeError(
             "Expected `distribution_strategy` to be a tf.distribute.Strategy, such as "
-            f"tf.distribute.MirroredStrategy(). Received: {type(strategy).__name__}"
+            "tf.distribute.MirroredStrategy(). Received: distribution_strategy of type "
+            f"{type(strategy).__name__}"
         )
 
 
@@ -206,7 +207,7 @@ class WholeBatchLoss(keras.losses.Loss):
             raise TypeError(
                 "Expected `loss` to be a keras.losses.Loss, such as "
                 "keras.losses.MeanSquaredError(), or the name of one. Received: "
-                f"{type(loss).__name__}"
+                f"loss of type {type(loss).__name__}"
             )
         if loss.reduction != "sum_over_batch_size":
             raise ValueError(

@@ -70,6 +70,6 @@ def of(strategy: tf.distribute.Strategy, seed: int | None) -> Workers:
         raise ValueError(
             "Expected keras_dmp.distribution.MultiWorkerStrategy for several workers, since "
             "Keras 3's `fit` fails with TensorFlow's own. Received: "
-            f"{type(strategy).__name__}"
+            f"a strategy of type {type(strategy).__name__}"
         )
     return _Alone()

@@ -174,7 +174,6 @@ class ReferencePool:
             batch_size=source.batch_size,
         )
 
-
     def in_memory(self, memory_limit: int | None, model: keras.Model) -> Batch:
         """All samples and weights as arrays; a dataset is read again, in one pass.
 

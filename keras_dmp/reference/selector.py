@@ -1,7 +1,6 @@
 """Selection of the reference samples by the entropy of the teacher's predictions."""
 
 import logging
-import warnings
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier.kind import require_from_logits
+from keras_dmp._warnings import warn
 from keras_dmp.reference import labeling
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.pool import ReferenceSource, count
@@ -35,7 +35,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
       every epoch's logs.
     - `teacher.fit(x, y, callbacks=[selector])` with a `pool` chooses when training ends; both
       are in the logs of `on_train_end`.
-    - `selector.select(teacher, pool)` chooses at once.
+    - `selector.select(teacher, pool)` chooses immediately.
 
     Args:
         size: Number of samples to choose.
@@ -136,7 +136,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             teacher: A trained classifier; it is not changed.
             pool: Arrays, `tf.data.Dataset` or `PyDataset`. Defaults to the `pool` of the
                 constructor.
-            verbose: 0, 1 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
+            verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
         Returns:
             The chosen samples, in the pool's order.
@@ -161,7 +161,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             verbose=bool(_validate.verbosity(verbose)),
         )
         self._remember(labeled.selection, labeled.x)
-        self.announce(stacklevel=3)
+        self.announce()
         return self.reference
 
     @property
@@ -198,7 +198,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             )
         self._remember(labeled.selection, labeled.x)
 
-    def announce(self, stacklevel: int) -> None:
+    def announce(self) -> None:
         """Log what was chosen, and warn of classes that were not; `select` and `fit` do so."""
         _logger.info("selected %s", self.summary)
         empty = np.flatnonzero(np.array(self.summary.class_counts) == 0)
@@ -209,10 +209,9 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
                 else "Pass `selector=EntropyReferenceSelector(..., balance_classes=True)`, which "
                 "keeps the pool's classes, or choose more samples"
             )
-            warnings.warn(
+            warn(
                 f"No chosen reference sample is predicted as class {_listed(empty)}: the student "
                 f"cannot learn a class that it never sees. {remedy}",
-                stacklevel=stacklevel,
             )
 
     def require_narrows(self, samples: int | None) -> None:
@@ -292,7 +291,7 @@ def selector_among(
     if len(selectors) > 1:
         raise ValueError(
             "Expected at most one EntropyReferenceSelector among the callbacks. "
-            f"Received: {len(selectors)}"
+            f"Received: {len(selectors)} selectors"
         )
     return selectors[0] if selectors else None
 

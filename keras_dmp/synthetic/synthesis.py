@@ -105,7 +105,7 @@ def synthesize(
             quantile of the members' distances to the nearest other member.
         seed: Integer that makes the pool reproducible. No global random generator is used.
             Defaults to `None`, an unpredictable seed.
-        verbose: 0, 1 or 2, as in `keras.Model.fit`. Defaults to 0.
+        verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.fit`. Defaults to 0.
 
     Returns:
         A `SyntheticReference`.

@@ -125,7 +125,7 @@ def _require_class_weight(class_weight: Any) -> None:
     """Raise ValueError unless it maps class numbers to weights."""
     try:
         if not isinstance(class_weight, Mapping) or not class_weight:
-            raise ValueError("Expected a dictionary")
+            raise ValueError("Expected a dictionary with at least one entry")
         for label, weight in class_weight.items():
             _validate.integer_at_least(0, label=label)
             _validate.non_negative(weight=weight)

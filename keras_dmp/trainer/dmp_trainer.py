@@ -127,7 +127,10 @@ class DMPTrainer:
     def student(self) -> keras.Model:
         """The protected model."""
         if self._student is None:
-            raise ValueError("Expected `fit` to have finished before `student` is read")
+            raise ValueError(
+                "Expected `fit` to have finished before `student` is read: call `fit`. Received: "
+                "student=None"
+            )
         return self._student
 
     @property
@@ -144,7 +147,10 @@ class DMPTrainer:
     def teachers(self) -> tuple[keras.Model, ...]:
         """The unprotected models, private, never to be released."""
         if not self._teachers:
-            raise ValueError("Expected `fit` to have trained a teacher before `teacher` is read")
+            raise ValueError(
+                "Expected `fit` to have trained a teacher before `teacher` is read: call `fit`. "
+                "Received: teacher=None"
+            )
         return self._teachers
 
     @property

@@ -1,12 +1,11 @@
 """Checks that members do not reappear as reference or validation data."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from keras_dmp._data import samples
-from keras_dmp._warnings import PrivacyWarning
+from keras_dmp._warnings import PrivacyWarning, warn
 
 
 def refuse_overlap(
@@ -43,7 +42,7 @@ def warn_of_padding(lengths: list[frozenset]) -> None:
     """
     note = samples.padding_note(*lengths)
     if note is not None:
-        warnings.warn(note, PrivacyWarning, stacklevel=4)
+        warn(note, PrivacyWarning)
 
 
 def _checked_groups(groups: dict[str, Any], digests: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -69,6 +68,6 @@ def _report(finding: str, count: int, allow: bool) -> None:
         raise ValueError(
             f"{finding}: the student must never see the members. Expected disjoint data (see "
             "`split_private`), or allow_overlap=True to continue with a PrivacyWarning. "
-            f"Received: {count} shared"
+            f"Received: {count} shared samples"
         )
-    warnings.warn(f"{finding}: the student may expose them", PrivacyWarning, stacklevel=5)
+    warn(f"{finding}: the student may expose them", PrivacyWarning)

@@ -1,7 +1,6 @@
 """The phases of a consensus: in each round shard teachers, their votes, and students."""
 
 import dataclasses
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from keras_dmp._classifier import forward, probabilities
 from keras_dmp._data import arrays
+from keras_dmp._warnings import warn
 from keras_dmp.reference.label_format import LabelFormat
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selection import Criteria, ReferenceSummary, Selection, StreamedSelection
@@ -24,8 +24,6 @@ _TEACHERS, _STUDENTS = 1, 2
 # The student that ranks samples for the selector, and the one that learns from all others.
 _RANKING, _RELEASED = 0, 1_000
 _FEWEST = 2
-# The caller of `fit`, for warnings.
-_CALLER = 7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,9 +114,7 @@ class Rounds:
             self._consensus.num_shards,
             settings.seed,
         )
-        shards.warn_of_missing_classes(
-            self._shards, plan.members.labels, stacklevel=_CALLER - 1
-        )
+        shards.warn_of_missing_classes(self._shards, plan.members.labels)
         self._members = plan.members.in_memory(plan.student)
         pool = plan.reference.in_memory(settings.memory_limit, plan.student)
         self._pool, self._weights = pool.x, pool.sample_weight
@@ -203,24 +199,21 @@ class Rounds:
             return self._reference(outputs, kept)
         wanted = selector.criteria.wanted(self._pool_size)
         if wanted > len(kept) and selector.size is not None:
-            warnings.warn(
+            warn(
                 f"Only {len(kept)} reference samples have enough votes, fewer than the size that "
-                f"the selector asks for, {wanted}: all of them are used",
-                stacklevel=_CALLER,
+                f"the selector asks for, {wanted}: all of them are used"
             )
         ranking = self._ranking(kept, outputs, student)
         entropy = np.concatenate(
             [
-                probabilities.prediction_entropy(
-                    found, from_logits=self._run.plan.kind.from_logits
-                )
+                probabilities.prediction_entropy(found, from_logits=self._run.plan.kind.from_logits)
                 for _, (found,) in self._outputs([ranking])
             ]
         )
         selection = _chosen(selector, votes, kept, entropy, min(wanted, len(kept)))
         labeled = self._reference(outputs, selection.indices, selection)
         selector.restore(labeled)
-        selector.announce(stacklevel=_CALLER)
+        selector.announce()
         return labeled
 
     def _ranking(
@@ -318,9 +311,7 @@ class Rounds:
             outputs[rows] = probabilities.outputs_of_probabilities(mean, kind)
         return outputs
 
-    def _outputs(
-        self, models: Sequence[keras.Model]
-    ) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    def _outputs(self, models: Sequence[keras.Model]) -> Iterator[tuple[slice, list[np.ndarray]]]:
         """The outputs of several models for each part of the pool."""
         passes = [forward.ForwardPass(model) for model in models]
         replicas = self._run.plan.student.distribute_strategy.num_replicas_in_sync

@@ -12,13 +12,13 @@ import shutil
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from keras_dmp._storage import directories, files, private_file
 from keras_dmp._storage.directories import PrivateDirectory
 from keras_dmp._storage.private_file import Identity, Record
+from keras_dmp._warnings import warn
 from keras_dmp.distribution.workers import Workers, together
 from keras_dmp.reference import labeled_reference
 from keras_dmp.reference.labeled_reference import LabeledReference
@@ -90,10 +90,9 @@ class RunDirectory:
         numbers = self._numbers(phase)
         ours = {self._file(phase, number) for number in numbers}
         for path in sorted({*self.path.glob(f"{phase}-*")} - ours):
-            warnings.warn(
+            warn(
                 f"{path.name!r} in `directory` was not written by a run, or was renamed: it is "
                 "neither read nor changed",
-                stacklevel=3,
             )
         for number in reversed(numbers):
             try:
@@ -102,10 +101,9 @@ class RunDirectory:
                 kind = "belongs to something else"
                 if isinstance(error, private_file.DamagedFileError | OSError):
                     kind = "is damaged"
-                warnings.warn(
+                warn(
                     f"A checkpoint of the {phase} {kind} ({error}): the run resumes from the "
                     "previous one",
-                    stacklevel=3,
                 )
         return _NONE, None
 
@@ -159,10 +157,9 @@ class RunDirectory:
             try:
                 found = read()
             except (ValueError, OSError) as error:
-                warnings.warn(
+                warn(
                     f"The labels of the reference are damaged or belong to something else "
                     f"({error}): the teacher labels it again",
-                    stacklevel=2,
                 )
         whole = bool(self._workers.broadcast(int(found is not None)))
         return read() if whole and not self._workers.is_chief else found

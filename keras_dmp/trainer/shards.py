@@ -1,11 +1,12 @@
 """Disjoint shards of the members, one for each teacher of a consensus."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from keras_dmp._warnings import warn
 
 # Classes that a warning names.
 _NAMED = 10
@@ -52,15 +53,12 @@ def draw_shards(
     return [np.flatnonzero(of_record == shard) for shard in range(num_shards)]
 
 
-def warn_of_missing_classes(
-    shards: list[np.ndarray], labels: np.ndarray, *, stacklevel: int
-) -> None:
+def warn_of_missing_classes(shards: list[np.ndarray], labels: np.ndarray) -> None:
     """Warn of classes that some shards lack: their teachers cannot vote for them.
 
     Args:
         shards: Positions of each shard's records.
         labels: Class of each record.
-        stacklevel: Of the warning.
     """
     present = np.unique(labels)
     lacking = {}
@@ -72,10 +70,9 @@ def warn_of_missing_classes(
             lacking[number] = named if more <= 0 else f"{named} and {more} more"
     if lacking:
         listed = "; ".join(f"shard {number} lacks {named}" for number, named in lacking.items())
-        warnings.warn(
-            f"Some shards of the members lack a class, so that their teachers cannot vote for it: "
-            f"{listed}. Use fewer shards",
-            stacklevel=stacklevel,
+        warn(
+            "Some shards of the members lack a class, so that their teachers cannot vote for it: "
+            f"{listed}. Use fewer shards"
         )
 
 

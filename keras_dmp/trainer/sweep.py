@@ -7,9 +7,8 @@ from typing import Any
 import keras
 
 from keras_dmp import _validate
-from keras_dmp._version import __version__
 from keras_dmp.audit import AuditReport
-from keras_dmp.audit.report import charts, files, plots, sections
+from keras_dmp.audit.report import charts, plots, sections
 from keras_dmp.audit.report.document import (
     Cell,
     Charts,
@@ -23,9 +22,8 @@ from keras_dmp.audit.report.document import (
     Tile,
 )
 from keras_dmp.audit.report.documented import Documented
+from keras_dmp.audit.report.saved import Format, Saved
 
-_FORMAT, _FORMAT_VERSION = "keras_dmp.sweep", 1
-_WHAT = "a sweep as `Sweep.save` writes it"
 _ATTACK = "loss"
 _SETTINGS = ("temperature", "labels", "order", "size", "mean_entropy")
 _COLUMNS = (
@@ -97,16 +95,19 @@ class SweepPoint:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep(Documented):
+class Sweep(Documented, Saved):
     """Students of one teacher with different settings, each audited.
 
     `DMPTrainer.sweep` returns one. The audit assumes an attacker without shadow models and serves
-    to choose settings: audit the student to be released separately.
+    to choose settings: audit the student to be released separately. `save` leaves the students
+    out.
 
     Attributes:
         undefended: Audit of the teacher.
         points: The students.
     """
+
+    _FORMAT = Format(name="keras_dmp.sweep", version=1, kind="a sweep")
 
     undefended: AuditReport
     points: tuple[SweepPoint, ...]
@@ -221,53 +222,25 @@ class Sweep(Documented):
         """
         return _draw_frontier(self, path)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the sweep, without its students, to a JSON file, whole or not at all.
-
-        Args:
-            path: A path that ends in `.json`; a file there is replaced.
-
-        Raises:
-            ValueError: If the path does not end in `.json`.
-            OSError: If the path cannot be written.
-        """
+    def _values(self) -> dict[str, Any]:
         points = []
         for point in self.points:
             settings = {name: getattr(point, name) for name in _SETTINGS}
             points.append({**settings, "report": point.report.to_dict()})
-        values = {
-            "format": _FORMAT,
-            "format_version": _FORMAT_VERSION,
-            "keras_dmp_version": __version__,
-            "undefended": self.undefended.to_dict(),
-            "points": points,
-        }
-        files.write_json(path, values)
+        return {"undefended": self.undefended.to_dict(), "points": points}
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Sweep":
-        """Read a sweep that `save` wrote; the two are equal.
-
-        Args:
-            path: Path of the JSON file.
-
-        Raises:
-            ValueError: If the file is not a sweep, is malformed, or has a newer format.
-            OSError: If the file cannot be read.
-        """
-        values = files.read_json(path)
-        files.require_format(values, name=_FORMAT, newest=_FORMAT_VERSION, what=_WHAT)
-        with files.malformed(_WHAT):
-            return cls(
-                undefended=AuditReport.from_dict(values["undefended"]),
-                points=tuple(
-                    SweepPoint(
-                        **{name: point[name] for name in _SETTINGS},
-                        report=AuditReport.from_dict(point["report"]),
-                    )
-                    for point in values["points"]
-                ),
-            )
+    def _from_values(cls, values: dict[str, Any]) -> "Sweep":
+        return cls(
+            undefended=AuditReport.from_dict(values["undefended"]),
+            points=tuple(
+                SweepPoint(
+                    **{name: point[name] for name in _SETTINGS},
+                    report=AuditReport.from_dict(point["report"]),
+                )
+                for point in values["points"]
+            ),
+        )
 
     def _table(self) -> Table:
         """The teacher, followed by the students."""

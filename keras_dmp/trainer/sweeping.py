@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from keras_dmp import _validate
 from keras_dmp._classifier import fresh
 from keras_dmp._data import batches, samples
+from keras_dmp._warnings import warn
 from keras_dmp.audit import AuditReport, audit_membership
 from keras_dmp.distillation.settings import require_settings
 from keras_dmp.reference.labeled_reference import LabeledReference
@@ -129,10 +129,9 @@ def sweep(
         name = f"{order} {len(chosen)}, {of_point['labels']}, T={of_point['temperature']:g}"
         if not _is_finite(student):
             # One point that cannot be audited must not stop the others.
-            warnings.warn(
+            warn(
                 f"The student of {name} has diverged and is left out: some of its weights are "
                 "infinite or NaN. Lower the learning rate, or omit this setting",
-                stacklevel=3,
             )
             continue
         point = _point(run, student, chosen, order, of_point, nonmembers, name)
@@ -170,7 +169,8 @@ def _require_auditable(run: Run, nonmembers: Any) -> None:
 def _distinct(name: str, values: Any) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(
-            f"Expected `{name}` to be several values, such as a tuple. Received: {name}={values!r}"
+            f"Expected `{name}` to be a collection of values, such as a tuple. Received: "
+            f"{name}={values!r}"
         )
     distinct = list(dict.fromkeys(values))
     if not distinct:

@@ -190,7 +190,10 @@ def test_annotates_in_github_actions(capsys, monkeypatch, shift, level):
         (["saved.npz", "--max-tpr-at-fpr", "0.01"], "expected FPR:TPR"),
         (["saved.npz", "--max-tpr-at-fpr", "0.01:0.05:1"], "expected FPR:TPR"),
         (["saved.npz", "--max-tpr-at-fpr", "0:0.05"], "`max_tpr_at_fpr` to have TPRs"),
-        (["saved.npz", *["--max-tpr-at-fpr", "0.01:0.05"] * 2], "one FPR twice"),
+        (
+            ["saved.npz", "--max-tpr-at-fpr=0.01:0.05", "--max-tpr-at-fpr=0.01:0.1"],
+            "0.01:0.05 and --max-tpr-at-fpr 0.01:0.1",
+        ),
         (["saved.npz", "--max-auc", "0.6", "--confidence", "1"], "`confidence` to be above 0"),
         (["saved.npz", "--from-logits"], "Expected outputs with --from-logits"),
         (["saved.npz", "--from-logits", "--probabilities"], "not allowed with"),

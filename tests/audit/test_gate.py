@@ -232,13 +232,13 @@ def test_limits_do_not_change_with_the_callers_dictionary():
 
 def test_bad_arguments():
     scores, limits = {"loss": shifted(0.5, size=5)}, Limits(max_auc=0.6)
-    with pytest.raises(TypeError, match=r"dictionary of MembershipScores.*Received: list"):
+    with pytest.raises(TypeError, match=r"dictionary of MembershipScores.*scores of type list"):
         judge([1.0], limits)
     with pytest.raises(TypeError, match="dictionary of MembershipScores"):
         judge({"loss": [1.0]}, limits)
     with pytest.raises(ValueError, match="`scores` to name at least one attack"):
         judge({}, limits)
-    with pytest.raises(TypeError, match=r"`limits` to be Limits. Received: dict"):
+    with pytest.raises(TypeError, match=r"`limits` to be Limits. Received: limits of type dict"):
         judge(scores, {"max_auc": 0.6})
     for confidence in (0, 1, float("nan"), True, "0.95"):
         with pytest.raises(ValueError, match="`confidence` to be above 0 and below 1"):

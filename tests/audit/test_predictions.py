@@ -146,7 +146,7 @@ def test_reads_scores_beside_outputs(save):
         (outputs(LOGITS, LOGITS[:0], labels=[]), "`nonmember_outputs` to have at least one sample"),
         (outputs(LOGITS) | scores(), "scores of 2 and 3, outputs of 4 and 4"),
         (outputs(0.9 * softmax(LOGITS)), "--from-logits or --probabilities.*do not sum to 1"),
-        (outputs(LOGITS, softmax(LOGITS)), "logits on one side, probabilities on the other"),
+        (outputs(LOGITS, softmax(LOGITS)), "member_outputs of logits, nonmember_outputs of prob"),
     ],
 )
 def test_refuses_what_is_no_prediction(save, entries, message):

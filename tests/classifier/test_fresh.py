@@ -102,8 +102,12 @@ def test_shared_share_counts_parameters():
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (3, TypeError, "a keras.Model or a callable that builds one. Received: int"),
-        (lambda: 3, TypeError, "callable `model` to return a keras.Model. Received: int"),
+        (3, TypeError, "a keras.Model or a callable that builds one. Received: model of type int"),
+        (
+            lambda: 3,
+            TypeError,
+            "callable `model` to return a keras.Model.*a return value of type int",
+        ),
         (
             type(
                 "NoConfig", (keras.Model,), {"__init__": lambda self, a: keras.Model.__init__(self)}

@@ -246,7 +246,10 @@ def test_same_seed_same_weights(name, protected, split):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": None}, "Expected `split` to be a PrivateSplit.*Received: NoneType"),
+        (
+            {"split": None},
+            "`split` to be a PrivateSplit.*Received: split of type NoneType",
+        ),
         ({"build_model": 3}, "Expected `model` to be a keras.Model or a callable"),
         ({"epochs": 0}, "Expected `epochs` to be a whole number.*epochs=0"),
         ({"batch_size": 0}, "Expected `batch_size` to be a whole number"),

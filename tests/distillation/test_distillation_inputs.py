@@ -256,18 +256,22 @@ def test_refuses_options_of_fit(reference, teacher, student, options, message):
 @pytest.mark.parametrize("name", ["y", "sample_weight"])
 def test_refuses_columns_beside_a_dataset(reference, student, name):
     options = {name: np.ones((96, 4), "float32")}
-    assert_refused(f"a dataset and `{name}", student, batched(reference), **options)
+    assert_refused(f"Received: {name} of type ndarray", student, batched(reference), **options)
 
 
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
         ({"cache": False}, {}, "Expected a teacher with cache=False.*Received: teacher=None"),
-        ({"cache": False}, {"teacher": 1, "selector": 1}, "Received: a dataset and a selector"),
+        (
+            {"cache": False},
+            {"teacher": 1, "selector": 1},
+            "Received: cache=False, callbacks with En",
+        ),
         (
             {"cache": False},
             {"teacher": 1, "sample_weight": np.ones(96)},
-            "a dataset and y or sample_weight",
+            "Received: sample_weight of type ndarray",
         ),
     ],
 )

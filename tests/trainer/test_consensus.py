@@ -37,7 +37,9 @@ def split():
 
 def train(split, model=build, *, compile=None, fit=None, **settings):
     trainer = DMPTrainer(model, **{"seed": 3, "selector": None, **settings})
-    trainer.compile(keras.optimizers.Adam(0.02), LOGITS_LOSS, metrics=["accuracy"], **(compile or {}))
+    trainer.compile(
+        keras.optimizers.Adam(0.02), LOGITS_LOSS, metrics=["accuracy"], **(compile or {})
+    )
     arguments = {"reference": split.reference, "epochs": 3, "batch_size": 16, "verbose": 0}
     arguments |= {"x": split.members[0], "y": split.members[1]}
     history = trainer.fit(**{**arguments, **(fit or {})})
@@ -147,6 +149,7 @@ def test_the_selector_chooses_by_the_students_entropy(split):
         assert not np.allclose(entropy[selector.indices_], selector.entropy_, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -168,7 +171,7 @@ def test_all_settings_train_a_student_that_has_learned(split, settings):
     )
     x, y = split.nonmembers
     accuracy = np.mean(trainer.predict(x, verbose=0).argmax(axis=1) == y)
-    assert accuracy > 0.5
+    assert accuracy > 1 / nets.CLASSES + 0.12
     assert len(history.history["loss"]) == 6
     students = settings.get("num_students", 1)
     expected = students + (students > 1 or settings.get("self_training", False))
@@ -254,7 +257,8 @@ def test_other_outputs_policies_weights_and_callbacks(split, kind):
     trainer = DMPTrainer(model, consensus=Consensus(num_shards=3), selector=None, seed=1)
     trainer.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"], **compile)
     trainer.fit(x, y, reference=split.reference, epochs=4, batch_size=16, verbose=0, **fit)
-    assert trainer.evaluate(x, y, verbose=0)[1] > 0.5
+    chance = 0.5 if kind == "sigmoid" else 1 / nets.CLASSES
+    assert trainer.evaluate(x, y, verbose=0)[1] > chance + 0.12
     assert len(trainer.rounds) == 2
 
 
@@ -304,9 +308,7 @@ def test_settings_out_of_range_are_named(settings, pattern):
         Consensus(**settings)
 
 
-@pytest.mark.parametrize(
-    ("num_shards", "needed"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (8, 5)]
-)
+@pytest.mark.parametrize(("num_shards", "needed"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (8, 5)])
 def test_more_than_half_of_the_votes_are_needed(num_shards, needed):
     assert Consensus(num_shards=num_shards).votes_needed == needed
 
@@ -374,7 +376,9 @@ def test_too_few_agreed_samples_show_the_votes(split):
 def test_fewer_agreed_samples_than_the_size_are_all_used(split):
     selector = EntropyReferenceSelector(len(split.reference))
     with pytest.warns(UserWarning, match=f"asks for, {len(split.reference)}"):
-        trainer, _ = train(split, consensus=Consensus(num_shards=3), selector=selector)
+        trainer, _ = train(
+            split, consensus=Consensus(num_shards=3, min_votes=3, rounds=1), selector=selector
+        )
     report = trainer.rounds[-1]
     assert report.num_used == report.num_kept < report.pool_size
 

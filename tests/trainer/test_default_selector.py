@@ -69,6 +69,7 @@ def test_the_warning_names_the_remedy(split):
     with pytest.warns(UserWarning, match="No chosen reference sample is predicted as class") as w:
         trained(split, split.reference[:3])
     assert "selector=EntropyReferenceSelector(..., balance_classes=True)" in str(w[0].message)
+    assert w[0].filename == __file__
 
 
 def test_a_run_resumes(tmp_path):

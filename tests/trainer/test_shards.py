@@ -74,8 +74,8 @@ def test_more_shards_than_bundles_are_refused(groups):
 def test_classes_that_a_shard_lacks_are_named():
     labels = np.array([0, 1, 2, 0, 1, 1])
     with pytest.warns(UserWarning, match="shard 2 lacks 2"):
-        warn_of_missing_classes([np.arange(3), np.arange(3, 6)], labels, stacklevel=1)
+        warn_of_missing_classes([np.arange(3), np.arange(3, 6)], labels)
 
 
 def test_complete_shards_do_not_warn():
-    warn_of_missing_classes([np.arange(2), np.arange(2, 4)], np.array([0, 1, 1, 0]), stacklevel=1)
+    warn_of_missing_classes([np.arange(2), np.arange(2, 4)], np.array([0, 1, 1, 0]))

@@ -220,6 +220,7 @@ def test_table(found, tmp_path):
 def test_round_trip(found, tmp_path):
     found.save(tmp_path / "sweep.json")
     assert Sweep.load(tmp_path / "sweep.json") == found
+    assert Sweep.from_dict(found.to_dict()) == found
     values = json.loads((tmp_path / "sweep.json").read_text())
     values["points"][0].pop("report")
     (tmp_path / "sweep.json").write_text(json.dumps(values))
@@ -242,9 +243,9 @@ def test_plot_shows_all_points_and_the_frontier(found, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temperatures": 2.0}, r"`temperatures` to be several values.*temperatures=2\.0"),
+        ({"temperatures": 2.0}, r"`temperatures` to be.*temperatures=2\.0"),
         ({"temperatures": (0.0,)}, "`temperature`"),
-        ({"labels": "soft"}, "`labels` to be several values"),
+        ({"labels": "soft"}, "`labels` to be.*labels='soft'"),
         ({"labels": ("firm",)}, "`labels`.*firm"),
         ({"orders": ()}, "`orders` to have at least one value"),
         ({"orders": ("best",), "sizes": (4,)}, "`order`.*best"),

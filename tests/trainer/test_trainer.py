@@ -636,8 +636,9 @@ def test_overlap_is_found_with_a_ready_teacher_too(split):
 
 def test_overlap_can_be_allowed_with_a_warning(split):
     reference = with_members(split.reference, split.members[0])
-    with pytest.warns(PrivacyWarning, match="5 of 205 samples of `reference` are members"):
+    with pytest.warns(PrivacyWarning, match="5 of 205 samples of `reference` are members") as found:
         train(split, fit={"reference": reference, "allow_overlap": True})
+    assert [warning.filename for warning in found] == [__file__]
 
 
 def test_groups_of_members_are_refused_elsewhere():

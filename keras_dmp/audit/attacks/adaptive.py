@@ -70,7 +70,7 @@ def adaptive_attack(
         seed: Seed of the halves. Defaults to `None`: one is drawn and stored in the result.
         batch_size: Samples per forward call, for arrays. Defaults to the largest that is
             worthwhile.
-        verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
+        verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
     Returns:
         An `AttackScores`; the scores are log odds of membership.

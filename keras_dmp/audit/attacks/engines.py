@@ -33,7 +33,7 @@ class Engines:
         slices: Ways to slice the samples.
         slice_trained_attacks: Whether trained attacks are sliced too.
         seed: Seed of the trained attacks.
-        verbose: 0 or 1.
+        verbose: 0, 1 or 2, as in Keras.
     """
 
     model: keras.Model

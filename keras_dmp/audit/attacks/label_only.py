@@ -76,7 +76,7 @@ def label_only_attack(
         seed: Seed of the perturbations. Defaults to `None`: one is drawn
             and stored in the result.
         batch_size: Samples per call, for arrays. Defaults to the largest that is worthwhile.
-        verbose: 0 or 1. 1 shows a progress bar. Defaults to 0.
+        verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
     Returns:
         An `AttackScores` of all samples, in their order.
@@ -138,7 +138,7 @@ class _Answers:
         if self.keras_model is None and not callable(model):
             raise TypeError(
                 "Expected `model` to be a keras.Model or a callable x -> classes. Received: "
-                f"{type(model).__name__}"
+                f"model of type {type(model).__name__}"
             )
         self._from_logits = from_logits
         self._kind = None

@@ -51,7 +51,7 @@ def black_box_attack(
         batch_size: Integer, batch size of the attack network. Defaults to 128.
         seed: Seed of the halves, the network and its batches. Defaults to `None`: one is drawn
             and stored in the result. No global generator is set or read.
-        verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
+        verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
     Returns:
         An `AttackScores` of the samples that the network was not trained on.
@@ -115,7 +115,7 @@ def white_box_attack(
         epochs: Integer, maximum number of epochs of the attack network. Defaults to 100.
         batch_size: Integer, batch size of the attack network. Defaults to 128.
         seed: As for `black_box_attack`.
-        verbose: 0 or 1. 1 shows progress bars. Defaults to 0.
+        verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
 
     Returns:
         An `AttackScores` of the samples that the network was not trained on.

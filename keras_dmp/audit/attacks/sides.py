@@ -16,7 +16,7 @@ _ORDER_SAMPLES = 64
 
 
 class ArraySide:
-    """Arrays (x, y) or (x, y, sample_weight), checked at once."""
+    """Arrays (x, y) or (x, y, sample_weight), checked immediately."""
 
     def __init__(self, columns: tuple, name: str, model: keras.Model | None):
         self.name = name
@@ -109,19 +109,19 @@ def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySi
         return DatasetSide(data, name, model)
     if isinstance(data, tuple) and len(data) in (2, 3):
         return ArraySide(data, name, model)
-    received = f"a tuple of {len(data)}" if isinstance(data, tuple) else type(data).__name__
+    length = f", length {len(data)}" if isinstance(data, tuple) else ""
     raise TypeError(
         f"Expected `{name}` to be a tuple (x, y) of arrays, or (x, y, sample_weight) with weights "
         "that are ignored, or a tf.data.Dataset or PyDataset that yields such batches. Received: "
-        f"{received}"
+        f"{name} of type {type(data).__name__}{length}"
     )
 
 
 def require_stateless(model: keras.Model) -> None:
     """Raise ValueError for a model that carries state from one batch to the next.
 
-    Its outputs for a sample depend on the samples before it, so that a sample has no outputs of its
-    own to attack, and querying the model changes it.
+    Its outputs for a sample depend on the samples before it, so no outputs belong to the sample
+    alone, and querying the model changes it.
     """
     names = [
         layer.name
@@ -139,7 +139,7 @@ def require_stateless(model: keras.Model) -> None:
 def open_sides(
     members: Any, nonmembers: Any, model: keras.Model, least: int
 ) -> tuple[ArraySide | DatasetSide, ArraySide | DatasetSide]:
-    """Both sides; arrays are compared at once, datasets after they have been read."""
+    """Both sides; arrays are compared immediately, datasets after they have been read."""
     require_stateless(model)
     sides = (open_side(members, "members", model), open_side(nonmembers, "nonmembers", model))
     if all(isinstance(side, ArraySide) for side in sides):

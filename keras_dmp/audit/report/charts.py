@@ -143,7 +143,7 @@ def roc(curves: Sequence[tuple[str, str, RocCurve]], *, title: str, colors: int)
     """
     most = max(max(curve.num_members, curve.num_nonmembers) for _, _, curve in curves)
     lowest = 10.0 ** -min(_MOST_DECADES, max(1, math.ceil(math.log10(most) - 1e-9)))
-    x = _log_axis("false positive rate (nonmembers taken for members)", lowest, _X)
+    x = _log_axis("false positive rate (nonmembers mistaken for members)", lowest, _X)
     y = _log_axis("true positive rate (members recognised)", lowest, _Y)
     series = [
         Series(

@@ -5,8 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_dmp._version import __version__
-from keras_dmp.audit.report import files, sections
+from keras_dmp.audit.report import sections
 from keras_dmp.audit.report.document import (
     Column,
     Document,
@@ -18,12 +17,10 @@ from keras_dmp.audit.report.document import (
 )
 from keras_dmp.audit.report.documented import Documented
 from keras_dmp.audit.report.report import AuditReport
+from keras_dmp.audit.report.saved import Format, Saved
 from keras_dmp.audit.report.verdict import compare
 from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
 
-_FORMAT = "keras_dmp.audit_comparison"
-_FORMAT_VERSION = 1
-_WHAT = "an audit comparison as `AuditComparison.save` writes it"
 _HOW_TRADE_OFF = (
     "Right is more useful, down is more private: a good defence moves a model down and hardly to "
     "the left. The bar is the 95 % interval of the AUC of the strongest attack."
@@ -57,12 +54,14 @@ def compare_audits(reports: Mapping[str, AuditReport]) -> "AuditComparison":
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AuditComparison(Documented):
+class AuditComparison(Documented, Saved):
     """Audit reports of several models, by name.
 
     Attributes:
         reports: The reports, in the order in which they are shown.
     """
+
+    _FORMAT = Format(name="keras_dmp.audit_comparison", version=1, kind="an audit comparison")
 
     reports: Mapping[str, AuditReport]
 
@@ -73,7 +72,7 @@ class AuditComparison(Documented):
         ):
             raise TypeError(
                 "Expected `reports` to be a dictionary of audit reports by model name. "
-                f"Received: {type(self.reports).__name__}"
+                f"Received: reports of type {type(self.reports).__name__}"
             )
         if not self.attacks:
             raise ValueError(
@@ -165,52 +164,14 @@ class AuditComparison(Documented):
             how=sections.HOW_FIGURES,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain dictionaries, lists, numbers and strings, as they are saved."""
-        return {
-            "format": _FORMAT,
-            "format_version": _FORMAT_VERSION,
-            "keras_dmp_version": __version__,
-            "verdict": self.verdict,
-            "reports": {name: report.to_dict() for name, report in self.reports.items()},
-        }
+    def _values(self) -> dict[str, Any]:
+        reports = {name: report.to_dict() for name, report in self.reports.items()}
+        return {"verdict": self.verdict, "reports": reports}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "AuditComparison":
-        """Rebuild a comparison from `to_dict`.
-
-        Raises:
-            ValueError: If the values are not a comparison, are malformed, or have a newer format.
-        """
-        files.require_format(values, name=_FORMAT, newest=_FORMAT_VERSION, what=_WHAT)
-        with files.malformed(_WHAT):
-            reports = values["reports"].items()
-            return cls(reports={name: AuditReport.from_dict(report) for name, report in reports})
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the comparison to a JSON file, whole or not at all.
-
-        Args:
-            path: A path that ends in `.json`; a file there is replaced.
-
-        Raises:
-            ValueError: If the path does not end in `.json`.
-            OSError: If the path cannot be written.
-        """
-        files.write_json(path, self.to_dict())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "AuditComparison":
-        """Read a comparison written by `save`; the two are equal.
-
-        Args:
-            path: Path of the JSON file.
-
-        Raises:
-            ValueError: If the file is not a comparison, is malformed, or has a newer format.
-            OSError: If the file cannot be read.
-        """
-        return cls.from_dict(files.read_json(path))
+    def _from_values(cls, values: dict[str, Any]) -> "AuditComparison":
+        reports = values["reports"].items()
+        return cls(reports={name: AuditReport.from_dict(report) for name, report in reports})
 
     def plot_roc(
         self, path: str | os.PathLike | None = None, *, attack: str | None = None, log: bool = True

@@ -1,6 +1,5 @@
-"""Files of reports: written whole or not at all, JSON of a known format and version."""
+"""Text and JSON files of reports, written whole or not at all."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -45,38 +44,6 @@ def read_json(path: str | os.PathLike) -> Any:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(
             f"Expected `path` to be a JSON file. Received: path={os.fspath(path)!r} ({reason})"
-        ) from error
-
-
-def require_format(values: Any, *, name: str, newest: int, what: str) -> None:
-    """Require the entries that name a format which this version of the library can read.
-
-    Args:
-        values: The values read.
-        name: The format's name, `"keras_dmp.audit_report"`.
-        newest: The newest version that can be read.
-        what: The object in words, `"an audit report as `AuditReport.save` writes it"`.
-    """
-    if not isinstance(values, dict) or values.get("format") != name:
-        raise ValueError(f'Expected {what}. Received: no entry "format": "{name}"')
-    version = values.get("format_version")
-    if not isinstance(version, int) or version > newest:
-        kind = what.partition(" as ")[0]
-        raise ValueError(
-            f"Expected {kind} of format version {newest} or older. "
-            f"Received: version {version!r}, written by keras_dmp "
-            f"{values.get('keras_dmp_version')}; upgrade keras_dmp to read it"
-        )
-
-
-@contextlib.contextmanager
-def malformed(what: str):
-    """Name the object in the message of any error about its values."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"Expected {what}. Received: a malformed one ({type(error).__name__}: {error})"
         ) from error
 
 

@@ -28,8 +28,8 @@ class Findings:
     def __post_init__(self) -> None:
         if not any(result.slice == ENTIRE for result in self.results):
             raise ValueError(
-                "Expected `results` to have at least one result on all samples. "
-                "Received: no such result"
+                f"Expected `results` to have at least one result on slice={ENTIRE!r}. Received: "
+                f"results on slices {[result.slice for result in self.results]}"
             )
         _validate.integer_at_least(1, num_members=self.num_members)
         _validate.integer_at_least(1, num_nonmembers=self.num_nonmembers)

@@ -72,7 +72,7 @@ def draw(
             label=f"{name}, AUC {result.auc:.3f}",
         )
     _scale(axes, results, log)
-    axes.set_xlabel("false positive rate (nonmembers taken for members)")
+    axes.set_xlabel("false positive rate (nonmembers mistaken for members)")
     axes.set_ylabel("true positive rate (members recognised)")
     axes.set_title(title)
     axes.legend(loc="lower right" if not log else "upper left", fontsize="small")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_dmp._version import __version__
-from keras_dmp.audit.report import files, sections
+from keras_dmp.audit.report import sections
 from keras_dmp.audit.report.document import (
     Document,
     Missing,
@@ -21,14 +21,12 @@ from keras_dmp.audit.report.document import (
 )
 from keras_dmp.audit.report.documented import Documented
 from keras_dmp.audit.report.findings import Findings
+from keras_dmp.audit.report.saved import Format, Saved
 from keras_dmp.audit.report.verdict import LOW_FPR, Verdict, judge, strongest_first
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import needed
 from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, notes_on
 
-_FORMAT = "keras_dmp.audit_report"
-_FORMAT_VERSION = 2
-_WHAT = "an audit report as `AuditReport.save` writes it"
 _ATTACKED = (
     "A classifier, queried with samples it was trained on (members) and samples it has never "
     "seen (nonmembers). Each attack tries to distinguish the two."
@@ -41,7 +39,7 @@ _HOW_TRADE_OFF = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class AuditReport(Findings, Documented):
+class AuditReport(Findings, Documented, Saved):
     """The findings of membership inference attacks on a model.
 
     The report contains figures, ROC curves, histograms, and the positions of the most
@@ -75,6 +73,8 @@ class AuditReport(Findings, Documented):
     >>> sorted(report.slice("correct"))
     ['threshold', 'threshold_entropy']
     """
+
+    _FORMAT = Format(name="keras_dmp.audit_report", version=2, kind="an audit report")
 
     @classmethod
     def from_scores(
@@ -110,7 +110,7 @@ class AuditReport(Findings, Documented):
         if not isinstance(scores, Mapping):
             raise TypeError(
                 "Expected `scores` to be a dictionary of MembershipScores by attack. "
-                f"Received: {type(scores).__name__}"
+                f"Received: scores of type {type(scores).__name__}"
             )
         if not scores:
             raise ValueError("Expected `scores` to name at least one attack. Received: scores={}")
@@ -129,10 +129,11 @@ class AuditReport(Findings, Documented):
         )
 
     def with_results(self, *results: AttackResult) -> "AuditReport":
-        """Return the report with added attacks that were run elsewhere: shadow models, canaries.
+        """Return this report with the results of attacks that were run elsewhere added.
 
         Args:
-            *results: Their results, from `AttackResult.from_scores`.
+            *results: Results from `AttackResult.from_scores`, such as those of shadow models and
+                canaries.
 
         Raises:
             ValueError: If the report already has a result for this attack and slice.
@@ -184,7 +185,7 @@ class AuditReport(Findings, Documented):
                     blocks=(
                         Paragraph(words=_ATTACKED, aside=False),
                         sections.samples(self),
-                        Paragraph(words="The simplest attacks use a gap between the two sides."),
+                        Paragraph(words=_GAP),
                     ),
                 ),
                 sections.attackers(result.attack for result in entire),
@@ -201,13 +202,9 @@ class AuditReport(Findings, Documented):
             provenance=sections.provenance(self),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain dictionaries, lists, numbers and strings, as they are saved."""
+    def _values(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
-            "format": _FORMAT,
-            "format_version": _FORMAT_VERSION,
-            "keras_dmp_version": __version__,
             **values,
             "results": [result.to_dict() for result in self.results],
             "notes": list(self.notes),
@@ -217,46 +214,14 @@ class AuditReport(Findings, Documented):
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "AuditReport":
-        """Rebuild a report from `to_dict`.
-
-        Raises:
-            ValueError: If the values are not a report, are malformed, or have a newer format.
-        """
-        files.require_format(values, name=_FORMAT, newest=_FORMAT_VERSION, what=_WHAT)
+    def _from_values(cls, values: dict[str, Any]) -> "AuditReport":
         if values["format_version"] == 1:
             values = {"name": None, "class_names": (), "provenance": {}, **values}
-        with files.malformed(_WHAT):
-            own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
-            own["results"] = tuple(AttackResult.from_dict(result) for result in own["results"])
-            own["notes"] = tuple(own["notes"])
-            own["class_names"] = tuple(own["class_names"])
-            return cls(**own)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the report to a JSON file, whole or not at all.
-
-        Args:
-            path: A path that ends in `.json`; a file there is replaced.
-
-        Raises:
-            ValueError: If the path does not end in `.json`.
-            OSError: If the path cannot be written.
-        """
-        files.write_json(path, self.to_dict())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "AuditReport":
-        """Read a report written by `save`; the two are equal.
-
-        Args:
-            path: Path of the JSON file.
-
-        Raises:
-            ValueError: If the file is not a report, is malformed, or has a newer format.
-            OSError: If the file cannot be read.
-        """
-        return cls.from_dict(files.read_json(path))
+        own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        own["results"] = tuple(AttackResult.from_dict(result) for result in own["results"])
+        own["notes"] = tuple(own["notes"])
+        own["class_names"] = tuple(own["class_names"])
+        return cls(**own)
 
     def plot_roc(
         self,

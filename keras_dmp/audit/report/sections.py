@@ -53,14 +53,14 @@ UNKNOWN = Missing(why="unknown")
 HOW_FIGURES = (
     "AUC: how often a random member looks more like a member than a random nonmember; 0.5 is "
     "guessing, marked in each bar. Advantage: the largest TPR minus FPR. TPR: members recognised "
-    "while at most that share of the nonmembers is taken for members; guessing gives the FPR "
+    "while at most that share of the nonmembers is mistaken for members; guessing gives the FPR "
     "itself. Intervals are at 95 %, each individually; those of the verdict are corrected for the "
     "number of attacks. Epsilon: with 95 % confidence the training is not differentially private "
     "with a smaller epsilon; 0 means nothing was found."
 )
 _HOW_ROC = (
     "A curve shows the share of members recognised (vertical) against the share of nonmembers "
-    "taken for members by mistake (horizontal). On the dotted line the attack guesses. Both axes "
+    "mistaken for members (horizontal). On the dotted line the attack guesses. Both axes "
     "are logarithmic, since an attacker who wants to use the answer needs few mistakes: the left "
     "edge matters, and a curve that rises above the line there identifies some members almost "
     "certainly, whatever the AUC."
@@ -80,7 +80,7 @@ _HOW_CLASSES = (
 )
 _HOW_EXPOSED = (
     "Position of a member among the members that were passed to the audit, and its privacy risk: "
-    "how likely a sample with this score is a member, if half of all candidates are. 50 % is "
+    "how likely a sample with this score is to be a member, if half of all candidates are. 50 % is "
     "guessing. With shadow models: position among all records, and the share of all nonmembers' "
     "scores that its scores as a member beat. The list contains no data of any sample, but it "
     "shows who is exposed: treat it as confidential."

@@ -61,7 +61,7 @@ def plant_canaries(
 ) -> Canaries:
     """Replace random records by canaries, which a model has to memorise.
 
-    An average hides the records that fare worst (Aerni, Zhang & Tramèr, "Evaluations of machine
+    An average hides the most exposed records (Aerni, Zhang & Tramèr, "Evaluations of machine
     learning privacy defenses are misleading", CCS 2024, arXiv 2404.17399). Plant canaries before
     shadow models are trained, so that each of them is a member of half of the models, and compare
     their rates with those of the population in the report.

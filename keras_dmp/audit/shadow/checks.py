@@ -30,16 +30,16 @@ def as_shadow(statistics: Any, name: str) -> np.ndarray:
 
 
 def as_is_member(
-    is_member: Any, shadow: np.ndarray, *, least_in: int, least_out: int, hint: str = ""
+    is_member: Any, shadow: np.ndarray, *, least: int, online: bool, hint: str = ""
 ) -> np.ndarray:
     """Which records each shadow model was trained on, bool (models, n).
 
     Args:
         is_member: The caller's argument.
         shadow: Statistics, (models, n, queries).
-        least_in: Least number of models trained with each record.
-        least_out: Least number of models trained without each record.
-        hint: Advice for the message if there are fewer.
+        least: Least number of models trained without each record and, online, with it.
+        online: Whether the attack uses the models trained with a record.
+        hint: Further advice for the message if there are fewer.
     """
     values = np.asarray(is_member)
     if values.dtype != bool or values.shape != shadow.shape[:2]:
@@ -47,14 +47,14 @@ def as_is_member(
             f"Expected `is_member` to be booleans of shape {shadow.shape[:2]}, models and records. "
             f"Received: {values.dtype} of shape {values.shape}"
         )
-    num_in = np.count_nonzero(values, axis=0)
-    short = np.flatnonzero((num_in < least_in) | (len(values) - num_in < least_out))
+    num_in, least_in = np.count_nonzero(values, axis=0), least if online else 0
+    short = np.flatnonzero((num_in < least_in) | (len(values) - num_in < least))
     if len(short):
         first = short[0]
         raise ValueError(
             f"Expected `is_member` to have each record in at least {least_in} shadow models and "
-            f"out of at least {least_out}. Received: record {first} in {num_in[first]} of "
-            f"{len(values)} models, and {len(short)} such records{hint}"
+            f"out of at least {least}. Received: record {first} in {num_in[first]} of "
+            f"{len(values)} models, and {len(short)} such records; train more shadow models{hint}"
         )
     return values
 

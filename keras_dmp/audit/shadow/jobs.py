@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from keras_dmp._storage import private_file
 from keras_dmp._storage.directories import PrivateDirectory
 from keras_dmp._storage.private_file import Identity, Record
+from keras_dmp._warnings import warn
 
 _TYPE = "shadow model"
 
@@ -86,10 +86,9 @@ class JobDirectory:
         except FileNotFoundError:
             return None
         except private_file.PrivateFileError as error:
-            warnings.warn(
+            warn(
                 f"The file of shadow model {job}, {path.name}, is damaged or belongs to something "
                 f"else ({error}): the model has to be trained again, which `run` does",
-                stacklevel=2,
             )
             return None
 

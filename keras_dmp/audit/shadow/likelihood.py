@@ -16,7 +16,6 @@ from keras_dmp.audit.shadow import checks
 
 # Scaled logits differ by tenths; a smaller deviation than this indicates a saturated output.
 _SMALLEST_DEVIATION = 1e-6
-_FEW = "; train more shadow models"
 
 
 def lira(
@@ -155,9 +154,8 @@ class _Settings:
     def check(self, is_member: Any, shadow: np.ndarray, *, left_out: int) -> np.ndarray:
         """`is_member`, with enough models for each record when `left_out` are left out."""
         least = left_out + (2 if self.variance == "per_sample" else 1)
-        least_in = least if self.online else 0
-        hint = _FEW if self.variance == "fixed" else f'{_FEW}, or use variance="fixed"'
-        return checks.as_is_member(is_member, shadow, least_in=least_in, least_out=least, hint=hint)
+        hint = "" if self.variance == "fixed" else ', or use variance="fixed"'
+        return checks.as_is_member(is_member, shadow, least=least, online=self.online, hint=hint)
 
 
 class _Fit(NamedTuple):

@@ -15,7 +15,6 @@ from keras_dmp.audit.shadow import checks
 
 # Records processed at a time: the copies of all models' statistics stay small.
 _CHUNK_RECORDS = 1024
-_FEW = "; train more shadow models"
 
 
 def rmia(
@@ -158,10 +157,7 @@ class _Settings:
 
     def check(self, is_member: Any, shadow: np.ndarray, *, left_out: int) -> np.ndarray:
         """`is_member`, with enough models for each record when `left_out` are left out."""
-        least = left_out + 1
-        return checks.as_is_member(
-            is_member, shadow, least_in=least if self.online else 0, least_out=least, hint=_FEW
-        )
+        return checks.as_is_member(is_member, shadow, least=left_out + 1, online=self.online)
 
 
 def _as_population(population: Any, records: int) -> np.ndarray:
@@ -178,7 +174,7 @@ def _as_population(population: Any, records: int) -> np.ndarray:
     if np.count_nonzero(chosen) < 2:
         raise ValueError(
             "Expected `population` to have at least two records, one other than the scored one. "
-            f"Received: {np.count_nonzero(chosen)}"
+            f"Received: population with {np.count_nonzero(chosen)} records"
         )
     return chosen
 

@@ -48,7 +48,7 @@ class ShadowAudit:
 
     Every run is a job: a file in `directory`, written whole or not at all. If a process is
     killed, the next one trains the missing models on the same halves. `directory` reveals
-    who is a member of what; only its owner can read it.
+    which record is a member of which model; only its owner can read it.
 
     Args:
         train_fn: Callable `(x, y, seed) -> model`, which trains a model on the members `x`, `y`; or
@@ -114,7 +114,7 @@ class ShadowAudit:
         if not callable(train_fn) and not _trains_many(train_fn):
             raise TypeError(
                 "Expected `train_fn` to be a callable (x, y, seed) -> model. Received: "
-                f"{type(train_fn).__name__}"
+                f"train_fn of type {type(train_fn).__name__}"
             )
         _validate.integer_at_least(4, num_shadow_models=num_shadow_models)
         _validate.integer_at_least(0, seed=seed)
@@ -166,7 +166,8 @@ class ShadowAudit:
             shard: `(i, n)`: this process trains every nth model (of a `StackedTrainer`, every nth
                 group) from the ith. Processes with different shards, on one machine or on several
                 with a shared directory, divide the work. Defaults to `(0, 1)`, all of it.
-            verbose: 0 is silent. Otherwise one progress bar over the models.
+            verbose: 0, 1, 2 or `"auto"`. All but 0 show one progress bar over the models. Defaults
+                to `"auto"`.
 
         Returns:
             The audit itself.
@@ -406,7 +407,7 @@ def _by_name(models: Any) -> dict[str, keras.Model]:
     if not named or not is_proper:
         raise TypeError(
             "Expected `train_fn` to return a keras.Model or a dictionary of models by name. "
-            f"Received: {type(models).__name__}"
+            f"Received: a return value of type {type(models).__name__}"
         )
     return named
 

@@ -73,7 +73,7 @@ class StackedTrainer:
         if isinstance(build_model, keras.Model) or not callable(build_model):
             raise TypeError(
                 "Expected `build_model` to be a callable that builds a model. Received: "
-                f"{type(build_model).__name__}"
+                f"build_model of type {type(build_model).__name__}"
             )
         _validate.integer_at_least(1, epochs=epochs, batch_size=batch_size, group_size=group_size)
         self._build_model = build_model

@@ -188,7 +188,7 @@ class MembershipScores:
     def positive_predictive_value(
         self, fpr: float | None = None, *, prior: float = 0.5
     ) -> float | None:
-        """Share of members among the samples taken for members.
+        """Share of members among the samples classified as members.
 
         At a false positive rate of `fpr` it is prior TPR / (prior TPR + (1 - prior) fpr),
         Jayaraman et al., "Revisiting membership inference under realistic assumptions", PoPETs
@@ -227,7 +227,7 @@ class MembershipScores:
         if fpr is None:
             alpha = (1 - confidence) / 2
             ratio = math.exp(log_ratio_low(*self._sorted, delta=0.0, alpha=alpha))
-            # If everything is taken for a member, the share is the prior.
+            # If everything is classified as a member, the share is the prior.
             low = max(prior, float(_share(ratio, 1.0, prior)))
             return _around(value, (low, 1.0), confidence)
         tpr = self.tpr_at_fpr_interval(fpr, confidence=confidence)

@@ -24,7 +24,7 @@ class RocCurve:
     """Corners of an ROC curve, as counts, from (0, 0) to all samples.
 
     Args:
-        false_positives: Nonmembers taken for members at each threshold, ascending whole numbers.
+        false_positives: Nonmembers mistaken for members at each threshold, ascending whole numbers.
         true_positives: Members recognised at each threshold, ascending whole numbers.
         num_members: Members attacked.
         num_nonmembers: Nonmembers attacked.

@@ -95,8 +95,8 @@ class AttackResult:
         auc_interval: 95 % interval of the AUC, or `None` where there is none.
         advantage: Largest |TPR - FPR| over all thresholds, TF-Privacy's attacker advantage.
         advantage_interval: Its 95 % interval, or `None`.
-        positive_predictive_value: Largest share of members among the samples taken for
-            members, TF-Privacy's figure. A single sample can make it 1.
+        positive_predictive_value: Largest share of members among the samples classified
+            as members, TF-Privacy's figure. A single sample can make it 1.
         tpr_at_fpr: TPR by FPR, for FPRs of 0.1, 0.01 and 0.001: the largest TPR with this
             empirical FPR, where samples with equal scores are flagged at random; `None` with fewer
             than 1 / FPR nonmembers.
@@ -182,7 +182,8 @@ class AttackResult:
         """
         if not isinstance(scores, MembershipScores):
             raise TypeError(
-                f"Expected `scores` to be a MembershipScores. Received: {type(scores).__name__}"
+                "Expected `scores` to be a MembershipScores. Received: scores of type "
+                f"{type(scores).__name__}"
             )
         _validate.integer_at_least(0, most_exposed=most_exposed)
         indices = np.arange(scores.num_members)

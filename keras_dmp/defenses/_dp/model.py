@@ -124,7 +124,7 @@ class DPModel(ClassifierWrapper):
 
         Returns:
             A float, infinite if steps were taken without noise. With Poisson sampling, data
-            sets are neighbors if one member is added or removed; with shuffled batches, if one
+            sets are neighbours if one member is added or removed; with shuffled batches, if one
             member's gradients are set to zero.
 
         Raises:
