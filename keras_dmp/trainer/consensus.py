@@ -79,6 +79,15 @@ class Consensus:
                 f"Received: num_shards={self.num_shards}"
             )
 
+    def __str__(self) -> str:
+        """Return a few words for tables and pictures."""
+        rule = f"{self.votes_needed} of {self.num_shards} votes"
+        if self.aggregation != "votes":
+            rule = f"{self.aggregation.replace('_', ' ')} of {self.num_shards} shards"
+        rounds = f"{self.rounds} round{'s' if self.rounds > 1 else ''}"
+        students = f", {self.num_students} students" if self.num_students > 1 else ""
+        return f"{rule}, {rounds}{students}"
+
     @property
     def votes_needed(self) -> int:
         """Votes that a class needs."""

@@ -290,6 +290,7 @@ class DMPTrainer:
         sizes: Iterable[int | None] = (None,),
         orders: Iterable[str] = ("lowest",),
         labels: Iterable[str] = ("soft",),
+        consensus: Iterable[Consensus | None] | None = None,
         **fit: Any,
     ) -> "Sweep":
         """Train one teacher, label once, and train and audit a student for each combination.
@@ -307,6 +308,8 @@ class DMPTrainer:
             sizes: Numbers of reference samples to choose, None for all. Defaults to all.
             orders: `"lowest"`, `"highest"`, `"random"`. Defaults to the lowest entropy.
             labels: `"soft"`, `"hard"`; hard labels use only temperature 1. Defaults to soft.
+            consensus: Settings of a consensus, each with its own teachers and for all sizes and
+                orders, and `None` for students of one teacher. Defaults to the trainer's.
             **fit: Further arguments of `fit`, for all students.
 
         Returns:
@@ -331,7 +334,8 @@ class DMPTrainer:
         fixed = self._settings.of_distillation()
         del fixed["temperature"], fixed["labels"]  # the grid's
         compensate = fixed["compensate_temperature"]
-        grid = sweeping.Grid.of(temperatures, sizes, orders, labels, compensate)
+        agreed = (self._settings.consensus,) if consensus is None else consensus
+        grid = sweeping.Grid.of(temperatures, sizes, orders, labels, agreed, compensate)
         selectors = grid.selectors(self.selector)
         with prepared(
             self._settings,

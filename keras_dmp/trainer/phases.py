@@ -175,6 +175,7 @@ def _train(
     if run.directory is None:
         trained = fit(epochs=epochs, initial_epoch=0, callbacks=callbacks)
         return Trained(history=trained.history, epochs=trained.epoch, params=trained.params)
+    phase = run.prefix + phase
     write = functools.partial(run.directory.write, phase)
     start = run.directory.newest(phase)
     # The choice of a selector is saved with the labels.

@@ -32,6 +32,7 @@ class Run:
         compiled: The arguments of `compile`.
         settings: The arguments of the trainer.
         directory: The directory of checkpoints, or None. It needs a seed.
+        prefix: First part of the names of its phases' checkpoints.
     """
 
     plan: Plan
@@ -39,6 +40,7 @@ class Run:
     compiled: Compiled
     settings: TrainerSettings
     directory: RunDirectory | None
+    prefix: str = ""
 
     @property
     def teacher_is_ready(self) -> bool:

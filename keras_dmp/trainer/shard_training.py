@@ -72,7 +72,7 @@ class StackedShards:
         Returns:
             The training of each teacher.
         """
-        run, phase = self._run, f"round_{number}_shards"
+        run, phase = self._run, f"{self._run.prefix}round_{number}_shards"
         seed = new_seed() if run.settings.seed is None else run.settings.seed
         self._program.load(self._teachers)
         losses: list[list[float]] = []

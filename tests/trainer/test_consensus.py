@@ -81,7 +81,7 @@ def test_one_shard_and_one_round_equal_dmp_with_hard_labels(split, selector):
 
 @pytest.mark.parametrize("model", [build, build_with_dropout], ids=["at once", "in turn"])
 def test_a_planted_record_changes_one_teacher_only(split, model):
-    x, y = split.members
+    _, y = split.members
     planted = y.copy()
     planted[17] = (planted[17] + 1) % nets.CLASSES
     consensus = Consensus(num_shards=3, rounds=1)
@@ -373,6 +373,7 @@ def test_too_few_agreed_samples_show_the_votes(split):
         train(split, consensus=consensus, compile=still, fit={"reference": x})
 
 
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
 def test_fewer_agreed_samples_than_the_size_are_all_used(split):
     selector = EntropyReferenceSelector(len(split.reference))
     with pytest.warns(UserWarning, match=f"asks for, {len(split.reference)}"):
