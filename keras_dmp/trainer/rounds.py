@@ -21,8 +21,8 @@ from keras_dmp.trainer.votes import Votes, combined
 
 # First numbers of the phases, from which their seeds are derived; see `phases` for plain DMP.
 _TEACHERS, _STUDENTS = 1, 2
-# The student that ranks samples for the selector, and the one that learns from all others.
-_RANKING, _RELEASED = 0, 1_000
+# Index of the student that ranks samples for the selector; others are counted from 1.
+_RANKING = 0
 _FEWEST = 2
 
 
@@ -123,6 +123,7 @@ class Rounds:
         self._distillation = settings.of_distillation()
         # Built and compiled before any training, so that errors are found first.
         self._distiller = run.distiller(plan.student, has_teacher=False, **self._distillation)
+        self._pupils: dict[bool, _Pupil] = {}
         more = range(1, len(self._shards))
         self._teachers = [plan.teacher, *(run.fresh_model(_TEACHERS, 0, one) for one in more)]
         self._at_once = None
@@ -236,49 +237,60 @@ class Rounds:
         self, labeled: LabeledReference, number: int, *, is_last: bool
     ) -> tuple[keras.Model, list[Trained]]:
         """Train the students of a round; return the last one, and the training of each."""
-        count, finish = self._consensus.num_students, self._consensus.self_training
+        count, trained = self._consensus.num_students, []
         phases.announce(f"Consensus, round {number}: training the student", self._run)
-        if count == 1 and not finish:
-            student, trained = self._train_student(labeled, number, 1, is_released=is_last)
-            return student, [trained]
-        found = [self._train_student(labeled, number, one) for one in range(1, count + 1)]
-        students, trained = zip(*found, strict=True)
+        if count == 1 and not self._consensus.self_training:
+            if is_last:
+                return self._train_released(labeled)
+            student, of_student = self._train_student(labeled, number, 1)
+            return student, [of_student]
+        total = np.zeros((self._pool_size, self._run.plan.kind.num_classes))
+        for index in range(1, count + 1):
+            student, of_student = self._train_student(labeled, number, index)
+            trained.append(of_student)
+            for rows, found in self._outputs([student]):
+                total[rows] += self._probabilities(found)[0]
+        kind = self._run.plan.kind
+        mean = probabilities.outputs_of_probabilities(total / count, kind).astype(np.float32)
         announced = f"Consensus, round {number}: training on the students' predictions"
         phases.announce(announced, self._run)
-        everything = self._reference(self._mean(students))
-        student, last = self._train_student(
-            everything, number, _RELEASED, is_released=is_last, labels="soft"
-        )
-        return student, [*trained, last]
+        everything = self._reference(mean)
+        if is_last:
+            student, last = self._train_released(everything, labels="soft")
+        else:
+            student, of_student = self._train_student(everything, number, count + 1, labels="soft")
+            last = [of_student]
+        return student, [*trained, *last]
+
+    def _train_released(
+        self, labeled: LabeledReference, **settings: Any
+    ) -> tuple[keras.Model, list[Trained]]:
+        """Train the student to be released, with the user's callbacks."""
+        run, distiller, of_phase = self._run, self._distiller, {}
+        if settings:
+            settings = {**self._distillation, **settings}
+            distiller = run.distiller(run.plan.student, has_teacher=False, **settings)
+        if labeled.selection is None:
+            callbacks = run.arguments.callbacks
+            others = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
+            of_phase["callbacks"] = others
+        return run.plan.student, [phases.train_student(run, distiller, labeled, **of_phase)]
 
     def _train_student(
-        self,
-        labeled: LabeledReference,
-        number: int,
-        index: int,
-        *,
-        is_released: bool = False,
-        **settings: Any,
+        self, labeled: LabeledReference, number: int, index: int, **settings: Any
     ) -> tuple[keras.Model, Trained]:
-        """Train one student, the one to be released or a fresh one without callbacks."""
-        run = self._run
-        if is_released:
-            distiller, of_phase = self._distiller, {}
-            if labeled.selection is None:
-                callbacks = run.arguments.callbacks
-                others = [of for of in callbacks if not isinstance(of, EntropyReferenceSelector)]
-                of_phase["callbacks"] = others
-            if settings:
-                all_settings = {**self._distillation, **settings}
-                distiller = run.distiller(run.plan.student, has_teacher=False, **all_settings)
-        else:
-            all_settings = {**self._distillation, **settings}
-            numbers = (_STUDENTS, number, index)
-            student = run.fresh_model(*numbers, 0)
-            distiller = run.distiller(student, has_teacher=False, **all_settings)
-            phase = f"round_{number}_student_{index}"
-            of_phase = {"callbacks": [], "phase": phase, "numbers": (*numbers, 1)}
-        return distiller.student, phases.train_student(run, distiller, labeled, **of_phase)
+        """Train a fresh student that is not released; the same model serves all of them."""
+        numbers = (_STUDENTS, number, index)
+        pupil = self._pupils.get(bool(settings))
+        if pupil is None:
+            pupil = _Pupil(self._run, {**self._distillation, **settings})
+            self._pupils[bool(settings)] = pupil
+        pupil.renew(*numbers)
+        of_phase = {"phase": f"round_{number}_student_{index}", "numbers": (*numbers, 1)}
+        trained = phases.train_student(
+            self._run, pupil.distiller, labeled, callbacks=[], **of_phase
+        )
+        return pupil.distiller.student, trained
 
     def _reference(
         self,
@@ -301,15 +313,6 @@ class Rounds:
             pool_size=self._pool_size,
             from_dataset=False,
         )
-
-    def _mean(self, students: Sequence[keras.Model]) -> np.ndarray:
-        """Outputs that stand for the mean prediction of students for the whole pool."""
-        kind = self._run.plan.kind
-        outputs = np.empty((self._pool_size, kind.units), np.float32)
-        for rows, found in self._outputs(students):
-            mean = self._probabilities(found).mean(axis=0)
-            outputs[rows] = probabilities.outputs_of_probabilities(mean, kind)
-        return outputs
 
     def _outputs(self, models: Sequence[keras.Model]) -> Iterator[tuple[slice, list[np.ndarray]]]:
         """The outputs of several models for each part of the pool."""
@@ -344,6 +347,34 @@ class Rounds:
             marginal_share=votes.marginal_share(rows),
             teacher_histories=tuple(one.history for one in trained),
         )
+
+
+class _Pupil:
+    """A student that is trained several times, each time from other fresh weights.
+
+    Tracing a training often takes longer than training a small model.
+
+    Args:
+        run: The run.
+        settings: Settings of the distillation.
+    """
+
+    def __init__(self, run: Run, settings: dict[str, Any]):
+        self._run = run
+        student = run.fresh_model(_STUDENTS)
+        self.distiller = run.distiller(student, has_teacher=False, **settings)
+        optimizer = self.distiller.optimizer
+        if not optimizer.built:
+            optimizer.build(student.trainable_variables)
+        self._fresh = [keras.ops.convert_to_numpy(variable) for variable in optimizer.variables]
+
+    def renew(self, *numbers: int) -> None:
+        """Give it fresh weights, which depend on the seed and these numbers only."""
+        student, other = self.distiller.student, self._run.fresh_model(*numbers)
+        for variable, value in zip(student.variables, other.variables, strict=True):
+            variable.assign(value)
+        for variable, value in zip(self.distiller.optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
 
 
 def _require_enough(kept: np.ndarray, votes: Votes) -> None:
