@@ -8,7 +8,7 @@ from typing import Any
 
 _HOMES = {
     "Consensus": "keras_dmp.trainer.consensus",
-    "ConsensusRound": "keras_dmp.trainer.rounds",
+    "ConsensusRound": "keras_dmp.trainer.consensus_round",
     "DMPTrainer": "keras_dmp.trainer.dmp_trainer",
     "Sweep": "keras_dmp.trainer.sweep",
     "SweepPoint": "keras_dmp.trainer.sweep",

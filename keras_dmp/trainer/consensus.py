@@ -27,7 +27,9 @@ class Consensus:
         num_shards: Number of shards and teachers. With 1, DMP with hard labels. Defaults to 4.
         min_votes: Votes that a class needs, more than half of `num_shards`. Defaults to `None`:
             the lowest number that is more than half.
-        rounds: Number of rounds, at least 1. Defaults to 2.
+        rounds: Number of rounds, at least 1. With `validation_data`, the student of the round with
+            the highest accuracy on it is released, since later rounds help on some data and hurt
+            on others; without, that of the last round. Defaults to 2.
         aggregation: How the kept samples are labelled: `"votes"`, the class with the most votes;
             `"median"` or `"trimmed_mean"` of the teachers' probabilities, which keep their doubt:
             more accurate and less private. `"trimmed_mean"` leaves out the highest and the lowest

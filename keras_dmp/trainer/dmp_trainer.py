@@ -12,8 +12,9 @@ from keras_dmp.reference.selector import EntropyReferenceSelector, selector_amon
 from keras_dmp.trainer import phases, run_directory
 from keras_dmp.trainer.arguments import Compiled, FitArguments
 from keras_dmp.trainer.consensus import Consensus
+from keras_dmp.trainer.consensus_round import ConsensusRound
 from keras_dmp.trainer.phases import Trained
-from keras_dmp.trainer.rounds import ConsensusRound, Rounds
+from keras_dmp.trainer.rounds import Rounds
 from keras_dmp.trainer.run import Run, prepared
 from keras_dmp.trainer.settings import TrainerSettings, checked_selector
 

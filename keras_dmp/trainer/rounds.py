@@ -15,7 +15,10 @@ from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selection import Criteria, ReferenceSummary, Selection, StreamedSelection
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import phases, shard_training, shards
+from keras_dmp.trainer.best_round import BestRound
+from keras_dmp.trainer.consensus_round import ConsensusRound
 from keras_dmp.trainer.phases import Trained
+from keras_dmp.trainer.pupil import Pupil
 from keras_dmp.trainer.run import Run
 from keras_dmp.trainer.votes import Votes, combined
 
@@ -24,59 +27,6 @@ _TEACHERS, _STUDENTS = 1, 2
 # Index of the student that ranks samples for the selector; others are counted from 1.
 _RANKING = 0
 _FEWEST = 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ConsensusRound:
-    """What happened in one round of a consensus. It is private: it depends on the members.
-
-    Attributes:
-        number: Number of the round, from 1.
-        shard_sizes: Number of members of each teacher.
-        pool_size: Number of reference samples.
-        num_kept: Number of samples with enough votes.
-        num_used: Number of samples that the students were trained on, after the selector.
-        agreement: Mean share of the votes that the winning class has, over the whole pool.
-        agreement_by_class: The same over the samples that each class wins; None for a class
-            that wins none.
-        class_counts: Number of samples used of each class.
-        pivotal_share: Share of the samples used whose label another vote of one teacher, and so
-            one member, could have changed.
-        marginal_share: Share of the samples used that one vote fewer would have excluded.
-        teacher_histories: Logs of each shard teacher by name, one value per epoch.
-        student_histories: The same of each student.
-    """
-
-    number: int
-    shard_sizes: tuple[int, ...]
-    pool_size: int
-    num_kept: int
-    num_used: int
-    agreement: float
-    agreement_by_class: tuple[float | None, ...]
-    class_counts: tuple[int, ...]
-    pivotal_share: float
-    marginal_share: float
-    teacher_histories: tuple[dict[str, list[Any]], ...]
-    student_histories: tuple[dict[str, list[Any]], ...] = ()
-
-    def logs(self) -> dict[str, list[Any]]:
-        """All logs by name: `round_1_shard_2_loss`, `round_1_student_1_loss` and similar."""
-        kinds = (("shard", self.teacher_histories), ("student", self.student_histories))
-        return {
-            f"round_{self.number}_{kind}_{index}_{name}": values
-            for kind, histories in kinds
-            for index, history in enumerate(histories, start=1)
-            for name, values in history.items()
-        }
-
-    def __str__(self) -> str:
-        """Return one line for people."""
-        return (
-            f"round {self.number}: {self.num_kept} of {self.pool_size} reference samples have "
-            f"enough votes, {self.num_used} used, agreement {self.agreement:.2f}, one vote could "
-            f"change the labels of {self.pivotal_share:.1%}"
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,7 +73,7 @@ class Rounds:
         self._distillation = settings.of_distillation()
         # Built and compiled before any training, so that errors are found first.
         self._distiller = run.distiller(plan.student, has_teacher=False, **self._distillation)
-        self._pupils: dict[bool, _Pupil] = {}
+        self._pupils: dict[bool, Pupil] = {}
         more = range(1, len(self._shards))
         self._teachers = [plan.teacher, *(run.fresh_model(_TEACHERS, 0, one) for one in more)]
         self._at_once = None
@@ -133,7 +83,7 @@ class Rounds:
 
     def train(self) -> Agreed:
         """Train everything; the plan's student is the one to be released."""
-        student, reports = None, []
+        student, reports, best = None, [], BestRound(self._run)
         for number in range(1, self._consensus.rounds + 1):
             of_teachers = self._train_teachers(number, student)
             votes, outputs = self._vote()
@@ -143,8 +93,15 @@ class Rounds:
             report = self._report(number, votes, rows, of_teachers)
             phases.announce(f"Consensus, {report}", self._run)
             student, of_students = self._train_students(labeled, number, is_last=is_last)
-            histories = tuple(one.history for one in of_students)
-            reports.append(dataclasses.replace(report, student_histories=histories))
+            reports.append(
+                dataclasses.replace(
+                    report,
+                    student_histories=tuple(one.history for one in of_students),
+                    validation_accuracy=best.see(student, number),
+                )
+            )
+        best.keep(student)
+        reports[best.number - 1] = dataclasses.replace(reports[best.number - 1], is_released=True)
         return Agreed(
             teachers=tuple(self._teachers), rounds=tuple(reports), trained=of_students[-1]
         )
@@ -283,7 +240,7 @@ class Rounds:
         numbers = (_STUDENTS, number, index)
         pupil = self._pupils.get(bool(settings))
         if pupil is None:
-            pupil = _Pupil(self._run, {**self._distillation, **settings})
+            pupil = Pupil(self._run, {**self._distillation, **settings})
             self._pupils[bool(settings)] = pupil
         pupil.renew(*numbers)
         of_phase = {"phase": f"round_{number}_student_{index}", "numbers": (*numbers, 1)}
@@ -347,34 +304,6 @@ class Rounds:
             marginal_share=votes.marginal_share(rows),
             teacher_histories=tuple(one.history for one in trained),
         )
-
-
-class _Pupil:
-    """A student that is trained several times, each time from other fresh weights.
-
-    Tracing a training often takes longer than training a small model.
-
-    Args:
-        run: The run.
-        settings: Settings of the distillation.
-    """
-
-    def __init__(self, run: Run, settings: dict[str, Any]):
-        self._run = run
-        student = run.fresh_model(_STUDENTS)
-        self.distiller = run.distiller(student, has_teacher=False, **settings)
-        optimizer = self.distiller.optimizer
-        if not optimizer.built:
-            optimizer.build(student.trainable_variables)
-        self._fresh = [keras.ops.convert_to_numpy(variable) for variable in optimizer.variables]
-
-    def renew(self, *numbers: int) -> None:
-        """Give it fresh weights, which depend on the seed and these numbers only."""
-        student, other = self.distiller.student, self._run.fresh_model(*numbers)
-        for variable, value in zip(student.variables, other.variables, strict=True):
-            variable.assign(value)
-        for variable, value in zip(self.distiller.optimizer.variables, self._fresh, strict=True):
-            variable.assign(value)
 
 
 def _require_enough(kept: np.ndarray, votes: Votes) -> None:

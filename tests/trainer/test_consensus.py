@@ -178,6 +178,24 @@ def test_all_settings_train_a_student_that_has_learned(split, settings):
     assert [len(of.student_histories) for of in trainer.rounds] == [expected] * len(trainer.rounds)
 
 
+def test_the_best_round_on_validation_data_is_released(split):
+    fit = {"validation_data": split.validation, "epochs": 2}
+    trainer, _ = train(split, consensus=Consensus(num_shards=3, rounds=3), fit=fit)
+    x, y = split.validation
+    accuracies = [one.validation_accuracy for one in trainer.rounds]
+    assert len(set(accuracies)) > 1
+    best = int(np.argmax(accuracies))
+    assert [one.is_released for one in trainer.rounds] == [n == best for n in range(3)]
+    released = np.mean(trainer.predict(x, verbose=0).argmax(axis=1) == y)
+    assert released == pytest.approx(max(accuracies))
+
+
+def test_without_validation_data_the_last_round_is_released(agreed):
+    trainer, _ = agreed
+    assert [one.is_released for one in trainer.rounds] == [False, True]
+    assert trainer.rounds[0].validation_accuracy is None
+
+
 # With the rest of the trainer
 
 
