@@ -17,9 +17,6 @@ PREPARED_BY = {
     "adult": "make adult",
     "grocery_baskets": 'pip install "keras-dmp[demo]"',
 }
-ADAM = {"class_name": "adam", "config": {"learning_rate": 1e-3}}
-SGD = {"class_name": "sgd", "config": {"learning_rate": 0.1, "momentum": 0.9}}
-GENTLE_SGD = {"class_name": "sgd", "config": {"learning_rate": 0.02, "momentum": 0.9}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,8 +24,7 @@ class Task:
     """A data set, how it is split, and the net that is trained on it.
 
     `members`, `nonmembers`, `validation` and `reference` are sizes at full scale, `chosen` the
-    reference samples that DMP keeps, its main setting. `epochs` train the undefended net to the
-    end.
+    reference samples that DMP keeps, its main setting. No row is trained for more than `epochs`.
     """
 
     dataset: str
@@ -42,7 +38,6 @@ class Task:
     chosen: tuple[int, ...]
     epochs: int
     batch_size: int
-    student_optimizer: Mapping[str, Any]
     stopped_at: tuple[int, ...]
 
     def sizes(self, scale: float) -> dict[str, int | None]:
@@ -61,8 +56,8 @@ class Task:
         return lambda: self.build(shape, self.num_classes)
 
     def fit_arguments(self, point: "Point") -> dict[str, Any]:
-        """Arguments of `protect`, apart from the seed."""
-        usual = {"epochs": self.epochs, "batch_size": self.batch_size, "optimizer": ADAM}
+        """Arguments of `protect`, apart from the seed; the optimizer is found by a search."""
+        usual = {"epochs": self.epochs, "batch_size": self.batch_size}
         return copy.deepcopy({**usual, **point.fit})
 
 
@@ -83,7 +78,6 @@ _ALL = (
         chosen=(10_000, 5_000, 20_000, 31_000),
         epochs=20,
         batch_size=128,
-        student_optimizer=SGD,
         stopped_at=(3, 1, 2, 5),
     ),
     Task(
@@ -98,7 +92,6 @@ _ALL = (
         chosen=(10_000, 5_000, 20_000),
         epochs=20,
         batch_size=128,
-        student_optimizer=SGD,
         stopped_at=(3, 1, 2, 5),
     ),
     Task(
@@ -113,7 +106,6 @@ _ALL = (
         chosen=(5_000, 2_500, 10_000),
         epochs=60,
         batch_size=64,
-        student_optimizer=GENTLE_SGD,
         stopped_at=(10, 3, 5, 20),
     ),
     Task(
@@ -128,7 +120,6 @@ _ALL = (
         chosen=(10_000, 5_000, 20_000),
         epochs=60,
         batch_size=128,
-        student_optimizer=GENTLE_SGD,
         stopped_at=(5, 2, 10, 20),
     ),
 )
@@ -170,7 +161,10 @@ class Point:
         return defenses.get(self.defense, **copy.deepcopy(dict(self.settings)))
 
     def key(self, task: Task, scale: float, seed: int) -> str:
-        """Identifier of its row: everything that it depends on, in one fixed order."""
+        """Identifier of its row: everything that it depends on, in one fixed order.
+
+        Settings that are dataclasses count by their fields.
+        """
         facts = {
             "dataset": task.dataset,
             "model": task.model,
@@ -182,14 +176,13 @@ class Point:
             "sizes": task.sizes(scale),
             "seed": seed,
         }
-        return json.dumps(facts, sort_keys=True)
+        return json.dumps(facts, sort_keys=True, default=dataclasses.asdict)
 
 
 def curves(task: Task, scale: float) -> dict[str, Curve]:
     """Every curve of a task by name, the most important first, then the cheap ones."""
     chosen = tuple(_scaled(size, scale) for size in task.chosen)
-    student = {"student_optimizer": dict(task.student_optimizer)}
-    soft, hard = ({**student, "labels": labels} for labels in ("soft", "hard"))
+    soft, hard = ({"labels": labels} for labels in ("soft", "hard"))
     controls = ("random", "highest")
     found = [
         Curve(name="none", defense="none"),
@@ -253,7 +246,6 @@ def _regularizers() -> list[Curve]:
 
 
 def _rivals(task: Task, chosen: int) -> list[Curve]:
-    student = {"student_optimizer": dict(task.student_optimizer), "student_epochs": task.epochs}
     return [
         Curve(
             name="adversarial_regularization",
@@ -267,7 +259,7 @@ def _rivals(task: Task, chosen: int) -> list[Curve]:
             defense="pate",
             setting="num_teachers",
             values=(10, 5, 25),
-            fixed={**student, "queries": chosen, "noise": 1.0},
+            fixed={"student_epochs": task.epochs, "queries": chosen, "noise": 1.0},
             # A shard is small: at the batch and epochs of the others a teacher hardly moves.
             fit={"batch_size": 32, "epochs": 2 * task.epochs},
             cost=4,

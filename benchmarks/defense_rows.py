@@ -6,12 +6,13 @@ import math
 import pathlib
 import resource
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.rows import Measured
 
 FPRS = (0.01, 0.001)
-POINT, SHADOW = "point", "shadow"
+POINT, SHADOW, TRIAL = "point", "shadow", "trial"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,8 @@ class PointRow(Measured):
     """One model: a data set, a net, a defence, its settings and a seed.
 
     `attacks` has the figures of each attack by name, None where it does not apply. `seconds` is
-    training alone. `epsilon` is None without a guarantee.
+    training alone. `epsilon` is None without a guarantee. `search` is what the search for its
+    settings chose, with the number of trials.
     """
 
     key: str
@@ -32,6 +34,7 @@ class PointRow(Measured):
     value: Any
     settings: dict[str, Any]
     fit: dict[str, Any]
+    search: dict[str, Any]
     headline: bool
     sizes: dict[str, int]
     member_accuracy: float
@@ -48,9 +51,11 @@ class PointRow(Measured):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShadowRow(Measured):
-    """A defence under shadow models that repeat it, with canaries planted among the records.
+    """A defence under shadow models that repeat it, perhaps with canaries among the records.
 
     Figures in `attacks` are for records that are not canaries, those in `canaries` for canaries.
+    Every model is a run with a seed and members of its own: `targets` has the test accuracy of
+    each, and the AUC of each attack against it.
     """
 
     key: str
@@ -58,7 +63,11 @@ class ShadowRow(Measured):
     model: str
     scale: float
     curve: str
+    setting: str | None
+    value: Any
     settings: dict[str, Any]
+    search: dict[str, Any]
+    headline: bool
     shadow_models: int
     records: int
     planted: int
@@ -67,6 +76,7 @@ class ShadowRow(Measured):
     test_accuracy: float
     attacks: dict[str, dict[str, Any]]
     canaries: dict[str, dict[str, Any]]
+    targets: dict[str, list[float]]
     kind: str = SHADOW
 
 
@@ -98,6 +108,21 @@ def result_figures(result: Any) -> dict[str, Any]:
         "num_members": result.num_members,
         "num_nonmembers": result.num_nonmembers,
     }
+
+
+def chosen(row: dict[str, Any]) -> str:
+    """What the search chose for a row, in a few characters; empty for rows without a search."""
+    search = row.get("search")
+    if search is None:
+        return ""
+    epochs = "1 epoch" if search["epochs"] == 1 else f"{search['epochs']} epochs"
+    return f"{search['optimizer']} {search['learning_rate']:g}, {epochs}"
+
+
+def searches(rows: Iterable[dict[str, Any]]) -> bool:
+    """Whether these rows were all found by a search of the same number of trials."""
+    trials = {row["search"]["trials"] if row.get("search") else None for row in rows}
+    return len(trials) == 1 and None not in trials
 
 
 def finite(value: float | None) -> float | None:

@@ -1,153 +1,167 @@
-"""Shadow models that repeat the defences of the headline rows, with canaries among the records."""
+"""Shadow models that repeat the defences, every one with the settings that its search found.
 
-import copy
+Without canaries the records are as they are: accuracy and LiRA's figures of the headline. With
+`--canary-share` some records are mislabelled, and the figures of these worst-off members are
+listed separately. The settings are those found on records without canaries.
+"""
+
 import dataclasses
 import json
 import time
 
 import keras
+import numpy as np
 
 import keras_dmp
-from benchmarks import defense_cases
+from benchmarks import defense_cases, search
 from benchmarks.defense_rows import ShadowRow, result_figures
 from benchmarks.frontier import best_rivals
-from keras_dmp import DMPTrainer, EntropyReferenceSelector, datasets
+from keras_dmp import DMPTrainer, EntropyReferenceSelector, datasets, defenses
 from keras_dmp.audit import ShadowAudit, plant_canaries
 
 KIND = "mislabelled"
 ATTACKS = ("loss", "lira_fixed", "lira")
-# One twentieth of the records is mislabelled; validation has one tenth of the number of records.
-CANARY_SHARE, VALIDATION_SHARE = 0.05, 0.1
+# Validation has one tenth of the number of records.
+VALIDATION_SHARE = 0.1
+# The control whose frontier tells what is possible at equal risk is there with all its points.
+WHOLE_CURVE = ("early_stopping",)
 CORE = ("none", "early_stopping", "dmp_soft", "dmp_hard")
 
 
-def headline_points(task, scale):
-    """The headline point of each curve."""
-    return {point.curve: point for point in defense_cases.points(task, scale) if point.headline}
+def audited_points(task, scale):
+    """Points with shadow models by curve: all of some controls, the headline point of others."""
+    found = {}
+    for point in defense_cases.points(task, scale):
+        if point.headline or point.curve in WHOLE_CURVE:
+            found.setdefault(point.curve, []).append(point)
+    return found
 
 
-def data(task, scale):
-    """Records of the audit, half of which are members of each model, and the rest of the split."""
+def data(task, scale, canary_share):
+    """Records of the audit with their canaries, or None, and the rest of the split.
+
+    Half of the records are members of each model.
+    """
     records = 2 * task.sizes(scale)["members"]
     x, y = datasets.load(task.dataset)
     split = keras_dmp.split_private(
         x, y, members=records, nonmembers=2, validation=round(VALIDATION_SHARE * records), seed=0
     )
-    count = round(CANARY_SHARE * records)
+    count = round(canary_share * records)
+    if not count:
+        return split, None
     planted = plant_canaries(*split.members, count=count, kind=KIND, seed=0)
-    return planted, split
+    return dataclasses.replace(split, members=(planted.x, planted.y)), planted
 
 
-def core(task, split, points):
-    """A `train_fn` of undefended training, early stopping and DMP, whose teachers are shared."""
+def name_of(point):
+    """Name of a point's models within an audit."""
+    return point.curve if point.setting is None else f"{point.curve} {point.setting}={point.value}"
+
+
+def trainer(task, split, points):
+    """A `train_fn` that trains these points; DMP students of equal teachers share one."""
     build = task.builder(split)
 
     def train(x, y, seed):
         own = dataclasses.replace(split, members=(x, y))
-        trained = {
-            name: points[name]
-            .make()
-            .protect(build, own, **task.fit_arguments(points[name]), seed=seed)
-            for name in ("none", "early_stopping")
-        }
-        for name in ("dmp_soft", "dmp_hard"):
-            trained[name] = student(task, build, own, points[name], trained["none"], seed)
+        undefended = {}
+
+        def protect(defense, fit):
+            return defense.protect(build, own, **fit, seed=seed)
+
+        def without_defense(fit):
+            known = json.dumps(fit, sort_keys=True)
+            if known not in undefended:
+                undefended[known] = protect(defenses.get("none"), fit)
+            return undefended[known]
+
+        trained = {}
+        for point in points:
+            fit = task.fit_arguments(point)
+            if point.defense == "none":
+                model = without_defense(fit)
+            elif point.curve in ("dmp_soft", "dmp_hard"):
+                model = student(build, own, point, fit, without_defense(fit), seed)
+            else:
+                model = protect(point.make(), fit)
+            trained[name_of(point)] = model
         return trained
 
     return train
 
 
-def student(task, build, split, point, teacher, seed):
+def student(build, split, point, fit, teacher, seed):
     """A DMP student of a trained teacher, identical to that of the defence with this teacher."""
-    settings = point.settings
-    trainer = DMPTrainer(
-        build,
-        teacher,
-        EntropyReferenceSelector(size=settings["size"], seed=seed),
-        labels=settings["labels"],
-        seed=seed,
-    )
+    selector = EntropyReferenceSelector(size=point.settings["size"], seed=seed)
+    labels = point.settings["labels"]
+    trainer = DMPTrainer(build, teacher, selector=selector, labels=labels, seed=seed)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    trainer.compile(keras.optimizers.get(copy.deepcopy(settings["student_optimizer"])), loss=loss)
+    trainer.compile(keras.optimizers.get(fit["optimizer"]), loss=loss)
     trainer.fit(
         *split.members,
         reference=split.reference,
-        epochs=task.epochs,
-        batch_size=task.batch_size,
+        epochs=fit["epochs"],
+        batch_size=fit["batch_size"],
         verbose=0,
     )
     return trainer.student
 
 
-def rival(task, split, point):
-    """A `train_fn` of one other defence."""
-    build = task.builder(split)
-
-    def train(x, y, seed):
-        own = dataclasses.replace(split, members=(x, y))
-        model = point.make().protect(build, own, **task.fit_arguments(point), seed=seed)
-        return {point.curve: model}
-
-    return train
-
-
-def key(task, scale, point, models):
+def key(task, options, point):
     """Identifier of a shadow row."""
     facts = {
-        "shadow": models,
+        "shadow": options.shadow_models,
+        "canaries": options.canary_share,
         "dataset": task.dataset,
         "model": task.model,
-        "scale": scale,
+        "scale": options.scale,
         "curve": point.curve,
         "settings": dict(point.settings),
         "fit": task.fit_arguments(point),
-        "members": task.sizes(scale)["members"],
+        "members": task.sizes(options.scale)["members"],
     }
-    return json.dumps(facts, sort_keys=True)
+    return json.dumps(facts, sort_keys=True, default=dataclasses.asdict)
 
 
 def run(task, options, results):
     """Train the shadow models that are missing, the core first, and write their rows.
 
     Raises:
-        SystemExit: If there is nothing yet to tell the best rivals by.
+        SystemExit: If a point has not been searched, or if there is nothing yet to tell the best
+            rivals by.
     """
-    points = headline_points(task, options.scale)
+    points = audited_points(task, options.scale)
     groups = [CORE, *((name,) for name in _rivals(task, options, results))]
-    planted = split = None
+    split = planted = None
     for names in groups:
-        keys = {
-            name: key(task, options.scale, points[name], options.shadow_models) for name in names
-        }
-        if all(each in results for each in keys.values()):
+        found = [
+            _searched(task, options, point, results) for name in names for point in points[name]
+        ]
+        keys = [key(task, options, each.point) for each in found]
+        if all(each in results for each in keys):
             continue
-        if planted is None:
-            planted, split = data(task, options.scale)
-        is_core = names == CORE
-        train = core(task, split, points) if is_core else rival(task, split, points[names[0]])
-        settings = {name: json.loads(keys[name]) | {"shadow": None} for name in names}
+        if split is None:
+            split, planted = data(task, options.scale, options.canary_share)
         audit = ShadowAudit(
-            train,
-            planted.x,
-            planted.y,
+            trainer(task, split, [each.point for each in found]),
+            *split.members,
             num_shadow_models=options.shadow_models,
-            repeats=planted.repeats,
-            directory=options.directory / f"{task.dataset}_{options.scale:g}_{_group(names)}",
-            config={"canaries": KIND, "points": settings},
+            repeats=None if planted is None else planted.repeats,
+            directory=options.directory / _folder(task, options, names),
+            config={"points": [json.loads(each) | {"shadow": None} for each in keys]},
         )
         start, left = time.perf_counter(), audit.num_unfinished
         audit.run()
         # Only models that this process trained count towards its time.
         seconds = (time.perf_counter() - start) / left if left else 0.0
-        for name in names:
-            if keys[name] not in results:
-                results.append(
-                    _row(task, options, points[name], keys[name], audit, planted, seconds)
-                )
+        for its_key, each in zip(keys, found, strict=True):
+            if its_key not in results:
+                results.append(_row(task, options, each, its_key, audit, planted, seconds))
 
 
 def _rivals(task, options, results):
-    if options.rivals:
+    if options.rivals is not None:
         return [name for name in options.rivals if name not in CORE]
     rows = [
         row
@@ -158,17 +172,31 @@ def _rivals(task, options, results):
     if not rivals:
         raise SystemExit(
             f"No rows of {task.dataset} at scale {options.scale:g} tell the best rivals yet: "
-            "compute them, or name rivals with --rivals"
+            "compute them, or name rivals with --rivals, which without a name is none"
         )
     return rivals
 
 
-def _group(names):
-    return "core" if names == CORE else names[0]
+def _searched(task, options, point, results):
+    found = search.found(task, options.scale, point, results)
+    if found is None:
+        raise SystemExit(
+            f"The search for {name_of(point)} of {task.dataset} at scale {options.scale:g} is not "
+            "finished: run this benchmark with --only-search first"
+        )
+    return found
 
 
-def _row(task, options, point, its_key, audit, planted, seconds):
-    report = audit.report(ATTACKS, model=point.curve, canaries=planted.indices)
+def _folder(task, options, names):
+    canaries = f"_{options.canary_share:g}_canaries" if options.canary_share else ""
+    group = "core" if names == CORE else names[0]
+    return f"{task.dataset}_{options.scale:g}{canaries}_{group}"
+
+
+def _row(task, options, found, its_key, audit, planted, seconds):
+    point = found.point
+    name, canaries = name_of(point), None if planted is None else planted.indices
+    report = audit.report(ATTACKS, model=name, canaries=canaries)
     slices = {"all": {}, "canaries": {}}
     for result in report.results:
         slices[result.slice][result.attack] = result_figures(result)
@@ -178,15 +206,35 @@ def _row(task, options, point, its_key, audit, planted, seconds):
         model=task.model,
         scale=options.scale,
         curve=point.curve,
+        setting=point.setting,
+        value=point.value,
         settings=dict(point.settings),
+        search=found.figures,
+        headline=point.headline,
         shadow_models=options.shadow_models,
         records=audit.num_records,
-        planted=len(planted.indices),
+        planted=0 if planted is None else len(canaries),
         canary_kind=KIND,
         member_accuracy=report.member_accuracy,
         test_accuracy=report.nonmember_accuracy,
         attacks=slices["all"],
         canaries=slices["canaries"],
+        targets=_targets(audit.statistics(name), canaries),
         seconds=seconds,
         seed=audit.seed,
     )
+
+
+def _targets(statistics, canaries):
+    """Test accuracy of each model, and each attack's AUC and TPRs against it, by name."""
+    records = np.arange(statistics.is_member.shape[1])
+    if canaries is not None:
+        records = np.setdiff1d(records, canaries)
+    correct, is_member = statistics.correct[:, records], statistics.is_member[:, records]
+    sides = zip(correct, ~is_member, strict=True)
+    figures = {"test_accuracy": [float(mine[outside].mean()) for mine, outside in sides]}
+    for attack in ATTACKS:
+        scores = statistics.scores(attack)
+        targets = [scores.target(each, records) for each in range(scores.num_targets)]
+        figures[f"{attack}_auc"] = [target.auc() for target in targets]
+    return figures

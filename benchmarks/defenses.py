@@ -5,9 +5,11 @@
     python -m benchmarks.defenses --dataset grocery_baskets --headline --out results.jsonl
 
 A row is a data set, a net, a defence with its settings, and a seed, which also determines the split
-of the data. Rows that are already in the file are not computed again, so an interrupted run can be
-resumed. The most important rows come first. `--headline` adds audits with shadow models, whose runs
-are stored in `runs/`. `python -m benchmarks.tabulate` creates tables from the file.
+of the data. Optimizer, learning rate and epochs of every row come from the same search on
+validation data (`benchmarks/search.py`), whose trials are rows too. Rows that are already in the
+file are not computed again, so an interrupted run can be resumed. The most important rows come
+first. `--headline` adds audits with shadow models, whose runs are stored in `runs/`.
+`python -m benchmarks.tabulate` creates tables from the file.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from benchmarks import defense_cases, defense_shadows
+from benchmarks import defense_cases, defense_shadows, search
 from benchmarks.defense_rows import PeakMemory, PointRow, ResultFile, attack_figures, finite
 from keras_dmp import datasets, defenses
 from keras_dmp.audit import MembershipScores, black_box_attack, loss_scores, white_box_attack
@@ -85,7 +87,7 @@ def attack(model, split, outputs, seed, white_box):
     return found
 
 
-def measure(task, split, point, *, scale, seed, undefended_seconds):
+def measure(task, split, point, *, scale, seed, found, undefended_seconds):
     """Train one model, attack it, and return its row."""
     fit = task.fit_arguments(point)
     defense = point.make()
@@ -113,6 +115,7 @@ def measure(task, split, point, *, scale, seed, undefended_seconds):
         value=point.value,
         settings=dict(point.settings),
         fit=fit,
+        search=found,
         headline=point.headline,
         sizes={part: len(split.indices[part]) for part in split.indices},
         member_accuracy=accuracies[0],
@@ -129,13 +132,51 @@ def measure(task, split, point, *, scale, seed, undefended_seconds):
     )
 
 
-@functools.lru_cache(maxsize=1)
+# That of the search, and that of the rows.
+@functools.lru_cache(maxsize=2)
 def _split(dataset, scale, seed):
     return defense_cases.TASKS[dataset].split(scale, seed)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """One training: a trial of the search for a point, or, without a trial, a row of it."""
+
+    task: defense_cases.Task
+    point: defense_cases.Point
+    seed: int
+    trial: search.Trial | None
+
+    @property
+    def name(self):
+        """The step in words."""
+        words = [self.task.dataset, self.point.curve]
+        if self.point.setting:
+            words.append(f"{self.point.setting}={self.point.value}")
+        if self.trial is None:
+            return " ".join([*words, f"seed={self.seed}"])
+        trial = self.trial
+        return " ".join([*words, f"{trial.optimizer} {trial.learning_rate:g} x {trial.share:g}"])
+
+    def run(self, scale, results):
+        """Train, measure, and return the row."""
+        split = _split(self.task.dataset, scale, self.seed)
+        if self.trial is not None:
+            return search.measure(self.task, split, scale, self.point, self.trial)
+        found = search.found(self.task, scale, self.point, results)
+        return measure(
+            self.task,
+            split,
+            found.point,
+            scale=scale,
+            seed=self.seed,
+            found=found.figures,
+            undefended_seconds=results.undefended_seconds(self.task.dataset, scale, self.seed),
+        )
+
+
 def unfinished(options, results):
-    """Task, point and seed of each row to compute, in the order of their use."""
+    """The steps that have no row yet, in the order of their use."""
     todo = []
     for dataset in options.dataset:
         task = defense_cases.TASKS[dataset]
@@ -145,11 +186,17 @@ def unfinished(options, results):
             if (point.headline or options.points == "all")
             and (not options.defenses or {point.curve, point.defense} & set(options.defenses))
         ]
-        todo += [
-            (task, point, seed)
-            for point, seed in defense_cases.ordered(points, options.seeds)
-            if point.key(task, options.scale, seed) not in results
-        ]
+        searched = set()
+        for point, seed in defense_cases.ordered(points, options.seeds):
+            where = {"task": task, "point": point}
+            if id(point) not in searched:
+                searched.add(id(point))
+                trials = search.unfinished(task, options.scale, point, results)
+                todo += [Step(**where, seed=search.SEED, trial=trial) for trial in trials]
+            found = search.found(task, options.scale, point, results)
+            is_done = found and found.point.key(task, options.scale, seed) in results
+            if not (is_done or options.only_search):
+                todo.append(Step(**where, seed=seed, trial=None))
     return todo
 
 
@@ -171,48 +218,35 @@ def run(options, results):
     )
     failed = 0
     if todo:
-        task, _, seed = todo[0]
-        warm_up(task, _split(task.dataset, options.scale, seed))
+        warm_up(todo[0].task, _split(todo[0].task.dataset, options.scale, todo[0].seed))
     with Progress(*columns, speed_estimate_period=1e5) as progress:
         # Rows count by what they cost, so that the time left is about right.
-        costs = [max(1, round(point.cost)) for _, point, _ in todo]
+        costs = [max(1, round(step.point.cost)) for step in todo]
         bar = progress.add_task("defences", total=sum(costs), rows=f"0/{len(todo)}")
-        for number, ((task, point, seed), cost) in enumerate(zip(todo, costs, strict=True), 1):
-            name = f"{task.dataset} {point.curve}"
-            name += f" {point.setting}={point.value}" if point.setting else ""
-            progress.update(bar, description=f"{name} seed={seed}")
+        show = functools.partial(progress.console.print, markup=False, soft_wrap=True)
+        for number, (step, cost) in enumerate(zip(todo, costs, strict=True), 1):
+            progress.update(bar, description=step.name)
             try:
-                row = measure(
-                    task,
-                    _split(task.dataset, options.scale, seed),
-                    point,
-                    scale=options.scale,
-                    seed=seed,
-                    undefended_seconds=results.undefended_seconds(
-                        task.dataset, options.scale, seed
-                    ),
-                )
+                row = step.run(options.scale, results)
             except Exception as error:
                 # One row that fails must not take a night's other rows along.
                 failed += 1
-                progress.console.print(
-                    f"{name} seed={seed} failed: {type(error).__name__}: {error}",
-                    markup=False,
-                    soft_wrap=True,
-                )
+                show(f"{step.name} failed: {type(error).__name__}: {error}")
             else:
                 results.append(row)
-                line = _line(name, row)
-                progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                show(f"{step.name}: {_figures(row)}", highlight=False)
             progress.update(bar, advance=cost, rows=f"{number}/{len(todo)}")
             keras.utils.clear_session()
             gc.collect()
     return failed
 
 
-def _line(name, row):
+def _figures(row):
+    if row.kind == search.TRIAL:
+        accuracy = row.error or f"validation accuracy {row.validation_accuracy:.3f}"
+        return f"{accuracy}; {row.seconds:.1f} s"
     return (
-        f"{name} seed={row.seed}: {row.member_accuracy:.3f} / {row.test_accuracy:.3f}, AUC loss "
+        f"{row.member_accuracy:.3f} / {row.test_accuracy:.3f}, AUC loss "
         f"{row.attacks['loss']['auc']:.3f}, black box {row.attacks['black_box']['auc']:.3f}; "
         f"{row.seconds:.1f} + {row.audit_seconds:.1f} s"
     )
@@ -245,12 +279,14 @@ def _options(arguments):
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--points", choices=("all", "headline"), default="all")
+    parser.add_argument("--only-search", action="store_true", help="choose settings, no rows")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the sizes")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON lines, appended to")
     parser.add_argument("--headline", action="store_true", help="shadow models and canaries too")
     parser.add_argument("--shadow-models", type=int, default=16)
+    parser.add_argument("--canary-share", type=float, default=0.0, help="of the shadow records")
     parser.add_argument(
-        "--rivals", nargs="+", metavar="CURVE", help="default: the two that DMP gains least over"
+        "--rivals", nargs="*", metavar="CURVE", help="default: the two that DMP gains least over"
     )
     parser.add_argument("--directory", type=pathlib.Path, default=pathlib.Path("runs/defenses"))
     options = parser.parse_args(arguments)
@@ -261,6 +297,8 @@ def _options(arguments):
         parser.error(f"--scale must be above 0 and at most 1, not {options.scale}")
     if options.headline and options.shadow_models < 16:
         parser.error(f"--shadow-models must be at least 16, not {options.shadow_models}")
+    if not 0 <= options.canary_share < 1:
+        parser.error(f"--canary-share must be at least 0 and below 1, not {options.canary_share}")
     if not options.out.absolute().parent.is_dir():
         parser.error(f"the folder of --out does not exist: {options.out}")
     return options

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from scipy import stats
 
-from benchmarks.defense_rows import POINT
+from benchmarks.defense_rows import POINT, SHADOW
 
 # Name of a risk: attack and figure in the rows. The paper's risk is the attacks' accuracy.
 RISKS = {
@@ -18,6 +18,8 @@ RISKS = {
 }
 OURS = "dmp_soft"
 CONTROLS = ("none", "early_stopping")
+# The attack of the headline: with few shadow models, one variance for all records finds most.
+STRONGEST = "lira_fixed"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,25 @@ class Gain:
     def relative(self) -> float:
         """Relative gain of the first over the second: 0.2 is 20 % more accurate."""
         return self.ours / self.theirs - 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Equal:
+    """A defence beside the controls at equal risk and at equal accuracy, one value per model.
+
+    Attributes:
+        risks: Its risk.
+        accuracies: Its test accuracy.
+        control_accuracies: The accuracy that controls reach with at most its risk; of the control
+            with the lowest risk if none has so little.
+        control_risks: The lowest risk of a control with at least its accuracy; that of the most
+            accurate control if none has so much. NaN if each control is more accurate.
+    """
+
+    risks: np.ndarray
+    accuracies: np.ndarray
+    control_accuracies: np.ndarray
+    control_risks: np.ndarray
 
 
 def risk_of(row: dict, risk: str) -> float | None:
@@ -64,6 +85,16 @@ def accuracy_at(points: np.ndarray, risk: float) -> float:
     if not len(points) or risk < points[0, 0]:
         return float("nan")
     return float(np.interp(risk, points[:, 0], points[:, 1]))
+
+
+def risk_at(points: np.ndarray, accuracy: float) -> float:
+    """Risk at which a frontier reaches an accuracy, linear between its points.
+
+    NaN below its first point. Beyond its last one it is that point's, which is less accurate.
+    """
+    if not len(points) or accuracy < points[0, 1]:
+        return float("nan")
+    return float(np.interp(accuracy, points[:, 1], points[:, 0]))
 
 
 def gain(ours: np.ndarray, risk: float, theirs: np.ndarray) -> Gain:
@@ -114,6 +145,46 @@ def gains(rows: Iterable[dict], risk: str, ours: str = OURS) -> dict[str, list[G
                 compared.append(gain(ends[0], at[0], ends[1]))
         if compared:
             found[curve] = compared
+    return found
+
+
+def at_equal(rows: Iterable[dict], attack: str = STRONGEST) -> dict[str, Equal]:
+    """Each audited defence beside the controls, by the key of its row.
+
+    Models of one number have the same members in all rows of an audit, so that defences are
+    compared model by model. Rows with canaries do not count: some of their labels are wrong.
+
+    Args:
+        rows: Rows of one data set and scale.
+        attack: Name of the attack whose AUC is the risk.
+    """
+    audited = [row for row in rows if row["kind"] == SHADOW and not row["planted"]]
+    figures = {
+        row["key"]: np.transpose([row["targets"][f"{attack}_auc"], row["targets"]["test_accuracy"]])
+        for row in audited
+    }
+    found = {}
+    for row in audited:
+        mine = figures[row["key"]]
+        controls = [
+            figures[other["key"]]
+            for other in audited
+            if other["curve"] in CONTROLS and len(figures[other["key"]]) == len(mine)
+        ]
+        if row["curve"] in CONTROLS or not controls:
+            continue
+        pairs = []
+        for number, (risk, accuracy) in enumerate(mine):
+            control = frontier(tuple(points[number]) for points in controls)
+            at_risk = accuracy_at(control, max(risk, control[0, 0]))
+            pairs.append((risk, accuracy, at_risk, risk_at(control, accuracy)))
+        columns = np.transpose(pairs)
+        found[row["key"]] = Equal(
+            risks=columns[0],
+            accuracies=columns[1],
+            control_accuracies=columns[2],
+            control_risks=columns[3],
+        )
     return found
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/shadow_models.py --models 64                 # hours on two cores; resumes
     python benchmarks/shadow_models.py --models 64 --shard 0/2     # one of two processes
-    python benchmarks/shadow_models.py --models 16 --canaries mislabelled
+    python benchmarks/shadow_models.py --models 16 --canaries mislabelled outliers
     python benchmarks/shadow_models.py --models 64 --table         # only reads what was trained
 
 Each run draws 10,000 of 20,000 records as members, trains a teacher on them (the undefended model),
@@ -26,7 +26,7 @@ from keras_dmp.audit import ShadowAudit, compare_audits, plant_canaries
 RECORDS, REFERENCE, BATCH_SIZE = 20_000, 10_000, 128
 TEACHER_EPOCHS, STUDENT_EPOCHS = 15, 20
 NUM_CANARIES = 1_000
-KINDS = ("mislabelled", "duplicates", "near_reference", "outliers")
+KINDS = ("mislabelled", "duplicates", "near_reference", "outliers", "mislabelled_duplicates")
 ATTACKS = ("loss", "lira", "lira_fixed", "lira_offline", "rmia", "rmia_offline")
 
 
@@ -39,7 +39,7 @@ def pipeline(reference, num_classes, kinds):
             trainer = DMPTrainer(
                 lambda: models.fully_connected(x.shape[1:], num_classes),
                 teacher,
-                EntropyReferenceSelector(size=REFERENCE),
+                selector=EntropyReferenceSelector(size=REFERENCE),
                 labels=labels,
                 seed=seed,
             )
@@ -65,17 +65,18 @@ def pipeline(reference, num_classes, kinds):
 
 
 def make_audit(options):
-    """The audit, and the positions of its canaries or None."""
+    """The audit, and the positions of its canaries by kind or None."""
     x, y = datasets.load("grocery_baskets")
     split = keras_dmp.split_private(x, y, members=RECORDS, nonmembers=2, seed=0)
     x, y = split.members
     num_classes, repeats, canaries = 100, None, None
     if options.canaries:
-        near = {"reference": split.reference} if options.canaries == "near_reference" else {}
+        near = {"reference": split.reference} if "near_reference" in options.canaries else {}
         planted = plant_canaries(x, y, count=NUM_CANARIES, kind=options.canaries, seed=0, **near)
-        x, y, repeats, canaries = planted.x, planted.y, planted.repeats, planted.indices
+        x, y, repeats, canaries = planted.x, planted.y, planted.repeats, planted.by_kind
     kinds = ("soft", "hard") if options.canaries else ("soft",)
-    directory = options.directory or pathlib.Path("runs") / f"shadow_{options.canaries or 'all'}"
+    planted_kinds = "_".join(options.canaries or ())
+    directory = options.directory or pathlib.Path("runs") / f"shadow_{planted_kinds or 'all'}"
     audit = ShadowAudit(
         pipeline(split.reference, num_classes, kinds),
         x,
@@ -88,7 +89,7 @@ def make_audit(options):
             "student_epochs": STUDENT_EPOCHS,
             "reference": REFERENCE,
             "labels": list(kinds),
-            "canaries": options.canaries or "none",
+            "canaries": planted_kinds or "none",
         },
     )
     return audit, canaries, ["undefended", *(f"dmp_{kind}" for kind in kinds)]
@@ -108,7 +109,7 @@ def main(arguments=None):
     """Train the missing models, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=64)
-    parser.add_argument("--canaries", choices=KINDS)
+    parser.add_argument("--canaries", choices=KINDS, nargs="+")
     parser.add_argument("--shard", default="0/1", metavar="I/N")
     parser.add_argument("--directory", type=pathlib.Path)
     parser.add_argument("--table", action="store_true", help="train nothing")

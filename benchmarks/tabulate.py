@@ -3,18 +3,23 @@
     python -m benchmarks.tabulate results.jsonl                      # Markdown to the terminal
     python -m benchmarks.tabulate results.jsonl --out-dir docs/reports --risk white_box_accuracy
 
-Prints, for each data set: every defence and setting, with means over seeds and their 95 %
-intervals (Student's); the results of the shadow models; and the accuracy that DMP gains over each
-defence at equal risk. With `--out-dir` it also writes `defenses_<data set>.md` and the frontier
-plot `defenses_<data set>.svg`.
+Prints, for each data set: every defence and setting with what its search found, means over seeds
+and their 95 % intervals (Student's); the accuracy that DMP gains over each defence at equal risk;
+each audited defence beside the controls at equal risk and at equal accuracy, with LiRA as the
+attacker; the results of the shadow models; and the trials of the searches. With `--out-dir` it
+writes `defenses_<data set>.md` and the plots `defenses_<data set>.svg` of the rows and
+`defenses_<data set>_lira.svg` of the audits.
 """
 
 import argparse
+import math
 import pathlib
 import statistics
 
+import numpy as np
+
 from benchmarks import frontier
-from benchmarks.defense_rows import FPRS, POINT, SHADOW, read_rows
+from benchmarks.defense_rows import FPRS, POINT, SHADOW, TRIAL, chosen, read_rows, searches
 
 LABELS = {
     "loss_auc": "AUC of the loss attack",
@@ -23,6 +28,10 @@ LABELS = {
     "white_box_auc": "AUC of the white-box attack network",
     "white_box_accuracy": "accuracy of the white-box attack network",
 }
+UNFAIR = (
+    "**These rows were not trained alike**: their optimizers, learning rates and epochs were not "
+    "found by the same search."
+)
 
 
 def table(header, rows):
@@ -56,11 +65,12 @@ def points_table(rows):
         if (row["kind"], row["curve"]) == (POINT, "none")
     }
     lines = []
-    for (curve, setting, value), group in by_setting(rows).items():
-        name = curve if setting is None else f"{curve}, {setting} {_short(value)}"
+    for group in by_setting(rows).values():
+        name = _name(group[0])
         lines.append(
             [
                 name,
+                chosen(group[0]),
                 len(group),
                 _percent(row["member_accuracy"] for row in group),
                 _percent(row["test_accuracy"] for row in group),
@@ -72,12 +82,27 @@ def points_table(rows):
             ]
         )
     header = [
-        *("defence", "seeds", "member acc. %", "test acc. %"),
+        *("defence", "settings found", "seeds", "member acc. %", "test acc. %"),
         *("AUC loss", "AUC black box", "AUC white box"),
         *(f"TPR % at {100 * fpr:g} % FPR" for fpr in FPRS),
         *("training time", "MB", "epsilon"),
     ]
     return table(header, lines)
+
+
+def trials_table(rows):
+    """Validation accuracy of each point with each trial of its search, the highest in bold."""
+    found = {}
+    for row in rows:
+        if row["kind"] == TRIAL:
+            found.setdefault(_name(row), {})[_trial(row)] = row["validation_accuracy"]
+    header = list(dict.fromkeys(trial for mine in found.values() for trial in mine))
+    lines = []
+    for name, mine in found.items():
+        best = max((each for each in mine.values() if each is not None), default=None)
+        cells = [_accuracy(mine.get(trial, math.nan), best) for trial in header]
+        lines.append([name, *cells])
+    return table(["defence", *header], lines) if lines else ""
 
 
 def gains_table(rows, risk, ours=frontier.OURS):
@@ -110,6 +135,44 @@ def gains_table(rows, risk, ours=frontier.OURS):
     return table(header, lines)
 
 
+def equal_table(rows, attack=frontier.STRONGEST):
+    """Each audited defence, and the controls at its risk and at its accuracy.
+
+    Means over the models, each of which has a seed and members of its own, with 95 % intervals.
+    """
+    found = frontier.at_equal(rows, attack)
+    lines = []
+    for row in rows:
+        if row["kind"] != SHADOW or row["planted"]:
+            continue
+        targets = row["targets"]
+        line = [
+            _name(row),
+            chosen(row),
+            row["shadow_models"],
+            _percent(targets["test_accuracy"]),
+            _mean(targets[f"{attack}_auc"], ".3f"),
+        ]
+        equal = found.get(row["key"])
+        if equal is not None:
+            line += [
+                _percent(equal.control_accuracies),
+                _percent(equal.accuracies - equal.control_accuracies, sign="+"),
+            ]
+            if np.isfinite(equal.control_risks).all():
+                line += [
+                    _mean(equal.control_risks, ".3f"),
+                    _mean(equal.risks - equal.control_risks, "+.3f"),
+                ]
+        lines.append(line + [""] * (9 - len(line)))
+    header = [
+        *("defence", "settings found", "models", "test acc. %", f"AUC {attack}"),
+        *("controls at equal AUC: test acc. %", "difference"),
+        *("controls at equal test acc.: AUC", "difference"),
+    ]
+    return table(header, lines) if lines else ""
+
+
 def shadow_table(rows):
     """One line per defence and attack of the audits with shadow models."""
     lines = []
@@ -120,11 +183,11 @@ def shadow_table(rows):
             for attack, figures in row[part].items():
                 lines.append(
                     [
-                        row["curve"],
+                        _name(row),
                         row["shadow_models"],
                         f"{100 * row['test_accuracy']:.1f}",
                         attack,
-                        "all others" if part == "attacks" else f"{row['canary_kind']} canaries",
+                        _records(row, part),
                         _with_ends(figures["auc"], figures["auc_interval"], 1, ".3f"),
                         *(
                             _with_ends(
@@ -147,6 +210,7 @@ def shadow_table(rows):
 def page(dataset, scale, rows, risk):
     """The Markdown of one data set at one scale."""
     points = [row for row in rows if row["kind"] == POINT]
+    audited = [row for row in rows if row["kind"] == SHADOW]
     parts = [f"### {dataset}{'' if scale == 1 else f', scale {scale:g}'}"]
     if points:
         parts += [
@@ -158,14 +222,29 @@ def page(dataset, scale, rows, risk):
             "frontiers over all settings, of the seeds that have all:",
             gains_table(points, risk),
         ]
+    if (points or audited) and not searches([*points, *audited]):
+        parts.append(UNFAIR)
+    equal = equal_table(rows)
+    if equal:
+        parts += [
+            "At equal risk and at equal accuracy, with LiRA as the attacker. Every model is a run "
+            "of the whole defence with a seed and members of its own; means over the models with "
+            "95 % intervals. The controls are `none` and all points of `early_stopping`, linear "
+            "between points. If no control has so little risk, the table has the accuracy of the "
+            "least risky; if none is so accurate, the risk of the most accurate:",
+            equal,
+        ]
     shadows = shadow_table(rows)
     if shadows:
         parts += ["With shadow models that repeat the defence:", shadows]
+    trials = trials_table(rows)
+    if trials:
+        parts += ["Validation accuracy (%) of each trial of the search:", trials]
     return "\n\n".join(parts) + "\n"
 
 
-def plot(rows, risk, path):
-    """Draw accuracy against risk, one curve per defence over its main setting."""
+def plot(curves, label, path):
+    """Draw points of risk and accuracy, one curve per defence over its main setting."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -178,7 +257,7 @@ def plot(rows, risk, path):
     # Twenty colours, the strong ones before the pale.
     palette = matplotlib.colormaps["tab20"].colors
     colors = [*palette[::2], *palette[1::2]]
-    for number, (curve, points) in enumerate(mean_points(rows, risk).items()):
+    for number, (curve, points) in enumerate(curves.items()):
         axes.plot(
             *zip(*points, strict=True),
             label=curve,
@@ -188,7 +267,7 @@ def plot(rows, risk, path):
             linestyle="--" if curve in frontier.CONTROLS else "-",
             color=colors[number % len(colors)],
         )
-    axes.set_xlabel(LABELS[risk])
+    axes.set_xlabel(label)
     axes.set_ylabel("test accuracy")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -204,6 +283,17 @@ def mean_points(rows, risk):
         if None not in risks:
             accuracy = statistics.mean(row["test_accuracy"] for row in group)
             found.setdefault(curve, []).append((statistics.mean(risks), accuracy))
+    return {curve: sorted(points) for curve, points in found.items()}
+
+
+def audited_points(rows, attack=frontier.STRONGEST):
+    """The same of the audits without canaries, means over the models."""
+    found = {}
+    for row in rows:
+        if row["kind"] == SHADOW and not row["planted"]:
+            aucs, accuracies = row["targets"][f"{attack}_auc"], row["targets"]["test_accuracy"]
+            point = (statistics.mean(aucs), statistics.mean(accuracies))
+            found.setdefault(row["curve"], []).append(point)
     return {curve: sorted(points) for curve, points in found.items()}
 
 
@@ -260,8 +350,33 @@ def _with_ends(value, interval, unit, digits):
     return f"{unit * value:{digits}}" + (f" ({ends})" if ends else "")
 
 
-def _short(value):
-    return value if len(value) < 12 else f"{value[:11]}..."
+def _name(row):
+    if row.get("setting") is None:
+        return row["curve"]
+    value = str(row["value"])
+    return f"{row['curve']}, {row['setting']} {value if len(value) < 12 else f'{value[:11]}...'}"
+
+
+def _trial(row):
+    trial = row["trial"]
+    share = {1.0: "all", 0.5: "half"}.get(trial["share"], f"{trial['share']:g}")
+    return f"{trial['optimizer']} {trial['learning_rate']:g}, {share} of the epochs"
+
+
+def _accuracy(accuracy, best):
+    """Percent, nothing if it is not finished yet."""
+    if accuracy is None:
+        return "failed"
+    if math.isnan(accuracy):
+        return ""
+    percent = f"{100 * accuracy:.1f}"
+    return f"**{percent}**" if accuracy == best else percent
+
+
+def _records(row, part):
+    if part == "canaries":
+        return f"{row['canary_kind']} canaries"
+    return "all others" if row["planted"] else "all"
 
 
 def main(arguments=None):
@@ -271,6 +386,7 @@ def main(arguments=None):
     )
     parser.add_argument("results", nargs="+", type=pathlib.Path)
     parser.add_argument("--out-dir", type=pathlib.Path)
+    parser.add_argument("--prefix", default="defenses", help="of the names of the files")
     parser.add_argument("--risk", choices=frontier.RISKS, default="black_box_auc")
     options = parser.parse_args(arguments)
     missing = [str(path) for path in options.results if not path.is_file()]
@@ -287,10 +403,15 @@ def main(arguments=None):
         if not options.out_dir:
             print(text)
             continue
-        stem = f"defenses_{dataset}" + ("" if scale == 1 else f"_{scale:g}")
+        stem = f"{options.prefix}_{dataset}" + ("" if scale == 1 else f"_{scale:g}")
         (options.out_dir / f"{stem}.md").write_text(text)
-        if any(row["kind"] == POINT for row in group):
-            plot(group, options.risk, options.out_dir / f"{stem}.svg")
+        plots = {
+            stem: (mean_points(group, options.risk), LABELS[options.risk]),
+            f"{stem}_lira": (audited_points(group), f"AUC of LiRA ({frontier.STRONGEST})"),
+        }
+        for name, (curves, label) in plots.items():
+            if curves:
+                plot(curves, label, options.out_dir / f"{name}.svg")
         print(f"wrote {stem} to {options.out_dir}")
 
 

@@ -21,10 +21,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import defense_cases, defense_rows, frontier, tabulate  # noqa: E402
+from benchmarks import defense_cases, defense_rows, frontier, search, tabulate  # noqa: E402
 from benchmarks import defenses as benchmark  # noqa: E402
 
 TASKS = list(defense_cases.TASKS.values())
+FOUND = {"trials": 8, "optimizer": "sgd", "learning_rate": 0.05, "epochs": 20}
 EVERY_POINT = [point for task in TASKS for point in defense_cases.points(task, 1.0)]
 
 
@@ -159,12 +160,12 @@ def test_points_table_by_hand(rows):
     by_name = {line.split(" | ")[0][2:]: line.strip("| ").split(" | ") for line in lines[2:]}
     assert list(by_name)[:3] == ["none", "dmp_soft, dial 1", "dmp_soft, dial 2"]
     dropout = by_name["dropout, dial 1"]
-    assert dropout[1:4] == ["3", "50.0 (50.0 to 50.0)", "40.0 (40.0 to 40.0)"]
-    assert dropout[4:6] == ["0.500 (0.500 to 0.500)", "0.550 (0.550 to 0.550)"]
+    assert dropout[1:5] == ["", "3", "50.0 (50.0 to 50.0)", "40.0 (40.0 to 40.0)"]
+    assert dropout[5:7] == ["0.500 (0.500 to 0.500)", "0.550 (0.550 to 0.550)"]
     # Of the two attacks the one that finds more; and twice the seconds of no defence.
-    assert dropout[7:10] == ["20.00", "too few", "2.0x"]
+    assert dropout[8:11] == ["20.00", "too few", "2.0x"]
     # 60, 66 and 99 %: mean 75, standard error 12.124, t 4.3027.
-    assert by_name["dmp_soft, dial 1"][3] == "75.0 (22.8 to 127.2)"
+    assert by_name["dmp_soft, dial 1"][4] == "75.0 (22.8 to 127.2)"
 
 
 def test_gains_table_by_hand(rows):
@@ -180,6 +181,85 @@ def test_gains_table_by_hand(rows):
     assert cells[6:] == ["0.600", "+40.0 (-44.7 to +124.7)"]
 
 
+def audit(curve, targets, *, planted=0):
+    """A shadow row by hand, of (AUC, test accuracy) for each model."""
+    aucs, accuracies = zip(*targets, strict=True)
+    return {
+        "kind": "shadow",
+        "key": f"{curve} {targets}",
+        "curve": curve,
+        "setting": None,
+        "planted": planted,
+        "shadow_models": len(targets),
+        "targets": {"lira_fixed_auc": list(aucs), "test_accuracy": list(accuracies)},
+    }
+
+
+@pytest.fixture
+def audits():
+    return [
+        audit("none", [(0.9, 0.70), (0.8, 0.60)]),
+        audit("early_stopping", [(0.6, 0.40), (0.7, 0.50)]),
+        audit("early_stopping", [(0.7, 0.60), (0.75, 0.45)]),
+        audit("dmp_soft", [(0.65, 0.65), (0.55, 0.66)]),
+        audit("dmp_soft", [(0.5, 0.9), (0.5, 0.9)], planted=3),
+    ]
+
+
+def test_at_equal_risk_and_accuracy_by_hand(audits):
+    (equal,) = frontier.at_equal(audits).values()
+    np.testing.assert_array_equal(equal.risks, [0.65, 0.55])
+    np.testing.assert_array_equal(equal.accuracies, [0.65, 0.66])
+    # Half-way between two points; the least risky control, since none has an AUC of 0.55.
+    np.testing.assert_allclose(equal.control_accuracies, [0.50, 0.50])
+    # Half-way between two points; the most accurate control, since none has 66 %.
+    np.testing.assert_allclose(equal.control_risks, [0.80, 0.80])
+
+
+def test_controls_that_are_all_more_accurate_have_no_equal(audits):
+    audits[3] = audit("dmp_soft", [(0.55, 0.30), (0.55, 0.30)])
+    (equal,) = frontier.at_equal(audits).values()
+    assert np.isnan(equal.control_risks).all()
+    assert "nan" not in tabulate.equal_table(audits)
+
+
+def test_equal_table_by_hand(audits):
+    lines = tabulate.equal_table(audits).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| none",
+        "| early_stopping",
+        "| early_stopping",
+        "| dmp_soft",
+    ]
+    cells = lines[-1].strip("| ").split(" | ")
+    # 65 and 66 %: standard error 0.5, t of 1 degree of freedom 12.7062.
+    assert cells[2:4] == ["2", "65.5 (59.1 to 71.9)"]
+    # 15 and 16 points more; 0.15 and 0.25 less risk.
+    assert cells[6] == "+15.5 (+9.1 to +21.9)"
+    assert cells[8] == "-0.200 (-0.835 to +0.435)"
+
+
+def test_audits_are_drawn_too(audits, tmp_path):
+    points = tabulate.audited_points(audits)
+    np.testing.assert_allclose(points["early_stopping"], [(0.65, 0.45), (0.725, 0.525)])
+    assert set(points) == {"none", "early_stopping", "dmp_soft"}
+    path = tmp_path / "rows.jsonl"
+    found = {"scale": 1.0, "dataset": "shops", "test_accuracy": 0.5, "canary_kind": "mislabelled"}
+    rows = [{**each, **found, "attacks": {}, "canaries": {}, "search": None} for each in audits]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    tabulate.main([str(path), "--out-dir", str(tmp_path), "--prefix", "mine"])
+    assert "<svg" in (tmp_path / "mine_shops_lira.svg").read_text()
+    assert not (tmp_path / "mine_shops.svg").exists()
+
+
+def test_a_page_says_whether_its_rows_were_searched(rows):
+    assert tabulate.UNFAIR in tabulate.page("shops", 1.0, rows, "loss_auc")
+    searched = [{**each, "search": FOUND} for each in rows]
+    page = tabulate.page("shops", 1.0, searched, "loss_auc")
+    assert tabulate.UNFAIR not in page
+    assert "| none | sgd 0.05, 20 epochs | 1 |" in page
+
+
 def test_tabulate_writes_a_page_and_a_plot(rows, tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     shadow = {
@@ -188,6 +268,7 @@ def test_tabulate_writes_a_page_and_a_plot(rows, tmp_path, capsys):
         "shadow_models": 16,
         "test_accuracy": 0.5,
         "canary_kind": "mislabelled",
+        "planted": 10,
         "attacks": {"lira_fixed": figures(0.9, 0.5)},
         "canaries": {"lira_fixed": figures(0.99, 0.75)},
     }
@@ -258,7 +339,8 @@ def test_keys_are_unique_and_stay_the_same(task, scale):
     for point in points:
         # Keras writes into the configurations of optimizers that it is given.
         assert point.make().name == point.defense
-        keras.optimizers.get(task.fit_arguments(point)["optimizer"])
+        tried = search.TRIALS[0].applied(point, task)
+        keras.optimizers.get(task.fit_arguments(tried)["optimizer"])
     assert keys == [point.key(task, scale, seed) for point in points for seed in (0, 1)]
     longer = dataclasses.replace(task, epochs=task.epochs + 1)
     others = {point.key(longer, scale, 0) for point in defense_cases.points(longer, scale)}
@@ -336,7 +418,10 @@ def test_a_row_has_what_the_tables_read(tmp_path):
         point = defense_cases.points(task, 1.0)
         point = next(each for each in point if each.curve == name)
         point = dataclasses.replace(point, fit={"batch_size": 32})
-        row = benchmark.measure(task, split, point, scale=1.0, seed=0, undefended_seconds=None)
+        point = search.TRIALS[6].applied(point, task)
+        row = benchmark.measure(
+            task, split, point, scale=1.0, seed=0, found=FOUND, undefended_seconds=None
+        )
         results.append(row)
         assert (row.attacks["white_box"] is None) == (name == "memguard")
         assert (row.epsilon is None) == (name != "dp_sgd")
@@ -361,4 +446,8 @@ def test_the_command_resumes(tmp_path):
     for _ in range(2):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert [each["curve"] for each in defense_rows.read_rows(path)] == ["early_stopping"]
+        rows = defense_rows.read_rows(path)
+        assert [each["kind"] for each in rows] == len(search.TRIALS) * ["trial"] + ["point"]
+        assert {each["curve"] for each in rows} == {"early_stopping"}
+        best = max(each["validation_accuracy"] for each in rows[:-1])
+        assert rows[-1]["search"]["validation_accuracy"] == best

@@ -12,9 +12,9 @@ import tensorflow as tf
 from keras import layers
 
 from keras_dmp import DMPTrainer, audit_membership
-from keras_dmp import callbacks as callbacks_module
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.callbacks import MembershipAudit
+from keras_dmp.callbacks import membership_audit as callbacks_module
+from keras_dmp.callbacks.membership_audit import MembershipAudit
 
 KEYS = ["mia_auc", "mia_advantage", "mia_tpr_at_fpr_1%"]
 EPOCHS = 3

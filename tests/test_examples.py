@@ -31,8 +31,10 @@ def test_quickstart_smoke_writes_what_it_says(tmp_path):
     comparison = AuditComparison.load(tmp_path / "out" / "audit.json")
     assert list(comparison.reports) == [
         "undefended",
-        "early stopping",
+        "early stopping, 1 epoch",
+        "early stopping, 2 epochs",
         "DMP random reference",
+        "DMP whole pool",
         "DMP lowest entropy",
         "DMP lowest entropy, hard labels",
     ]

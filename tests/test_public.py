@@ -26,6 +26,7 @@ def imports(path):
 def test_public_names():
     assert sorted(keras_dmp.__all__) == [
         "AuditReport",
+        "CanaryScores",
         "DMPTrainer",
         "DistillationTrainer",
         "EntropyReferenceSelector",

@@ -1,5 +1,6 @@
 """Kind of a model's outputs, from its loss, its last activation and the values of the outputs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from keras_dmp._classifier.outputs import (
     OutputKind,
     classes_of_units,
     kind_by_value,
+    require_known_scale,
     require_outputs,
 )
 from keras_dmp._data import keras_private
@@ -170,6 +172,29 @@ def output_kind(
     )
     if kind is not None:
         require_outputs(outputs, kind, f"{name} outputs")
+    return kind
+
+
+def kind_of_all(
+    model: keras.Model, name: str, outputs: Sequence[np.ndarray], from_logits: bool | None
+) -> OutputKind:
+    """`resolve_output_kind` from all outputs of an audit, which must all be of one kind.
+
+    Args:
+        model: A classifier with one output.
+        name: Name of the argument in error messages.
+        outputs: Parts of the outputs, such as those of members and of nonmembers.
+        from_logits: The caller's declaration, or None.
+
+    Raises:
+        ValueError: For outputs of another kind or scale, or that are not finite.
+    """
+    for part in outputs:
+        kind = resolve_output_kind(model, name, from_logits=from_logits, outputs=part)
+        require_outputs(part, kind, f"{name} outputs")
+    known = resolve_from_logits(model, name, from_logits=from_logits, required=False)
+    if known is None and kind.from_logits:
+        require_known_scale(outputs, f"{name} outputs", "from_logits=True")
     return kind
 
 

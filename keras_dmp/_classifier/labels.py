@@ -8,9 +8,11 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dmp import _validate
+from keras_dmp._classifier import forward
 from keras_dmp._classifier.losses import REGRESSION_LOSSES, loss_name
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._data import samples
+from keras_dmp._data.batches import is_dataset, is_endless
 
 # The three forms: class numbers (batch,), one row per sample with an entry for each class, and
 # for one sigmoid unit a column of 0 and 1.
@@ -41,7 +43,8 @@ def fitted(
     Args:
         y: Class numbers of shape (samples,) or (samples, 1), one-hot rows, or, if the loss expects
             rows, one row of class probabilities per sample.
-        form: The result of `label_form`. Labels for an unknown loss are returned unchanged.
+        form: The result of `label_form`. Labels for an unknown loss keep their form; if they are
+            flat whole numbers, they must be numbers of these classes.
         kind: Kind of the outputs.
         name: Name of `y` in error messages.
         x: Samples that need one label each, or None to skip this check.
@@ -52,13 +55,74 @@ def fitted(
     """
     y = np.asarray(only_array(y, name))
     if form is None or (form != CLASSES and _is_soft(y, kind)):
-        return y
+        samples_of = y if x is None else x
+        return samples.checked_targets(
+            y, name, x=samples_of, x_name=x_name, num_classes=kind.num_classes
+        )
     classes = samples.checked_labels(y, kind.num_classes, name, x=x, x_name=x_name)
     if form == CLASSES:
         return classes
     if form == COLUMN:
         return classes[:, None].astype(np.float32)
     return np.eye(kind.num_classes, dtype=np.float32)[classes]
+
+
+def checked_data(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    *,
+    names: samples.Names,
+    model: keras.Model,
+    kind: OutputKind,
+    form: str | None,
+) -> tuple[Any, Any, Any]:
+    """Samples, labels and weights for a training or an evaluation by Keras, checked.
+
+    A dataset is read once, or only its first batch if it is infinite.
+
+    Args:
+        x: Arrays, or a dataset of (x, y) or (x, y, sample_weight).
+        y: Labels in any form, if `x` is arrays.
+        sample_weight: Weights, if `x` is arrays.
+        names: Names of the three in error messages.
+        model: A classifier that takes the samples.
+        kind: Kind of its outputs.
+        form: The result of `label_form`.
+
+    Returns:
+        Arrays with labels in the form that the loss expects, or `(dataset, None, None)`.
+
+    Raises:
+        ValueError: If samples, labels or weights do not fit the model or each other.
+    """
+    is_stream = is_dataset(x)
+    found = samples.each(
+        x,
+        y,
+        sample_weight,
+        names=names,
+        model=model,
+        num_classes=None,
+        has_outputs=True,
+        only_first=is_stream and is_endless(x),
+    )
+    heaviest = None
+    for batch, _ in found:
+        samples.require_labels(batch.y, names)
+        if batch.sample_weight is not None:
+            heaviest = max(heaviest or 0.0, float(batch.sample_weight.max()))
+        y = fitted(batch.y, form, kind, names.y, x=batch.x, x_name=names.x)
+    samples.require_some_weight(heaviest, names.sample_weight)
+    forward.require_taken(model, batch.x, names.x)
+    return (x, None, None) if is_stream else (batch.x, y, batch.sample_weight)
+
+
+def for_validation(x: Any, y: Any, sample_weight: Any) -> Any:
+    """The result of `checked_data` in the form of the argument `validation_data` of Keras."""
+    if y is None:
+        return x
+    return (x, y) if sample_weight is None else (x, y, sample_weight)
 
 
 def loss_weights(
@@ -95,6 +159,7 @@ def loss_weights(
         for each, weight in class_weight.items():
             _validate.non_negative(class_weight=weight)
             weights[classes == each] *= weight
+    samples.require_some_weight(float(weights.max()), "sample_weight` and `class_weight")
     return weights
 
 
@@ -117,6 +182,8 @@ def in_form(labels: Any, form: str | None, kind: OutputKind) -> Any:
     if form is None:
         return labels
     labels = ops.convert_to_tensor(labels)
+    if not _has_rows(labels):
+        labels = _within(labels, kind.num_classes)
     if form != CLASSES:
         return one_hot_labels(labels, kind)
     return ops.reshape(ops.argmax(labels, axis=-1) if _has_rows(labels) else labels, (-1,))
@@ -124,7 +191,7 @@ def in_form(labels: Any, form: str | None, kind: OutputKind) -> Any:
 
 def one_hot_labels(labels: Any, kind: OutputKind) -> Any:
     """Labels as float32 (batch, units), from shape (batch,), (batch, 1) or (batch, classes)."""
-    labels = ops.convert_to_tensor(labels)
+    labels = ops.convert_to_tensor(only_array(labels, "y"))
     if labels.shape.rank is None:
         # A step traced for labels of unknown rank: the form is decided when it runs.
         rows = tf.reshape(labels, (tf.shape(labels)[0], -1))
@@ -148,6 +215,22 @@ def class_rows(labels: Any, num_classes: int) -> Any:
 
 def _has_rows(labels: Any) -> bool:
     return len(labels.shape) == 2 and labels.shape[1] > 1
+
+
+def _within(labels: Any, num_classes: int) -> Any:
+    """Class numbers of a batch, checked when the step runs.
+
+    TensorFlow's error for a class out of range would show all labels of the batch.
+    """
+    if labels.shape.rank is None:
+        return labels  # May be rows; `one_hot_labels` shows no label.
+    in_range = tf.reduce_all((labels >= 0) & (labels < num_classes))
+    message = (
+        f"Expected the labels `y` to lie in 0..{num_classes - 1}, the {num_classes} classes of "
+        "the model. Received: a batch with labels outside of this range"
+    )
+    with tf.control_dependencies([tf.debugging.Assert(in_range, [message])]):
+        return tf.identity(labels)
 
 
 def _is_soft(y: np.ndarray, kind: OutputKind) -> bool:

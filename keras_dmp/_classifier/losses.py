@@ -101,8 +101,25 @@ def cross_entropy(kind: OutputKind, *, one_hot: bool = False, **settings: Any) -
     return keras.losses.SparseCategoricalCrossentropy(**settings)
 
 
+def fitting_metrics(metrics: Any, kind: OutputKind | None) -> Any:
+    """The metrics of `compile`, with the accuracy of these outputs in place of its name."""
+    return keras.tree.map_structure(
+        lambda metric: (
+            accuracy(kind, metric)
+            if isinstance(metric, str) and metric in ("accuracy", "acc")
+            else metric
+        ),
+        metrics,
+    )
+
+
+def is_one_logit(kind: OutputKind | None) -> bool:
+    """Whether the outputs are known to be one logit, the class 1 if it is above 0."""
+    return kind is not None and kind.one_unit and kind.from_logits
+
+
 def accuracy(kind: OutputKind | None, name: str = "accuracy") -> Any:
     """Accuracy for these outputs; Keras' default for one unit would threshold logits at 0.5."""
-    if kind is not None and kind.one_unit and kind.from_logits:
+    if is_one_logit(kind):
         return keras.metrics.BinaryAccuracy(name=name, threshold=0.0)
     return name

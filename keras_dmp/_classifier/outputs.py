@@ -5,6 +5,7 @@ outputs, which its loss and last activation determine too, is decided in `kind`.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 # Largest allowed distance of a row's sum from 1: half-precision softmax heads round.
 _SUM_TOLERANCE = 1e-2
 _RANGE_TOLERANCE = 1e-6
+# Rows of probabilities on another scale have sums that differ by rounding alone.
+_SCALE_TOLERANCE = 0.02
 # Rows processed at a time, so that no float64 copy of all outputs is made.
 _CHUNK_ROWS = 16_384
 
@@ -105,6 +108,34 @@ def require_finite_outputs(outputs: np.ndarray, name: str) -> None:
             f"Expected `{name}` to be finite. "
             f"Received: NaN or infinite values for {bad} of {len(outputs)} samples"
         )
+
+
+def require_known_scale(outputs: Sequence[np.ndarray], name: str, way_out: str) -> None:
+    """Raise ValueError for values that look like percentages or bytes rather than logits.
+
+    For outputs that are taken for logits by their values alone, with a good number of samples.
+
+    Args:
+        outputs: Parts of all outputs, each (samples, units).
+        name: Name of the outputs in error messages.
+        way_out: What to pass for logits that look like this.
+    """
+    if within_unit_range(outputs[0]) or any(part.min() < 0 for part in outputs):
+        return
+    low, high = min(part.min() for part in outputs), max(part.max() for part in outputs)
+    received = f"no negative output, values from {low:g} to {high:g}"
+    if not is_one_unit(outputs[0]):
+        sums = np.concatenate([part.sum(axis=1, dtype=np.float64) for part in outputs])
+        middle = float(np.median(sums))
+        # Whole numbers are rounded one by one.
+        rounding = outputs[0].shape[1] / 2 if all((of % 1 == 0).all() for of in outputs) else 0.0
+        if np.abs(sums - middle).max() > max(_SCALE_TOLERANCE * middle, rounding):
+            return
+        received += f", rows that all sum to about {middle:.4g}"
+    raise ValueError(
+        f"Expected `{name}` to be logits, or probabilities in 0..1 that sum to 1: divide "
+        f"percentages or other scaled probabilities first, or pass {way_out}. Received: {received}"
+    )
 
 
 def require_same_kind(teacher: OutputKind, student: OutputKind) -> None:

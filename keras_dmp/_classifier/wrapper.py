@@ -9,13 +9,22 @@ import tensorflow as tf
 from keras_dmp._classifier import fresh
 from keras_dmp._classifier.forward import single
 from keras_dmp._classifier.kind import output_kind, require_model, resolve_output_kind
-from keras_dmp._classifier.labels import fitted, in_form, label_form
-from keras_dmp._classifier.losses import single_loss
+from keras_dmp._classifier.labels import (
+    checked_data,
+    fitted,
+    for_validation,
+    in_form,
+    label_form,
+)
+from keras_dmp._classifier.losses import fitting_metrics, is_one_logit, single_loss
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._data import arrays, samples
+from keras_dmp._data.batches import is_dataset
+from keras_dmp.distribution.replicas import strategy_of
 
 # Samples whose outputs show whether a model returns logits or probabilities.
 _SAMPLE = slice(0, 256)
+_NAMES = samples.Names("x", "y", "sample_weight")
 
 
 class Untracked:
@@ -60,6 +69,8 @@ class ClassifierWrapper(keras.Model):
             setattr(self, name, model)
         self.from_logits = from_logits
         self._kind: OutputKind | None = None
+        # The arguments of `compile`, and the kind of outputs that metrics were chosen for.
+        self._compiled_with, self._compiled_for = Untracked({}), Untracked(None)
         self.built = all(model.built for model in models.values())
 
     @property
@@ -92,8 +103,9 @@ class ClassifierWrapper(keras.Model):
             optimizer: As in `keras.Model.compile`.
             loss: A loss, or a list or dictionary with one entry.
             loss_weights: A number, or a list or dictionary with one entry.
-            metrics: Metrics, or a dictionary with one entry.
-            weighted_metrics: Weighted metrics, or a dictionary with one entry.
+            metrics: Metrics, or a dictionary with one entry. For a single logit, `"accuracy"`
+                is the accuracy of the classes, with a threshold of 0.
+            weighted_metrics: The same for weighted metrics.
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
@@ -101,16 +113,15 @@ class ClassifierWrapper(keras.Model):
                 outputs.
         """
         loss = single_loss(loss)
-        if loss is not None:
-            self._resolved_kind(loss)
-        super().compile(
-            optimizer,
-            loss,
-            single_loss(loss_weights, "loss_weights"),
-            metrics=_of_one_output(metrics, "metrics"),
-            weighted_metrics=_of_one_output(weighted_metrics, "weighted_metrics"),
+        kind = self._resolved_kind(loss)
+        self._compiled_with.held = {
+            "loss": loss,
+            "loss_weights": single_loss(loss_weights, "loss_weights"),
+            "metrics": _of_one_output(metrics, "metrics"),
+            "weighted_metrics": _of_one_output(weighted_metrics, "weighted_metrics"),
             **kwargs,
-        )
+        }
+        self._compile(optimizer, self._kind or kind)
 
     def compile_from_config(self, config: dict) -> None:
         """Compile a loaded model with its saved configuration."""
@@ -118,14 +129,65 @@ class ClassifierWrapper(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any):
-        """Train the classifier like `keras.Model.fit`, after checking labels passed as arrays."""
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Train the classifier like `keras.Model.fit`, after checking all data.
+
+        Args:
+            x: Arrays, or a dataset, which is read once before the training; of an infinite one,
+                the first batch is.
+            y: Labels in any form; None for a dataset.
+            batch_size: As in `keras.Model.fit`.
+            epochs: As in `keras.Model.fit`.
+            verbose: As in `keras.Model.fit`.
+            callbacks: As in `keras.Model.fit`.
+            validation_split: As in `keras.Model.fit`.
+            validation_data: `(x, y)`, `(x, y, sample_weight)` or a dataset of them.
+            shuffle: As in `keras.Model.fit`.
+            class_weight: As in `keras.Model.fit`.
+            sample_weight: One weight per sample; None for a dataset.
+            **kwargs: As in `keras.Model.fit`.
+
+        Returns:
+            The `History` of the training.
+
+        Raises:
+            ValueError: Before the first step, for data that does not fit the classifier.
+        """
         self.require_compiled()
-        if y is not None:
-            x = samples.checked(x, "x", self.wrapped)
-            self.settle(x)
-            y = self.fitted_labels(y, "y")
-        return super().fit(x, y, *args, **kwargs)
+        self.settle(samples.first(x, "x", self.wrapped))
+        x, y, sample_weight = self._checked_data(x, y, sample_weight, names=_NAMES)
+        return self.fit_checked(
+            x,
+            y,
+            batch_size,
+            epochs,
+            verbose,
+            callbacks,
+            validation_split,
+            validation_data=self.checked_validation(validation_data),
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            **kwargs,
+        )
+
+    def fit_checked(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """`keras.Model.fit` on data that has been checked."""
+        return super().fit(*args, **kwargs)
 
     def train_step(self, data: Any) -> dict:
         """Train on one batch, with labels in the form that the loss expects."""
@@ -165,6 +227,16 @@ class ClassifierWrapper(keras.Model):
                 "before `fit`"
             )
 
+    def use_kind(self, kind: OutputKind) -> None:
+        """Set the kind of the outputs, and discard what was made for another kind."""
+        self.built = True
+        if kind == self._kind:
+            return
+        self._kind = kind
+        self.train_function = self.test_function = None
+        if self.compiled and is_one_logit(kind) != is_one_logit(self._compiled_for.held):
+            self._compile(self.optimizer, kind)
+
     def settle(self, x: Any) -> OutputKind:
         """Build the classifier and determine the kind of its outputs, before the first step.
 
@@ -177,16 +249,32 @@ class ClassifierWrapper(keras.Model):
         """
         sample = arrays.take(x, _SAMPLE)
         fresh.ensure_built(self.wrapped, sample)
-        self.built = True
-        self._kind = output_kind(
-            self.wrapped, self._MODELS[0], sample, self.from_logits, loss=self.loss
-        )
-        self.from_logits = self._kind.from_logits
-        return self._kind
+        kind = output_kind(self.wrapped, self._MODELS[0], sample, self.from_logits, loss=self.loss)
+        self.use_kind(kind)
+        self.from_logits = kind.from_logits
+        return kind
 
-    def fitted_labels(self, y: Any, name: str) -> Any:
-        """Checked labels in the form that the loss expects; call `settle` first."""
-        return fitted(y, label_form(self.loss, self._kind), self._kind, name)
+    def fitted_labels(self, y: Any, name: str, *, x: Any, x_name: str = "x") -> Any:
+        """The result of `fitted` for the loss; call `settle` first."""
+        form = label_form(self.loss, self._kind)
+        return fitted(y, form, self._kind, name, x=x, x_name=x_name)
+
+    def checked_validation(self, validation_data: Any) -> Any:
+        """Validation data that fits classifier and loss, for `fit_checked`; call `settle` first.
+
+        Raises:
+            ValueError: If it does not fit.
+        """
+        if validation_data is None:
+            return None
+        columns = (
+            (validation_data,)
+            if is_dataset(validation_data)
+            else keras.utils.unpack_x_y_sample_weight(validation_data)
+        )
+        return for_validation(
+            *self._checked_data(*columns, names=samples.Names.of("validation_data"))
+        )
 
     def labels_in_form(self, y: Any) -> Any:
         """Labels of a batch in the form that the loss expects; unchanged if it is unknown."""
@@ -217,6 +305,19 @@ class ClassifierWrapper(keras.Model):
         mean = next(metric for metric in self.metrics if metric.name == "loss")
         mean.update_state(loss, sample_weight=num_samples)
 
+    def _compile(self, optimizer: Any, kind: OutputKind | None) -> None:
+        """Compile with the accuracy that fits the outputs, as far as their kind is known."""
+        self._compiled_for.held = kind
+        arguments = {**self._compiled_with.held}
+        for name in ("metrics", "weighted_metrics"):
+            arguments[name] = fitting_metrics(arguments[name], kind)
+        with strategy_of(self.wrapped).scope():
+            super().compile(optimizer, **arguments)
+
+    def _checked_data(self, *columns: Any, names: samples.Names) -> tuple[Any, Any, Any]:
+        form = label_form(self.loss, self._kind)
+        return checked_data(*columns, names=names, model=self.wrapped, kind=self._kind, form=form)
+
     def _resolved_kind(self, loss: Any) -> OutputKind | None:
         """Kind of the outputs, if it is known without samples; otherwise None."""
         return resolve_output_kind(
@@ -233,4 +334,5 @@ def _of_one_output(metrics: Any, name: str) -> Any:
             f"Expected `{name}` to be a list, or a dictionary with one entry, since a classifier "
             f"has one output. Received: {name}={metrics!r}"
         )
-    return next(iter(metrics.values()))
+    (found,) = metrics.values()
+    return found if isinstance(found, list | tuple) else [found]

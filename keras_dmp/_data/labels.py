@@ -72,6 +72,15 @@ def weights(sample_weight: Any, name: str) -> np.ndarray:
     return values.astype(np.float32, copy=False)
 
 
+def require_some_weight(heaviest: float | None, name: str) -> None:
+    """Raise ValueError if the largest of all weights is not above 0; None without weights."""
+    if heaviest is not None and not heaviest > 0:
+        raise ValueError(
+            f"Expected `{name}` to have weights above 0: samples without weight teach and measure "
+            f"nothing. Received: weights of which the largest is {heaviest:g}"
+        )
+
+
 def groups(column: Any, name: str) -> np.ndarray:
     """The group of each record, (samples,), with no missing values.
 

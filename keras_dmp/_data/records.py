@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_dmp._data import arrays, inputs, padding
+from keras_dmp._warnings import PrivacyWarning, warn
 
 
 class Records:
@@ -87,6 +88,13 @@ def padding_note(*lengths: frozenset[tuple[str, tuple[int, ...]]]) -> str | None
         "records are found only if their padding is equal too; pad all data to one length, or "
         "mask the padding (Embedding(mask_zero=True), Masking)"
     )
+
+
+def warn_of_padding(*lengths: frozenset[tuple[str, tuple[int, ...]]]) -> None:
+    """Emit `padding_note` as a `PrivacyWarning`, where there is no report to hold it."""
+    note = padding_note(*lengths)
+    if note is not None:
+        warn(note, PrivacyWarning)
 
 
 def _bytes_of_rows(

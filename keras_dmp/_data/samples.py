@@ -20,12 +20,13 @@ import numpy as np
 
 from keras_dmp._data import arrays, batches, inputs, labels, padding, tables
 from keras_dmp._data.batches import Batch
-from keras_dmp._data.records import Records, count_shared, padding_note
+from keras_dmp._data.labels import require_some_weight
+from keras_dmp._data.records import Records, count_shared, padding_note, warn_of_padding
 from keras_dmp._warnings import warn
 
 # The samples of arrays that `first` returns.
 _FIRST = slice(0, 256)
-__all__ = ["Records", "count_shared", "padding_note"]
+__all__ = ["Records", "count_shared", "padding_note", "require_some_weight", "warn_of_padding"]
 
 
 class Names(NamedTuple):
@@ -221,6 +222,7 @@ def read(
     num_classes: int | None,
     needs_labels: bool = True,
     least: int = 2,
+    weighs: bool = True,
 ) -> Samples:
     """Validate every sample, label and weight in one pass.
 
@@ -233,13 +235,14 @@ def read(
         num_classes: Number of classes, or None if it is unknown.
         needs_labels: Whether missing labels are an error.
         least: Smallest number of samples allowed.
+        weighs: Whether weights have an effect, so that one of them must be above 0.
 
     Raises:
         TypeError: If samples are anything but arrays of numbers or strings, or datasets of these.
         ValueError: If samples, labels or weights do not fit the model or each other.
     """
     records, labels_hash = Records(model), hashlib.blake2b(digest_size=16)
-    digests, classes, lengths, first = [], [], frozenset(), None
+    digests, classes, lengths, first, heaviest = [], [], frozenset(), None, None
     settings = {"model": model, "num_classes": num_classes, "needs_labels": needs_labels}
     for batch, of_batch in each(x, y, sample_weight, names=names, **settings):
         digests.append(records.digests(batch.x))
@@ -250,7 +253,9 @@ def read(
             classes.append(of_batch)
             labels_hash.update(of_batch.tobytes())
         if batch.sample_weight is not None:
+            heaviest = max(heaviest or 0.0, float(batch.sample_weight.max()))
             labels_hash.update(batch.sample_weight.tobytes())
+    require_some_weight(heaviest if weighs else None, names.sample_weight)
     require_enough(sum(map(len, digests)), names.x, least)
     is_dataset = batches.is_dataset(x)
     return Samples(
@@ -365,6 +370,15 @@ def require_enough(samples: int, name: str, least: int, what_for: str = "") -> N
         )
 
 
+def require_labels(y: Any, names: Names) -> None:
+    """Raise ValueError if there are no labels."""
+    if y is None:
+        raise ValueError(
+            f"Expected `{names.y}` to be class labels, one per sample. Received: no labels; pass "
+            "arrays (x, y), or a dataset that yields batches (x, y)"
+        )
+
+
 def refuse_columns(y: Any, sample_weight: Any, names: Names) -> None:
     """Raise ValueError if labels or weights are passed alongside a dataset."""
     if y is not None or sample_weight is not None:
@@ -396,10 +410,7 @@ def _checked_batch(
         y = np.asarray(y)
         y = y if y.dtype.kind in "biuf" else classes
     elif needs_labels:
-        raise ValueError(
-            f"Expected `{names.y}` to be class labels, one per sample. Received: no labels; pass "
-            "arrays (x, y), or a dataset that yields batches (x, y)"
-        )
+        require_labels(y, names)
     if weights is not None:
         weights = checked_weights(weights, names.sample_weight, x=batch.x, x_name=names.x)
     return Checked(Batch(batch.x, y, weights), classes)

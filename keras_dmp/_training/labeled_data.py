@@ -6,13 +6,13 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward, outputs
+from keras_dmp._classifier import outputs
+from keras_dmp._classifier.labels import CLASSES, checked_data, for_validation
 from keras_dmp._data import arrays, samples
 from keras_dmp._data.batches import (
     ShuffledBatches,
     concatenate,
     is_dataset,
-    is_endless,
 )
 from keras_dmp._training.resident import ResidentBatches
 
@@ -176,20 +176,11 @@ def checked_validation(validation_data: Any, model: keras.Model, kind: outputs.O
         return None
     if isinstance(validation_data, LabeledData):
         return validation_data.for_keras()
-    is_stream = is_dataset(validation_data)
     columns = (
-        (validation_data,) if is_stream else keras.utils.unpack_x_y_sample_weight(validation_data)
+        (validation_data,)
+        if is_dataset(validation_data)
+        else keras.utils.unpack_x_y_sample_weight(validation_data)
     )
-    found = samples.each(
-        *columns,
-        names=samples.Names.of("validation_data"),
-        model=model,
-        num_classes=kind.num_classes,
-        only_first=is_stream and is_endless(validation_data),
-    )
-    *_, (batch, classes) = found
-    forward.require_taken(model, batch.x, "validation_data")
-    if is_stream:
-        return validation_data
-    checked = (batch.x, classes, batch.sample_weight)
-    return checked[:2] if batch.sample_weight is None else checked
+    names = samples.Names.of("validation_data")
+    checked = checked_data(*columns, names=names, model=model, kind=kind, form=CLASSES)
+    return for_validation(*checked)

@@ -12,21 +12,29 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from keras_dmp.audit.gate import Limits, Verdict
     from keras_dmp.audit.report.report import AuditReport
 
 _BAD_INPUT = 2
 _PROGRAM = "python -m keras_dmp"
+_LEVELS = {"pass": "notice", "investigate": "warning", "fail": "error", "void": "error"}
 _DESCRIPTION = """\
 Attack saved predictions of any framework, write a report, and check the attacks against limits.
 
 The npz file has member_scores and nonmember_scores, where higher means member, or
 member_outputs, member_labels, nonmember_outputs and nonmember_labels, or all six.
 Outputs are logits or probabilities, (samples, classes); labels are integers or one-hot.
+
+With member_inputs and nonmember_inputs, a blind baseline checks first that both sides cannot be
+told apart without the model. With canary_scores and canary_included (booleans, from fair coins),
+epsilon is bounded from one training.
 """
 _EPILOG = """\
 exit status: 0 pass, or no limit set; 1 fail; 3 investigate: the interval of an attack contains
-its limit, or there are too few nonmembers to decide; 2 bad input. The worst attack decides, and
+its limit, or there are too few nonmembers to decide; 4 void: members and nonmembers differ
+without the model, so no attack means anything; 2 bad input. The worst attack decides, and
 it may be reversed. All intervals hold simultaneously at the chosen confidence.
 """
 
@@ -93,6 +101,15 @@ def _parser() -> argparse.ArgumentParser:
         help="largest TPR of any attack at this FPR, as in 0.01:0.05; repeat it for other FPRs",
     )
     limits.add_argument(
+        "--max-epsilon",
+        type=float,
+        metavar="EPSILON",
+        help="largest epsilon that the canaries may refute, at least 0",
+    )
+    limits.add_argument(
+        "--delta", type=float, help="delta of that epsilon, 0 to 1; default: 0", default=0.0
+    )
+    limits.add_argument(
         "--confidence",
         type=float,
         default=0.95,
@@ -141,14 +158,30 @@ def _audit(options: argparse.Namespace) -> int:
             _validate.writable_path(**{f"--{option}": getattr(options, option)})
     from_logits = True if options.from_logits else False if options.probabilities else None
     predictions = _predictions.read(options.predictions, from_logits=from_logits)
+    if options.max_epsilon is not None and predictions.canaries is None:
+        raise ValueError(
+            f"Expected the file to have {' and '.join(_predictions.CANARIES)} with --max-epsilon. "
+            "Received: a file without canaries"
+        )
     scores = _predictions.attack(predictions)
-    verdict = None if limits is None else gate.judge(scores, limits, confidence=options.confidence)
+    blind = _predictions.blind(predictions)
+    verdict = None
+    if limits is not None:
+        verdict = gate.judge(
+            scores,
+            limits,
+            confidence=options.confidence,
+            canaries=predictions.canaries,
+            blind_baseline=blind,
+        )
     file = pathlib.Path(options.predictions)
     report = AuditReport.from_scores(
         scores,
         name=file.name if options.name is None else options.name,
         # No hash of the file: anyone who has the model could confirm a guess of its members.
         provenance={"predictions": file.name},
+        blind_baseline=blind,
+        notes=_epsilon_note(predictions.canaries, options),
         **_predictions.facts(predictions),
     )
     _write(options, report, verdict)
@@ -167,9 +200,32 @@ def _limits(options: argparse.Namespace) -> "Limits | None":
                 f"--max-tpr-at-fpr {fpr:g}:{tprs[fpr]:g} and --max-tpr-at-fpr {fpr:g}:{tpr:g}"
             )
         tprs[fpr] = tpr
-    if options.max_auc is None and not tprs:
+    if options.max_auc is None and not tprs and options.max_epsilon is None:
         return None
-    return Limits(max_auc=options.max_auc, max_tpr_at_fpr=tprs)
+    return Limits(
+        max_auc=options.max_auc,
+        max_tpr_at_fpr=tprs,
+        max_epsilon=options.max_epsilon,
+        delta=options.delta,
+    )
+
+
+def _epsilon_note(
+    canaries: "tuple[np.ndarray, np.ndarray] | None", options: argparse.Namespace
+) -> tuple[str, ...]:
+    """What one training on canaries says about epsilon, at 95 % confidence by itself."""
+    from keras_dmp.audit.statistics.one_run import enough_canaries, epsilon_one_run
+
+    if canaries is None:
+        return ()
+    among = f"{len(canaries[0]):,} canaries, of which {int(canaries[1].sum()):,} were trained on"
+    if not enough_canaries(*canaries, options.delta):
+        return (f"too few for any bound of epsilon at a delta of {options.delta:g}: {among}",)
+    bound = epsilon_one_run(*canaries, options.delta)
+    return (
+        f"epsilon of the training is at least {bound:.3g} at a delta of {options.delta:g} (95 % "
+        f"confidence): one training with {among}",
+    )
 
 
 def _write(options: argparse.Namespace, report: "AuditReport", verdict: "Verdict | None") -> None:
@@ -197,7 +253,7 @@ def _conclusion(report: "AuditReport", verdict: "Verdict | None") -> str:
     lines = [f"{check.status:<11}  {check}" for check in verdict.checks if check.status != "pass"]
     last = verdict.sentence
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        level = {"pass": "notice", "investigate": "warning", "fail": "error"}[verdict.status]
+        level = _LEVELS[verdict.status]
         # A workflow command, in which percent signs are escaped.
         last = f"::{level} title=Membership audit::{last.replace('%', '%25')}"
     return "\n".join([*lines, last])

@@ -15,10 +15,12 @@ from keras_dmp._classifier.outputs import (
     kind_by_value,
     num_classes,
     require_finite_outputs,
+    require_known_scale,
     sum_error,
     within_unit_range,
 )
 from keras_dmp.audit import attack_table
+from keras_dmp.audit.blind.baseline import BlindBaseline, of_sides_or_none, opened
 from keras_dmp.audit.statistics import output_scores
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.repeated_rows import require_different_sides
@@ -26,10 +28,10 @@ from keras_dmp.audit.statistics.repeated_rows import require_different_sides
 SCORES = ("member_scores", "nonmember_scores")
 OUTPUTS = ("member_outputs", "nonmember_outputs")
 LABELS = ("member_labels", "nonmember_labels")
+INPUTS = ("member_inputs", "nonmember_inputs")
+CANARIES = ("canary_scores", "canary_included")
 
 _NAMES_SHOWN = 12
-# Rows of probabilities on another scale have sums that differ by rounding alone.
-_SCALE_TOLERANCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -42,12 +44,17 @@ class Predictions:
             `None`.
         labels: Classes of both sides, (samples,), int64, if there are outputs.
         from_logits: Whether the outputs are logits, if there are outputs.
+        inputs: Inputs of the classifier for both sides, (samples, ...), as saved; or `None`.
+        canaries: Scores of canaries, (canaries,) float64, and whether each was in the training
+            data, (canaries,) bool; or `None`.
     """
 
     scores: tuple[np.ndarray, np.ndarray] | None = None
     outputs: tuple[np.ndarray, np.ndarray] | None = None
     labels: tuple[np.ndarray, np.ndarray] | None = None
     from_logits: bool | None = None
+    inputs: tuple[np.ndarray, np.ndarray] | None = None
+    canaries: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def num_classes(self) -> int | None:
@@ -60,8 +67,9 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
 
     Args:
         path: An npz file with `member_scores` and `nonmember_scores`, or with `member_outputs`,
-            `member_labels`, `nonmember_outputs` and `nonmember_labels`, or with all six. Other
-            entries are ignored.
+            `member_labels`, `nonmember_outputs` and `nonmember_labels`, or with all six. It may
+            also have `member_inputs` and `nonmember_inputs`, and `canary_scores` and
+            `canary_included`. Other entries are ignored.
         from_logits: Whether the outputs are logits. Defaults to `None`: inferred from their values.
 
     Raises:
@@ -81,10 +89,13 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
     elif from_logits is not None:
         option = "--from-logits" if from_logits else "--probabilities"
         raise ValueError(f"Expected outputs with {option}. Received: {_listed(arrays)}")
+    if INPUTS[0] in arrays:
+        pairs["inputs"] = tuple(_inputs(arrays[name], name) for name in INPUTS)
     _require_same_sizes(pairs)
-    for name in pairs.keys() - {"labels"}:
+    for name in pairs.keys() - {"labels", "inputs"}:
         require_different_sides(*pairs[name], what=name)
-    return Predictions(**pairs, from_logits=from_logits)
+    canaries = _canaries(*(arrays[name] for name in CANARIES)) if CANARIES[0] in arrays else None
+    return Predictions(**pairs, from_logits=from_logits, canaries=canaries)
 
 
 def attack(predictions: Predictions) -> dict[str, MembershipScores]:
@@ -103,6 +114,14 @@ def attack(predictions: Predictions) -> dict[str, MembershipScores]:
                 )
             )
     return attacks
+
+
+def blind(predictions: Predictions) -> BlindBaseline | None:
+    """How well both sides are told apart by inputs and labels; `None` without enough inputs."""
+    if predictions.inputs is None:
+        return None
+    labels = (None, None) if predictions.labels is None else predictions.labels
+    return of_sides_or_none(*opened(*zip(predictions.inputs, labels, strict=True)))
 
 
 def facts(predictions: Predictions) -> dict[str, int | float]:
@@ -166,22 +185,29 @@ def _naming(what: str) -> Iterator[None]:
 
 def _wanted(found: list[str]) -> list[str]:
     """Names of the entries to read: all scores, or all outputs and labels, or both."""
-    names = []
+    names, optional = [], []
+    for kind in (INPUTS, CANARIES):
+        optional += _complete(kind, found)
     for kind in (SCORES, OUTPUTS + LABELS):
-        there = [name for name in kind if name in found]
-        if there and len(there) < len(kind):
-            missing = ", ".join(name for name in kind if name not in found)
-            raise ValueError(
-                f"Expected the file to have {missing} as well as {', '.join(there)}. "
-                f"Received: {_listed(found)}"
-            )
-        names += there
+        names += _complete(kind, found)
     if not names:
         raise ValueError(
             f"Expected the file to have the entries {' and '.join(SCORES)}, or "
             f"{', '.join(OUTPUTS + LABELS)}. Received: {_listed(found)}"
         )
-    return names
+    return names + optional
+
+
+def _complete(kind: tuple[str, ...], found: list[str]) -> list[str]:
+    """All entries of a kind or none; ValueError for a part of them."""
+    there = [name for name in kind if name in found]
+    if there and len(there) < len(kind):
+        missing = ", ".join(name for name in kind if name not in found)
+        raise ValueError(
+            f"Expected the file to have {missing} as well as {', '.join(there)}. "
+            f"Received: {_listed(found)}"
+        )
+    return there
 
 
 def _listed(found: list[str] | dict[str, np.ndarray]) -> str:
@@ -198,6 +224,25 @@ def _scores(array: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"Expected `{name}` to have shape (n,). Received: shape {array.shape}")
     _require_numbers(array, name)
     return array.astype(np.float64)
+
+
+def _inputs(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim < 1 or not array.size or array.dtype.kind not in "biufUS":
+        raise ValueError(
+            f"Expected `{name}` to be numbers or texts of shape (n, ...). Received: dtype "
+            f"{array.dtype} of shape {array.shape}"
+        )
+    return array
+
+
+def _canaries(scores: np.ndarray, included: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scores = _scores(scores, CANARIES[0])
+    if included.shape != scores.shape or included.dtype != bool:
+        raise ValueError(
+            f"Expected `{CANARIES[1]}` to be {len(scores)} booleans, one per canary score. "
+            f"Received: dtype {included.dtype} of shape {included.shape}"
+        )
+    return scores, included
 
 
 def _outputs(array: np.ndarray, name: str) -> np.ndarray:
@@ -291,28 +336,8 @@ def _kind(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool
         received = f"outputs from {low:g} to {high:g}" if by_value else "rows in 0..1 that sum to 1"
         raise ValueError(f"Expected {option}. Received: {received}")
     if declared is None:
-        _refuse_other_scales(outputs)
+        require_known_scale(outputs, "outputs", "--from-logits")
     return by_value
-
-
-def _refuse_other_scales(outputs: tuple[np.ndarray, np.ndarray]) -> None:
-    """Raise ValueError for values that look like percentages or bytes rather than logits."""
-    if within_unit_range(outputs[0]) or any(side.min() < 0 for side in outputs):
-        return
-    low, high = min(side.min() for side in outputs), max(side.max() for side in outputs)
-    received = f"no negative output, values from {low:g} to {high:g}"
-    if not is_one_unit(outputs[0]):
-        sums = np.concatenate([side.sum(axis=1, dtype=np.float64) for side in outputs])
-        middle = float(np.median(sums))
-        # Whole numbers are rounded one by one.
-        rounding = outputs[0].shape[1] / 2 if all((s % 1 == 0).all() for s in outputs) else 0.0
-        if np.abs(sums - middle).max() > max(_SCALE_TOLERANCE * middle, rounding):
-            return
-        received += f", rows that all sum to about {middle:.4g}"
-    raise ValueError(
-        "Expected logits, or probabilities in 0..1 that sum to 1: divide percentages or other "
-        f"scaled probabilities first, or pass --from-logits. Received: {received}"
-    )
 
 
 def _seen(outputs: np.ndarray) -> bool | None:

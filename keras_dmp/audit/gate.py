@@ -6,13 +6,18 @@ import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from keras_dmp import _validate
+from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
-from keras_dmp.audit.statistics.repeated_rows import require_different_sides
+from keras_dmp.audit.statistics.one_run import enough_canaries, epsilon_one_run
+from keras_dmp.audit.statistics.repeated_rows import require_attacks
 
-Status = Literal["pass", "investigate", "fail"]
+Status = Literal["pass", "investigate", "fail", "void"]
 
 # From best to worst, with the exit code of the command.
-EXIT_CODES = {"pass": 0, "investigate": 3, "fail": 1}
+EXIT_CODES = {"pass": 0, "investigate": 3, "fail": 1, "void": 4}
+# The attack of a check of epsilon.
+_CANARIES = "canaries"
 _RANK = {status: rank for rank, status in enumerate(EXIT_CODES)}
 
 
@@ -23,6 +28,9 @@ class Limits:
     Attributes:
         max_auc: Largest AUC, 0.5 to 1. Defaults to `None`: not limited.
         max_tpr_at_fpr: Largest TPR by FPR, both 0 to 1, FPR above 0. Defaults to none.
+        max_epsilon: Largest epsilon of differential privacy that a training on canaries may refute,
+            at least 0. Defaults to `None`: not limited.
+        delta: Delta at which that epsilon is meant, at least 0 and below 1. Defaults to 0.
 
     Example:
     >>> Limits(max_auc=0.6, max_tpr_at_fpr={0.01: 0.05}).max_tpr_at_fpr[0.01]
@@ -31,13 +39,21 @@ class Limits:
 
     max_auc: float | None = None
     max_tpr_at_fpr: Mapping[float, float] = dataclasses.field(default_factory=dict)
+    max_epsilon: float | None = None
+    delta: float = 0.0
 
     def __post_init__(self) -> None:
         tprs = dict(self.max_tpr_at_fpr)
-        if self.max_auc is None and not tprs:
+        if self.max_auc is None and not tprs and self.max_epsilon is None:
             raise ValueError(
-                "Expected `max_auc` or `max_tpr_at_fpr` to set a limit. Received: max_auc=None, "
-                "max_tpr_at_fpr={}"
+                "Expected `max_auc`, `max_tpr_at_fpr` or `max_epsilon` to set a limit. Received: "
+                "max_auc=None, max_tpr_at_fpr={}, max_epsilon=None"
+            )
+        if self.max_epsilon is not None:
+            _validate.non_negative(max_epsilon=self.max_epsilon)
+        if not (_is_number(self.delta, 0, 1) and self.delta < 1):
+            raise ValueError(
+                f"Expected `delta` to be at least 0 and below 1. Received: delta={self.delta!r}"
             )
         # An AUC below 0.5 is one above it for the attacker who reverses the scores.
         if self.max_auc is not None and not _is_number(self.max_auc, 0.5, 1):
@@ -62,12 +78,12 @@ class Check:
 
     Attributes:
         attack: Name of the attack.
-        figure: `"AUC"` or `"TPR at 1% FPR"`.
+        figure: `"AUC"`, `"TPR at 1% FPR"` or `"epsilon"`.
         limit: Largest value allowed.
         value: The figure, of the attack as it is or reversed, whichever is larger; `None` where
             the sample cannot resolve it.
         low: Lower end of its interval, or `None`.
-        high: Upper end of its interval, or `None`.
+        high: Upper end of its interval, or `None`: a bound of epsilon has none.
         reversed: Whether the attack is stronger if low scores mean member.
         reason: Why the figure is missing, or `None`.
     """
@@ -83,10 +99,13 @@ class Check:
 
     @property
     def status(self) -> Status:
-        """`"pass"`, `"fail"`, or `"investigate"` where the interval contains the limit."""
+        """`"pass"`, `"fail"`, or `"investigate"` where the interval contains the limit.
+
+        An epsilon passes if no larger one than the limit is refuted.
+        """
         if self.value is None:
             return "investigate"
-        if self.high <= self.limit:
+        if (self.low if self.high is None else self.high) <= self.limit:
             return "pass"
         return "fail" if self.low > self.limit else "investigate"
 
@@ -95,6 +114,8 @@ class Check:
         which = f"{self.figure} of {self.attack}{' reversed' if self.reversed else ''}"
         if self.value is None:
             return f"{which} is not resolved ({self.reason}), limit {self.limit:g}"
+        if self.high is None:
+            return f"{which} at least {self.low:.4f}, limit {self.limit:g}"
         return f"{which} {self.value:.4f} ({self.low:.4f} to {self.high:.4f}), limit {self.limit:g}"
 
 
@@ -105,15 +126,22 @@ class Verdict:
     Attributes:
         checks: One for each attack and limit; the most serious comes first.
         confidence: How often all intervals contain their true figures simultaneously.
+        blind_baseline: How well members and nonmembers are told apart without the model, or `None`.
     """
 
     checks: tuple[Check, ...]
     confidence: float
+    blind_baseline: BlindBaseline | None = None
 
     @property
     def status(self) -> Status:
-        """`"fail"` if any check fails, else `"investigate"` if any is unresolved, else `"pass"`."""
-        return self.decisive.status
+        """The most serious status.
+
+        `"void"` if members and nonmembers differ without the model, else `"fail"` if any check
+        fails, else `"investigate"` if any is unresolved, else `"pass"`.
+        """
+        blind = self.blind_baseline
+        return "void" if blind is not None and blind.is_void else self.decisive.status
 
     @property
     def decisive(self) -> Check:
@@ -122,12 +150,17 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """Exit code of the command: 0 pass, 1 fail, 3 investigate."""
+        """Exit code of the command: 0 pass, 1 fail, 3 investigate, 4 void."""
         return EXIT_CODES[self.status]
 
     @property
     def sentence(self) -> str:
         """The verdict on one line."""
+        if self.status == "void":
+            return (
+                f"VOID: the blind baseline has {self.blind_baseline}, so the attacks may find this "
+                "difference instead of membership; compare samples from the same source"
+            )
         count = sum(check.status == self.status for check in self.checks)
         finding = {
             "pass": "every attack stays within its limits; closest is",
@@ -144,6 +177,7 @@ class Verdict:
             "exit_code": self.exit_code,
             "sentence": self.sentence,
             "confidence": self.confidence,
+            "blind_baseline": self.blind_baseline and self.blind_baseline.to_dict(),
             "checks": [
                 {"status": check.status, **dataclasses.asdict(check)} for check in self.checks
             ],
@@ -151,31 +185,44 @@ class Verdict:
 
 
 def judge(
-    scores: Mapping[str, MembershipScores], limits: Limits, *, confidence: float = 0.95
+    scores: Mapping[str, MembershipScores],
+    limits: Limits,
+    *,
+    confidence: float = 0.95,
+    canaries: tuple[Any, Any] | None = None,
+    blind_baseline: BlindBaseline | None = None,
 ) -> Verdict:
     """Check every attack against every limit.
 
     A check passes if the whole interval is at most the limit, fails if the whole interval is
     above it, and is to be investigated if the interval contains the limit or the sample is
     too small to resolve the figure. One failed check makes the verdict fail, otherwise one
-    unresolved check makes it investigate.
+    unresolved check makes it investigate. If members and nonmembers differ without the model, the
+    verdict is void whatever the attacks achieve.
 
     An attacker may reverse an attack, so each limit applies to the scores and to the negated
     scores: a file of losses, where low means member, does not pass because of its sign. The
     intervals are corrected for their number (Bonferroni): with k of them each has confidence
     1 - (1 - `confidence`) / k, and all hold simultaneously with `confidence` or more. Each attack
-    takes one interval for the AUC and two for each TPR.
+    takes one interval for the AUC and two for each TPR, and all canaries one for epsilon.
+
+    The check of epsilon passes unless a larger epsilon than the limit is refuted: this audit then
+    does not contradict the limit, which proves no guarantee.
 
     Args:
         scores: A `MembershipScores` for each attack, by name.
         limits: `Limits`.
         confidence: Simultaneous confidence of all intervals, above 0 and below 1. Defaults to 0.95.
+        canaries: Scores of canaries and whether each was in the training data, as
+            `epsilon_one_run` takes them. Needed for `max_epsilon`. Defaults to `None`.
+        blind_baseline: The result of `blind_baseline` for the same samples. Defaults to `None`: not
+            checked.
 
     Raises:
-        TypeError: If `scores` or `limits` are of another type.
-        ValueError: If `scores` is empty or `confidence` is out of range; also if members and
-            nonmembers are the same samples, that is, their scores are equal to the last digit for
-            more samples than chance allows.
+        TypeError: If `scores`, `limits` or `blind_baseline` are of another type.
+        ValueError: If `scores` is empty or `confidence` is out of range; if `max_epsilon` is set
+            without canaries; also if members and nonmembers are the same samples, that is, their
+            scores are equal to the last digit for more samples than chance allows.
 
     Example:
     >>> from keras_dmp.audit import MembershipScores
@@ -188,15 +235,23 @@ def judge(
     1
     """
     _require(scores, limits, confidence)
-    by_auc = int(limits.max_auc is not None)
-    count = len(scores) * (by_auc + 2 * len(limits.max_tpr_at_fpr))
+    _require_canaries(limits, canaries)
+    if not isinstance(blind_baseline, BlindBaseline | None):
+        raise TypeError(
+            "Expected `blind_baseline` to be a BlindBaseline or None. Received: "
+            f"{type(blind_baseline).__name__}"
+        )
+    by_auc, by_epsilon = int(limits.max_auc is not None), int(limits.max_epsilon is not None)
+    count = len(scores) * (by_auc + 2 * len(limits.max_tpr_at_fpr)) + by_epsilon
     each = 1 - (1 - confidence) / count
     checks = [
         check for name, attack in scores.items() for check in _checks(name, attack, limits, each)
     ]
+    if by_epsilon:
+        checks.append(_epsilon_check(*canaries, limits, each))
     # Stable: of two equally serious checks, the earlier attack decides.
     checks.sort(key=_seriousness, reverse=True)
-    return Verdict(checks=tuple(checks), confidence=confidence)
+    return Verdict(checks=tuple(checks), confidence=confidence, blind_baseline=blind_baseline)
 
 
 def _checks(
@@ -239,21 +294,36 @@ def _check(name: str, figure: str, limit: float, directed: Interval, opposite: I
     )
 
 
+def _epsilon_check(scores: Any, included: Any, limits: Limits, confidence: float) -> Check:
+    """Check the bound of one training; too few canaries leave it open."""
+    check = {"attack": _CANARIES, "figure": "epsilon", "limit": float(limits.max_epsilon)}
+    if not enough_canaries(scores, included, limits.delta, confidence):
+        reason = f"{len(scores)} canaries are too few for any bound at a delta of {limits.delta:g}"
+        return Check(**check, value=None, low=None, high=None, reason=reason)
+    bound = epsilon_one_run(scores, included, limits.delta, confidence)
+    return Check(**check, value=bound, low=bound, high=None)
+
+
 def _seriousness(check: Check) -> tuple[int, float]:
     above = -math.inf if check.value is None else check.value - check.limit
     return _RANK[check.status], above
 
 
-def _require(scores: Any, limits: Any, confidence: Any) -> None:
-    if not isinstance(scores, Mapping) or not all(
-        isinstance(attack, MembershipScores) for attack in scores.values()
-    ):
-        raise TypeError(
-            "Expected `scores` to be a dictionary of MembershipScores by attack. "
-            f"Received: scores of type {type(scores).__name__}"
+def _require_canaries(limits: Limits, canaries: Any) -> None:
+    if canaries is None and limits.max_epsilon is not None:
+        raise ValueError(
+            "Expected `canaries` with a limit of epsilon: their scores, and whether each was in "
+            f"the training data. Received: canaries=None, max_epsilon={limits.max_epsilon!r}"
         )
-    if not scores:
-        raise ValueError("Expected `scores` to name at least one attack. Received: scores={}")
+    if canaries is not None and (not isinstance(canaries, tuple | list) or len(canaries) != 2):
+        raise ValueError(
+            "Expected `canaries` to be a pair: scores, and whether each was in the training data. "
+            f"Received: {type(canaries).__name__}"
+        )
+
+
+def _require(scores: Any, limits: Any, confidence: Any) -> None:
+    require_attacks(scores)
     if not isinstance(limits, Limits):
         raise TypeError(
             f"Expected `limits` to be Limits. Received: limits of type {type(limits).__name__}"
@@ -262,9 +332,6 @@ def _require(scores: Any, limits: Any, confidence: Any) -> None:
         raise ValueError(
             f"Expected `confidence` to be above 0 and below 1. Received: confidence={confidence!r}"
         )
-    for name, attack in scores.items():
-        what = f"scores of {name}"
-        require_different_sides(attack.member_scores, attack.nonmember_scores, what)
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:

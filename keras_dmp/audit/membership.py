@@ -8,14 +8,16 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import outputs
-from keras_dmp._classifier.kind import output_units, resolve_output_kind
+from keras_dmp._classifier.kind import kind_of_all, output_units, resolve_output_kind
 from keras_dmp._data import samples
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
-from keras_dmp.audit.attacks.observations import Observations, observe
+from keras_dmp.audit.attacks.observations import observe
 from keras_dmp.audit.attacks.sides import has_fixed_order
+from keras_dmp.audit.blind.baseline import BlindSide, of_sides_or_none
 from keras_dmp.audit.report.report import AuditReport, versions
+from keras_dmp.audit.statistics.repeated_rows import require_different_sides
 from keras_dmp.audit.statistics.results import SLICES, AttackResult, notes_on
 
 _NO_POSITIONS = (
@@ -40,6 +42,7 @@ def audit_membership(
     seed: int | None = None,
     verbose: int | str = 0,
     most_exposed: int = 20,
+    blind_baseline: bool = True,
     name: str | None = None,
     class_names: Sequence[str] = (),
 ) -> AuditReport:
@@ -86,6 +89,9 @@ def audit_membership(
         most_exposed: How many members the report names by position, with their privacy risk.
             Defaults to 20; 0 names none, and none are named for a dataset that shuffles,
             which is found by reading its first samples again.
+        blind_baseline: Boolean. Whether to check first that members and nonmembers cannot be told
+            apart without the model, see `keras_dmp.audit.blind_baseline`; a few seconds. With fewer
+            than 40 samples on a side it is not checked. Defaults to `True`.
         name: Name of the model in the report. Defaults to `None`: no name.
         class_names: Names of the classes, for slices by class. Defaults to none.
 
@@ -96,8 +102,9 @@ def audit_membership(
         ImportError: For `"knn"`, `"mlp"` and `"random_forest"`, where TF-Privacy is missing.
         TypeError: If `model`, `members` or `nonmembers` are of another type.
         ValueError: For unknown attacks or slices; samples or labels that do not fit the model,
-            are not finite, too few, or on both sides; a model that is not a single-label
-            classifier, or whose kind of outputs is unknown or contradicts `from_logits`.
+            are not finite, too few, or on both sides, also by the model's outputs; a model that is
+            not a single-label classifier, or whose kind of outputs is unknown or contradicts
+            `from_logits`.
 
     Example:
     >>> import keras, numpy as np
@@ -117,7 +124,7 @@ def audit_membership(
     if seed is None:
         seed = stated_seed = int(np.random.SeedSequence().generate_state(1)[0])
     seed = _checked_seed(seed)
-    _validate.boolean(slice_trained_attacks=slice_trained_attacks)
+    _validate.boolean(slice_trained_attacks=slice_trained_attacks, blind_baseline=blind_baseline)
     verbose = _validate.verbosity(verbose)
     _validate.integer_at_least(0, most_exposed=most_exposed)
     if batch_size is not None:
@@ -127,10 +134,19 @@ def audit_membership(
     require_runnable(attacks)
 
     least = max(ATTACKS[attack].least for attack in attacks)
+    blind = tuple(map(BlindSide, ("members", "nonmembers"))) if blind_baseline else ()
     sides = observe(
-        model, members, nonmembers, batch_size=batch_size, least=least, verbose=bool(verbose)
+        model,
+        members,
+        nonmembers,
+        batch_size=batch_size,
+        least=least,
+        verbose=bool(verbose),
+        blind=blind,
     )
-    kind = _output_kind(model, sides, from_logits)
+    observed = [side.outputs for side in sides]
+    kind = kind_of_all(model, "model", observed, from_logits)
+    require_different_sides(*observed, what="outputs")
     has_positions = has_fixed_order(members, sides[0].digests, model) if most_exposed else True
     if not has_positions:
         most_exposed = 0
@@ -160,6 +176,7 @@ def audit_membership(
         results,
         engines,
         tuple(note for note in notes if note is not None),
+        blind_baseline=of_sides_or_none(*blind) if blind else None,
         num_classes=kind.num_classes,
         seed=stated_seed,
         name=name,
@@ -202,15 +219,6 @@ def _require_model(model: Any, from_logits: bool | None, slices: tuple[str, ...]
             f"Expected at most {_MOST_CLASS_SLICES} classes for slices by class, TF-Privacy's "
             f"limit. Received: {units} classes"
         )
-
-
-def _output_kind(
-    model: keras.Model, sides: tuple[Observations, ...], from_logits: bool | None
-) -> outputs.OutputKind:
-    for side in sides:
-        kind = resolve_output_kind(model, "model", from_logits=from_logits, outputs=side.outputs)
-        outputs.require_outputs(side.outputs, kind, "model outputs")
-    return kind
 
 
 def _report(

@@ -7,8 +7,8 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import forward, probabilities
-from keras_dmp._classifier.kind import num_classes, require_model, resolve_output_kind
-from keras_dmp._classifier.outputs import OutputKind, require_outputs
+from keras_dmp._classifier.kind import kind_of_all, num_classes, require_model
+from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._data import arrays
 from keras_dmp._data import samples as _samples
 from keras_dmp.audit import attack_table
@@ -111,16 +111,18 @@ def audit_reference(
         _validate.integer_at_least(1, batch_size=batch_size)
     selector = reference if isinstance(reference, EntropyReferenceSelector) else None
     samples = _checked_sides(student, reference, nonreference, selector)
+    records = _samples.Records(student)
+    padding = _samples.padding_note(*map(records.lengths, samples))
     classes = _checked_labels(y_true, samples, num_classes(student))
 
     predict = {"batch_size": batch_size, "verbose": bool(verbose)}
-    notes = [_MEANING]
+    notes = [_MEANING] if padding is None else [_MEANING, padding]
     theirs = None
     if teacher is None:
         notes.append(_UNFAIR)
     else:
         theirs = [forward.predict(teacher, x, **predict) for x in samples]
-        kind = _kind(teacher, "teacher", theirs, from_logits)
+        kind = kind_of_all(teacher, "teacher", theirs, from_logits)
         kept, note = _as_selected(theirs, kind, selector)
         notes += [note, _OWNER]
         samples[1] = arrays.take(samples[1], kept)
@@ -128,7 +130,7 @@ def audit_reference(
         classes = None if classes is None else [classes[0], classes[1][kept]]
 
     outputs = [forward.predict(student, x, **predict) for x in samples]
-    kind = _kind(student, "student", outputs, from_logits)
+    kind = kind_of_all(student, "student", outputs, from_logits)
     found = _attacks(outputs, kind, classes)
     if theirs is not None:
         own = [_log_probabilities(side, kind) for side in outputs]
@@ -186,15 +188,6 @@ def _checked_labels(
     for x, y, argument in zip(samples, labels, ("reference", "nonreference"), strict=True):
         checked.append(sides.labels(y, num_classes, argument, x=x))
     return checked
-
-
-def _kind(
-    model: keras.Model, name: str, outputs: list[np.ndarray], from_logits: bool | None
-) -> OutputKind:
-    for side in outputs:
-        kind = resolve_output_kind(model, name, from_logits=from_logits, outputs=side)
-        require_outputs(side, kind, f"{name} outputs")
-    return kind
 
 
 def _as_selected(

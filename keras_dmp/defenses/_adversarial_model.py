@@ -129,6 +129,7 @@ class AdversarialModel(ClassifierWrapper):
         _, other_classes = self._checked_labels(
             others, nonmembers[1], ("nonmembers", "nonmembers labels")
         )
+        validation_data = self.checked_validation(validation_data)
         weights = loss_weights(classes, sample_weight, class_weight)
         members = (x, y, classes) if weights is None else (x, y, classes, weights)
         batches = [
@@ -137,7 +138,7 @@ class AdversarialModel(ClassifierWrapper):
         ]
         self._opponent.start(self, kind)
         self.train_function = None
-        return super().fit(
+        return self.fit_checked(
             tf.data.Dataset.zip((batches[0].dataset, batches[1].dataset.repeat())).map(
                 lambda member, other: (*member[:2], (member[2:], other)), num_parallel_calls=1
             ),
@@ -173,7 +174,7 @@ class AdversarialModel(ClassifierWrapper):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Labels in the form that the loss expects, and the classes that the attack sees."""
         classes = fitted(y, CLASSES, self._kind, names[1], x=x, x_name=names[0])
-        return self.fitted_labels(y, names[1]), classes
+        return self.fitted_labels(y, names[1], x=x, x_name=names[0]), classes
 
 
 class _Opponent:

@@ -12,7 +12,6 @@ from keras_dmp._classifier.forward import single
 from keras_dmp._classifier.labels import one_hot_labels
 from keras_dmp._classifier.logits import harden, one_hot_choice
 from keras_dmp._classifier.losses import cross_entropy
-from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._classifier.pair import require_separate
 from keras_dmp._classifier.wrapper import ClassifierWrapper, Untracked
 from keras_dmp._data import samples
@@ -199,14 +198,13 @@ class DistillationTrainer(ClassifierWrapper):
                 "Expected `loss` to be None: DistillationTrainer minimises "
                 f"SoftTargetKLDivergence(temperature={self.temperature}). Received: loss={loss!r}"
             )
-        kind = self._kind or self._resolved_kind(None)
         self.fast_loop = fast_loop
         self._loop.compiles = jit_compile == "auto"
         with replicas.scope_for(self, optimizer=optimizer, metrics=[metrics, weighted_metrics]):
             super().compile(
                 optimizer=optimizer,
-                metrics=for_one_hot_labels(metrics, kind),
-                weighted_metrics=for_one_hot_labels(weighted_metrics, kind),
+                metrics=for_one_hot_labels(metrics),
+                weighted_metrics=for_one_hot_labels(weighted_metrics),
                 **of_keras,
             )
 
@@ -294,11 +292,11 @@ class DistillationTrainer(ClassifierWrapper):
         labeler = self._labeler()
         if not self.cache and is_dataset(x):
             x, kind = labeler.while_training(x, y, sample_weight, selector)
-            self._use_kind(kind)
+            self.use_kind(kind)
             if steps_per_epoch is None:
                 require_readable(x, "x")
             arguments["validation_data"] = self._checked(validation_data)
-            return super().fit(
+            return self.fit_checked(
                 x, steps_per_epoch=steps_per_epoch, callbacks=callbacks, shuffle=False, **arguments
             )
         if steps_per_epoch is not None:
@@ -307,7 +305,7 @@ class DistillationTrainer(ClassifierWrapper):
                 f"samples. Received: steps_per_epoch={steps_per_epoch!r}"
             )
         source, kind = labeler.open(x, y, sample_weight)
-        self._use_kind(kind)
+        self.use_kind(kind)
         arguments["validation_data"] = self._checked(validation_data)
         data = labeler.narrowed(source, kind, selector, verbose=verbose == 1)
         batches = ResidentBatches(
@@ -317,7 +315,7 @@ class DistillationTrainer(ClassifierWrapper):
             seed=replicas.agreed(self.distribute_strategy, new_seed()),
             decode=data.decode,
         )
-        return self._loop.fit(self, batches, super().fit, callbacks=callbacks, **arguments)
+        return self._loop.fit(self, batches, self.fit_checked, callbacks=callbacks, **arguments)
 
     def label(
         self,
@@ -368,7 +366,7 @@ class DistillationTrainer(ClassifierWrapper):
         """Label once, in one pass, for several selectors; otherwise like `label`."""
         labeler = self._labeler()
         source, kind = labeler.open(x, y, sample_weight, num_samples)
-        self._use_kind(kind)
+        self.use_kind(kind)
         return labeler.label(source, kind, selectors, **options)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
@@ -379,7 +377,7 @@ class DistillationTrainer(ClassifierWrapper):
         if not self._is_checked(x):
             if self._kind is None:
                 sample = samples.first(x, "x", self.student)
-                self._kind = kinds.output_kind(self.student, "student", sample, self.from_logits)
+                self.use_kind(kinds.output_kind(self.student, "student", sample, self.from_logits))
             given = x if is_dataset(x) else (x, y)
             data = checked_validation(given, self.student, self._kind)
             x, y = (x, y) if is_dataset(x) else data
@@ -432,13 +430,6 @@ class DistillationTrainer(ClassifierWrapper):
             drop_labels=self.drop_labels,
             storage=labeling.Storage(self.label_format, self.memory_limit),
         )
-
-    def _use_kind(self, kind: OutputKind) -> None:
-        """Set the kind of the outputs, and discard steps that were traced for another kind."""
-        self.built = True
-        if kind != self._kind:
-            self._kind = kind
-            self.train_function = self.test_function = None
 
     def _checked(self, validation_data: Any) -> Any:
         """Validation data, checked once for all epochs: Keras' `fit` passes it to `evaluate`."""

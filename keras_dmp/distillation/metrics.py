@@ -9,9 +9,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dmp._classifier.losses import accuracy
-from keras_dmp._classifier.outputs import OutputKind
-
 # Keras metrics of integer labels and their counterparts for one-hot labels.
 _TWINS = {
     "SparseCategoricalAccuracy": "CategoricalAccuracy",
@@ -47,11 +44,11 @@ def require_metrics(metrics: Any, name: str) -> None:
             )
 
 
-def for_one_hot_labels(metrics: Any, kind: OutputKind | None) -> Any:
+def for_one_hot_labels(metrics: Any) -> Any:
     """The metrics of `compile`, with those of integer labels replaced by their counterparts."""
     if metrics is None:
         return None
-    return [_for_one_hot_labels(metric, kind) for metric in keras.tree.flatten(metrics)]
+    return [_for_one_hot_labels(metric) for metric in keras.tree.flatten(metrics)]
 
 
 def for_labels_like(metrics: Any, labels: Any) -> Any:
@@ -137,10 +134,8 @@ def _is_users_own(metric: Any) -> bool:
     return callable(metric) and getattr(keras.metrics, name, None) is not metric
 
 
-def _for_one_hot_labels(metric: Any, kind: OutputKind | None) -> Any:
+def _for_one_hot_labels(metric: Any) -> Any:
     if isinstance(metric, str):
-        if metric in ("accuracy", "acc"):
-            return accuracy(kind, metric)
         return _TWINS.get(metric, metric)
     name = getattr(metric, "__name__", "")
     if name in _TWINS and metric is getattr(keras.metrics, name):

@@ -4,7 +4,8 @@ TensorFlow reports a lost worker only to workers that are waiting for it. A busy
 nothing, and while Python's global interpreter lock is held (TensorFlow holds it during its start)
 none of its own threads could. Each worker therefore has a small companion process, its guard, which
 keeps the connections over which the workers met: a star around the chief. The kernel closes a
-connection when the process at its other end terminates.
+connection when the process at its other end terminates. A process that is stopped (SIGSTOP) does
+not terminate; its guard watches its state, on Linux, and closes the connections itself.
 
 The guard runs this file. It uses the standard library only, and starts in 20 ms.
 """
@@ -64,7 +65,8 @@ class Guard:
             ownership of them.
         addresses: Addresses `host:port` of all workers.
         start_timeout: Seconds to wait for `started`.
-        silence_timeout: Seconds after which an unresponsive host counts as lost.
+        silence_timeout: Seconds after which an unresponsive host, or a process that is stopped,
+            counts as lost.
         grace: Seconds from the report until this process is ended. TensorFlow's own error, which
             is more detailed, comes sooner if the process is waiting for the lost worker.
     """
@@ -84,7 +86,7 @@ class Guard:
         fields = [f"{index}={link.fileno()}" for index, link in links.items()]
         # -I and -S ignore the environment and installed packages, and start quickly.
         command = [sys.executable, "-I", "-S", __file__]
-        times = [f"{start_timeout:g}", f"{grace:g}"]
+        times = [f"{start_timeout:g}", f"{silence_timeout:g}", f"{grace:g}"]
         self._process = subprocess.Popen(
             [*command, str(os.getpid()), *times, ",".join(fields), *addresses],
             stdin=subprocess.PIPE,
@@ -168,7 +170,11 @@ def _receive(connection: socket.socket) -> tuple[bytes, int, int]:
 
 
 def _first_loss(
-    links: dict[int, socket.socket], addresses: list[str], start_timeout: float, worker: int
+    links: dict[int, socket.socket],
+    addresses: list[str],
+    start_timeout: float,
+    silence_timeout: float,
+    worker: int,
 ) -> str | None:
     """Wait for the loss of a worker and return a report; None when the guarded worker has ended.
 
@@ -176,12 +182,21 @@ def _first_loss(
         links: Connections by position.
         addresses: Addresses of all workers.
         start_timeout: Seconds within which the guarded worker must report that it has started.
+        silence_timeout: Seconds for which the guarded worker may be stopped.
         worker: Process ID of the guarded worker.
     """
     deadline, orders, wait = time.monotonic() + start_timeout, [0], 1.0
+    stopped, checked = 0.0, time.monotonic()
     # The parent's process ID also shows its end: forked processes may keep its pipe open.
     while os.getppid() == worker or not orders:
         ready = select.select([*orders, *links.values()], [], [], wait)[0]
+        # Its own pauses do not count, such as those of a machine or a job that is suspended.
+        since, checked = min(time.monotonic() - checked, 2 * wait), time.monotonic()
+        stopped = stopped + since if _is_stopped(worker) else 0.0
+        if stopped > silence_timeout:
+            for link in links.values():
+                link.close()
+            return f"This worker has been stopped (SIGSTOP) for {silence_timeout:g} seconds"
         order = os.read(0, 1) if 0 in ready else None
         if order == _STARTED_ORDER:
             deadline = float("inf")
@@ -210,6 +225,16 @@ def _first_loss(
     return None
 
 
+def _is_stopped(process: int) -> bool:
+    """Whether a process is stopped by a signal; False where the system does not tell."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            # The name before may contain anything.
+            return file.read().rpartition(b")")[2].split()[0] == b"T"
+    except (OSError, IndexError):
+        return False
+
+
 def _tell_all(links: dict[int, socket.socket], kind: bytes, about: int, num_workers: int) -> None:
     for link in links.values():
         with contextlib.suppress(OSError):
@@ -228,13 +253,21 @@ def _ends(worker: int, seconds: float) -> bool:
     return True
 
 
-def _guard(worker: str, start_timeout: str, grace: str, links: str, *addresses: str) -> None:
+def _guard(
+    worker: str,
+    start_timeout: str,
+    silence_timeout: str,
+    grace: str,
+    links: str,
+    *addresses: str,
+) -> None:
     # The guard ends with its worker; signals to all processes of a job must not end it earlier.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     pairs = [each.split("=") for each in links.split(",")]
     opened = {int(index): socket.socket(fileno=int(number)) for index, number in pairs}
-    report = _first_loss(opened, list(addresses), float(start_timeout), int(worker))
+    times = float(start_timeout), float(silence_timeout)
+    report = _first_loss(opened, list(addresses), *times, int(worker))
     if report is None:
         return
     sys.stderr.write(

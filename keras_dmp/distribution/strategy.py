@@ -50,8 +50,8 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     even during TensorFlow's start. They end 20 seconds later with exit code 75, or earlier by
     themselves: workers that are waiting for the lost one raise TensorFlow's `UnavailableError`
     after about ten seconds. A process whose Python interpreter does not respond is killed
-    (SIGKILL) after 25 seconds. An unresponsive host counts as lost after `peer_timeout`. A stopped
-    process does not count as lost for workers that are not waiting for it.
+    (SIGKILL) after 25 seconds. An unresponsive host counts as lost after `peer_timeout`, and so
+    does a process that is stopped (SIGSTOP) for so long, on Linux.
 
     A lost worker cannot rejoin a run: restart all workers, from a checkpoint. Until all workers
     have connected, workers may be restarted individually.
@@ -63,8 +63,8 @@ class MultiWorkerStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             `None`.
         startup_timeout: Number of seconds to wait for the other workers, and then for TensorFlow
             to start. Defaults to 600.
-        peer_timeout: Number of seconds after which an unresponsive host counts as lost. Defaults
-            to 30.
+        peer_timeout: Number of seconds after which an unresponsive host or a stopped process
+            counts as lost. Defaults to 30.
 
     Attributes:
         is_chief: Whether this worker is the chief, which writes files.

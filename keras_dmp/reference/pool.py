@@ -250,6 +250,7 @@ def _checked(
     The second column contains a teacher's outputs here, never labels.
     """
     source = {"names": _names(name), "model": model, "num_classes": None}
+    heaviest, is_dataset = None, _batches.is_dataset(x)
     for batch, _ in samples.each(x, y, sample_weight, **source, has_outputs=True):
         if batch.y is None and not has_teacher:
             raise ValueError(
@@ -260,4 +261,9 @@ def _checked(
         outputs = None
         if not has_teacher:
             outputs = samples.checked_outputs(batch.y, "y", x=batch.x, x_name=name)
+        if batch.sample_weight is not None:
+            heaviest = max(heaviest or 0.0, float(batch.sample_weight.max()))
+        if not is_dataset:
+            samples.require_some_weight(heaviest, "sample_weight")
         yield batch._replace(y=outputs)
+    samples.require_some_weight(heaviest, "sample_weight")

@@ -7,7 +7,8 @@ from typing import Any, Self
 import keras
 
 from keras_dmp import _validate
-from keras_dmp._classifier.losses import single_loss
+from keras_dmp._classifier.losses import fitting_metrics, single_loss
+from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._training import callback_state
 from keras_dmp._training.copies import copied, copied_optimizer
 from keras_dmp.distillation.metrics import for_labels_like, require_metrics
@@ -217,11 +218,14 @@ class Compiled:
             of_student={name: of for name, of in kwargs.items() if name in _OF_STUDENT},
         )
 
-    def for_labels(self, phase: str) -> dict[str, Any]:
+    def for_labels(self, phase: str, kind: OutputKind) -> dict[str, Any]:
         """Arguments for a model trained on labels, with a fresh optimizer and fresh metrics."""
         # The student is released with the user's own loss.
         loss = replicas.whole_batch(self.loss) if phase == "teacher" else self.loss
-        return {**self._for_phase(phase), "loss": loss}
+        arguments = {**self._for_phase(phase), "loss": loss}
+        for name in ("metrics", "weighted_metrics"):
+            arguments[name] = fitting_metrics(arguments[name], kind)
+        return arguments
 
     def for_distillation(self, labels: Any) -> dict[str, Any]:
         """Arguments for a `DistillationTrainer`, whose loss is fixed.

@@ -34,17 +34,6 @@ def refuse_overlap(
             )
 
 
-def warn_of_padding(lengths: list[frozenset]) -> None:
-    """Emit a `PrivacyWarning` if equal records may differ in their padding.
-
-    Args:
-        lengths: `Records.lengths` of each part.
-    """
-    note = samples.padding_note(*lengths)
-    if note is not None:
-        warn(note, PrivacyWarning)
-
-
 def _checked_groups(groups: dict[str, Any], digests: dict[str, np.ndarray]) -> dict[str, Any]:
     """Groups, one per record of each part, with none missing."""
     known = {"members", "nonmembers", "validation", "reference"}

@@ -56,7 +56,7 @@ def train_teacher(
         numbers: Numbers of the phase, from which its seeds are derived.
     """
     arguments, validation = run.arguments, run.plan.validation
-    teacher.compile(**run.compiled.for_labels("teacher"))
+    teacher.compile(**run.compiled.for_labels("teacher", run.plan.kind))
 
     def fit(**of_phase):
         return members.fit(
@@ -143,7 +143,7 @@ def train_student(
         callbacks=callbacks,
     )
     student = distiller.student
-    student.compile(**run.compiled.for_labels("student"))
+    student.compile(**run.compiled.for_labels("student", run.plan.kind))
     # Keras warns when it loads an optimizer that was saved before it had variables.
     student.optimizer.build(student.trainable_variables)
     return trained

@@ -111,7 +111,7 @@ def prepare(
     if known is not None:
         overlap.refuse_overlap(digests, groups=arguments.groups, allow=arguments.allow_overlap)
         parts = [part.lengths for part in (known, pool, validation) if part is not None]
-        overlap.warn_of_padding(parts)
+        samples.warn_of_padding(*parts)
     return Plan(
         teacher=teacher,
         student=student,

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dmp.audit import audit_membership
+from keras_dmp.audit import (
+    adaptive_attack,
+    audit_membership,
+    audit_reference,
+    black_box_attack,
+)
 
 
 @pytest.fixture
@@ -275,3 +280,49 @@ def test_tf_privacy_missing(audit, uncallable, monkeypatch):
         audit(model=uncallable)
     report = audit(attacks=("loss", "modified_entropy"), slices=("correctness", "class"))
     assert report["loss"].auc > 0.6
+
+
+def in_percent(samples, one_unit=False):
+    """A classifier whose probabilities are percentages, which nothing but values tells."""
+    inputs = keras.Input(samples[0][0].shape[1:])
+    head = keras.layers.Dense(1 if one_unit else 4, "sigmoid" if one_unit else "softmax")
+    return keras.Model(inputs, keras.layers.Rescaling(100.0)(head(inputs)))
+
+
+AUDITS = {
+    "audit_membership": audit_membership,
+    "black_box_attack": lambda *args, **kwargs: black_box_attack(*args, epochs=1, **kwargs),
+    "adaptive_attack": lambda model, members, nonmembers, **kwargs: adaptive_attack(
+        model, members, nonmembers, members[0][:200] + 1e-3, **kwargs
+    ),
+    "audit_reference": lambda model, members, nonmembers, seed, **kwargs: audit_reference(
+        model, members[0], nonmembers[0], **kwargs
+    ),
+}
+
+
+@pytest.mark.parametrize("audit", AUDITS)
+def test_probabilities_in_percent_are_refused_rather_than_taken_for_logits(audit, samples):
+    model = in_percent(samples)
+    with pytest.raises(ValueError, match=r"divide percentages.*from_logits=True.*sum to about 100"):
+        AUDITS[audit](model, *samples, seed=0)
+    # A declaration is believed.
+    AUDITS[audit](model, *samples, from_logits=True, seed=0)
+
+
+def test_percentages_of_one_unit_are_refused(samples):
+    sides = [(x, y % 2) for x, y in samples]
+    with pytest.raises(ValueError, match=r"divide percentages.*no negative output"):
+        audit_membership(in_percent(samples, one_unit=True), *sides)
+
+
+def test_the_same_samples_are_recognized_by_the_outputs(samples):
+    """Both sides differ in a column that the model ignores, such as a number of the record."""
+    (x, y), _ = samples
+    ignored = np.zeros(x.shape[1], "float32")
+    ignored[0] = 1.0
+    inputs = keras.Input(x.shape[1:])
+    model = keras.Model(inputs, keras.layers.Dense(4)(inputs * (1 - ignored)))
+    order = np.random.default_rng(0).permutation(len(x))
+    with pytest.raises(ValueError, match="300 of 300 nonmembers with the outputs of a member"):
+        audit_membership(model, (x, y), ((x + ignored)[order], y[order]))

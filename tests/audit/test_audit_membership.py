@@ -11,7 +11,13 @@ import pytest
 import tensorflow as tf
 
 from keras_dmp import MembershipAudit
-from keras_dmp.audit import AttackScores, AuditReport, attack_table, audit_membership
+from keras_dmp.audit import (
+    AttackScores,
+    AuditReport,
+    attack_table,
+    audit_membership,
+    blind_baseline,
+)
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 TRAINED = ("logistic_regression", "knn")
@@ -479,7 +485,7 @@ class Blocked:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocked())
-from keras_dmp.audit import audit_membership
+from keras_dmp.audit import audit_membership, blind_baseline
 
 model = keras.models.load_model("victim.keras")
 data = np.load("samples.npz")
@@ -609,3 +615,28 @@ def test_one_output_in_a_dictionary(attack):
         sides = (x[:40], y[:40]), (x[40:], y[40:])
         found.append(audit_membership(model, *sides, attacks=attack, slices=(), seed=0))
     assert found[0] == found[1]
+
+
+def test_the_comparison_is_checked_first(victim, samples, report):
+    """The sides differ in nothing but membership; moving one of them voids the audit."""
+    assert report.blind_baseline == blind_baseline(*samples)
+    assert not report.blind_baseline.is_void
+    assert (report.blind_baseline.num_members, report.blind_baseline.num_nonmembers) == (150, 130)
+    (x, y), nonmembers = samples
+    moved = tf.data.Dataset.from_tensor_slices((x + 2, y)).batch(32)
+    void = audit_membership(victim, moved, nonmembers, attacks="loss", seed=0)
+    assert void.blind_baseline == blind_baseline((x + 2, y), nonmembers)
+    assert void.verdict.startswith(f"Void, as the blind baseline has {void.blind_baseline}.")
+    assert (
+        str(void).splitlines()[1].startswith(f"blind baseline: AUC {void.blind_baseline.auc:.3f}")
+    )
+
+
+def test_the_comparison_is_not_checked_on_request_or_on_few_samples(victim, samples):
+    small = [(x[:39], y[:39]) for x, y in samples]
+    for sides, check in ((samples, False), (small, True)):
+        report = audit_membership(victim, *sides, attacks="loss", blind_baseline=check)
+        assert report.blind_baseline is None
+        assert str(report).splitlines()[1].startswith("blind baseline: not checked")
+    with pytest.raises(ValueError, match="`blind_baseline` to be True or False"):
+        audit_membership(victim, *samples, blind_baseline="no")

@@ -11,6 +11,7 @@ from keras_dmp.audit import _command, attack_table
 from keras_dmp.audit.gate import Limits, judge
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.one_run import epsilon_one_run
 
 HEAVY = ("tensorflow", "keras", "tensorflow_privacy", "sklearn", "pandas", "matplotlib")
 SLOW_TO_IMPORT = ("numpy", "scipy", "rich", "jinja2")
@@ -195,6 +196,12 @@ def test_annotates_in_github_actions(capsys, monkeypatch, shift, level):
             "0.01:0.05 and --max-tpr-at-fpr 0.01:0.1",
         ),
         (["saved.npz", "--max-auc", "0.6", "--confidence", "1"], "`confidence` to be above 0"),
+        (["saved.npz", "--max-epsilon", "-1"], "`max_epsilon` to be a finite number of at least 0"),
+        (["saved.npz", "--max-epsilon", "1"], "canary_scores and canary_included with --max-eps"),
+        (["saved.npz", "--max-auc", "0.6", "--delta", "1"], "`delta` to be at least 0 and below 1"),
+        (["half.npz"], "to have nonmember_inputs as well as member_inputs"),
+        (["short.npz"], "inputs of 5 and 2000"),
+        (["coins.npz"], "`canary_included` to be 2000 booleans, one per canary score"),
         (["saved.npz", "--from-logits"], "Expected outputs with --from-logits"),
         (["saved.npz", "--from-logits", "--probabilities"], "not allowed with"),
         (["saved.npz", "--html", "report.htm"], "expected a path that ends in '.html'"),
@@ -213,6 +220,10 @@ def test_bad_input_is_one_line_and_writes_nothing(capsys, folder, arguments, mes
     pathlib.Path("text.npz").write_text("text")
     np.savez("nan.npz", member_scores=[np.nan], nonmember_scores=[0.0])
     np.savez("same.npz", member_scores=scores(0, 300)[0], nonmember_scores=scores(0, 300)[0])
+    pair = dict(zip(("member_scores", "nonmember_scores"), scores(0), strict=True))
+    np.savez("half.npz", **pair, member_inputs=np.ones((2000, 3)))
+    np.savez("short.npz", **pair, member_inputs=np.ones(5), nonmember_inputs=np.ones(2000))
+    np.savez("coins.npz", **pair, canary_scores=scores(0)[0], canary_included=np.ones(2000))
     os.mkfifo("pipe.npz")
     before = sorted(folder.iterdir())
     outputs = ["--markdown", "report.md"]
@@ -260,6 +271,77 @@ def test_a_fault_of_the_program_is_not_the_verdict_fail(capsys, monkeypatch):
     assert audit(save_scores(), "--markdown", "report.md") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "ZeroDivisionError" in line
+
+
+def save_inputs(shift, **entries):
+    rng = np.random.default_rng(0)
+    members, nonmembers = scores(0.0)
+    np.savez(
+        "inputs.npz",
+        member_scores=members,
+        nonmember_scores=nonmembers,
+        member_inputs=rng.normal(shift, size=(2000, 4)),
+        nonmember_inputs=rng.normal(size=(2000, 4)),
+        **entries,
+    )
+    return "inputs.npz"
+
+
+@pytest.mark.parametrize(("shift", "code", "word"), [(0.0, 0, "PASS"), (0.5, 4, "VOID")])
+def test_inputs_are_compared_without_the_model(capsys, shift, code, word):
+    pytest.importorskip("sklearn")
+    arguments = ["--max-auc", "0.6", "--json", "report.json", "--html", "report.html"]
+    assert audit(save_inputs(shift), *arguments) == code
+    shown = lines(capsys.readouterr().out)
+    baseline = AuditReport.load("report.json").blind_baseline
+    assert shown[1] == f"blind baseline: {baseline}"
+    assert shown[-1].startswith(f"{word}: ")
+    assert f"blind baseline: {baseline}" in pathlib.Path("report.html").read_text()
+    values = json.loads(pathlib.Path("report.json").read_text())
+    assert values["gate"]["blind_baseline"] == values["blind_baseline"] == baseline.to_dict()
+    assert values["verdict"].startswith("Void, as the blind baseline has AUC") == (code == 4)
+
+
+def test_a_void_comparison_is_an_error_in_github_actions(capsys, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert audit(save_inputs(0.5), "--max-auc", "0.6") == 4
+    assert lines(capsys.readouterr().out)[-1].startswith("::error title=Membership audit::VOID")
+
+
+def test_labels_are_compared_too():
+    pytest.importorskip("sklearn")
+    entries = overfit_outputs()
+    for side, rates in (("member", [0.7, 0.1, 0.1, 0.1]), ("nonmember", [0.25] * 4)):
+        entries[f"{side}_labels"] = np.random.default_rng(0).choice(4, size=400, p=rates)
+        entries[f"{side}_inputs"] = np.zeros((400, 2, 2))
+    np.savez("labels.npz", **entries)
+    assert audit("labels.npz", "--max-auc", "1") == 4
+
+
+def test_without_inputs_nothing_is_said_about_the_comparison(capsys):
+    assert audit(save_scores(), "--max-auc", "0.6") == 0
+    assert lines(capsys.readouterr().out)[1] == "blind baseline: not checked"
+
+
+def test_canaries_bound_epsilon(capsys):
+    rng = np.random.default_rng(0)
+    included = rng.random(1000) < 0.5
+    members, nonmembers = scores(0.0)
+    entries = {"member_scores": members, "nonmember_scores": nonmembers}
+    np.savez("all.npz", **entries, canary_scores=4.0 * included, canary_included=included)
+    bound = epsilon_one_run(4.0 * included, included)
+    assert audit("all.npz") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"epsilon of the training is at least {bound:.3g} at a delta of 0" in shown
+    assert audit("all.npz", "--max-epsilon", "2") == 1
+    assert "FAIL: 1 of 1 checks are above" in capsys.readouterr().out
+    assert audit("all.npz", "--max-epsilon", "8", "--delta", "1e-5", "--max-auc", "0.6") == 0
+    assert "at a delta of 1e-05" in " ".join(capsys.readouterr().out.split())
+    few = {"canary_scores": np.arange(6.0), "canary_included": np.arange(6) > 2}
+    np.savez("few.npz", **entries, **few)
+    assert audit("few.npz", "--max-epsilon", "2") == 3
+    assert "too few for any bound of epsilon" in " ".join(capsys.readouterr().out.split())
 
 
 def run(*arguments, **environment):

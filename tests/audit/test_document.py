@@ -85,7 +85,8 @@ def test_a_report_says_its_figures():
     report = audit(0.5, name="student", notes=("look out",), provenance={"engine": "keras_dmp"})
     written = report.document()
     assert (written.name, written.verdict) == ("student", report.verdict)
-    assert written.facts == (("classes", "3"), ("engine", "keras_dmp"))
+    known = (("classes", "3"), ("engine", "keras_dmp"))
+    assert written.facts == (("blind baseline", "not checked"), *known)
     assert written.notes == report.notes
     samples, attacks = written.tables()
     assert [cell.value for cell in samples.rows[1][1:]] == [0.9, 0.65]

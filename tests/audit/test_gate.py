@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import special
 
+from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.gate import Limits, judge
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.one_run import epsilon_one_run
 
 
 def shifted(auc, size=2000, seed=0, nonmembers=None):
@@ -206,6 +208,10 @@ def test_the_dictionary_is_plain_and_complete():
     ("arguments", "message"),
     [
         ({}, "to set a limit. Received: max_auc=None"),
+        ({"max_epsilon": -1}, "`max_epsilon` to be a finite number of at least 0. Received"),
+        ({"max_epsilon": float("nan")}, "`max_epsilon` to be a finite number"),
+        ({"max_epsilon": 1, "delta": 1}, "`delta` to be at least 0 and below 1. Received: delta=1"),
+        ({"max_epsilon": 1, "delta": -0.1}, "`delta` to be at least 0"),
         ({"max_tpr_at_fpr": {}}, "to set a limit. Received: max_auc=None"),
         ({"max_auc": 0.4}, r"`max_auc` to lie in 0\.5\.\.1. Received: max_auc=0\.4"),
         ({"max_auc": 1.1}, "`max_auc` to lie in"),
@@ -250,3 +256,85 @@ def test_the_same_scores_on_both_sides_are_refused():
     scores = {"loss": MembershipScores(members, members[::-1])}
     with pytest.raises(ValueError, match="300 of 300 nonmembers with the scores of loss"):
         judge(scores, Limits(max_auc=0.6))
+
+
+def canaries(epsilon, size=400):
+    """Scores of randomized response and its coins."""
+    rng = np.random.default_rng(0)
+    included = rng.random(size) < 0.5
+    honest = rng.random(size) < special.expit(epsilon)
+    return np.where(honest, included, ~included).astype(float), included
+
+
+def test_a_limit_of_epsilon_is_checked_on_canaries():
+    scores = {"loss": shifted(0.5)}
+    limits = Limits(max_auc=0.6, max_epsilon=2)
+    planted = canaries(4.0)
+    verdict = judge(scores, limits, canaries=planted)
+    assert (verdict.status, verdict.exit_code, verdict.decisive.figure) == ("fail", 1, "epsilon")
+    bound = epsilon_one_run(*planted, confidence=0.975)
+    assert verdict.decisive.low == verdict.decisive.value == bound > 2
+    assert verdict.decisive.high is None
+    assert f"epsilon of canaries at least {bound:.4f}, limit 2" in verdict.sentence
+    assert json.loads(json.dumps(verdict.to_dict())) == verdict.to_dict()
+    assert judge(scores, limits, canaries=canaries(1.0)).status == "pass"
+    assert judge(scores, Limits(max_epsilon=1), canaries=canaries(1.0)).status == "pass"
+    assert judge(scores, Limits(max_epsilon=0), canaries=canaries(1.0)).status == "fail"
+    assert judge(scores, Limits(max_auc=0.6), canaries=planted).status == "pass"
+
+
+def test_an_epsilon_that_few_canaries_cannot_bound_is_open():
+    scores, included = canaries(4.0, size=8)
+    verdict = judge({"loss": shifted(0.5)}, Limits(max_epsilon=1), canaries=(scores, included))
+    assert verdict.status == "investigate"
+    assert "8 canaries are too few for any bound at a delta of 0" in verdict.sentence
+    large = Limits(max_epsilon=1, delta=0.5)
+    assert judge({"loss": shifted(0.5)}, large, canaries=canaries(4.0)).status == "investigate"
+
+
+def test_delta_reaches_the_bound():
+    planted = canaries(4.0)
+    lows = [
+        judge(
+            {"a": shifted(0.5)}, Limits(max_epsilon=9, delta=delta), canaries=planted
+        ).decisive.low
+        for delta in (0.0, 1e-4)
+    ]
+    assert lows == [epsilon_one_run(*planted, delta, 0.95) for delta in (0.0, 1e-4)]
+    assert lows[0] > lows[1]
+
+
+def blind(low, high):
+    return BlindBaseline(
+        auc=(low + high) / 2, auc_interval=(low, high), num_members=9, num_nonmembers=9
+    )
+
+
+def test_sides_that_differ_without_the_model_are_void():
+    limits = Limits(max_auc=0.6)
+    for auc, without in ((0.53, "pass"), (0.75, "fail")):
+        scores = {"loss": shifted(auc)}
+        verdict = judge(scores, limits, blind_baseline=blind(0.53, 0.6))
+        assert (verdict.status, verdict.exit_code) == ("void", 4)
+        assert verdict.sentence.startswith(
+            "VOID: the blind baseline has AUC 0.565 (0.530 to 0.600)"
+        )
+        assert verdict.to_dict()["blind_baseline"]["is_void"]
+        assert verdict.decisive.status == without
+        checked = judge(scores, limits, blind_baseline=blind(0.49, 0.53))
+        assert checked.status == without == judge(scores, limits).status
+    assert judge(scores, limits).to_dict()["blind_baseline"] is None
+
+
+def test_canaries_and_baselines_of_another_type():
+    scores = {"loss": shifted(0.5, size=50)}
+    with pytest.raises(ValueError, match=r"`canaries` with a limit of epsilon.* max_epsilon=1"):
+        judge(scores, Limits(max_epsilon=1))
+    with pytest.raises(ValueError, match=r"`canaries` to be a pair.* Received: ndarray"):
+        judge(scores, Limits(max_epsilon=1), canaries=np.ones(5))
+    with pytest.raises(ValueError, match="`included` to be 400 booleans"):
+        judge(scores, Limits(max_epsilon=1), canaries=(canaries(1.0)[0], np.ones(400)))
+    with pytest.raises(
+        TypeError, match=r"`blind_baseline` to be a BlindBaseline.* Received: float"
+    ):
+        judge(scores, Limits(max_auc=0.6), blind_baseline=0.5)

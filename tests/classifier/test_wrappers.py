@@ -7,11 +7,13 @@ labels as the loss wants them, or refuse before the first step and leave all wei
 
 import functools
 import itertools
+import re
 
 import keras
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from keras_dmp import DistillationTrainer, defenses
@@ -255,6 +257,144 @@ def test_labels_that_do_not_fit_are_refused_before_the_first_step(kind, y, messa
     with pytest.raises(ValueError, match=message):
         fit(kind, trainer, y, OTHER_Y)
     nets.assert_same_weights(model, before, atol=0)
+
+
+def dataset(x, y):
+    """Batches of a dataset, the last of which is the one with bad labels or values."""
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+
+
+OUT_OF_RANGE = np.append(Y[:-1], nets.CLASSES + 37)
+BAD_DATA = {
+    "range": (lambda: (X, OUT_OF_RANGE), r"`\w+ labels` to lie in 0\.\.3"),
+    "negative": (lambda: (X, Y - 1), r"`\w+ labels` to lie in 0\.\.3"),
+    "dataset": (lambda: dataset(X, OUT_OF_RANGE), r"`\w+ labels` to lie in 0\.\.3"),
+    "PyDataset": (lambda: nets.Pairs(X, OUT_OF_RANGE, batch_size=8), r"`\w+ labels` to lie in 0"),
+    "infinite": (lambda: dataset(X, Y + nets.CLASSES).repeat(), r"`\w+ labels` to lie in 0\.\.3"),
+    "NaN": (lambda: (np.where(X[-1] == X, np.nan, X), Y), "to be finite"),
+    "shape": (lambda: (X[:, 1:], Y), r"to have shape \(None, 12\)"),
+    "length": (lambda: (X, Y[1:]), "24 and 23 samples"),
+    "weights": (lambda: (X, Y, np.full(SAMPLES, np.nan)), r"`\w+ weights` to be finite"),
+    "no weight": (lambda: (X, Y, np.zeros(SAMPLES)), r"`\w+ weights` to have weights above 0"),
+    "no labels": (lambda: (X,), "no labels"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLE["kind"])
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_validation_data_that_does_not_fit_is_refused_before_the_first_step(kind, case):
+    make, message = BAD_DATA[case]
+    model = build("logits")
+    before = nets.snapshot(model)
+    trainer = compiled(wrapped(kind, model), crossentropy("logits", "classes"))
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(kind, trainer, Y, OTHER_Y, validation_data=make(), validation_steps=1)
+    assert "validation_data" in str(caught.value)
+    assert not re.search(r"\[[\d. ]+\]|\b0 1 2\b", str(caught.value))
+    nets.assert_same_weights(model, before, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["memguard", "adversarial"])
+def test_samples_without_any_weight_are_refused(kind):
+    trainer = compiled(wrapped(kind, build("logits")), crossentropy("logits", "classes"))
+    with pytest.raises(ValueError, match=r"`sample_weight`.* to have weights above 0"):
+        fit(kind, trainer, Y, OTHER_Y, sample_weight=np.zeros(SAMPLES))
+
+
+@pytest.mark.parametrize("case", ["dataset", "PyDataset", "infinite"])
+def test_a_dataset_is_trained_on_only_if_its_labels_fit(case):
+    make, message = BAD_DATA[case]
+    model = build("logits")
+    before = nets.snapshot(model)
+    trainer = compiled(wrapped("memguard", model), crossentropy("logits", "classes"))
+    with pytest.raises(ValueError, match=message.replace(r"\w+ labels", "y")):
+        trainer.fit(make(), steps_per_epoch=2, verbose=0)
+    nets.assert_same_weights(model, before, atol=0)
+
+
+@pytest.mark.parametrize("kind", TABLE["kind"])
+@pytest.mark.parametrize("form", ["classes", "rows"])
+def test_validation_labels_of_every_form_give_the_loss_of_keras(kind, form):
+    loss = crossentropy("softmax", form)
+    expected = -np.log(compiled(build(), loss).predict(X, verbose=0))[np.arange(SAMPLES), Y].mean()
+    given = {
+        "flat": (X, Y),
+        "column": (X, Y[:, None]),
+        "one-hot": (X, np.eye(nets.CLASSES)[Y]),
+        "named": (X, {"label": Y}),
+        "dataset": dataset(X, Y),
+        "weighted": (X, Y, np.ones(SAMPLES)),
+    }
+    for name, data in given.items():
+        trainer = compiled(wrapped(kind, build()), loss)
+        trainer.optimizer.learning_rate = 0.0
+        history = fit(kind, trainer, Y, OTHER_Y, validation_data=data).history
+        assert history["val_loss"] == [pytest.approx(expected, rel=1e-4)], name
+
+
+@pytest.mark.parametrize("kind", TABLE["kind"])
+def test_soft_validation_labels_go_to_losses_that_take_them(kind):
+    soft = 0.9 * np.eye(nets.CLASSES, dtype="float32")[Y] + 0.025
+    loss = crossentropy("softmax", "rows")
+    trainer = compiled(wrapped(kind, build()), loss)
+    trainer.optimizer.learning_rate = 0.0
+    history = fit(kind, trainer, Y, OTHER_Y, validation_data=(X, soft)).history
+    expected = -(soft * np.log(build().predict(X, verbose=0))).sum(axis=1).mean()
+    assert history["val_loss"] == [pytest.approx(expected, rel=1e-4)]
+
+
+@pytest.mark.parametrize("form", ["classes", "rows"])
+@pytest.mark.parametrize("step", ["train_on_batch", "test_on_batch", "evaluate"])
+def test_no_step_prints_labels_out_of_range(step, form):
+    """Also where nothing was checked before, such as in steps of the user's own."""
+    trainer = compiled(wrapped("memguard", build("logits")), crossentropy("logits", form))
+    arguments = {"verbose": 0} if step == "evaluate" else {}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"`y` to lie in 0\.\.3") as caught:
+        getattr(trainer, step)(X, OUT_OF_RANGE, **arguments)
+    assert "41" not in str(caught.value).replace("tests", "")
+
+
+METRICS = {"metrics": {"label": "accuracy"}, "weighted_metrics": ["acc"]}
+
+
+def with_one_unit(head, is_built):
+    """A classifier whose units are known before its first call, or not."""
+    if is_built:
+        return build(head)
+    return nets.Subclassed(1, "sigmoid" if head == "sigmoid" else None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_built"),
+    [*((kind, True) for kind in TABLE["kind"]), ("adversarial", False), ("dp", False)],
+)
+@pytest.mark.parametrize("head", ["logit", "sigmoid"])
+def test_accuracy_of_one_unit_is_that_of_the_classes(kind, is_built, head):
+    keras.utils.set_random_seed(4)
+    y = Y % 2
+    model = with_one_unit(head, is_built)
+    trainer = wrapped(kind, model)
+    loss = crossentropy(head, "classes")
+    trainer.compile(keras.optimizers.SGD(0.0), loss, **METRICS)
+    extra = {"nonmembers": (OTHER_X, OTHER_Y % 2)} if kind == "adversarial" else {}
+    history = trainer.fit(X, y, batch_size=SAMPLES, verbose=0, validation_data=(X, y), **extra)
+    outputs = model.predict(X, verbose=0)[:, 0]
+    expected = np.mean((outputs > (0.0 if head == "logit" else 0.5)) == y)
+    assert expected != np.mean((outputs > (0.5 if head == "logit" else 0.0)) == y)
+    for name in ("accuracy", "acc", "val_accuracy", "val_acc"):
+        assert history.history[name] == [pytest.approx(expected)], name
+
+
+def test_accuracy_of_a_student_that_was_not_built():
+    keras.utils.set_random_seed(4)
+    student = nets.Subclassed(1)
+    trainer = DistillationTrainer(student, build("logit"))
+    trainer.compile(keras.optimizers.SGD(0.0), metrics=["accuracy"])
+    history = trainer.fit(X, verbose=0, validation_data=(X, Y % 2)).history
+    outputs = student.predict(X, verbose=0)[:, 0]
+    expected = np.mean((outputs > 0) == Y % 2)
+    assert expected != np.mean((outputs > 0.5) == Y % 2)
+    assert history["val_accuracy"] == [pytest.approx(expected)]
 
 
 @pytest.mark.parametrize("kind", TABLE["kind"])

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import warnings
 
 import keras
 import nets
@@ -23,6 +24,7 @@ from keras_dmp import (
     split_private,
 )
 from keras_dmp._data import arrays, samples
+from keras_dmp.audit import audit_reference, label_only_attack
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 NAMES = samples.Names("x", "y", "sample_weight")
@@ -283,6 +285,36 @@ def test_audits_tell_of_padding_that_they_cannot_see_through():
     assert not any("several lengths" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("of_one_length", [True, False], ids=["one length", "several lengths"])
+@pytest.mark.parametrize("form", ["arrays", "datasets"])
+@pytest.mark.parametrize("audit", ["label only", "reference", "callback"])
+def test_every_audit_tells_of_padding_that_it_cannot_see_through(audit, form, of_one_length):
+    rng = np.random.default_rng(0)
+    sides = [rng.integers(1, 20, (60, 8)), rng.integers(1, 20, (60, 8 if of_one_length else 12))]
+    y = np.arange(60) % 2
+    model = sequences()
+    model.compile("sgd", LOSS)
+
+    def column(x, *labels):
+        if form == "arrays":
+            return (x, *labels) if labels else x
+        return tf.data.Dataset.from_tensor_slices((x, *labels) if labels else x).batch(20)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PrivacyWarning)
+        if audit == "reference":
+            told = audit_reference(model, *map(column, sides)).notes
+        elif audit == "callback":
+            callback = MembershipAudit(*(column(x, y) for x in sides), attacks="loss")
+            model.fit(sides[0], y, callbacks=[callback], verbose=0)
+        else:
+            pairs = [column(x, y) for x in sides]
+            label_only_attack(model, *pairs, perturbation=lambda x, rng: x, num_queries=1, seed=0)
+    if audit != "reference":
+        told = [str(each.message) for each in caught]
+    assert any("several lengths" in note for note in told) != of_one_length
+
+
 # Missing values
 
 
@@ -427,6 +459,58 @@ def test_refused_labels(y, message):
 def test_refused_weights(weights, message):
     with pytest.raises(ValueError, match=message):
         samples.checked_weights(weights, "sample_weight", x=np.zeros(3))
+
+
+def as_form(form, *columns):
+    """Columns as arguments: arrays, or one dataset."""
+    if form == "arrays":
+        return columns
+    if form == "PyDataset":
+        return (nets.Pairs(*columns, batch_size=20),)
+    return (tf.data.Dataset.from_tensor_slices(columns).batch(20),)
+
+
+@pytest.mark.parametrize("form", ["arrays", "dataset", "PyDataset"])
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_weights_of_which_none_is_above_0_are_refused(form, weight):
+    x, y = nets.prototypes(40)
+    weights = np.full(40, weight, "float32")
+    read = {"names": NAMES, "model": None, "num_classes": 4}
+    with pytest.raises(ValueError, match=r"`sample_weight` to have weights above 0.*largest is"):
+        samples.read(*as_form(form, x, y, weights), **read)
+    # One batch may have none.
+    weights[-1] = 0.5
+    assert samples.read(*as_form(form, x, y, weights), **read).x is not None
+
+
+@pytest.mark.parametrize("form", ["arrays", "dataset", "PyDataset"])
+@pytest.mark.parametrize("part", ["reference", "x", "validation_data"])
+def test_a_training_without_any_weight_is_refused_before_the_first_step(form, part):
+    x, y = nets.prototypes(40)
+    other = nets.prototypes(40, seed=1)[0]
+    data = as_form(form, *((x, y) if part == "x" else (other, y)), np.zeros(40, "float32"))
+    trainer = DMPTrainer(
+        lambda: keras.Sequential([keras.Input((nets.FEATURES,)), layers.Dense(nets.CLASSES)]),
+        selector=None,
+        seed=0,
+    )
+    trainer.compile("sgd", LOSS)
+    fit = {"x": x, "y": y, "reference": other, "epochs": 1, "verbose": 0}
+    if part == "reference" and form == "arrays":
+        # `DMPTrainer` takes no weights of arrays here.
+        trainer = DistillationTrainer(nets.classifier(), nets.classifier(seed=1))
+        trainer.compile("sgd")
+        fit = {"x": other, "sample_weight": data[2], "verbose": 0}
+    elif part == "x" and form == "arrays":
+        fit["sample_weight"] = data[2]
+    elif part == "x":
+        fit |= {"x": data[0], "y": None}
+    else:
+        fit[part] = data if form == "arrays" else data[0]
+    steps = nets.Steps()
+    with pytest.raises(ValueError, match=r"weights?` to have weights above 0"):
+        trainer.fit(**fit, callbacks=[steps])
+    assert not steps.losses
 
 
 # Samples

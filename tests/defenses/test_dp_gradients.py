@@ -124,6 +124,13 @@ def activated(activation):
     return sequences(layers.Flatten(), layers.Dense(6, activation))
 
 
+class Normalized(layers.Dense):
+    """A dense layer that multiplies by its kernel at a norm of 1."""
+
+    def call(self, inputs):
+        return inputs @ (self.kernel / keras.ops.norm(self.kernel)) + self.bias
+
+
 def half():
     with _policy("mixed_float16"):
         return sequences(layers.Flatten(), layers.Dense(6, "tanh"))
@@ -172,10 +179,19 @@ MODELS = {
     "dict": named,
     "own activation": lambda: activated(lambda tensor: keras.ops.tanh(tensor)),
     "layer as activation": lambda: activated(layers.LeakyReLU()),
+    "normalized kernel": lambda: sequences(layers.Flatten(), Normalized(6)),
     "half precision": half,
 }
 # One of each way is enough for a quick run; the others repeat the check for more layers.
-QUICK = {"dense", "nested", "embedding and lstm", "attention", "tied by a layer", "list"}
+QUICK = {
+    "dense",
+    "nested",
+    "embedding and lstm",
+    "attention",
+    "tied by a layer",
+    "list",
+    "normalized kernel",
+}
 HALF = {"half precision": 2e-3}
 
 
@@ -267,6 +283,40 @@ def test_one_member_moves_a_step_by_no_more_than_the_clip_norm(loss):
         distance = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(moved, everyone, strict=True)))
         # One member in place of another: both are there with at most the norm of 1.
         assert distance <= 2 + 1e-4
+
+
+def squared():
+    """Layers and operations of the loop over examples, with outputs that overflow."""
+    inputs = keras.Input((STEPS, WIDTH))
+    hidden = layers.Dense(3)(layers.Flatten()(inputs))
+    return keras.Model(inputs, layers.Dense(nets.CLASSES)(hidden * hidden))
+
+
+OVERFLOWING = {
+    "one pass": lambda: sequences(layers.Flatten(), layers.Dense(6)),
+    "convolution in one pass": lambda: sequences(
+        layers.Reshape((STEPS, WIDTH, 1)), layers.Conv2D(3, 2), layers.Flatten()
+    ),
+    "vectorized": lambda: sequences(layers.Conv1D(4, 2), layers.Flatten()),
+    "loop": squared,
+}
+
+
+@pytest.mark.parametrize("name", OVERFLOWING)
+def test_gradients_that_are_not_finite_contribute_nothing(name):
+    keras.utils.set_random_seed(2)
+    model, x = OVERFLOWING[name](), samples_of(name)
+    y = np.arange(SAMPLES) % nets.CLASSES
+    x[2] = 3e38 * np.sign(x[2])
+    assert not all(np.isfinite(g).all() for g in looped(model, x[2:3], y[2:3], np.inf))
+    before = [np.asarray(v) for v in model.trainable_variables]
+    others = np.arange(SAMPLES) != 2
+    expected = looped(model, x[others], y[others], clip_norm=0.5)
+    trainer = defenses.DPModel(model, 0.5, 0.0, sampling="shuffled", microbatch_size=4, seed=0)
+    trainer.compile(keras.optimizers.SGD(1.0), LOSS)
+    trainer.fit(x, y, batch_size=len(y), verbose=0)
+    for old, new, one in zip(before, model.trainable_variables, expected, strict=True):
+        np.testing.assert_allclose((old - np.asarray(new)) * len(y), one, atol=5e-6)
 
 
 @pytest.mark.slow

@@ -256,6 +256,25 @@ def test_shuffled_batches_hold_each_member_once():
     assert all(np.array_equal(x[:, 0], y) for x, y, _ in drawn)
 
 
+@pytest.mark.parametrize("poisson", [True, False])
+def test_padding_is_blank(poisson):
+    """A batch holds nothing of members that were not drawn."""
+    x = 1.0 + np.random.default_rng(0).random((10, 3))
+    source = SampledBatches(
+        (x, np.arange(1, 11)), batch_size=3, poisson=poisson, multiple=8, seed=4
+    )
+    paddings = 0
+    for rows, y, weight in source.dataset:
+        rows, y, weight = map(np.asarray, (rows, y, weight))
+        is_padding = weight == 0
+        assert not rows[is_padding].any()
+        assert not y[is_padding].any()
+        np.testing.assert_array_equal(rows[~is_padding], x[y[~is_padding] - 1])
+        assert set(weight) <= {0.0, 1.0}
+        paddings += is_padding.sum()
+    assert paddings
+
+
 def test_poisson_batches_draw_members_independently():
     drawn = [b for epoch in range(8) for b in batches(True, batch_size=1, epoch=epoch)]
     assert all(len(y) % 4 == 0 and len(y) > 0 for _, y, _ in drawn)

@@ -170,7 +170,7 @@ import atexit, os, runpy, signal, socket, sys, threading, time
 peers, ending = (runpy.run_path(path) for path in sys.argv[3:])
 link = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
 guard = peers["Guard"](
-    {0: link}, ("host:1", "host:2"), silence_timeout=30, **eval(sys.argv[2])
+    {0: link}, ("host:1", "host:2"), **eval(sys.argv[2])
 )
 ending = ending["Ending"]()
 atexit.register(lambda: guard.leave(done=ending.is_orderly))
@@ -182,7 +182,7 @@ class Guarded:
 
     def __init__(self, server, code, *, starts=True, **settings):
         paths = [pathlib.Path(module.__file__) for module in (peers, ending)]
-        settings = {"grace": 0.0, "start_timeout": 60.0, **settings}
+        settings = {"grace": 0.0, "start_timeout": 60.0, "silence_timeout": 30.0, **settings}
         arguments = [str(server.getsockname()[1]), repr(settings), *map(str, paths)]
         code = f"{'guard.started()' if starts else ''}\n{code}"
         self.process = subprocess.Popen(
@@ -295,6 +295,32 @@ def test_a_busy_worker_is_told_and_ends(guarded, code, status):
     worker.link.close()
     assert worker.process.wait(20) == status
     assert REPORT in worker.process.stderr.read()
+
+
+STOPS = "os.kill(os.getpid(), signal.SIGSTOP)"
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@LINUX
+def test_a_worker_that_stays_stopped_is_lost_and_ends(guarded):
+    """Its connections stay open until its guard closes them: the chief may be busy."""
+    worker = guarded(f"{STOPS}; time.sleep(20)", silence_timeout=1.5)
+    begin = time.monotonic()
+    assert worker.heard() == b""
+    assert 1.0 < time.monotonic() - begin < 10
+    assert worker.process.wait(15) == -signal.SIGKILL
+    said = worker.process.stderr.read()
+    assert "This worker has been stopped (SIGSTOP) for 1.5 seconds" in said
+
+
+@LINUX
+def test_a_worker_that_is_stopped_for_a_moment_goes_on(guarded):
+    worker = guarded(f"{STOPS}; time.sleep(2.5)", silence_timeout=4)
+    time.sleep(2.5)
+    worker.process.send_signal(signal.SIGCONT)
+    assert len(worker.heard()) > 0
+    assert worker.process.wait(10) == 0
+    assert worker.process.stderr.read() == ""
 
 
 def test_a_worker_that_finishes_in_time_ends_as_it_would(guarded):

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 
 from keras_dmp import _validate
 from keras_dmp._classifier import forward, probabilities
-from keras_dmp._classifier.kind import require_model, resolve_output_kind
+from keras_dmp._classifier.kind import kind_of_all, require_model, resolve_output_kind
 from keras_dmp._classifier.outputs import OutputKind, require_outputs
 from keras_dmp._data import arrays, samples
 from keras_dmp.audit.attacks import sides as _sides
@@ -113,8 +113,7 @@ def adaptive_attack(
             samples.require_enough(len(side.labels), side.name, _LEAST)
 
     outputs = forward.predict(model, pool, batch_size=batch_size, verbose=bool(verbose))
-    kind = resolve_output_kind(model, "model", from_logits=from_logits, outputs=outputs)
-    require_outputs(outputs, kind, "model outputs")
+    kind = kind_of_all(model, "model", [outputs], from_logits)
     attacker = _Attacker(model, kind, pool, outputs, size, num_neighbors)
     evidence, digests = zip(
         *(attacker.look_at(side, batch_size, verbose) for side in sides), strict=True
@@ -158,7 +157,14 @@ class _Attacker:
             outputs = self._forward(x)
             require_outputs(outputs, self._kind, "model outputs")
             labels = _sides.labels(y, self._kind.num_classes, side.name)
-            evidence.append(self._evidence(_flat(x, side.name), outputs, labels))
+            flat = _flat(x, side.name)
+            if flat.shape[1] != self._reference.shape[1]:
+                raise ValueError(
+                    f"Expected `{side.name}` and `reference` to have the same length, since "
+                    "distances are computed: pad all data to one length. Received: samples of "
+                    f"{flat.shape[1]} and {self._reference.shape[1]} features"
+                )
+            evidence.append(self._evidence(flat, outputs, labels))
             digests.append(self._records.digests(x))
             bar.add(1)
         samples.require_enough(sum(map(len, digests)), side.name, _LEAST)

@@ -127,6 +127,7 @@ def label_only_attack(
         scores.append(np.concatenate([score for score, _ in parts]))
         digests.append(np.concatenate([digest for _, digest in parts]))
     _sides.require_disjoint(*digests)
+    samples.warn_of_padding(*(side.lengths for side in sides))
     return AttackScores(*scores, seed=seed)
 
 

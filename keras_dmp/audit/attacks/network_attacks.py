@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import outputs
-from keras_dmp._classifier.kind import require_model, resolve_output_kind
+from keras_dmp._classifier.kind import kind_of_all, require_model, resolve_output_kind
 from keras_dmp.audit.attacks import attack_network
 from keras_dmp.audit.attacks.observations import observe, observe_layers
 from keras_dmp.audit.attacks.white_box_features import DenseTail
@@ -75,9 +75,7 @@ def black_box_attack(
     sides = observe(
         model, members, nonmembers, batch_size=None, least=_LEAST, verbose=bool(verbose)
     )
-    for side in sides:
-        kind = resolve_output_kind(model, "model", from_logits=from_logits, outputs=side.outputs)
-        outputs.require_outputs(side.outputs, kind, "model outputs")
+    kind = kind_of_all(model, "model", [side.outputs for side in sides], from_logits)
     evidence = [
         attack_network.output_evidence(side.outputs, side.labels, from_logits=kind.from_logits)
         for side in sides

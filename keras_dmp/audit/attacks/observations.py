@@ -1,6 +1,7 @@
 """The observations that an audit keeps: outputs, labels and digests, read in one pass."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -13,6 +14,7 @@ from keras_dmp._classifier.kind import output_units
 from keras_dmp._classifier.outputs import num_classes
 from keras_dmp._data import arrays, samples
 from keras_dmp.audit.attacks import sides as _sides
+from keras_dmp.audit.blind.baseline import BlindSide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -40,6 +42,7 @@ def observe(
     batch_size: int | None,
     least: int,
     verbose: bool,
+    blind: Sequence[BlindSide] = (),
 ) -> tuple[Observations, Observations]:
     """Outputs, labels and digests of both sides.
 
@@ -52,6 +55,7 @@ def observe(
         batch_size: Samples per forward call, for arrays.
         least: Samples needed on each side.
         verbose: Whether to show a progress bar.
+        blind: Both sides of a blind baseline, to which all samples are added; or none.
 
     Raises:
         ValueError: For samples or labels that do not fit the model or each other, and for
@@ -60,7 +64,10 @@ def observe(
     sides = _sides.open_sides(members, nonmembers, model, least)
     steps = [side.num_batches(batch_size) for side in sides]
     reader = _Reader(model, None if None in steps else sum(steps), verbose)
-    observed = tuple(reader.read(side, batch_size) for side in sides)
+    blind = blind or (None, None)
+    observed = tuple(
+        reader.read(side, batch_size, without) for side, without in zip(sides, blind, strict=True)
+    )
     reader.finish()
     _sides.require_sound([seen.digests for seen in observed], least)
     return observed
@@ -78,23 +85,27 @@ class _Reader:
         self._records = samples.Records(model)
 
     def read(
-        self, side: _sides.ArraySide | _sides.DatasetSide, batch_size: int | None
+        self,
+        side: _sides.ArraySide | _sides.DatasetSide,
+        batch_size: int | None,
+        blind: BlindSide | None,
     ) -> Observations:
-        outputs, labels, digests, lengths = [], [], [], frozenset()
+        outputs, labels, digests = [], [], []
         for x, y in side.batches(batch_size):
             self._require_alike(x, side.name)
-            lengths |= self._records.lengths(x)
             outputs.append(self._outputs(x))
             labels.append(_sides.labels(y, num_classes(outputs[-1]), side.name))
             if side.digests is None:
                 digests.append(self._records.digests(x))
+            if blind is not None:
+                blind.add(x, labels[-1])
             self._steps += 1
             self._bar.update(self._steps, finalize=False)
         return Observations(
             outputs=np.concatenate(outputs),
             labels=np.concatenate(labels),
             digests=np.concatenate(digests) if side.digests is None else side.digests,
-            lengths=lengths,
+            lengths=side.lengths,
         )
 
     def finish(self) -> None:

@@ -26,8 +26,10 @@ class ArraySide:
             model=model,
             num_classes=num_classes(model),
             least=1,
+            weighs=False,
         )
         self.x, self.labels, self.digests = read.x, read.labels, read.digests
+        self.lengths = read.lengths
 
     def num_batches(self, batch_size: int | None) -> int | None:
         """Number of batches in one pass."""
@@ -53,6 +55,9 @@ class DatasetSide:
         self.name = name
         self._dataset = dataset
         self._model = model
+        self._records = samples.Records(model)
+        # Of all batches that have been read.
+        self.lengths = frozenset()
         require_readable(dataset, name, model)
 
     def num_batches(self, batch_size: int | None) -> int | None:
@@ -72,6 +77,7 @@ class DatasetSide:
             model=self._model,
             num_classes=num_classes(self._model),
         ):
+            self.lengths |= self._records.lengths(batch.x)
             yield batch.x, classes
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from keras_dmp import _validate
+from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
 
 
@@ -24,6 +25,7 @@ class Findings:
     name: str | None = None
     class_names: tuple[str, ...] = ()
     provenance: Mapping[str, str | int | float] = dataclasses.field(default_factory=dict)
+    blind_baseline: BlindBaseline | None = None
 
     def __post_init__(self) -> None:
         if not any(result.slice == ENTIRE for result in self.results):
@@ -77,6 +79,11 @@ class Findings:
         return results
 
     def _require_names(self) -> None:
+        if not isinstance(self.blind_baseline, BlindBaseline | None):
+            raise TypeError(
+                "Expected `blind_baseline` to be a BlindBaseline or None. Received: "
+                f"{type(self.blind_baseline).__name__}"
+            )
         if not isinstance(self.name, (str, type(None))):
             raise TypeError(f"Expected `name` to be a string. Received: name={self.name!r}")
         if not all(isinstance(name, str) for name in self.class_names):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_dmp._version import __version__
+from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.report import sections
 from keras_dmp.audit.report.document import (
     Document,
@@ -25,6 +26,7 @@ from keras_dmp.audit.report.saved import Format, Saved
 from keras_dmp.audit.report.verdict import LOW_FPR, Verdict, judge, strongest_first
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import needed
+from keras_dmp.audit.statistics.repeated_rows import require_attacks
 from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, notes_on
 
 _ATTACKED = (
@@ -61,6 +63,8 @@ class AuditReport(Findings, Documented, Saved):
         class_names: Names of the classes, for slices by class; none by default.
         provenance: Where the figures come from: versions, sizes. No hash of a record or a score, as
             anyone could use it to confirm a guess.
+        blind_baseline: How well members and nonmembers are told apart without the model; `None` if
+            it was not checked. If they are, the figures of all attacks are void.
 
     Example:
     >>> import keras, numpy as np
@@ -94,11 +98,13 @@ class AuditReport(Findings, Documented, Saved):
             provenance: Where the scores come from, added to the versions of Python and NumPy.
             **facts: Known facts about the model: `name`, `num_classes`, `member_accuracy`,
                 `nonmember_accuracy`, `member_loss`, `nonmember_loss`, `seed`, `class_names`,
-                `notes`.
+                `notes`, `blind_baseline`.
 
         Raises:
             TypeError: If `scores` is not a dictionary of `MembershipScores`.
-            ValueError: If it is empty, or a fact is out of its range.
+            ValueError: If it is empty, a fact is out of its range, or members and nonmembers are
+                the same samples, that is, their scores are equal for more samples than chance
+                allows.
 
         Example:
         >>> from keras_dmp.audit import MembershipScores
@@ -107,13 +113,7 @@ class AuditReport(Findings, Documented, Saved):
         >>> report.attacks
         ('loss',)
         """
-        if not isinstance(scores, Mapping):
-            raise TypeError(
-                "Expected `scores` to be a dictionary of MembershipScores by attack. "
-                f"Received: scores of type {type(scores).__name__}"
-            )
-        if not scores:
-            raise ValueError("Expected `scores` to name at least one attack. Received: scores={}")
+        require_attacks(scores)
         results = tuple(
             AttackResult.from_scores(attack, its_scores, most_exposed=most_exposed)
             for attack, its_scores in scores.items()
@@ -185,6 +185,7 @@ class AuditReport(Findings, Documented, Saved):
                     blocks=(
                         Paragraph(words=_ATTACKED, aside=False),
                         sections.samples(self),
+                        Paragraph(words=sections.HOW_BLIND),
                         Paragraph(words=_GAP),
                     ),
                 ),
@@ -204,12 +205,14 @@ class AuditReport(Findings, Documented, Saved):
 
     def _values(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        blind = self.blind_baseline
         return {
             **values,
             "results": [result.to_dict() for result in self.results],
             "notes": list(self.notes),
             "class_names": list(self.class_names),
             "provenance": dict(self.provenance),
+            "blind_baseline": blind and blind.to_dict(),
             "verdict": self.verdict,
         }
 
@@ -217,6 +220,9 @@ class AuditReport(Findings, Documented, Saved):
     def _from_values(cls, values: dict[str, Any]) -> "AuditReport":
         if values["format_version"] == 1:
             values = {"name": None, "class_names": (), "provenance": {}, **values}
+        # Reports of format 2 that are older than the blind baseline lack it.
+        blind = values.get("blind_baseline")
+        values = {**values, "blind_baseline": blind and BlindBaseline.from_dict(blind)}
         own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
         own["results"] = tuple(AttackResult.from_dict(result) for result in own["results"])
         own["notes"] = tuple(own["notes"])

@@ -50,6 +50,11 @@ FIGURES = (
 _ATTACK = Column(head="attack", words=True)
 UNKNOWN = Missing(why="unknown")
 
+HOW_BLIND = (
+    "The blind baseline tells members from nonmembers by inputs and labels, without the model. An "
+    "AUC above chance means that the two sides differ in more than membership, such as the month "
+    "or the place they come from, so that no figure of an attack says anything about the model."
+)
 HOW_FIGURES = (
     "AUC: how often a random member looks more like a member than a random nonmember; 0.5 is "
     "guessing, marked in each bar. Advantage: the largest TPR minus FPR. TPR: members recognised "
@@ -276,8 +281,13 @@ def place(accuracy: float, result: AttackResult, name: str) -> charts.Place:
 
 
 def facts(report: Findings) -> tuple[tuple[str, str], ...]:
-    """Known facts about a whole report."""
-    known = (("classes", report.num_classes), ("engine", report.provenance.get("engine")))
+    """Known facts about a whole report; whether the comparison is valid at all comes first."""
+    blind = report.blind_baseline
+    known = (
+        ("blind baseline", "not checked" if blind is None else blind),
+        ("classes", report.num_classes),
+        ("engine", report.provenance.get("engine")),
+    )
     return tuple((name, str(value)) for name, value in known if value is not None)
 
 

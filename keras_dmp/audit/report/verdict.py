@@ -17,13 +17,15 @@ class Verdict:
     """The finding of the strongest attack.
 
     Attributes:
-        sentence: The finding in words.
-        leaks: Whether an attack is better than guessing, beyond chance.
+        sentence: The finding in words; it begins with the canaries that fare worst, if any.
+        leaks: Whether an attack is better than guessing, beyond chance, on all samples or canaries.
         strongest: The attack whose AUC is farthest from 0.5.
         auc_ends: Its AUC's interval, corrected for the number of attacks, or `None`.
         low_end: The attack that recognises most members at 1 % FPR, or `None`.
         tpr_ends: The corrected interval of its TPR at 1 % FPR, or `None`.
         num_attacks: Attacks for whose number the intervals are corrected.
+        worst: The result on canaries with the largest TPR at 1 % FPR, or `None` without canaries.
+        worst_ends: Its TPR's interval, corrected for the number of results on canaries, or `None`.
     """
 
     sentence: str
@@ -33,6 +35,8 @@ class Verdict:
     low_end: AttackResult | None
     tpr_ends: Ends | None
     num_attacks: int
+    worst: AttackResult | None = None
+    worst_ends: Ends | None = None
 
 
 def judge(
@@ -61,9 +65,18 @@ def judge(
         tpr_ends = widened(low_end.tpr_at_fpr[LOW_FPR], ends, number, log_odds=False)
     by_auc = auc_ends is not None and not auc_ends[0] <= 0.5 <= auc_ends[1]
     by_tpr = tpr_ends is not None and tpr_ends[0] > LOW_FPR
+    worst, worst_ends, by_canaries = _worst_canaries(report, attacks)
+    sentence = _sentence(strongest, auc_ends, by_auc, low_end if by_tpr else None, number)
+    if worst is not None:
+        sentence = f"{_canary_sentence(worst, worst_ends, by_canaries)} On all others: {sentence}"
+    blind = report.blind_baseline
+    if blind is not None and blind.is_void:
+        sentence = f"Void, as the blind baseline has {blind}. Otherwise: {sentence}"
     return Verdict(
-        sentence=_sentence(strongest, auc_ends, by_auc, low_end if by_tpr else None, number),
-        leaks=by_auc or by_tpr,
+        sentence=sentence,
+        leaks=by_auc or by_tpr or by_canaries,
+        worst=worst,
+        worst_ends=worst_ends,
         strongest=strongest,
         auc_ends=auc_ends,
         low_end=low_end,
@@ -124,6 +137,50 @@ def widened(value: float, ends: Ends | None, number: int, *, log_odds: bool) -> 
     else:
         low, high = (value + growth * (end - value) for end in ends)
     return max(0.0, float(low)), min(1.0, float(high))
+
+
+def _worst_canaries(
+    report: Findings, attacks: Sequence[str] | None
+) -> tuple[AttackResult | None, Ends | None, bool]:
+    """The canaries that fare worst, the ends of their TPR, and whether any canaries leak.
+
+    Canaries that an attack takes for members whether they are or not have an AUC of 0.5 and a high
+    TPR at the threshold of other nonmembers: such a TPR counts only if no other result remains.
+    """
+    results = [
+        result
+        for result in report.results
+        if result.slice.startswith("canaries")
+        and result.tpr_at_fpr.get(LOW_FPR) is not None
+        and (attacks is None or result.attack in attacks)
+    ]
+    if not results:
+        return None, None, False
+    number = len(results)
+    leaking = [result for result in results if _auc_low(result, number) > 0.5]
+    worst = max(leaking or results, key=lambda result: result.tpr_at_fpr[LOW_FPR])
+    ends = worst.tpr_intervals.get(LOW_FPR)
+    ends = widened(worst.tpr_at_fpr[LOW_FPR], ends, number, log_odds=False)
+    return worst, ends, bool(leaking)
+
+
+def _auc_low(result: AttackResult, number: int) -> float:
+    ends = widened(result.auc, result.auc_interval, number, log_odds=True)
+    return 0.0 if ends is None else ends[0]
+
+
+def _canary_sentence(worst: AttackResult, ends: Ends | None, leaks: bool) -> str:
+    rate, which = worst.tpr_at_fpr[LOW_FPR], worst.slice
+    interval = "no interval known"
+    if ends is not None:
+        interval = f"95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g} %, corrected for all"
+    found = (
+        f"{worst.attack} recognises {100 * rate:.3g} % of the {which} at 1 % false alarms "
+        f"({interval})"
+    )
+    if leaks:
+        return f"The worst-off leak: {found}."
+    return f"No leak found on canaries: {found}, and no AUC on canaries is above chance."
 
 
 def _reach(ends: Ends) -> Ends:

@@ -1,6 +1,7 @@
 """Canaries: records planted among the members that show the risk of the most exposed member."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -9,7 +10,9 @@ import numpy as np
 from keras_dmp import _validate
 from keras_dmp._data import arrays, samples
 
-KINDS = ("mislabelled", "duplicates", "near_reference", "outliers")
+KINDS = ("mislabelled", "duplicates", "near_reference", "outliers", "mislabelled_duplicates")
+_WITH_OTHER_LABELS = ("mislabelled", "mislabelled_duplicates")
+_WITH_COPIES = ("duplicates", "mislabelled_duplicates")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,28 +22,68 @@ class Canaries:
     Attributes:
         x: Samples, the canaries among them; an array or a structure of arrays, as passed.
         y: Labels, in the form in which they were passed.
-        indices: Positions of the canaries, (count,) int64, ascending.
-        kind: Kind of the canaries.
+        indices: Positions of the canaries, (canaries,) int64, ascending.
+        kinds: Kind of each canary, (canaries,) strings, in the order of `indices`.
         repeats: How often each record is trained on when it is a member, (samples,) int64:
             1, or more for duplicates.
-        reference_indices: The reference sample that each near copy was made from, (count,)
-            int64, or `None` for other kinds.
+        included: Whether each canary is in the training data, (canaries,) bool, in the order of
+            `indices`, as fair coins decided; `None` without coin flips.
+        reference_indices: The reference sample that each near copy was made from, (near copies,)
+            int64, in the order of their positions; `None` without near copies.
         seed: Seed of the draw.
     """
 
     x: Any
     y: np.ndarray
     indices: np.ndarray
-    kind: str
+    kinds: np.ndarray
     repeats: np.ndarray
+    included: np.ndarray | None
     reference_indices: np.ndarray | None
     seed: int
+
+    @property
+    def kind(self) -> str:
+        """Kind of the canaries; several kinds are separated by commas."""
+        return ", ".join(self.by_kind)
+
+    @property
+    def by_kind(self) -> dict[str, np.ndarray]:
+        """Positions of the canaries of each kind, ascending: what reports take for figures by kind.
+
+        Example:
+        >>> planted = plant_canaries(
+        ...     np.eye(6), [0, 1] * 3, count=2, kind=("outliers", "duplicates"), seed=0
+        ... )
+        >>> {kind: len(positions) for kind, positions in planted.by_kind.items()}
+        {'duplicates': 2, 'outliers': 2}
+        """
+        return {kind: self.indices[self.kinds == kind] for kind in KINDS if kind in self.kinds}
+
+    def training_data(self) -> tuple[Any, np.ndarray]:
+        """Samples and labels of one training: without excluded canaries, with all copies.
+
+        Shadow models do not need it: `ShadowAudit` takes `x`, `y` and `repeats`, and draws the
+        members of every model itself.
+        """
+        times = self.repeats.copy()
+        if self.included is not None:
+            times[self.indices[~self.included]] = 0
+        rows = np.repeat(np.arange(len(times)), times)
+        return arrays.take(self.x, rows), self.y[rows]
 
     def __str__(self) -> str:
         """Return a one-line summary."""
         times = int(self.repeats.max())
-        repeated = f", trained on {times} times" if times > 1 else ""
-        return f"{len(self.indices)} of {len(self.y)} records are canaries: {self.kind}{repeated}"
+        found = self.by_kind
+        what = self.kind
+        if len(found) > 1:
+            what = ", ".join(f"{len(positions)} {kind}" for kind, positions in found.items())
+        repeated = f", {'copies ' if len(found) > 1 else ''}trained on {times} times"
+        return (
+            f"{len(self.indices)} of {len(self.y)} records are canaries: {what}"
+            f"{repeated if times > 1 else ''}"
+        )
 
     def __repr__(self) -> str:
         """Return a summary without records, positions of canaries, or the seed."""
@@ -52,11 +95,12 @@ def plant_canaries(
     y: Any,
     *,
     count: int,
-    kind: str = "mislabelled",
+    kind: str | Iterable[str] = "mislabelled",
     reference: Any = None,
     copies: int = 4,
     perturbation: float = 0.01,
     num_classes: int | None = None,
+    coin_flip: bool = False,
     seed: int | None = None,
 ) -> Canaries:
     """Replace random records by canaries, which a model has to memorise.
@@ -64,7 +108,8 @@ def plant_canaries(
     An average hides the most exposed records (Aerni, Zhang & Tramèr, "Evaluations of machine
     learning privacy defenses are misleading", CCS 2024, arXiv 2404.17399). Plant canaries before
     shadow models are trained, so that each of them is a member of half of the models, and compare
-    their rates with those of the population in the report.
+    their rates with those of the population in the report. Which kind fares worst depends on the
+    defence, so plant several kinds and pass `by_kind` to the report.
 
     - `"mislabelled"`: another class, drawn uniformly, in place of the label.
     - `"duplicates"`: the record as it is, trained on `copies` times. A record is a member with
@@ -73,18 +118,23 @@ def plant_canaries(
       student is queried about a neighbour of a member.
     - `"outliers"`: every feature drawn independently from its own column, which results in noise
       within the ranges of the data.
+    - `"mislabelled_duplicates"`: both of the first two: all `copies` have the same wrong label.
+      It adapts to defences that split the members and release what the parts agree on: copies in
+      several parts agree on the wrong label.
 
-    All but the first keep the label of the record that was there: the classes keep their sizes,
-    and the label of a near copy or an outlier has nothing to do with its features, so that it
-    can only be memorised.
+    Only mislabelled kinds change the label of the record that was there. The classes keep their
+    sizes otherwise, and the label of a near copy or an outlier has nothing to do with its
+    features, so that it can only be memorised.
 
     Args:
         x: Samples: an array, or a structure of arrays.
         y: Class labels: integers, a column or one-hot.
-        count: Number of canaries, at least 1 and at most the number of samples.
-        kind: One of the kinds above. Defaults to `"mislabelled"`.
+        count: Number of canaries of each kind, at least 1; all kinds together need at most the
+            number of samples.
+        kind: One of the kinds above, or several of them; each canary is of one kind. Defaults to
+            `"mislabelled"`.
         reference: Samples like `x`, from which near copies are made. Only for
-            `kind="near_reference"`.
+            `"near_reference"`.
         copies: How often a duplicate is trained on, at least 2. Defaults to 4.
         perturbation: How far a near copy is from its reference sample: the share of its binary
             features that are flipped, at least one, or the standard deviation of the noise on
@@ -92,15 +142,19 @@ def plant_canaries(
             to 0.01.
         num_classes: Number of classes. Defaults to one more than the highest label, or the
             width of one-hot labels.
+        coin_flip: Boolean. Whether an independent fair coin decides for each canary if it is in
+            the training data, for a bound of epsilon from one training: see `training_data` and
+            `epsilon_one_run`. Copies are refused, since epsilon is defined for one record. Defaults
+            to `False`.
         seed: Integer that makes the draw repeatable. Defaults to `None`: an unpredictable one.
 
     Returns:
         `Canaries`; `x`, `y` and `reference` are not changed.
 
     Raises:
-        ValueError: For a count out of range, labels of a single class for mislabelled canaries,
-            a reference that is missing, superfluous, too small or not like `x`, or features
-            that cannot be perturbed.
+        ValueError: For unknown or repeated kinds, a count out of range, labels of a single class
+            for mislabelled canaries, a reference that is missing, superfluous, too small or not
+            like `x`, features that cannot be perturbed, or coin flips for canaries with copies.
 
     Example:
     >>> import numpy as np
@@ -111,42 +165,74 @@ def plant_canaries(
     True
     """
     _validate.integer_at_least(1, count=count)
-    _validate.one_of(KINDS, kind=kind)
+    kinds = _checked_kinds(kind)
     _validate.integer_at_least(2, copies=copies)
     _validate.fraction(perturbation=perturbation)
+    _validate.boolean(coin_flip=coin_flip)
+    if coin_flip and set(kinds) & set(_WITH_COPIES):
+        raise ValueError(
+            "Expected kinds without copies with coin_flip=True, as epsilon is defined for one "
+            f"record. Received: kind={kind!r}"
+        )
     seed = _validate.seed_or_fresh(seed)
     x = samples.checked(x, "x")
     y = np.asarray(y)
     labels = samples.checked_labels(y, num_classes, "y", x=x)
-    _require_at_most(len(labels), count, "x")
-    if (reference is not None) != (kind == "near_reference"):
+    _require_room(len(labels), count, kinds)
+    if (reference is not None) != ("near_reference" in kinds):
         raise ValueError(
             "Expected `reference` to be passed for kind='near_reference', and only for it. "
             f"Received: kind={kind!r} {'without' if reference is None else 'with'} `reference`"
         )
 
     rng = np.random.default_rng(seed)
-    indices = np.sort(rng.choice(len(labels), size=count, replace=False))
-    repeats, sources = np.ones(len(labels), dtype=np.int64), None
-    if kind == "mislabelled":
-        y = _with_labels(y, indices, _other_classes(labels, indices, _classes(y, num_classes), rng))
-    elif kind == "duplicates":
-        repeats[indices] = copies
-    elif kind == "outliers":
-        x = _with_rows(x, indices, _outliers(x, count, rng))
-    else:
-        reference = _checked_reference(reference, x, count)
-        sources = rng.choice(arrays.num_samples(reference), size=count, replace=False)
-        x = _with_rows(x, indices, _near_copies(reference, sources, perturbation, rng))
+    drawn = rng.choice(len(labels), size=(len(kinds), count), replace=False)
+    planted = dict(zip(kinds, np.sort(drawn, axis=1), strict=True))
+    original, repeats, sources = x, np.ones(len(labels), dtype=np.int64), None
+    for each, rows in planted.items():
+        if each in _WITH_OTHER_LABELS:
+            num_classes = _num_classes(y, num_classes, each)
+            y = _with_labels(y, rows, _other_classes(labels, rows, num_classes, rng))
+        if each in _WITH_COPIES:
+            repeats[rows] = copies
+        if each == "outliers":
+            x = _with_rows(x, rows, _outliers(original, count, rng))
+        if each == "near_reference":
+            reference = _checked_reference(reference, x, count)
+            sources = rng.choice(arrays.num_samples(reference), size=count, replace=False)
+            x = _with_rows(x, rows, _near_copies(reference, sources, perturbation, rng))
+    rows = np.concatenate(list(planted.values()))
+    order = np.argsort(rows)
     return Canaries(
         x=x,
         y=y,
-        indices=indices,
-        kind=kind,
+        indices=rows[order],
+        kinds=np.repeat(kinds, count)[order],
         repeats=repeats,
+        included=rng.random(len(rows)) < 0.5 if coin_flip else None,
         reference_indices=sources,
         seed=seed,
     )
+
+
+def _checked_kinds(kind: str | Iterable[str]) -> tuple[str, ...]:
+    """The kinds, in the order of `KINDS`, so that the order passed does not matter."""
+    kinds = (kind,) if isinstance(kind, str) else tuple(kind)
+    for each in kinds:
+        _validate.one_of(KINDS, kind=each)
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise ValueError(f"Expected `kind` to name different kinds. Received: kind={kind!r}")
+    return tuple(each for each in KINDS if each in kinds)
+
+
+def _require_room(samples: int, count: int, kinds: tuple[str, ...]) -> None:
+    if len(kinds) == 1:
+        _require_at_most(samples, count, "x")
+    elif len(kinds) * count > samples:
+        raise ValueError(
+            f"Expected `count` canaries of each of {len(kinds)} kinds to fit into the {samples} "
+            f"samples of `x`. Received: count={count}"
+        )
 
 
 def _require_at_most(samples: int, count: int, name: str) -> None:
@@ -157,13 +243,13 @@ def _require_at_most(samples: int, count: int, name: str) -> None:
         )
 
 
-def _classes(y: np.ndarray, num_classes: int | None) -> int:
+def _num_classes(y: np.ndarray, num_classes: int | None, kind: str) -> int:
     """Number of classes, at least two."""
     if num_classes is None:
         num_classes = y.shape[1] if _is_one_hot(y) else 1 + int(y.max())
     if num_classes < 2:
         raise ValueError(
-            "Expected labels of at least 2 classes for kind='mislabelled'. "
+            f"Expected labels of at least 2 classes for kind={kind!r}. "
             f"Received: {num_classes} class"
         )
     return num_classes

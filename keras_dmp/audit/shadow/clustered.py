@@ -78,7 +78,7 @@ class Clusters:
         tail = (1 - _CONFIDENCE) / 2
         low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
         return {
-            fpr: (float(a), float(b)) if self._alarmed(fpr) >= _FEWEST else None
+            fpr: (float(a), float(b)) if is_spread(self._records[~self._members], fpr) else None
             for fpr, a, b in zip(fprs, low, high, strict=True)
         }
 
@@ -96,11 +96,6 @@ class Clusters:
         exposure = np.where(times > 0, total / np.maximum(times, 1), -1.0)
         order = np.argsort(-exposure, kind="stable")[:count]
         return tuple((int(row), float(exposure[row])) for row in order if times[row])
-
-    def _alarmed(self, fpr: float) -> int:
-        """Number of distinct records among the highest-scoring nonmembers, up to this FPR."""
-        nonmembers = self._records[~self._members]
-        return len(np.unique(nonmembers[: math.floor(fpr * len(nonmembers) + 1e-9)]))
 
     @functools.cached_property
     def _placements(self) -> np.ndarray:
@@ -120,3 +115,13 @@ class Clusters:
     def _correction(self) -> float:
         clusters = len(np.unique(self._records))
         return clusters / max(clusters - 1, 1)
+
+
+def is_spread(nonmembers: np.ndarray, fpr: float) -> bool:
+    """Whether at least ten records cause the false alarms at an FPR: fewer have no interval.
+
+    Args:
+        nonmembers: Record of each score of a nonmember, the highest score first.
+        fpr: The false positive rate.
+    """
+    return len(np.unique(nonmembers[: math.floor(fpr * len(nonmembers) + 1e-9)])) >= _FEWEST

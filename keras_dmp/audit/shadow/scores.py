@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from keras_dmp.audit import attack_table
+from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.report.report import AuditReport, versions
-from keras_dmp.audit.shadow import clustered
+from keras_dmp.audit.shadow import canary_slices, clustered
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult
 
-CANARIES = "canaries"
 _MOST_EXPOSED = 20
 
 
@@ -75,6 +75,7 @@ class ShadowScores:
         *,
         slice: str = ENTIRE,
         records: np.ndarray | None = None,
+        clean: np.ndarray | None = None,
         most_exposed: int = _MOST_EXPOSED,
     ) -> AttackResult:
         """Figures over all targets, with 95 % intervals computed by drawing records.
@@ -83,6 +84,10 @@ class ShadowScores:
             attack: Name of the attack in the result.
             slice: Name of the records in the result. Defaults to `"all"`.
             records: Positions of the records wanted. Defaults to all.
+            clean: Positions of the records whose scores as nonmembers set the thresholds of the
+                TPRs. For canaries, the records that are none: an attacker's false alarms are
+                ordinary people. AUC and advantage remain those of `records`, so that they are 0.5
+                and 0 without a leak, however unusual the records are. Defaults to `records`.
             most_exposed: Number of records to name: those whose scores as a member rank highest
                 among their scores as a nonmember. Defaults to 20; slices name none.
         """
@@ -90,16 +95,18 @@ class ShadowScores:
         scores, is_member = self.scores[:, rows], self.is_member[:, rows]
         result = AttackResult.from_scores(attack, self.pooled(rows), slice=slice, most_exposed=0)
         clusters = clustered.Clusters(scores, is_member)
-        tprs = clusters.tpr_ends(FPRS)
+        if clean is None:
+            rates, tprs = result.tpr_at_fpr, clusters.tpr_ends(FPRS)
+        else:
+            rates, tprs = canary_slices.rates_among(self.scores, self.is_member, rows, clean)
         return dataclasses.replace(
             result,
             auc_interval=clusters.auc_ends(),
             # Neither is valid for scores of several models of the same records.
             advantage_interval=None,
             epsilon_lower_bound=None,
-            tpr_intervals={
-                fpr: None if result.tpr_at_fpr[fpr] is None else tprs[fpr] for fpr in FPRS
-            },
+            tpr_at_fpr=rates,
+            tpr_intervals={fpr: None if rates[fpr] is None else tprs[fpr] for fpr in FPRS},
             most_exposed=tuple(
                 (int(rows[row]), exposure)
                 for row, exposure in clusters.most_exposed(most_exposed if slice == ENTIRE else 0)
@@ -196,17 +203,22 @@ class ShadowStatistics:
         self,
         attacks: tuple[str, ...],
         *,
-        canaries: np.ndarray | None = None,
+        canaries: canary_slices.Planted | None = None,
         name: str | None = None,
         provenance: Mapping[str, str | int | float] | None = None,
+        blind_baseline: BlindBaseline | None = None,
     ) -> AuditReport:
         """All targets under several attacks.
 
         Args:
             attacks: Names of the attacks.
-            canaries: Positions of planted records; "all" is then the population without them.
+            canaries: Positions of planted records, or a dictionary of positions by kind, such as
+                `Canaries.by_kind`; "all" is then the population without them. Thresholds of their
+                TPRs come from nonmembers of the population. The report has the kinds separately,
+                the one that fares worst first.
             name: Name of the model.
             provenance: Where the statistics come from, added to the versions of the packages.
+            blind_baseline: How well members and nonmembers are told apart without the models.
 
         Raises:
             ValueError: For unknown attacks, too few models, or canaries that are not valid
@@ -215,8 +227,7 @@ class ShadowStatistics:
         records = np.arange(self.is_member.shape[1])
         population = records
         if canaries is not None:
-            canaries = _checked_canaries(canaries, len(records))
-            population = np.setdiff1d(records, canaries)
+            canaries, population = canary_slices.checked(canaries, len(records))
         for attack in attacks:
             _attack(attack)
         results, notes = [], []
@@ -229,18 +240,22 @@ class ShadowStatistics:
                     "too few shadow models trained with the record, or without it"
                 )
             results.append(scores.result(attack, records=population))
-            if canaries is not None:
-                results.append(scores.result(attack, slice=CANARIES, records=canaries))
-        results.sort(key=lambda result: result.slice != ENTIRE)
+            for slice, planted in (canaries or {}).items():
+                results.append(
+                    scores.result(attack, slice=slice, records=planted, clean=population)
+                )
+                alarms = canary_slices.alarms(scores.scores, scores.is_member, planted, population)
+                notes += canary_slices.notes(attack, slice, alarms)
+        results = canary_slices.worst_first(results)
         provenance = {**versions("tensorflow", "keras"), **(provenance or {})}
-        stated = {"name": name, "provenance": provenance}
+        stated = {"name": name, "provenance": provenance, "blind_baseline": blind_baseline}
         return _as_report(self, results, canaries, population, notes, **stated)
 
 
 def _as_report(
     statistics: ShadowStatistics,
     results: list[AttackResult],
-    canaries: np.ndarray | None,
+    canaries: dict[str, np.ndarray] | None,
     population: np.ndarray,
     missing: list[str],
     **stated: Any,
@@ -258,7 +273,11 @@ def _as_report(
         *missing,
     ]
     if canaries is not None:
-        notes.append(f"{len(canaries):,} canaries were planted; 'all' excludes them")
+        planted = ", ".join(f"{len(rows):,} {slice}" for slice, rows in canaries.items())
+        notes.append(
+            f"{planted} were planted; 'all' excludes them. Their TPRs are at thresholds that the "
+            "other nonmembers set"
+        )
     return AuditReport(
         results=tuple(results),
         num_members=int(is_member.sum()),
@@ -295,17 +314,6 @@ def _attack(attack: str) -> attack_table.Shadow:
             f"Received: attack={attack!r}"
         )
     return attack_table.ATTACKS[attack].shadow
-
-
-def _checked_canaries(canaries: np.ndarray, records: int) -> np.ndarray:
-    canaries = np.asarray(canaries)
-    is_proper = canaries.ndim == 1 and canaries.dtype.kind in "iu" and len(canaries)
-    if not is_proper or canaries.min() < 0 or canaries.max() >= records:
-        raise ValueError(
-            f"Expected `canaries` to be positions of records, 0 to {records - 1}. Received: shape "
-            f"{canaries.shape} dtype {canaries.dtype}"
-        )
-    return np.unique(canaries)
 
 
 def _require_some(rows: np.ndarray, models: int, attack: str) -> None:

@@ -1,5 +1,6 @@
 """Shadow-model audits: the whole pipeline, including the defence, is run many times."""
 
+import functools
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from keras_dmp._classifier.kind import resolve_output_kind
 from keras_dmp._classifier.outputs import OutputKind, require_outputs
 from keras_dmp._data import arrays, samples
 from keras_dmp.audit.attacks.sides import require_stateless
+from keras_dmp.audit.blind.baseline import BlindBaseline, of_sides_or_none, opened
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.shadow.independence import IndependentRuns
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory
@@ -266,7 +268,8 @@ class ShadowAudit:
         attacks: Iterable[str] = ("loss", "lira", "lira_offline", "rmia"),
         *,
         model: str | None = None,
-        canaries: np.ndarray | None = None,
+        canaries: np.ndarray | Mapping[str, np.ndarray] | None = None,
+        blind_baseline: bool = True,
         name: str | None = None,
     ) -> AuditReport:
         """All targets under several attacks, as an `AuditReport`.
@@ -277,12 +280,24 @@ class ShadowAudit:
         Args:
             attacks: Names as in `scores`.
             model: Name of the model, where `train_fn` returns several.
-            canaries: Positions of planted records. The report then lists them separately.
+            canaries: Positions of planted records, or positions by kind, such as
+                `Canaries.by_kind`. The report then lists them separately, the worst kind first.
+            blind_baseline: Boolean. Whether to check first that the halves of one model cannot be
+                told apart without it, see `keras_dmp.audit.blind_baseline`. Defaults to `True`.
             name: Name of the model in the report.
         """
+        _validate.boolean(blind_baseline=blind_baseline)
         attacks = (attacks,) if isinstance(attacks, str) else tuple(attacks)
-        settings = {"canaries": canaries, "name": name or model}
+        blind = self._blind_baseline if blind_baseline else None
+        settings = {"canaries": canaries, "name": name or model, "blind_baseline": blind}
         return self.statistics(model).report(attacks, provenance=self._provenance, **settings)
+
+    @functools.cached_property
+    def _blind_baseline(self) -> BlindBaseline | None:
+        """The baseline of the first model's halves, which are drawn like those of the others."""
+        half = self.is_member(0)
+        sides = [(arrays.take(self._x, rows), self._labels[rows]) for rows in (half, ~half)]
+        return of_sides_or_none(*opened(*sides))
 
     def _configuration(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
         """Settings that jobs depend on, except `train_fn`; the number of models may grow."""

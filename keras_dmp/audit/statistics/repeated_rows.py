@@ -2,12 +2,20 @@
 
 Two samples seldom have the same outputs to the last digit, unless outputs are saturated, rounded or
 constant, or the data contains a record several times. All of these put equal rows on *one* side as
-often as on both. Shared samples are recognised by equal rows that are split between the sides.
+often as on both. Shared samples are recognised by equal rows that are split between the sides, and
+by an order of rows that is the same on both sides, although nothing but chance can have made it.
+
+Rows of zeros and ones that are on both sides in *different* orders cannot be told from those of
+different samples.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 # A file of different samples is refused by mistake with at most this probability.
 _LEVEL = 1e-5
@@ -25,6 +33,9 @@ def require_different_sides(members: np.ndarray, nonmembers: np.ndarray, what: s
     1 - 2^(1 - c). The number of such rows is tested against these probabilities with the bound of
     Chernoff and Hoeffding, at a level of 1e-5: 17 rows that occur once on each side are refused.
     Rows of zeros and ones, such as saturated softmax outputs, prove nothing and are not counted.
+    Only their order does: sides that are equal row by row are refused if a random order of the same
+    rows were equal with a probability below 1e-5. Orders that a data set may well have are no
+    evidence: all samples of a class together, or one of each class in turn.
 
     Args:
         members: Scores (samples,) or outputs (samples, units).
@@ -34,7 +45,7 @@ def require_different_sides(members: np.ndarray, nonmembers: np.ndarray, what: s
     sides = [np.asarray(side).reshape(len(side), -1) for side in (members, nonmembers)]
     if sides[0].shape[1] != sides[1].shape[1]:
         return
-    hashes = [_hashes(side) for side in sides]
+    hashes = [row_hashes(side) for side in sides]
     _, index = np.unique(np.concatenate(hashes), return_inverse=True)
     num_rows = int(index.max()) + 1
     counts = [
@@ -43,10 +54,50 @@ def require_different_sides(members: np.ndarray, nonmembers: np.ndarray, what: s
     telling = np.zeros(num_rows, dtype=bool)
     telling[index.ravel()] = np.concatenate([_is_telling(side) for side in sides])
     shared = telling & (counts[0] > 0) & (counts[1] > 0)
-    if np.array_equal(*hashes) and np.count_nonzero(telling) >= _FEWEST_DISTINCT:
+    if np.array_equal(*hashes) and (
+        np.count_nonzero(telling) >= _FEWEST_DISTINCT
+        or _is_random_order(index.ravel()[: len(hashes[0])], counts[0])
+    ):
         _refuse(what, len(sides[1]), len(sides[1]), ", in the same order")
     if _is_beyond_chance(shared, telling, counts[0] + counts[1]):
         _refuse(what, int(counts[1][shared].sum()), len(sides[1]), "")
+
+
+def require_attacks(scores: Any) -> None:
+    """Raise unless `scores` are the `MembershipScores` of attacks by name, of different samples.
+
+    Raises:
+        TypeError: If `scores` are of another type.
+        ValueError: If there are none, or members and nonmembers are the same samples.
+    """
+    if not isinstance(scores, Mapping) or not all(
+        isinstance(attack, MembershipScores) for attack in scores.values()
+    ):
+        raise TypeError(
+            "Expected `scores` to be a dictionary of MembershipScores by attack. "
+            f"Received: scores of type {type(scores).__name__}"
+        )
+    if not scores:
+        raise ValueError("Expected `scores` to name at least one attack. Received: scores={}")
+    for name, attack in scores.items():
+        what = f"scores of {name}"
+        require_different_sides(attack.member_scores, attack.nonmember_scores, what)
+
+
+def _is_random_order(index: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether neither a data set's usual orders nor chance explain that two sides have this order.
+
+    Args:
+        index: Number of each row among the different rows, in order.
+        counts: How often each of the different rows occurs.
+    """
+    different = len(counts)
+    if np.count_nonzero(np.diff(index)) == different - 1:
+        return False  # Equal rows are together.
+    if np.array_equal(index[different:], index[:-different]):
+        return False  # The rows take turns.
+    num_orders = math.lgamma(len(index) + 1) - sum(math.lgamma(each + 1) for each in counts)
+    return num_orders > -math.log(_LEVEL)
 
 
 def _is_beyond_chance(shared: np.ndarray, telling: np.ndarray, counts: np.ndarray) -> bool:
@@ -72,7 +123,7 @@ def _is_telling(rows: np.ndarray) -> np.ndarray:
     return ~((rows == 0) | (rows == 1)).all(axis=1)
 
 
-def _hashes(rows: np.ndarray) -> np.ndarray:
+def row_hashes(rows: np.ndarray) -> np.ndarray:
     """A hash of each row, (samples,) uint64; equal numbers of any dtype have equal hashes."""
     odd = np.random.default_rng(0).integers(1 << 63, size=rows.shape[1], dtype=np.uint64)
     odd = 2 * odd + np.uint64(1)

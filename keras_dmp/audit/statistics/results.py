@@ -99,7 +99,8 @@ class AttackResult:
             as members, TF-Privacy's figure. A single sample can make it 1.
         tpr_at_fpr: TPR by FPR, for FPRs of 0.1, 0.01 and 0.001: the largest TPR with this
             empirical FPR, where samples with equal scores are flagged at random; `None` with fewer
-            than 1 / FPR nonmembers.
+            than 1 / FPR nonmembers. For canaries of a shadow audit, the FPR is that of the
+            nonmembers that are not canaries.
         tpr_intervals: The 95 % interval of each, or `None`.
         epsilon_lower_bound: Lower bound of the epsilon of differential privacy (delta 0) that
             holds with 95 % confidence, after the search over thresholds; `None` if unknown.

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_dmp._data import arrays, keras_private
 from keras_dmp.defenses._dp import stateless
+from keras_dmp.defenses._dp.writes import hidden_writes
 
 # Rows of the batch used to detect mixing: neighbours on both sides and one more row.
 _ROWS = 4
@@ -49,13 +50,16 @@ def require_independent_samples(model: keras.Model, x: Any) -> None:
 
     Raises:
         ValueError: For a model with a fixed batch size, losses added by layers, outputs that
-            depend on other samples, and state that is updated from samples.
+            depend on other samples, state that is updated from samples, and weights that the model
+            itself assigns.
     """
     _require_any_batch_size(model)
     rows = arrays.take(x, np.arange(_ROWS) % arrays.num_samples(x))
     probe = _Probe(model)
     before = probe(rows)
     _require_no_added_losses(model, before)
+    _require_weights_left_alone(model, before)
+    _require_no_hidden_state(model, rows)
     # Outputs that are random without a Keras seed cannot be compared.
     is_repeatable = _alike(before.outputs, probe(rows).outputs)
     for row in range(_ROWS):
@@ -131,6 +135,28 @@ def _require_no_added_losses(model: keras.Model, call: stateless.Call) -> None:
             "the data of a whole batch and would be added without clipping. Add them to the loss "
             "that you pass to `compile`, or use weight regularizers, which depend on no data. "
             f"Received: model {model.name!r} with {len(call.losses)} added losses"
+        )
+
+
+def _require_weights_left_alone(model: keras.Model, call: stateless.Call) -> None:
+    if call.assigned:
+        raise ValueError(
+            "Expected `classifier` to leave its trainable weights to the optimizer: gradients "
+            "would be those of other weights than the released ones. Normalize a copy of the "
+            "weights inside the call instead, or use weight constraints. Received: "
+            f"model {model.name!r}, which assigns {call.assigned[0].path!r} when it is called, as "
+            "SpectralNormalization does"
+        )
+
+
+def _require_no_hidden_state(model: keras.Model, rows: Any) -> None:
+    found = hidden_writes(model, rows)
+    if found:
+        raise ValueError(
+            "Expected `classifier` to keep nothing of its inputs: it would be released without "
+            "noise. Remove variables that are assigned in `call`, tables that are filled there, "
+            f"and Python functions. Received: model {model.name!r} with the operations "
+            f"{', '.join(sorted(found))}"
         )
 
 

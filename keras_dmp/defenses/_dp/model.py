@@ -178,7 +178,8 @@ class DPModel(ClassifierWrapper):
             epochs: Epochs of `ceil(samples / batch_size)` steps.
             verbose: As in `keras.Model.fit`.
             callbacks: As in `keras.Model.fit`.
-            validation_data: As in `keras.Model.fit`; must not contain members.
+            validation_data: As in `keras.Model.fit`. It must not contain members: what a callback
+                chooses by it would depend on them without noise.
             **kwargs: `validation_batch_size`, `validation_freq`, `validation_steps` and
                 `initial_epoch`.
 
@@ -195,6 +196,7 @@ class DPModel(ClassifierWrapper):
         _require_known(kwargs)
         _validate.integer_at_least(1, batch_size=batch_size, epochs=epochs)
         x, y = self._checked(x, y, batch_size)
+        validation_data = self.checked_validation(validation_data)
         self._require_own_steps()
         seed = secret_seed() if self.seed is None else self.seed + len(self.ledger)
         batches = SampledBatches(
@@ -211,7 +213,7 @@ class DPModel(ClassifierWrapper):
         self.jit_compile = False
         self.train_function = None
         try:
-            return super().fit(
+            return self.fit_checked(
                 batches.dataset,
                 epochs=epochs,
                 verbose=verbose,
@@ -300,11 +302,10 @@ class DPModel(ClassifierWrapper):
                 f"{type(y).__name__}"
             )
         x = samples.checked(x, "x", self.classifier)
-        kind = self.settle(_ordinary_rows(self.classifier, x))
+        self.settle(_ordinary_rows(self.classifier, x))
         require_independent_layers(self.classifier, "classifier")
         require_independent_samples(self.classifier, x)
-        y = self.fitted_labels(y, "y")
-        y = samples.checked_targets(y, "y", x=x, num_classes=kind.num_classes)
+        y = self.fitted_labels(y, "y", x=x)
         if batch_size > len(y):
             raise ValueError(
                 f"Expected `batch_size` to be at most {len(y)}, the number of samples. Received: "

@@ -15,11 +15,13 @@ class Call:
         outputs: The outputs.
         state: The values that the non-trainable variables would have now, in order.
         losses: Losses that layers added in this call.
+        assigned: The trainable variables that the call would have assigned.
     """
 
     outputs: Any
     state: list[tf.Tensor]
     losses: list[Any]
+    assigned: list[Any]
 
 
 def values_of(variables: list[Any]) -> list[tf.Tensor]:
@@ -45,6 +47,12 @@ def call(
     variables = [*model.trainable_variables, *model.non_trainable_variables]
     pairs = list(zip(variables, [*weights, *state], strict=True))
     with keras.StatelessScope(pairs, collect_losses=True) as scope:
+        before = [scope.get_current_value(variable) for variable in model.trainable_variables]
         outputs = model(x, training=training)
     after = [scope.get_current_value(variable) for variable in model.non_trainable_variables]
-    return Call(outputs=outputs, state=after, losses=list(scope.losses))
+    assigned = [
+        variable
+        for variable, value in zip(model.trainable_variables, before, strict=True)
+        if scope.get_current_value(variable) is not value
+    ]
+    return Call(outputs=outputs, state=after, losses=list(scope.losses), assigned=assigned)

@@ -36,6 +36,17 @@ def both(result):
     return np.concatenate([result.member_scores, result.nonmember_scores])
 
 
+def test_sequences_of_another_length_than_the_pool_are_refused():
+    inputs = keras.Input((None,), dtype="int32")
+    pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 3)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(pooled))
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 3
+    members, nonmembers, pool = (rng.integers(9, size=(40, size)) for size in (20, 20, 24))
+    with pytest.raises(ValueError, match=r"`members` and `reference`.*length.*20 and 24 features"):
+        adaptive_attack(model, (members, y), (nonmembers, y), pool, seed=0)
+
+
 def test_nearest_is_the_distance_matrix():
     x, others = draw(30, 1)[0], draw(50, 2)[0]
     matrix = np.sqrt(((x[:, None] - others) ** 2).sum(axis=2))

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import rich.console
 
-from keras_dmp.audit import AttackResult, AttackScores, AuditReport, audit_membership
+from keras_dmp.audit import (
+    AttackResult,
+    AttackScores,
+    AuditReport,
+    BlindBaseline,
+    audit_membership,
+)
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 
@@ -168,6 +174,14 @@ def test_repr_shows_no_position_of_a_member(report):
     assert repr(report).startswith("AuditReport(name=None, attacks=('threshold'")
 
 
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_a_report_is_refused_for_the_same_samples_on_both_sides(is_shuffled):
+    scores = np.random.default_rng(0).normal(size=50)
+    others = scores[::-1] if is_shuffled else scores
+    with pytest.raises(ValueError, match=r"scores of loss of members .*50 of 50 nonmembers"):
+        AuditReport.from_scores({"loss": MembershipScores(scores, others)})
+
+
 def test_a_report_of_scores_alone(tmp_path):
     rng = np.random.default_rng(0)
     attacks = {
@@ -183,7 +197,10 @@ def test_a_report_of_scores_alone(tmp_path):
     assert "TPR at 1% FPR is not resolved: it needs 100 nonmembers" in report.notes
     report.save(tmp_path / "audit.json")
     assert AuditReport.load(tmp_path / "audit.json") == report
-    for wrong, message in (({}, "at least one attack"), ({"a": attacks}, "be a MembershipScores")):
+    for wrong, message in (
+        ({}, "at least one attack"),
+        ({"a": attacks}, "dictionary of MembershipScores"),
+    ):
         with pytest.raises((TypeError, ValueError), match=message):
             AuditReport.from_scores(wrong)
 
@@ -394,7 +411,9 @@ def test_text_is_an_ascii_table_with_the_figures(report):
     assert row.split()[-3:-1] == ["too", "few"]  # TPR at 0.1 % FPR: 260 nonmembers cannot tell
     rows = [line.split() for line in text.splitlines()]
     assert ["samples", "300", "260"] in rows
-    assert ["classes:", "4", "engine:", "TF-Privacy", "0.8.10"] in rows
+    words = " ".join(text.split())
+    assert "classes: 4 engine: TF-Privacy 0.8.10" in words
+    assert text.splitlines()[1].startswith(f"blind baseline: AUC {report.blind_baseline.auc:.3f} (")
 
 
 def test_text_shows_the_most_exposed_classes(make_report):
@@ -437,3 +456,21 @@ def test_tf_privacy_names_slices_by_class(victim, samples):
     report = audit_membership(victim, *samples, attacks="threshold", slices="class")
     frame = report.to_tf_privacy().calculate_pd_dataframe()
     assert list(frame["slice value"]) == ["", "0", "1", "2", "3"]
+
+
+def test_a_void_comparison_is_in_every_format(make_report):
+    rng = np.random.default_rng(0)
+    baseline = BlindBaseline(auc=0.7, auc_interval=(0.6, 0.8), num_members=9, num_nonmembers=8)
+    report = make_report(rng.normal(size=50), rng.normal(size=50), blind_baseline=baseline)
+    assert AuditReport.from_dict(report.to_dict()) == report
+    for text in (str(report), report.to_markdown(), report.to_html()):
+        words = " ".join(text.split())
+        assert "blind baseline: AUC 0.700 (0.600 to 0.800): members and nonmembers differ" in words
+        assert "Void, as the blind baseline has AUC 0.700" in words
+    old = report.to_dict()
+    del old["blind_baseline"]
+    assert AuditReport.from_dict(old).blind_baseline is None
+    with pytest.raises(TypeError, match=r"`blind_baseline` to be a Blind.* Received: float"):
+        make_report([1.0, 2.0], [0.0, 1.0], blind_baseline=0.5)
+    with pytest.raises(ValueError, match="malformed"):
+        AuditReport.from_dict({**report.to_dict(), "blind_baseline": {"auc": 0.5}})

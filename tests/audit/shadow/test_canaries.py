@@ -23,7 +23,7 @@ def reference():
 
 
 def plant(kind, x, y, reference, **settings):
-    if kind == "near_reference":
+    if "near_reference" in kind:
         settings["reference"] = reference
     return plant_canaries(x, y, **{"count": 12, "kind": kind, "seed": 3, **settings})
 
@@ -42,8 +42,9 @@ def test_only_the_canaries_differ(kind, records, reference):
     assert at == sorted(set(at))
     assert len(at) == 12
     assert changed_rows(planted.x, x) == (at if kind in ("near_reference", "outliers") else [])
-    assert changed_rows(planted.y, y) == (at if kind == "mislabelled" else [])
-    assert np.flatnonzero(planted.repeats != 1).tolist() == (at if kind == "duplicates" else [])
+    assert changed_rows(planted.y, y) == (at if kind.startswith("mislabelled") else [])
+    repeated = np.flatnonzero(planted.repeats != 1).tolist()
+    assert repeated == (at if kind.endswith("duplicates") else [])
     assert (planted.x.dtype, planted.y.dtype) == (x.dtype, y.dtype)
     assert planted.x.shape == x.shape
     for after, before in zip((x, y, reference), copies, strict=True):
@@ -56,7 +57,7 @@ def test_the_seed_decides(kind, records, reference):
     np.testing.assert_array_equal(first.x, again.x)
     np.testing.assert_array_equal(first.y, again.y)
     np.testing.assert_array_equal(first.indices, again.indices)
-    assert (first.seed, first.kind) == (7, kind)
+    assert (first.seed, first.kind, set(first.kinds)) == (7, kind, {kind})
     assert first.indices.tolist() != other.indices.tolist()
 
 
@@ -93,6 +94,97 @@ def test_a_case_by_hand():
     twice = plant_canaries(np.eye(2), [0, 1], count=2, kind="duplicates", copies=2)
     assert twice.repeats.tolist() == [2, 2]
     assert str(twice) == "2 of 2 records are canaries: duplicates, trained on 2 times"
+
+
+def test_mislabelled_duplicates_by_hand():
+    """All copies of one record have the same wrong label: the record is trained on again."""
+    planted = plant_canaries(
+        np.eye(4), [0, 1, 0, 1], count=3, kind="mislabelled_duplicates", copies=3, seed=0
+    )
+    for row in range(4):
+        is_canary = row in planted.indices
+        assert planted.repeats[row] == (3 if is_canary else 1)
+        assert planted.y[row] == (1 - row % 2 if is_canary else row % 2)
+    summary = "3 of 4 records are canaries: mislabelled_duplicates, trained on 3 times"
+    assert str(planted) == summary
+
+
+def test_several_kinds_in_one_call(records, reference):
+    x, y = records
+    planted = plant(KINDS[::-1], x, y, reference)
+    positions = planted.by_kind
+    assert list(positions) == list(KINDS)
+    assert {len(rows) for rows in positions.values()} == {12}
+    assert np.sort(np.concatenate(list(positions.values()))).tolist() == planted.indices.tolist()
+    assert len(set(planted.indices.tolist())) == 12 * len(KINDS)
+    for kind, rows in positions.items():
+        assert rows.tolist() == sorted(rows)
+        assert (planted.kinds[np.isin(planted.indices, rows)] == kind).all()
+
+    def union(*kinds):
+        return np.sort(np.concatenate([positions[kind] for kind in kinds])).tolist()
+
+    assert changed_rows(planted.x, x) == union("near_reference", "outliers")
+    assert changed_rows(planted.y, y) == union("mislabelled", "mislabelled_duplicates")
+    repeated = np.flatnonzero(planted.repeats == 4).tolist()
+    assert repeated == union("duplicates", "mislabelled_duplicates")
+    near = planted.x[positions["near_reference"]] - reference[planted.reference_indices]
+    assert 0 < abs(near).max() < 0.1
+    assert planted.kind == ", ".join(KINDS)
+    assert "60 of 60 records are canaries: 12 mislabelled, 12 duplicates" in str(planted)
+    assert repr(planted) == f"<Canaries: {planted}>"
+
+
+def test_fair_coins_decide_which_canaries_are_trained_on(records):
+    x, y = records
+    settings = {"count": 30, "kind": ("mislabelled", "outliers"), "seed": 4}
+    planted = plant_canaries(x, y, coin_flip=True, **settings)
+    plain = plant_canaries(x, y, **settings)
+    # The coins come after everything else is drawn.
+    np.testing.assert_array_equal(planted.x, plain.x)
+    np.testing.assert_array_equal(planted.y, plain.y)
+    assert plain.included is None
+    assert (planted.included.shape, planted.included.dtype) == ((60,), bool)
+    trained, labels = planted.training_data()
+    assert len(trained) == len(labels) == planted.included.sum()
+    np.testing.assert_array_equal(trained, planted.x[planted.indices[planted.included]])
+    assert len(plain.training_data()[0]) == SAMPLES
+    # The seed decides the coins too, and no canary has another chance.
+    coins = np.stack(
+        [plant_canaries(x, y, count=60, coin_flip=True, seed=s).included for s in range(400)]
+    )
+    # Binomial(400, 0.5) is within 4.5 standard deviations, 45, in all of 60 columns.
+    assert abs(coins.sum(axis=0) - 200).max() <= 45
+    assert abs(np.corrcoef(coins.T) - np.eye(60)).max() < 0.25
+
+
+def test_training_data_has_all_copies(records):
+    planted = plant("duplicates", *records, None, copies=3)
+    x, y = planted.training_data()
+    assert len(x) == len(y) == SAMPLES + 2 * 12
+    np.testing.assert_array_equal(x, np.repeat(planted.x, planted.repeats, axis=0))
+    structure = plant_canaries({"a": records[0]}, records[1], count=5, coin_flip=True, seed=0)
+    assert len(structure.training_data()[0]["a"]) == 55 + structure.included.sum()
+
+
+def test_the_order_of_the_kinds_does_not_matter(records):
+    one, other = (
+        plant_canaries(*records, count=9, kind=kinds, seed=5)
+        for kinds in (("outliers", "mislabelled"), ["mislabelled", "outliers"])
+    )
+    np.testing.assert_array_equal(one.x, other.x)
+    np.testing.assert_array_equal(one.y, other.y)
+    assert one.kinds.tolist() == other.kinds.tolist()
+
+
+def test_canaries_of_one_kind_are_drawn_as_ever(records, reference):
+    """Directories of shadow models outlive releases: a seed keeps its canaries."""
+    rng = np.random.default_rng(3)
+    expected = np.sort(rng.choice(SAMPLES, size=12, replace=False))
+    steps = rng.integers(1, CLASSES, size=12)
+    planted = plant("mislabelled", *records, reference)
+    assert planted.indices.tolist() == expected.tolist()
+    assert (planted.y[expected] == (records[1][expected] + steps) % CLASSES).all()
 
 
 @pytest.mark.parametrize("form", ["integers", "column", "one_hot"])
@@ -180,7 +272,9 @@ def losses(logits, y):
     return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
 
 
-@pytest.mark.parametrize("kind", ["mislabelled", "near_reference", "outliers"])
+@pytest.mark.parametrize(
+    "kind", ["mislabelled", "near_reference", "outliers", "mislabelled_duplicates"]
+)
 def test_a_model_that_memorises_betrays_canaries_more_than_the_rest(kind):
     rng = np.random.default_rng(0)
     centers = 2 * rng.normal(size=(4, 20))
@@ -208,6 +302,27 @@ def test_a_model_that_memorises_betrays_canaries_more_than_the_rest(kind):
         ({"count": 0}, "Expected `count` to be a whole number of at least 1. Received: count=0"),
         ({"count": 61}, "Expected `count` to be at most the 60 samples of `x`. Received: count=61"),
         ({"kind": "noise"}, "Expected `kind` to be one of 'mislabelled', 'duplicates'"),
+        ({"kind": ("outliers", "noise")}, "Expected `kind` to be one of"),
+        ({"kind": ()}, "Expected `kind` to name different kinds. Received: kind=()"),
+        ({"kind": ("outliers", "outliers")}, "Expected `kind` to name different kinds"),
+        (
+            {"kind": ("outliers", "duplicates"), "count": 31},
+            "of each of 2 kinds to fit into the 60 samples of `x`. Received: count=31",
+        ),
+        ({"kind": ("outliers", "near_reference")}, "'near_reference') without `reference`"),
+        (
+            {"kind": "mislabelled_duplicates", "y": np.zeros(60, int)},
+            "at least 2 classes for kind='mislabelled_duplicates'. Received: 1 class",
+        ),
+        ({"coin_flip": 1}, "Expected `coin_flip` to be True or False. Received: coin_flip=1"),
+        (
+            {"coin_flip": True, "kind": "duplicates"},
+            "Expected kinds without copies with coin_flip=True",
+        ),
+        (
+            {"coin_flip": True, "kind": ("outliers", "mislabelled_duplicates")},
+            "Received: kind=('outliers', 'mislabelled_duplicates')",
+        ),
         ({"copies": 1}, "Expected `copies` to be a whole number of at least 2"),
         ({"perturbation": 0}, "Expected `perturbation` to be a number above 0 and at most 1"),
         ({"seed": -1}, "Expected `seed` to be a whole number of at least 0"),

@@ -24,6 +24,7 @@ from shadow_runs import (
 )
 
 from keras_dmp._storage import private_file
+from keras_dmp.audit.blind.baseline import blind_baseline
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory
 from keras_dmp.audit.shadow.shadow_audit import ShadowAudit
 from keras_dmp.audit.shadow.stacked import StackedTrainer
@@ -564,3 +565,15 @@ def test_the_report_of_a_shadow_audit_says_nothing_of_its_data(tmp_path):
     statistics = audit.statistics()
     assert repr(statistics) == f"ShadowStatistics(models={MODELS}, records={audit.num_records})"
     assert "array" not in repr(statistics.scores("loss"))
+
+
+def test_the_halves_are_compared_without_the_models(tmp_path):
+    x, y = records(200)
+    audit = quiet(ShadowAudit(ridge, x, y, num_shadow_models=4, directory=tmp_path))
+    half = audit.is_member(0)
+    expected = blind_baseline((x[half], y[half]), (x[~half], y[~half]))
+    assert audit.report(("loss",)).blind_baseline == expected
+    assert not expected.is_void
+    assert audit.report(("loss",), blind_baseline=False).blind_baseline is None
+    few = quiet(audit_in(tmp_path / "few", num_shadow_models=4))
+    assert few.report(("loss",)).blind_baseline is None

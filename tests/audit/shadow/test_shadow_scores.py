@@ -9,8 +9,9 @@ import pytest
 import scipy.stats
 
 from keras_dmp.audit import attack_table
+from keras_dmp.audit.shadow.canary_slices import CANARIES
 from keras_dmp.audit.shadow.clustered import Clusters
-from keras_dmp.audit.shadow.scores import CANARIES, ShadowScores, ShadowStatistics
+from keras_dmp.audit.shadow.scores import ShadowScores, ShadowStatistics
 from keras_dmp.audit.statistics.rates import auc_interval
 
 
@@ -132,6 +133,84 @@ def test_canaries_are_reported_beside_the_population():
     assert report.name == "leaky"
     assert {index for index, _ in report["lira"].most_exposed}.isdisjoint(canaries)
     assert any("40 canaries" in note for note in report.notes)
+    rate = 100 * planted.tpr_at_fpr[0.01]
+    assert f"recognises {rate:.3g} % of the canaries at 1 % false alarms" in report.verdict
+    assert report.verdict.startswith("The worst-off leak: ")
+
+
+def test_kinds_of_canaries_are_reported_worst_first():
+    hidden, exposed = np.arange(40), np.arange(100, 140)
+    statistics = pipeline(models=24, effect=0.3, canaries=exposed)
+    report = statistics.report(("loss", "lira"), canaries={"outliers": hidden, "twins": exposed})
+    assert report.slices == ("all", "canaries twins", "canaries outliers")
+    found = {name: report.slice(name)["lira"] for name in report.slices[1:]}
+    low, high = found["canaries twins"].tpr_intervals[0.01]
+    assert found["canaries outliers"].tpr_at_fpr[0.01] < low
+    assert low <= found["canaries twins"].tpr_at_fpr[0.01] <= high
+    assert report["lira"].num_members + report["lira"].num_nonmembers == 24 * 520
+    assert "% of the canaries twins at 1 % false alarms" in report.verdict
+    assert "40 canaries outliers, 40 canaries twins were planted" in "\n".join(report.notes)
+    # Figures of one kind do not depend on how many others there are.
+    alone = statistics.scores("lira").result(
+        "lira", slice="canaries twins", records=exposed, clean=np.setdiff1d(np.arange(600), exposed)
+    )
+    assert alone.auc == found["canaries twins"].auc
+
+
+def test_thresholds_of_canaries_come_from_other_nonmembers():
+    """By hand: ten clean nonmembers' scores 0 to 9, and one canary on each side."""
+    scores = ShadowScores(
+        scores=np.array([[8.5, 7.0, 6.0, 5.5, *range(10), 99.0]]),
+        is_member=np.array([[True, False, True, False, *[False] * 10, True]]),
+    )
+    planted, clean = np.arange(4), np.arange(4, 15)
+    result = scores.result("loss", slice=CANARIES, records=planted, clean=clean)
+    # One false alarm in ten: the threshold is between 8 and 9, where one canary of two is found.
+    assert result.tpr_at_fpr == {0.1: 0.5, 0.01: None, 0.001: None}
+    assert (result.auc, result.num_members, result.num_nonmembers) == (0.75, 2, 2)
+    assert set(result.tpr_intervals.values()) == {None}
+
+
+def test_intervals_of_canaries_cover_and_do_not_change_with_their_position():
+    """Canary members and clean nonmembers from known distributions: the interval has the TPR."""
+    covered, widths = 0, []
+    truth = scipy.stats.norm.sf(scipy.stats.norm.isf(0.1) - 1)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        is_member = rng.random((4, 400)) < 0.5
+        values = rng.normal(size=(4, 400)) + is_member
+        scores = ShadowScores(scores=values, is_member=is_member)
+        planted, clean = np.arange(100), np.arange(100, 400)
+        found = scores.result("loss", slice=CANARIES, records=planted, clean=clean)
+        low, high = found.tpr_intervals[0.1]
+        covered += low <= truth <= high
+        widths.append(high - low)
+    # Binomial(60, 0.95) is below 52 once in 100 times.
+    assert covered >= 52
+    assert 0.1 < np.mean(widths) < 0.3
+    turned = ShadowScores(scores=values[:, ::-1], is_member=is_member[:, ::-1]).result(
+        "loss", slice=CANARIES, records=399 - planted, clean=399 - clean
+    )
+    assert turned.tpr_at_fpr == found.tpr_at_fpr
+    assert turned.auc == found.auc
+
+
+def test_canaries_that_are_taken_for_members_anyway_get_a_note():
+    """Easy records have a low loss as members and as nonmembers alike: no leak, a note."""
+    rng = np.random.default_rng(0)
+    is_member = rng.random((24, 600)) < 0.5
+    values = rng.normal(size=(24, 600))
+    values[:, :40] += 6
+    statistics = ShadowStatistics(
+        scaled_logits=values[:, :, None], correct=values > 0, is_member=is_member
+    )
+    report = statistics.report(("loss", "lira"), canaries={"easy": np.arange(40)})
+    (note,) = (note for note in report.notes if "rather than to membership" in note)
+    assert note.startswith("loss takes")
+    assert report.slice("canaries easy")["loss"].tpr_at_fpr[0.01] > 0.9
+    low, high = report.slice("canaries easy")["loss"].auc_interval
+    assert low < 0.5 < high
+    assert report.verdict.startswith("No leak found on canaries")
 
 
 def test_scores_of_some_records_by_hand():
@@ -148,6 +227,24 @@ def test_scores_of_some_records_by_hand():
 @pytest.mark.parametrize("canaries", [[], [-1], [600], [0.5], [True], 3, [[1]]])
 def test_canaries_that_are_no_positions(canaries):
     with pytest.raises(ValueError, match="`canaries` to be positions of records, 0 to 599"):
+        pipeline().report(("loss",), canaries=canaries)
+
+
+@pytest.mark.parametrize(
+    ("canaries", "message"),
+    [
+        ({}, "or positions by kind. Received: the kinds"),
+        ({3: np.array([1])}, r"Received: the kinds \[3\]"),
+        ({"a": np.array([600])}, r"`canaries\['a'\]` to be positions of records, 0 to 599"),
+        (
+            {"a": np.array([1, 2]), "b": np.array([2])},
+            "each record in one kind. Received: 1 records in more",
+        ),
+        (np.arange(599), "leave at least 2 records .* Received: 599 canaries among 600"),
+    ],
+)
+def test_canaries_by_kind_are_checked(canaries, message):
+    with pytest.raises(ValueError, match=message):
         pipeline().report(("loss",), canaries=canaries)
 
 

@@ -26,7 +26,15 @@ def resampled(values, size, seed):
     return values[np.random.default_rng(seed).integers(len(values), size=size)]
 
 
+def shuffled(values, seed=3):
+    return np.random.default_rng(seed).permutation(values)
+
+
 BASE = drawn(1_000)
+BITS = BASE[:, 0] > 0
+CLASS_SORTED = np.repeat(np.arange(100), 10)
+ONE_MISTAKE_EACH = CLASS_SORTED.copy()
+ONE_MISTAKE_EACH[5::100] = 0
 SAME = {
     "equal": (BASE, BASE),
     "few": (BASE[:5], BASE[:5]),
@@ -38,6 +46,13 @@ SAME = {
     "more than once": (BASE, np.tile(BASE, (3, 1))),
     "a part": (BASE, BASE[:100]),
     "scores": (BASE[:, 0], BASE[::-1, 0]),
+    "bits": (BITS, BITS),
+    "bits as numbers": (BITS * 1.0, BITS),
+    "bits, few ones": (np.isin(np.arange(500), [3, 77, 78]),) * 2,
+    "twenty bits": (shuffled(np.arange(20) % 2),) * 2,
+    "saturated": (saturated(shuffled(CLASS_SORTED)),) * 2,
+    "saturated, sorted by class, with mistakes": (saturated(ONE_MISTAKE_EACH),) * 2,
+    "hard labels of two classes": (np.eye(2)[BITS.astype(int)],) * 2,
     "beside saturated rows": (
         np.concatenate([saturated(np.arange(100)), drawn(20, CLASSES)]),
         np.concatenate([saturated(np.arange(100)), drawn(20, CLASSES)[::-1]]),
@@ -52,6 +67,13 @@ DIFFERENT = {
         saturated(np.arange(1_000) % CLASSES),
         saturated(np.arange(1_000) % CLASSES),
     ),
+    "all saturated, sorted by class": (saturated(CLASS_SORTED), saturated(CLASS_SORTED)),
+    "all saturated, sorted by name of class": (saturated(99 - CLASS_SORTED),) * 2,
+    "bits, sorted": (np.sort(BITS), np.sort(BITS)),
+    "bits in turn": (np.arange(1_000) % 2, np.arange(1_000) % 2),
+    "a few bits": (shuffled(np.arange(12) % 2), shuffled(np.arange(12) % 2)),
+    "one mistake": (np.arange(500) == 7, np.arange(500) == 7),
+    "bits in another order": (BITS, shuffled(BITS)),
     "members saturated": (saturated(np.arange(1_000) % CLASSES), drawn(1_000, CLASSES)),
     "rounded to 2 digits": (rounded(3_000, 1), rounded(3_000, 2)),
     "correct or not": (BASE[:, 0] > 0, drawn(1_000, seed=1)[:, 0] > 0),

@@ -166,6 +166,8 @@ class MembershipAudit(keras.callbacks.Callback):
         for side, highest in zip(self._sides, self._highest_labels, strict=True):
             _sides.labels(np.array([highest]), self._kind.num_classes, side.name)
         self._require_disjoint(model)
+        records = samples.Records(model)
+        samples.warn_of_padding(*map(records.lengths, self._forms))
         self._forward = ForwardPass(model)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -197,6 +199,7 @@ class MembershipAudit(keras.callbacks.Callback):
         surveys = [_surveyed(side) for side in self._sides]
         samples.require_same_form(surveys[1].first, surveys[0].first, "nonmembers", "members")
         _sides.require_disjoint(*(survey.digests for survey in surveys))
+        self._forms = [form for survey in surveys for form in survey.forms]
         self._highest_labels = [survey.highest_label for survey in surveys]
         self._figure_names = ("auc", "advantage", _TPR)
         if surveys[1].samples < round(1 / _FPR):
@@ -268,18 +271,23 @@ class _Survey(NamedTuple):
     highest_label: int
     digests: np.ndarray
     first: Any
+    forms: list[Any]
 
 
 def _surveyed(side: Any) -> _Survey:
-    highest, digests, first = -1, [], None
+    highest, digests, first, forms = -1, [], None, {}
     for x, y in side.batches(None):
         first = x if first is None else first
+        # A sample of each shape, to find out whether the model sees padding.
+        shapes = tuple(leaf.shape[1:] for leaf in keras.tree.flatten(x))
+        forms.setdefault(shapes, arrays.take(x, slice(0, 1)))
         highest = max(highest, int(y.max()))
         if side.digests is None:
             digests.append(samples.digests(x))
     digests = np.concatenate(digests) if side.digests is None else side.digests
     samples.require_enough(len(digests), side.name, _LEAST)
-    return _Survey(len(digests), highest, digests, arrays.take(first, slice(0, 1)))
+    first = arrays.take(first, slice(0, 1))
+    return _Survey(len(digests), highest, digests, first, list(forms.values()))
 
 
 def _first_samples(side: Any, model: keras.Model) -> Any:

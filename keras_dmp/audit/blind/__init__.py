@@ -1,0 +1,1 @@
+"""The blind baseline: do members and nonmembers differ without the model?"""

@@ -1,0 +1,286 @@
+"""A classifier that never sees the model tells members from nonmembers, if they differ."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_dmp import _validate
+from keras_dmp.audit.blind.features import aligned, of_inputs
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.repeated_rows import row_hashes
+
+# How far beyond 0.5 the interval of the AUC has to lie for a difference to matter.
+MARGIN = 0.02
+# Trees need some samples per leaf, and an interval needs some to score.
+LEAST = 40
+MOST = 5_000
+
+_CONFIDENCE = 0.95
+_FEWEST_GROUPS = 20
+# Classes that scikit-learn treats as categories.
+_MOST_CATEGORIES = 255
+_TREES = {"max_iter": 50, "max_leaf_nodes": 15, "min_samples_leaf": 20, "early_stopping": False}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlindBaseline:
+    """How well members and nonmembers are told apart without the model.
+
+    Attributes:
+        auc: AUC of the blind classifier on the half that it was not trained on; 0.5 is chance.
+        auc_interval: Its 95 % interval.
+        num_members: Members in the half that was scored.
+        num_nonmembers: Nonmembers in the half that was scored.
+        margin: How far above 0.5 the whole interval has to be for a difference that voids an
+            audit. Defaults to 0.02.
+
+    Example:
+    >>> print(BlindBaseline(auc=0.7, auc_interval=(0.68, 0.72), num_members=9, num_nonmembers=9))
+    AUC 0.700 (0.680 to 0.720): members and nonmembers differ without the model
+    """
+
+    auc: float
+    auc_interval: tuple[float, float]
+    num_members: int
+    num_nonmembers: int
+    margin: float = MARGIN
+
+    def __post_init__(self) -> None:
+        low, high = self.auc_interval
+        if not 0 <= low <= self.auc <= high <= 1:
+            raise ValueError(
+                "Expected `auc` to lie within `auc_interval`, in 0..1. Received: "
+                f"auc={self.auc!r}, auc_interval={self.auc_interval!r}"
+            )
+        _validate.integer_at_least(1, num_members=self.num_members)
+        _validate.integer_at_least(1, num_nonmembers=self.num_nonmembers)
+        _validate.non_negative(margin=self.margin)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether members and nonmembers differ so much that attack figures mean nothing."""
+        return self.auc_interval[0] > 0.5 + self.margin
+
+    def __str__(self) -> str:
+        """Return the AUC, its interval and the finding."""
+        low, high = self.auc_interval
+        finding = "members and nonmembers differ without the model"
+        if not self.is_void:
+            finding = "no difference found without the model"
+        return f"AUC {self.auc:.3f} ({low:.3f} to {high:.3f}): {finding}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and numbers."""
+        return {
+            **dataclasses.asdict(self),
+            "auc_interval": list(self.auc_interval),
+            "is_void": self.is_void,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "BlindBaseline":
+        """Rebuild a baseline from `to_dict`."""
+        own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        own["auc_interval"] = tuple(own["auc_interval"])
+        return cls(**own)
+
+
+class BlindSide:
+    """A random part of one side, as features of inputs and labels; batches are added one by one.
+
+    Args:
+        name: Name of the side in error messages.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.widths = set()
+        self.blocks = []
+        self._seen = 0
+        self._rng = np.random.default_rng(1)
+
+    def __len__(self) -> int:
+        """Samples kept, at most 5,000."""
+        return min(self._seen, MOST)
+
+    def add(self, x: Any, labels: np.ndarray | None) -> None:
+        """Add samples, each of which is kept with the same probability in the end.
+
+        Args:
+            x: An array or a structure of arrays.
+            labels: Their classes, (samples,) whole numbers, or `None` if they are unknown.
+        """
+        blocks = of_inputs(x)
+        samples = len(blocks[0])
+        known = np.zeros(samples) if labels is None else np.asarray(labels)
+        if len(known) != samples or any(len(block) != samples for block in blocks):
+            raise ValueError(
+                f"Expected `{self.name}` to have one label for each input. Received: "
+                f"{len(known)} labels for {' and '.join(str(len(block)) for block in blocks)} "
+                "inputs"
+            )
+        blocks.append(known.reshape(samples, -1).astype(np.float32))
+        self.widths.add(tuple(block.shape[1] for block in blocks))
+        # Vitter's algorithm R: the nth sample replaces one of those kept with probability MOST / n.
+        free = min(MOST - len(self), samples)
+        numbers = np.arange(self._seen + free, self._seen + samples)
+        places = (self._rng.random(samples - free) * (numbers + 1)).astype(np.int64)
+        late = places < MOST
+        if not self.blocks:
+            self.blocks = [block[:0] for block in blocks]
+        for at, block in enumerate(blocks):
+            kept = aligned(self.blocks[at], block[:free])
+            if late.any():
+                replaced = aligned(kept, block[free:][late])
+                kept = replaced[: len(kept)]
+                kept[places[late]] = replaced[len(kept) :]
+            self.blocks[at] = kept
+        self._seen += samples
+
+
+def blind_baseline(members: Any, nonmembers: Any, *, seed: int = 0) -> BlindBaseline:
+    """Tell members from nonmembers by inputs and labels alone.
+
+    If a classifier that never sees the audited model can do this, members and nonmembers differ in
+    more than membership (another month, camera or hospital), and an attack may find the difference
+    instead of membership: its figures are void. scikit-learn's `HistGradientBoostingClassifier` is
+    trained on one half of both sides and scores the other half. Equal records of one side are in
+    the same half. At most 5,000 samples of each side are used, drawn at random.
+
+    A blind baseline at chance does not prove that the sides are alike: it sees simple features of
+    images, texts and token sequences only, which `keras_dmp/audit/blind/features.py` lists.
+
+    Args:
+        members: A tuple (x, y) of the samples that the model was trained on: an array or a
+            structure of arrays, and classes of shape (samples,), or `None` if they are unknown.
+        nonmembers: The same for samples that the model was not trained on.
+        seed: Seed of the halves and of the classifier. Defaults to 0.
+
+    Returns:
+        A `BlindBaseline`.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+        TypeError: If a side is not a tuple (x, y).
+        ValueError: For fewer than 40 samples on a side, inputs of different forms, or labels that
+            do not fit their inputs.
+
+    Example:
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(2000, 3)), rng.integers(2, size=2000)
+    >>> blind_baseline((x[:1000], y[:1000]), (x[1000:], y[1000:])).is_void
+    False
+    >>> blind_baseline((x[:1000] + 1, y[:1000]), (x[1000:], y[1000:])).is_void
+    True
+    """
+    return of_sides(*opened(members, nonmembers), seed=seed)
+
+
+def opened(members: Any, nonmembers: Any) -> list[BlindSide]:
+    """Both sides from tuples (x, y)."""
+    sides = []
+    for name, side in (("members", members), ("nonmembers", nonmembers)):
+        if not isinstance(side, tuple) or len(side) != 2:
+            raise TypeError(
+                f"Expected `{name}` to be a tuple (x, y). Received: {type(side).__name__}"
+            )
+        sides.append(BlindSide(name))
+        sides[-1].add(*side)
+    return sides
+
+
+def of_sides_or_none(members: BlindSide, nonmembers: BlindSide) -> BlindBaseline | None:
+    """The baseline of two sides, or `None` if they are too small for one."""
+    if min(len(members), len(nonmembers)) < LEAST:
+        return None
+    return of_sides(members, nonmembers)
+
+
+def of_sides(members: BlindSide, nonmembers: BlindSide, *, seed: int = 0) -> BlindBaseline:
+    """The baseline of two sides to which samples were added."""
+    _validate.integer_at_least(0, seed=seed)
+    for side in (members, nonmembers):
+        if len(side) < LEAST:
+            raise ValueError(
+                f"Expected `{side.name}` to have at least {LEAST} samples for a blind baseline. "
+                f"Received: {len(side)}"
+            )
+    _require_alike(members, nonmembers)
+    pairs = zip(members.blocks, nonmembers.blocks, strict=True)
+    rows = np.concatenate([aligned(*pair) for pair in pairs], axis=1)
+    is_member = np.arange(len(rows)) < len(members)
+    rng = np.random.default_rng(seed)
+    trained = _trained_half(rows, is_member, rng)
+    scores = _scores(rows, is_member, trained, int(rng.integers(2**31)))
+    scored = MembershipScores(scores[is_member[~trained]], scores[~is_member[~trained]])
+    auc = scored.auc_interval(confidence=_CONFIDENCE)
+    return BlindBaseline(
+        auc=auc.value,
+        auc_interval=(auc.low, auc.high),
+        num_members=scored.num_members,
+        num_nonmembers=scored.num_nonmembers,
+    )
+
+
+def _require_alike(members: BlindSide, nonmembers: BlindSide) -> None:
+    """Raise ValueError for inputs of different forms; lengths of sequences may vary on a side."""
+    sides = (members, nonmembers)
+    varies = any(len(side.widths) > 1 for side in sides)
+    if len(members.blocks) != len(nonmembers.blocks) or (
+        not varies and members.widths != nonmembers.widths
+    ):
+        features = [sum(block.shape[1] for block in side.blocks[:-1]) for side in sides]
+        raise ValueError(
+            "Expected `nonmembers` to have inputs and labels of the same form as `members`. "
+            f"Received: {features[1]} features of nonmembers, {features[0]} of members"
+        )
+
+
+def _trained_half(rows: np.ndarray, is_member: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Which rows are trained on, (rows,) bool: half of each side.
+
+    Copies of a record on one side would let the classifier recognise the record instead of its
+    side, so they stay together. Rows that are on both sides, and sides of a few different rows, are
+    not records but values, which are halved like any others.
+    """
+    _, group = np.unique(row_hashes(rows), return_inverse=True)
+    group = group.ravel()
+    sides = [np.bincount(group[side], minlength=len(rows)) > 0 for side in (is_member, ~is_member)]
+    single = (sides[0] & sides[1])[group]
+    group = np.where(single, len(rows) + np.arange(len(rows)), group)
+    trained = np.zeros(len(rows), dtype=bool)
+    for side in (np.flatnonzero(is_member), np.flatnonzero(~is_member)):
+        groups, number = np.unique(group[side], return_inverse=True)
+        number = number.ravel()
+        if len(groups) < _FEWEST_GROUPS:
+            groups, number = side, np.arange(len(side))
+        sizes = np.bincount(number, minlength=len(groups))
+        order = rng.permutation(len(groups))
+        chosen = np.zeros(len(groups), dtype=bool)
+        chosen[order[np.cumsum(sizes[order]) <= len(side) // 2]] = True
+        trained[side] = chosen[number]
+    return trained
+
+
+def _scores(rows: np.ndarray, is_member: np.ndarray, trained: np.ndarray, seed: int) -> np.ndarray:
+    """Scores of the half that was not trained on, higher for likelier members."""
+    try:
+        import threadpoolctl
+        from sklearn.ensemble import HistGradientBoostingClassifier
+    except ImportError as error:
+        raise ImportError(
+            "Expected scikit-learn for the blind baseline. Received: no module named sklearn; "
+            "install it with `python3 -m pip install scikit-learn`, or omit the inputs"
+        ) from error
+    labels = rows[:, -1]
+    few = 0 <= labels.min() <= labels.max() < _MOST_CATEGORIES
+    categorical = [rows.shape[1] - 1] if few else None
+    trees = HistGradientBoostingClassifier(
+        **_TREES, categorical_features=categorical, random_state=seed
+    )
+    # Threads that wait for each other cost more than they save where other work runs.
+    with threadpoolctl.threadpool_limits(1, user_api="openmp"):
+        trees.fit(rows[trained], is_member[trained])
+        return trees.decision_function(rows[~trained])

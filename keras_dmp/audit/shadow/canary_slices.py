@@ -1,0 +1,191 @@
+"""Canaries in the report of a shadow audit: figures by kind, at thresholds of other nonmembers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_dmp.audit.shadow import clustered
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.rates import hits_at
+from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult
+
+CANARIES = "canaries"
+# Positions of canaries, or positions by kind.
+Planted = np.ndarray | Mapping[str, np.ndarray]
+
+# Two nonmembers make an ROC curve.
+_FEWEST_CLEAN = 2
+# Nonmembers among canaries that exceed the threshold of this FPR so many times too often get a
+# note, if their share is at least half of that of the members.
+_FPR, _MANY = 0.01, 3
+_DRAWS = 400
+# Draws of many records hardly move the threshold of an FPR: up to this multiple, scores matter.
+_MANY_RECORDS, _KEPT = 1_000, 1.5
+
+
+def checked(canaries: Planted, records: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Positions of the canaries by the name of their slice, and those of all other records.
+
+    Raises:
+        ValueError: For canaries that are not positions, in several kinds, or nearly all records.
+    """
+    if not isinstance(canaries, Mapping):
+        found = {CANARIES: _checked_positions(canaries, records, "canaries")}
+    elif canaries and all(isinstance(kind, str) and kind.strip() for kind in canaries):
+        found = {
+            f"{CANARIES} {kind}": _checked_positions(rows, records, f"canaries[{kind!r}]")
+            for kind, rows in canaries.items()
+        }
+    else:
+        raise ValueError(
+            "Expected `canaries` to be positions of records, or positions by kind. Received: "
+            f"the kinds {list(canaries)!r}"
+        )
+    planted = np.concatenate(list(found.values()))
+    distinct = np.unique(planted)
+    if len(distinct) < len(planted):
+        raise ValueError(
+            "Expected `canaries` to have each record in one kind. Received: "
+            f"{len(planted) - len(distinct)} records in more than one"
+        )
+    clean = np.setdiff1d(np.arange(records), distinct)
+    if len(clean) < _FEWEST_CLEAN:
+        raise ValueError(
+            f"Expected `canaries` to leave at least {_FEWEST_CLEAN} records that are not canaries. "
+            f"Received: {len(distinct)} canaries among {records} records"
+        )
+    return found, clean
+
+
+def rates_among(
+    scores: np.ndarray, is_member: np.ndarray, rows: np.ndarray, clean: np.ndarray
+) -> tuple[dict[float, float | None], dict[float, tuple[float, float] | None]]:
+    """TPRs of some records as members at FPRs of clean nonmembers, and the ends of each.
+
+    Args:
+        scores: (targets, records), NaN where a record has no score.
+        is_member: Whether a record was a member of a target, (targets, records), bool.
+        rows: Positions of the records that are recognised, such as canaries.
+        clean: Positions of the records that set the thresholds.
+    """
+    recognised = _Pooled(np.where(is_member, scores, np.nan)[:, rows])
+    alarmed = _Pooled(np.where(is_member, np.nan, scores)[:, clean])
+    pooled = MembershipScores(recognised.values, alarmed.values)
+    rates = {fpr: pooled.tpr_at_fpr(fpr) for fpr in FPRS}
+    return rates, _ends(recognised, alarmed)
+
+
+class _Pooled:
+    """Scores of one side under all targets, and the record of each."""
+
+    def __init__(self, scores: np.ndarray):
+        targets, rows = np.nonzero(np.isfinite(scores))
+        self.values = scores[targets, rows]
+        # Records without a score cannot be drawn: a draw of nothing else would have no rate.
+        found, self.records = np.unique(rows, return_inverse=True)
+        self.num_records = len(found)
+
+    def drawn(self, rng: np.random.Generator) -> np.ndarray:
+        """How often each record is drawn, (records,)."""
+        rows = rng.integers(self.num_records, size=self.num_records)
+        return np.bincount(rows, minlength=self.num_records)
+
+
+def _ends(recognised: _Pooled, alarmed: _Pooled) -> dict[float, tuple[float, float] | None]:
+    """95 % intervals of the TPR at each FPR: percentiles over draws of records on both sides.
+
+    `None` where the allowed false alarms come from too few records, as in `Clusters.tpr_ends`.
+    """
+    # Scores below all that matter are as good as one score, which saves most of the time.
+    matter = _KEPT * max(FPRS) if alarmed.num_records >= _MANY_RECORDS else 1.0
+    least = np.quantile(alarmed.values, 1 - matter)
+    high = [side.values > least for side in (recognised, alarmed)]
+    values = np.concatenate([recognised.values[high[0]], alarmed.values[high[1]]])
+    order = np.argsort(-values, kind="stable")
+    corners = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))
+    low = [
+        np.bincount(side.records[~there], minlength=side.num_records)
+        for side, there in zip((recognised, alarmed), high, strict=True)
+    ]
+    num_high = np.count_nonzero(high[0])
+    rng = np.random.default_rng(0)
+    found = np.empty((_DRAWS, len(FPRS)))
+    for draw in found:
+        weights = [side.drawn(rng) for side in (recognised, alarmed)]
+        curves = np.zeros((2, len(values)))
+        curves[0, :num_high] = weights[0][recognised.records[high[0]]]
+        curves[1, num_high:] = weights[1][alarmed.records[high[1]]]
+        curves = np.cumsum(curves[:, order], axis=1)[:, corners]
+        totals = [weight @ count for weight, count in zip(weights, low, strict=True)]
+        hits, alarms = (
+            np.concatenate([[0.0], curve, [curve[-1] + total]])
+            for curve, total in zip(curves, totals, strict=True)
+        )
+        draw[:] = [hits_at(alarms, hits, fpr) / hits[-1] for fpr in FPRS]
+    ends = np.quantile(found, (0.025, 0.975), axis=0).T.tolist()
+    by_height = alarmed.records[np.argsort(-alarmed.values, kind="stable")]
+    return {
+        fpr: tuple(pair) if clustered.is_spread(by_height, fpr) else None
+        for fpr, pair in zip(FPRS, ends, strict=True)
+    }
+
+
+def alarms(
+    scores: np.ndarray, is_member: np.ndarray, rows: np.ndarray, clean: np.ndarray
+) -> tuple[float, float] | None:
+    """Shares of some records, as nonmembers and as members, above the threshold of clean ones.
+
+    The threshold is that of an FPR of 1 % among clean nonmembers. Arguments are those of
+    `rates_among`.
+
+    Returns:
+        Both shares, or `None` with too few clean nonmembers' scores.
+    """
+    others = _known(scores, ~is_member, clean)
+    shares = [
+        MembershipScores(_known(scores, side, rows), others).tpr_at_fpr(_FPR)
+        for side in (~is_member, is_member)
+    ]
+    return None if None in shares else (shares[0], shares[1])
+
+
+def notes(attack: str, slice: str, shares: tuple[float, float] | None) -> list[str]:
+    """A note where an attack takes canaries for members whether they are members or not."""
+    if shares is None or shares[0] <= _MANY * _FPR or shares[0] < shares[1] / 2:
+        return []
+    return [
+        f"{attack} takes {100 * shares[0]:.3g} % of the nonmembers among the {slice} for members, "
+        f"at the threshold where it takes {100 * _FPR:g} % of the other nonmembers: their TPR is "
+        "due to what they are rather than to membership; the AUC is not affected"
+    ]
+
+
+def worst_first(results: Sequence[AttackResult]) -> list[AttackResult]:
+    """All records first, then the kinds of canaries, the one that any attack finds best first."""
+    worst = {}
+    for result in results:
+        rate = result.tpr_at_fpr[_FPR]
+        # The AUC decides among equals, and where the rate is not resolved.
+        found = (-1.0 if rate is None else rate, result.auc)
+        worst[result.slice] = max(worst.get(result.slice, found), found)
+    return sorted(
+        results,
+        key=lambda result: (result.slice != ENTIRE, *(-figure for figure in worst[result.slice])),
+    )
+
+
+def _known(scores: np.ndarray, side: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    scores, side = scores[:, rows], side[:, rows]
+    return scores[np.isfinite(scores) & side]
+
+
+def _checked_positions(positions: Any, records: int, name: str) -> np.ndarray:
+    positions = np.asarray(positions)
+    is_proper = positions.ndim == 1 and positions.dtype.kind in "iu" and len(positions)
+    if not is_proper or positions.min() < 0 or positions.max() >= records:
+        raise ValueError(
+            f"Expected `{name}` to be positions of records, 0 to {records - 1}. Received: shape "
+            f"{positions.shape} dtype {positions.dtype}"
+        )
+    return np.unique(positions)

@@ -1,0 +1,1 @@
+"""Keras callbacks: what an audit observes while a model trains."""
