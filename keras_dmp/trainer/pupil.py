@@ -13,7 +13,7 @@ _STUDENTS = 2
 class Pupil:
     """A student, its trainer, and the state in which its optimizer starts.
 
-    One model serves many trainings: tracing a training often takes longer than training a small model.
+    One model serves many trainings: tracing one often takes longer than training a small model.
 
     Args:
         run: The run.
