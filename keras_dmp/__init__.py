@@ -11,6 +11,8 @@ from keras_dmp._warnings import PrivacyWarning as PrivacyWarning
 
 _HOMES = {
     "AuditReport": "keras_dmp.audit",
+    "Consensus": "keras_dmp.trainer.consensus",
+    "ConsensusRound": "keras_dmp.trainer.consensus_round",
     "DMPTrainer": "keras_dmp.trainer.dmp_trainer",
     "DistillationTrainer": "keras_dmp.distillation.distillation_trainer",
     "EntropyReferenceSelector": "keras_dmp.reference.selector",

@@ -27,6 +27,8 @@ def test_public_names():
     assert sorted(keras_dmp.__all__) == [
         "AuditReport",
         "CanaryScores",
+        "Consensus",
+        "ConsensusRound",
         "DMPTrainer",
         "DistillationTrainer",
         "EntropyReferenceSelector",

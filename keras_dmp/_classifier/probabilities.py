@@ -35,6 +35,14 @@ def outputs_of_log_probabilities(log_p: np.ndarray, kind: OutputKind) -> np.ndar
     return log_p[:, 1:] - log_p[:, :1] if kind.one_unit else log_p
 
 
+def outputs_of_probabilities(probabilities: np.ndarray, kind: OutputKind) -> np.ndarray:
+    """Outputs of a classifier, (samples, units), from the probabilities of all classes."""
+    if kind.from_logits:
+        tiny = np.finfo(np.float32).tiny
+        return outputs_of_log_probabilities(np.log(np.maximum(probabilities, tiny)), kind)
+    return probabilities[:, 1:] if kind.one_unit else probabilities
+
+
 def outputs_of_classes(classes: np.ndarray, kind: OutputKind) -> np.ndarray:
     """Outputs (samples, units), float32, that predict these classes; other values are arbitrary."""
     if kind.one_unit:

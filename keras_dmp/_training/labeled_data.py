@@ -8,9 +8,10 @@ import numpy as np
 
 from keras_dmp._classifier import outputs
 from keras_dmp._classifier.labels import CLASSES, checked_data, for_validation
-from keras_dmp._data import samples
+from keras_dmp._data import arrays, samples
 from keras_dmp._data.batches import (
     ShuffledBatches,
+    concatenate,
     is_dataset,
 )
 from keras_dmp._training.resident import ResidentBatches
@@ -107,6 +108,36 @@ class LabeledData(samples.Samples):
         )
         callbacks = [batches, *callbacks]
         return model.fit(**batches.for_fit(model), callbacks=callbacks, **arguments)
+
+    def in_memory(self, model: keras.Model) -> Self:
+        """The same data as arrays; a dataset is read again, and the size of its batches kept.
+
+        Args:
+            model: A built classifier that takes the samples.
+        """
+        if not is_dataset(self.x):
+            return self
+        names = samples.Names(self.name, "y", "sample_weight")
+        found = samples.each(self.x, names=names, model=model, num_classes=None)
+        parts = (batch for batch, _ in found)
+        whole = concatenate(list(samples.of_one_length(parts, self.x, self.name, model)))
+        return dataclasses.replace(self, x=whole.x, y=whole.y, sample_weight=whole.sample_weight)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Some of the samples of data that is in memory.
+
+        Args:
+            rows: Their positions, (samples,).
+        """
+        weights = self.sample_weight
+        return dataclasses.replace(
+            self,
+            x=arrays.take(self.x, rows),
+            y=self.y[rows],
+            sample_weight=None if weights is None else weights[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            digests=self.digests[rows],
+        )
 
     def _columns(self) -> tuple[Any, Any, Any]:
         return self.x, self.y, self.sample_weight

@@ -14,6 +14,7 @@ from keras_dmp.defenses._contract import Defense, Run
 from keras_dmp.distillation.settings import require_settings
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.synthetic.synthesis import synthesize, synthetic_size
+from keras_dmp.trainer.consensus import Consensus, resolved_labels
 from keras_dmp.trainer.dmp_trainer import DMPTrainer
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +35,10 @@ class DMP(Defense):
             `size` is `None`.
         order: Which samples to choose: `"lowest"` entropy, or the controls `"highest"` and
             `"random"`. Defaults to `"lowest"`.
-        labels: `"soft"` or `"hard"` teacher labels. Defaults to `"soft"`.
+        labels: `"soft"` or `"hard"` teacher labels. Defaults to `None`: hard with a consensus of
+            votes, otherwise soft.
+        consensus: A `Consensus`: labels on which teachers that share no members agree. Defaults to
+            `None`: the labels of one teacher.
         temperature: Finite number above 0. Defaults to 1.
         balance_classes: Whether the chosen samples keep the pool's mix of predicted classes.
             Defaults to `False`.
@@ -61,7 +65,8 @@ class DMP(Defense):
     size: int | None = None
     fraction: float | None = None
     order: str = "lowest"
-    labels: str = "soft"
+    labels: str | None = None
+    consensus: Consensus | None = None
     temperature: float = 1.0
     balance_classes: bool = False
     student_epochs: int | None = None
@@ -73,7 +78,8 @@ class DMP(Defense):
     def __post_init__(self):
         _validate.one_of(_ORDERS, order=self.order)
         _validate.boolean(balance_classes=self.balance_classes)
-        require_settings(self.temperature, self.labels, False)
+        labels = resolved_labels(self.labels, self.consensus)
+        require_settings(self.temperature, labels, False)
         if self.size is not None:
             _validate.integer_at_least(1, size=self.size)
         if self.fraction is not None:
@@ -100,6 +106,7 @@ class DMP(Defense):
         trainer = DMPTrainer(
             run.build_model,
             selector=self._selector(run),
+            consensus=self.consensus,
             temperature=self.temperature,
             labels=self.labels,
             from_logits=run.kind.from_logits,

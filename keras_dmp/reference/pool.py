@@ -13,6 +13,7 @@ from keras_dmp._data import arrays as _arrays
 from keras_dmp._data import batches as _batches
 from keras_dmp._data import samples
 from keras_dmp._data.batches import Batch
+from keras_dmp.reference import row_store
 
 # Enough samples to determine the structure of the data.
 _FIRST = slice(0, 256)
@@ -172,6 +173,28 @@ class ReferencePool:
             lengths=lengths,
             batch_size=source.batch_size,
         )
+
+    def in_memory(self, memory_limit: int | None, model: keras.Model) -> Batch:
+        """All samples and weights as arrays; a dataset is read again, in one pass.
+
+        Args:
+            memory_limit: Bytes to keep in memory; above that, arrays are mapped to files without a
+                name. Defaults to a quarter of the machine's memory.
+            model: A built classifier that takes the samples.
+        """
+        if not _batches.is_dataset(self.source):
+            return Batch(self.source, None, None)
+        source = ReferenceSource.open(
+            self.source, model=model, has_teacher=True, drop_labels=True, name="reference"
+        )
+        limit = row_store.default_memory_limit() if memory_limit is None else memory_limit
+        store = row_store.RowStore(limit)
+        for part in source.of_one_length():
+            weights = [] if part.sample_weight is None else [part.sample_weight]
+            store.append([*keras.tree.flatten(part.x), *weights])
+        columns = store.finish()
+        weights = None if source.first.sample_weight is None else columns.pop()
+        return Batch(keras.tree.pack_sequence_as(source.first.x, columns), None, weights)
 
 
 def count(x: Any, name: str, model: keras.Model) -> int:

@@ -7,12 +7,14 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "Consensus": "keras_dmp.trainer.consensus",
+    "ConsensusRound": "keras_dmp.trainer.consensus_round",
     "DMPTrainer": "keras_dmp.trainer.dmp_trainer",
     "Sweep": "keras_dmp.trainer.sweep",
     "SweepPoint": "keras_dmp.trainer.sweep",
 }
 
-__all__ = ["DMPTrainer", "Sweep", "SweepPoint"]
+__all__ = ["Consensus", "ConsensusRound", "DMPTrainer", "Sweep", "SweepPoint"]
 
 
 def __getattr__(name: str) -> Any:

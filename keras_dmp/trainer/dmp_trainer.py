@@ -11,6 +11,10 @@ from keras_dmp import _validate
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import phases, run_directory
 from keras_dmp.trainer.arguments import Compiled, FitArguments
+from keras_dmp.trainer.consensus import Consensus
+from keras_dmp.trainer.consensus_round import ConsensusRound
+from keras_dmp.trainer.phases import Trained
+from keras_dmp.trainer.rounds import Rounds
 from keras_dmp.trainer.run import Run, prepared
 from keras_dmp.trainer.settings import TrainerSettings, checked_selector
 
@@ -37,8 +41,11 @@ class DMPTrainer:
         selector: An `EntropyReferenceSelector`, or `None` for all reference samples. Defaults to
             `"lowest_half"`: the half of the pool with the lowest prediction entropy, the paper's
             rule, and at least two samples. A selector among the callbacks of `fit` takes its place.
+        consensus: A `Consensus`: labels on which teachers that share no members agree, instead of
+            those of one teacher. Defaults to `None`.
         temperature: Temperature of the distillation, from 1e-6 to 1e6. Defaults to 1.
-        labels: `"soft"` or `"hard"` teacher labels. Defaults to `"soft"`.
+        labels: `"soft"` or `"hard"` teacher labels. Defaults to `None`: hard with a consensus of
+            votes, otherwise soft.
         compensate_temperature: Boolean. Whether to multiply the student's loss by
             `temperature ** 2`. Defaults to `False`.
         from_logits: Whether the classifier returns logits. Defaults to `None`: read from the
@@ -57,6 +64,8 @@ class DMPTrainer:
     Attributes:
         student: The protected model after `fit`: a plain `keras.Model`, compiled.
         teacher: The unprotected model after `fit`. It is private: for the audit only.
+        teachers: With a consensus, the teacher of each shard; otherwise the teacher alone.
+        rounds: With a consensus, a `ConsensusRound` for each round; otherwise empty. Private.
         selector: The selector, with its choice.
 
     Raises:
@@ -83,8 +92,9 @@ class DMPTrainer:
         teacher: keras.Model | None = None,
         *,
         selector: EntropyReferenceSelector | str | None = "lowest_half",
+        consensus: Consensus | None = None,
         temperature: float = 1.0,
-        labels: str = "soft",
+        labels: str | None = None,
         compensate_temperature: bool = False,
         from_logits: bool | None = None,
         seed: int | None = None,
@@ -96,6 +106,7 @@ class DMPTrainer:
         self._settings = TrainerSettings(
             model=model,
             teacher=teacher,
+            consensus=consensus,
             temperature=temperature,
             labels=labels,
             compensate_temperature=compensate_temperature,
@@ -110,7 +121,8 @@ class DMPTrainer:
         self._selector_is_default = isinstance(selector, str)
         self._compiled: Compiled | None = None
         self._student: keras.Model | None = None
-        self._teacher = teacher
+        self._teachers = () if teacher is None else (teacher,)
+        self._rounds: tuple[ConsensusRound, ...] = ()
 
     @property
     def student(self) -> keras.Model:
@@ -125,12 +137,27 @@ class DMPTrainer:
     @property
     def teacher(self) -> keras.Model:
         """The unprotected model, private, never to be released."""
-        if self._teacher is None:
+        if len(self.teachers) > 1:
+            raise ValueError(
+                "Expected a trainer with one teacher before `teacher` is read; with a consensus "
+                f"use `teachers`. Received: {len(self.teachers)} teachers"
+            )
+        return self.teachers[0]
+
+    @property
+    def teachers(self) -> tuple[keras.Model, ...]:
+        """The unprotected models, private, never to be released."""
+        if not self._teachers:
             raise ValueError(
                 "Expected `fit` to have trained a teacher before `teacher` is read: call `fit`. "
                 "Received: teacher=None"
             )
-        return self._teacher
+        return self._teachers
+
+    @property
+    def rounds(self) -> tuple[ConsensusRound, ...]:
+        """What happened in each round of a consensus."""
+        return self._rounds
 
     def compile(
         self,
@@ -264,6 +291,7 @@ class DMPTrainer:
         sizes: Iterable[int | None] = (None,),
         orders: Iterable[str] = ("lowest",),
         labels: Iterable[str] = ("soft",),
+        consensus: Iterable[Consensus | None] | None = None,
         **fit: Any,
     ) -> "Sweep":
         """Train one teacher, label once, and train and audit a student for each combination.
@@ -281,6 +309,8 @@ class DMPTrainer:
             sizes: Numbers of reference samples to choose, None for all. Defaults to all.
             orders: `"lowest"`, `"highest"`, `"random"`. Defaults to the lowest entropy.
             labels: `"soft"`, `"hard"`; hard labels use only temperature 1. Defaults to soft.
+            consensus: Settings of a consensus, each with its own teachers and for all sizes and
+                orders, and `None` for students of one teacher. Defaults to the trainer's.
             **fit: Further arguments of `fit`, for all students.
 
         Returns:
@@ -305,7 +335,8 @@ class DMPTrainer:
         fixed = self._settings.of_distillation()
         del fixed["temperature"], fixed["labels"]  # the grid's
         compensate = fixed["compensate_temperature"]
-        grid = sweeping.Grid.of(temperatures, sizes, orders, labels, compensate)
+        agreed = (self._settings.consensus,) if consensus is None else consensus
+        grid = sweeping.Grid.of(temperatures, sizes, orders, labels, agreed, compensate)
         selectors = grid.selectors(self.selector)
         with prepared(
             self._settings,
@@ -318,7 +349,7 @@ class DMPTrainer:
             # If this run is interrupted, no student of an earlier run remains with its teacher.
             self._student = None
             found = sweeping.sweep(run, grid, selectors, fixed, nonmembers)
-            self._teacher = run.plan.teacher
+            self._teachers = (run.plan.teacher,)
             return found
 
     def purge(self) -> None:
@@ -356,20 +387,36 @@ class DMPTrainer:
     def _run(self, run: Run) -> keras.callbacks.History:
         """The three phases, on data that has been checked."""
         # If this run is interrupted, no student of an earlier run remains with its teacher.
-        self._student = None
+        self._student, self._rounds = None, ()
         history = keras.callbacks.History()
         history.history = {}
-        # Built and compiled before the teacher is trained, so that errors are found first.
-        student = run.plan.student
-        distiller = run.distiller(student, **self._settings.of_distillation())
-        if not run.teacher_is_ready:
-            trained = phases.train_teacher(run)
-            history.history |= {f"teacher_{key}": of for key, of in trained.history.items()}
-            self._teacher = run.plan.teacher
-        (labeled,) = phases.label(run, distiller, [selector_among(run.arguments.callbacks)])
-        trained = phases.train_student(run, distiller, labeled)
-        self._student = student
+        if run.settings.consensus is not None:
+            trained = self._agree(run, history)
+        else:
+            trained = self._distill(run, history)
+        self._student = run.plan.student
         history.history |= trained.history
         history.epoch, history.params = trained.epochs, trained.params
-        history.set_model(student)
+        history.set_model(self._student)
         return history
+
+    def _agree(self, run: Run, history: keras.callbacks.History) -> Trained:
+        """All rounds of a consensus."""
+        agreed = Rounds(run).train()
+        self._teachers, self._rounds = agreed.teachers, agreed.rounds
+        for of_round in agreed.rounds:
+            history.history |= of_round.logs()
+        return agreed.trained
+
+    def _distill(self, run: Run, history: keras.callbacks.History) -> Trained:
+        """The teacher, its labels, and the student."""
+        # Built and compiled before the teacher is trained, so that errors are found first.
+        distiller = run.distiller(run.plan.student, **self._settings.of_distillation())
+        if not run.teacher_is_ready:
+            phases.announce("Teacher: training on the members", run)
+            trained = phases.train_teacher(run, run.plan.teacher, run.plan.members)
+            history.history |= {f"teacher_{key}": of for key, of in trained.history.items()}
+            self._teachers = (run.plan.teacher,)
+        phases.announce("Student: labelling the reference, training on it", run)
+        (labeled,) = phases.label(run, distiller, [selector_among(run.arguments.callbacks)])
+        return phases.train_student(run, distiller, labeled)

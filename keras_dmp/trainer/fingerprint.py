@@ -4,6 +4,7 @@ Data is included as hashes. Names of layers are not, since they depend on the la
 process has built before.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ import numpy as np
 from keras_dmp._data import keras_private
 from keras_dmp._training import callback_state
 from keras_dmp.reference.selector import EntropyReferenceSelector
+from keras_dmp.trainer.consensus import Consensus
 from keras_dmp.trainer.plan import Plan
 
 
@@ -59,6 +61,17 @@ def of_model(model: keras.Model) -> str:
     text += str((shapes, [variable.trainable for variable in model.variables]))
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return f"{model.count_params()} parameters {digest}"
+
+
+def of_consensus(consensus: Consensus | None, groups: dict[str, Any] | None) -> Any:
+    """The settings of a consensus, and the members' groups, on which the shards depend."""
+    if consensus is None:
+        return None
+    content = hashlib.blake2b(digest_size=8)
+    if groups is not None:
+        _, numbers = np.unique(groups["members"], return_inverse=True)
+        content.update(numbers.astype(np.int64).tobytes())
+    return [dataclasses.asdict(consensus), content.hexdigest()]
 
 
 def of_selector(selector: EntropyReferenceSelector | None) -> Any:

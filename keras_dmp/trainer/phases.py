@@ -11,6 +11,7 @@ import keras
 from keras_dmp._data import batches
 from keras_dmp._training.epoch_checkpoints import EpochCheckpoints, seed_of
 from keras_dmp._training.global_generators import GlobalGenerators
+from keras_dmp._training.labeled_data import LabeledData
 from keras_dmp._training.resident import new_seed
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 from keras_dmp.reference.labeled_reference import LabeledReference
@@ -35,25 +36,41 @@ class Trained:
     params: dict[str, Any]
 
 
-def train_teacher(run: Run) -> Trained:
-    """Train the teacher on the members."""
-    announce("Teacher: training on the members", run)
-    teacher, arguments, validation = run.plan.teacher, run.arguments, run.plan.validation
+def train_teacher(
+    run: Run,
+    teacher: keras.Model,
+    members: LabeledData,
+    *,
+    epochs: int | None = None,
+    phase: str = "teacher",
+    numbers: tuple[int, ...] = (_TEACHER,),
+) -> Trained:
+    """Train a teacher on members.
+
+    Args:
+        run: The run.
+        teacher: The teacher; it is compiled here.
+        members: All of the members, or a shard.
+        epochs: Epochs. Defaults to those that the user has chosen for the teacher.
+        phase: Name of its checkpoints.
+        numbers: Numbers of the phase, from which its seeds are derived.
+    """
+    arguments, validation = run.arguments, run.plan.validation
     teacher.compile(**run.compiled.for_labels("teacher", run.plan.kind))
 
     def fit(**of_phase):
-        return run.plan.members.fit(
+        return members.fit(
             teacher,
             seed=new_seed(),
-            batch_size=arguments.batch_size,
+            batch_size=members.batch_size or arguments.batch_size,
             class_weight=arguments.class_weight,
             **arguments.for_keras(validation and validation.for_keras()),
             **of_phase,
         )
 
-    epochs = arguments.teacher_epochs or arguments.epochs
+    epochs = epochs or run.teacher_epochs
     callbacks = arguments.teacher_callbacks
-    return _train(run, "teacher", _TEACHER, teacher, fit, epochs=epochs, callbacks=callbacks)
+    return _train(run, phase, numbers, teacher, fit, epochs=epochs, callbacks=callbacks)
 
 
 def label(
@@ -62,7 +79,6 @@ def label(
     selectors: Sequence[EntropyReferenceSelector | None],
 ) -> list[LabeledReference]:
     """Label the reference with the teacher once; return the choice of each selector."""
-    announce("Student: labelling the reference, training on it", run)
     pool, directory = run.plan.reference, run.directory
     labeled = None
     if directory is not None:
@@ -85,15 +101,25 @@ def label(
 
 
 def train_student(
-    run: Run, distiller: DistillationTrainer, labeled: LabeledReference, *, phase: str = "student"
+    run: Run,
+    distiller: DistillationTrainer,
+    labeled: LabeledReference,
+    *,
+    epochs: int | None = None,
+    callbacks: list[keras.callbacks.Callback] | None = None,
+    phase: str = "student",
+    numbers: tuple[int, ...] = (_STUDENT,),
 ) -> Trained:
-    """Train a student on the teacher's outputs, and compile it for labels.
+    """Train a student on labelled reference samples, and compile it for true labels.
 
     Args:
         run: The run.
         distiller: Its trainer.
         labeled: The labelled reference samples.
+        epochs: Epochs. Defaults to those that the user has chosen.
+        callbacks: Callbacks. Defaults to the user's.
         phase: Name of its checkpoints.
+        numbers: Numbers of the phase, from which its seeds are derived.
     """
     arguments, validation = run.arguments, run.plan.validation
 
@@ -106,9 +132,15 @@ def train_student(
             **of_phase,
         )
 
-    callbacks = arguments.callbacks
+    callbacks = arguments.callbacks if callbacks is None else callbacks
     trained = _train(
-        run, phase, _STUDENT, distiller, fit, epochs=arguments.epochs, callbacks=callbacks
+        run,
+        phase,
+        numbers,
+        distiller,
+        fit,
+        epochs=epochs or arguments.epochs,
+        callbacks=callbacks,
     )
     student = distiller.student
     student.compile(**run.compiled.for_labels("student", run.plan.kind))
@@ -120,7 +152,7 @@ def train_student(
 def _train(
     run: Run,
     phase: str,
-    number: int,
+    numbers: tuple[int, ...],
     model: keras.Model,
     fit: Callable[..., keras.callbacks.History],
     *,
@@ -132,17 +164,18 @@ def _train(
     Args:
         run: The run.
         phase: Name of the phase's checkpoints.
-        number: Number of the phase, from which its seeds are derived.
+        numbers: Numbers of the phase, from which its seeds are derived.
         model: The model.
         fit: Function that trains it; takes `epochs`, `initial_epoch` and `callbacks`.
         epochs: Total number of epochs.
         callbacks: The user's callbacks.
     """
     if run.settings.seed is not None:
-        generators = GlobalGenerators(seed_of(run.settings.seed, number))
+        generators = GlobalGenerators(seed_of(run.settings.seed, *numbers))
     if run.directory is None:
         trained = fit(epochs=epochs, initial_epoch=0, callbacks=callbacks)
         return Trained(history=trained.history, epochs=trained.epoch, params=trained.params)
+    phase = run.prefix + phase
     write = functools.partial(run.directory.write, phase)
     start = run.directory.newest(phase)
     # The choice of a selector is saved with the labels.

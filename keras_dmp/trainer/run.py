@@ -9,7 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dmp._classifier import fresh
 from keras_dmp._data import batches
+from keras_dmp._training.epoch_checkpoints import seed_of
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 from keras_dmp.distribution import workers as _workers
 from keras_dmp.reference.selector import EntropyReferenceSelector
@@ -30,6 +32,7 @@ class Run:
         compiled: The arguments of `compile`.
         settings: The arguments of the trainer.
         directory: The directory of checkpoints, or None. It needs a seed.
+        prefix: First part of the names of its phases' checkpoints.
     """
 
     plan: Plan
@@ -37,17 +40,33 @@ class Run:
     compiled: Compiled
     settings: TrainerSettings
     directory: RunDirectory | None
+    prefix: str = ""
 
     @property
     def teacher_is_ready(self) -> bool:
         """Whether the teacher has been trained already."""
         return self.settings.teacher is not None
 
-    def distiller(self, student: keras.Model, **settings: Any) -> DistillationTrainer:
-        """A compiled trainer of a student."""
+    @property
+    def teacher_epochs(self) -> int:
+        """Epochs of a teacher."""
+        return self.arguments.teacher_epochs or self.arguments.epochs
+
+    def fresh_model(self, *numbers: int) -> keras.Model:
+        """A new model, whose weights depend on the seed and these numbers only."""
+        if self.settings.seed is not None:
+            keras.utils.set_random_seed(seed_of(self.settings.seed, *numbers))
+        model = fresh.fresh_model(self.settings.model)
+        fresh.ensure_built(model, self.plan.sample)
+        return model
+
+    def distiller(
+        self, student: keras.Model, *, has_teacher: bool = True, **settings: Any
+    ) -> DistillationTrainer:
+        """A compiled trainer of a student, with the plan's teacher unless labels are ready."""
         distiller = DistillationTrainer(
             student,
-            self.plan.teacher,
+            self.plan.teacher if has_teacher else None,
             from_logits=self.plan.kind.from_logits,
             drop_labels=True,
             **settings,
@@ -142,6 +161,7 @@ def _configuration(
         "teacher": None if ready is None else fingerprint.of_weights(ready),
         "model": fingerprint.of_model(plan.student),
         "settings": {**settings.of_distillation(), **resolved},
+        "consensus": fingerprint.of_consensus(settings.consensus, arguments.groups),
         "selector": fingerprint.of_selector(selector),
         "compiled": fingerprint.of_object(vars(run.compiled)),
         "fit": fingerprint.of_object(arguments.in_fingerprint()),

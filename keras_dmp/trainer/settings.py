@@ -13,6 +13,7 @@ from keras_dmp._classifier.kind import require_from_logits, require_model
 from keras_dmp.distillation.settings import require_settings, require_storage
 from keras_dmp.distribution import replicas
 from keras_dmp.reference.selector import EntropyReferenceSelector
+from keras_dmp.trainer.consensus import Consensus, resolved_labels
 
 _LOWEST_HALF = "lowest_half"
 _MOST_SEED = 2**32 - 1
@@ -27,12 +28,16 @@ _OF_DISTILLATION = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class TrainerSettings:
-    """The arguments of `DMPTrainer`, documented there, besides the selector."""
+    """The arguments of `DMPTrainer`, documented there, besides the selector.
+
+    `labels` is resolved to "soft" or "hard".
+    """
 
     model: keras.Model | Callable[[], keras.Model]
     teacher: keras.Model | None
+    consensus: Consensus | None
     temperature: float
-    labels: str
+    labels: str | None
     compensate_temperature: bool
     from_logits: bool | None
     seed: int | None
@@ -49,6 +54,13 @@ class TrainerSettings:
             )
         if self.teacher is not None:
             require_model(self.teacher, "teacher")
+        labels = resolved_labels(self.labels, self.consensus)
+        object.__setattr__(self, "labels", labels)
+        if self.consensus is not None and self.teacher is not None:
+            raise ValueError(
+                "Expected `teacher` to be None with `consensus`, which trains a teacher on each "
+                f"shard of the members. Received: teacher={self.teacher!r}"
+            )
         _require_seed_and_directory(self.seed, self.directory)
         if self.distribution_strategy is not None:
             replicas.require_strategy(self.distribution_strategy)

@@ -23,6 +23,7 @@ from keras_dmp.audit.report.document import (
 )
 from keras_dmp.audit.report.documented import Documented
 from keras_dmp.audit.report.saved import Format, Saved
+from keras_dmp.trainer.consensus import Consensus
 
 _ATTACK = "loss"
 _SETTINGS = ("temperature", "labels", "order", "size", "mean_entropy")
@@ -60,6 +61,7 @@ class SweepPoint:
     Attributes:
         temperature: Temperature of the distillation.
         labels: "soft" or "hard".
+        consensus: Settings of the consensus whose labels it has learned, or None.
         order: Order of the selection, "lowest", "highest" or "random".
         size: Number of reference samples that it was trained on.
         mean_entropy: Mean entropy of the teacher's predictions on them, in nats, or None if the
@@ -73,6 +75,7 @@ class SweepPoint:
     order: str
     size: int
     mean_entropy: float | None
+    consensus: Consensus | None = None
     report: AuditReport
     student: keras.Model | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -88,10 +91,15 @@ class SweepPoint:
 
     def __str__(self) -> str:
         """Return one line for people."""
-        return (
-            f"T={self.temperature:g}, {self.labels} labels, {self.size} samples ({self.order}): "
-            f"test accuracy {self.accuracy:.3f}, AUC {self.auc:.3f}"
-        )
+        figures = f"test accuracy {self.accuracy:.3f}, AUC {self.auc:.3f}"
+        return f"{self.settings}: {figures}"
+
+    @property
+    def settings(self) -> str:
+        """Its settings in a few words."""
+        if self.consensus is not None:
+            return f"{self.consensus}, {self.order} {self.size:,}"
+        return f"{self.labels} labels, {self.order} {self.size:,}, T={self.temperature:g}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,9 +153,9 @@ class Sweep(Documented, Saved):
         """The results on the frontier, in one sentence."""
         private, accurate = self.frontier[0], self.frontier[-1]
         teacher = self.undefended
-        found = f"{_words_of(accurate.report)} ({_settings_of(accurate)})"
+        found = f"{_words_of(accurate.report)} ({accurate.settings})"
         if private is not accurate:
-            found = f"{_words_of(private.report)} ({_settings_of(private)}) to {found}"
+            found = f"{_words_of(private.report)} ({private.settings}) to {found}"
         return (
             f"{len(self.frontier)} of {len(self.points)} students are on the frontier: {found}; "
             f"undefended: {_words_of(teacher)}."
@@ -195,7 +203,7 @@ class Sweep(Documented, Saved):
                     title="Provenance of each student",
                     blocks=tuple(
                         Fold(
-                            title=_settings_of(point),
+                            title=point.settings,
                             blocks=(sections.provenance(point.report),),
                         )
                         for point in points
@@ -226,6 +234,8 @@ class Sweep(Documented, Saved):
         points = []
         for point in self.points:
             settings = {name: getattr(point, name) for name in _SETTINGS}
+            if point.consensus is not None:
+                settings["consensus"] = dataclasses.asdict(point.consensus)
             points.append({**settings, "report": point.report.to_dict()})
         return {"undefended": self.undefended.to_dict(), "points": points}
 
@@ -236,6 +246,7 @@ class Sweep(Documented, Saved):
             points=tuple(
                 SweepPoint(
                     **{name: point[name] for name in _SETTINGS},
+                    consensus=_consensus(point.get("consensus")),
                     report=AuditReport.from_dict(point["report"]),
                 )
                 for point in values["points"]
@@ -247,7 +258,7 @@ class Sweep(Documented, Saved):
         frontier = self.frontier
         rows = tuple(
             (
-                point.labels,
+                str(point.consensus or point.labels),
                 point.order,
                 "yes" if point in frontier else "",
                 Number(value=point.size, kind="count"),
@@ -265,13 +276,14 @@ class Sweep(Documented, Saved):
         """The students by labels and order."""
         kinds: dict[str, list[SweepPoint]] = {}
         for point in self.points:
-            kinds.setdefault(f"{point.labels} labels, {point.order}", []).append(point)
+            kind = "consensus" if point.consensus else f"{point.labels} labels"
+            kinds.setdefault(f"{kind}, {point.order}", []).append(point)
         return kinds
 
     def _chart(self) -> charts.Chart:
         groups = []
         for name, points in self._kinds().items():
-            places = tuple(_place(point.report, _settings_of(point)) for point in points)
+            places = tuple(_place(point.report, point.settings) for point in points)
             count = f"{len(points)} student{'s' if len(points) > 1 else ''}"
             groups.append(charts.Places(name=name, detail=count, places=places))
         teacher = _place(self.undefended, _UNDEFENDED)
@@ -280,7 +292,7 @@ class Sweep(Documented, Saved):
                 name=_UNDEFENDED, detail=teacher.detail, places=(teacher,), style=_UNDEFENDED
             )
         )
-        frontier = [_place(point.report, _settings_of(point)) for point in self.frontier]
+        frontier = [_place(point.report, point.settings) for point in self.frontier]
         return charts.privacy_utility(groups, attack="the loss attack", frontier=frontier)
 
 
@@ -316,8 +328,8 @@ def _words_of(report: AuditReport) -> str:
     return f"test accuracy {report.nonmember_accuracy:.3f} at AUC {report[_ATTACK].auc:.3f}"
 
 
-def _settings_of(point: SweepPoint) -> str:
-    return f"{point.labels} labels, {point.order} {point.size:,}, T={point.temperature:g}"
+def _consensus(values: Any) -> Consensus | None:
+    return None if values is None else Consensus(**values)
 
 
 def _draw_frontier(sweep: Sweep, path: str | os.PathLike | None) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,12 +13,16 @@ from keras_dmp._classifier import fresh
 from keras_dmp._data import batches, samples
 from keras_dmp._warnings import warn
 from keras_dmp.audit import AuditReport, audit_membership
+from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 from keras_dmp.distillation.settings import require_settings
-from keras_dmp.reference.labeled_reference import LabeledReference
+from keras_dmp.reference.selection import ReferenceSummary
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.trainer import phases
+from keras_dmp.trainer.consensus import Consensus, resolved_labels
 from keras_dmp.trainer.plan import read_labeled
+from keras_dmp.trainer.rounds import Rounds
 from keras_dmp.trainer.run import Run
+from keras_dmp.trainer.settings import TrainerSettings
 from keras_dmp.trainer.sweep import Sweep, SweepPoint
 
 # Scores that need one output per sample: as fast as predicting.
@@ -31,11 +35,14 @@ class Grid:
 
     Attributes:
         choices: Different choices of reference samples, (order, size) each.
-        settings: Different settings of the distillation: temperature and labels.
+        settings: Different settings of the distillation: temperature and labels. Empty if all
+            points are those of a consensus.
+        consensus: Different settings of a consensus.
     """
 
     choices: tuple[tuple[str, int | None], ...]
     settings: tuple[dict[str, Any], ...]
+    consensus: tuple[Consensus, ...]
 
     @classmethod
     def of(
@@ -44,6 +51,7 @@ class Grid:
         sizes: Iterable[int | None],
         orders: Iterable[str],
         labels: Iterable[str],
+        consensus: Iterable[Consensus | None],
         compensate_temperature: bool,
     ) -> "Grid":
         """Check the settings; hard labels, which have no temperature, use only 1.
@@ -68,7 +76,14 @@ class Grid:
             (order if size is not None else "lowest", size)
             for order, size in itertools.product(lists["orders"], lists["sizes"])
         )
-        return cls(choices=tuple(choices), settings=tuple(settings))
+        agreed = _distinct("consensus", consensus)
+        for one in agreed:
+            resolved_labels(None, one)
+        return cls(
+            choices=tuple(choices),
+            settings=tuple(settings) if None in agreed else (),
+            consensus=tuple(one for one in agreed if one is not None),
+        )
 
     def selectors(
         self, like: EntropyReferenceSelector | None
@@ -84,7 +99,8 @@ class Grid:
 
     def in_fingerprint(self) -> dict[str, Any]:
         """The points of the grid."""
-        return {"choices": self.choices, "settings": self.settings}
+        agreed = [dataclasses.asdict(one) for one in self.consensus]
+        return {"choices": self.choices, "settings": self.settings, "consensus": agreed}
 
 
 def sweep(
@@ -111,36 +127,122 @@ def sweep(
             have diverged. A warning names each student that has diverged.
     """
     _require_auditable(run, nonmembers)
+    # Checked, like all arguments, before any training.
+    consensus = [_settings_with(run, one) for one in grid.consensus]
     labeler = run.distiller(run.plan.student, **settings)
+    start = _Start.of(run)
     if not run.teacher_is_ready:
-        phases.train_teacher(run)
-    labeled = phases.label(run, labeler, selectors)
-    start = [keras.ops.convert_to_numpy(variable) for variable in run.plan.student.variables]
+        phases.announce("Teacher: training on the members", run)
+        phases.train_teacher(run, run.plan.teacher, run.plan.members)
     undefended = _audit(run, run.plan.teacher, nonmembers, "undefended")
-    points = []
-    choices = zip(grid.choices, labeled, strict=True)
-    for number, (choice, of_point) in enumerate(itertools.product(choices, grid.settings)):
-        (order, _), chosen = choice
-        student = _student(run, start, first=number == 0)
-        distiller = run.distiller(student, **settings, **of_point)
-        phases.train_student(run, distiller, chosen, phase=f"student_{number}")
-        name = f"{order} {len(chosen)}, {of_point['labels']}, T={of_point['temperature']:g}"
+    found = _distilled(run, grid, selectors, settings, labeler, start) if grid.settings else ()
+    orders = [order for order, _ in grid.choices]
+    each = itertools.product(consensus, zip(orders, selectors, strict=True))
+    agreed = (
+        _agreed(run, settings, order, selector, start, f"consensus_{number}_")
+        for number, (settings, (order, selector)) in enumerate(each)
+    )
+    points, trained = [], 0
+    for trained, (student, point) in enumerate(itertools.chain(found, agreed), start=1):
         if not _is_finite(student):
             # One point that cannot be audited must not stop the others.
             warn(
-                f"The student of {name} has diverged and is left out: some of its weights are "
-                "infinite or NaN. Lower the learning rate, or omit this setting",
+                f"The student of {_named(point)} has diverged and is left out: some of its weights "
+                "are infinite or NaN. Lower the learning rate, or omit this setting",
             )
             continue
-        point = _point(run, student, chosen, order, of_point, nonmembers, name)
-        points.append(point)
-        phases.announce(f"{number + 1}: {point}", run)
+        report = _audit(run, student, nonmembers, _named(point))
+        points.append(SweepPoint(**point, report=report, student=student))
+        phases.announce(f"{trained}: {points[-1]}", run)
     if not points:
         raise ValueError(
             "Expected at least one student of the sweep to have finite weights: lower the learning "
-            f"rate. Received: {number + 1} students, all of which have diverged"
+            f"rate. Received: {trained} students, all of which have diverged"
         )
     return Sweep(undefended=undefended, points=tuple(points))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class _Start:
+    """Initial weights of teacher and student, which all points share."""
+
+    teacher: list[np.ndarray]
+    student: list[np.ndarray]
+
+    @classmethod
+    def of(cls, run: Run) -> "_Start":
+        models = {"teacher": run.plan.teacher, "student": run.plan.student}
+        return cls(
+            **{
+                name: [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+                for name, model in models.items()
+            }
+        )
+
+
+def _distilled(
+    run: Run,
+    grid: Grid,
+    selectors: Sequence[EntropyReferenceSelector | None],
+    settings: dict[str, Any],
+    labeler: DistillationTrainer,
+    start: _Start,
+) -> Iterator[tuple[keras.Model, dict[str, Any]]]:
+    """Students of one teacher, each with the settings of its point."""
+    phases.announce("Students: labelling the reference, training on it", run)
+    labeled = phases.label(run, labeler, selectors)
+    choices = zip(grid.choices, labeled, strict=True)
+    for number, (choice, of_point) in enumerate(itertools.product(choices, grid.settings)):
+        (order, _), chosen = choice
+        student = run.plan.student if number == 0 else _fresh(run, start.student)
+        distiller = run.distiller(student, **settings, **of_point)
+        phases.train_student(run, distiller, chosen, phase=f"student_{number}")
+        yield student, {**of_point, **_choice(order, len(chosen), chosen.summary)}
+
+
+def _agreed(
+    run: Run,
+    settings: TrainerSettings,
+    order: str,
+    selector: EntropyReferenceSelector | None,
+    start: _Start,
+    prefix: str,
+) -> tuple[keras.Model, dict[str, Any]]:
+    """The student of a consensus, trained as `fit` trains it."""
+    plan = dataclasses.replace(
+        run.plan, teacher=_fresh(run, start.teacher), student=_fresh(run, start.student)
+    )
+    arguments = run.arguments
+    if selector is not None:
+        arguments = arguments.with_callbacks([selector, *arguments.callbacks])
+    of_point = dataclasses.replace(
+        run, plan=plan, arguments=arguments, settings=settings, prefix=prefix
+    )
+    phases.announce(f"Consensus: {settings.consensus}", run)
+    rounds = Rounds(of_point).train().rounds
+    summary = None if selector is None else selector.summary
+    return plan.student, {
+        "temperature": settings.temperature,
+        "labels": settings.labels,
+        "consensus": settings.consensus,
+        **_choice(order, rounds[-1].num_used, summary),
+    }
+
+
+def _named(point: dict[str, Any]) -> str:
+    """Name of a student in its report and in warnings."""
+    labels = point["labels"] if point.get("consensus") is None else str(point["consensus"])
+    return f"{point['order']} {point['size']}, {labels}, T={point['temperature']:g}"
+
+
+def _settings_with(run: Run, consensus: Consensus) -> TrainerSettings:
+    """The trainer's settings with a consensus."""
+    return dataclasses.replace(run.settings, consensus=consensus, labels=None, temperature=1.0)
+
+
+def _choice(order: str, size: int, summary: ReferenceSummary | None) -> dict[str, Any]:
+    entropy = None if summary is None else summary.mean_entropy
+    return {"order": order, "size": size, "mean_entropy": entropy}
 
 
 def _is_finite(model: keras.Model) -> bool:
@@ -176,34 +278,13 @@ def _distinct(name: str, values: Any) -> list[Any]:
     return distinct
 
 
-def _student(run: Run, start: list[Any], *, first: bool) -> keras.Model:
-    """A student with the same initial weights as all others."""
-    if first:
-        return run.plan.student
-    student = fresh.fresh_model(run.settings.model)
-    fresh.ensure_built(student, run.plan.sample)
-    for variable, value in zip(student.variables, start, strict=True):
+def _fresh(run: Run, start: list[np.ndarray]) -> keras.Model:
+    """A model with the initial weights that all points share."""
+    model = fresh.fresh_model(run.settings.model)
+    fresh.ensure_built(model, run.plan.sample)
+    for variable, value in zip(model.variables, start, strict=True):
         variable.assign(value)
-    return student
-
-
-def _point(
-    run: Run,
-    student: keras.Model,
-    chosen: LabeledReference,
-    order: str,
-    settings: dict[str, Any],
-    nonmembers: Any,
-    name: str,
-) -> SweepPoint:
-    return SweepPoint(
-        **settings,
-        order=order,
-        size=len(chosen),
-        mean_entropy=None if chosen.summary is None else chosen.summary.mean_entropy,
-        report=_audit(run, student, nonmembers, name),
-        student=student,
-    )
+    return model
 
 
 def _audit(run: Run, model: keras.Model, nonmembers: Any, name: str) -> AuditReport:

@@ -48,7 +48,7 @@ def refused(argument, value):
 
 SETTINGS = [
     *rows("temperature", NOT_TEMPERATURES),
-    *rows("labels", ("firm", None, 1)),
+    *rows("labels", ("firm", 1)),
     *rows("compensate_temperature", NOT_BOOLEANS),
     *rows("from_logits", ("yes", 0, 1)),
     *rows("label_format", (0, -1, 1.5, "float64", True)),
@@ -61,6 +61,7 @@ SETTINGS = [
     [
         *SETTINGS,
         *rows("model", ("resnet", None)),
+        *rows("consensus", (4, "votes")),
         *rows("selector", (10_000, "lowest", True)),
         *rows("seed", (-1, 0.5, "1", True, 2**32)),
         *rows("directory", (5, b"run")),

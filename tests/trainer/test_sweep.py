@@ -1,5 +1,6 @@
 """A sweep: one teacher, one labelling, a student a point, and what it says of them."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import nets
 import numpy as np
 import pytest
 
-from keras_dmp import DMPTrainer, EntropyReferenceSelector, Sweep, split_private
+from keras_dmp import Consensus, DMPTrainer, EntropyReferenceSelector, Sweep, split_private
 from keras_dmp.audit import AuditReport, MembershipScores
 from keras_dmp.trainer.sweep import SweepPoint
 
@@ -93,6 +94,25 @@ def test_each_point_is_what_fit_gives(split):
             np.testing.assert_array_equal(mine, theirs)
         if selector is not None:
             assert chosen.mean_entropy == selector.summary.mean_entropy
+
+
+def test_each_point_of_a_consensus_is_what_fit_gives(split, tmp_path):
+    agreed = Consensus(num_shards=2, rounds=1)
+    median = dataclasses.replace(agreed, aggregation="median")
+    found = sweep(split, sizes=(30, None), consensus=(None, agreed, median))
+    settings = [(one.consensus, one.labels) for one in found.points]
+    kinds = ((None, "soft"), (agreed, "hard"), (median, "soft"))
+    assert settings == [kind for kind in kinds for _ in range(2)]
+    for point, selector in ((found.points[2], 30), (found.points[5], None)):
+        selector = selector and EntropyReferenceSelector(selector)
+        alone = trainer(selector=selector, consensus=point.consensus)
+        alone.fit(*split.members, reference=split.reference, epochs=2, batch_size=16, verbose=0)
+        nets.assert_same_weights(point.student, alone.student.get_weights())
+        assert point.size == alone.rounds[-1].num_used
+    found.save(tmp_path / "sweep.json")
+    assert Sweep.load(tmp_path / "sweep.json") == found
+    assert "2 of 2 votes, 1 round" in str(found.points[2])
+    assert "2 of 2 votes" in found.to_html()
 
 
 def test_teacher_and_labels_are_made_once(split, monkeypatch):

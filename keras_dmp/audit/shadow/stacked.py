@@ -11,42 +11,11 @@ from keras_dmp import _validate
 from keras_dmp._classifier import fresh
 from keras_dmp._classifier.kind import resolve_output_kind
 from keras_dmp._data import arrays, samples
-from keras_dmp.audit.shadow.stacked_program import StackedProgram
+from keras_dmp._training import stackable
+from keras_dmp._training.stacked_program import StackedProgram
 
-# Those that update each weight only by its own gradient: norms and orthogonal steps would mix
-# the models.
-_ELEMENTWISE = (
-    keras.optimizers.Adadelta,
-    keras.optimizers.Adagrad,
-    keras.optimizers.Adam,
-    keras.optimizers.AdamW,
-    keras.optimizers.Adamax,
-    keras.optimizers.Ftrl,
-    keras.optimizers.Lion,
-    keras.optimizers.Nadam,
-    keras.optimizers.RMSprop,
-    keras.optimizers.SGD,
-)
-# Layers whose training TensorFlow can vectorise over the weights. Random layers cannot be.
-_STACKABLE = (
-    keras.layers.InputLayer,
-    keras.layers.Dense,
-    keras.layers.Flatten,
-    keras.layers.Activation,
-    keras.layers.ReLU,
-    keras.layers.LeakyReLU,
-    keras.layers.ELU,
-    keras.layers.Softmax,
-    keras.layers.BatchNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.Embedding,
-    keras.layers.Add,
-    keras.layers.Concatenate,
-)
 # Weight updates (steps times weights) from which compiling the optimizer pays off.
 _WORTH_COMPILING = 500_000_000
-_MIXING_SETTINGS = ("clipnorm", "global_clipnorm", "use_ema")
-_MEAN_REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum")
 
 
 class StackedTrainer:
@@ -214,64 +183,19 @@ def _require_trainable(model: keras.Model, x: Any, y: np.ndarray, loss: keras.lo
     samples.checked(x, "x", model)
     kind = resolve_output_kind(model, "model", loss=loss)
     samples.checked_labels(y, kind.num_classes, "y")
-    for layer in _layers(model):
-        if not isinstance(layer, _STACKABLE):
-            names = ", ".join(kind.__name__ for kind in _STACKABLE)
-            raise ValueError(
-                f"Expected `build_model` to build a model of layers that can be stacked, {names}. "
-                f"Received: layer {layer.name!r} of type {type(layer).__name__}"
-            )
-        if layer.dtype_policy.name == "mixed_float16":
-            raise ValueError(
-                "Expected `build_model` to build a model with dtype float32 or bfloat16. "
-                "Received: the policy mixed_float16, whose losses would have to be scaled"
-            )
-    for variable in model.trainable_variables:
-        if variable.constraint is not None:
-            raise ValueError(
-                "Expected `build_model` to build a model whose weights have no constraints. "
-                f"Received: {variable.name!r} with {type(variable.constraint).__name__}"
-            )
-
-
-def _layers(model: keras.Model) -> Iterator[keras.Layer]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
-        else:
-            yield layer
+    stackable.require_layers(model)
 
 
 def _checked_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:
     found = keras.optimizers.get(optimizer)
-    names = ", ".join(sorted(kind.__name__ for kind in _ELEMENTWISE))
-    if type(found) not in _ELEMENTWISE:
-        raise ValueError(
-            f"Expected `optimizer` to work weight by weight, one of {names}. Received: "
-            f"optimizer of type {type(found).__name__}"
-        )
-    mixing = [name for name in _MIXING_SETTINGS if found.get_config().get(name)]
-    if mixing:
-        raise ValueError(
-            f"Expected `optimizer` to have no {', '.join(_MIXING_SETTINGS)}. "
-            f"Received: {mixing[0]}={found.get_config()[mixing[0]]!r}"
-        )
+    stackable.require_optimizer(found)
     return found
 
 
 def _checked_loss(loss: Any) -> keras.losses.Loss:
     if loss is None:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if not isinstance(loss, keras.losses.Loss):
-        raise TypeError(
-            "Expected `loss` to be a keras.losses.Loss. Received: loss of type "
-            f"{type(loss).__name__}"
-        )
-    if loss.reduction not in _MEAN_REDUCTIONS:
-        raise ValueError(
-            "Expected `loss` to return one number per batch. Received: a loss with "
-            f"reduction={loss.reduction!r}"
-        )
+    stackable.require_loss(loss)
     return loss
 
 

@@ -64,21 +64,48 @@ class StackedProgram:
             for variable, value in zip(own, np.array(stacked), strict=True):
                 variable.assign(value)
 
-    def run_epoch(self, data: tuple, order: np.ndarray, batch_size: int) -> None:
+    def state(self) -> dict[str, np.ndarray]:
+        """All stacked weights and the optimizer's variables, by name."""
+        return {name: np.array(variable) for name, variable in self._named()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from a state.
+
+        Raises:
+            ValueError: If it is not the state of such a program.
+        """
+        named = dict(self._named())
+        kinds = {name: (tuple(one.shape), one.dtype) for name, one in named.items()}
+        if kinds != {name: (array.shape, array.dtype.name) for name, array in state.items()}:
+            raise ValueError(
+                f"Expected a state with the {len(named)} arrays of this training. Received: "
+                f"{len(state)} arrays of other shapes; remove the checkpoint's file"
+            )
+        for name, array in state.items():
+            named[name].assign(array)
+
+    def run_epoch(self, data: tuple, order: np.ndarray, batch_size: int) -> np.ndarray:
         """Pass over the samples of each model once.
 
         Args:
             data: All samples, a structure of tensors that the model takes, and their labels.
             order: Positions of each model's samples in the order of the pass, (models, samples).
             batch_size: Samples per step; the last step has the remaining ones.
+
+        Returns:
+            Mean loss of each model over the pass, (models,).
         """
+        total = np.zeros(self._count)
         whole = order.shape[1] - order.shape[1] % batch_size
         for part, size in ((order[:, :whole], batch_size), (order[:, whole:], None)):
             if part.size:
                 batches = part.reshape(self._count, -1, size or part.shape[1]).swapaxes(0, 1)
-                self._epoch(*data, tf.constant(batches, tf.int32))
+                losses = self._epoch(*data, tf.constant(batches, tf.int32))
+                total += np.array(losses, np.float64) * batches.shape[2]
+        return total / order.shape[1]
 
-    def _steps(self, x: Any, y: tf.Tensor, batches: tf.Tensor) -> None:
+    def _steps(self, x: Any, y: tf.Tensor, batches: tf.Tensor) -> tf.Tensor:
+        total = tf.zeros(self._count)
         for step in tf.range(tf.shape(batches)[0]):
             samples = keras.tree.map_structure(
                 lambda leaf, rows=batches[step]: tf.gather(leaf, rows), (x, y)
@@ -94,6 +121,8 @@ class StackedProgram:
             self._update(tape.gradient(losses, trainable))
             for variable, value in zip(self._others, others, strict=True):
                 variable.assign(value)
+            total += tf.cast(losses, tf.float32)
+        return total
 
     def _loss_of_one(self, arguments: tuple) -> tuple[tf.Tensor, list[tf.Tensor]]:
         trainable, others, x, y = arguments
@@ -108,6 +137,12 @@ class StackedProgram:
             trainable=variable.trainable,
             name=variable.name,
         )
+
+    def _named(self) -> Iterator[tuple[str, keras.Variable]]:
+        weights = [*self._trainable, *self._others]
+        for kind, variables in (("weight", weights), ("optimizer", self._optimizer.variables)):
+            for index, variable in enumerate(variables):
+                yield f"{kind}_{index}", variable
 
     def _pairs(self, models: Sequence[keras.Model]) -> Iterator[tuple[keras.Variable, tuple]]:
         """Each stacked variable with the corresponding variables of the models."""

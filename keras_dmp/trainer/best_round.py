@@ -1,0 +1,48 @@
+"""The choice of the round whose student is released."""
+
+import keras
+import numpy as np
+
+from keras_dmp._classifier import forward, probabilities
+from keras_dmp.trainer.run import Run
+
+
+class BestRound:
+    """The student of the best round so far, by its accuracy on the validation data.
+
+    Later rounds help on some data and hurt on others. The choice looks at validation data only,
+    which contains no members. Without any, the last round is taken.
+
+    Args:
+        run: The run.
+
+    Attributes:
+        number: The number of the best round.
+    """
+
+    def __init__(self, run: Run):
+        validation = run.plan.validation
+        self._run, self.number = run, 0
+        self._data = None if validation is None else validation.in_memory(run.plan.student)
+        self._accuracy, self._values = -1.0, None
+
+    def see(self, student: keras.Model, number: int) -> float | None:
+        """Consider the student of a round; return its accuracy."""
+        if self._data is None:
+            self.number = number
+            return None
+        outputs = forward.predict(student, self._data.x)
+        predicted = probabilities.predicted_classes(
+            outputs, from_logits=self._run.plan.kind.from_logits
+        )
+        accuracy = float(np.mean(predicted == self._data.labels))
+        if accuracy > self._accuracy:
+            self.number, self._accuracy = number, accuracy
+            self._values = [keras.ops.convert_to_numpy(one) for one in student.variables]
+        return accuracy
+
+    def keep(self, student: keras.Model) -> None:
+        """Give the last student the weights of the best one."""
+        if self._values is not None:
+            for variable, value in zip(student.variables, self._values, strict=True):
+                variable.assign(value)

@@ -1,0 +1,136 @@
+"""Settings of consensus: labels on which teachers that share no members agree."""
+
+import dataclasses
+
+from keras_dmp import _validate
+from keras_dmp.trainer.votes import AGGREGATIONS
+
+# Trimming drops the highest and the lowest; something must remain.
+_FEWEST_TO_TRIM = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Consensus:
+    """Teachers that share no members vote on the labels of the reference samples.
+
+    The members are divided at random into shards, with one teacher for each. A reference sample
+    is kept if enough teachers predict the same class, and the student is trained on that class. A
+    member is in one shard, so it moves at most one vote per sample and round. In later rounds the
+    teachers start from the last student, and only their shards are private. This protects the
+    members that fare worst, such as mislabelled ones, better than the labels of one teacher, and
+    costs accuracy. It comes with no formal guarantee: see the page on consensus in the
+    documentation.
+
+    Pass it to `DMPTrainer(..., consensus=Consensus())`.
+
+    Args:
+        num_shards: Number of shards and teachers. With 1, DMP with hard labels. Defaults to 4.
+        min_votes: Votes that a class needs, more than half of `num_shards`. Defaults to `None`:
+            the lowest number that is more than half.
+        rounds: Number of rounds, at least 1. With `validation_data`, the student of the round with
+            the highest accuracy on it is released, since later rounds help on some data and hurt
+            on others; without, that of the last round. Defaults to 2.
+        aggregation: How the kept samples are labelled: `"votes"`, the class with the most votes;
+            `"median"` or `"trimmed_mean"` of the teachers' probabilities, which keep their doubt:
+            more accurate and less private. `"trimmed_mean"` leaves out the highest and the lowest
+            probability of each class. Defaults to `"votes"`.
+        num_students: Number of students that are trained on the labels of each round. With more
+            than one, the student to be released is trained on their mean prediction for the whole
+            pool, which depends on members no more than they do. Defaults to 1.
+        self_training: Boolean. Whether the student is trained further on its own predictions for
+            the whole pool. Defaults to `False`.
+        fine_tuning_epochs: Epochs of the teachers in later rounds. Defaults to `None`: a quarter
+            of those in the first round.
+
+    Raises:
+        TypeError: For settings of another type.
+        ValueError: For settings out of range.
+
+    Example:
+    >>> Consensus(num_shards=4).votes_needed
+    3
+    """
+
+    num_shards: int = 4
+    min_votes: int | None = None
+    rounds: int = 2
+    aggregation: str = "votes"
+    num_students: int = 1
+    self_training: bool = False
+    fine_tuning_epochs: int | None = None
+
+    def __post_init__(self):
+        counts = {"rounds": self.rounds, "num_students": self.num_students}
+        _validate.integer_at_least(1, num_shards=self.num_shards, **counts)
+        _validate.one_of(AGGREGATIONS, aggregation=self.aggregation)
+        _validate.boolean(self_training=self.self_training)
+        if self.fine_tuning_epochs is not None:
+            _validate.integer_at_least(1, fine_tuning_epochs=self.fine_tuning_epochs)
+        if self.min_votes is not None:
+            _validate.integer_at_least(1, min_votes=self.min_votes)
+            if not self.num_shards / 2 < self.min_votes <= self.num_shards:
+                raise ValueError(
+                    "Expected `min_votes` to be more than half of `num_shards` and at most "
+                    f"{self.num_shards}, so that two classes cannot both have enough votes. "
+                    f"Received: min_votes={self.min_votes}, num_shards={self.num_shards}"
+                )
+        if self.aggregation == "trimmed_mean" and self.num_shards < _FEWEST_TO_TRIM:
+            raise ValueError(
+                f"Expected `num_shards` to be at least {_FEWEST_TO_TRIM} with "
+                "aggregation='trimmed_mean', which leaves out two teachers' probabilities. "
+                f"Received: num_shards={self.num_shards}"
+            )
+
+    def __str__(self) -> str:
+        """Return a few words for tables and pictures."""
+        rule = f"{self.votes_needed} of {self.num_shards} votes"
+        if self.aggregation != "votes":
+            rule = f"{self.aggregation.replace('_', ' ')} of {self.num_shards} shards"
+        rounds = f"{self.rounds} round{'s' if self.rounds > 1 else ''}"
+        students = f", {self.num_students} students" if self.num_students > 1 else ""
+        return f"{rule}, {rounds}{students}"
+
+    @property
+    def votes_needed(self) -> int:
+        """Votes that a class needs."""
+        return self.num_shards // 2 + 1 if self.min_votes is None else self.min_votes
+
+    @property
+    def labels(self) -> str:
+        """Labels of the student: "hard" with votes, "soft" otherwise."""
+        return "hard" if self.aggregation == "votes" else "soft"
+
+    def tuning_epochs(self, teacher_epochs: int) -> int:
+        """Epochs of the teachers in later rounds.
+
+        Args:
+            teacher_epochs: Epochs in the first round.
+        """
+        return self.fine_tuning_epochs or max(1, round(teacher_epochs / 4))
+
+
+def resolved_labels(labels: str | None, consensus: Consensus | None) -> str:
+    """The labels of a student, "soft" or "hard", from what the user has chosen.
+
+    Args:
+        labels: "soft", "hard", or None for the default.
+        consensus: The settings of a consensus, or None.
+
+    Raises:
+        TypeError: If `consensus` is anything else.
+        ValueError: For soft labels of a consensus of votes.
+    """
+    if consensus is None:
+        return "soft" if labels is None else labels
+    if not isinstance(consensus, Consensus):
+        raise TypeError(
+            "Expected `consensus` to be a keras_dmp.Consensus or None. Received: "
+            f"consensus={consensus!r}"
+        )
+    if labels == "soft" and consensus.aggregation == "votes":
+        raise ValueError(
+            "Expected `labels` to be None or 'hard' with a consensus of votes, which are for "
+            "classes; for probabilities use Consensus(aggregation='median'). "
+            f"Received: labels={labels!r}"
+        )
+    return consensus.labels if labels is None else labels

@@ -1,0 +1,346 @@
+"""The phases of a consensus: in each round shard teachers, their votes, and students."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dmp._classifier import forward, probabilities
+from keras_dmp._data import arrays
+from keras_dmp._warnings import warn
+from keras_dmp.reference.label_format import LabelFormat
+from keras_dmp.reference.labeled_reference import LabeledReference
+from keras_dmp.reference.selection import Criteria, ReferenceSummary, Selection, StreamedSelection
+from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
+from keras_dmp.trainer import phases, shard_training, shards
+from keras_dmp.trainer.best_round import BestRound
+from keras_dmp.trainer.consensus_round import ConsensusRound
+from keras_dmp.trainer.phases import Trained
+from keras_dmp.trainer.pupil import Pupil
+from keras_dmp.trainer.run import Run
+from keras_dmp.trainer.votes import Votes, combined
+
+# First numbers of the phases, from which their seeds are derived; see `phases` for plain DMP.
+_TEACHERS, _STUDENTS = 1, 2
+# Index of the student that ranks samples for the selector; others are counted from 1.
+_RANKING = 0
+_FEWEST = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Agreed:
+    """The result of all rounds.
+
+    Attributes:
+        teachers: The last teacher of each shard.
+        rounds: What happened in each round.
+        trained: The training of the student to be released.
+    """
+
+    teachers: tuple[keras.Model, ...]
+    rounds: tuple[ConsensusRound, ...]
+    trained: Trained
+
+
+class Rounds:
+    """All rounds of one run; everything that needs no training is checked when it is created.
+
+    Args:
+        run: Models, data and settings, with a consensus among them.
+
+    Raises:
+        ValueError: If there are fewer members, or groups of members, than shards.
+    """
+
+    def __init__(self, run: Run):
+        plan, settings = run.plan, run.settings
+        self._run, self._consensus = run, settings.consensus
+        groups = run.arguments.groups
+        self._shards = shards.draw_shards(
+            plan.members.digests,
+            None if groups is None else np.asarray(groups["members"]),
+            self._consensus.num_shards,
+            settings.seed,
+        )
+        shards.warn_of_missing_classes(self._shards, plan.members.labels)
+        self._members = plan.members.in_memory(plan.student)
+        pool = plan.reference.in_memory(settings.memory_limit, plan.student)
+        self._pool, self._weights = pool.x, pool.sample_weight
+        self._pool_size = plan.reference.num_samples
+        self._selector = selector_among(run.arguments.callbacks)
+        self._distillation = settings.of_distillation()
+        # Built and compiled before any training, so that errors are found first.
+        self._distiller = run.distiller(plan.student, has_teacher=False, **self._distillation)
+        self._pupils: dict[bool, Pupil] = {}
+        more = range(1, len(self._shards))
+        self._teachers = [plan.teacher, *(run.fresh_model(_TEACHERS, 0, one) for one in more)]
+        self._at_once = None
+        parts = (self._teachers, self._members, self._shards)
+        if shard_training.can_stack(run, *parts):
+            self._at_once = shard_training.StackedShards(run, *parts)
+
+    def train(self) -> Agreed:
+        """Train everything; the plan's student is the one to be released."""
+        student, reports, best = None, [], BestRound(self._run)
+        for number in range(1, self._consensus.rounds + 1):
+            of_teachers = self._train_teachers(number, student)
+            votes, outputs = self._vote()
+            is_last = number == self._consensus.rounds
+            labeled = self._labeled(votes, outputs, student, narrows=is_last)
+            rows = np.flatnonzero(votes.kept) if labeled.selection is None else labeled.indices
+            report = self._report(number, votes, rows, of_teachers)
+            phases.announce(f"Consensus, {report}", self._run)
+            student, of_students = self._train_students(labeled, number, is_last=is_last)
+            reports.append(
+                dataclasses.replace(
+                    report,
+                    student_histories=tuple(one.history for one in of_students),
+                    validation_accuracy=best.see(student, number),
+                )
+            )
+        best.keep(student)
+        reports[best.number - 1] = dataclasses.replace(reports[best.number - 1], is_released=True)
+        return Agreed(
+            teachers=tuple(self._teachers), rounds=tuple(reports), trained=of_students[-1]
+        )
+
+    def _train_teachers(self, number: int, student: keras.Model | None) -> list[Trained]:
+        """Train all shard teachers: in later rounds from the last student, on their own shards."""
+        run, epochs = self._run, self._run.teacher_epochs
+        if student is not None:
+            epochs = self._consensus.tuning_epochs(epochs)
+            for teacher in self._teachers:
+                teacher.set_weights(student.get_weights())
+        announced = f"Consensus, round {number}: training {len(self._teachers)} shard teachers"
+        phases.announce(announced, run)
+        if self._at_once is not None:
+            return self._at_once.train(epochs=epochs, number=number)
+        trained = []
+        for shard, (teacher, rows) in enumerate(zip(self._teachers, self._shards, strict=True)):
+            # The first is trained exactly as the teacher of plain DMP.
+            numbers = (_TEACHERS, number, shard) if number + shard > 1 else (_TEACHERS,)
+            phase = f"round_{number}_shard_{shard + 1}"
+            of_phase = {"epochs": epochs, "phase": phase, "numbers": numbers}
+            members = self._members.take(rows)
+            trained.append(phases.train_teacher(run, teacher, members, **of_phase))
+        return trained
+
+    def _vote(self) -> tuple[Votes, np.ndarray]:
+        """The votes of the teachers, and the outputs for the students, (samples, units)."""
+        kind, consensus = self._run.plan.kind, self._consensus
+        is_soft = consensus.aggregation != "votes"
+        classes = np.empty((len(self._teachers), self._pool_size), np.int32)
+        outputs = np.empty((self._pool_size, kind.units), np.float32) if is_soft else None
+        for rows, found in self._outputs(self._teachers):
+            for shard, of_teacher in enumerate(found):
+                classes[shard, rows] = probabilities.predicted_classes(
+                    of_teacher, from_logits=kind.from_logits
+                )
+            if is_soft:
+                mixed = combined(self._probabilities(found), consensus.aggregation)
+                outputs[rows] = probabilities.outputs_of_probabilities(mixed, kind)
+        votes = Votes.count(classes, kind.num_classes, consensus.votes_needed)
+        if not is_soft:
+            outputs = probabilities.outputs_of_classes(votes.winners, kind)
+        return votes, outputs
+
+    def _labeled(
+        self, votes: Votes, outputs: np.ndarray, student: keras.Model | None, *, narrows: bool
+    ) -> LabeledReference:
+        """The samples with enough votes, in the last round narrowed by the selector."""
+        kept = np.flatnonzero(votes.kept)
+        _require_enough(kept, votes)
+        selector = self._selector
+        if selector is None or not narrows:
+            return self._reference(outputs, kept)
+        wanted = selector.criteria.wanted(self._pool_size)
+        if wanted > len(kept) and selector.size is not None:
+            warn(
+                f"Only {len(kept)} reference samples have enough votes, fewer than the size that "
+                f"the selector asks for, {wanted}: all of them are used"
+            )
+        ranking = self._ranking(kept, outputs, student)
+        entropy = np.concatenate(
+            [
+                probabilities.prediction_entropy(found, from_logits=self._run.plan.kind.from_logits)
+                for _, (found,) in self._outputs([ranking])
+            ]
+        )
+        selection = _chosen(selector, votes, kept, entropy, min(wanted, len(kept)))
+        labeled = self._reference(outputs, selection.indices, selection)
+        selector.restore(labeled)
+        selector.announce()
+        return labeled
+
+    def _ranking(
+        self, kept: np.ndarray, outputs: np.ndarray, student: keras.Model | None
+    ) -> keras.Model:
+        """The model by whose entropies the selector chooses.
+
+        The teachers' entropies would be a second way for members to act on the student; those of
+        a student depend on members no more than the votes do. A single teacher ranks itself,
+        which is DMP with hard labels.
+        """
+        if len(self._teachers) == 1:
+            return self._teachers[0]
+        if student is None:
+            phases.announce("Consensus: training a student that ranks the samples", self._run)
+            student, _ = self._train_student(self._reference(outputs, kept), 1, _RANKING)
+        return student
+
+    def _train_students(
+        self, labeled: LabeledReference, number: int, *, is_last: bool
+    ) -> tuple[keras.Model, list[Trained]]:
+        """Train the students of a round; return the last one, and the training of each."""
+        count, trained = self._consensus.num_students, []
+        phases.announce(f"Consensus, round {number}: training the student", self._run)
+        if count == 1 and not self._consensus.self_training:
+            if is_last:
+                return self._train_released(labeled)
+            student, of_student = self._train_student(labeled, number, 1)
+            return student, [of_student]
+        total = np.zeros((self._pool_size, self._run.plan.kind.num_classes))
+        for index in range(1, count + 1):
+            student, of_student = self._train_student(labeled, number, index)
+            trained.append(of_student)
+            for rows, found in self._outputs([student]):
+                total[rows] += self._probabilities(found)[0]
+        kind = self._run.plan.kind
+        mean = probabilities.outputs_of_probabilities(total / count, kind).astype(np.float32)
+        announced = f"Consensus, round {number}: training on the students' predictions"
+        phases.announce(announced, self._run)
+        everything = self._reference(mean)
+        if is_last:
+            student, last = self._train_released(everything, labels="soft")
+        else:
+            student, of_student = self._train_student(everything, number, count + 1, labels="soft")
+            last = [of_student]
+        return student, [*trained, *last]
+
+    def _train_released(
+        self, labeled: LabeledReference, **settings: Any
+    ) -> tuple[keras.Model, list[Trained]]:
+        """Train the student to be released, with the user's callbacks."""
+        run, distiller, of_phase = self._run, self._distiller, {}
+        if settings:
+            settings = {**self._distillation, **settings}
+            distiller = run.distiller(run.plan.student, has_teacher=False, **settings)
+        if labeled.selection is None:
+            callbacks = run.arguments.callbacks
+            others = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
+            of_phase["callbacks"] = others
+        return run.plan.student, [phases.train_student(run, distiller, labeled, **of_phase)]
+
+    def _train_student(
+        self, labeled: LabeledReference, number: int, index: int, **settings: Any
+    ) -> tuple[keras.Model, Trained]:
+        """Train a fresh student that is not released; the same model serves all of them."""
+        numbers = (_STUDENTS, number, index)
+        pupil = self._pupils.get(bool(settings))
+        if pupil is None:
+            pupil = Pupil(self._run, {**self._distillation, **settings})
+            self._pupils[bool(settings)] = pupil
+        pupil.renew(*numbers)
+        of_phase = {"phase": f"round_{number}_student_{index}", "numbers": (*numbers, 1)}
+        trained = phases.train_student(
+            self._run, pupil.distiller, labeled, callbacks=[], **of_phase
+        )
+        return pupil.distiller.student, trained
+
+    def _reference(
+        self,
+        outputs: np.ndarray,
+        rows: np.ndarray | None = None,
+        selection: Selection | None = None,
+    ) -> LabeledReference:
+        """The samples at some positions, or all, with their labels."""
+        rows = slice(None) if rows is None else rows
+        name = self._distillation["label_format"] or "float32"
+        label_format = LabelFormat(name=name, kind=self._run.plan.kind)
+        weights = self._weights
+        return LabeledReference(
+            x=arrays.take(self._pool, rows),
+            encoded=label_format.encode(outputs[rows]),
+            label_format=label_format,
+            sample_weight=None if weights is None else weights[rows],
+            batch_size=self._run.plan.reference.batch_size,
+            selection=selection,
+            pool_size=self._pool_size,
+            from_dataset=False,
+        )
+
+    def _outputs(self, models: Sequence[keras.Model]) -> Iterator[tuple[slice, list[np.ndarray]]]:
+        """The outputs of several models for each part of the pool."""
+        passes = [forward.ForwardPass(model) for model in models]
+        replicas = self._run.plan.student.distribute_strategy.num_replicas_in_sync
+        step = replicas * forward.labeling_batch_size(self._pool)
+        for start in range(0, self._pool_size, step):
+            rows = slice(start, start + step)
+            part = arrays.take(self._pool, rows)
+            yield rows, [of_model(part) for of_model in passes]
+
+    def _probabilities(self, outputs: list[np.ndarray]) -> np.ndarray:
+        """Probabilities of several models, (models, samples, classes), float64."""
+        from_logits = self._run.plan.kind.from_logits
+        logs = [probabilities.log_probabilities(of, from_logits=from_logits) for of in outputs]
+        return np.exp(np.stack(logs))
+
+    def _report(
+        self, number: int, votes: Votes, rows: np.ndarray, trained: list[Trained]
+    ) -> ConsensusRound:
+        counts = np.bincount(votes.winners[rows], minlength=votes.num_classes)
+        return ConsensusRound(
+            number=number,
+            shard_sizes=tuple(len(rows) for rows in self._shards),
+            pool_size=self._pool_size,
+            num_kept=int(votes.kept.sum()),
+            num_used=len(rows),
+            agreement=votes.agreement,
+            agreement_by_class=votes.agreement_by_class,
+            class_counts=tuple(int(count) for count in counts),
+            pivotal_share=votes.pivotal_share(rows),
+            marginal_share=votes.marginal_share(rows),
+            teacher_histories=tuple(one.history for one in trained),
+        )
+
+
+def _require_enough(kept: np.ndarray, votes: Votes) -> None:
+    """Raise ValueError if too few samples have enough votes to train a student."""
+    if len(kept) >= _FEWEST:
+        return
+    found = np.bincount(votes.counts, minlength=len(votes.classes) + 1)[1:]
+    listed = ", ".join(
+        f"{count} with at most {number} of {len(votes.classes)} votes for one class"
+        for number, count in enumerate(found, start=1)
+        if count
+    )
+    raise ValueError(
+        f"Expected at least {_FEWEST} reference samples to have {votes.min_votes} votes for one "
+        "class: lower `min_votes` or `num_shards`, train the teachers longer, or use more "
+        f"reference samples. Received: {len(kept)} samples with enough votes ({listed})"
+    )
+
+
+def _chosen(
+    selector: EntropyReferenceSelector,
+    votes: Votes,
+    kept: np.ndarray,
+    entropy: np.ndarray,
+    size: int,
+) -> Selection:
+    """The selector's choice among the samples with enough votes."""
+    rule: Criteria = dataclasses.replace(selector.criteria, size=size, fraction=None)
+    streamed = StreamedSelection(rule, votes.num_classes, pool_size=len(kept))
+    streamed.add(entropy[kept], votes.winners[kept])
+    found, _ = streamed.finish()
+    summary: ReferenceSummary = dataclasses.replace(
+        found.summary, pool_size=len(entropy), pool_mean_entropy=float(entropy.mean())
+    )
+    return Selection(
+        criteria=selector.criteria,
+        indices=kept[found.indices],
+        pool_entropy=entropy,
+        summary=summary,
+    )

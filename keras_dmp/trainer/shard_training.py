@@ -1,0 +1,171 @@
+"""Training of all shard teachers at once, as one program with stacked weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dmp._classifier.losses import single_loss
+from keras_dmp._data import samples
+from keras_dmp._storage.private_file import Record
+from keras_dmp._training import stackable
+from keras_dmp._training.epoch_checkpoints import seed_of
+from keras_dmp._training.labeled_data import LabeledData
+from keras_dmp._training.resident import new_seed
+from keras_dmp._training.stacked_program import StackedProgram
+from keras_dmp.trainer.phases import Trained
+from keras_dmp.trainer.run import Run
+
+_DEFAULT_BATCH_SIZE = 32
+# Number of the phase, from which its orders are derived.
+_STACKED = 3
+# Weight updates (steps times weights) from which compiling the optimizer pays off.
+_WORTH_COMPILING = 500_000_000
+
+
+class StackedShards:
+    """Trains the teachers of all shards at once, each as if trained alone.
+
+    Each teacher has its own order in each epoch and the same number of steps. A shard that is
+    larger than the smallest one leaves out the difference in each epoch, other members each time.
+    The only log is `loss`.
+
+    Args:
+        run: Models, data and settings.
+        teachers: The teachers, of one architecture.
+        members: All members, in memory.
+        shards: Positions of each shard's members.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        teachers: Sequence[keras.Model],
+        members: LabeledData,
+        shards: Sequence[np.ndarray],
+    ):
+        self._run, self._teachers, self._shards = run, teachers, shards
+        self._batch_size = _batch_size(run, members)
+        self._samples = min(map(len, shards))
+        dtypes = samples.seen_dtypes(members.x, teachers[0])
+        x = keras.tree.map_structure(tf.convert_to_tensor, members.x, dtypes)
+        self._data = (x, tf.convert_to_tensor(members.y))
+        steps = run.teacher_epochs * -(-self._samples // self._batch_size)
+        updates = steps * len(teachers) * teachers[0].count_params()
+        self._program = StackedProgram(
+            teachers,
+            run.compiled.optimizers["teacher"],
+            single_loss(run.compiled.loss),
+            self._data,
+            compiled=updates >= _WORTH_COMPILING,
+        )
+
+    def train(self, *, epochs: int, number: int) -> list[Trained]:
+        """Train the teachers from their present weights.
+
+        Args:
+            epochs: Number of epochs.
+            number: Number of the round.
+
+        Returns:
+            The training of each teacher.
+        """
+        run, phase = self._run, f"{self._run.prefix}round_{number}_shards"
+        seed = new_seed() if run.settings.seed is None else run.settings.seed
+        self._program.load(self._teachers)
+        losses: list[list[float]] = []
+        start = None if run.directory is None else run.directory.newest(phase)
+        if start is not None:
+            losses = _losses(start, len(self._teachers))
+            self._program.restore(start.arrays)
+        bar = keras.utils.Progbar(epochs, verbose=min(run.arguments.verbose, 1), unit_name="epoch")
+        for epoch in range(len(losses), epochs):
+            found = self._program.run_epoch(
+                self._data, self._order(seed, number, epoch), self._batch_size
+            )
+            losses.append(found.tolist())
+            if run.directory is not None:
+                record = Record(values={"losses": losses}, arrays=self._program.state())
+                run.directory.write(phase, epoch + 1, record)
+            bar.update(epoch + 1, [("loss", float(found.mean()))])
+        self._program.store(self._teachers)
+        return [
+            Trained(
+                history={"loss": list(of_teacher)},
+                epochs=list(range(epochs)),
+                params={"epochs": epochs},
+            )
+            for of_teacher in zip(*losses, strict=True)
+        ]
+
+    def _order(self, seed: int, number: int, epoch: int) -> np.ndarray:
+        """Positions of the members of each shard in the order of an epoch, (shards, samples)."""
+        rows = []
+        for shard, members in enumerate(self._shards):
+            rng = np.random.default_rng(seed_of(seed, _STACKED, number, shard, epoch))
+            rows.append(rng.permutation(members)[: self._samples])
+        return np.stack(rows)
+
+
+def can_stack(
+    run: Run,
+    teachers: Sequence[keras.Model],
+    members: LabeledData,
+    shards: Sequence[np.ndarray],
+) -> bool:
+    """Whether all shard teachers can be trained at once.
+
+    If not, Keras' own `fit` trains one after the other: with callbacks, class or sample weights,
+    with layers, optimizers or losses that cannot be stacked, on several replicas, and for shards
+    whose sizes differ by a step or more.
+    """
+    arguments, compiled = run.arguments, run.compiled
+    sizes = [len(rows) for rows in shards]
+    asks_for_fit = (
+        len(teachers) == 1
+        or arguments.teacher_callbacks
+        or arguments.class_weight is not None
+        or members.sample_weight is not None
+        or not arguments.shuffle
+        or compiled.arguments.get("run_eagerly")
+        or teachers[0].distribute_strategy.num_replicas_in_sync > 1
+        or max(sizes) - min(sizes) >= _batch_size(run, members)
+    )
+    if asks_for_fit:
+        return False
+    try:
+        stackable.require_layers(teachers[0])
+        stackable.require_optimizer(compiled.optimizers["teacher"])
+        stackable.require_loss(single_loss(compiled.loss))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _batch_size(run: Run, members: LabeledData) -> int:
+    return members.batch_size or run.arguments.batch_size or _DEFAULT_BATCH_SIZE
+
+
+def _losses(record: Record, teachers: int) -> list[list[float]]:
+    """The losses in a checkpoint, by epoch and teacher.
+
+    Raises:
+        ValueError: If they are not those of a training of these teachers.
+    """
+    losses: Any = record.values.get("losses")
+    sound = isinstance(losses, list) and all(
+        isinstance(of_epoch, list)
+        and len(of_epoch) == teachers
+        and all(type(loss) is float for loss in of_epoch)
+        for of_epoch in losses
+    )
+    if sound and record.identity is not None:
+        sound = record.identity.number == len(losses)
+    if not sound:
+        raise ValueError(
+            f"Expected a checkpoint with the losses of {teachers} shard teachers. Received: "
+            f"{record.identity}, which does not match; remove its file"
+        )
+    return losses

@@ -1,0 +1,91 @@
+"""Disjoint shards of the members, one for each teacher of a consensus."""
+
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from keras_dmp._warnings import warn
+
+# Classes that a warning names.
+_NAMED = 10
+
+
+def draw_shards(
+    digests: np.ndarray, groups: Any, num_shards: int, seed: int | None
+) -> list[np.ndarray]:
+    """Draw disjoint shards of nearly equal size; what belongs together stays together.
+
+    Equal records and all records of one group (person) go to one shard, so that neither a record
+    nor a person has more than one vote.
+
+    Args:
+        digests: Hash of each record as the model sees it, (samples,).
+        groups: Group of each record, (samples,), or None.
+        num_shards: Number of shards.
+        seed: Seed of the draw, or None for one that cannot be guessed.
+
+    Returns:
+        Positions of each shard's records, ascending int64.
+
+    Raises:
+        ValueError: If there are fewer bundles of records than shards.
+    """
+    bundles = _bundles(digests, groups)
+    sizes = np.bincount(bundles)
+    if len(sizes) < num_shards:
+        kind = "different records" if groups is None else "groups without a record in common"
+        raise ValueError(
+            f"Expected at most as many shards as there are {kind} among the members. Received: "
+            f"num_shards={num_shards} with {len(sizes)} {kind}"
+        )
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(sizes))
+    # The largest first, each into the smallest shard: sizes then differ by little.
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    shard_of, filled = np.empty(len(sizes), np.int64), np.zeros(num_shards, np.int64)
+    for bundle in order:
+        shard = int(filled.argmin())
+        shard_of[bundle] = shard
+        filled[shard] += sizes[bundle]
+    of_record = shard_of[bundles]
+    return [np.flatnonzero(of_record == shard) for shard in range(num_shards)]
+
+
+def warn_of_missing_classes(shards: list[np.ndarray], labels: np.ndarray) -> None:
+    """Warn of classes that some shards lack: their teachers cannot vote for them.
+
+    Args:
+        shards: Positions of each shard's records.
+        labels: Class of each record.
+    """
+    present = np.unique(labels)
+    lacking = {}
+    for number, rows in enumerate(shards, start=1):
+        missing = np.setdiff1d(present, labels[rows])
+        if len(missing):
+            named = ", ".join(str(label) for label in missing[:_NAMED])
+            more = len(missing) - _NAMED
+            lacking[number] = named if more <= 0 else f"{named} and {more} more"
+    if lacking:
+        listed = "; ".join(f"shard {number} lacks {named}" for number, named in lacking.items())
+        warn(
+            "Some shards of the members lack a class, so that their teachers cannot vote for it: "
+            f"{listed}. Use fewer shards"
+        )
+
+
+def _bundles(digests: np.ndarray, groups: Any) -> np.ndarray:
+    """Number of the bundle of each record: records that are equal or of one group, transitively."""
+    _, records = np.unique(digests, return_inverse=True)
+    if groups is None:
+        return records
+    _, persons = np.unique(groups, return_inverse=True)
+    # Records and persons are the two sides of a graph; a bundle is a connected part of it.
+    count = int(records.max()) + 1
+    size = count + int(persons.max()) + 1
+    links = coo_array((np.ones(len(records), np.int8), (records, count + persons)), (size, size))
+    _, parts = connected_components(links, directed=False)
+    _, bundles = np.unique(parts[records], return_inverse=True)
+    return bundles

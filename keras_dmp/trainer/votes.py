@@ -1,0 +1,123 @@
+"""Votes of teachers that share no members, and what one member could change.
+
+Requires only NumPy.
+"""
+
+import dataclasses
+
+import numpy as np
+
+AGGREGATIONS = ("votes", "median", "trimmed_mean")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Votes:
+    """The votes on each sample of a pool: one vote per teacher, for one class.
+
+    Attributes:
+        classes: The class that each teacher votes for, (teachers, samples), integers.
+        num_classes: Number of classes.
+        min_votes: Votes that a class needs.
+        winners: Class with the most votes on each sample, (samples,), int64; ties go to the lower
+            class.
+        counts: Its votes, (samples,).
+        margins: Its votes beyond those of the next class, (samples,).
+        kept: Whether it has enough votes, (samples,).
+    """
+
+    classes: np.ndarray
+    num_classes: int
+    min_votes: int
+    winners: np.ndarray
+    counts: np.ndarray
+    margins: np.ndarray
+    kept: np.ndarray
+    _label_can_change: np.ndarray
+
+    @classmethod
+    def count(cls, classes: np.ndarray, num_classes: int, min_votes: int) -> "Votes":
+        """Count votes without a table of all classes.
+
+        Args:
+            classes: As above.
+            num_classes: As above.
+            min_votes: As above.
+        """
+        teachers = len(classes)
+        # Votes for the class of each teacher: with few teachers, cheaper than a table of classes.
+        received = np.zeros(classes.shape, np.int32)
+        for voter in range(teachers):
+            received += classes == classes[voter]
+        counts = received.max(axis=0)
+        leading = np.where(received == counts, classes, num_classes)
+        winners = leading.min(axis=0).astype(np.int64)
+        others = np.where(classes == winners, 0, received)
+        second = others.max(axis=0)
+        # A vote that moves from the winner to another class, which wins a tie if it is lower.
+        lower = np.where(classes < winners, others, 0).max(axis=0)
+        can_change = (second + 1 > counts - 1) | ((lower == counts - 2) & (lower > 0))
+        # A class without any vote yet ties, or wins, only against one or two votes.
+        can_change |= (counts == 2) & (winners > 0)
+        return cls(
+            classes=classes,
+            num_classes=num_classes,
+            min_votes=min_votes,
+            winners=winners,
+            counts=counts,
+            margins=counts - second,
+            kept=counts >= min_votes,
+            _label_can_change=can_change,
+        )
+
+    @property
+    def agreement(self) -> float:
+        """Mean share of the votes that the winner has, over all samples."""
+        return float(self.counts.mean() / len(self.classes))
+
+    @property
+    def agreement_by_class(self) -> tuple[float | None, ...]:
+        """The same over the samples that each class wins; None for a class that wins none."""
+        won = np.bincount(self.winners, minlength=self.num_classes)
+        votes = np.bincount(self.winners, weights=self.counts, minlength=self.num_classes)
+        shares = votes / np.maximum(won, 1) / len(self.classes)
+        return tuple(
+            float(share) if count else None for share, count in zip(shares, won, strict=True)
+        )
+
+    def pivotal_share(self, rows: np.ndarray) -> float:
+        """Share of some samples whose label another vote of one teacher could have changed.
+
+        One member is in one shard, so it can move at most one vote. A margin of three or more
+        cannot be overturned.
+
+        Args:
+            rows: Positions of the samples.
+        """
+        return float(self._label_can_change[rows].mean()) if len(rows) else 0.0
+
+    def marginal_share(self, rows: np.ndarray) -> float:
+        """Share of some samples that one vote less would have excluded.
+
+        Args:
+            rows: Positions of the samples, all of them kept.
+        """
+        return float((self.counts[rows] == self.min_votes).mean()) if len(rows) else 0.0
+
+
+def combined(probabilities: np.ndarray, aggregation: str) -> np.ndarray:
+    """Robust mean of the teachers' probabilities, (samples, classes), normalised.
+
+    Args:
+        probabilities: (teachers, samples, classes).
+        aggregation: "median", or "trimmed_mean": without the highest and the lowest of each class.
+    """
+    if aggregation == "median":
+        found = np.median(probabilities, axis=0)
+    else:
+        total = probabilities.sum(axis=0)
+        total = total - probabilities.max(axis=0) - probabilities.min(axis=0)
+        found = np.maximum(total, 0) / (len(probabilities) - 2)
+    size = found.sum(axis=1, keepdims=True)
+    # All teachers certain of different classes: nothing is left, and all classes are equal.
+    even = np.full_like(found, 1 / found.shape[1])
+    return np.divide(found, size, out=even, where=size > 0)

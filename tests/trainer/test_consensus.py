@@ -1,0 +1,407 @@
+"""Consensus: a member moves one vote, and everything else of the trainer works with it."""
+
+import keras
+import nets
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_dmp
+from keras_dmp import Consensus, DMPTrainer, EntropyReferenceSelector, split_private
+
+LOGITS_LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def build(*between):
+    return keras.Sequential(
+        [
+            keras.Input((nets.FEATURES,)),
+            layers.Dense(nets.HIDDEN, activation="tanh"),
+            *between,
+            layers.Dense(nets.CLASSES),
+        ]
+    )
+
+
+def build_with_dropout():
+    """A net that cannot be stacked: its shard teachers are trained one after the other."""
+    return build(layers.Dropout(0.1))
+
+
+@pytest.fixture(scope="module")
+def split():
+    x, y = nets.prototypes(700)
+    return split_private(x, y, members=240, nonmembers=80, validation=40, seed=0)
+
+
+def train(split, model=build, *, compile=None, fit=None, **settings):
+    trainer = DMPTrainer(model, **{"seed": 3, "selector": None, **settings})
+    trainer.compile(
+        keras.optimizers.Adam(0.02), LOGITS_LOSS, metrics=["accuracy"], **(compile or {})
+    )
+    arguments = {"reference": split.reference, "epochs": 3, "batch_size": 16, "verbose": 0}
+    arguments |= {"x": split.members[0], "y": split.members[1]}
+    history = trainer.fit(**{**arguments, **(fit or {})})
+    return trainer, history
+
+
+def weights_of(model):
+    return np.concatenate([weight.ravel() for weight in model.get_weights()])
+
+
+@pytest.fixture(scope="module")
+def agreed(split):
+    """Three teachers in two rounds, trained at once, with an ordinary selector."""
+    selector = EntropyReferenceSelector(80, balance_classes=True)
+    return train(split, consensus=Consensus(num_shards=3), selector=selector)
+
+
+# The method
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        EntropyReferenceSelector(fraction=0.4, balance_classes=True),
+        pytest.param(None, marks=pytest.mark.full),
+        pytest.param("lowest_half", marks=pytest.mark.full),
+    ],
+    ids=["balanced", "all", "default"],
+)
+def test_one_shard_and_one_round_equal_dmp_with_hard_labels(split, selector):
+    one, history = train(split, consensus=Consensus(num_shards=1, rounds=1), selector=selector)
+    plain, own = train(split, labels="hard", selector=selector)
+    np.testing.assert_array_equal(weights_of(one.teacher), weights_of(plain.teacher))
+    np.testing.assert_array_equal(weights_of(one.student), weights_of(plain.student))
+    for name in ("loss", "accuracy"):
+        assert history.history[name] == own.history[name]
+    assert one.rounds[0].pivotal_share == 1.0
+
+
+@pytest.mark.parametrize("model", [build, build_with_dropout], ids=["at once", "in turn"])
+def test_a_planted_record_changes_one_teacher_only(split, model):
+    _, y = split.members
+    planted = y.copy()
+    planted[17] = (planted[17] + 1) % nets.CLASSES
+    consensus = Consensus(num_shards=3, rounds=1)
+    found = [
+        train(split, model, consensus=consensus, fit={"y": labels, "epochs": 2})[0]
+        for labels in (y, planted)
+    ]
+    pairs = zip(*(trainer.teachers for trainer in found), strict=True)
+    same = [np.array_equal(weights_of(one), weights_of(other)) for one, other in pairs]
+    assert sorted(same) == [False, True, True]
+
+
+def test_the_labels_are_the_votes_of_the_teachers(split):
+    trainer, _ = train(split, consensus=Consensus(num_shards=3, rounds=1))
+    outputs = [keras.ops.convert_to_numpy(of(split.reference)) for of in trainer.teachers]
+    votes = np.stack([of.argmax(axis=1) for of in outputs])
+    counts = np.stack([(votes == label).sum(axis=0) for label in range(nets.CLASSES)])
+    kept = counts.max(axis=0) >= 2
+    (report,) = trainer.rounds
+    assert report.num_kept == report.num_used == kept.sum()
+    expected = np.bincount(counts.argmax(axis=0)[kept], minlength=nets.CLASSES)
+    assert report.class_counts == tuple(expected)
+    assert report.agreement == pytest.approx(counts.max(axis=0).mean() / 3)
+    assert report.marginal_share == pytest.approx((counts.max(axis=0)[kept] == 2).mean())
+
+
+def test_no_teacher_starts_where_another_model_does(split):
+    trainer, _ = train(
+        split,
+        consensus=Consensus(num_shards=3, rounds=1),
+        compile={"teacher_optimizer": keras.optimizers.SGD(0.0)},
+    )
+    starts = [weights_of(model) for model in (*trainer.teachers, trainer.student)]
+    for index, start in enumerate(starts):
+        for other in starts[:index]:
+            assert np.mean(start == other) < 0.5
+
+
+def test_later_rounds_start_from_the_last_student(split):
+    still = {"teacher_optimizer": keras.optimizers.SGD(0.0)}
+    trainer, _ = train(split, consensus=Consensus(num_shards=3, rounds=2), compile=still)
+    first, second, third = (weights_of(teacher) for teacher in trainer.teachers)
+    # Teachers that learn nothing are the student of the first round, so all agree.
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, third)
+    assert trainer.rounds[1].agreement == 1.0
+    assert trainer.rounds[1].num_kept == trainer.rounds[1].pool_size
+    assert trainer.rounds[0].agreement < 1.0
+
+
+def test_the_selector_chooses_by_the_students_entropy(split):
+    selector = EntropyReferenceSelector(60, balance_classes=True)
+    trainer, history = train(split, consensus=Consensus(num_shards=3), selector=selector)
+    report = trainer.rounds[-1]
+    assert report.num_used == len(selector.indices_) == 60
+    assert history.history["reference_size"] == [60] * 3
+    of_teachers = [keras.ops.nn.softmax(of(split.reference)) for of in trainer.teachers]
+    votes = np.stack([keras.ops.convert_to_numpy(of).argmax(axis=1) for of in of_teachers])
+    counts = np.stack([(votes == label).sum(axis=0) for label in range(nets.CLASSES)])
+    assert (counts.max(axis=0)[selector.indices_] >= 2).all()
+    # No teacher's entropies rank as the selector has ranked.
+    for of_teacher in of_teachers:
+        p = keras.ops.convert_to_numpy(of_teacher).astype(np.float64)
+        entropy = -(p * np.log(p)).sum(axis=1)
+        assert not np.allclose(entropy[selector.indices_], selector.entropy_, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"aggregation": "median"},
+        pytest.param({"aggregation": "trimmed_mean"}, marks=pytest.mark.full),
+        {"num_students": 2},
+        pytest.param({"self_training": True}, marks=pytest.mark.full),
+        pytest.param({"rounds": 1}, marks=pytest.mark.full),
+        pytest.param({"min_votes": 3}, marks=pytest.mark.full),
+    ],
+    ids=str,
+)
+def test_all_settings_train_a_student_that_has_learned(split, settings):
+    trainer, history = train(
+        split,
+        consensus=Consensus(num_shards=3, **settings),
+        selector=EntropyReferenceSelector(fraction=0.5, balance_classes=True),
+        fit={"epochs": 6},
+    )
+    x, y = split.nonmembers
+    accuracy = np.mean(trainer.predict(x, verbose=0).argmax(axis=1) == y)
+    assert accuracy > 1 / nets.CLASSES + 0.12
+    assert len(history.history["loss"]) == 6
+    students = settings.get("num_students", 1)
+    expected = students + (students > 1 or settings.get("self_training", False))
+    assert [len(of.student_histories) for of in trainer.rounds] == [expected] * len(trainer.rounds)
+
+
+def test_the_best_round_on_validation_data_is_released(split):
+    fit = {"validation_data": split.validation, "epochs": 2}
+    trainer, _ = train(split, consensus=Consensus(num_shards=3, rounds=3), fit=fit)
+    x, y = split.validation
+    accuracies = [one.validation_accuracy for one in trainer.rounds]
+    assert len(set(accuracies)) > 1
+    best = int(np.argmax(accuracies))
+    assert [one.is_released for one in trainer.rounds] == [n == best for n in range(3)]
+    released = np.mean(trainer.predict(x, verbose=0).argmax(axis=1) == y)
+    assert released == pytest.approx(max(accuracies))
+
+
+def test_without_validation_data_the_last_round_is_released(agreed):
+    trainer, _ = agreed
+    assert [one.is_released for one in trainer.rounds] == [False, True]
+    assert trainer.rounds[0].validation_accuracy is None
+
+
+# With the rest of the trainer
+
+
+def test_history_has_every_round_and_shard(agreed):
+    trainer, history = agreed
+    assert len(trainer.rounds) == 2
+    lengths = {key: len(values) for key, values in history.history.items()}
+    for number, epochs in ((1, 3), (2, 1)):
+        for shard in (1, 2, 3):
+            assert lengths[f"round_{number}_shard_{shard}_loss"] == epochs
+        assert lengths[f"round_{number}_student_1_loss"] == 3
+    assert lengths["loss"] == lengths["accuracy"] == 3
+    assert trainer.rounds[0].shard_sizes == (80, 80, 80)
+    assert "round 2" in str(trainer.rounds[1])
+
+
+def test_same_seed_same_student_and_another_seed_another(split, agreed):
+    selector = EntropyReferenceSelector(80, balance_classes=True)
+    settings = {"consensus": Consensus(num_shards=3), "selector": selector}
+    again, _ = train(split, **settings)
+    np.testing.assert_array_equal(weights_of(again.student), weights_of(agreed[0].student))
+    other, _ = train(split, **settings, seed=4)
+    assert (weights_of(other.student) != weights_of(agreed[0].student)).any()
+
+
+def test_datasets_train_the_same_student_as_arrays(split):
+    settings = {"consensus": Consensus(num_shards=2, rounds=1)}
+    arrays, _ = train(split, **settings)
+    members = tf.data.Dataset.from_tensor_slices(split.members).batch(16)
+    reference = nets.Pairs(split.reference, batch_size=16)
+    datasets, _ = train(
+        split, **settings, fit={"x": members, "y": None, "reference": reference, "batch_size": None}
+    )
+    np.testing.assert_array_equal(weights_of(arrays.student), weights_of(datasets.student))
+
+
+def test_a_single_teacher_has_a_name_and_several_have_another(agreed):
+    trainer, _ = agreed
+    assert len(trainer.teachers) == 3
+    with pytest.raises(ValueError, match=r"teachers.*3 teachers"):
+        _ = trainer.teacher
+
+
+def test_groups_stay_in_one_shard(split):
+    groups = {"members": np.repeat(np.arange(8), 30)}
+    trainer, _ = train(
+        split, consensus=Consensus(num_shards=4, rounds=1), fit={"groups": groups, "epochs": 1}
+    )
+    assert trainer.rounds[0].shard_sizes == (60, 60, 60, 60)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["sigmoid", "softmax", "mixed", "weights", "callbacks"])
+def test_other_outputs_policies_weights_and_callbacks(split, kind):
+    x, y = split.members
+    fit, compile, units, activation = {}, {}, nets.CLASSES, None
+    loss = LOGITS_LOSS
+    if kind == "sigmoid":
+        units, activation, loss, y = 1, "sigmoid", "binary_crossentropy", (y > 1).astype("float32")
+    elif kind == "softmax":
+        activation, loss = "softmax", keras.losses.SparseCategoricalCrossentropy()
+    elif kind == "weights":
+        fit = {"sample_weight": np.linspace(0.5, 1, len(y))}
+    elif kind == "callbacks":
+        fit = {"teacher_callbacks": [keras.callbacks.EarlyStopping("loss")]}
+    policy = "mixed_float16" if kind == "mixed" else "float32"
+
+    def model():
+        return keras.Sequential(
+            [
+                keras.Input((nets.FEATURES,)),
+                layers.Dense(nets.HIDDEN, activation="tanh", dtype=policy),
+                layers.Dense(units, activation=activation, dtype="float32"),
+            ]
+        )
+
+    trainer = DMPTrainer(model, consensus=Consensus(num_shards=3), selector=None, seed=1)
+    trainer.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"], **compile)
+    trainer.fit(x, y, reference=split.reference, epochs=4, batch_size=16, verbose=0, **fit)
+    chance = 0.5 if kind == "sigmoid" else 1 / nets.CLASSES
+    assert trainer.evaluate(x, y, verbose=0)[1] > chance + 0.12
+    assert len(trainer.rounds) == 2
+
+
+@pytest.mark.full
+def test_replicas(split):
+    strategy = nets.mirrored()
+    trainer, _ = train(
+        split, consensus=Consensus(num_shards=2, rounds=1), distribution_strategy=strategy
+    )
+    alone, _ = train(split, consensus=Consensus(num_shards=2, rounds=1), model=build_with_dropout)
+    assert trainer.rounds[0].pool_size == alone.rounds[0].pool_size
+
+
+def test_the_released_file_loads_without_the_library_and_holds_the_student(agreed, tmp_path):
+    trainer, _ = agreed
+    trainer.save(tmp_path / "student.keras")
+    loaded = keras.models.load_model(tmp_path / "student.keras")
+    np.testing.assert_array_equal(weights_of(loaded), weights_of(trainer.student))
+    content = (tmp_path / "student.keras").read_bytes()
+    for teacher in trainer.teachers:
+        for weight in teacher.get_weights():
+            assert weight.tobytes()[:64] not in content
+
+
+# Errors, all before the first step
+
+
+@pytest.mark.parametrize(
+    ("settings", "pattern"),
+    [
+        ({"num_shards": 0}, "num_shards"),
+        ({"num_shards": 2.5}, "num_shards"),
+        ({"rounds": 0}, "rounds"),
+        ({"num_students": 0}, "num_students"),
+        ({"min_votes": 2}, "min_votes=2, num_shards=4"),
+        ({"min_votes": 5}, "min_votes=5, num_shards=4"),
+        ({"num_shards": 3, "min_votes": 1}, "min_votes=1, num_shards=3"),
+        ({"aggregation": "mean"}, "aggregation"),
+        ({"aggregation": "trimmed_mean", "num_shards": 2}, "num_shards=2"),
+        ({"self_training": "yes"}, "self_training"),
+        ({"fine_tuning_epochs": 0}, "fine_tuning_epochs"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_named(settings, pattern):
+    with pytest.raises((TypeError, ValueError), match=pattern):
+        Consensus(**settings)
+
+
+@pytest.mark.parametrize(("num_shards", "needed"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (8, 5)])
+def test_more_than_half_of_the_votes_are_needed(num_shards, needed):
+    assert Consensus(num_shards=num_shards).votes_needed == needed
+
+
+@pytest.mark.parametrize(
+    ("settings", "pattern"),
+    [
+        ({"labels": "soft"}, "labels='soft'"),
+        ({"teacher": nets.classifier()}, "teacher"),
+        ({"consensus": 4}, "consensus=4"),
+    ],
+    ids=["soft", "teacher", "type"],
+)
+def test_arguments_that_contradict_it_are_refused(settings, pattern):
+    with pytest.raises((TypeError, ValueError), match=pattern):
+        DMPTrainer(build, **{"consensus": Consensus(), "seed": 0, **settings})
+
+
+def test_labels_follow_the_aggregation(split):
+    hard = DMPTrainer(build, consensus=Consensus(aggregation="median"), labels="hard")
+    assert isinstance(hard, DMPTrainer)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Fails if a step is taken."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a model was trained")
+
+    monkeypatch.setattr(keras.Model, "fit", refuse)
+    monkeypatch.setattr("keras_dmp._training.stacked_program.StackedProgram.run_epoch", refuse)
+
+
+def test_fewer_members_than_shards(split, untrained):
+    x, y = split.members
+    with pytest.raises(ValueError, match="num_shards=4 with 3"):
+        train(split, consensus=Consensus(), fit={"x": x[:3], "y": y[:3]})
+
+
+def test_fewer_groups_than_shards(split, untrained):
+    groups = {"members": np.arange(240) % 3}
+    with pytest.raises(ValueError, match="num_shards=4 with 3 groups"):
+        train(split, consensus=Consensus(), fit={"groups": groups})
+
+
+def test_a_shard_without_a_class_is_named_before_training(split, untrained):
+    x, y = split.members
+    rows = np.concatenate([np.flatnonzero(y != 3)[:40], np.flatnonzero(y == 3)[:1]])
+    with (
+        pytest.warns(UserWarning, match="lacks 3"),
+        pytest.raises(AssertionError, match="trained"),
+    ):
+        train(split, consensus=Consensus(num_shards=2), fit={"x": x[rows], "y": y[rows]})
+
+
+def test_too_few_agreed_samples_show_the_votes(split):
+    still = {"teacher_optimizer": keras.optimizers.SGD(0.0)}
+    x = np.tile(split.reference[:1], (3, 1)) + np.arange(3, dtype="float32")[:, None]
+    consensus = Consensus(num_shards=4, min_votes=4)
+    with pytest.raises(ValueError, match=r"min_votes.*votes for one class"):
+        train(split, consensus=consensus, compile=still, fit={"reference": x})
+
+
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
+def test_fewer_agreed_samples_than_the_size_are_all_used(split):
+    selector = EntropyReferenceSelector(len(split.reference))
+    with pytest.warns(UserWarning, match=f"asks for, {len(split.reference)}"):
+        trainer, _ = train(
+            split, consensus=Consensus(num_shards=3, min_votes=3, rounds=1), selector=selector
+        )
+    report = trainer.rounds[-1]
+    assert report.num_used == report.num_kept < report.pool_size
+
+
+def test_public_names():
+    assert keras_dmp.Consensus is Consensus
+    assert keras_dmp.ConsensusRound.__doc__
