@@ -132,6 +132,12 @@ def tensorflow_backend() -> None:
         )
 
 
+def listed_types(**arguments: Any) -> str:
+    """The arguments that are not None with their types, for messages: values may be private."""
+    given = {name: of for name, of in arguments.items() if of is not None}
+    return ", ".join(f"{name} of type {type(of).__name__}" for name, of in given.items())
+
+
 def _is_real(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False

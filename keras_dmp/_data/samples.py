@@ -18,15 +18,24 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_dmp import _validate
 from keras_dmp._data import arrays, batches, inputs, labels, padding, tables
 from keras_dmp._data.batches import Batch
 from keras_dmp._data.labels import require_some_weight
 from keras_dmp._data.records import Records, count_shared, padding_note, warn_of_padding
+from keras_dmp._data.tables import is_table
 from keras_dmp._warnings import warn
 
 # The samples of arrays that `first` returns.
 _FIRST = slice(0, 256)
-__all__ = ["Records", "count_shared", "padding_note", "require_some_weight", "warn_of_padding"]
+__all__ = [
+    "Records",
+    "count_shared",
+    "is_table",
+    "padding_note",
+    "require_some_weight",
+    "warn_of_padding",
+]
 
 
 class Names(NamedTuple):
@@ -293,14 +302,9 @@ def checked_targets(
     return targets
 
 
-def is_table(x: Any) -> bool:
-    """Whether `x` is a table, whose columns have names and types."""
-    return tables.is_table(x)
-
-
 def rows_of(x: Any, indices: np.ndarray) -> Any:
     """The rows `indices` of a table, as a table, or of a structure of arrays."""
-    return tables.take(x, indices) if tables.is_table(x) else arrays.take(x, indices)
+    return tables.take(x, indices) if is_table(x) else arrays.take(x, indices)
 
 
 def of_one_length(
@@ -385,14 +389,8 @@ def refuse_columns(y: Any, sample_weight: Any, names: Names) -> None:
         raise ValueError(
             f"Expected `{names.y}` and `{names.sample_weight}` to be None if `{names.x}` is a "
             "dataset, which yields labels and weights itself. Received: "
-            + listed_types(**{names.y: y, names.sample_weight: sample_weight})
+            + _validate.listed_types(**{names.y: y, names.sample_weight: sample_weight})
         )
-
-
-def listed_types(**arguments: Any) -> str:
-    """The arguments that are not None with their types, for messages: values may be private."""
-    given = {name: of for name, of in arguments.items() if of is not None}
-    return ", ".join(f"{name} of type {type(of).__name__}" for name, of in given.items())
 
 
 def _checked_batch(

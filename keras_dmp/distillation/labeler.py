@@ -137,7 +137,7 @@ class Labeler:
             raise ValueError(
                 "Expected `y` and `sample_weight` to be None with a LabeledReference, which "
                 "contains its own. Received: "
-                + samples.listed_types(y=y, sample_weight=sample_weight)
+                + _validate.listed_types(y=y, sample_weight=sample_weight)
             )
         if not self.cache:
             raise ValueError(

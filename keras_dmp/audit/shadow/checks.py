@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_dmp import _validate
+
 
 def as_target(target: Any, shadow: np.ndarray) -> np.ndarray:
     """The attacked model's statistics as float64 (n, queries)."""
@@ -57,6 +59,31 @@ def as_is_member(
             f"{len(values)} models, and {len(short)} such records; train more shadow models{hint}"
         )
     return values
+
+
+def as_shard(shard: Any) -> tuple[int, int]:
+    """The part (i, n) of the models that a process trains."""
+    try:
+        index, count = shard
+        _validate.integer_at_least(0, index=index)
+        _validate.integer_at_least(index + 1, count=count)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Expected `shard` to be (i, n) with 0 <= i < n, the ith of n parts. "
+            f"Received: shard={shard!r}"
+        ) from error
+    return int(index), int(count)
+
+
+def as_repeats(repeats: Any, records: int) -> np.ndarray:
+    """How often each record is trained on, (records,), by default once."""
+    repeats = np.ones(records, np.int64) if repeats is None else np.asarray(repeats)
+    if repeats.shape != (records,) or repeats.dtype.kind not in "iu" or repeats.min() < 1:
+        raise ValueError(
+            f"Expected `repeats` to be {records} whole numbers of at least 1. Received: shape "
+            f"{repeats.shape} dtype {repeats.dtype}"
+        )
+    return repeats
 
 
 def _finite(statistics: Any, name: str) -> np.ndarray:

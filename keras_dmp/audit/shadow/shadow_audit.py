@@ -19,6 +19,7 @@ from keras_dmp._data import arrays, samples
 from keras_dmp.audit.attacks.sides import require_stateless
 from keras_dmp.audit.blind.baseline import BlindBaseline, of_sides_or_none, opened
 from keras_dmp.audit.report.report import AuditReport
+from keras_dmp.audit.shadow import checks
 from keras_dmp.audit.shadow.independence import IndependentRuns
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory
 from keras_dmp.audit.shadow.scores import ShadowScores, ShadowStatistics
@@ -131,7 +132,7 @@ class ShadowAudit:
         self._queries = tuple(queries)
         if not all(callable(query) for query in self._queries):
             raise TypeError(f"Expected `queries` to be callables x -> x. Received: {queries!r}")
-        self._repeats = _checked_repeats(repeats, len(self._labels))
+        self._repeats = checks.as_repeats(repeats, len(self._labels))
         self._from_logits = from_logits
         self._batch_size = batch_size
         self.num_shadow_models = num_shadow_models
@@ -179,7 +180,7 @@ class ShadowAudit:
             ValueError: If a model is not a classifier of these labels, or if runs are not
                 independent: `train_fn` trains an outside model, or returns the same model twice.
         """
-        index, count = _checked_shard(shard)
+        index, count = checks.as_shard(shard)
         groups = self._groups()[index::count]
         mine = [job for group in groups for job in group]
         with self._jobs.owned(mine):
@@ -374,29 +375,6 @@ class ShadowAudit:
 def _trains_many(train_fn: Any) -> bool:
     """Whether it trains many models at once, recognised by its method."""
     return callable(getattr(train_fn, "train_many", None))
-
-
-def _checked_shard(shard: Any) -> tuple[int, int]:
-    try:
-        index, count = shard
-        _validate.integer_at_least(0, index=index)
-        _validate.integer_at_least(index + 1, count=count)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "Expected `shard` to be (i, n) with 0 <= i < n, the ith of n parts. "
-            f"Received: shard={shard!r}"
-        ) from error
-    return int(index), int(count)
-
-
-def _checked_repeats(repeats: Any, records: int) -> np.ndarray:
-    repeats = np.ones(records, np.int64) if repeats is None else np.asarray(repeats)
-    if repeats.shape != (records,) or repeats.dtype.kind not in "iu" or repeats.min() < 1:
-        raise ValueError(
-            f"Expected `repeats` to be {records} whole numbers of at least 1. Received: shape "
-            f"{repeats.shape} dtype {repeats.dtype}"
-        )
-    return repeats
 
 
 def _job_seed(seed: int, job: int) -> int:
