@@ -44,7 +44,14 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_dmp
-from keras_dmp import DMPTrainer, EntropyReferenceSelector, audit_membership, datasets, models
+from keras_dmp import (
+    Consensus,
+    DMPTrainer,
+    EntropyReferenceSelector,
+    audit_membership,
+    datasets,
+    models,
+)
 from keras_dmp.audit import compare_audits, plot_rocs
 
 SEED = 0
@@ -62,6 +69,7 @@ STOPPED_AFTER = (1, 2, 3, 5)
 UNDEFENDED, STOPPED = "undefended", "early stopping"
 RANDOM, LOWEST = "DMP random reference", "DMP lowest entropy"
 HARD, WHOLE = "DMP lowest entropy, hard labels", "DMP whole pool"
+MEDIAN, VOTES = "DMP consensus, median of 4", "DMP consensus, 3 of 4 votes"
 
 
 class Epochs(keras.callbacks.Callback):
@@ -89,10 +97,12 @@ def train(split, build_model, epochs, learning_rate, **selection):
     """Return the trainer of the row `LOWEST`, and each model with its training seconds, by row."""
     rows, watch = {}, Epochs()
 
-    def protect(name, order="lowest", labels="soft", teacher=None, **selection):
+    def protect(name, teacher=None, labels=None, consensus=None, **selection):
         print(f"\n=== {name} ===")
-        selector = EntropyReferenceSelector(order=order, seed=SEED, **selection)
-        trainer = DMPTrainer(build_model, teacher, selector=selector, labels=labels, seed=SEED)
+        # A consensus uses all samples on which enough teachers agree.
+        selector = EntropyReferenceSelector(seed=SEED, **selection) if selection else None
+        settings = {"selector": selector, "labels": labels, "consensus": consensus}
+        trainer = DMPTrainer(build_model, teacher, seed=SEED, **settings)
         trainer.compile(
             optimizer=keras.optimizers.SGD(learning_rate, momentum=0.9),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -107,9 +117,9 @@ def train(split, build_model, epochs, learning_rate, **selection):
             epochs=epochs,
             batch_size=BATCH_SIZE,
             callbacks=[best_epoch()],
-            teacher_callbacks=None if teacher else [watch, best_epoch()],
+            teacher_callbacks=None if teacher or consensus else [watch, best_epoch()],
         )
-        print(f"Reference: {selector.summary}")
+        print("\n".join(map(str, trainer.rounds)) or f"Reference: {selector.summary}")
         # The teacher that another row has trained is part of the cost.
         seconds = time.perf_counter() - start + (watch.seconds if teacher else 0)
         rows[name] = (trainer.student, seconds)
@@ -117,9 +127,11 @@ def train(split, build_model, epochs, learning_rate, **selection):
 
     protected = protect(LOWEST, **selection)
     teacher = protected.teacher
-    protect(RANDOM, order="random", teacher=teacher, **selection)
-    protect(HARD, labels="hard", teacher=teacher, **selection)
-    protect(WHOLE, teacher=teacher, fraction=1.0)
+    protect(RANDOM, teacher, order="random", **selection)
+    protect(HARD, teacher, "hard", **selection)
+    protect(WHOLE, teacher, fraction=1.0)
+    for name, aggregation in ((VOTES, "votes"), (MEDIAN, "median")):
+        protect(name, consensus=Consensus(num_shards=4, rounds=2, aggregation=aggregation))
     rows[UNDEFENDED] = (teacher, watch.seconds)
     for epochs in STOPPED_AFTER[: len(watch.weights)]:
         model = build_model()
@@ -127,7 +139,7 @@ def train(split, build_model, epochs, learning_rate, **selection):
         seconds = watch.seconds * epochs / len(watch.weights)
         rows[f"{STOPPED}, {epochs} epoch{'' if epochs == 1 else 's'}"] = (model, seconds)
     stopped = [name for name in rows if name.startswith(STOPPED)]
-    order = (UNDEFENDED, *stopped, RANDOM, WHOLE, LOWEST, HARD)
+    order = (UNDEFENDED, *stopped, RANDOM, WHOLE, LOWEST, HARD, MEDIAN, VOTES)
     return protected, {name: rows[name] for name in order}
 
 
