@@ -26,7 +26,6 @@ from benchmarks import defenses as benchmark  # noqa: E402
 
 TASKS = list(defense_cases.TASKS.values())
 FOUND = {"trials": 8, "optimizer": "sgd", "learning_rate": 0.05, "epochs": 20}
-EVERY_POINT = [point for task in TASKS for point in defense_cases.points(task, 1.0)]
 
 
 def figures(auc, rate=0.1):
