@@ -125,7 +125,7 @@ def cells(result):
     """TPR at 1 % and at 0.1 % FPR in per cent, each with the upper end of its interval."""
     found = []
     for fpr in (0.01, 0.001):
-        rate, ends = result.tpr_at_fpr[fpr], result.tpr_at_fpr_interval[fpr]
+        rate, ends = result.tpr_at_fpr[fpr], result.tpr_intervals.get(fpr)
         upper = "" if ends is None else f" (≤ {100 * ends[1]:.1f})"
         found.append("-" if rate is None else f"{100 * rate:.1f}{upper}")
     return found
@@ -159,9 +159,9 @@ def main(arguments=None):
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for name, report in reports.items():
         by_slice = {result.slice: result for result in report.results}
-        whole = by_slice.pop(min(by_slice, key=lambda each: each in KINDS))
+        (whole,) = (of for name, of in by_slice.items() if not name.startswith("canaries"))
         row = [name, f"{report.nonmember_accuracy:.3f}", f"{whole.auc:.3f}", *cells(whole)]
-        row += [", ".join(cells(by_slice[kind])) for kind in KINDS]
+        row += [", ".join(cells(by_slice[f"canaries {kind}"])) for kind in KINDS]
         print(f"| {' | '.join(row)} |")
     if options.html:
         compare_audits(reports).save_html(options.html)

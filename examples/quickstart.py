@@ -231,7 +231,9 @@ def claims(reports, points):
     """Return this project's claims about the method, each with whether it holds here."""
     auc = {name: report["threshold"].auc for name, report in reports.items()}
     lowest, whole = points[LOWEST], points[WHOLE]
+    median, votes = points[MEDIAN], points[VOTES]
     accuracy = reports[UNDEFENDED].nonmember_accuracy
+    gained = median.accuracy - accuracy
     lost, lost_by_whole = accuracy - lowest.accuracy, accuracy - whole.accuracy
     spared, spared_by_whole = (lowest.stopped_auc or 0) - lowest.auc, auc[UNDEFENDED] - whole.auc
     return {
@@ -246,6 +248,14 @@ def claims(reports, points):
         f"whole pool: AUC at least 0.05 below undefended ({spared_by_whole:.3f}), accuracy within "
         f"1.5 points of it ({-100 * lost_by_whole:+.1f})": (
             spared_by_whole >= 0.05 and lost_by_whole <= 0.015
+        ),
+        f"median of 4: accuracy at least that of undefended ({100 * gained:+.1f}), AUC at least "
+        f"0.10 below it ({auc[UNDEFENDED] - median.auc:.3f})": (
+            gained >= 0 and auc[UNDEFENDED] - median.auc >= 0.10
+        ),
+        f"3 of 4 votes: AUC at most 0.56 ({votes.auc:.3f}), accuracy at least 2 points above hard "
+        f"labels ({100 * (votes.accuracy - points[HARD].accuracy):+.1f})": (
+            votes.auc <= 0.56 and votes.accuracy - points[HARD].accuracy >= 0.02
         ),
     }
 
