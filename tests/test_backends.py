@@ -16,6 +16,8 @@ BACKENDS = [pytest.param(name, marks=needs_jax) for name in ("jax", "numpy")]
 ON_ALL_BACKENDS = {
     "keras_dmp": {
         "AuditReport",
+        "Consensus",
+        "ConsensusRound",
         "PrivacyWarning",
         "PrivateSplit",
         "SoftTargetKLDivergence",

@@ -180,7 +180,7 @@ def audit_membership(
         results,
         engines,
         tuple(note for note in notes if note is not None),
-        blind_baseline=of_sides_or_none(*blind) if blind_baseline else None,
+        blind_baseline=of_sides_or_none(*blind, any_length=True) if blind_baseline else None,
         num_classes=kind.num_classes,
         seed=stated_seed,
         name=name,

@@ -216,7 +216,8 @@ def opened(members: Any, nonmembers: Any, groups: tuple[Any, Any] | None = None)
     for name, side, blind in zip(NAMES, (members, nonmembers), sides, strict=True):
         if not isinstance(side, tuple) or len(side) != 2:
             raise TypeError(
-                f"Expected `{name}` to be a tuple (x, y). Received: {type(side).__name__}"
+                f"Expected `{name}` to be a tuple (x, y). Received: {name} of type "
+                f"{type(side).__name__}"
             )
         blind.add(*side)
     return sides
@@ -233,7 +234,7 @@ def grouped(groups: Any) -> list[BlindSide]:
     if not isinstance(groups, tuple | list) or len(groups) != 2:
         raise ValueError(
             "Expected `groups` to be a pair: groups of the members, groups of the nonmembers. "
-            f"Received: {type(groups).__name__}"
+            f"Received: groups of type {type(groups).__name__}"
         )
     sides = [BlindSide(*pair) for pair in zip(NAMES, groups, strict=True)]
     shared = np.intersect1d(*(side.all_groups.astype(str) for side in sides))
@@ -245,16 +246,27 @@ def grouped(groups: Any) -> list[BlindSide]:
     return sides
 
 
-def of_sides_or_none(members: BlindSide, nonmembers: BlindSide) -> BlindBaseline | None:
-    """The baseline of two sides, or `None` if they are too small for one."""
+def of_sides_or_none(
+    members: BlindSide, nonmembers: BlindSide, *, any_length: bool = False
+) -> BlindBaseline | None:
+    """The baseline of two sides, or `None` if they are too small for one.
+
+    Args:
+        members: The members.
+        nonmembers: The nonmembers.
+        any_length: Whether the sides may differ in the length of their samples, since a model has
+            taken both.
+    """
     for side in (members, nonmembers):
         side.require_all_groups()
     if not (members.is_enough and nonmembers.is_enough):
         return None
-    return of_sides(members, nonmembers)
+    return of_sides(members, nonmembers, any_length=any_length)
 
 
-def of_sides(members: BlindSide, nonmembers: BlindSide, *, seed: int = 0) -> BlindBaseline:
+def of_sides(
+    members: BlindSide, nonmembers: BlindSide, *, seed: int = 0, any_length: bool = False
+) -> BlindBaseline:
     """The baseline of two sides to which samples were added."""
     _validate.integer_at_least(0, seed=seed)
     for side in (members, nonmembers):
@@ -269,7 +281,7 @@ def of_sides(members: BlindSide, nonmembers: BlindSide, *, seed: int = 0) -> Bli
                 f"Expected `groups` to have at least {FEWEST_GROUPS} groups of {side.name}. "
                 f"Received: {len(np.unique(side.groups))}"
             )
-    _require_alike(members, nonmembers)
+    _require_alike(members, nonmembers, any_length=any_length)
     pairs = zip(members.blocks, nonmembers.blocks, strict=True)
     rows = np.concatenate([aligned(*pair) for pair in pairs], axis=1)
     is_member = np.arange(len(rows)) < len(members)
@@ -290,10 +302,10 @@ def of_sides(members: BlindSide, nonmembers: BlindSide, *, seed: int = 0) -> Bli
     )
 
 
-def _require_alike(members: BlindSide, nonmembers: BlindSide) -> None:
+def _require_alike(members: BlindSide, nonmembers: BlindSide, *, any_length: bool) -> None:
     """Raise ValueError for inputs of different forms; lengths of sequences may vary on a side."""
     sides = (members, nonmembers)
-    varies = any(len(side.widths) > 1 for side in sides)
+    varies = any_length or any(len(side.widths) > 1 for side in sides)
     if len(members.blocks) != len(nonmembers.blocks) or (
         not varies and members.widths != nonmembers.widths
     ):
