@@ -42,6 +42,7 @@ def fit(trainer, epochs=2):
     history = trainer.fit(
         *nets.prototypes(240, seed=1),
         reference=nets.prototypes(200, seed=2)[0],
+        validation_data=nets.prototypes(60, seed=3),
         epochs=epochs,
         batch_size=32,
         verbose=0,

@@ -109,11 +109,15 @@ class LabeledData(samples.Samples):
         callbacks = [batches, *callbacks]
         return model.fit(**batches.for_fit(model), callbacks=callbacks, **arguments)
 
-    def in_memory(self, model: keras.Model) -> Self:
+    def in_memory(self, model: keras.Model, kind: outputs.OutputKind) -> Self:
         """The same data as arrays; a dataset is read again, and the size of its batches kept.
+
+        A dataset may yield its samples in another order each time, so everything that belongs to
+        them is read again with them.
 
         Args:
             model: A built classifier that takes the samples.
+            kind: The kind of its outputs.
         """
         if not is_dataset(self.x):
             return self
@@ -121,7 +125,8 @@ class LabeledData(samples.Samples):
         found = samples.each(self.x, names=names, model=model, num_classes=None)
         parts = (batch for batch, _ in found)
         whole = concatenate(list(samples.of_one_length(parts, self.x, self.name, model)))
-        return dataclasses.replace(self, x=whole.x, y=whole.y, sample_weight=whole.sample_weight)
+        read = type(self).read(*whole, names=names, model=model, kind=kind)
+        return dataclasses.replace(read, batch_size=self.batch_size)
 
     def take(self, rows: np.ndarray) -> Self:
         """Some of the samples of data that is in memory.

@@ -35,12 +35,22 @@ _STACKABLE = (
     keras.layers.Add,
     keras.layers.Concatenate,
 )
-_MIXING_SETTINGS = ("clipnorm", "global_clipnorm", "use_ema")
+# Methods that a stacked step does not call.
+_OWN = ("train_step", "compute_loss")
+_MIXING_SETTINGS = ("clipnorm", "global_clipnorm", "use_ema", "loss_scale_factor")
 _MEAN_REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum")
 
 
 def require_layers(model: keras.Model) -> None:
     """Raise ValueError unless the training of this model can be vectorised over its weights."""
+    for net in _nets(model):
+        own = [name for name in _OWN if getattr(type(net), name) is not getattr(keras.Model, name)]
+        if own or not (isinstance(net, keras.Sequential) or hasattr(net, "operations")):
+            raise ValueError(
+                "Expected `build_model` to build a Sequential or functional model without a "
+                f"training step of its own. Received: model {net.name!r} of type "
+                f"{type(net).__name__}"
+            )
     for layer in _layers(model):
         if not isinstance(layer, _STACKABLE):
             names = ", ".join(kind.__name__ for kind in _STACKABLE)
@@ -89,6 +99,13 @@ def require_loss(loss: Any) -> None:
             "Expected `loss` to return one number per batch. Received: a loss with "
             f"reduction={loss.reduction!r}"
         )
+
+
+def _nets(model: keras.Model) -> Iterator[keras.Model]:
+    yield model
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _nets(layer)
 
 
 def _layers(model: keras.Model) -> Iterator[keras.Layer]:

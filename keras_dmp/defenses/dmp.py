@@ -122,6 +122,8 @@ class DMP(Defense):
             run.x,
             run.y,
             reference=self._pool(run),
+            # Chooses the round.
+            validation_data=None if self.consensus is None else run.validation,
             epochs=self.student_epochs or run.epochs,
             teacher_epochs=run.epochs,
             batch_size=run.batch_size,

@@ -193,6 +193,11 @@ class ReferencePool:
             weights = [] if part.sample_weight is None else [part.sample_weight]
             store.append([*keras.tree.flatten(part.x), *weights])
         columns = store.finish()
+        if len(columns[0]) != self.num_samples:
+            raise ValueError(
+                f"Expected `reference` to yield {self.num_samples} samples each time it is read. "
+                f"Received: reference with {len(columns[0])} samples"
+            )
         weights = None if source.first.sample_weight is None else columns.pop()
         return Batch(keras.tree.pack_sequence_as(source.first.x, columns), None, weights)
 

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 
 from keras_dmp._classifier import forward, probabilities
+from keras_dmp.reference.labeled_reference import LabeledReference
+from keras_dmp.trainer.phases import Trained
 from keras_dmp.trainer.run import Run
 
 
@@ -17,19 +19,27 @@ class BestRound:
         run: The run.
 
     Attributes:
+        chooses: Whether there is validation data to choose by.
         number: The number of the best round.
+        labeled: What its student was trained on.
+        trained: The training of its student.
     """
 
     def __init__(self, run: Run):
         validation = run.plan.validation
         self._run, self.number = run, 0
-        self._data = None if validation is None else validation.in_memory(run.plan.student)
+        self.chooses = validation is not None
+        self._data = validation and validation.in_memory(run.plan.student, run.plan.kind)
         self._accuracy, self._values = -1.0, None
+        self.labeled: LabeledReference | None = None
+        self.trained: Trained | None = None
 
-    def see(self, student: keras.Model, number: int) -> float | None:
+    def see(
+        self, student: keras.Model, number: int, labeled: LabeledReference, trained: Trained
+    ) -> float | None:
         """Consider the student of a round; return its accuracy."""
         if self._data is None:
-            self.number = number
+            self.number, self.labeled, self.trained = number, labeled, trained
             return None
         outputs = forward.predict(student, self._data.x)
         predicted = probabilities.predicted_classes(
@@ -38,6 +48,7 @@ class BestRound:
         accuracy = float(np.mean(predicted == self._data.labels))
         if accuracy > self._accuracy:
             self.number, self._accuracy = number, accuracy
+            self.labeled, self.trained = labeled, trained
             self._values = [keras.ops.convert_to_numpy(one) for one in student.variables]
         return accuracy
 

@@ -17,9 +17,8 @@ class Consensus:
     is kept if enough teachers predict the same class, and the student is trained on that class. A
     member is in one shard, so it moves at most one vote per sample and round. In later rounds the
     teachers start from the last student, and only their shards are private. This protects the
-    members that fare worst, such as mislabelled ones, better than the labels of one teacher, and
-    costs accuracy. It comes with no formal guarantee: see the page on consensus in the
-    documentation.
+    members that fare worst, such as mislabelled ones, better than the labels of one teacher. It
+    comes with no formal guarantee: see the page on consensus in the documentation.
 
     Pass it to `DMPTrainer(..., consensus=Consensus())`.
 
@@ -27,9 +26,10 @@ class Consensus:
         num_shards: Number of shards and teachers. With 1, DMP with hard labels. Defaults to 4.
         min_votes: Votes that a class needs, more than half of `num_shards`. Defaults to `None`:
             the lowest number that is more than half.
-        rounds: Number of rounds, at least 1. With `validation_data`, the student of the round with
-            the highest accuracy on it is released, since later rounds help on some data and hurt
-            on others; without, that of the last round. Defaults to 2.
+        rounds: Number of rounds, at least 1. Later rounds help on some data and hurt on others.
+            With `validation_data`, the student of the round with the highest accuracy on it is
+            released, and the selector and the callbacks of `fit` serve the last student of each
+            round; without, that of the last round is released. Defaults to 2.
         aggregation: How the kept samples are labelled: `"votes"`, the class with the most votes;
             `"median"` or `"trimmed_mean"` of the teachers' probabilities, which keep their doubt:
             more accurate and less private. `"trimmed_mean"` leaves out the highest and the lowest
@@ -37,8 +37,8 @@ class Consensus:
         num_students: Number of students that are trained on the labels of each round. With more
             than one, the student to be released is trained on their mean prediction for the whole
             pool, which depends on members no more than they do. Defaults to 1.
-        self_training: Boolean. Whether the student is trained further on its own predictions for
-            the whole pool. Defaults to `False`.
+        self_training: Boolean. Whether the student to be released is trained on the predictions of
+            another one, for the whole pool, as it is with several students. Defaults to `False`.
         fine_tuning_epochs: Epochs of the teachers in later rounds. Defaults to `None`: a quarter
             of those in the first round.
 

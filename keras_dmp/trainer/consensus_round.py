@@ -18,9 +18,10 @@ class ConsensusRound:
         agreement_by_class: The same over the samples that each class wins; None for a class
             that wins none.
         class_counts: Number of samples used of each class.
-        pivotal_share: Share of the samples used whose label another vote of one teacher, and so
-            one member, could have changed.
-        marginal_share: Share of the samples used that one vote fewer would have excluded.
+        pivotal_share: Share of the samples used that one teacher, and so one member, could have
+            excluded or given another label: those with just enough votes.
+        relabel_share: Share of the samples used that one teacher could have given another label;
+            0 if more than half of an even number of votes is needed.
         teacher_histories: Logs of each shard teacher by name, one value per epoch.
         student_histories: The same of each student.
         validation_accuracy: Accuracy of the round's last student on the validation data, or None
@@ -37,7 +38,7 @@ class ConsensusRound:
     agreement_by_class: tuple[float | None, ...]
     class_counts: tuple[int, ...]
     pivotal_share: float
-    marginal_share: float
+    relabel_share: float
     teacher_histories: tuple[dict[str, list[Any]], ...]
     student_histories: tuple[dict[str, list[Any]], ...] = ()
     validation_accuracy: float | None = None
@@ -57,6 +58,6 @@ class ConsensusRound:
         """Return one line for people."""
         return (
             f"round {self.number}: {self.num_kept} of {self.pool_size} reference samples have "
-            f"enough votes, {self.num_used} used, agreement {self.agreement:.2f}, one vote could "
-            f"change the labels of {self.pivotal_share:.1%}"
+            f"enough votes, {self.num_used} used, agreement {self.agreement:.2f}, one member could "
+            f"exclude or relabel {self.pivotal_share:.1%}"
         )

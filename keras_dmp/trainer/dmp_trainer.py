@@ -310,7 +310,8 @@ class DMPTrainer:
             orders: `"lowest"`, `"highest"`, `"random"`. Defaults to the lowest entropy.
             labels: `"soft"`, `"hard"`; hard labels use only temperature 1. Defaults to soft.
             consensus: Settings of a consensus, each with its own teachers and for all sizes and
-                orders, and `None` for students of one teacher. Defaults to the trainer's.
+                orders, and `None` for students of one teacher, which alone use `temperatures` and
+                `labels`. Defaults to the trainer's.
             **fit: Further arguments of `fit`, for all students.
 
         Returns:
@@ -347,7 +348,7 @@ class DMPTrainer:
             sweep=grid.in_fingerprint(),
         ) as run:
             # If this run is interrupted, no student of an earlier run remains with its teacher.
-            self._student = None
+            self._student, self._rounds = None, ()
             found = sweeping.sweep(run, grid, selectors, fixed, nonmembers)
             self._teachers = (run.plan.teacher,)
             return found

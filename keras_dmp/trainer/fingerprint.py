@@ -63,15 +63,17 @@ def of_model(model: keras.Model) -> str:
     return f"{model.count_params()} parameters {digest}"
 
 
-def of_consensus(consensus: Consensus | None, groups: dict[str, Any] | None) -> Any:
-    """The settings of a consensus, and the members' groups, on which the shards depend."""
-    if consensus is None:
+def of_consensus(consensus: Consensus | None) -> Any:
+    """The settings of a consensus."""
+    return None if consensus is None else dataclasses.asdict(consensus)
+
+
+def of_groups(groups: dict[str, Any] | None) -> str | None:
+    """Hash of the partition of the members into groups."""
+    if groups is None:
         return None
-    content = hashlib.blake2b(digest_size=8)
-    if groups is not None:
-        _, numbers = np.unique(groups["members"], return_inverse=True)
-        content.update(numbers.astype(np.int64).tobytes())
-    return [dataclasses.asdict(consensus), content.hexdigest()]
+    _, numbers = np.unique(groups["members"], return_inverse=True)
+    return hashlib.blake2b(numbers.astype(np.int64).tobytes(), digest_size=8).hexdigest()
 
 
 def of_selector(selector: EntropyReferenceSelector | None) -> Any:

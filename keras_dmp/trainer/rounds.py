@@ -7,8 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward, probabilities
+from keras_dmp._classifier import forward, fresh, probabilities
+from keras_dmp._classifier.outputs import StreamedCheck
 from keras_dmp._data import arrays
+from keras_dmp._training.labeled_data import LabeledData, require_fixed_order
+from keras_dmp._training.resident import new_seed
 from keras_dmp._warnings import warn
 from keras_dmp.reference.label_format import LabelFormat
 from keras_dmp.reference.labeled_reference import LabeledReference
@@ -16,6 +19,7 @@ from keras_dmp.reference.selection import Criteria, ReferenceSummary, Selection,
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import phases, shard_training, shards
 from keras_dmp.trainer.best_round import BestRound
+from keras_dmp.trainer.consensus import Consensus
 from keras_dmp.trainer.consensus_round import ConsensusRound
 from keras_dmp.trainer.phases import Trained
 from keras_dmp.trainer.pupil import Pupil
@@ -56,16 +60,13 @@ class Rounds:
 
     def __init__(self, run: Run):
         plan, settings = run.plan, run.settings
+        self._members = plan.members.in_memory(plan.student, plan.kind)
+        self._shards = drawn_shards(run, settings.consensus, self._members)
+        shards.warn_of_missing_classes(self._shards, self._members.labels)
+        # A callable that gives all models the same weights has given the teacher its own too.
+        if fresh.shared_share(run.fresh_model(_TEACHERS), plan.teacher) == 1.0:
+            run = dataclasses.replace(run, redraws=True)
         self._run, self._consensus = run, settings.consensus
-        groups = run.arguments.groups
-        self._shards = shards.draw_shards(
-            plan.members.digests,
-            None if groups is None else np.asarray(groups["members"]),
-            self._consensus.num_shards,
-            settings.seed,
-        )
-        shards.warn_of_missing_classes(self._shards, plan.members.labels)
-        self._members = plan.members.in_memory(plan.student)
         pool = plan.reference.in_memory(settings.memory_limit, plan.student)
         self._pool, self._weights = pool.x, pool.sample_weight
         self._pool_size = plan.reference.num_samples
@@ -83,28 +84,30 @@ class Rounds:
 
     def train(self) -> Agreed:
         """Train everything; the plan's student is the one to be released."""
-        student, reports, best = None, [], BestRound(self._run)
+        run, student, reports = self._run, None, []
+        best = BestRound(run)
         for number in range(1, self._consensus.rounds + 1):
             of_teachers = self._train_teachers(number, student)
             votes, outputs = self._vote()
             is_last = number == self._consensus.rounds
-            labeled = self._labeled(votes, outputs, student, narrows=is_last)
+            labeled = self._labeled(votes, outputs, student, narrows=is_last or best.chooses)
             rows = np.flatnonzero(votes.kept) if labeled.selection is None else labeled.indices
             report = self._report(number, votes, rows, of_teachers)
-            phases.announce(f"Consensus, {report}", self._run)
-            student, of_students = self._train_students(labeled, number, is_last=is_last)
+            phases.announce(f"Consensus, {report}", run)
+            callbacks = run.arguments.callbacks if is_last or best.chooses else []
+            student, of_students = self._train_students(labeled, number, callbacks, is_last=is_last)
             reports.append(
                 dataclasses.replace(
                     report,
                     student_histories=tuple(one.history for one in of_students),
-                    validation_accuracy=best.see(student, number),
+                    validation_accuracy=best.see(student, number, labeled, of_students[-1]),
                 )
             )
         best.keep(student)
+        if best.labeled.selection is not None:
+            self._selector.restore(best.labeled)
         reports[best.number - 1] = dataclasses.replace(reports[best.number - 1], is_released=True)
-        return Agreed(
-            teachers=tuple(self._teachers), rounds=tuple(reports), trained=of_students[-1]
-        )
+        return Agreed(teachers=tuple(self._teachers), rounds=tuple(reports), trained=best.trained)
 
     def _train_teachers(self, number: int, student: keras.Model | None) -> list[Trained]:
         """Train all shard teachers: in later rounds from the last student, on their own shards."""
@@ -133,14 +136,21 @@ class Rounds:
         is_soft = consensus.aggregation != "votes"
         classes = np.empty((len(self._teachers), self._pool_size), np.int32)
         outputs = np.empty((self._pool_size, kind.units), np.float32) if is_soft else None
+        # A teacher that has diverged would vote for the first class everywhere.
+        checks = [
+            StreamedCheck(kind, f"outputs of shard teacher {n + 1}") for n in range(len(classes))
+        ]
         for rows, found in self._outputs(self._teachers):
             for shard, of_teacher in enumerate(found):
+                checks[shard].add(of_teacher)
                 classes[shard, rows] = probabilities.predicted_classes(
                     of_teacher, from_logits=kind.from_logits
                 )
             if is_soft:
                 mixed = combined(self._probabilities(found), consensus.aggregation)
                 outputs[rows] = probabilities.outputs_of_probabilities(mixed, kind)
+        for check in checks:
+            check.finish()
         votes = Votes.count(classes, kind.num_classes, consensus.votes_needed)
         if not is_soft:
             outputs = probabilities.outputs_of_classes(votes.winners, kind)
@@ -149,7 +159,7 @@ class Rounds:
     def _labeled(
         self, votes: Votes, outputs: np.ndarray, student: keras.Model | None, *, narrows: bool
     ) -> LabeledReference:
-        """The samples with enough votes, in the last round narrowed by the selector."""
+        """The samples with enough votes, which the selector narrows if `narrows`."""
         kept = np.flatnonzero(votes.kept)
         _require_enough(kept, votes)
         selector = self._selector
@@ -161,18 +171,23 @@ class Rounds:
                 f"Only {len(kept)} reference samples have enough votes, fewer than the size that "
                 f"the selector asks for, {wanted}: all of them are used"
             )
-        ranking = self._ranking(kept, outputs, student)
-        entropy = np.concatenate(
-            [
-                probabilities.prediction_entropy(found, from_logits=self._run.plan.kind.from_logits)
-                for _, (found,) in self._outputs([ranking])
-            ]
-        )
+        entropy = votes.entropy
+        if wanted < len(kept) or student is not None or selector.max_entropy is not None:
+            entropy = self._entropy(self._ranking(kept, outputs, student))
         selection = _chosen(selector, votes, kept, entropy, min(wanted, len(kept)))
         labeled = self._reference(outputs, selection.indices, selection)
         selector.restore(labeled)
         selector.announce()
         return labeled
+
+    def _entropy(self, model: keras.Model) -> np.ndarray:
+        """Entropy of a model's predictions for the whole pool in nats, (samples,) float64."""
+        from_logits = self._run.plan.kind.from_logits
+        parts = [
+            probabilities.prediction_entropy(found, from_logits=from_logits)
+            for _, (found,) in self._outputs([model])
+        ]
+        return np.concatenate(parts)
 
     def _ranking(
         self, kept: np.ndarray, outputs: np.ndarray, student: keras.Model | None
@@ -191,52 +206,63 @@ class Rounds:
         return student
 
     def _train_students(
-        self, labeled: LabeledReference, number: int, *, is_last: bool
+        self, labeled: LabeledReference, number: int, callbacks: list[Any], *, is_last: bool
     ) -> tuple[keras.Model, list[Trained]]:
         """Train the students of a round; return the last one, and the training of each."""
         count, trained = self._consensus.num_students, []
         phases.announce(f"Consensus, round {number}: training the student", self._run)
         if count == 1 and not self._consensus.self_training:
-            if is_last:
-                return self._train_released(labeled)
-            student, of_student = self._train_student(labeled, number, 1)
-            return student, [of_student]
-        total = np.zeros((self._pool_size, self._run.plan.kind.num_classes))
-        for index in range(1, count + 1):
-            student, of_student = self._train_student(labeled, number, index)
-            trained.append(of_student)
-            for rows, found in self._outputs([student]):
-                total[rows] += self._probabilities(found)[0]
+            student, one = self._train_last(labeled, number, 1, callbacks, is_last=is_last)
+            return student, [one]
         kind = self._run.plan.kind
+        total = np.zeros((self._pool_size, kind.num_classes))
+        for index in range(1, count + 1):
+            student, one = self._train_student(labeled, number, index)
+            trained.append(one)
+            check = StreamedCheck(kind, f"outputs of student {index}")
+            for rows, found in self._outputs([student]):
+                check.add(found[0])
+                total[rows] += self._probabilities(found)[0]
         mean = probabilities.outputs_of_probabilities(total / count, kind).astype(np.float32)
         announced = f"Consensus, round {number}: training on the students' predictions"
         phases.announce(announced, self._run)
         everything = self._reference(mean)
-        if is_last:
-            student, last = self._train_released(everything, labels="soft")
-        else:
-            student, of_student = self._train_student(everything, number, count + 1, labels="soft")
-            last = [of_student]
-        return student, [*trained, *last]
+        student, one = self._train_last(
+            everything, number, count + 1, callbacks, is_last=is_last, labels="soft"
+        )
+        return student, [*trained, one]
 
-    def _train_released(
-        self, labeled: LabeledReference, **settings: Any
-    ) -> tuple[keras.Model, list[Trained]]:
-        """Train the student to be released, with the user's callbacks."""
-        run, distiller, of_phase = self._run, self._distiller, {}
+    def _train_last(
+        self,
+        labeled: LabeledReference,
+        number: int,
+        index: int,
+        callbacks: list[Any],
+        *,
+        is_last: bool,
+        **settings: Any,
+    ) -> tuple[keras.Model, Trained]:
+        """Train the last student of a round, which may be the one to be released."""
+        if labeled.selection is None:
+            # The selector has nothing to choose from.
+            callbacks = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
+        if not is_last:
+            return self._train_student(labeled, number, index, callbacks, **settings)
+        run, distiller = self._run, self._distiller
         if settings:
             settings = {**self._distillation, **settings}
             distiller = run.distiller(run.plan.student, has_teacher=False, **settings)
-        if labeled.selection is None:
-            callbacks = run.arguments.callbacks
-            others = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
-            of_phase["callbacks"] = others
-        return run.plan.student, [phases.train_student(run, distiller, labeled, **of_phase)]
+        return run.plan.student, phases.train_student(run, distiller, labeled, callbacks=callbacks)
 
     def _train_student(
-        self, labeled: LabeledReference, number: int, index: int, **settings: Any
+        self,
+        labeled: LabeledReference,
+        number: int,
+        index: int,
+        callbacks: Sequence[Any] = (),
+        **settings: Any,
     ) -> tuple[keras.Model, Trained]:
-        """Train a fresh student that is not released; the same model serves all of them."""
+        """Train a fresh student; the same model serves all of them."""
         numbers = (_STUDENTS, number, index)
         pupil = self._pupils.get(bool(settings))
         if pupil is None:
@@ -245,7 +271,7 @@ class Rounds:
         pupil.renew(*numbers)
         of_phase = {"phase": f"round_{number}_student_{index}", "numbers": (*numbers, 1)}
         trained = phases.train_student(
-            self._run, pupil.distiller, labeled, callbacks=[], **of_phase
+            self._run, pupil.distiller, labeled, callbacks=list(callbacks), **of_phase
         )
         return pupil.distiller.student, trained
 
@@ -301,9 +327,31 @@ class Rounds:
             agreement_by_class=votes.agreement_by_class,
             class_counts=tuple(int(count) for count in counts),
             pivotal_share=votes.pivotal_share(rows),
-            marginal_share=votes.marginal_share(rows),
+            relabel_share=votes.relabel_share(rows),
             teacher_histories=tuple(one.history for one in trained),
         )
+
+
+def drawn_shards(run: Run, consensus: Consensus, members: LabeledData) -> list[np.ndarray]:
+    """Positions of the members of each shard.
+
+    Args:
+        run: Models, data and settings.
+        consensus: Settings of the consensus.
+        members: The members, with a hash of each record in their order.
+
+    Raises:
+        ValueError: If there are fewer members, or groups of members, than shards.
+    """
+    groups, seed = run.arguments.groups, run.settings.seed
+    if groups is not None:
+        require_fixed_order(run.plan.members.x, run.plan.members.digests, "x", run.plan.student)
+    return shards.draw_shards(
+        members.digests,
+        None if groups is None else np.asarray(groups["members"]),
+        consensus.num_shards,
+        new_seed() if seed is None else seed,
+    )
 
 
 def _require_enough(kept: np.ndarray, votes: Votes) -> None:

@@ -33,6 +33,8 @@ class Run:
         settings: The arguments of the trainer.
         directory: The directory of checkpoints, or None. It needs a seed.
         prefix: First part of the names of its phases' checkpoints.
+        redraws: Whether weights of further models are drawn anew, since the user's callable gives
+            all models the same.
     """
 
     plan: Plan
@@ -41,6 +43,7 @@ class Run:
     settings: TrainerSettings
     directory: RunDirectory | None
     prefix: str = ""
+    redraws: bool = False
 
     @property
     def teacher_is_ready(self) -> bool:
@@ -57,6 +60,8 @@ class Run:
         if self.settings.seed is not None:
             keras.utils.set_random_seed(seed_of(self.settings.seed, *numbers))
         model = fresh.fresh_model(self.settings.model)
+        if self.redraws:
+            model = fresh.fresh_clone(model)
         fresh.ensure_built(model, self.plan.sample)
         return model
 
@@ -155,13 +160,16 @@ def _configuration(
     """Everything that the result of a run depends on, as plain values by name."""
     plan, settings, arguments = run.plan, run.settings, run.arguments
     ready = settings.teacher
+    # Groups decide about shards, and about nothing else that a run returns.
+    draws_shards = settings.consensus is not None or more.get("sweep", {}).get("consensus")
     resolved = {"from_logits": plan.kind.from_logits, "seed": settings.seed}
     return {
         **fingerprint.of_data(plan),
         "teacher": None if ready is None else fingerprint.of_weights(ready),
         "model": fingerprint.of_model(plan.student),
         "settings": {**settings.of_distillation(), **resolved},
-        "consensus": fingerprint.of_consensus(settings.consensus, arguments.groups),
+        "consensus": fingerprint.of_consensus(settings.consensus),
+        "groups": fingerprint.of_groups(arguments.groups) if draws_shards else None,
         "selector": fingerprint.of_selector(selector),
         "compiled": fingerprint.of_object(vars(run.compiled)),
         "fit": fingerprint.of_object(arguments.in_fingerprint()),

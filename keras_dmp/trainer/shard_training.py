@@ -118,8 +118,8 @@ def can_stack(
     """Whether all shard teachers can be trained at once.
 
     If not, Keras' own `fit` trains one after the other: with callbacks, class or sample weights,
-    with layers, optimizers or losses that cannot be stacked, on several replicas, and for shards
-    whose sizes differ by a step or more.
+    with models, optimizers or losses that cannot be stacked, with a strategy, and for shards whose
+    sizes differ by a step or more.
     """
     arguments, compiled = run.arguments, run.compiled
     sizes = [len(rows) for rows in shards]
@@ -130,7 +130,8 @@ def can_stack(
         or members.sample_weight is not None
         or not arguments.shuffle
         or compiled.arguments.get("run_eagerly")
-        or teachers[0].distribute_strategy.num_replicas_in_sync > 1
+        or tf.distribute.has_strategy()
+        or teachers[0].distribute_strategy is not tf.distribute.get_strategy()
         or max(sizes) - min(sizes) >= _batch_size(run, members)
     )
     if asks_for_fit:

@@ -12,19 +12,18 @@ from keras_dmp._warnings import warn
 _NAMED = 10
 
 
-def draw_shards(
-    digests: np.ndarray, groups: Any, num_shards: int, seed: int | None
-) -> list[np.ndarray]:
+def draw_shards(digests: np.ndarray, groups: Any, num_shards: int, seed: int) -> list[np.ndarray]:
     """Draw disjoint shards of nearly equal size; what belongs together stays together.
 
     Equal records and all records of one group (person) go to one shard, so that neither a record
-    nor a person has more than one vote.
+    nor a person has more than one vote. A record that is replaced by another one leaves all others
+    where they are.
 
     Args:
         digests: Hash of each record as the model sees it, (samples,).
         groups: Group of each record, (samples,), or None.
         num_shards: Number of shards.
-        seed: Seed of the draw, or None for one that cannot be guessed.
+        seed: Seed of the draw.
 
     Returns:
         Positions of each shard's records, ascending int64.
@@ -78,14 +77,22 @@ def warn_of_missing_classes(shards: list[np.ndarray], labels: np.ndarray) -> Non
 
 def _bundles(digests: np.ndarray, groups: Any) -> np.ndarray:
     """Number of the bundle of each record: records that are equal or of one group, transitively."""
-    _, records = np.unique(digests, return_inverse=True)
+    records = _numbered(digests)
     if groups is None:
         return records
-    _, persons = np.unique(groups, return_inverse=True)
+    persons = _numbered(groups)
     # Records and persons are the two sides of a graph; a bundle is a connected part of it.
     count = int(records.max()) + 1
     size = count + int(persons.max()) + 1
     links = coo_array((np.ones(len(records), np.int8), (records, count + persons)), (size, size))
     _, parts = connected_components(links, directed=False)
-    _, bundles = np.unique(parts[records], return_inverse=True)
-    return bundles
+    return _numbered(parts[records])
+
+
+def _numbered(values: Any) -> np.ndarray:
+    """Numbers of values in the order in which they appear, (samples,).
+
+    In sorted order, one replaced record would renumber, and so move, many others.
+    """
+    _, first, found = np.unique(values, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[found]

@@ -20,7 +20,7 @@ from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.trainer import phases
 from keras_dmp.trainer.consensus import Consensus, resolved_labels
 from keras_dmp.trainer.plan import read_labeled
-from keras_dmp.trainer.rounds import Rounds
+from keras_dmp.trainer.rounds import Rounds, drawn_shards
 from keras_dmp.trainer.run import Run
 from keras_dmp.trainer.settings import TrainerSettings
 from keras_dmp.trainer.sweep import Sweep, SweepPoint
@@ -129,6 +129,8 @@ def sweep(
     _require_auditable(run, nonmembers)
     # Checked, like all arguments, before any training.
     consensus = [_settings_with(run, one) for one in grid.consensus]
+    for settings_of_point in consensus:
+        drawn_shards(run, settings_of_point.consensus, run.plan.members)
     labeler = run.distiller(run.plan.student, **settings)
     start = _Start.of(run)
     if not run.teacher_is_ready:

@@ -32,7 +32,7 @@ class Votes:
     counts: np.ndarray
     margins: np.ndarray
     kept: np.ndarray
-    _label_can_change: np.ndarray
+    _second: np.ndarray
 
     @classmethod
     def count(cls, classes: np.ndarray, num_classes: int, min_votes: int) -> "Votes":
@@ -51,13 +51,7 @@ class Votes:
         counts = received.max(axis=0)
         leading = np.where(received == counts, classes, num_classes)
         winners = leading.min(axis=0).astype(np.int64)
-        others = np.where(classes == winners, 0, received)
-        second = others.max(axis=0)
-        # A vote that moves from the winner to another class, which wins a tie if it is lower.
-        lower = np.where(classes < winners, others, 0).max(axis=0)
-        can_change = (second + 1 > counts - 1) | ((lower == counts - 2) & (lower > 0))
-        # A class without any vote yet ties, or wins, only against one or two votes.
-        can_change |= (counts == 2) & (winners > 0)
+        second = np.where(classes == winners, 0, received).max(axis=0)
         return cls(
             classes=classes,
             num_classes=num_classes,
@@ -66,7 +60,7 @@ class Votes:
             counts=counts,
             margins=counts - second,
             kept=counts >= min_votes,
-            _label_can_change=can_change,
+            _second=second,
         )
 
     @property
@@ -84,24 +78,41 @@ class Votes:
             float(share) if count else None for share, count in zip(shares, won, strict=True)
         )
 
+    @property
+    def entropy(self) -> np.ndarray:
+        """Entropy of the shares of votes on each sample, in nats, (samples,) float64."""
+        teachers = len(self.classes)
+        logs = np.zeros(self.classes.shape[1])
+        for voter in range(teachers):
+            logs += np.log((self.classes == self.classes[voter]).sum(axis=0) / teachers)
+        return np.maximum(-logs / teachers, 0.0)
+
     def pivotal_share(self, rows: np.ndarray) -> float:
-        """Share of some samples whose label another vote of one teacher could have changed.
+        """Share of some kept samples whose outcome one teacher could have changed.
 
-        One member is in one shard, so it can move at most one vote. A margin of three or more
-        cannot be overturned.
-
-        Args:
-            rows: Positions of the samples.
-        """
-        return float(self._label_can_change[rows].mean()) if len(rows) else 0.0
-
-    def marginal_share(self, rows: np.ndarray) -> float:
-        """Share of some samples that one vote less would have excluded.
+        One member is in one shard, so it moves at most one vote. The outcome changes if the winner
+        has just enough votes: the sample is then left out, or gets another label.
 
         Args:
             rows: Positions of the samples, all of them kept.
         """
-        return float((self.counts[rows] == self.min_votes).mean()) if len(rows) else 0.0
+        return _share(self.counts[rows] == self.min_votes)
+
+    def relabel_share(self, rows: np.ndarray) -> float:
+        """Share of some kept samples that one teacher could have given another label.
+
+        Another class must be one vote short. With more than half of an even number of votes, or a
+        margin of three votes, that cannot be.
+
+        Args:
+            rows: Positions of the samples, all of them kept.
+        """
+        just_enough = self.counts[rows] == self.min_votes
+        return _share(just_enough & (self._second[rows] + 1 >= self.min_votes))
+
+
+def _share(flags: np.ndarray) -> float:
+    return float(flags.mean()) if len(flags) else 0.0
 
 
 def combined(probabilities: np.ndarray, aggregation: str) -> np.ndarray:

@@ -60,7 +60,7 @@ def test_groups_of_different_sizes_fill_shards_evenly():
     assert max(sizes) - min(sizes) <= 4
 
 
-def test_the_seed_decides_and_chance_without_one():
+def test_the_seed_decides():
     digests = np.arange(200, dtype=np.uint64)
 
     def drawn(seed):
@@ -68,9 +68,21 @@ def test_the_seed_decides_and_chance_without_one():
 
     np.testing.assert_array_equal(drawn(3), drawn(3))
     assert (drawn(3) != drawn(4)).any()
-    assert (drawn(None) != drawn(None)).any()
     # Not by position: half of the first half goes to each.
     assert 30 < drawn(3)[:100].sum() < 70
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["records", "groups"])
+def test_a_replaced_record_moves_no_other(grouped):
+    rng = np.random.default_rng(0)
+    digests = rng.integers(2**63, size=120, dtype=np.uint64)
+    groups = np.arange(120) // 3 if grouped else None
+    before = shard_of(draw_shards(digests, groups, 4, 0), 120)
+    for row in (0, 57, 119):
+        replaced = digests.copy()
+        replaced[row] = rng.integers(2**63, dtype=np.uint64)
+        after = shard_of(draw_shards(replaced, groups, 4, 0), 120)
+        np.testing.assert_array_equal(np.delete(after, row), np.delete(before, row))
 
 
 @pytest.mark.parametrize("groups", [None, np.array([5, 5, 7, 7, 7])], ids=["records", "groups"])
