@@ -28,7 +28,7 @@ def trainer_in(directory, *, at_once=True):
     trainer = DMPTrainer(
         build,
         consensus=Consensus(num_shards=3, num_students=2),
-        selector=EntropyReferenceSelector(100, balance_classes=True),
+        selector=EntropyReferenceSelector(50, balance_classes=True),
         seed=3,
         directory=directory,
     )
