@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-full test-all test-light test-keras lint format docs check benchmark adult fashion-mnist browser constraints clean
+.PHONY: help demo quick test test-full test-all test-light test-keras lint format docs check fuzz benchmark adult fashion-mnist browser constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -58,6 +58,11 @@ format: $(VENV)/.test  ## Rewrite the code in the project's style
 
 docs: $(VENV)/.test  ## Build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+FUZZ_SECONDS ?= 600
+
+fuzz: $(VENV)/.test  ## Try random input on the command and on all file formats: make fuzz FUZZ_SECONDS=600
+	KERAS_DMP_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTEST) -m "" tests/audit/test_command_fuzz.py tests/storage/test_storage_fuzz.py
 
 check: test-all benchmark  ## Everything
 

@@ -1,7 +1,7 @@
 """The command ends on any input with a known status, and complains on one line.
 
-`KERAS_DMP_FUZZ_SECONDS=600 pytest -m full tests/audit/test_command_fuzz.py` looks for longer than
-the seconds that each test takes otherwise; `KERAS_DMP_FUZZ_SEED` starts elsewhere.
+`make fuzz FUZZ_SECONDS=600` looks for longer than the seconds that each test takes otherwise;
+`KERAS_DMP_FUZZ_SEED` starts elsewhere.
 """
 
 import io

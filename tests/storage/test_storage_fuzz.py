@@ -1,7 +1,7 @@
 """Files that were damaged or forged in any way give our own errors, run nothing and do not hang.
 
-`KERAS_DMP_FUZZ_SECONDS=600 pytest tests/storage/test_storage_fuzz.py` looks for longer than the
-second that each test takes otherwise; `KERAS_DMP_FUZZ_SEED` starts elsewhere.
+`make fuzz FUZZ_SECONDS=600` looks for longer than the second that each test takes otherwise;
+`KERAS_DMP_FUZZ_SEED` starts elsewhere.
 """
 
 import copy
