@@ -37,6 +37,8 @@ def test_quickstart_smoke_writes_what_it_says(tmp_path):
         "DMP whole pool",
         "DMP lowest entropy",
         "DMP lowest entropy, hard labels",
+        "DMP consensus, median of 4",
+        "DMP consensus, 3 of 4 votes",
     ]
     page = (tmp_path / "out" / "report.html").read_text()
     for name, report in comparison.reports.items():

@@ -259,6 +259,7 @@ def test_dmp_without_reference_data(split, caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
 def test_dmp_of_a_seed_is_the_same_again(split):
     defense = defenses.DMP(reference_source="synthetic", synthetic_epochs=2)
     first, again = (

@@ -272,7 +272,12 @@ def test_batches_may_be_padded_to_lengths_of_their_own():
         ("wide", "many", ValueError, "Received: 8 features of nonmembers, 9 of members"),
         ("short", "many", ValueError, "`members` to have one label for each input. Received: 99"),
         ("many", "short", ValueError, "`nonmembers` to have one label for each input"),
-        ("bare", "many", TypeError, "`members` to be a tuple (x, y). Received: ndarray"),
+        (
+            "bare",
+            "many",
+            TypeError,
+            "tuple (x, y). Received: members of type ndarray",
+        ),
     ],
 )
 def test_bad_input(members, nonmembers, error, message):
