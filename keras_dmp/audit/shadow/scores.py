@@ -149,8 +149,8 @@ class ShadowScores:
             slice: Name of the records in the result. Defaults to `"all"`.
             records: Positions of the records wanted. Defaults to all.
             clean: Positions of the records whose scores as nonmembers set the thresholds of the
-                TPRs. For canaries, the records that are none: an attacker's false alarms are
-                ordinary people. AUC and advantage remain those of `records`, so that they are 0.5
+                TPRs. For canaries, the other records: an attacker's false alarms are ordinary
+                people. AUC and advantage remain those of `records`, so that they are 0.5
                 and 0 without a leak, however unusual the records are. Defaults to `records`.
             most_exposed: Number of records to name: those whose scores as a member rank highest
                 among their scores as a nonmember. Defaults to 20; slices name none.
