@@ -313,7 +313,7 @@ def test_a_dataset_is_trained_on_only_if_its_labels_fit(case):
 
 
 @pytest.mark.parametrize("kind", TABLE["kind"])
-@pytest.mark.parametrize("form", ["classes", "rows"])
+@pytest.mark.parametrize("form", ["classes", pytest.param("rows", marks=pytest.mark.full)])
 def test_validation_labels_of_every_form_give_the_loss_of_keras(kind, form):
     loss = crossentropy("softmax", form)
     expected = -np.log(compiled(build(), loss).predict(X, verbose=0))[np.arange(SAMPLES), Y].mean()
@@ -368,7 +368,7 @@ def with_one_unit(head, is_built):
     ("kind", "is_built"),
     [*((kind, True) for kind in TABLE["kind"]), ("adversarial", False), ("dp", False)],
 )
-@pytest.mark.parametrize("head", ["logit", "sigmoid"])
+@pytest.mark.parametrize("head", ["logit", pytest.param("sigmoid", marks=pytest.mark.full)])
 def test_accuracy_of_one_unit_is_that_of_the_classes(kind, is_built, head):
     keras.utils.set_random_seed(4)
     y = Y % 2

@@ -88,7 +88,13 @@ def test_one_shard_and_one_round_equal_dmp_with_hard_labels(split, selector):
     assert one.rounds[0].pivotal_share == 1.0
 
 
-@pytest.mark.parametrize("model", [build, build_with_dropout], ids=["at once", "in turn"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(build, id="at once"),
+        pytest.param(build_with_dropout, id="in turn", marks=pytest.mark.full),
+    ],
+)
 def test_a_planted_record_changes_one_teacher_only(split, model):
     x, y = split.members
     planted_x, planted_y = x.copy(), y.copy()
@@ -166,7 +172,7 @@ def test_the_selector_chooses_by_the_students_entropy(split):
     [
         {"aggregation": "median"},
         pytest.param({"aggregation": "trimmed_mean"}, marks=pytest.mark.full),
-        {"num_students": 2},
+        pytest.param({"num_students": 2}, marks=pytest.mark.full),
         pytest.param({"self_training": True}, marks=pytest.mark.full),
         pytest.param({"rounds": 1}, marks=pytest.mark.full),
         pytest.param({"min_votes": 3}, marks=pytest.mark.full),

@@ -44,7 +44,6 @@ def directories(monkeypatch):
 @pytest.mark.parametrize(
     ("at_once", "share"),
     [
-        (True, (0.4,)),
         pytest.param(True, (0.1, 0.7), marks=pytest.mark.full),
         pytest.param(False, (0.15, 0.5, 0.9), marks=pytest.mark.full),
         pytest.param(True, tuple(np.linspace(0, 0.98, 12)), marks=pytest.mark.slow),

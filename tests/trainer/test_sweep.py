@@ -96,6 +96,7 @@ def test_each_point_is_what_fit_gives(split):
             assert chosen.mean_entropy == selector.summary.mean_entropy
 
 
+@pytest.mark.full
 def test_each_point_of_a_consensus_is_what_fit_gives(split, tmp_path):
     agreed = Consensus(num_shards=2, rounds=1)
     median = dataclasses.replace(agreed, aggregation="median")
