@@ -11,7 +11,10 @@ import pytest
 
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs jax")
 # Keras' NumPy backend borrows from JAX.
-BACKENDS = [pytest.param(name, marks=needs_jax) for name in ("jax", "numpy")]
+BACKENDS = [
+    pytest.param("jax", marks=needs_jax),
+    pytest.param("numpy", marks=[needs_jax, pytest.mark.full]),
+]
 # Public names that neither train models nor ask them.
 ON_ALL_BACKENDS = {
     "keras_dmp": {

@@ -302,6 +302,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @LINUX
+@pytest.mark.full
 def test_a_worker_that_stays_stopped_is_lost_and_ends(guarded):
     """Its connections stay open until its guard closes them: the chief may be busy."""
     worker = guarded(f"{STOPS}; time.sleep(20)", silence_timeout=1.5)

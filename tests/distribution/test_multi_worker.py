@@ -113,6 +113,7 @@ def test_the_others_end_when_a_worker_is_lost(tmp_path, lost):
                 assert "Restart all workers" in said
 
 
+@pytest.mark.full
 def test_a_worker_that_is_lost_while_tensorflow_starts_is_named(tmp_path):
     with workers.started("lost_at_start", 2, tmp_path):
         workers.wait_for(LOST_WORKER, tmp_path, 2, 0, timeout=60)

@@ -394,6 +394,7 @@ def test_a_residual_end_is_refused():
     assert DenseTail(model, 1).trunk.output_shape == (None, FEATURES)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not")
 def test_an_int8_model_is_attacked_with_its_own_weights():
     rng = np.random.default_rng(0)

@@ -94,6 +94,7 @@ def test_a_training_run_depends_on_its_seed_alone(tmp_path):
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
 
 
+@pytest.mark.full
 def test_a_killed_run_goes_on_and_ends_the_same(tmp_path):
     quiet(audit_in(tmp_path / "whole"))
     kill_once(start(tmp_path / "killed", delay=0.2), tmp_path / "killed", finished=3)
