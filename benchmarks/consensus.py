@@ -9,7 +9,8 @@ reference samples. Every model is trained by SGD with one rate; early stopping i
 net after fewer epochs. Prints one row per variant: test accuracy, LiRA (one variance for all
 records) on the other records, and the TPR of the canaries at thresholds of clean nonmembers, with
 upper ends of 95 % intervals. Models that are finished stay in the directory; an interrupted run
-goes on. Of the nets, `small` has hidden layers of 512 and 256 units, `paper` those of the paper.
+goes on. The net `small` has hidden layers of 512 and 256 units; `paper` is
+the one of the paper.
 """
 
 import argparse

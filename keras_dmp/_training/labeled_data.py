@@ -16,7 +16,7 @@ from keras_dmp._data.batches import (
 )
 from keras_dmp._training.resident import ResidentBatches
 
-_DEFAULT_BATCH_SIZE = 32
+DEFAULT_BATCH_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class LabeledData(samples.Samples):
             return model.fit(self.x, shuffle=False, callbacks=callbacks, **arguments)
         batches = ResidentBatches(
             (self.x, self.y) if self.sample_weight is None else self._columns(),
-            batch_size=batch_size or _DEFAULT_BATCH_SIZE,
+            batch_size=batch_size or DEFAULT_BATCH_SIZE,
             shuffle=shuffle,
             seed=seed,
         )

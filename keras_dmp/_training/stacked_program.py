@@ -9,6 +9,9 @@ import tensorflow as tf
 
 from keras_dmp._training.copies import copied_optimizer
 
+# Weight updates (steps times weights) from which compiling the optimizer pays off.
+_WORTH_COMPILING = 500_000_000
+
 
 class StackedProgram:
     """The training of several models of one architecture as one TensorFlow program.
@@ -18,7 +21,8 @@ class StackedProgram:
         optimizer: A Keras optimizer that works weight by weight; a copy is used.
         loss: A loss that returns one number per batch.
         data: Samples and labels, tensors like those used in training.
-        compiled: Whether to compile the optimizer, which takes about half a second.
+        steps: Number of steps that each model will take; the optimizer of a long training is
+            compiled, which takes about half a second.
     """
 
     def __init__(
@@ -28,11 +32,12 @@ class StackedProgram:
         loss: keras.losses.Loss,
         data: tuple,
         *,
-        compiled: bool,
+        steps: int,
     ):
         self._model, self._loss, self._count = models[0], loss, len(models)
         self._trainable = [self._stacked(own) for own in self._model.trainable_variables]
         self._others = [self._stacked(own) for own in self._model.non_trainable_variables]
+        compiled = steps * self._count * self._model.count_params() >= _WORTH_COMPILING
         self._optimizer = copied_optimizer(optimizer)
         self._optimizer.build(self._trainable)
         self._fresh_state = [np.array(variable) for variable in self._optimizer.variables]

@@ -12,17 +12,14 @@ from keras_dmp._data import samples
 from keras_dmp._storage.private_file import Record
 from keras_dmp._training import stackable
 from keras_dmp._training.epoch_checkpoints import seed_of
-from keras_dmp._training.labeled_data import LabeledData
+from keras_dmp._training.labeled_data import DEFAULT_BATCH_SIZE, LabeledData
 from keras_dmp._training.resident import new_seed
 from keras_dmp._training.stacked_program import StackedProgram
 from keras_dmp.trainer.phases import Trained
 from keras_dmp.trainer.run import Run
 
-_DEFAULT_BATCH_SIZE = 32
 # Number of the phase, from which its orders are derived.
 _STACKED = 3
-# Weight updates (steps times weights) from which compiling the optimizer pays off.
-_WORTH_COMPILING = 500_000_000
 
 
 class StackedShards:
@@ -52,14 +49,12 @@ class StackedShards:
         dtypes = samples.seen_dtypes(members.x, teachers[0])
         x = keras.tree.map_structure(tf.convert_to_tensor, members.x, dtypes)
         self._data = (x, tf.convert_to_tensor(members.y))
-        steps = run.teacher_epochs * -(-self._samples // self._batch_size)
-        updates = steps * len(teachers) * teachers[0].count_params()
         self._program = StackedProgram(
             teachers,
             run.compiled.optimizers["teacher"],
             single_loss(run.compiled.loss),
             self._data,
-            compiled=updates >= _WORTH_COMPILING,
+            steps=run.teacher_epochs * -(-self._samples // self._batch_size),
         )
 
     def train(self, *, epochs: int, number: int) -> list[Trained]:
@@ -146,7 +141,7 @@ def can_stack(
 
 
 def _batch_size(run: Run, members: LabeledData) -> int:
-    return members.batch_size or run.arguments.batch_size or _DEFAULT_BATCH_SIZE
+    return members.batch_size or run.arguments.batch_size or DEFAULT_BATCH_SIZE
 
 
 def _losses(record: Record, teachers: int) -> list[list[float]]:

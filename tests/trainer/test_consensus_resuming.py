@@ -1,4 +1,4 @@
-"""A consensus that was broken off in any phase goes on in its directory to the same student."""
+"""A consensus that is interrupted in any phase resumes in its directory with the same result."""
 
 import os
 import pathlib

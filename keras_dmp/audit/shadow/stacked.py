@@ -14,9 +14,6 @@ from keras_dmp._data import arrays, samples
 from keras_dmp._training import stackable
 from keras_dmp._training.stacked_program import StackedProgram
 
-# Weight updates (steps times weights) from which compiling the optimizer pays off.
-_WORTH_COMPILING = 500_000_000
-
 
 class StackedTrainer:
     """Train many small networks of one architecture at once, each as if trained alone.
@@ -161,9 +158,8 @@ class StackedTrainer:
         """The compiled program for this number of models; tracing often outlasts training."""
         program = self._programs.get(len(models))
         if program is None or not program.fits(models, data):
-            updates = self._epochs * -(-samples // self._batch_size) * len(models)
-            compiled = updates * models[0].count_params() >= _WORTH_COMPILING
-            program = StackedProgram(models, self._optimizer, self._loss, data, compiled=compiled)
+            steps = self._epochs * -(-samples // self._batch_size)
+            program = StackedProgram(models, self._optimizer, self._loss, data, steps=steps)
             self._programs[len(models)] = program
         if not program.fits(models, data):
             raise ValueError(
