@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -75,7 +76,7 @@ _ALL = (
         nonmembers=8_500,
         validation=2_000,
         reference=31_000,
-        chosen=(10_000, 5_000, 20_000, 31_000),
+        chosen=(10_000, 5_000, 20_000),
         epochs=20,
         batch_size=128,
         stopped_at=(3, 1, 2, 5),
@@ -130,7 +131,8 @@ TASKS = {task.dataset: task for task in _ALL}
 class Curve:
     """A defence over its main setting: one curve of the frontier plot.
 
-    The first of `values` is the headline point. `cost` is a rough multiple of undefended training
+    The first of `values` is the headline point. `settings_of` makes settings of a value, by default
+    `setting` with this value. `cost` is a rough multiple of undefended training
     with its audit, from which the progress bar estimates the time left; cheap curves come first.
     """
 
@@ -138,9 +140,16 @@ class Curve:
     defense: str
     setting: str | None = None
     values: tuple[Any, ...] = (None,)
+    settings_of: Callable[[Any], Mapping[str, Any]] | None = None
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     cost: float = 1.0
+
+    def settings(self, value: Any) -> dict[str, Any]:
+        """All settings of the point with this value."""
+        if self.settings_of is not None:
+            return {**self.fixed, **self.settings_of(value)}
+        return {**self.fixed, **({} if self.setting is None else {self.setting: value})}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,6 +205,7 @@ def curves(task: Task, scale: float) -> dict[str, Curve]:
         ),
         Curve(name="dmp_soft", defense="dmp", setting="size", values=chosen, fixed=soft, cost=2),
         Curve(name="dmp_hard", defense="dmp", setting="size", values=chosen, fixed=hard, cost=2),
+        *_consensus(),
         *_regularizers(),
         *(
             Curve(
@@ -219,6 +229,39 @@ def curves(task: Task, scale: float) -> dict[str, Curve]:
         ),
     ]
     return {curve.name: curve for curve in found}
+
+
+def _consensus() -> list[Curve]:
+    """Consensus, and DMP with a training set as large: all reference samples.
+
+    A consensus of votes learns from all samples with enough votes.
+    """
+    votes, median = (
+        Curve(
+            name=f"consensus_{aggregation}",
+            defense="dmp",
+            setting="num_shards",
+            values=(4, 2, 8),
+            settings_of=functools.partial(_in_shards, aggregation),
+            fixed={"fraction": 1.0},
+            cost=4,
+        )
+        for aggregation in ("votes", "median")
+    )
+    soft, hard = (
+        Curve(
+            name=f"dmp_{labels}_pool",
+            defense="dmp",
+            fixed={"labels": labels, "fraction": 1.0},
+            cost=3,
+        )
+        for labels in ("soft", "hard")
+    )
+    return [votes, median, soft, hard]
+
+
+def _in_shards(aggregation: str, num_shards: int) -> dict[str, Any]:
+    return {"consensus": keras_dmp.Consensus(num_shards=num_shards, aggregation=aggregation)}
 
 
 def _regularizers() -> list[Curve]:
@@ -287,14 +330,13 @@ def points(task: Task, scale: float) -> list[Point]:
     found = []
     for curve in curves(task, scale).values():
         for place, value in enumerate(curve.values):
-            main = {} if curve.setting is None else {curve.setting: value}
             found.append(
                 Point(
                     curve=curve.name,
                     defense=curve.defense,
                     setting=curve.setting,
                     value=value,
-                    settings={**curve.fixed, **main},
+                    settings=curve.settings(value),
                     fit=dict(curve.fit),
                     headline=place == 0,
                     cost=curve.cost,

@@ -189,7 +189,7 @@ def at_equal(rows: Iterable[dict], attack: str = STRONGEST) -> dict[str, Equal]:
 
 
 def best_rivals(rows: Iterable[dict], count: int = 2, risk: str = "black_box_auc") -> list[str]:
-    """The curves that DMP gains least over, without the controls and DMP's own.
+    """The curves that DMP gains least over, without the controls, DMP's own and consensus.
 
     A curve that is nowhere safer than no defence is not a rival, however accurate it is.
     """
@@ -201,7 +201,7 @@ def best_rivals(rows: Iterable[dict], count: int = 2, risk: str = "black_box_auc
     means = {
         curve: np.mean([each.relative for each in compared])
         for curve, compared in gains(rows, risk).items()
-        if curve not in CONTROLS and not curve.startswith("dmp_")
+        if curve not in CONTROLS and not curve.startswith(("dmp_", "consensus_"))
         if lowest[curve] < lowest.get("none", np.inf)
     }
     return sorted(means, key=means.get)[:count]

@@ -263,7 +263,7 @@ def plot(curves, label, path):
             label=curve,
             marker=markers[number % len(markers)],
             markersize=5,
-            linewidth=2 if curve.startswith("dmp_") else 1,
+            linewidth=2 if curve.startswith(("dmp_", "consensus_")) else 1,
             linestyle="--" if curve in frontier.CONTROLS else "-",
             color=colors[number % len(colors)],
         )
