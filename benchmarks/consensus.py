@@ -4,10 +4,11 @@
     python benchmarks/consensus.py --frontier                             # other settings
     python benchmarks/consensus.py --dataset latent_shoppers --table      # trains nothing
 
-Half of 20,000 records are members of each model. Among them are canaries of four kinds, 250 of
-each: mislabelled records, mislabelled records in four copies, outliers, and near copies of
-reference samples. Every model is trained by SGD with one rate; early stopping is the undefended
-net after fewer epochs. `--frontier` trains settings of consensus instead, of the same members.
+Half of the records, 20,000 of the baskets, are members of each model. Among them are canaries of
+four kinds, 1.25 % of each: mislabelled records, mislabelled records in four copies, outliers, and
+near copies of reference samples. Every model is trained by SGD with one rate; early stopping is
+the undefended net after fewer epochs. `--frontier` trains settings of consensus instead, of the
+same members.
 `--separate-copies` makes the four copies only nearly equal, so that they do not share a shard.
 
 Prints two tables, one row per variant: test accuracy and LiRA (one variance for all records) on
@@ -15,7 +16,8 @@ the other records; and for the canaries of each kind the TPR at thresholds of cl
 the upper end of its 95 % interval, the share of the same canaries above this threshold when they
 are *not* members, and the TPR if each record has a false-positive rate of 1 % of its own. Models
 that are finished stay in the directory; an interrupted run goes on. The net `small` has hidden
-layers of 512 and 256 units; `paper` is the one of the paper.
+layers of 512 and 256 units, `paper` is the one of the paper, and `benchmark` that of the data set
+in the benchmark of defences, from which all sizes are.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import defense_cases
 import keras
 import numpy as np
 
@@ -37,7 +40,8 @@ from keras_dmp import (
 )
 from keras_dmp.audit import ShadowAudit, compare_audits, plant_canaries, separate_copies
 
-RECORDS, CANARIES, SIZE, BATCH_SIZE = 20_000, 250, 10_000, 128
+# Of the records, for each kind.
+CANARY_SHARE = 0.0125
 KINDS = ("mislabelled", "mislabelled_duplicates", "outliers", "near_reference")
 ATTACK = "lira_fixed"
 HIDDEN = {"small": (512, 256), "paper": (1024, 512, 256, 128)}
@@ -71,25 +75,28 @@ class Snapshots(keras.callbacks.Callback):
             self.models[f"early stopping, {epoch + 1} epochs"] = copy
 
 
-def pipelines(reference, num_classes, options):
+def pipelines(reference, options):
     """All variants as one `train_fn`; DMP's students share the undefended net as teacher."""
     optimizer = keras.optimizers.SGD(options.learning_rate, momentum=0.9)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     epochs = options.epochs
+    task = defense_cases.TASKS[options.dataset]
 
     def train(x, y, seed):
         def build():
-            return models.fully_connected(x.shape[1:], num_classes, HIDDEN[options.net])
+            if options.net == "benchmark":
+                return task.build(x.shape[1:], task.num_classes)
+            return models.fully_connected(x.shape[1:], task.num_classes, HIDDEN[options.net])
 
         if options.separate_copies:
             x = separate_copies(x, seed=seed)
 
-        def protect(teacher=None, size=SIZE, callbacks=None, **settings):
+        def protect(teacher=None, size=task.chosen[0], callbacks=None, **settings):
             selector = None if size is None else EntropyReferenceSelector(size=size)
             trainer = DMPTrainer(build, teacher, selector=selector, seed=seed, **settings)
             trainer.compile(optimizer, loss)
             trainer.fit(
-                *(x, y, BATCH_SIZE, epochs),
+                *(x, y, task.batch_size, epochs),
                 reference=reference,
                 teacher_callbacks=callbacks,
                 verbose=0,
@@ -118,13 +125,18 @@ def pipelines(reference, num_classes, options):
 
 def make_audit(options):
     """The audit, and the positions of its canaries by kind."""
+    task = defense_cases.TASKS[options.dataset]
     x, y = datasets.load(options.dataset)
-    split = split_private(x, y, members=RECORDS, nonmembers=2, seed=0)
+    split = split_private(x, y, members=2 * task.members, nonmembers=2, seed=0)
     planted = plant_canaries(
-        *split.members, count=CANARIES, kind=KINDS, reference=split.reference, seed=0
+        *split.members,
+        count=round(CANARY_SHARE * 2 * task.members),
+        kind=KINDS,
+        reference=split.reference,
+        seed=0,
     )
     audit = ShadowAudit(
-        pipelines(split.reference, int(y.max()) + 1, options),
+        pipelines(split.reference, options),
         planted.x,
         planted.y,
         num_shadow_models=options.models,
@@ -134,7 +146,7 @@ def make_audit(options):
             "epochs": options.epochs,
             "learning_rate": options.learning_rate,
             "net": options.net,
-            "size": SIZE,
+            "size": task.chosen[0],
             "canaries": list(KINDS),
             **({"separate_copies": True} if options.separate_copies else {}),
             "consensus": {name: str(each) for name, each in settings_of(options).items()},
@@ -206,11 +218,11 @@ def print_table(head, rows):
 def main(arguments=None):
     """Train the missing models, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", choices=datasets.names(), default="grocery_baskets")
+    parser.add_argument("--dataset", choices=defense_cases.TASKS, default="grocery_baskets")
     parser.add_argument("--models", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument("--net", choices=HIDDEN, default="small")
+    parser.add_argument("--net", choices=[*HIDDEN, "benchmark"], default="small")
     parser.add_argument("--frontier", action="store_true", help="settings of consensus alone")
     parser.add_argument("--separate-copies", action="store_true", help="nearly equal copies")
     parser.add_argument("--directory", type=pathlib.Path)
