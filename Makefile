@@ -77,6 +77,7 @@ benchmark: $(VENV)/.test  ## Print the speed of the student phase and of audits 
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/consensus_cost.py
+	$(BIN)/python benchmarks/consensus_rounds.py --datasets digits latent_shoppers grocery_baskets
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/gpu.py
 

@@ -3,33 +3,22 @@
     python benchmarks/checkpoints.py [--repetitions 3] [--output results.jsonl]
 
 Synthetic records of the Purchase100 shape, the paper's net, Adam in both phases: 16 MB per epoch.
-The two take turns in one process; prints the median of the ratios.
+The two take turns in one process. Prints the median of the ratios.
 """
 
-import argparse
-import dataclasses
 import os
 import pathlib
-import statistics
 import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-from rows import Measured
+import turns
 
 from keras_dmp import DMPTrainer, datasets, models, split_private
 
 EPOCHS, BATCH_SIZE = 10, 128
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row(Measured):
-    """One timing."""
-
-    method: str
-    repetition: int
 
 
 def fit(split, directory, seed):
@@ -50,36 +39,18 @@ def fit(split, directory, seed):
 
 def main(arguments=None):
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=pathlib.Path, help="append rows as JSON lines")
-    options = parser.parse_args(arguments)
-
+    options = turns.parser(__doc__).parse_args(arguments)
     x, y = datasets.load("latent_shoppers")
     split = split_private(x, y, members=10_000, nonmembers=20_000, seed=options.seed)
-    seconds = {"without": [], "with a directory": []}
-    for repetition in range(options.repetitions):
-        for name, times in seconds.items():
-            with tempfile.TemporaryDirectory() as folder:
-                directory = None if name == "without" else pathlib.Path(folder) / "run"
-                row = Row(
-                    method=name,
-                    repetition=repetition,
-                    seconds=fit(split, directory, options.seed + repetition),
-                    seed=options.seed + repetition,
-                )
-            times.append(row.seconds)
-            print(f"{repetition + 1}/{options.repetitions}  {row.seconds:6.2f} s  {name}")
-            if options.output:
-                with options.output.open("a") as lines:
-                    lines.write(row.to_json() + "\n")
-    pairs = zip(seconds["with a directory"], seconds["without"], strict=True)
-    ratios = [ours / without for ours, without in pairs]
-    print(
-        f"\nwith a directory / without: {statistics.median(ratios):.3f} "
-        f"({min(ratios):.3f} to {max(ratios):.3f}); {2 * EPOCHS} epochs, 16 MB each"
-    )
+
+    def with_directory(seed):
+        with tempfile.TemporaryDirectory() as folder:
+            return fit(split, pathlib.Path(folder) / "run", seed)
+
+    methods = {"without": lambda seed: fit(split, None, seed), "with a directory": with_directory}
+    seconds = turns.take(methods, options)
+    print(f"\n{2 * EPOCHS} epochs, 16 MB each")
+    turns.compared(seconds, "with a directory", "without")
     return 0
 
 

@@ -8,17 +8,14 @@ and students, in the same process, taking turns with the sweep. Prints the media
 exit status 1 above 1.05.
 """
 
-import argparse
-import dataclasses
+import functools
 import os
-import pathlib
-import statistics
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-from rows import Measured
+import turns
 
 from keras_dmp import (
     DistillationTrainer,
@@ -32,15 +29,6 @@ from keras_dmp import (
 LIMIT = 1.05
 EPOCHS, BATCH_SIZE, SIZE = 10, 128, 8_000
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row(Measured):
-    """One timing."""
-
-    method: str
-    repetition: int
-    points: int
 
 
 def build():
@@ -94,38 +82,17 @@ METHODS = {"parts by hand": by_hand, "sweep": swept}
 
 def main(arguments=None):
     """Run the benchmark; exit status 1 if the limit is not met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser = turns.parser(__doc__)
     parser.add_argument("--points", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=pathlib.Path, help="append rows as JSON lines")
     options = parser.parse_args(arguments)
-
     x, y = datasets.load("latent_shoppers")
     split = split_private(x, y, members=8_000, nonmembers=8_000, seed=options.seed)
-    seconds = {name: [] for name in METHODS}
-    for repetition in range(options.repetitions):
-        for name, measure in METHODS.items():
-            row = Row(
-                method=name,
-                repetition=repetition,
-                points=options.points,
-                seconds=measure(split, options.points, options.seed + repetition),
-                seed=options.seed + repetition,
-            )
-            seconds[name].append(row.seconds)
-            print(f"{repetition + 1}/{options.repetitions}  {row.seconds:6.2f} s  {name}")
-            if options.output:
-                with options.output.open("a") as lines:
-                    lines.write(row.to_json() + "\n")
-    pairs = zip(seconds["sweep"], seconds["parts by hand"], strict=True)
-    ratios = [ours / parts for ours, parts in pairs]
-    ratio = statistics.median(ratios)
-    print(
-        f"\nsweep of {options.points} points / its parts by hand: {ratio:.3f} "
-        f"({min(ratios):.3f} to {max(ratios):.3f}), limit {LIMIT}"
-    )
-    return 0 if ratio <= LIMIT else 1
+    methods = {
+        name: functools.partial(measure, split, options.points) for name, measure in METHODS.items()
+    }
+    seconds = turns.take(methods, options, options.points)
+    print(f"\n{options.points} points")
+    return 0 if turns.compared(seconds, *reversed(METHODS), LIMIT) else 1
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from keras_dmp._classifier.outputs import (
 )
 from keras_dmp._data import keras_private
 
+# Evidence for a kind where nothing else tells it.
+_BY_VALUES = "by their values"
+
 
 def require_model(model: Any, name: str) -> None:
     """Raise TypeError unless `model` is a Keras model."""
@@ -104,7 +107,8 @@ def resolve_output_kind(
 
     Raises:
         ValueError: If declaration, activation and values contradict each other, if the kind is
-            unknown, or if the model is not a single-label classifier.
+            unknown, if only the values tell it and their scale is another, such as per cent, or if
+            the model is not a single-label classifier.
     """
     units = output_units(model, name, outputs)
     found = resolve_from_logits(
@@ -139,6 +143,8 @@ def resolve_from_logits(
 
     declared = _declared(name, from_logits, loss)
     seen, evidence = _seen(units, activation, outputs)
+    if declared is None and seen and evidence == _BY_VALUES:
+        require_known_scale([outputs], f"{name} outputs", is_sample=True)
     if declared is None and seen is None:
         if not required:
             return None
@@ -192,10 +198,17 @@ def kind_of_all(
     for part in outputs:
         kind = resolve_output_kind(model, name, from_logits=from_logits, outputs=part)
         require_outputs(part, kind, f"{name} outputs")
-    known = resolve_from_logits(model, name, from_logits=from_logits, required=False)
-    if known is None and kind.from_logits:
-        require_known_scale(outputs, f"{name} outputs", "from_logits=True")
+    if kind.from_logits and from_logits is None:
+        require_scale_unless_known(model, name, outputs)
     return kind
+
+
+def require_scale_unless_known(
+    model: keras.Model, name: str, logits: Sequence[np.ndarray], **way_out: str
+) -> None:
+    """`outputs.require_known_scale` for logits that neither loss nor activation declares."""
+    if resolve_from_logits(model, name, required=False) is None:
+        require_known_scale(logits, f"{name} outputs", **way_out)
 
 
 def _require_classifier(name: str, units: int | None, activation: str | None, loss: Any) -> None:
@@ -253,7 +266,7 @@ def _seen(
     by_value = None if outputs is None else kind_by_value(outputs)
     if by_value is None:
         return None, ""
-    return by_value, "by their values"
+    return by_value, _BY_VALUES
 
 
 def _last_activation(model: keras.Model) -> str | None:

@@ -15,6 +15,8 @@ _SUM_TOLERANCE = 1e-2
 _RANGE_TOLERANCE = 1e-6
 # Rows of probabilities on another scale have sums that differ by rounding alone.
 _SCALE_TOLERANCE = 0.02
+# Fewer rows may sum to about the same, and fewer single logits be positive, by chance.
+_FEW_ROWS, _FEW_SINGLE_UNITS = 8, 32
 # Rows processed at a time, so that no float64 copy of all outputs is made.
 _CHUNK_ROWS = 16_384
 
@@ -65,9 +67,11 @@ def kind_of_outputs(outputs: np.ndarray, name: str, *, from_logits: bool | None)
     """Kind of precomputed outputs, by declaration or otherwise by their values.
 
     Raises:
-        ValueError: If nothing is declared and the values are ambiguous.
+        ValueError: If nothing is declared and the values are ambiguous, or on another scale.
     """
     by_value = kind_by_value(outputs) if from_logits is None else from_logits
+    if from_logits is None and by_value:
+        require_known_scale([outputs], name, is_sample=True)
     if by_value is None:
         raise ValueError(
             f"Cannot tell whether `{name}` are logits or probabilities: they have one unit and "
@@ -110,21 +114,32 @@ def require_finite_outputs(outputs: np.ndarray, name: str) -> None:
         )
 
 
-def require_known_scale(outputs: Sequence[np.ndarray], name: str, way_out: str) -> None:
+def require_known_scale(
+    outputs: Sequence[np.ndarray],
+    name: str,
+    *,
+    way_out: str = "pass from_logits=True",
+    is_sample: bool = False,
+) -> None:
     """Raise ValueError for values that look like percentages or bytes rather than logits.
 
-    For outputs that are taken for logits by their values alone, with a good number of samples.
+    For outputs that are taken for logits by their values alone.
 
     Args:
         outputs: Parts of all outputs, each (samples, units).
         name: Name of the outputs in error messages.
-        way_out: What to pass for logits that look like this.
+        way_out: What to do about logits that look like this.
+        is_sample: Whether there are more outputs than these; then a few rows tell nothing.
     """
-    if within_unit_range(outputs[0]) or any(part.min() < 0 for part in outputs):
+    one_unit, rows = is_one_unit(outputs[0]), sum(map(len, outputs))
+    if is_sample and rows < (_FEW_SINGLE_UNITS if one_unit else _FEW_ROWS):
         return
     low, high = min(part.min() for part in outputs), max(part.max() for part in outputs)
+    # That outputs are finite is checked elsewhere.
+    if not np.isfinite([low, high]).all() or low < 0 or high <= 1 + _RANGE_TOLERANCE:
+        return
     received = f"no negative output, values from {low:g} to {high:g}"
-    if not is_one_unit(outputs[0]):
+    if not one_unit:
         sums = np.concatenate([part.sum(axis=1, dtype=np.float64) for part in outputs])
         middle = float(np.median(sums))
         # Whole numbers are rounded one by one.
@@ -134,7 +149,7 @@ def require_known_scale(outputs: Sequence[np.ndarray], name: str, way_out: str) 
         received += f", rows that all sum to about {middle:.4g}"
     raise ValueError(
         f"Expected `{name}` to be logits, or probabilities in 0..1 that sum to 1: divide "
-        f"percentages or other scaled probabilities first, or pass {way_out}. Received: {received}"
+        f"percentages or other scaled probabilities first, or {way_out}. Received: {received}"
     )
 
 

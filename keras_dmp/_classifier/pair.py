@@ -11,6 +11,7 @@ from keras_dmp._classifier.kind import output_kind, output_units, resolve_output
 from keras_dmp._classifier.outputs import (
     OutputKind,
     kind_of_outputs,
+    require_known_scale,
     require_outputs,
     require_same_kind,
 )
@@ -61,6 +62,8 @@ def settle(
         kind = kind_of_outputs(outputs, "y", from_logits=from_logits)
     else:
         kind = of_student
+        if from_logits is None and kind.from_logits:
+            require_known_scale([outputs], "y", is_sample=True)
     if of_student is None:
         units = output_units(student, "student", forward.call(student, sample))
         of_student = dataclasses.replace(kind, units=units)

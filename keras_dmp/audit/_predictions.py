@@ -363,7 +363,7 @@ def _kind(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool
         received = f"outputs from {low:g} to {high:g}" if by_value else "rows in 0..1 that sum to 1"
         raise ValueError(f"Expected {option}. Received: {received}")
     if declared is None:
-        require_known_scale(outputs, "outputs", "--from-logits")
+        require_known_scale(outputs, "outputs", way_out="pass --from-logits")
     return by_value
 
 

@@ -28,8 +28,8 @@ from keras_dmp.trainer.votes import Votes, combined
 
 # First numbers of the phases, from which their seeds are derived; see `phases` for plain DMP.
 _TEACHERS, _STUDENTS = 1, 2
-# Index of the student that ranks samples for the selector; others are counted from 1.
-_RANKING = 0
+# Index of the student of all agreed samples; others are counted from 1.
+_BASIS = 0
 _FEWEST = 2
 
 
@@ -46,6 +46,22 @@ class Agreed:
     teachers: tuple[keras.Model, ...]
     rounds: tuple[ConsensusRound, ...]
     trained: Trained
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Basis:
+    """What a round passes on: a student of all samples with enough votes.
+
+    The selector does not narrow these, whatever it does to the student to be released: samples
+    that a student is sure of, chosen from round to round, would confirm its mistakes.
+
+    Attributes:
+        weights: From which the next teachers start.
+        entropy: Of its predictions for the pool, by which the selector ranks; None without one.
+    """
+
+    weights: list[np.ndarray]
+    entropy: np.ndarray | None
 
 
 class Rounds:
@@ -84,17 +100,27 @@ class Rounds:
 
     def train(self) -> Agreed:
         """Train everything; the plan's student is the one to be released."""
-        run, student, reports = self._run, None, []
+        run, basis, reports = self._run, None, []
         best = BestRound(run)
         for number in range(1, self._consensus.rounds + 1):
-            of_teachers = self._train_teachers(number, student)
+            of_teachers = self._train_teachers(number, basis)
             votes, outputs = self._vote()
+            kept = np.flatnonzero(votes.kept)
+            _require_enough(kept, votes)
             is_last = number == self._consensus.rounds
-            labeled = self._labeled(votes, outputs, student, narrows=is_last or best.chooses)
-            rows = np.flatnonzero(votes.kept) if labeled.selection is None else labeled.indices
+            # Every round's student may be released if there is something to choose by.
+            is_candidate = is_last or best.chooses
+            labeled = everything = self._reference(outputs, kept)
+            ranking = basis
+            if self._selector is not None and is_candidate:
+                if basis is None and self._leaves_out(kept) and len(self._teachers) > 1:
+                    announced = "Consensus: training a student that ranks the samples"
+                    ranking = self._train_basis(everything, number, announced)
+                labeled = self._narrowed(votes, kept, outputs, ranking)
+            rows = kept if labeled.selection is None else labeled.indices
             report = self._report(number, votes, rows, of_teachers)
             phases.announce(f"Consensus, {report}", run)
-            callbacks = run.arguments.callbacks if is_last or best.chooses else []
+            callbacks = run.arguments.callbacks if is_candidate else []
             student, of_students = self._train_students(labeled, number, callbacks, is_last=is_last)
             reports.append(
                 dataclasses.replace(
@@ -103,19 +129,28 @@ class Rounds:
                     validation_accuracy=best.see(student, number, labeled, of_students[-1]),
                 )
             )
+            if is_last:
+                break
+            if len(rows) == len(kept):
+                basis = self._basis_of(student)
+            elif ranking is basis:
+                announced = f"Consensus, round {number}: training a student of all agreed samples"
+                basis = self._train_basis(everything, number, announced)
+            else:
+                basis = ranking
         best.keep(student)
         if best.labeled.selection is not None:
             self._selector.restore(best.labeled)
         reports[best.number - 1] = dataclasses.replace(reports[best.number - 1], is_released=True)
         return Agreed(teachers=tuple(self._teachers), rounds=tuple(reports), trained=best.trained)
 
-    def _train_teachers(self, number: int, student: keras.Model | None) -> list[Trained]:
-        """Train all shard teachers: in later rounds from the last student, on their own shards."""
+    def _train_teachers(self, number: int, basis: "_Basis | None") -> list[Trained]:
+        """Train all shard teachers: in later rounds from a student, on their own shards."""
         run, epochs = self._run, self._run.teacher_epochs
-        if student is not None:
+        if basis is not None:
             epochs = self._consensus.tuning_epochs(epochs)
             for teacher in self._teachers:
-                teacher.set_weights(student.get_weights())
+                teacher.set_weights(basis.weights)
         announced = f"Consensus, round {number}: training {len(self._teachers)} shard teachers"
         phases.announce(announced, run)
         if self._at_once is not None:
@@ -156,29 +191,45 @@ class Rounds:
             outputs = probabilities.outputs_of_classes(votes.winners, kind)
         return votes, outputs
 
-    def _labeled(
-        self, votes: Votes, outputs: np.ndarray, student: keras.Model | None, *, narrows: bool
+    def _leaves_out(self, kept: np.ndarray) -> bool:
+        """Whether the selector leaves out some samples with enough votes."""
+        criteria = self._selector.criteria
+        return criteria.wanted(self._pool_size) < len(kept) or criteria.max_entropy is not None
+
+    def _narrowed(
+        self, votes: Votes, kept: np.ndarray, outputs: np.ndarray, ranking: "_Basis | None"
     ) -> LabeledReference:
-        """The samples with enough votes, which the selector narrows if `narrows`."""
-        kept = np.flatnonzero(votes.kept)
-        _require_enough(kept, votes)
+        """The samples with enough votes that the selector chooses.
+
+        The teachers' entropies would be a second way for members to act on the student; those of
+        a student depend on members no more than the votes do. A single teacher ranks itself,
+        which is DMP with hard labels.
+        """
         selector = self._selector
-        if selector is None or not narrows:
-            return self._reference(outputs, kept)
         wanted = selector.criteria.wanted(self._pool_size)
         if wanted > len(kept) and selector.size is not None:
             warn(
                 f"Only {len(kept)} reference samples have enough votes, fewer than the size that "
                 f"the selector asks for, {wanted}: all of them are used"
             )
-        entropy = votes.entropy
-        if wanted < len(kept) or student is not None or selector.max_entropy is not None:
-            entropy = self._entropy(self._ranking(kept, outputs, student))
+        if len(self._teachers) == 1:
+            entropy = self._entropy(self._teachers[0])
+        else:
+            entropy = votes.entropy if ranking is None else ranking.entropy
         selection = _chosen(selector, votes, kept, entropy, min(wanted, len(kept)))
         labeled = self._reference(outputs, selection.indices, selection)
         selector.restore(labeled)
         selector.announce()
         return labeled
+
+    def _train_basis(self, everything: LabeledReference, number: int, announced: str) -> "_Basis":
+        """Train a student of all samples with enough votes."""
+        phases.announce(announced, self._run)
+        return self._basis_of(self._train_student(everything, number, _BASIS)[0])
+
+    def _basis_of(self, student: keras.Model) -> "_Basis":
+        entropy = None if self._selector is None else self._entropy(student)
+        return _Basis(weights=student.get_weights(), entropy=entropy)
 
     def _entropy(self, model: keras.Model) -> np.ndarray:
         """Entropy of a model's predictions for the whole pool in nats, (samples,) float64."""
@@ -188,22 +239,6 @@ class Rounds:
             for _, (found,) in self._outputs([model])
         ]
         return np.concatenate(parts)
-
-    def _ranking(
-        self, kept: np.ndarray, outputs: np.ndarray, student: keras.Model | None
-    ) -> keras.Model:
-        """The model by whose entropies the selector chooses.
-
-        The teachers' entropies would be a second way for members to act on the student; those of
-        a student depend on members no more than the votes do. A single teacher ranks itself,
-        which is DMP with hard labels.
-        """
-        if len(self._teachers) == 1:
-            return self._teachers[0]
-        if student is None:
-            phases.announce("Consensus: training a student that ranks the samples", self._run)
-            student, _ = self._train_student(self._reference(outputs, kept), 1, _RANKING)
-        return student
 
     def _train_students(
         self, labeled: LabeledReference, number: int, callbacks: list[Any], *, is_last: bool

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_dmp import MembershipAudit
 from keras_dmp.audit import (
     adaptive_attack,
     audit_membership,
     audit_reference,
     black_box_attack,
+    label_only_attack,
+    white_box_attack,
 )
 
 
@@ -289,6 +292,13 @@ def in_percent(samples, one_unit=False):
     return keras.Model(inputs, keras.layers.Rescaling(100.0)(head(inputs)))
 
 
+def audit_in_training(model, members, nonmembers, seed, **kwargs):
+    """One epoch with a loss of the user's own, which does not say what the outputs are."""
+    model.compile("sgd", lambda labels, outputs: keras.ops.mean(outputs, axis=1))
+    callback = MembershipAudit(members, nonmembers, **kwargs)
+    model.fit(*members, verbose=0, callbacks=[callback])
+
+
 AUDITS = {
     "audit_membership": audit_membership,
     "black_box_attack": lambda *args, **kwargs: black_box_attack(*args, epochs=1, **kwargs),
@@ -298,6 +308,7 @@ AUDITS = {
     "audit_reference": lambda model, members, nonmembers, seed, **kwargs: audit_reference(
         model, members[0], nonmembers[0], **kwargs
     ),
+    "MembershipAudit": audit_in_training,
 }
 
 
@@ -310,10 +321,19 @@ def test_probabilities_in_percent_are_refused_rather_than_taken_for_logits(audit
     AUDITS[audit](model, *samples, from_logits=True, seed=0)
 
 
-def test_percentages_of_one_unit_are_refused(samples):
+@pytest.mark.parametrize("audit", [audit_membership, label_only_attack, audit_in_training])
+def test_percentages_of_one_unit_are_refused(samples, audit):
     sides = [(x, y % 2) for x, y in samples]
     with pytest.raises(ValueError, match=r"divide percentages.*no negative output"):
-        audit_membership(in_percent(samples, one_unit=True), *sides)
+        audit(in_percent(samples, one_unit=True), *sides, seed=0)
+
+
+def test_the_white_box_attack_refuses_probabilities_in_percent(samples):
+    model = in_percent(samples)
+    with pytest.raises(ValueError, match=r"divide percentages.*loss that has from_logits=True"):
+        white_box_attack(model, *samples, epochs=1, seed=0)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    white_box_attack(model, *samples, epochs=1, seed=0)
 
 
 def test_the_same_samples_are_recognized_by_the_outputs(samples):

@@ -180,6 +180,30 @@ def test_declaration_against_the_values(reference, activation, declared, message
         resolve_output_kind(model, "model", from_logits=declared, outputs=outputs)
 
 
+@pytest.mark.parametrize("scale", [100, 255, 2])
+@pytest.mark.parametrize("units", [1, 4])
+def test_probabilities_on_another_scale_are_refused_where_only_the_values_tell(
+    reference, scale, units
+):
+    activation = "sigmoid" if units == 1 else "softmax"
+    model = keras.Sequential([nets.Subclassed(units, activation), layers.Rescaling(scale)])
+    outputs = np.array(model(reference * 9))
+    sums = "" if units == 1 else f".*sum to about {scale}"
+    message = rf"`model outputs` to be logits.*pass from_logits=True.*no negative output{sums}"
+    with pytest.raises(ValueError, match=message):
+        resolve_output_kind(model, "model", outputs=outputs)
+    with pytest.raises(ValueError, match=message.replace("model outputs", "y")):
+        _heads.kind_of_outputs(outputs, "y", from_logits=None)
+    # A declaration is believed, and a few rows tell nothing.
+    assert from_logits_of(model, outputs=outputs, from_logits=True) is LOGITS
+    assert from_logits_of(model, outputs=outputs[-7:]) is LOGITS
+
+
+def test_positive_logits_are_logits():
+    logits = np.random.default_rng(0).uniform(2, 9, (200, 10))
+    assert _heads.kind_of_outputs(logits, "y", from_logits=None).from_logits
+
+
 def test_half_precision_probabilities_are_probabilities():
     probabilities = nets.softmax(np.random.default_rng(0).normal(0, 3, (100, 50)))
     kind = _heads.kind_of_outputs(probabilities.astype("float16"), "y", from_logits=None)

@@ -114,6 +114,7 @@ def test_refuses_an_endless_dataset_without_steps(reference, teacher, student):
         (lambda z: z[:, :-1], r"`y` to have shape \(samples, 4\). Received: shape \(96, 3\)"),
         (lambda z: z[:, 0], r"`y` to have shape \(samples, 4\). Received: shape \(96,\)"),
         (nets.softmax, "`y` to be logits, .* Received: probabilities"),
+        (lambda z: 100 * nets.softmax(z), "`y` to be logits, .* sum to about 100"),
     ],
 )
 def test_refuses_outputs(reference, teacher, student, make, message):
@@ -141,6 +142,13 @@ def test_refuses_logits_for_a_softmax_student(reference, teacher):
 def test_refuses_models_that_do_not_match(reference, student, units, activation, settings, message):
     teacher = nets.classifier(units, activation, seed=11)
     assert_refused(message, student, reference, teacher=teacher, settings=settings)
+
+
+def test_refuses_a_teacher_that_answers_in_per_cent(reference, student):
+    core = nets.classifier(activation="softmax", seed=11)
+    teacher = keras.Model(core.inputs, layers.Rescaling(100.0)(core.outputs[0]))
+    message = "`teacher outputs` to be logits, .* divide percentages .* sum to about 100"
+    assert_refused(message, student, reference, teacher=teacher)
 
 
 def headless(kind):

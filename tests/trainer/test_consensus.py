@@ -219,6 +219,20 @@ def test_the_best_round_on_validation_data_is_released(split):
     assert len(selector.indices_) == 60
 
 
+def test_the_selector_does_not_narrow_what_the_next_teachers_start_from(split):
+    """Samples that a student is sure of, chosen in each round, would confirm its mistakes."""
+    found = []
+    for size in (40, 60):
+        selector = EntropyReferenceSelector(size, balance_classes=True)
+        fit = {"validation_data": split.validation, "epochs": 2}
+        trainer, _ = train(split, consensus=Consensus(num_shards=3), selector=selector, fit=fit)
+        assert [one.num_used for one in trainer.rounds] == [size, size]
+        found.append([nets.snapshot(teacher) for teacher in trainer.teachers])
+    for few, many in zip(*found, strict=True):
+        for one, other in zip(few, many, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_without_validation_data_the_last_round_is_released(agreed):
     trainer, _ = agreed
     assert [one.is_released for one in trainer.rounds] == [False, True]

@@ -7,7 +7,12 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier import outputs
-from keras_dmp._classifier.kind import kind_of_all, require_model, resolve_output_kind
+from keras_dmp._classifier.kind import (
+    kind_of_all,
+    require_model,
+    require_scale_unless_known,
+    resolve_output_kind,
+)
 from keras_dmp.audit.attacks import attack_network
 from keras_dmp.audit.attacks.observations import observe, observe_layers
 from keras_dmp.audit.attacks.white_box_features import DenseTail
@@ -16,6 +21,8 @@ from keras_dmp.audit.statistics.attack_scores import AttackScores
 # Half of each side trains, and a fifth of that stops the training: two samples.
 _LEAST = 20
 _VALIDATION_SHARE = 0.2
+# The white-box attack needs logits, so it does not take `from_logits`.
+_DECLARE = "compile the model with a loss that has from_logits=True"
 
 
 def black_box_attack(
@@ -139,15 +146,17 @@ def white_box_attack(
     sides = observe_layers(
         model, tail.trunk, members, nonmembers, least=_LEAST, verbose=bool(verbose)
     )
-    evidence = []
+    evidence, all_logits = [], []
     for activations, labels in sides:
         logits, gradients = tail.gradients(activations, labels)
+        all_logits.append(logits)
         kind = resolve_output_kind(model, "model", from_logits=True, outputs=logits)
         outputs.require_outputs(logits, kind, "model outputs")
         evidence.append(
             attack_network.output_evidence(logits, labels, from_logits=True)
             | attack_network.layer_evidence(gradients)
         )
+    require_scale_unless_known(model, "model", all_logits, way_out=_DECLARE)
     return _attack(*evidence, kind.num_classes, settings)
 
 
