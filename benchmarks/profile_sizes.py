@@ -14,7 +14,7 @@ import numpy as np
 from keras_dmp.audit import Limits, MembershipScores, judge
 
 ATTACKS = 7
-SIZES = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
+SIZES = (1_000, 2_000, 5_000, 10_000, 20_000)
 
 
 def statuses(limits, size, repetitions, rng):

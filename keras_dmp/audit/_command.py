@@ -141,6 +141,13 @@ def _parser() -> argparse.ArgumentParser:
             help=f"write the report as {kind_of_file}",
         )
     files.add_argument(
+        "--most-exposed",
+        type=int,
+        metavar="N",
+        default=20,
+        help="members that reports name by position; 0 for reports that you pass on; default: 20",
+    )
+    files.add_argument(
         "--records",
         type=_path_ending(".csv"),
         metavar="FILE.csv",
@@ -188,6 +195,7 @@ def _audit(options: argparse.Namespace) -> int:
         if getattr(options, option) is not None:
             _validate.writable_path(**{f"--{option}": getattr(options, option)})
     _validate.fraction(**{"--records-fpr": options.records_fpr})
+    _validate.integer_at_least(0, **{"--most-exposed": options.most_exposed})
     _require_another_file(options)
     from_logits = True if options.from_logits else False if options.probabilities else None
     predictions = _predictions.read(options.predictions, from_logits=from_logits)
@@ -210,6 +218,7 @@ def _audit(options: argparse.Namespace) -> int:
     file = pathlib.Path(options.predictions)
     report = AuditReport.from_scores(
         scores,
+        most_exposed=options.most_exposed,
         name=file.name if options.name is None else options.name,
         # No hash of the file: anyone who has the model could confirm a guess of its members.
         provenance={"predictions": file.name, **_chosen(options)},
