@@ -21,7 +21,7 @@ def write(path: str | os.PathLike, records: RecordScores, *, fpr: float) -> None
     Columns: `member` (1 or 0); `position` among the members or the nonmembers, from 0; for each
     attack `score_` and its name, and `found_` and its name (1 or 0), empty where the attack did not
     score the record; `found_any`; and `fpr`, the false-positive rate of all attacks together. The
-    columns of what was found are empty where there are too few nonmembers for that rate.
+    columns of what was found are empty with too few nonmembers for that rate.
 
     Args:
         path: A path that ends in `.csv`; a file there is replaced.
@@ -40,29 +40,31 @@ def write(path: str | os.PathLike, records: RecordScores, *, fpr: float) -> None
     _validate.fraction(fpr=fpr)
     _validate.writable_path(path=path)
     names = [f"{figure}_{name}" for name in records.attacks for figure in ("score", "found")]
-    found, resolved = records.found(fpr), records.resolves(fpr)
+    found = records.found(fpr)
+    by = (None, None) if found is None else (found.members, found.nonmembers)
     with files.whole(path, mode=files.OWNER_ONLY) as file:
         file.write(_lines([["member", "position", *names, "found_any", "fpr"]]))
-        for is_member, scores, by in (
-            (1, records.members, found[0]),
-            (0, records.nonmembers, found[1]),
+        for is_member, scores, found_by in (
+            (1, records.members, by[0]),
+            (0, records.nonmembers, by[1]),
         ):
             for start in range(0, len(scores), _ROWS):
                 rows = slice(start, start + _ROWS)
-                parts = _columns(scores[rows], by[rows], resolved)
+                parts = _columns(scores[rows], None if found_by is None else found_by[rows])
                 numbers = range(start, start + len(scores[rows]))
                 ends = [len(scores[rows]) * [value] for value in (is_member, float(fpr))]
                 file.write(_lines(zip(ends[0], numbers, *parts, ends[1], strict=True)))
 
 
-def _columns(scores: np.ndarray, found: np.ndarray, resolved: np.ndarray) -> list[list]:
+def _columns(scores: np.ndarray, found: np.ndarray | None) -> list[list]:
     """Scores and findings of each attack, and whether any found the record."""
     scored, columns = np.isfinite(scores), []
+    shown = np.zeros(scores.shape, np.int64) if found is None else found.astype(np.int64)
+    known = scored & (found is not None)
     for attack in range(scores.shape[1]):
-        known = scored[:, attack]
-        columns.append(_where(known, scores[:, attack]))
-        columns.append(_where(known & resolved[attack], found[:, attack].astype(int)))
-    columns.append(_where(scored.any(axis=1) & resolved.any(), found.any(axis=1).astype(int)))
+        columns.append(_where(scored[:, attack], scores[:, attack]))
+        columns.append(_where(known[:, attack], shown[:, attack]))
+    columns.append(_where(known.any(axis=1), shown.max(axis=1)))
     return columns
 
 

@@ -210,7 +210,7 @@ class AuditReport(Findings, Documented, Saved):
                     for one in (*entire, *(r for r in self.results if r.slice != ENTIRE))
                 ),
                 sections.attacks(entire),
-                alarms.section(entire, self.unions),
+                *alarms.sections(entire, self.unions),
                 sections.rocs({"": {result.attack: result for result in entire}}),
                 sections.histograms(entire),
                 Section(title="Parts of the samples", blocks=sections.parts(self)),

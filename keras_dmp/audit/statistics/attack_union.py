@@ -22,19 +22,20 @@ from keras_dmp.audit.statistics.repeated_rows import require_attacks
 class AttackUnion:
     """How many records at least one of several attacks finds.
 
-    The attacks share the false-positive rate: each of k has a rate of `fpr` / k, and finds a record
-    if at most that share of the other nonmembers scores at least as high. The union therefore takes
-    at most `fpr` of the nonmembers for members (Bonferroni), mostly less, as attacks agree.
-    `found_nonmembers` says how many it took.
+    The attacks share the false-positive rate: each has the same rate, the largest at which all
+    together take at most `fpr` of the nonmembers for members. It is `fpr` itself for attacks that
+    agree on everything, and a k-th of it for k attacks without anything in common. A record like
+    the nonmembers is found with a probability of at most `fpr`.
 
     Attributes:
         fpr: False-positive rate that all attacks together may have.
         num_attacks: Number of attacks.
         num_members: Members that at least one attack scored.
-        num_nonmembers: Nonmembers that at least one attack scored.
-        found_members: Members found by at least one attack; `None` if no attack has enough
-            nonmembers for its share of the rate.
-        found_nonmembers: Nonmembers found by at least one attack, or `None`.
+        num_nonmembers: Nonmembers that every attack scored.
+        found_members: Members found by at least one attack; `None` with fewer than 2 / `fpr`
+            nonmembers.
+        found_nonmembers: Those of the nonmembers found by at least one attack, or `None`.
+        attack_fpr: False-positive rate of each attack, or `None`.
 
     Example:
     >>> from keras_dmp.audit import MembershipScores
@@ -45,7 +46,7 @@ class AttackUnion:
     ... }
     >>> union = AttackUnion.from_scores(scores, fpr=0.02)
     >>> union.found_members, union.found_nonmembers
-    (2, 1)
+    (2, 2)
     """
 
     fpr: float
@@ -54,18 +55,15 @@ class AttackUnion:
     num_nonmembers: int
     found_members: int | None
     found_nonmembers: int | None
+    attack_fpr: float | None
 
     def __post_init__(self) -> None:
         _validate.fraction(fpr=self.fpr)
-        _validate.integer_at_least(
-            1,
-            num_attacks=self.num_attacks,
-            num_members=self.num_members,
-            num_nonmembers=self.num_nonmembers,
-        )
+        _validate.integer_at_least(1, num_attacks=self.num_attacks, num_members=self.num_members)
+        _validate.integer_at_least(0, num_nonmembers=self.num_nonmembers)
         for side in ("members", "nonmembers"):
             found, among = getattr(self, f"found_{side}"), getattr(self, f"num_{side}")
-            if found is None and self.found_members is self.found_nonmembers is None:
+            if self.found_members is self.found_nonmembers is self.attack_fpr is None:
                 continue
             _validate.integer_at_least(0, **{f"found_{side}": found})
             if found > among:
@@ -73,6 +71,8 @@ class AttackUnion:
                     f"Expected `found_{side}` to be at most num_{side}={among}. Received: "
                     f"found_{side}={found}"
                 )
+        if self.found_members is not None:
+            _validate.non_negative(attack_fpr=self.attack_fpr)
 
     @classmethod
     def from_scores(
@@ -97,26 +97,26 @@ class AttackUnion:
     @classmethod
     def of_records(cls, records: RecordScores, fpr: float) -> "AttackUnion":
         """Join attacks whose scores are arranged by record."""
-        counts = [None, None]
-        if records.resolves(fpr).any():
-            counts = [int(side.any(axis=1).sum()) for side in records.found(fpr)]
-        scored = [
-            int(np.isfinite(side).any(axis=1).sum())
-            for side in (records.members, records.nonmembers)
-        ]
+        found = records.found(fpr)
+        reference = records.is_reference
+        counts = None, None
+        if found is not None:
+            taken = found.nonmembers[reference].any(axis=1)
+            counts = int(found.members.any(axis=1).sum()), int(taken.sum())
         return cls(
             fpr=float(fpr),
             num_attacks=len(records.attacks),
-            num_members=scored[0],
-            num_nonmembers=scored[1],
+            num_members=int(np.isfinite(records.members).any(axis=1).sum()),
+            num_nonmembers=int(reference.sum()),
             found_members=counts[0],
             found_nonmembers=counts[1],
+            attack_fpr=None if found is None else found.attack_fpr,
         )
 
     @property
     def needs(self) -> str:
-        """The number of nonmembers that each attack needs for its share of the rate, in words."""
-        return needed(self.fpr / self.num_attacks)
+        """The number of nonmembers that all attacks have to score for this rate, in words."""
+        return f"{needed(self.fpr / 2)} with a score of each attack"
 
     def tpr_interval(self, *, confidence: float = 0.95) -> Interval:
         """Share of the members that are found, with Clopper & Pearson's interval.
@@ -173,7 +173,7 @@ class AttackUnion:
                 f"confidence={confidence!r}"
             )
         if found is None:
-            return Interval(None, None, None, confidence, f"each attack {self.needs}")
+            return Interval(None, None, None, confidence, self.needs)
         alpha = (1 - confidence) / 2
         low, high = (
             float(end(np.array(found), among, alpha))

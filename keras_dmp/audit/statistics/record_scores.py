@@ -62,46 +62,80 @@ class RecordScores:
             f"num_nonmembers={len(self.nonmembers)})"
         )
 
-    def resolves(self, fpr: float) -> np.ndarray:
-        """Which attacks scored enough nonmembers for their share of the rate, (attacks,) bool."""
-        scored = np.isfinite(self.nonmembers).sum(axis=0)
-        share = fpr / len(self.attacks)
-        return np.array([alarms_allowed(share, int(number)) >= 1 for number in scored])
+    @property
+    def is_reference(self) -> np.ndarray:
+        """Nonmembers that every attack scored, which set the thresholds, (nonmembers,) bool."""
+        return np.isfinite(self.nonmembers).all(axis=1)
 
-    def found(self, fpr: float) -> tuple[np.ndarray, np.ndarray]:
+    def found(self, fpr: float) -> "Found | None":
         """Which attacks find which records if all together may have this false-positive rate.
 
-        With k attacks each has a rate of `fpr` / k. It finds a record if the share
-        (1 + others that score at least as high) / (1 + others) is at most that, where the others
-        are the nonmembers that it scored, without the record itself. This share is at most a with
-        a probability of at most a for any record that looks like the nonmembers, also where scores
-        are tied, so that any of the attacks finds one with a probability of at most `fpr`
-        (Bonferroni), whatever the attacks have in common.
+        The attacks share the rate: each takes the same number of the nonmembers for members, the
+        largest for which all together take at most `fpr` of them. Attacks that agree on everything
+        may take all of it, attacks without anything in common a k-th each (Westfall & Young's
+        minimum of p-values, by ranks instead of permutations).
+
+        Let r(i) be the best rank of nonmember i by any attack, where the nonmembers that score at
+        least as high count, itself too. A new record, with ranks one worse than the number of
+        nonmembers that score at least as high, is found if its best rank is below the (q + 1)-th
+        smallest r, with q = floor(`fpr` (n + 1)) - 1 of n nonmembers. Then at most q + 1 of it and
+        the nonmembers have a best rank among all of them that is as good, so that a record like
+        the nonmembers is found with a probability of at most `fpr`, also where scores are tied.
 
         Args:
             fpr: The false-positive rate of all attacks together, above 0 and at most 1.
 
         Returns:
-            Two arrays, (members, attacks) and (nonmembers, attacks), bool.
+            What was found, or `None` with fewer than 2 / `fpr` nonmembers that all attacks scored.
         """
         _validate.fraction(fpr=fpr)
-        share = fpr / len(self.attacks)
-        found = (np.zeros(self.members.shape, bool), np.zeros(self.nonmembers.shape, bool))
-        for column in range(len(self.attacks)):
-            others = self.nonmembers[:, column]
-            ordered = np.sort(others[np.isfinite(others)])
-            number = len(ordered)
-            # A nonmember is among its own others' number, a member comes on top of it.
-            for of_side, table, most in (
-                (found[0], self.members, math.floor(alarms_allowed(share, number + 1)) - 1),
-                (found[1], self.nonmembers, math.floor(alarms_allowed(share, number))),
-            ):
-                if most >= number:
-                    of_side[:, column] = np.isfinite(table[:, column])
-                elif most >= 0:
-                    # At most so many score as high as a score above the next one; NaN is never.
-                    of_side[:, column] = table[:, column] > ordered[number - 1 - most]
-        return found
+        reference = self.nonmembers[self.is_reference]
+        number = len(reference)
+        if alarms_allowed(fpr / 2, number) < 1:
+            return None
+        ordered = np.sort(reference, axis=0)
+        ranks = _ranks(ordered, reference)
+        best = np.sort(ranks.min(axis=1))
+        members = _at(best, math.floor(alarms_allowed(fpr, number + 1)) - 1)
+        own = _at(best, math.floor(alarms_allowed(fpr, number)))
+        found = _ranks(ordered, self.nonmembers) + 1 < members
+        found[self.is_reference] = ranks < own
+        return Found(
+            members=_ranks(ordered, self.members) + 1 < members,
+            nonmembers=found,
+            attack_fpr=min(own - 1, number) / number,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """Which attacks find which records.
+
+    Attributes:
+        members: (members, attacks) bool.
+        nonmembers: (nonmembers, attacks) bool.
+        attack_fpr: The false-positive rate that each attack has.
+    """
+
+    members: np.ndarray
+    nonmembers: np.ndarray
+    attack_fpr: float
+
+
+def _ranks(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """How many nonmembers score at least as high, by attack; more than all where not scored."""
+    number = len(ordered)
+    ranks = np.empty(scores.shape, np.int64)
+    for attack in range(scores.shape[1]):
+        column = scores[:, attack]
+        ranks[:, attack] = number - np.searchsorted(ordered[:, attack], column, side="left")
+        ranks[~np.isfinite(column), attack] = 2 * number + 2
+    return ranks
+
+
+def _at(best: np.ndarray, place: int) -> int:
+    """The best rank at a place in their order; beyond the last one everything is found."""
+    return int(best[place]) if place < len(best) else len(best) + 2
 
 
 def _positions(scores: MembershipScores, side: str) -> tuple[np.ndarray, bool]:

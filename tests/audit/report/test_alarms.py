@@ -75,19 +75,17 @@ def test_rates_of_each_record_come_first_where_they_are_known():
 def test_a_report_says_what_alarms_are_worth():
     found = report()
     worth = table(found, WORTH)
-    assert [group.title for group in worth.groups] == [
-        "If 1 % of the candidates are members",
-        "If 0.1 % of the candidates are members",
+    assert [column.head for column in worth.columns[1:]] == [
+        f"{share} % members, {fpr} % FPR" for share in ("1", "0.1") for fpr in ("10", "1", "0.1")
     ]
-    for group, prevalence in zip(worth.groups, (0.01, 0.001), strict=True):
-        for attack, share, *cells in group.rows:
-            assert share == f"{100 * prevalence:g} %"
-            for fpr, cell in zip((0.1, 0.01, 0.001), cells, strict=True):
-                value, ends = found[attack].ppv_at_fpr(fpr, prevalence=prevalence)
-                assert cell == Number(value=value, kind="rate", ends=ends)
-    assert (
-        found.to_dict()["results"][0]["ppv_at_fpr"]["0.01"]["0.01"]
-        == worth.groups[0].rows[[row[0] for row in worth.groups[0].rows].index("loss")][3].value
+    pairs = [(fpr, prevalence) for prevalence in (0.01, 0.001) for fpr in (0.1, 0.01, 0.001)]
+    for attack, *cells in worth.rows:
+        for (fpr, prevalence), cell in zip(pairs, cells, strict=True):
+            value, ends = found[attack].ppv_at_fpr(fpr, prevalence=prevalence)
+            assert cell == Number(value=value, kind="rate", ends=ends)
+    saved = found.to_dict()["results"][0]
+    assert saved["ppv_at_fpr"]["0.01"]["0.1"] == next(
+        row[1].value for row in worth.rows if row[0] == saved["attack"]
     )
 
 
@@ -96,9 +94,13 @@ def test_a_report_says_what_all_attacks_find_together():
     together = table(found, TOGETHER)
     assert [union.fpr for union in found.unions] == [0.01, 0.001]
     for row, union in zip(together.rows, found.unions, strict=True):
-        assert row[:2] == (f"{100 * union.fpr:g} %", Number(value=2, kind="count"))
+        assert row[:3] == (
+            f"{100 * union.fpr:g} %",
+            Number(value=2, kind="count"),
+            Number(value=union.attack_fpr, kind="rate"),
+        )
         for cell, interval in zip(
-            row[2:],
+            row[3:],
             (
                 union.tpr_interval(),
                 union.fpr_interval(),
@@ -115,14 +117,11 @@ def test_a_report_says_what_all_attacks_find_together():
 
 def test_too_few_nonmembers_and_no_false_alarm_are_said():
     few = report(size=150)
-    assert table(few, WORTH).rows[0][3] == Number(
-        value=few["loss"].ppv_at_fpr(0.01, prevalence=0.01)[0],
-        kind="rate",
-        ends=few["loss"].ppv_at_fpr(0.01, prevalence=0.01)[1],
-    )
-    assert table(few, WORTH).rows[0][4] == Missing(why="needs 1,000 nonmembers", short="too few")
-    missing = Missing(why="each attack needs 200 nonmembers", short="too few")
-    assert table(few, TOGETHER).rows[0][2:] == (missing,) * 4
+    cells = table(few, WORTH).rows[0]
+    assert [type(cell) for cell in cells[1:]] == 2 * [Number, Number, Missing]
+    assert cells[3] == Missing(why="needs 1,000 nonmembers", short="too few")
+    why = "needs 200 nonmembers with a score of each attack"
+    assert table(few, TOGETHER).rows[0][2:] == (Missing(why=why, short="too few"),) * 5
     none = AttackUnion(
         fpr=0.01,
         num_attacks=2,
@@ -130,11 +129,12 @@ def test_too_few_nonmembers_and_no_false_alarm_are_said():
         num_nonmembers=300,
         found_members=9,
         found_nonmembers=0,
+        attack_fpr=0.0,
     )
     cells = table(dataclasses.replace(few, unions=(none,)), TOGETHER).rows[0]
     why = "no false alarm among 300 nonmembers"
-    assert cells[4:] == (Missing(why=why, short="none seen"),) * 2
-    assert cells[3].value == 0 < cells[3].ends[1]
+    assert cells[5:] == (Missing(why=why, short="none seen"),) * 2
+    assert cells[4].value == 0 < cells[4].ends[1]
     text = str(dataclasses.replace(few, unions=(none,)))
     assert "100 %" not in text.split(TOGETHER)[1].split("Membership leaks")[0]
 
@@ -145,8 +145,8 @@ def test_every_format_has_both_tables(tmp_path):
     page = pathlib.Path(tmp_path / "report.html").read_text()
     for text in (str(found), found.to_markdown(), page):
         assert TOGETHER in text
-        assert WORTH in text or "What an alarm is worth" in text
-    assert "If 0.1 % of the candidates are members" in page
+        assert WORTH in text
+    assert "0.1 % members, 1 % FPR" in page
     low, high = found.unions[0].tpr_interval().low, found.unions[0].tpr_interval().high
     assert f"{share_of(low).removesuffix(' %')} to {share_of(high)}" in page
 
