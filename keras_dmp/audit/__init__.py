@@ -9,6 +9,7 @@ from typing import Any
 _HOMES = {
     "AttackResult": "keras_dmp.audit.statistics.results",
     "AttackScores": "keras_dmp.audit.statistics.attack_scores",
+    "AttackUnion": "keras_dmp.audit.statistics.attack_union",
     "AuditComparison": "keras_dmp.audit.report.comparison",
     "AuditReport": "keras_dmp.audit.report.report",
     "BlindBaseline": "keras_dmp.audit.blind.baseline",
@@ -16,7 +17,7 @@ _HOMES = {
     "Canaries": "keras_dmp.audit.shadow.canaries",
     "Check": "keras_dmp.audit.gate",
     "Interval": "keras_dmp.audit.statistics.membership_scores",
-    "Limits": "keras_dmp.audit.gate",
+    "Limits": "keras_dmp.audit.limits",
     "MembershipScores": "keras_dmp.audit.statistics.membership_scores",
     "RocCurve": "keras_dmp.audit.statistics.rates",
     "ScoreHistogram": "keras_dmp.audit.statistics.results",

@@ -23,9 +23,12 @@ _LEVELS = {"pass": "notice", "investigate": "warning", "fail": "error", "void": 
 _DESCRIPTION = """\
 Attack saved predictions of any framework, write a report, and check the attacks against limits.
 
-The npz file has member_scores and nonmember_scores, where higher means member, or
+An npz file has member_scores and nonmember_scores, where higher means member, or
 member_outputs, member_labels, nonmember_outputs and nonmember_labels, or all six.
 Outputs are logits or probabilities, (samples, classes); labels are integers or one-hot.
+
+A .csv or .parquet file has one row per record: member (1 or 0), and score, or label and
+output_0, output_1, ..., or all of these; and if known input_... and group. Canaries need npz.
 
 With member_inputs and nonmember_inputs, a blind baseline checks first that both sides cannot be
 told apart without the model; member_groups and nonmember_groups say whose record each is, where
@@ -84,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    audit.add_argument("predictions", metavar="predictions.npz", help="the file to audit")
+    audit.add_argument(
+        "predictions", metavar="predictions.npz", help="the file to audit, or a .csv or .parquet"
+    )
     audit.add_argument("--name", help="name of the attacked model; default: the file's name")
     kind = audit.add_mutually_exclusive_group()
     kind.add_argument("--from-logits", action="store_true", help="the outputs are logits")
@@ -96,6 +101,11 @@ def _parser() -> argparse.ArgumentParser:
         "and scores the other half",
     )
     limits = audit.add_argument_group("limits")
+    limits.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="limits by name, such as owasp-aisvs-11.2.5; the other options replace its limits",
+    )
     limits.add_argument(
         "--max-auc", type=float, metavar="AUC", help="largest AUC of any attack, 0.5 to 1"
     )
@@ -130,6 +140,27 @@ def _parser() -> argparse.ArgumentParser:
             metavar=f"FILE{suffix}",
             help=f"write the report as {kind_of_file}",
         )
+    files.add_argument(
+        "--most-exposed",
+        type=int,
+        metavar="N",
+        default=20,
+        help="members that reports name by position; 0 for reports that you pass on; default: 20",
+    )
+    files.add_argument(
+        "--records",
+        type=_path_ending(".csv"),
+        metavar="FILE.csv",
+        help="write a row per record: its scores, and which attacks find it. Says who is exposed: "
+        "only its owner can read it, and it is not a report to pass on",
+    )
+    files.add_argument(
+        "--records-fpr",
+        type=float,
+        metavar="FPR",
+        default=0.01,
+        help="false-positive rate of all attacks together in that file; default: 0.01",
+    )
     return parser
 
 
@@ -160,12 +191,15 @@ def _audit(options: argparse.Namespace) -> int:
     from keras_dmp.audit.report.report import AuditReport
 
     limits = _limits(options)
-    for option in ("html", "json", "markdown"):
+    for option in ("html", "json", "markdown", "records"):
         if getattr(options, option) is not None:
             _validate.writable_path(**{f"--{option}": getattr(options, option)})
+    _validate.fraction(**{"--records-fpr": options.records_fpr})
+    _validate.integer_at_least(0, **{"--most-exposed": options.most_exposed})
+    _require_another_file(options)
     from_logits = True if options.from_logits else False if options.probabilities else None
     predictions = _predictions.read(options.predictions, from_logits=from_logits)
-    if options.max_epsilon is not None and predictions.canaries is None:
+    if limits is not None and limits.max_epsilon is not None and predictions.canaries is None:
         raise ValueError(
             f"Expected the file to have {' and '.join(_predictions.CANARIES)} with --max-epsilon. "
             "Received: a file without canaries"
@@ -184,9 +218,10 @@ def _audit(options: argparse.Namespace) -> int:
     file = pathlib.Path(options.predictions)
     report = AuditReport.from_scores(
         scores,
+        most_exposed=options.most_exposed,
         name=file.name if options.name is None else options.name,
         # No hash of the file: anyone who has the model could confirm a guess of its members.
-        provenance={"predictions": file.name},
+        provenance={"predictions": file.name, **_chosen(options)},
         blind_baseline=blind,
         notes=_epsilon_note(predictions.canaries, options),
         **_predictions.facts(predictions),
@@ -199,7 +234,7 @@ def _audit(options: argparse.Namespace) -> int:
 def _limits(options: argparse.Namespace) -> "Limits | None":
     from keras_dmp.audit.gate import Limits
 
-    tprs = {}
+    tprs: dict[float, float] = {}
     for fpr, tpr in options.max_tpr_at_fpr:
         if fpr in tprs:
             raise ValueError(
@@ -207,14 +242,33 @@ def _limits(options: argparse.Namespace) -> "Limits | None":
                 f"--max-tpr-at-fpr {fpr:g}:{tprs[fpr]:g} and --max-tpr-at-fpr {fpr:g}:{tpr:g}"
             )
         tprs[fpr] = tpr
-    if options.max_auc is None and not tprs and options.max_epsilon is None:
-        return None
-    return Limits(
-        max_auc=options.max_auc,
-        max_tpr_at_fpr=tprs,
-        max_epsilon=options.max_epsilon,
-        delta=options.delta,
-    )
+    given = {"max_auc": options.max_auc, "max_epsilon": options.max_epsilon}
+    given = {name: limit for name, limit in given.items() if limit is not None}
+    if tprs:
+        given["max_tpr_at_fpr"] = tprs
+    if options.profile is not None:
+        return Limits.profile(options.profile, delta=options.delta, **given)
+    return Limits(delta=options.delta, **given) if given else None
+
+
+def _chosen(options: argparse.Namespace) -> dict[str, str]:
+    """The profile for the report's provenance, with what replaces its limits."""
+    if options.profile is None:
+        return {}
+    tprs = [f"--max-tpr-at-fpr {fpr:g}:{tpr:g}" for fpr, tpr in options.max_tpr_at_fpr]
+    auc = [] if options.max_auc is None else [f"--max-auc {options.max_auc:g}"]
+    changed = f", with {' '.join(auc + tprs)}" if auc or tprs else ""
+    return {"profile": f"{options.profile}{changed}"}
+
+
+def _require_another_file(options: argparse.Namespace) -> None:
+    """Raise ValueError if the file of records would replace the predictions."""
+    paths = [path for path in (options.records, options.predictions) if path is not None]
+    if len(paths) == 2 and all(map(os.path.exists, paths)) and os.path.samefile(*paths):
+        raise ValueError(
+            "Expected --records to be another file than the predictions. Received: "
+            f"--records {options.records!r}"
+        )
 
 
 def _epsilon_note(
@@ -245,6 +299,9 @@ def _write(options: argparse.Namespace, report: "AuditReport", verdict: "Verdict
         report = dataclasses.replace(report, notes=(verdict.sentence, *report.notes))
     html = None if options.html is None else report.to_html()
     markdown = None if options.markdown is None else report.to_markdown()
+    # The largest comes first: if the disk is full, nothing is written.
+    if options.records is not None:
+        report.save_records(options.records, fpr=options.records_fpr)
     if html is not None:
         write(options.html, html, suffix=".html")
     if markdown is not None:

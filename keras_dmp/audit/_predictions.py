@@ -1,8 +1,9 @@
-"""Predictions saved as npz by any framework: scores, or outputs and labels, of both sides."""
+"""Predictions saved by any framework: scores, or outputs and labels, of both sides."""
 
 import contextlib
 import dataclasses
 import os
+import pathlib
 import stat
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from keras_dmp._classifier.outputs import (
     sum_error,
     within_unit_range,
 )
-from keras_dmp.audit import attack_table
+from keras_dmp.audit import _prediction_table, attack_table
 from keras_dmp.audit.blind.baseline import BlindBaseline, of_sides_or_none, opened
 from keras_dmp.audit.statistics import output_scores
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -74,15 +75,19 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
             `member_labels`, `nonmember_outputs` and `nonmember_labels`, or with all six. It may
             also have `member_inputs` and `nonmember_inputs`, with `member_groups` and
             `nonmember_groups` or without, and `canary_scores` and `canary_included`. Other entries
-            are ignored.
+            are ignored. Or a table that ends in `.csv` or `.parquet`, with the columns that
+            `_prediction_table` lists.
         from_logits: Whether the outputs are logits. Defaults to `None`: inferred from their values.
 
     Raises:
-        ValueError: If the file is not an npz file, lacks an entry, or contains anything other than
-            predictions.
+        ImportError: For a Parquet file, if pyarrow is missing.
+        ValueError: If the file is not of the kind that its name says, lacks an entry, or contains
+            anything other than predictions.
         OSError: If the file cannot be read.
     """
-    arrays = _load(path)
+    _require_file(path)
+    is_table = pathlib.Path(path).suffix.lower() in _prediction_table.SUFFIXES
+    arrays = _prediction_table.load(path) if is_table else _load(path)
     pairs = {}
     if SCORES[0] in arrays:
         pairs["scores"] = tuple(_scores(arrays[name], name) for name in SCORES)
@@ -168,14 +173,14 @@ def facts(predictions: Predictions) -> dict[str, int | float]:
 
 
 def _load(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Entries of the file that are predictions."""
-    _require_file(path)
+    """Entries of an npz file that are predictions."""
     with open(path, "rb") as file:
         # NumPy takes a file that is not an archive for a pickle, and its message does not help.
         if file.read(2) != b"PK" or not zipfile.is_zipfile(file):
             raise ValueError(
-                "Expected an npz file as `numpy.savez` writes it. "
-                f"Received: {os.fspath(path)!r}, which is not a zip archive or is truncated"
+                "Expected an npz file as `numpy.savez` writes it, or a path that ends in "
+                f"{' or '.join(_prediction_table.SUFFIXES)}. Received: {os.fspath(path)!r}, which "
+                "is not a zip archive or is truncated"
             )
         file.seek(0)
         with _naming(os.fspath(path)):

@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from keras_dmp import _validate
-from keras_dmp.audit.blind.baseline import BlindBaseline
+from keras_dmp.audit.blind.baseline import MARGIN, BlindBaseline
+from keras_dmp.audit.limits import Limits, is_number
 from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
 from keras_dmp.audit.statistics.one_run import enough_canaries, epsilon_one_run
 from keras_dmp.audit.statistics.repeated_rows import require_attacks
@@ -16,60 +15,10 @@ Status = Literal["pass", "investigate", "fail", "void"]
 
 # From best to worst, with the exit code of the command.
 EXIT_CODES = {"pass": 0, "investigate": 3, "fail": 1, "void": 4}
-# The attack of a check of epsilon.
-_CANARIES = "canaries"
+# What stands in the place of an attack in checks of epsilon and of the comparison itself.
+_CANARIES, _BLIND = "canaries", "the blind baseline"
+_NOT_CHECKED = "it was not checked, which needs inputs of both sides, 40 each"
 _RANK = {status: rank for rank, status in enumerate(EXIT_CODES)}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-    """The most that any attack may achieve.
-
-    Attributes:
-        max_auc: Largest AUC, 0.5 to 1. Defaults to `None`: not limited.
-        max_tpr_at_fpr: Largest TPR by FPR, both 0 to 1, FPR above 0. Defaults to none.
-        max_epsilon: Largest epsilon of differential privacy that a training on canaries may refute,
-            at least 0. Defaults to `None`: not limited.
-        delta: Delta at which that epsilon is meant, at least 0 and below 1. Defaults to 0.
-
-    Example:
-    >>> Limits(max_auc=0.6, max_tpr_at_fpr={0.01: 0.05}).max_tpr_at_fpr[0.01]
-    0.05
-    """
-
-    max_auc: float | None = None
-    max_tpr_at_fpr: Mapping[float, float] = dataclasses.field(default_factory=dict)
-    max_epsilon: float | None = None
-    delta: float = 0.0
-
-    def __post_init__(self) -> None:
-        tprs = dict(self.max_tpr_at_fpr)
-        if self.max_auc is None and not tprs and self.max_epsilon is None:
-            raise ValueError(
-                "Expected `max_auc`, `max_tpr_at_fpr` or `max_epsilon` to set a limit. Received: "
-                "max_auc=None, max_tpr_at_fpr={}, max_epsilon=None"
-            )
-        if self.max_epsilon is not None:
-            _validate.non_negative(max_epsilon=self.max_epsilon)
-        if not (_is_number(self.delta, 0, 1) and self.delta < 1):
-            raise ValueError(
-                f"Expected `delta` to be at least 0 and below 1. Received: delta={self.delta!r}"
-            )
-        # An AUC below 0.5 is one above it for the attacker who reverses the scores.
-        if self.max_auc is not None and not _is_number(self.max_auc, 0.5, 1):
-            raise ValueError(
-                f"Expected `max_auc` to lie in 0.5..1. Received: max_auc={self.max_auc!r}"
-            )
-        for fpr, tpr in tprs.items():
-            if not (_is_number(fpr, 0, 1) and fpr > 0 and _is_number(tpr, 0, 1)):
-                raise ValueError(
-                    "Expected `max_tpr_at_fpr` to have TPRs in 0..1 by FPRs above 0 and at most "
-                    f"1. Received: max_tpr_at_fpr={tprs!r}"
-                )
-        if self.max_auc is not None:
-            object.__setattr__(self, "max_auc", float(self.max_auc))
-        plain = {float(fpr): float(tpr) for fpr, tpr in tprs.items()}
-        object.__setattr__(self, "max_tpr_at_fpr", plain)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,6 +199,8 @@ def judge(
     ]
     if by_epsilon:
         checks.append(_epsilon_check(*canaries, limits, each))
+    if limits.require_blind_baseline and blind_baseline is None:
+        checks.append(_open_check("AUC", _BLIND, 0.5 + MARGIN, _NOT_CHECKED))
     # Stable: of two equally serious checks, the earlier attack decides.
     checks.sort(key=_seriousness, reverse=True)
     return Verdict(checks=tuple(checks), confidence=confidence, blind_baseline=blind_baseline)
@@ -274,15 +225,7 @@ def _checks(
 def _check(name: str, figure: str, limit: float, directed: Interval, opposite: Interval) -> Check:
     """Check the stronger of the two directions against a limit."""
     if directed.value is None:
-        return Check(
-            attack=name,
-            figure=figure,
-            limit=limit,
-            value=None,
-            low=None,
-            high=None,
-            reason=directed.reason,
-        )
+        return _open_check(figure, name, limit, directed.reason)
     # If both intervals hold, the larger of the true figures lies between the larger ends.
     return Check(
         attack=name,
@@ -297,12 +240,18 @@ def _check(name: str, figure: str, limit: float, directed: Interval, opposite: I
 
 def _epsilon_check(scores: Any, included: Any, limits: Limits, confidence: float) -> Check:
     """Check the bound of one training; too few canaries leave it open."""
-    check = {"attack": _CANARIES, "figure": "epsilon", "limit": float(limits.max_epsilon)}
+    limit = float(limits.max_epsilon)
     if not enough_canaries(scores, included, limits.delta, confidence):
         reason = f"{len(scores)} canaries are too few for any bound at a delta of {limits.delta:g}"
-        return Check(**check, value=None, low=None, high=None, reason=reason)
+        return _open_check("epsilon", _CANARIES, limit, reason)
     bound = epsilon_one_run(scores, included, limits.delta, confidence)
-    return Check(**check, value=bound, low=bound, high=None)
+    return Check(attack=_CANARIES, figure="epsilon", limit=limit, value=bound, low=bound, high=None)
+
+
+def _open_check(figure: str, attack: str, limit: float, reason: str) -> Check:
+    """A check whose figure is missing, so that it is to be investigated."""
+    missing = dict.fromkeys(("value", "low", "high"))
+    return Check(attack=attack, figure=figure, limit=limit, reason=reason, **missing)
 
 
 def _seriousness(check: Check) -> tuple[int, float]:
@@ -329,12 +278,7 @@ def _require(scores: Any, limits: Any, confidence: Any) -> None:
         raise TypeError(
             f"Expected `limits` to be Limits. Received: limits of type {type(limits).__name__}"
         )
-    if not (_is_number(confidence, 0, 1) and 0 < confidence < 1):
+    if not (is_number(confidence, 0, 1) and 0 < confidence < 1):
         raise ValueError(
             f"Expected `confidence` to be above 0 and below 1. Received: confidence={confidence!r}"
         )
-
-
-def _is_number(value: Any, low: float, high: float) -> bool:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return number and low <= value <= high

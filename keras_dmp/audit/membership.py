@@ -16,9 +16,9 @@ from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
 from keras_dmp.audit.attacks.observations import observe
 from keras_dmp.audit.attacks.sides import has_fixed_order
 from keras_dmp.audit.blind.baseline import grouped, of_sides_or_none
-from keras_dmp.audit.report.report import AuditReport, versions
+from keras_dmp.audit.report.report import AuditReport, joined, versions
 from keras_dmp.audit.statistics.repeated_rows import require_different_sides
-from keras_dmp.audit.statistics.results import SLICES, AttackResult, notes_on
+from keras_dmp.audit.statistics.results import ENTIRE, SLICES, AttackResult, notes_on
 
 _NO_POSITIONS = (
     "the most exposed members are not named: `members` is a dataset that yields its samples in "
@@ -151,7 +151,11 @@ def audit_membership(
     observed = [side.outputs for side in sides]
     kind = kind_of_all(model, "model", observed, from_logits)
     require_different_sides(*observed, what="outputs")
-    has_positions = has_fixed_order(members, sides[0].digests, model) if most_exposed else True
+    fixed = [
+        has_fixed_order(data, side.digests, model)
+        for data, side in zip((members, nonmembers), sides, strict=True)
+    ]
+    has_positions = fixed[0] or not most_exposed
     if not has_positions:
         most_exposed = 0
     engines = Engines(
@@ -164,14 +168,18 @@ def audit_membership(
         seed=seed,
         verbose=int(verbose),
     )
-    results = []
+    results, entire = [], {}
     bar = keras.utils.Progbar(len(attacks), verbose=int(verbose), unit_name="attack")
     for attack in attacks:
-        results += [
-            AttackResult.from_scores(attack, scores, slice=name, most_exposed=most_exposed)
-            for name, scores in engines.run(attack)
-        ]
+        for part, scores in engines.run(attack):
+            results.append(
+                AttackResult.from_scores(attack, scores, slice=part, most_exposed=most_exposed)
+            )
+            if part == ENTIRE:
+                entire[attack] = scores
         bar.add(1)
+    # Without a fixed order, attacks that read the samples again saw other records at a position.
+    records, unions, unmatched = joined(entire) if all(fixed) else (None, (), ())
     notes = (
         samples.padding_note(*(side.lengths for side in sides)),
         None if has_positions else _NO_POSITIONS,
@@ -179,11 +187,13 @@ def audit_membership(
     return _report(
         results,
         engines,
-        tuple(note for note in notes if note is not None),
+        tuple(note for note in notes if note is not None) + unmatched,
         blind_baseline=of_sides_or_none(*blind, any_length=True) if blind_baseline else None,
         num_classes=kind.num_classes,
         seed=stated_seed,
         name=name,
+        records=records,
+        unions=unions,
         class_names=tuple(class_names),
         provenance=_provenance(kind, engine_of(attacks)),
     )

@@ -15,6 +15,7 @@ def run(code):
 LIGHT = [
     "AttackScores",
     "AttackResult",
+    "AttackUnion",
     "AuditComparison",
     "AuditReport",
     "BlindBaseline",

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import importlib
 import logging
@@ -651,3 +652,29 @@ def test_groups_reach_the_blind_baseline(victim, samples):
         audit_membership(victim, *samples, attacks="loss", groups=(groups[0], groups[1][1:]))
     with pytest.raises(ValueError, match="`groups` to have each group on one side"):
         audit_membership(victim, *samples, attacks="loss", groups=(groups[0], groups[1] - 1_000))
+
+
+def test_records_of_an_audit_are_those_of_its_attacks(victim, samples, report, tmp_path):
+    report.save_records(tmp_path / "records.csv", fpr=0.1)
+    with open(tmp_path / "records.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 300 + 260
+    x, y = samples[0]
+    log_p = keras.ops.log_softmax(victim.predict(x, verbose=0))
+    losses = -np.asarray(log_p)[np.arange(300), y]
+    found = np.array([float(row["score_threshold"]) for row in rows[:300]])
+    # A low loss means member.
+    np.testing.assert_allclose(found, -losses, atol=1e-4)
+    assert {name[6:] for name in rows[0] if name.startswith("score_")} == set(report.attacks)
+    union = report.unions[0]
+    assert (union.num_attacks, union.num_members, union.num_nonmembers) == (3, 300, 260)
+    found_any = sum(row["found_any"] == "1" for row in rows[300:])
+    assert 0 < found_any <= 26
+
+
+def test_records_of_a_shuffled_dataset_have_no_positions(victim, samples, tmp_path):
+    shuffled = tf.data.Dataset.from_tensor_slices(samples[0]).shuffle(300).batch(50)
+    found = audit_membership(victim, shuffled, samples[1], attacks=("loss", "entropy"))
+    assert found.unions == ()
+    with pytest.raises(ValueError, match="of arrays or a dataset that does not shuffle"):
+        found.save_records(tmp_path / "records.csv")

@@ -2,9 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from keras_dmp import _validate
 from keras_dmp.audit.blind.baseline import BlindBaseline
+from keras_dmp.audit.statistics.attack_union import AttackUnion
+from keras_dmp.audit.statistics.record_scores import RecordScores
 from keras_dmp.audit.statistics.results import ENTIRE, AttackResult
 
 
@@ -26,6 +29,9 @@ class Findings:
     class_names: tuple[str, ...] = ()
     provenance: Mapping[str, str | int | float] = dataclasses.field(default_factory=dict)
     blind_baseline: BlindBaseline | None = None
+    unions: tuple[AttackUnion, ...] = ()
+    # Not a finding: it says who is exposed, and is lost wherever a report is saved or copied.
+    records: RecordScores | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not any(result.slice == ENTIRE for result in self.results):
@@ -46,6 +52,10 @@ class Findings:
             f"{type(self).__name__}(name={self.name!r}, attacks={self.attacks!r}, "
             f"num_members={self.num_members}, num_nonmembers={self.num_nonmembers})"
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the content that pickles and copies have: no scores of records."""
+        return {**self.__dict__, "records": None}
 
     @property
     def attacks(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_dmp._version import __version__
 from keras_dmp.audit.blind.baseline import BlindBaseline
-from keras_dmp.audit.report import low_rates, sections
+from keras_dmp.audit.report import alarms, low_rates, record_table, sections
 from keras_dmp.audit.report.document import (
     Document,
     Missing,
@@ -24,10 +24,18 @@ from keras_dmp.audit.report.documented import Documented
 from keras_dmp.audit.report.findings import Findings
 from keras_dmp.audit.report.saved import Format, Saved
 from keras_dmp.audit.report.verdict import LOW_FPR, Verdict, judge, strongest_first
+from keras_dmp.audit.statistics.attack_union import AttackUnion
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import needed
+from keras_dmp.audit.statistics.record_scores import RecordScores
 from keras_dmp.audit.statistics.repeated_rows import require_attacks
-from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, canaries_in_words, notes_on
+from keras_dmp.audit.statistics.results import (
+    ENTIRE,
+    FPRS,
+    AttackResult,
+    canaries_in_words,
+    notes_on,
+)
 
 _ATTACKED = (
     "A classifier, queried with samples it was trained on (members) and samples it has never "
@@ -45,7 +53,9 @@ class AuditReport(Findings, Documented, Saved):
     """The findings of membership inference attacks on a model.
 
     The report contains figures, ROC curves, histograms, and the positions of the most
-    exposed members with their privacy risk. It contains no samples, outputs or scores.
+    exposed members with their privacy risk. It contains no samples, outputs or scores. The scores
+    of the records are kept in memory for `save_records`, and are lost wherever the report is saved,
+    pickled or copied.
 
     Attributes:
         results: An `AttackResult` for each attack and slice; all samples come first.
@@ -65,6 +75,8 @@ class AuditReport(Findings, Documented, Saved):
             anyone could use it to confirm a guess.
         blind_baseline: How well members and nonmembers are told apart without the model; `None` if
             it was not checked. If they are, the figures of all attacks are void.
+        unions: What all attacks on all samples find together, as `AttackUnion`, at an FPR of 1 %
+            and of 0.1 %; empty for a single attack.
 
     Example:
     >>> import keras, numpy as np
@@ -118,13 +130,16 @@ class AuditReport(Findings, Documented, Saved):
             AttackResult.from_scores(attack, its_scores, most_exposed=most_exposed)
             for attack, its_scores in scores.items()
         )
-        notes = (*facts.pop("notes", ()), *notes_on(results))
+        records, unions, unmatched = joined(scores)
+        notes = (*facts.pop("notes", ()), *notes_on(results), *unmatched)
         return cls(
             results=results,
             num_members=max(result.num_members for result in results),
             num_nonmembers=max(result.num_nonmembers for result in results),
             notes=notes,
             provenance={**versions(), **(provenance or {})},
+            records=records,
+            unions=unions,
             **facts,
         )
 
@@ -195,6 +210,7 @@ class AuditReport(Findings, Documented, Saved):
                     for one in (*entire, *(r for r in self.results if r.slice != ENTIRE))
                 ),
                 sections.attacks(entire),
+                *alarms.sections(entire, self.unions),
                 sections.rocs({"": {result.attack: result for result in entire}}),
                 sections.histograms(entire),
                 Section(title="Parts of the samples", blocks=sections.parts(self)),
@@ -207,8 +223,40 @@ class AuditReport(Findings, Documented, Saved):
             provenance=sections.provenance(self),
         )
 
+    def save_records(self, path: str | os.PathLike, *, fpr: float = 0.01) -> None:
+        """Write a CSV file with one row per record: its scores, and which attacks find it.
+
+        **The file says who is exposed.** Only its owner can read it. Give the report to others, not
+        this file.
+
+        Columns: `member` (1 or 0); `position` among the members or the nonmembers, from 0, in the
+        order in which they were passed; for each attack on all samples `score_` and its name, and
+        `found_` and its name (1 or 0), empty where the attack did not score the record;
+        `found_any`; and `fpr`. All attacks together have this false-positive rate, which they share
+        as described in `AttackUnion`. What was found is empty where that needs more nonmembers.
+
+        Args:
+            path: A path that ends in `.csv`; a file there is replaced.
+            fpr: False-positive rate of all attacks together, above 0 and at most 1. Defaults to
+                0.01.
+
+        Raises:
+            ValueError: If the report has no scores of records: it was loaded, pickled or copied,
+                its attacks have shadow models, or positions mean nothing in a dataset that
+                shuffles. Also if `path` does not end in `.csv` or `fpr` is out of range.
+            OSError: If the path cannot be written.
+        """
+        if self.records is None:
+            raise ValueError(
+                "Expected a report with the scores of its records: one that an audit has just "
+                "returned, of arrays or a dataset that does not shuffle. Received: a report "
+                "without them; saved reports and copies have none, so run the audit again"
+            )
+        record_table.write(path, self.records, fpr=fpr)
+
     def _values(self) -> dict[str, Any]:
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        names = [field.name for field in dataclasses.fields(self) if field.name != "records"]
+        values = {name: getattr(self, name) for name in names}
         blind = self.blind_baseline
         return {
             **values,
@@ -217,6 +265,7 @@ class AuditReport(Findings, Documented, Saved):
             "class_names": list(self.class_names),
             "provenance": dict(self.provenance),
             "blind_baseline": blind and blind.to_dict(),
+            "unions": [union.to_dict() for union in self.unions],
             "verdict": self.verdict,
         }
 
@@ -224,10 +273,12 @@ class AuditReport(Findings, Documented, Saved):
     def _from_values(cls, values: dict[str, Any]) -> "AuditReport":
         if values["format_version"] == 1:
             values = {"name": None, "class_names": (), "provenance": {}, **values}
-        # Reports of format 2 that are older than the blind baseline lack it.
+        # Older reports of format 2 lack the blind baseline and what attacks find together.
         blind = values.get("blind_baseline")
         values = {**values, "blind_baseline": blind and BlindBaseline.from_dict(blind)}
-        own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        values["unions"] = tuple(map(AttackUnion.from_dict, values.get("unions", ())))
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "records"]
+        own = {name: values[name] for name in names}
         own["results"] = tuple(AttackResult.from_dict(result) for result in own["results"])
         own["notes"] = tuple(own["notes"])
         own["class_names"] = tuple(own["class_names"])
@@ -291,6 +342,20 @@ class AuditReport(Findings, Documented, Saved):
             "epoch_num": epoch,
         }
         return _tf_privacy.attack_results(self.results, metadata)
+
+
+def joined(
+    scores: Mapping[str, MembershipScores],
+) -> tuple[RecordScores | None, tuple[AttackUnion, ...], tuple[str, ...]]:
+    """Scores by record, what all attacks find together, and a note if records do not match."""
+    try:
+        records = RecordScores.of(scores)
+    except ValueError:
+        note = "attacks scored different numbers of records, so they are not joined by record"
+        return None, (), (note,)
+    if len(scores) == 1:
+        return records, (), ()
+    return records, tuple(AttackUnion.of_records(records, fpr) for fpr in FPRS[1:]), ()
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -205,9 +205,10 @@ class MembershipScores:
         """
         _check_inside_unit("prior", prior)
         if fpr is None:
-            return float(_share(self._curve.tpr[1:], self._curve.fpr[1:], prior).max())
+            corners = (self._curve.tpr[1:], self._curve.fpr[1:])
+            return float(rates.positive_predictive_value(*corners, prior).max())
         tpr = self.tpr_at_fpr(fpr)
-        return None if tpr is None else float(_share(tpr, fpr, prior))
+        return None if tpr is None else float(rates.positive_predictive_value(tpr, fpr, prior))
 
     def positive_predictive_value_interval(
         self, fpr: float | None = None, *, prior: float = 0.5, confidence: float = 0.95
@@ -228,12 +229,12 @@ class MembershipScores:
             alpha = (1 - confidence) / 2
             ratio = math.exp(log_ratio_low(*self._sorted, delta=0.0, alpha=alpha))
             # If everything is classified as a member, the share is the prior.
-            low = max(prior, float(_share(ratio, 1.0, prior)))
+            low = max(prior, float(rates.positive_predictive_value(ratio, 1.0, prior)))
             return _around(value, (low, 1.0), confidence)
         tpr = self.tpr_at_fpr_interval(fpr, confidence=confidence)
         if value is None:
             return tpr
-        ends = _share(np.array([tpr.low, tpr.high]), fpr, prior).tolist()
+        ends = rates.positive_predictive_value(np.array([tpr.low, tpr.high]), fpr, prior).tolist()
         return Interval(value, *ends, confidence)
 
     def tnr_at_fnr(self, fnr: float) -> float | None:
@@ -404,10 +405,6 @@ def best_threshold(members: np.ndarray, nonmembers: np.ndarray) -> tuple[float, 
 
 def _balanced_accuracy(hits: int, members: int, alarms: int, nonmembers: int) -> float:
     return (hits / members + 1 - alarms / nonmembers) / 2
-
-
-def _share(tpr: Any, fpr: Any, prior: float) -> Any:
-    return prior * tpr / (prior * tpr + (1 - prior) * fpr)
 
 
 def _around(value: float, ends: tuple[float, float], confidence: float) -> Interval:

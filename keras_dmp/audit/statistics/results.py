@@ -12,7 +12,7 @@ from keras_dmp.audit.statistics.attack_scores import AttackScores
 from keras_dmp.audit.statistics.calibrated_rates import CalibratedRates
 from keras_dmp.audit.statistics.intervals import listed_ends, paired_ends
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.rates import RocCurve, needed
+from keras_dmp.audit.statistics.rates import RocCurve, needed, positive_predictive_value
 
 # Ways to slice the samples.
 SLICES = ("correctness", "class")
@@ -20,6 +20,8 @@ ENTIRE = "all"
 
 # False positive rates at which a report gives the true positive rate.
 FPRS = (0.1, 0.01, 0.001)
+# Shares of members among the candidates at which a report says what an alarm is worth.
+PREVALENCES = (0.01, 0.001)
 
 _BINS = 40
 _WIDEST = np.finfo(np.float64).max / 8
@@ -246,6 +248,40 @@ class AttackResult:
         """
         return (1 + self.advantage) / 2
 
+    def ppv_at_fpr(
+        self, fpr: float, *, prevalence: float
+    ) -> tuple[float | None, tuple[float, float] | None]:
+        """Share of members among the samples taken for members, if few candidates are members.
+
+        The other figures are for sides as large as they are in the audit. An attacker who tries a
+        whole town has few members among the candidates, and most alarms may be false.
+
+        Args:
+            fpr: One of the FPRs of `tpr_at_fpr`. With `calibrated` rates, the rate of each record.
+            prevalence: Share of members among the candidates, above 0 and below 1.
+
+        Returns:
+            The share, or `None` where the TPR is `None`; and both ends of its 95 % interval, that
+            of the TPR transformed, or `None`.
+
+        Raises:
+            KeyError: If there is no TPR at this FPR.
+            ValueError: If `prevalence` is out of range.
+        """
+        if not (isinstance(prevalence, float) and 0 < prevalence < 1):
+            raise ValueError(
+                "Expected `prevalence` to be above 0 and below 1. Received: "
+                f"prevalence={prevalence!r}"
+            )
+        rates = self if self.calibrated is None else self.calibrated
+        tpr, ends = rates.tpr_at_fpr[fpr], rates.tpr_intervals.get(fpr)
+        if tpr is None:
+            return None, None
+        worth = [
+            float(positive_predictive_value(rate, fpr, prevalence)) for rate in (tpr, *(ends or ()))
+        ]
+        return worth[0], None if ends is None else (worth[1], worth[2])
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings."""
         return {
@@ -262,6 +298,13 @@ class AttackResult:
             "tpr_at_fpr": {str(fpr): tpr for fpr, tpr in self.tpr_at_fpr.items()},
             "tpr_intervals": {
                 str(fpr): listed_ends(ends) for fpr, ends in self.tpr_intervals.items()
+            },
+            "ppv_at_fpr": {
+                str(prevalence): {
+                    str(fpr): self.ppv_at_fpr(fpr, prevalence=prevalence)[0]
+                    for fpr in self.tpr_at_fpr
+                }
+                for prevalence in PREVALENCES
             },
             "tnr_at_fnr": {str(fnr): tnr for fnr, tnr in self.tnr_at_fnr.items()},
             "tnr_intervals": {str(f): listed_ends(ends) for f, ends in self.tnr_intervals.items()},
