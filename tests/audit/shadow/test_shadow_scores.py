@@ -10,8 +10,9 @@ import scipy.stats
 
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.shadow.canary_slices import CANARIES
-from keras_dmp.audit.shadow.clustered import Clusters
-from keras_dmp.audit.shadow.scores import ShadowScores, ShadowStatistics
+from keras_dmp.audit.shadow.scores import ShadowScores
+from keras_dmp.audit.shadow.shadow_statistics import ShadowStatistics
+from keras_dmp.audit.statistics.clustered import Clusters
 from keras_dmp.audit.statistics.rates import auc_interval
 
 
@@ -288,7 +289,7 @@ def test_one_target_gives_delongs_interval():
     rng = np.random.default_rng(0)
     scores, is_member = rng.normal(size=(1, 500)), rng.random((1, 500)) < 0.4
     scores = np.round(scores + is_member, 1)
-    low, high = Clusters(scores, is_member).auc_ends()
+    low, high = Clusters.of_targets(scores, is_member).auc_ends()
     expected = auc_interval(scores[is_member], scores[~is_member])
     assert (low, high) == pytest.approx(expected, abs=1e-3)
 
@@ -311,7 +312,7 @@ def test_intervals_cover_although_records_recur():
     draws = 250
     for _ in range(draws):
         scores, is_member = clustered(rng)
-        clusters = Clusters(scores, is_member)
+        clusters = Clusters.of_targets(scores, is_member)
         low, high = clusters.auc_ends()
         below, above = clusters.tpr_ends([0.1])[0.1]
         naive = auc_interval(scores[is_member], scores[~is_member])
@@ -325,7 +326,7 @@ def test_intervals_cover_although_records_recur():
 def test_wider_than_intervals_of_independent_scores():
     rng = np.random.default_rng(1)
     scores, is_member = clustered(rng)
-    low, high = Clusters(scores, is_member).auc_ends()
+    low, high = Clusters.of_targets(scores, is_member).auc_ends()
     naive = auc_interval(scores[is_member], scores[~is_member])
     assert high - low > 1.5 * (naive[1] - naive[0])
     result = ShadowScores(scores=scores, is_member=is_member).result("loss")
@@ -339,8 +340,8 @@ def test_missing_scores_do_not_count():
     rng = np.random.default_rng(2)
     scores, is_member = clustered(rng)
     scores[:, 100:] = np.nan
-    shorter = Clusters(scores[:, :100], is_member[:, :100]).auc_ends()
-    assert Clusters(scores, is_member).auc_ends() == pytest.approx(shorter)
+    shorter = Clusters.of_targets(scores[:, :100], is_member[:, :100]).auc_ends()
+    assert Clusters.of_targets(scores, is_member).auc_ends() == pytest.approx(shorter)
 
 
 def test_the_planted_membership_of_the_documentation():
