@@ -3,13 +3,16 @@
     python benchmarks/shadow_models.py --models 64                 # minutes on two cores; resumes
     python benchmarks/shadow_models.py --models 64 --shard 0/2     # one of two processes
     python benchmarks/shadow_models.py --models 16 --canaries mislabelled outliers
+    python benchmarks/shadow_models.py --models 32 --by-household  # records and persons
     python benchmarks/shadow_models.py --models 64 --table         # only reads what was trained
 
 Each run draws 10,000 of 20,000 records as members, trains a teacher on them (the undefended model),
 chooses 10,000 of 31,534 public records by the teacher's entropy and trains a student on its soft
 labels and, with canaries, a second one on its hard labels. All models are trained alike, with the
 demo's optimizer and number of epochs. The net `small` has hidden layers of 512 and 256 units;
-`paper` is the one of the paper and takes hours. An interrupted run can be resumed.
+`paper` is the one of the paper and takes hours. An interrupted run can be resumed. By household,
+each model gets all records of a random half of the households, and the public records come from
+others.
 """
 
 import argparse
@@ -68,8 +71,10 @@ def pipeline(reference, num_classes, kinds, hidden):
 
 def make_audit(options):
     """The audit, and the positions of its canaries by kind or None."""
-    x, y = datasets.load("grocery_baskets")
-    split = keras_dmp.split_private(x, y, members=RECORDS, nonmembers=2, seed=0)
+    x, y, households = datasets.load("grocery_baskets", with_groups=True)
+    groups = households if options.by_household else None
+    split = keras_dmp.split_private(x, y, members=RECORDS, nonmembers=2, groups=groups, seed=0)
+    groups = split.groups and split.groups["members"]
     x, y = split.members
     num_classes, repeats, canaries = 100, None, None
     if options.canaries:
@@ -78,13 +83,15 @@ def make_audit(options):
         x, y, repeats, canaries = planted.x, planted.y, planted.repeats, planted.by_kind
     kinds = ("soft", "hard") if options.canaries else ("soft",)
     planted_kinds = "_".join(options.canaries or ())
-    directory = options.directory or pathlib.Path("runs") / f"shadow_{planted_kinds or 'all'}"
+    what = planted_kinds or ("households" if options.by_household else "all")
+    directory = options.directory or pathlib.Path("runs") / f"shadow_{what}"
     audit = ShadowAudit(
         pipeline(split.reference, num_classes, kinds, HIDDEN[options.net]),
         x,
         y,
         num_shadow_models=options.models,
         repeats=repeats,
+        groups=groups,
         directory=directory,
         config={
             "net": options.net,
@@ -115,6 +122,7 @@ def main(arguments=None):
     parser.add_argument("--models", type=int, default=64)
     parser.add_argument("--net", choices=HIDDEN, default="small")
     parser.add_argument("--canaries", choices=KINDS, nargs="+")
+    parser.add_argument("--by-household", action="store_true", help="halves of the households")
     parser.add_argument("--shard", default="0/1", metavar="I/N")
     parser.add_argument("--directory", type=pathlib.Path)
     parser.add_argument("--table", action="store_true", help="train nothing")

@@ -144,7 +144,11 @@ class ShadowAudit:
         self._num_persons = len(self._labels)
         if self._persons is not None:
             self._num_persons = int(self._persons.max()) + 1
-            _validate.integer_at_least(4, **{"number of groups": self._num_persons})
+            if self._num_persons < 4:
+                raise ValueError(
+                    "Expected `groups` to have at least 4 groups, of which each model gets half. "
+                    f"Received: {self._num_persons} groups"
+                )
         self._from_logits = from_logits
         self._batch_size = batch_size
         self.num_shadow_models = num_shadow_models
