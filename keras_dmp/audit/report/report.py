@@ -204,8 +204,8 @@ class AuditReport(Findings, Documented, Saved):
                     ),
                 ),
                 sections.attackers(result.attack for result in entire),
-                *persons.section(self),
                 *record_curves.section((canaries_in_words(one.slice), one) for one in self.results),
+                *persons.section(self),
                 *low_rates.calibrated(
                     (one.attack if one.slice == ENTIRE else f"{one.attack}, {one.slice}", one)
                     for one in (*entire, *(r for r in self.results if r.slice != ENTIRE))

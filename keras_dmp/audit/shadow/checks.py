@@ -8,6 +8,8 @@ from keras_dmp import _validate
 from keras_dmp._data import labels
 from keras_dmp.audit.statistics.persons import over_groups
 
+_FEWEST_PERSONS = 4
+
 
 def as_target(target: Any, shadow: np.ndarray) -> np.ndarray:
     """The attacked model's statistics as float64 (n, queries)."""
@@ -99,6 +101,17 @@ def as_group_numbers(groups: Any, records: int) -> np.ndarray | None:
             f"{len(column)} groups"
         )
     return np.unique(column, return_inverse=True)[1].ravel()
+
+
+def as_persons(groups: Any, records: int) -> np.ndarray | None:
+    """Number of each record's group, of which a model gets half; or None without groups."""
+    numbers = as_group_numbers(groups, records)
+    if numbers is not None and numbers.max() < _FEWEST_PERSONS - 1:
+        raise ValueError(
+            f"Expected `groups` to have at least {_FEWEST_PERSONS} groups, of which each model "
+            f"gets half. Received: {numbers.max() + 1} groups"
+        )
+    return numbers
 
 
 def as_groups(groups: Any, is_member: np.ndarray) -> np.ndarray | None:

@@ -140,15 +140,7 @@ class ShadowAudit:
         if not all(callable(query) for query in self._queries):
             raise TypeError(f"Expected `queries` to be callables x -> x. Received: {queries!r}")
         self._repeats = checks.as_repeats(repeats, len(self._labels))
-        self._persons = checks.as_group_numbers(groups, len(self._labels))
-        self._num_persons = len(self._labels)
-        if self._persons is not None:
-            self._num_persons = int(self._persons.max()) + 1
-            if self._num_persons < 4:
-                raise ValueError(
-                    "Expected `groups` to have at least 4 groups, of which each model gets half. "
-                    f"Received: {self._num_persons} groups"
-                )
+        self._persons = checks.as_persons(groups, len(self._labels))
         self._from_logits = from_logits
         self._batch_size = batch_size
         self.num_shadow_models = num_shadow_models
@@ -174,8 +166,9 @@ class ShadowAudit:
     def is_member(self, model: int) -> np.ndarray:
         """Which records are members of one of the models, (records,), bool."""
         rng = np.random.default_rng((self.seed, model))
-        half = np.zeros(self._num_persons, dtype=bool)
-        half[rng.permutation(self._num_persons)[: self._num_persons // 2]] = True
+        persons = self.num_records if self._persons is None else int(self._persons.max()) + 1
+        half = np.zeros(persons, dtype=bool)
+        half[rng.permutation(persons)[: persons // 2]] = True
         return half if self._persons is None else half[self._persons]
 
     def run(self, shard: tuple[int, int] = (0, 1), verbose: int | str = "auto") -> "ShadowAudit":

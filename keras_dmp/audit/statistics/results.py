@@ -366,7 +366,7 @@ def slice_class(name: str) -> int | None:
 
 def canaries_in_words(name: str) -> str:
     """A slice of canaries for a sentence: `canaries outliers` is `canaries (outliers)`."""
-    kind = name.partition(" ")[2]
+    kind = name.partition(" ")[2].replace("_", " ")
     return f"canaries ({kind})" if kind else name
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from keras_dmp.audit import attack_table
+from keras_dmp.audit import attack_table, compare_audits
+from keras_dmp.audit.report.verdict import judge
 from keras_dmp.audit.shadow.canary_slices import CANARIES
 from keras_dmp.audit.shadow.scores import ShadowScores
 from keras_dmp.audit.shadow.shadow_statistics import ShadowStatistics
@@ -163,6 +164,35 @@ def test_kinds_of_canaries_are_reported_worst_first():
         "lira", slice="canaries twins", records=exposed, clean=np.setdiff1d(np.arange(600), exposed)
     )
     assert alone.auc == found["canaries twins"].auc
+
+
+def test_every_writer_begins_with_the_worst_off_and_their_interval():
+    exposed = {"outliers": np.arange(40), "mislabelled_duplicates": np.arange(100, 140)}
+    reports = {}
+    for name, canaries in (("leaky", exposed["mislabelled_duplicates"]), ("tight", ())):
+        statistics = pipeline(models=24, effect=0.3, canaries=canaries)
+        reports[name] = statistics.report(("loss", "lira"), canaries=exposed, name=name)
+    report, comparison = reports["leaky"], compare_audits(reports)
+    worst = judge(report).worst
+    assert (worst.slice, worst.attack) == ("canaries mislabelled_duplicates", "lira")
+    low, high = (100 * end for end in judge(report).worst_ends)
+    rate = f"{100 * worst.tpr_at_fpr[0.01]:.3g} %"
+    interval = f"95 % interval {low:.3g} to {high:.3g} %, corrected for all"
+    one = (
+        f"The worst-off leak: lira recognises {rate} of the canaries (mislabelled duplicates) at "
+        f"1 % false alarms ({interval}). On all others: "
+    )
+    both = f"{rate} of the canaries (mislabelled duplicates) (lira, {interval}) on leaky. On all"
+    for words, written in ((one, report), (both, comparison)):
+        assert words in written.verdict
+        assert words in " ".join(str(written).split())
+        assert words in written.to_markdown()
+        assert words in written.to_html()
+    assert comparison.verdict.startswith("The worst-off, at 1 % false alarms: ")
+    table = comparison.document().tables()[0]
+    assert [row[0] for row in table.rows] == ["leaky", "tight"]
+    assert table.rows[0][1:3] == ("canaries (mislabelled duplicates)", "lira")
+    assert table.rows[0][3].value == worst.tpr_at_fpr[0.01]
 
 
 def test_thresholds_of_canaries_come_from_other_nonmembers():
