@@ -106,14 +106,21 @@ def make_audit(options):
 
 
 def show(reports):
-    """Print one row of Markdown per model, attack and slice, with 95 % intervals."""
+    """Print one row of Markdown per model, attack and slice, with 95 % intervals.
+
+    Rates at one false-positive rate for each record come first, those of pooled scores after them.
+    """
     heads = ["model", "test accuracy", "attack", "records", "AUC"]
-    heads += [f"TPR at {fpr} % FPR{which}" for which in ("", " of each") for fpr in ("1", "0.1")]
+    heads += [f"TPR at {fpr} % FPR{which}" for fpr in ("1", "0.1") for which in (" of each", "")]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name, report in reports.items():
         for result in sorted(report.results, key=lambda result: ATTACKS.index(result.attack)):
             cells = [name, f"{report.nonmember_accuracy:.3f}", result.attack, result.slice]
-            print(f"| {' | '.join([*cells, *figures(result), *rates_of_each(result)])} |")
+            auc, *pooled = figures(result)
+            cells.append(auc)
+            for pair in zip(rates_of_each(result), pooled, strict=True):
+                cells.extend(pair)
+            print(f"| {' | '.join(cells)} |")
 
 
 def main(arguments=None):
@@ -125,6 +132,7 @@ def main(arguments=None):
     parser.add_argument("--by-household", action="store_true", help="halves of the households")
     parser.add_argument("--shard", default="0/1", metavar="I/N")
     parser.add_argument("--directory", type=pathlib.Path)
+    parser.add_argument("--attacks", choices=ATTACKS, nargs="+", default=ATTACKS)
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--json", type=pathlib.Path, help="where to write the comparison")
     parser.add_argument("--html", type=pathlib.Path, help="where to write it as an HTML page")
@@ -135,8 +143,9 @@ def main(arguments=None):
         audit.run(shard=tuple(map(int, options.shard.split("/"))))
     if options.shard != "0/1" and not options.table:
         return
+    attacks = tuple(options.attacks)
     reports = {
-        name: audit.report(ATTACKS, model=name, canaries=canaries, name=name) for name in names
+        name: audit.report(attacks, model=name, canaries=canaries, name=name) for name in names
     }
     show(reports)
     comparison = compare_audits(reports)
