@@ -9,11 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._data import tables
+from keras_dmp._data import missing, tables
 
 # Bytes processed at a time, so that checks never copy a whole data set.
 _CHUNK_BYTES = 1 << 24
-_MISSING_TYPES = ("NoneType", "NAType", "NaTType")
 
 
 def as_arrays(x: Any, name: str, input_names: list[str] | None = None) -> Any:
@@ -72,15 +71,6 @@ def chunks(*leaves: np.ndarray):
         yield slice(start, start + rows)
 
 
-def count_missing(values: np.ndarray) -> int:
-    """Number of missing values: None, NA, NaN and NaT."""
-    if values.dtype.kind == "f":
-        return int(np.count_nonzero(np.isnan(values)))
-    if values.dtype.kind in "mM":
-        return int(np.count_nonzero(np.isnat(values)))
-    return sum(map(_is_missing, values.flat)) if values.dtype == object else 0
-
-
 def _converted(x: Any, name: str, input_names: list[str] | None) -> Any:
     if tables.is_table(x):
         x = tables.as_structure(x, name, input_names)
@@ -114,10 +104,10 @@ def _as_array(leaf: Any, name: str) -> np.ndarray:
 
 def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
     """Strings or numbers from objects; missing values are rejected, never turned into text."""
-    missing = count_missing(array)
-    if missing:
+    absent = missing.count(array)
+    if absent:
         raise ValueError(
-            f"Expected `{name}` to have no missing values. Received: {missing} of {array.size} "
+            f"Expected `{name}` to have no missing values. Received: {absent} of {array.size} "
             "values missing (None, NaN or NA); drop these rows or fill in a value"
         )
     types = {type(of) for of in array.flat}
@@ -147,14 +137,6 @@ def _as_texts(array: np.ndarray, name: str) -> np.ndarray:
             "not valid UTF-8"
         ) from None
     return np.array(texts, dtype=str).reshape(array.shape)
-
-
-def _is_missing(value: Any) -> bool:
-    if type(value).__name__ in _MISSING_TYPES:
-        return True
-    if isinstance(value, np.datetime64 | np.timedelta64):
-        return bool(np.isnat(value))
-    return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 def _row_bytes(leaf: np.ndarray) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dmp._data import arrays
+from keras_dmp._data import missing
 
 _FORMS = "class labels of shape (n,), (n, 1) or one-hot"
 
@@ -94,10 +94,10 @@ def groups(column: Any, name: str) -> np.ndarray:
             f"Expected `{name}` to have shape (samples,), one group per record. Received: shape "
             f"{values.shape}"
         )
-    missing = arrays.count_missing(values)
-    if missing:
+    absent = missing.count(values)
+    if absent:
         raise ValueError(
-            f"Expected `{name}` to have a group for every record. Received: {missing} of "
+            f"Expected `{name}` to have a group for every record. Received: {absent} of "
             f"{len(values)} groups missing (None, NaN, NA or NaT), which would be treated as one "
             "person; give each of these records a group of its own"
         )
@@ -114,10 +114,10 @@ def groups(column: Any, name: str) -> np.ndarray:
 
 
 def _from_objects(labels: np.ndarray, name: str) -> np.ndarray:
-    missing = arrays.count_missing(labels)
-    if missing:
+    absent = missing.count(labels)
+    if absent:
         raise ValueError(
-            f"Expected `{name}` to have a class for every sample. Received: {missing} of "
+            f"Expected `{name}` to have a class for every sample. Received: {absent} of "
             f"{labels.size} labels missing (None, NaN or NA)"
         )
     if labels.size and all(isinstance(of, int | float | np.number) for of in labels.flat):

@@ -18,7 +18,7 @@ import numpy as np
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.views import View
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, slice_class
+from keras_dmp.audit.statistics.results import ENTIRE, PERSONS, AttackResult, slice_class
 
 # TF-Privacy's own switch: its `__init__` would import the removed tf.estimator.
 sys.skip_tf_privacy_import = True
@@ -84,7 +84,8 @@ def attack_results(results: tuple[AttackResult, ...], metadata: dict[str, Any]) 
     """TF-Privacy's `AttackResults` with these figures.
 
     Args:
-        results: Results of any attacks; those that TF-Privacy does not have are left out.
+        results: Results of any attacks; those that TF-Privacy does not have are left
+            out, and those on persons and canaries.
         metadata: Fields of TF-Privacy's `PrivacyReportMetadata`.
     """
     return data_structures.AttackResults(
@@ -93,6 +94,7 @@ def attack_results(results: tuple[AttackResult, ...], metadata: dict[str, Any]) 
             for result in results
             if result.attack in ATTACKS
             and ATTACKS[result.attack].tf_privacy
+            and result.slice != PERSONS
             and not result.slice.startswith("canaries")
         ],
         privacy_report_metadata=data_structures.PrivacyReportMetadata(**metadata),

@@ -45,6 +45,7 @@ class Shadow:
         least_in: Least number of shadow models trained with a record.
         least_out: Least number of shadow models trained without it.
         queries: Whether it uses the further queries of a record.
+        log_ratios: Whether scores are log likelihood ratios, which add up over records.
     """
 
     attack: str
@@ -53,6 +54,7 @@ class Shadow:
     least_in: int = 0
     least_out: int = 0
     queries: bool = True
+    log_ratios: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,8 @@ def _lira(least_in: int, least_out: int, **settings: Any) -> Shadow:
         settings=settings,
         least_in=least_in,
         least_out=least_out,
+        # Offline scores are logs of p-values, which rise with the number of records by themselves.
+        log_ratios=settings.get("online", True),
     )
 
 

@@ -14,11 +14,19 @@ from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
 from keras_dmp.audit.attacks.observations import observe
-from keras_dmp.audit.attacks.sides import has_fixed_order
-from keras_dmp.audit.blind.baseline import grouped, of_sides_or_none
+from keras_dmp.audit.attacks.sides import has_fixed_order, require_fixed_order
+from keras_dmp.audit.blind.baseline import NAMES, grouped, of_sides_or_none
 from keras_dmp.audit.report.report import AuditReport, joined, versions
+from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.repeated_rows import require_different_sides
-from keras_dmp.audit.statistics.results import ENTIRE, SLICES, AttackResult, notes_on
+from keras_dmp.audit.statistics.results import (
+    ENTIRE,
+    PERSONS,
+    SLICES,
+    AttackResult,
+    levels,
+    notes_on,
+)
 
 _NO_POSITIONS = (
     "the most exposed members are not named: `members` is a dataset that yields its samples in "
@@ -94,8 +102,11 @@ def audit_membership(
             apart without the model, see `keras_dmp.audit.blind_baseline`; a few seconds. With fewer
             than 40 samples on a side it is not checked. Defaults to `True`.
         groups: Group of each member, and of each nonmember, such as the person whose record it is,
-            in the order in which the samples are read. The blind baseline needs them if the sides
-            were split by groups. Defaults to `None`: every record is a group.
+            in the order in which the samples are read: numbers, strings or dates, with none
+            missing. Pass them if the sides were split by persons. The report then has the figures
+            of each attack by record and by person, whose records' scores are averaged; intervals
+            draw persons, and attacks are trained on some persons and score others. Datasets
+            must not shuffle. Defaults to `None`: every record is a person.
         name: Name of the model in the report. Defaults to `None`: no name.
         class_names: Names of the classes, for slices by class. Defaults to none.
 
@@ -108,7 +119,9 @@ def audit_membership(
         ValueError: For unknown attacks or slices; samples or labels that do not fit the model,
             are not finite, too few, or on both sides, also by the model's outputs; a model that is
             not a single-label classifier, or whose kind of outputs is unknown or contradicts
-            `from_logits`.
+            `from_logits`. For groups of another number than samples, missing ones, ones on both
+            sides, or fewer than 20 on a side for trained attacks; for `"knn"`, `"mlp"` and
+            `"random_forest"` with groups.
 
     Example:
     >>> import keras, numpy as np
@@ -134,11 +147,12 @@ def audit_membership(
     if batch_size is not None:
         _validate.integer_at_least(1, batch_size=batch_size)
     _require_model(model, from_logits, slices)
+    persons = None if groups is None else Persons.of(groups)
     # Before the model is called: on newer Pythons TF-Privacy is missing.
-    require_runnable(attacks)
+    require_runnable(attacks, persons)
 
     least = max(ATTACKS[attack].least for attack in attacks)
-    blind = tuple(grouped(groups))
+    blind = tuple(grouped(persons))
     sides = observe(
         model,
         members,
@@ -147,7 +161,11 @@ def audit_membership(
         least=least,
         verbose=bool(verbose),
         blind=blind if blind_baseline else (),
+        persons=persons,
     )
+    if persons is not None:
+        for side_name, data, seen in zip(NAMES, (members, nonmembers), sides, strict=True):
+            require_fixed_order(data, seen.digests, model, side_name)
     observed = [side.outputs for side in sides]
     kind = kind_of_all(model, "model", observed, from_logits)
     require_different_sides(*observed, what="outputs")
@@ -167,14 +185,14 @@ def audit_membership(
         slice_trained_attacks=slice_trained_attacks,
         seed=seed,
         verbose=int(verbose),
+        persons=persons,
     )
     results, entire = [], {}
     bar = keras.utils.Progbar(len(attacks), verbose=int(verbose), unit_name="attack")
     for attack in attacks:
         for part, scores in engines.run(attack):
-            results.append(
-                AttackResult.from_scores(attack, scores, slice=part, most_exposed=most_exposed)
-            )
+            settings = {"slice": part, "most_exposed": most_exposed, "groups": persons}
+            results += levels(attack, scores, **settings)
             if part == ENTIRE:
                 entire[attack] = scores
         bar.add(1)
@@ -183,6 +201,7 @@ def audit_membership(
     notes = (
         samples.padding_note(*(side.lengths for side in sides)),
         None if has_positions else _NO_POSITIONS,
+        None if persons is None else persons.note,
     )
     return _report(
         results,
@@ -195,7 +214,7 @@ def audit_membership(
         records=records,
         unions=unions,
         class_names=tuple(class_names),
-        provenance=_provenance(kind, engine_of(attacks)),
+        provenance=_provenance(kind, engine_of(attacks, persons)),
     )
 
 
@@ -240,7 +259,7 @@ def _report(
 ) -> AuditReport:
     views = engines.views
     sizes = {name: tuple(map(len, rows)) for name, rows in engines.rows_by_slice.items()}
-    order = list(sizes)
+    order = [ENTIRE, PERSONS, *sizes]
     results.sort(key=lambda result: order.index(result.slice))
     return AuditReport(
         results=tuple(results),

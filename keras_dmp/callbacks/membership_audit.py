@@ -17,12 +17,15 @@ from keras_dmp._data import arrays, samples
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attacks import sides as _sides
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.persons import Persons, person_scores
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 
 # Samples whose values show whether outputs are logits or probabilities.
 _KIND_SAMPLES = 256
 _LEAST = 2
 _FPR, _TPR = 0.01, "tpr_at_fpr_1%"
+# Of the names of figures by person.
+_PERSON = "person_"
 _logger = logging.getLogger(__name__)
 
 
@@ -65,6 +68,10 @@ class MembershipAudit(keras.callbacks.Callback):
         batch_size: Samples per forward call, for arrays. Defaults to the largest that is
             worthwhile.
         prefix: Prefix of the names in `logs`. Defaults to `"mia"`.
+        groups: Group of each member, and of each nonmember, such as the person whose record it is,
+            in the order in which the samples are read; datasets must not shuffle. The logs then
+            have `mia_person_auc` and so on too, of persons whose records' scores are averaged.
+            Defaults to `None`: every record is a person.
         verbose: 0, 1, 2 or `"auto"`. All but 0 write a line for each audited epoch. Defaults
             to 0.
 
@@ -76,11 +83,12 @@ class MembershipAudit(keras.callbacks.Callback):
     Raises:
         TypeError: If members or nonmembers are of another type.
         ValueError: For unknown attacks and settings out of range; labels that are missing or
-            are not classes; samples on both sides. Before the first step of `fit`, also for data
-            that does not fit the model and outputs of unknown kind.
+            are not classes; samples on both sides; groups of another number than samples, missing
+            ones, or ones on both sides, or with datasets that shuffle. Before the first step of
+            `fit`, also for data that does not fit the model and outputs of unknown kind.
 
     `copy.deepcopy` shares the data and drops the model. `get_config` returns the settings
-    without the data: `MembershipAudit(members, nonmembers, **audit.get_config())`.
+    without the data and groups: `MembershipAudit(members, nonmembers, **audit.get_config())`.
 
     Example:
     >>> import keras, numpy as np
@@ -106,6 +114,7 @@ class MembershipAudit(keras.callbacks.Callback):
         batch_size: int | None = None,
         prefix: str = "mia",
         verbose: int | str = 0,
+        groups: tuple[Any, Any] | None = None,
     ):
         super().__init__()
         self.attacks = _checked_attacks(attacks)
@@ -124,11 +133,12 @@ class MembershipAudit(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.prefix = prefix
         self.verbose = verbose
+        self._persons = None if groups is None else Persons.of(groups)
         self._read(members, nonmembers)
         self._forget()
 
     def get_config(self) -> dict:
-        """Return the settings, without the data."""
+        """Return the settings, without the data and groups."""
         return {
             "attacks": list(self.attacks),
             "every": self.every,
@@ -197,19 +207,31 @@ class MembershipAudit(keras.callbacks.Callback):
             _sides.open_side(nonmembers, "nonmembers"),
         )
         surveys = [_surveyed(side) for side in self._sides]
+        if self._persons is not None:
+            for side, survey, data in zip(self._sides, surveys, (members, nonmembers), strict=True):
+                self._persons.require_size(side.name, survey.samples)
+                _sides.require_fixed_order(data, survey.digests, None, side.name)
         samples.require_same_form(surveys[1].first, surveys[0].first, "nonmembers", "members")
         _sides.require_disjoint(*(survey.digests for survey in surveys))
         self._forms = [form for survey in surveys for form in survey.forms]
         self._highest_labels = [survey.highest_label for survey in surveys]
-        self._figure_names = ("auc", "advantage", _TPR)
-        if surveys[1].samples < round(1 / _FPR):
-            self._figure_names = ("auc", "advantage")
-            _logger.info(
-                "%s is left out of the logs: it needs %d nonmembers, received %d",
-                self._key(_TPR),
-                round(1 / _FPR),
-                surveys[1].samples,
-            )
+        self._names = self._figure_names("", surveys[1].samples)
+        if self._persons is not None:
+            persons = len(np.unique(self._persons.nonmembers))
+            self._names += self._figure_names(_PERSON, persons)
+
+    def _figure_names(self, level: str, nonmembers: int) -> tuple[str, ...]:
+        """Names of the figures of records or persons, as far as so many nonmembers resolve them."""
+        names = (f"{level}auc", f"{level}advantage")
+        if nonmembers >= round(1 / _FPR):
+            return (*names, f"{level}{_TPR}")
+        _logger.info(
+            "%s is left out of the logs: it needs %d nonmembers, received %d",
+            self._key(f"{level}{_TPR}"),
+            round(1 / _FPR),
+            nonmembers,
+        )
+        return names
 
     def _require_disjoint(self, model: keras.Model) -> None:
         """Refuse records on both sides that are equal only as the model sees them.
@@ -233,19 +255,26 @@ class MembershipAudit(keras.callbacks.Callback):
         found = [self._side_scores(side) for side in self._sides]
         if None in found:
             self.scores_ = None
-            by_attack = dict.fromkeys(self.attacks, dict.fromkeys(self._figure_names, math.nan))
+            by_attack = dict.fromkeys(self.attacks, dict.fromkeys(self._names, math.nan))
         else:
             pairs = zip(self.attacks, zip(*found, strict=True), strict=True)
             self.scores_ = {attack: MembershipScores(*pair) for attack, pair in pairs}
-            by_attack = {attack: _figures(scores) for attack, scores in self.scores_.items()}
+            by_attack = {attack: self._figures_of(of) for attack, of in self.scores_.items()}
         figures = {
-            self._key(name): max(of[name] for of in by_attack.values())
-            for name in self._figure_names
+            self._key(name): max(of[name] for of in by_attack.values()) for name in self._names
         }
         if len(self.attacks) > 1:
             for attack, of in by_attack.items():
-                figures |= {self._key(f"{attack}_{name}"): of[name] for name in self._figure_names}
+                figures |= {self._key(f"{attack}_{name}"): of[name] for name in self._names}
         return figures
+
+    def _figures_of(self, scores: MembershipScores) -> dict[str, float | None]:
+        """Figures of records and, with groups, of persons, by name."""
+        found = _figures(scores)
+        if self._persons is not None:
+            by_person = _figures(person_scores(scores, self._persons))
+            found |= {f"{_PERSON}{name}": figure for name, figure in by_person.items()}
+        return found
 
     def _side_scores(self, side: Any) -> list[np.ndarray] | None:
         """Scores of one side by each attack, None if outputs are not finite."""

@@ -44,6 +44,7 @@ LIGHT = [
     "loss_scores",
     "margin_scores",
     "modified_entropy_scores",
+    "person_scores",
     "plot_rocs",
     "quantile_attack",
     "rmia",

@@ -10,6 +10,7 @@ from sklearn import linear_model, model_selection
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 
 from keras_dmp.audit.attacks.views import View
+from keras_dmp.audit.statistics.persons import Persons, random_half
 
 # TF-Privacy's: inverse strengths of the penalty, folds that choose one, folds of the samples.
 _STRENGTHS = np.logspace(-4, 2, 10)
@@ -18,7 +19,7 @@ _FOLDS = 2
 
 
 def logistic_regression(
-    members: View, nonmembers: View, rng: np.random.RandomState
+    members: View, nonmembers: View, rng: np.random.RandomState, persons: Persons | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probability of membership by a logistic regression on outputs and loss.
 
@@ -30,29 +31,53 @@ def logistic_regression(
         members: The attacker's view of the members.
         nonmembers: The attacker's view of the nonmembers.
         rng: Draws the samples left out and the order of the others.
+        persons: Whose samples they are. Each person is then in one half, so that none is recognised
+            by their other samples, and no sample is left out. Defaults to `None`.
 
     Returns:
         Scores of the members, (members,), and of the nonmembers, (nonmembers,), float64.
     """
     features = np.concatenate([_features(members), _features(nonmembers)])
     is_member = np.arange(len(features)) < len(members.labels)
-    used, left_out = _balanced(len(members.labels), len(nonmembers.labels), rng)
     scores = np.empty(len(features))
-    folds = model_selection.StratifiedKFold(_FOLDS)
+    if persons is None:
+        used, left_out = _balanced(len(members.labels), len(nonmembers.labels), rng)
+        halves = model_selection.StratifiedKFold(_FOLDS).split(features[used], is_member[used])
+        folds = [(used[fitted], used[scored], _FOLDS_OF_SEARCH) for fitted, scored in halves]
+        # The regression of the last fold scores what was left out too.
+        folds[-1] = (folds[-1][0], np.concatenate([folds[-1][1], left_out]), _FOLDS_OF_SEARCH)
+    else:
+        folds = _folds_of_persons(persons, is_member, rng)
     with quiet(), one_blas_thread():
-        for fitted, scored in folds.split(features[used], is_member[used]):
+        for fitted, scored, folds_of_search in folds:
             search = model_selection.GridSearchCV(
-                linear_model.LogisticRegression(), {"C": _STRENGTHS}, cv=_FOLDS_OF_SEARCH
+                linear_model.LogisticRegression(), {"C": _STRENGTHS}, cv=folds_of_search
             )
-            search.fit(features[used[fitted]], is_member[used[fitted]])
-            scores[used[scored]] = search.predict_proba(features[used[scored]])[:, 1]
-        if len(left_out):
-            scores[left_out] = search.predict_proba(features[left_out])[:, 1]
+            search.fit(features[fitted], is_member[fitted])
+            scores[scored] = search.predict_proba(features[scored])[:, 1]
     return scores[is_member], scores[~is_member]
 
 
 def _features(side: View) -> np.ndarray:
     return np.column_stack([side.outputs, side.loss])
+
+
+def _folds_of_persons(
+    persons: Persons, is_member: np.ndarray, rng: np.random.RandomState
+) -> list[tuple[np.ndarray, np.ndarray, list]]:
+    """Positions to fit and to score, and the folds of the fitted ones; each person in one."""
+    numbers = np.concatenate([persons.members, persons.nonmembers])
+    half = random_half(numbers, is_member, rng)
+    fold = rng.permutation(int(numbers.max()) + 1)[numbers] % _FOLDS_OF_SEARCH
+    folds = []
+    for fitted, scored in ((half, ~half), (~half, half)):
+        fold_of_fitted = fold[fitted]
+        search = [
+            (np.flatnonzero(fold_of_fitted != one), np.flatnonzero(fold_of_fitted == one))
+            for one in range(_FOLDS_OF_SEARCH)
+        ]
+        folds.append((np.flatnonzero(fitted), np.flatnonzero(scored), search))
+    return folds
 
 
 def _balanced(

@@ -17,6 +17,7 @@ from keras_dmp.audit.attacks import attack_network
 from keras_dmp.audit.attacks.observations import observe, observe_layers
 from keras_dmp.audit.attacks.white_box_features import DenseTail
 from keras_dmp.audit.statistics.attack_scores import AttackScores
+from keras_dmp.audit.statistics.persons import Persons
 
 # Half of each side trains, and a fifth of that stops the training: two samples.
 _LEAST = 20
@@ -35,6 +36,7 @@ def black_box_attack(
     batch_size: int = 128,
     seed: int | None = None,
     verbose: int | str = 0,
+    groups: tuple[Any, Any] | None = None,
 ) -> AttackScores:
     """Attack a classifier with a network that sees outputs, label and loss of a sample.
 
@@ -59,6 +61,8 @@ def black_box_attack(
         seed: Seed of the halves, the network and its batches. Defaults to `None`: one is drawn
             and stored in the result. No global generator is set or read.
         verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
+        groups: Group (person) of each member, and of each nonmember. The network is then trained on
+            some persons and scores others. Defaults to `None`: every sample for itself.
 
     Returns:
         An `AttackScores` of the samples that the network was not trained on.
@@ -66,7 +70,8 @@ def black_box_attack(
     Raises:
         TypeError: If `model`, `members` or `nonmembers` are of another type.
         ValueError: For samples or labels that do not fit the model, are not finite, fewer than
-            20 per side, or on both sides; and for models that are not single-label classifiers.
+            20 per side, or on both sides; for models that are not single-label classifiers; and
+            for groups of another number, on both sides, or fewer than 20 per side.
 
     Example:
     >>> import keras, numpy as np
@@ -78,6 +83,7 @@ def black_box_attack(
     AttackScores(num_members=20, num_nonmembers=20)
     """
     settings = _settings(model, epochs, batch_size, seed, verbose)
+    persons = _persons(groups)
     resolve_output_kind(model, "model", from_logits=from_logits, required=False)
     sides = observe(
         model, members, nonmembers, batch_size=None, least=_LEAST, verbose=bool(verbose)
@@ -87,7 +93,7 @@ def black_box_attack(
         attack_network.output_evidence(side.outputs, side.labels, from_logits=kind.from_logits)
         for side in sides
     ]
-    return _attack(*evidence, kind.num_classes, settings)
+    return _attack(*evidence, kind.num_classes, settings, persons)
 
 
 def white_box_attack(
@@ -100,6 +106,7 @@ def white_box_attack(
     batch_size: int = 128,
     seed: int | None = None,
     verbose: int | str = 0,
+    groups: tuple[Any, Any] | None = None,
 ) -> AttackScores:
     """Attack a classifier with a network that also sees inside its last layers.
 
@@ -121,6 +128,7 @@ def white_box_attack(
         batch_size: Integer, batch size of the attack network. Defaults to 128.
         seed: As for `black_box_attack`.
         verbose: 0, 1, 2 or `"auto"`, as in `keras.Model.predict`. Defaults to 0.
+        groups: As for `black_box_attack`.
 
     Returns:
         An `AttackScores` of the samples that the network was not trained on.
@@ -141,6 +149,7 @@ def white_box_attack(
     AttackScores(num_members=20, num_nonmembers=20)
     """
     settings = _settings(model, epochs, batch_size, seed, verbose)
+    persons = _persons(groups)
     _validate.integer_at_least(1, num_layers=num_layers)
     tail = DenseTail(model, num_layers)
     sides = observe_layers(
@@ -157,7 +166,7 @@ def white_box_attack(
             | attack_network.layer_evidence(gradients)
         )
     require_scale_unless_known(model, "model", all_logits, way_out=_DECLARE)
-    return _attack(*evidence, kind.num_classes, settings)
+    return _attack(*evidence, kind.num_classes, settings, persons)
 
 
 def _settings(
@@ -177,11 +186,20 @@ def _attack(
     nonmembers: dict[str, np.ndarray],
     num_classes: int,
     settings: dict[str, int],
+    persons: Persons | None,
 ) -> AttackScores:
     num_members, num_nonmembers = len(members["label"]), len(nonmembers["label"])
+    groups = (None, None)
+    if persons is not None:
+        persons.require_size("members", num_members)
+        persons.require_size("nonmembers", num_nonmembers)
+        groups = (persons.members, persons.nonmembers)
     rng = np.random.default_rng(settings["seed"])
     half = min(num_members, num_nonmembers) // 2
-    own = [_halves(count, half, rng) for count in (num_members, num_nonmembers)]
+    own = [
+        _halves(count, half, rng, numbers)
+        for count, numbers in zip((num_members, num_nonmembers), groups, strict=True)
+    ]
     training, validation, scored = (
         np.concatenate([mine, theirs + num_members]) for mine, theirs in zip(*own, strict=True)
     )
@@ -202,9 +220,36 @@ def _attack(
     )
 
 
-def _halves(count: int, half: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+def _persons(groups: Any) -> Persons | None:
+    if groups is None:
+        return None
+    persons = Persons.of(groups)
+    persons.require_groups(_LEAST)
+    return persons
+
+
+def _halves(
+    count: int, half: int, rng: np.random.Generator, groups: np.ndarray | None
+) -> tuple[np.ndarray, ...]:
     """Positions to train on, to stop by and to score, each ascending."""
-    order = rng.permutation(count)
     stop = max(1, round(_VALIDATION_SHARE * half))
+    if groups is None:
+        order = rng.permutation(count)
+    else:
+        order, stop, half = _whole_groups(groups, stop, half, rng)
     parts = order[stop:half], order[:stop], order[half:]
     return tuple(np.sort(part) for part in parts)
+
+
+def _whole_groups(
+    groups: np.ndarray, stop: int, half: int, rng: np.random.Generator
+) -> tuple[np.ndarray, int, int]:
+    """Samples in a random order of their groups, and ends of groups at or after two positions."""
+    _, number = np.unique(groups, return_inverse=True)
+    rank = rng.permutation(int(number.max()) + 1)[number.ravel()]
+    order = np.argsort(rank, kind="stable")
+    ends = np.flatnonzero(np.diff(rank[order], append=-1)) + 1
+    # Each part has a group at least, however large the groups are.
+    first = min(int(np.searchsorted(ends, stop)), len(ends) - 3)
+    second = min(max(int(np.searchsorted(ends, half)), first + 1), len(ends) - 2)
+    return order, int(ends[first]), int(ends[second])

@@ -15,6 +15,7 @@ from keras_dmp._classifier.outputs import num_classes
 from keras_dmp._data import arrays, samples
 from keras_dmp.audit.attacks import sides as _sides
 from keras_dmp.audit.blind.baseline import BlindSide
+from keras_dmp.audit.statistics.persons import Persons
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -43,6 +44,7 @@ def observe(
     least: int,
     verbose: bool,
     blind: Sequence[BlindSide] = (),
+    persons: Persons | None = None,
 ) -> tuple[Observations, Observations]:
     """Outputs, labels and digests of both sides.
 
@@ -56,12 +58,17 @@ def observe(
         least: Samples needed on each side.
         verbose: Whether to show a progress bar.
         blind: Both sides of a blind baseline, to which all samples are added; or none.
+        persons: Whose records the samples are; or `None`.
 
     Raises:
-        ValueError: For samples or labels that do not fit the model or each other, and for
-            records that are on both sides.
+        ValueError: For samples or labels that do not fit the model or each other, for records that
+            are on both sides, and for another number of persons' records than of samples.
     """
     sides = _sides.open_sides(members, nonmembers, model, least)
+    if persons is not None:
+        for side in sides:
+            if side.digests is not None:
+                persons.require_size(side.name, len(side.digests))
     steps = [side.num_batches(batch_size) for side in sides]
     reader = _Reader(model, None if None in steps else sum(steps), verbose)
     blind = blind or (None, None)
@@ -69,6 +76,9 @@ def observe(
         reader.read(side, batch_size, without) for side, without in zip(sides, blind, strict=True)
     )
     reader.finish()
+    if persons is not None:
+        for side, seen in zip(sides, observed, strict=True):
+            persons.require_size(side.name, len(seen.labels))
     _sides.require_sound([seen.digests for seen in observed], least)
     return observed
 

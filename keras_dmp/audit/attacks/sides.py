@@ -81,7 +81,7 @@ class DatasetSide:
             yield batch.x, classes
 
 
-def has_fixed_order(data: Any, digests: np.ndarray, model: keras.Model) -> bool:
+def has_fixed_order(data: Any, digests: np.ndarray, model: keras.Model | None) -> bool:
     """Whether a second reading yields the samples in the order of the first one.
 
     The first samples of a dataset are read once more; arrays have one order.
@@ -89,7 +89,7 @@ def has_fixed_order(data: Any, digests: np.ndarray, model: keras.Model) -> bool:
     Args:
         data: Arrays or a dataset, as passed by the caller.
         digests: Hash of each sample in the order of the first reading.
-        model: The audited model.
+        model: The model whose `digests` they are, or `None`.
     """
     if not is_dataset(data):
         return True
@@ -102,6 +102,18 @@ def has_fixed_order(data: Any, digests: np.ndarray, model: keras.Model) -> bool:
         if seen >= _ORDER_SAMPLES:
             break
     return True
+
+
+def require_fixed_order(
+    data: Any, digests: np.ndarray, model: keras.Model | None, name: str
+) -> None:
+    """Raise ValueError for a dataset whose samples cannot be assigned to groups, as it shuffles."""
+    if not has_fixed_order(data, digests, model):
+        raise ValueError(
+            f"Expected `{name}` to be read in one order with `groups`. Received: a dataset that "
+            "yields its samples in another order each time; pass arrays, or a dataset that does "
+            "not shuffle"
+        )
 
 
 def open_side(data: Any, name: str, model: keras.Model | None = None) -> ArraySide | DatasetSide:

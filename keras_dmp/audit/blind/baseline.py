@@ -7,8 +7,9 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp.audit.blind.features import aligned, of_inputs
-from keras_dmp.audit.shadow.clustered import clustered_auc_ends
+from keras_dmp.audit.statistics.clustered import Clusters
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.persons import Persons, random_half
 from keras_dmp.audit.statistics.repeated_rows import row_hashes
 
 # How far beyond 0.5 the interval of the AUC has to lie for a difference to matter.
@@ -93,16 +94,16 @@ class BlindSide:
 
     Args:
         name: Name of the side in error messages.
-        groups: Group of each sample that will be added, in order, (samples,) whole numbers or
-            texts. Defaults to `None`: every sample for itself.
+        groups: Number of the group of each sample that will be added, in order, (samples,).
+            Defaults to `None`: every sample for itself.
     """
 
-    def __init__(self, name: str, groups: Any = None):
+    def __init__(self, name: str, groups: np.ndarray | None = None):
         self.name = name
         self.widths = set()
         self.blocks = []
-        self.all_groups = None if groups is None else _checked_groups(groups, name)
-        self.groups = None if groups is None else self.all_groups[:0]
+        self.all_groups = groups
+        self.groups = None if groups is None else groups[:0]
         self._seen = 0
         self._rng = np.random.default_rng(1)
 
@@ -183,10 +184,10 @@ def blind_baseline(
             structure of arrays, and classes of shape (samples,), or `None` if they are unknown.
         nonmembers: The same for samples that the model was not trained on.
         groups: Group of each member, and of each nonmember, such as the person whose record it is:
-            whole numbers or texts, (samples,) each. Groups stay in one half, and the interval is
-            computed by groups. Needed if the sides were split by groups: otherwise the classifier
-            recognises persons by their other records, which is no difference between the sides.
-            Defaults to `None`: every record is a group.
+            numbers, strings or dates, with none missing, (samples,) each. Groups stay in one half,
+            and the interval is computed by groups. Needed if the sides were split by groups:
+            otherwise the classifier recognises persons by their other records, which is no
+            difference between the sides. Defaults to `None`: every record is a group.
         seed: Seed of the halves and of the classifier. Defaults to 0.
 
     Returns:
@@ -231,19 +232,8 @@ def grouped(groups: Any) -> list[BlindSide]:
     """
     if groups is None:
         return [BlindSide(name) for name in NAMES]
-    if not isinstance(groups, tuple | list) or len(groups) != 2:
-        raise ValueError(
-            "Expected `groups` to be a pair: groups of the members, groups of the nonmembers. "
-            f"Received: groups of type {type(groups).__name__}"
-        )
-    sides = [BlindSide(*pair) for pair in zip(NAMES, groups, strict=True)]
-    shared = np.intersect1d(*(side.all_groups.astype(str) for side in sides))
-    if len(shared):
-        raise ValueError(
-            "Expected `groups` to have each group on one side. Received: "
-            f"{len(shared)} groups with both members and nonmembers"
-        )
-    return sides
+    persons = Persons.of(groups)
+    return [BlindSide(name, getattr(persons, name)) for name in NAMES]
 
 
 def of_sides_or_none(
@@ -287,13 +277,13 @@ def of_sides(
     is_member = np.arange(len(rows)) < len(members)
     rng = np.random.default_rng(seed)
     groups = _common_groups(members, nonmembers, rows)
-    trained = _trained_half(groups, is_member, rng)
+    trained = random_half(groups, is_member, rng)
     scores = _scores(rows, is_member, trained, int(rng.integers(2**31)))
     scored = MembershipScores(scores[is_member[~trained]], scores[~is_member[~trained]])
     auc = scored.auc_interval(confidence=_CONFIDENCE)
     ends = None
     if members.groups is not None:
-        ends = clustered_auc_ends(scores, is_member[~trained], groups[~trained])
+        ends = Clusters(scores, is_member[~trained], groups[~trained]).auc_ends()
     return BlindBaseline(
         auc=auc.value,
         auc_interval=(auc.low, auc.high) if ends is None else ends,
@@ -316,16 +306,6 @@ def _require_alike(members: BlindSide, nonmembers: BlindSide, *, any_length: boo
         )
 
 
-def _checked_groups(groups: Any, name: str) -> np.ndarray:
-    groups = np.asarray(groups)
-    if groups.ndim != 1 or groups.dtype.kind not in "iuUSO":
-        raise ValueError(
-            f"Expected `groups` to be whole numbers or texts, one for each of the {name}. "
-            f"Received: dtype {groups.dtype} of shape {groups.shape}"
-        )
-    return groups
-
-
 def _common_groups(members: BlindSide, nonmembers: BlindSide, rows: np.ndarray) -> np.ndarray:
     """Number of each row's group: rows of one group stay in one half.
 
@@ -335,32 +315,13 @@ def _common_groups(members: BlindSide, nonmembers: BlindSide, rows: np.ndarray) 
     """
     sides = (np.arange(len(members)), np.arange(len(members), len(rows)))
     if members.groups is not None:
-        columns = [side.groups.astype(str) for side in (members, nonmembers)]
-        return np.unique(np.concatenate(columns), return_inverse=True)[1].ravel()
+        return np.concatenate([members.groups, nonmembers.groups])
     group = np.unique(row_hashes(rows), return_inverse=True)[1].ravel()
     counts = [np.bincount(group[side], minlength=len(rows)) for side in sides]
     single = ((counts[0] > 0) & (counts[1] > 0))[group]
     for side in sides:
         single[side] |= len(np.unique(group[side])) < FEWEST_GROUPS
     return np.where(single, len(rows) + np.arange(len(rows)), group)
-
-
-def _trained_half(
-    groups: np.ndarray, is_member: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Which rows are trained on, (rows,) bool: about half of each side, by whole groups."""
-    trained = np.zeros(len(groups), dtype=bool)
-    for side in (np.flatnonzero(is_member), np.flatnonzero(~is_member)):
-        _, number = np.unique(groups[side], return_inverse=True)
-        number = number.ravel()
-        sizes = np.bincount(number)
-        order = rng.permutation(len(sizes))
-        chosen = np.zeros(len(sizes), dtype=bool)
-        chosen[order[np.cumsum(sizes[order]) <= len(side) // 2]] = True
-        # A group of more than half of a side leaves the others for the other half.
-        chosen[order[0]] = True
-        trained[side] = chosen[number]
-    return trained
 
 
 def _scores(rows: np.ndarray, is_member: np.ndarray, trained: np.ndarray, seed: int) -> np.ndarray:

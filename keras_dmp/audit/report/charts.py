@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 
 from keras_dmp.audit.statistics.rates import RocCurve
-from keras_dmp.audit.statistics.results import ScoreHistogram
+from keras_dmp.audit.statistics.record_curve import RecordCurve
+from keras_dmp.audit.statistics.score_histogram import ScoreHistogram
 
 WIDTH, HEIGHT = 340, 290
 LEFT, RIGHT, TOP, BOTTOM = 52, 18, 10, 42
@@ -177,6 +178,35 @@ def histogram(counts: ScoreHistogram, *, title: str) -> Chart:
         )
         for name, share in zip(("members", "nonmembers"), shares, strict=True)
     ]
+    return Chart(title=title, x=x, y=y, series=tuple(series))
+
+
+def by_record(curves: Sequence[tuple[str, RecordCurve]], *, title: str, colors: int) -> Chart:
+    """TPR of each record over its rank, and that of equally exposed records of the first curve.
+
+    Args:
+        curves: Name and curve; the first `colors` have individual colors.
+        title: Alternative text for readers who cannot see the chart.
+        colors: Number of colors available.
+    """
+    lowest = min(0.1, min(curve.shares[0] for _, curve in curves))
+    lowest = 10.0 ** -min(_MOST_DECADES, math.ceil(-math.log10(lowest) - 1e-9))
+    x = _log_axis("share of the records, the most exposed first", lowest, _X)
+    y = _linear_axis("recognised as a member", (0.0, 1.0), _Y, percent=True)
+    series = [
+        Series(
+            mark="line",
+            name=name,
+            detail=f"mean {100 * curve.mean:.3g} %",
+            style=f"s{number}" if number <= colors else "other",
+            path=_path(x.at(np.array(curve.shares)), y.at(np.array(curve.tprs))),
+        )
+        for number, (name, curve) in enumerate(curves, start=1)
+    ]
+    name, first = curves[0]
+    path = _path(x.at(np.array(first.shares)), y.at(np.array(first.alike)))
+    alike = f"{name}, if equally exposed"
+    series.append(Series(mark="line", name=alike, detail="", style="alike", path=path))
     return Chart(title=title, x=x, y=y, series=tuple(series))
 
 

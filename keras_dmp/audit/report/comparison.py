@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_dmp.audit.report import low_rates, sections
+from keras_dmp.audit.report import low_rates, persons, record_curves, sections
 from keras_dmp.audit.report.document import (
     Column,
     Document,
@@ -127,8 +127,14 @@ class AuditComparison(Documented, Saved):
             name="Membership audits compared",
             verdict=self.verdict,
             sections=(
+                *sections.worst_off(reports),
                 sections.trade_off(reports, self.attacks, _HOW_TRADE_OFF),
                 sections.attackers(self.attacks),
+                *record_curves.section(
+                    (name, result)
+                    for name, report in reports.items()
+                    for result in report.slice(ENTIRE).values()
+                ),
                 *low_rates.calibrated(
                     (f"{name}, {result.attack}", result) for name, _, result in self.rows()
                 ),
@@ -225,6 +231,7 @@ def _details(name: str, report: AuditReport) -> Fold:
     blocks = (
         Heading(title="Samples"),
         sections.samples(report),
+        *persons.table(report),
         *sections.parts(report),
         Heading(title="Most exposed members"),
         *sections.exposed(report),

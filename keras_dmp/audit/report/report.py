@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import itertools
 import os
 import platform
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 from keras_dmp._version import __version__
 from keras_dmp.audit.blind.baseline import BlindBaseline
-from keras_dmp.audit.report import alarms, low_rates, record_table, sections
+from keras_dmp.audit.report import alarms, low_rates, persons, record_curves, record_table, sections
 from keras_dmp.audit.report.document import (
     Document,
     Missing,
@@ -26,6 +27,7 @@ from keras_dmp.audit.report.saved import Format, Saved
 from keras_dmp.audit.report.verdict import LOW_FPR, Verdict, judge, strongest_first
 from keras_dmp.audit.statistics.attack_union import AttackUnion
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.rates import needed
 from keras_dmp.audit.statistics.record_scores import RecordScores
 from keras_dmp.audit.statistics.repeated_rows import require_attacks
@@ -34,6 +36,7 @@ from keras_dmp.audit.statistics.results import (
     FPRS,
     AttackResult,
     canaries_in_words,
+    levels,
     notes_on,
 )
 
@@ -97,6 +100,7 @@ class AuditReport(Findings, Documented, Saved):
         cls,
         scores: Mapping[str, MembershipScores],
         *,
+        groups: tuple[Any, Any] | None = None,
         most_exposed: int = 20,
         provenance: Mapping[str, str | int | float] | None = None,
         **facts: Any,
@@ -105,6 +109,9 @@ class AuditReport(Findings, Documented, Saved):
 
         Args:
             scores: A `MembershipScores` for each attack, by name, in order.
+            groups: Group of each member, and of each nonmember, such as the person whose record it
+                is. The report then has both levels, records and persons, and its intervals draw
+                persons. Defaults to `None`: every record is a person.
             most_exposed: How many members to name with their privacy risk. Defaults to 20; 0
                 names none.
             provenance: Where the scores come from, added to the versions of Python and NumPy.
@@ -116,7 +123,7 @@ class AuditReport(Findings, Documented, Saved):
             TypeError: If `scores` is not a dictionary of `MembershipScores`.
             ValueError: If it is empty, a fact is out of its range, or members and nonmembers are
                 the same samples, that is, their scores are equal for more samples than chance
-                allows.
+                allows; or for groups that do not fit the scores.
 
         Example:
         >>> from keras_dmp.audit import MembershipScores
@@ -126,16 +133,18 @@ class AuditReport(Findings, Documented, Saved):
         ('loss',)
         """
         require_attacks(scores)
-        results = tuple(
-            AttackResult.from_scores(attack, its_scores, most_exposed=most_exposed)
-            for attack, its_scores in scores.items()
-        )
+        whose = None if groups is None else Persons.of(groups)
+        settings = {"groups": whose, "most_exposed": most_exposed}
+        found = [levels(attack, its_scores, **settings) for attack, its_scores in scores.items()]
+        results = tuple(itertools.chain.from_iterable(zip(*found, strict=True)))
+        known = () if whose is None else (whose.note,)
         records, unions, unmatched = joined(scores)
-        notes = (*facts.pop("notes", ()), *notes_on(results), *unmatched)
+        notes = (*facts.pop("notes", ()), *notes_on(results), *known, *unmatched)
+        entire = [result for result in results if result.slice == ENTIRE]
         return cls(
             results=results,
-            num_members=max(result.num_members for result in results),
-            num_nonmembers=max(result.num_nonmembers for result in results),
+            num_members=max(result.num_members for result in entire),
+            num_nonmembers=max(result.num_nonmembers for result in entire),
             notes=notes,
             provenance={**versions(), **(provenance or {})},
             records=records,
@@ -205,6 +214,8 @@ class AuditReport(Findings, Documented, Saved):
                     ),
                 ),
                 sections.attackers(result.attack for result in entire),
+                *record_curves.section((canaries_in_words(one.slice), one) for one in self.results),
+                *persons.section(self),
                 *low_rates.calibrated(
                     (one.attack if one.slice == ENTIRE else f"{one.attack}, {one.slice}", one)
                     for one in (*entire, *(r for r in self.results if r.slice != ENTIRE))
@@ -384,8 +395,14 @@ def _tiles(report: AuditReport, verdict: Verdict) -> tuple[Tile, ...]:
         found = Number(value=rate, kind="rate", ends=verdict.worst_ends)
         who = canaries_in_words(verdict.worst.slice)
         worst = (Tile(label="the worst-off, at 1 % false alarms", figure=found, beside=who),)
+    by_person = ()
+    if verdict.persons is not None:
+        found = Number(value=verdict.persons.auc, ends=verdict.persons_ends)
+        tile = Tile(label="AUC by person", figure=found, beside=verdict.persons.attack)
+        by_person = (tile,)
     return (
         *worst,
+        *by_person,
         Tile(label="AUC of the strongest attack", figure=auc, beside="guessing is 0.5"),
         Tile(
             label=f"members recognised at 1 % false alarms{each}",

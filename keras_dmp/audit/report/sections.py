@@ -23,8 +23,15 @@ from keras_dmp.audit.report.document import (
     share_of,
 )
 from keras_dmp.audit.report.findings import Findings
-from keras_dmp.audit.report.verdict import strongest_first
-from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult, slice_class
+from keras_dmp.audit.report.verdict import LOW_FPR, judge, strongest_first
+from keras_dmp.audit.statistics.results import (
+    ENTIRE,
+    FPRS,
+    PERSONS,
+    AttackResult,
+    canaries_in_words,
+    slice_class,
+)
 
 # Colors that are distinguishable in both modes; further curves are gray.
 _COLORS = 6
@@ -81,6 +88,10 @@ _HOW_SLICES = (
 _HOW_CLASSES = (
     "The classes of the strongest attack come first, sorted by AUC: with many small classes some "
     "are high by chance alone, so consult the intervals."
+)
+_HOW_WORST = (
+    "The kind of canaries of which an attack recognises most, on each model. Thresholds are those "
+    "of nonmembers that are not canaries; intervals are corrected for all attacks and kinds."
 )
 _HOW_EXPOSED = (
     "Position of a member among the members that were passed to the audit, and its privacy risk: "
@@ -177,7 +188,7 @@ def histograms(results: Sequence[AttackResult]) -> Section:
 
 def parts(report: Findings) -> tuple[Block, ...]:
     """Tables of the slices: correct and incorrect samples, canaries, classes."""
-    sliced = [result for result in report.results if result.slice != ENTIRE]
+    sliced = [result for result in report.results if result.slice not in (ENTIRE, PERSONS)]
     others = [result for result in sliced if slice_class(result.slice) is None]
     order = [result.attack for result in strongest_first(report)]
     # The strongest attack comes first: its classes are shown.
@@ -198,6 +209,27 @@ def parts(report: Findings) -> tuple[Block, ...]:
     )
     found = tuple(table for table in tables if table.rows)
     return found or (Paragraph(words="Not sliced: this audit attacked only all samples together."),)
+
+
+def worst_off(reports: Mapping[str, Findings]) -> tuple[Section, ...]:
+    """The canaries that fare worst on each model, if there are any."""
+    rows = []
+    for name, report in reports.items():
+        verdict = judge(report)
+        if verdict.worst is not None:
+            rate = verdict.worst.tpr_at_fpr[LOW_FPR]
+            found = Number(value=rate, kind="rate", ends=verdict.worst_ends)
+            rows.append((name, canaries_in_words(verdict.worst.slice), verdict.worst.attack, found))
+    if not rows:
+        return ()
+    columns = (
+        Column(head="model", words=True),
+        Column(head="canaries", words=True),
+        _ATTACK,
+        Column(head="TPR at 1 % FPR", narrow="TPR at\nFPR 1%"),
+    )
+    table = Table(columns=columns, groups=(Group(rows=tuple(rows)),), how=_HOW_WORST)
+    return (Section(title="The worst-off", blocks=(table,)),)
 
 
 def _slices(

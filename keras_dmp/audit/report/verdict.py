@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from scipy import special
 
 from keras_dmp.audit.report.findings import Findings
-from keras_dmp.audit.statistics.results import ENTIRE, AttackResult, canaries_in_words
+from keras_dmp.audit.statistics.results import ENTIRE, PERSONS, AttackResult, canaries_in_words
 
 LOW_FPR = 0.01
 Ends = tuple[float, float]
@@ -18,7 +18,8 @@ class Verdict:
 
     Attributes:
         sentence: The finding in words; it begins with the canaries that fare worst, if any.
-        leaks: Whether an attack is better than guessing, beyond chance, on all samples or canaries.
+        leaks: Whether an attack is better than guessing, beyond chance, on all samples, persons or
+            canaries.
         is_void: Whether members and nonmembers differ without the model.
         strongest: The attack whose AUC is farthest from 0.5.
         auc_ends: Its AUC's interval, corrected for the number of attacks, or `None`.
@@ -28,6 +29,8 @@ class Verdict:
         num_attacks: Attacks for whose number the intervals are corrected.
         worst: The result on canaries with the largest TPR at 1 % FPR, or `None` without canaries.
         worst_ends: Its TPR's interval, corrected for the number of results on canaries, or `None`.
+        persons: The result on persons whose AUC is farthest from 0.5, or `None` without persons.
+        persons_ends: Its AUC's interval, corrected for the number of attacks, or `None`.
     """
 
     sentence: str
@@ -41,6 +44,8 @@ class Verdict:
     num_attacks: int
     worst: AttackResult | None = None
     worst_ends: Ends | None = None
+    persons: AttackResult | None = None
+    persons_ends: Ends | None = None
 
 
 def judge(
@@ -55,7 +60,9 @@ def judge(
             considered.
     """
     results = strongest_first(report, attacks)
-    number = num_attacks or len(results)
+    persons = _strongest_on_persons(report, attacks)
+    # Records and persons are attacked by the same attacks: both levels are corrected for.
+    number = (num_attacks or len(results)) * (1 if persons is None else 2)
     strongest = results[0]
     auc_ends = widened(strongest.auc, strongest.auc_interval, number, log_odds=True)
     low_end = max(
@@ -71,6 +78,11 @@ def judge(
     by_tpr = tpr_ends is not None and tpr_ends[0] > LOW_FPR
     worst, worst_ends, by_canaries = _worst_canaries(report, attacks)
     sentence = _sentence(strongest, auc_ends, by_auc, low_end if by_tpr else None, number)
+    persons_ends, by_persons = None, False
+    if persons is not None:
+        persons_ends = widened(persons.auc, persons.auc_interval, number, log_odds=True)
+        by_persons = persons_ends is not None and not persons_ends[0] <= 0.5 <= persons_ends[1]
+        sentence = f"{_persons_sentence(persons, persons_ends, by_persons)} By record: {sentence}"
     if worst is not None:
         sentence = f"{_canary_sentence(worst, worst_ends, by_canaries)} On all others: {sentence}"
     blind = report.blind_baseline
@@ -78,10 +90,12 @@ def judge(
         sentence = f"Void, as the blind baseline has {blind}. Otherwise: {sentence}"
     return Verdict(
         sentence=sentence,
-        leaks=by_auc or by_tpr or by_canaries,
+        leaks=by_auc or by_tpr or by_persons or by_canaries,
         is_void=blind is not None and blind.is_void,
         worst=worst,
         worst_ends=worst_ends,
+        persons=persons,
+        persons_ends=persons_ends,
         strongest=strongest,
         auc_ends=auc_ends,
         low_end=low_end,
@@ -112,9 +126,10 @@ def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
     apart = None not in (least.auc_ends, most.auc_ends) and (
         _reach(least.auc_ends)[1] < _reach(most.auc_ends)[0]
     )
+    corrected = max(verdict.num_attacks for verdict in verdicts.values())
     finding = (
         f"AUC {_auc(least)} on {order[0]}, {_auc(most)} on {order[-1]} "
-        f"by the strongest attack on each (95 % intervals, corrected for {number} attacks)"
+        f"by the strongest attack on each (95 % intervals, corrected for {corrected} attacks)"
     )
     invalid = ""
     if void:
@@ -122,9 +137,23 @@ def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
             f"Void for {', '.join(void)}, where members and nonmembers differ without the model. "
             "Otherwise: "
         )
+    invalid += _worst_compared(verdicts)
     if apart:
         return f"{invalid}{order[0]} leaks less than {order[-1]}: {finding}."
     return f"{invalid}These samples do not show which model leaks more: {finding}."
+
+
+def _worst_compared(verdicts: Mapping[str, Verdict]) -> str:
+    """The canaries that fare worst on the models where they fare best and worst, if any."""
+    found = {name: verdict for name, verdict in verdicts.items() if verdict.worst is not None}
+    order = sorted(found, key=lambda name: found[name].worst.tpr_at_fpr[LOW_FPR])
+    if not order:
+        return ""
+    each = ", ".join(
+        f"{_recognised(found[name].worst, found[name].worst_ends)} on {name}"
+        for name in dict.fromkeys((order[0], order[-1]))
+    )
+    return f"The worst-off, at 1 % false alarms: {each}. On all others: "
 
 
 def strongest_first(report: Findings, attacks: Sequence[str] | None = None) -> list[AttackResult]:
@@ -184,6 +213,24 @@ def _worst_canaries(
     return worst, ends, bool(leaking)
 
 
+def _strongest_on_persons(report: Findings, attacks: Sequence[str] | None) -> AttackResult | None:
+    """The result on persons whose AUC is farthest from 0.5, or `None` without persons."""
+    results = [
+        result
+        for result in report.results
+        if result.slice == PERSONS and (attacks is None or result.attack in attacks)
+    ]
+    return max(results, key=strength, default=None)
+
+
+def _persons_sentence(persons: AttackResult, ends: Ends | None, leaks: bool) -> str:
+    found = "Membership of persons leaks" if leaks else "No leak of persons found"
+    interval = "no interval known"
+    if ends is not None:
+        interval = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}, corrected for all"
+    return f"{found}: {persons.attack} has AUC {persons.auc:.3f} by person ({interval})."
+
+
 def _auc_low(result: AttackResult, number: int) -> float:
     ends = widened(result.auc, result.auc_interval, number, log_odds=True)
     return 0.0 if ends is None else ends[0]
@@ -191,16 +238,25 @@ def _auc_low(result: AttackResult, number: int) -> float:
 
 def _canary_sentence(worst: AttackResult, ends: Ends | None, leaks: bool) -> str:
     rate, which = worst.tpr_at_fpr[LOW_FPR], canaries_in_words(worst.slice)
-    interval = "no interval known"
-    if ends is not None:
-        interval = f"95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g} %, corrected for all"
     found = (
         f"{worst.attack} recognises {100 * rate:.3g} % of the {which} at 1 % false alarms "
-        f"({interval})"
+        f"({_interval(ends)})"
     )
     if leaks:
         return f"The worst-off leak: {found}."
     return f"No leak found on canaries: {found}, and no AUC on canaries is above chance."
+
+
+def _recognised(worst: AttackResult, ends: Ends | None) -> str:
+    rate, which = worst.tpr_at_fpr[LOW_FPR], canaries_in_words(worst.slice)
+    return f"{100 * rate:.3g} % of the {which} ({worst.attack}, {_interval(ends)})"
+
+
+def _interval(ends: Ends | None) -> str:
+    """The interval of a TPR of canaries in words."""
+    if ends is None:
+        return "no interval known"
+    return f"95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g} %, corrected for all"
 
 
 def _reach(ends: Ends) -> Ends:

@@ -5,10 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from keras_dmp.audit.shadow import clustered
+from keras_dmp.audit.statistics import clustered
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import hits_at
-from keras_dmp.audit.statistics.results import ENTIRE, FPRS, AttackResult, canaries_in_words
+from keras_dmp.audit.statistics.results import (
+    ENTIRE,
+    FPRS,
+    PERSONS,
+    AttackResult,
+    canaries_in_words,
+)
 
 CANARIES = "canaries"
 # Positions of canaries, or positions by kind.
@@ -59,7 +65,11 @@ def checked(canaries: Planted, records: int) -> tuple[dict[str, np.ndarray], np.
 
 
 def rates_among(
-    scores: np.ndarray, is_member: np.ndarray, rows: np.ndarray, clean: np.ndarray
+    scores: np.ndarray,
+    is_member: np.ndarray,
+    rows: np.ndarray,
+    clean: np.ndarray,
+    groups: np.ndarray | None = None,
 ) -> tuple[dict[float, float | None], dict[float, tuple[float, float] | None]]:
     """TPRs of some records as members at FPRs of clean nonmembers, and the ends of each.
 
@@ -68,22 +78,25 @@ def rates_among(
         is_member: Whether a record was a member of a target, (targets, records), bool.
         rows: Positions of the records that are recognised, such as canaries.
         clean: Positions of the records that set the thresholds.
+        groups: Number of each record's group, (records,), which are drawn for the ends. Defaults
+            to `None`: records are drawn.
     """
-    recognised = _Pooled(np.where(is_member, scores, np.nan)[:, rows])
-    alarmed = _Pooled(np.where(is_member, np.nan, scores)[:, clean])
+    numbers = np.arange(scores.shape[1]) if groups is None else groups
+    recognised = _Pooled(np.where(is_member, scores, np.nan)[:, rows], numbers[rows])
+    alarmed = _Pooled(np.where(is_member, np.nan, scores)[:, clean], numbers[clean])
     pooled = MembershipScores(recognised.values, alarmed.values)
     rates = {fpr: pooled.tpr_at_fpr(fpr) for fpr in FPRS}
     return rates, _ends(recognised, alarmed)
 
 
 class _Pooled:
-    """Scores of one side under all targets, and the record of each."""
+    """Scores of one side under all targets, and the record, or group of records, of each."""
 
-    def __init__(self, scores: np.ndarray):
+    def __init__(self, scores: np.ndarray, numbers: np.ndarray):
         targets, rows = np.nonzero(np.isfinite(scores))
         self.values = scores[targets, rows]
         # Records without a score cannot be drawn: a draw of nothing else would have no rate.
-        found, self.records = np.unique(rows, return_inverse=True)
+        found, self.records = np.unique(numbers[rows], return_inverse=True)
         self.num_records = len(found)
 
     def drawn(self, rng: np.random.Generator) -> np.ndarray:
@@ -163,7 +176,7 @@ def notes(attack: str, slice: str, shares: tuple[float, float] | None) -> list[s
 
 
 def worst_first(results: Sequence[AttackResult]) -> list[AttackResult]:
-    """All records first, then the kinds of canaries, the one that any attack finds best first."""
+    """All records, all persons, then kinds of canaries, the one any attack finds best first."""
     worst = {}
     for result in results:
         rate = result.tpr_at_fpr[_FPR]
@@ -172,7 +185,11 @@ def worst_first(results: Sequence[AttackResult]) -> list[AttackResult]:
         worst[result.slice] = max(worst.get(result.slice, found), found)
     return sorted(
         results,
-        key=lambda result: (result.slice != ENTIRE, *(-figure for figure in worst[result.slice])),
+        key=lambda result: (
+            result.slice != ENTIRE,
+            result.slice != PERSONS,
+            *(-figure for figure in worst[result.slice]),
+        ),
     )
 
 

@@ -5,6 +5,10 @@ from typing import Any
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp._data import labels
+from keras_dmp.audit.statistics.persons import over_groups
+
+_FEWEST_PERSONS = 4
 
 
 def as_target(target: Any, shadow: np.ndarray) -> np.ndarray:
@@ -84,6 +88,48 @@ def as_repeats(repeats: Any, records: int) -> np.ndarray:
             f"{repeats.shape} dtype {repeats.dtype}"
         )
     return repeats
+
+
+def as_group_numbers(groups: Any, records: int) -> np.ndarray | None:
+    """Number of each record's group from 0, (records,) int64, or None without groups."""
+    if groups is None:
+        return None
+    column = labels.groups(groups, "groups")
+    if len(column) != records:
+        raise ValueError(
+            f"Expected `groups` to have one group for each of the {records} records. Received: "
+            f"{len(column)} groups"
+        )
+    return np.unique(column, return_inverse=True)[1].ravel()
+
+
+def as_persons(groups: Any, records: int) -> np.ndarray | None:
+    """Number of each record's group, of which a model gets half; or None without groups."""
+    numbers = as_group_numbers(groups, records)
+    if numbers is not None and numbers.max() < _FEWEST_PERSONS - 1:
+        raise ValueError(
+            f"Expected `groups` to have at least {_FEWEST_PERSONS} groups, of which each model "
+            f"gets half. Received: {numbers.max() + 1} groups"
+        )
+    return numbers
+
+
+def as_groups(groups: Any, is_member: np.ndarray) -> np.ndarray | None:
+    """Number of each record's group, of which all are members of a model, or none is."""
+    numbers = as_group_numbers(groups, is_member.shape[1])
+    if numbers is None:
+        return None
+    every, some = (
+        over_groups(each, is_member, numbers) for each in (np.logical_and, np.logical_or)
+    )
+    split = np.count_nonzero((every != some).any(axis=0))
+    if split:
+        raise ValueError(
+            "Expected `groups` to have all records of a group on one side of each model. Received: "
+            f"{split} groups of which some records were members and others were not; draw whole "
+            "groups, as ShadowAudit(groups=...) does"
+        )
+    return numbers
 
 
 def _finite(statistics: Any, name: str) -> np.ndarray:

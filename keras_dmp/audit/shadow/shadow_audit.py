@@ -22,7 +22,8 @@ from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.shadow import checks
 from keras_dmp.audit.shadow.independence import IndependentRuns
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory
-from keras_dmp.audit.shadow.scores import ShadowScores, ShadowStatistics
+from keras_dmp.audit.shadow.scores import ShadowScores
+from keras_dmp.audit.shadow.shadow_statistics import ShadowStatistics
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.output_scores import scaled_logits
 
@@ -73,6 +74,10 @@ class ShadowAudit:
             image. Attacks combine the evidence of the record and its queries. Defaults to none.
         repeats: How often `train_fn` receives each record that is a member, (records,) whole
             numbers, such as `Canaries.repeats`. Defaults to once.
+        groups: Group of each record, such as the person whose record it is, (records,): numbers,
+            strings or dates, with none missing. Each model then gets all records of a random half
+            of the groups, and reports have the figures by record and by person. Defaults to
+            `None`: every record is a person.
         config: Settings of `train_fn` as plain JSON values: a directory with other settings is
             refused. The function itself cannot be compared. Defaults to none.
         from_logits: Whether the models return logits. Defaults to `None`: read from each model.
@@ -81,7 +86,8 @@ class ShadowAudit:
     Raises:
         TypeError: If `train_fn` is not callable.
         ValueError: For records and labels that do not fit each other, fewer than 4 models, or a
-            directory of another audit, which is left unchanged.
+            directory of another audit, which is left unchanged. For groups of another number than
+            records, missing ones, or fewer than 4.
 
     Example:
     >>> import keras, numpy as np, tempfile
@@ -110,6 +116,7 @@ class ShadowAudit:
         seed: int = 0,
         queries: Sequence[Callable[[Any], Any]] = (),
         repeats: np.ndarray | None = None,
+        groups: Any = None,
         config: Mapping[str, Any] | None = None,
         from_logits: bool | None = None,
         batch_size: int | None = None,
@@ -133,6 +140,7 @@ class ShadowAudit:
         if not all(callable(query) for query in self._queries):
             raise TypeError(f"Expected `queries` to be callables x -> x. Received: {queries!r}")
         self._repeats = checks.as_repeats(repeats, len(self._labels))
+        self._persons = checks.as_persons(groups, len(self._labels))
         self._from_logits = from_logits
         self._batch_size = batch_size
         self.num_shadow_models = num_shadow_models
@@ -158,9 +166,10 @@ class ShadowAudit:
     def is_member(self, model: int) -> np.ndarray:
         """Which records are members of one of the models, (records,), bool."""
         rng = np.random.default_rng((self.seed, model))
-        half = np.zeros(self.num_records, dtype=bool)
-        half[rng.permutation(self.num_records)[: self.num_records // 2]] = True
-        return half
+        persons = self.num_records if self._persons is None else int(self._persons.max()) + 1
+        half = np.zeros(persons, dtype=bool)
+        half[rng.permutation(persons)[: persons // 2]] = True
+        return half if self._persons is None else half[self._persons]
 
     def run(self, shard: tuple[int, int] = (0, 1), verbose: int | str = "auto") -> "ShadowAudit":
         """Train the models that are not finished yet.
@@ -224,6 +233,7 @@ class ShadowAudit:
             scaled_logits=np.stack([job.scaled_logits[name] for job in jobs]),
             correct=np.stack([job.correct[name] for job in jobs]),
             is_member=np.stack([self.is_member(job) for job in range(len(jobs))]),
+            groups=self._persons,
         )
 
     def scores(self, attack: str = "lira", *, model: str | None = None) -> ShadowScores:
@@ -298,7 +308,9 @@ class ShadowAudit:
         """The baseline of the first model's halves, which are drawn like those of the others."""
         half = self.is_member(0)
         sides = [(arrays.take(self._x, rows), self._labels[rows]) for rows in (half, ~half)]
-        return of_sides_or_none(*opened(*sides))
+        persons = self._persons
+        groups = None if persons is None else (persons[half], persons[~half])
+        return of_sides_or_none(*opened(*sides, groups))
 
     def _configuration(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
         """Settings that jobs depend on, except `train_fn`; the number of models may grow."""
@@ -309,6 +321,8 @@ class ShadowAudit:
             "seed": self.seed,
             "queries": [_checksum(digests) for digests in queried],
             "repeats": _checksum(self._repeats) if (self._repeats > 1).any() else None,
+            # Absent without persons, as in the directories of older versions.
+            **({} if self._persons is None else {"groups": _checksum(self._persons)}),
             "from_logits": self._from_logits,
             # Models that are trained together differ from models trained alone only by rounding.
             "group_size": self._group_size,

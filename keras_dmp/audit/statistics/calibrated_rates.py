@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from keras_dmp.audit.statistics.intervals import Ends, listed_ends, paired_ends
+from keras_dmp.audit.statistics.record_curve import RecordCurve
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class CalibratedRates:
         tpr_intervals: The 95 % interval of each, or `None`.
         flagged_nonmembers: Share of the nonmembers' scores that exceed their record's threshold
             without the correction, by nominal rate: the same as the rate if scores are normal.
+        by_record: How unequally the records are recognised, or `None` where it was not computed.
     """
 
     auc: float
@@ -29,6 +31,7 @@ class CalibratedRates:
     tpr_at_fpr: dict[float, float | None]
     tpr_intervals: dict[float, Ends | None]
     flagged_nonmembers: dict[float, float]
+    by_record: RecordCurve | None = None
 
     def __post_init__(self) -> None:
         rates = {
@@ -49,11 +52,13 @@ class CalibratedRates:
             "tpr_at_fpr": _by_text(self.tpr_at_fpr),
             "tpr_intervals": {str(f): listed_ends(ends) for f, ends in self.tpr_intervals.items()},
             "flagged_nonmembers": _by_text(self.flagged_nonmembers),
+            "by_record": None if self.by_record is None else self.by_record.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CalibratedRates":
         """Rebuild the rates from `to_dict`."""
+        curve = values.get("by_record")
         return cls(
             auc=values["auc"],
             auc_interval=paired_ends(values["auc_interval"]),
@@ -62,6 +67,7 @@ class CalibratedRates:
                 float(fpr): paired_ends(ends) for fpr, ends in values["tpr_intervals"].items()
             },
             flagged_nonmembers=_by_rate(values["flagged_nonmembers"]),
+            by_record=None if curve is None else RecordCurve.from_dict(curve),
         )
 
 

@@ -12,75 +12,23 @@ from keras_dmp.audit.statistics.attack_scores import AttackScores
 from keras_dmp.audit.statistics.calibrated_rates import CalibratedRates
 from keras_dmp.audit.statistics.intervals import listed_ends, paired_ends
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.persons import Persons, person_scores
 from keras_dmp.audit.statistics.rates import RocCurve, needed, positive_predictive_value
+from keras_dmp.audit.statistics.score_histogram import ScoreHistogram
 
 # Ways to slice the samples.
 SLICES = ("correctness", "class")
 ENTIRE = "all"
+# All samples, of which a person's are one.
+PERSONS = "persons"
 
 # False positive rates at which a report gives the true positive rate.
 FPRS = (0.1, 0.01, 0.001)
 # Shares of members among the candidates at which a report says what an alarm is worth.
 PREVALENCES = (0.01, 0.001)
 
-_BINS = 40
-_WIDEST = np.finfo(np.float64).max / 8
 # Ties of fewer members are not worth a note.
 _TIED = 0.01
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoreHistogram:
-    """Numbers of members and nonmembers with a score in each bin.
-
-    Attributes:
-        edges: Ends of the bins, ascending, one more than bins. The outermost bins also hold
-            the scores beyond them, so that no edge is the score of an outlier.
-        member_counts: Members by bin.
-        nonmember_counts: Nonmembers by bin.
-    """
-
-    edges: tuple[float, ...]
-    member_counts: tuple[int, ...]
-    nonmember_counts: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        bins = len(self.edges) - 1
-        counts = (self.member_counts, self.nonmember_counts)
-        rising = bins >= 1 and np.isfinite(self.edges).all() and (np.diff(self.edges) > 0).all()
-        if not rising or any(len(side) != bins or min(side) < 0 for side in counts):
-            raise ValueError(
-                "Expected `edges` to ascend and `member_counts` and `nonmember_counts` to have one "
-                f"entry fewer. Received: {len(self.edges)} edges, {len(self.member_counts)} and "
-                f"{len(self.nonmember_counts)} counts"
-            )
-
-    @classmethod
-    def from_scores(cls, scores: MembershipScores) -> "ScoreHistogram":
-        """Count scores in bins of equal width between their 1st and 99th percentile."""
-        sides = (scores.member_scores, scores.nonmember_scores)
-        # The width of the whole range has to be finite too.
-        pooled = np.clip(np.concatenate(sides), -_WIDEST, _WIDEST)
-        low, high = np.quantile(pooled, [0.01, 0.99])
-        edges = np.linspace(low, high, _BINS + 1)
-        if not (np.diff(edges) > 0).all():
-            edges = np.array([np.nextafter(low, -np.inf) - 0.5, np.nextafter(high, np.inf) + 0.5])
-        counts = [np.histogram(np.clip(side, edges[0], edges[-1]), edges)[0] for side in sides]
-        return cls(
-            edges=tuple(edges.tolist()),
-            member_counts=tuple(counts[0].tolist()),
-            nonmember_counts=tuple(counts[1].tolist()),
-        )
-
-    def to_dict(self) -> dict[str, list[Any]]:
-        """Return plain lists."""
-        return {name: list(values) for name, values in dataclasses.asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ScoreHistogram":
-        """Rebuild a histogram from `to_dict`."""
-        fields = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: tuple(values[name]) for name in fields})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,8 +37,9 @@ class AttackResult:
 
     Attributes:
         attack: Name of the attack.
-        slice: `"all"`, `"correct"`, `"incorrect"`, `"class 0"`, `"class 1"`, ..., `"canaries"`,
-            or `"canaries"` and a word for their kind.
+        slice: `"all"`, `"persons"`, `"correct"`, `"incorrect"`, `"class 0"`, `"class 1"`, ...,
+            `"canaries"`, or `"canaries"` and a word for their kind. The samples of `"persons"` are
+            not records but persons, with the combined scores of all of their records.
         num_members: Members in the slice.
         num_nonmembers: Nonmembers in the slice.
         auc: Area under the ROC curve, as TF-Privacy computes it: the probability that a random
@@ -174,6 +123,7 @@ class AttackResult:
         *,
         slice: str = ENTIRE,
         most_exposed: int = 20,
+        groups: Any = None,
     ) -> "AttackResult":
         """Compute the figures of an attack from its scores.
 
@@ -184,9 +134,12 @@ class AttackResult:
             slice: The part of the samples that was scored. Defaults to `"all"`.
             most_exposed: How many members to name with their privacy risk. Defaults to 20; 0
                 names none. Slices name none.
+            groups: Group (person) of each member, and of each nonmember. Intervals then draw
+                groups, and those of figures for which this is not known are `None`. Defaults to
+                `None`: records are independent.
 
         Raises:
-            ValueError: For a name that is not a slice.
+            ValueError: For a name that is not a slice, or groups that do not fit the scores.
 
         Example:
         >>> from keras_dmp.audit import MembershipScores
@@ -211,7 +164,7 @@ class AttackResult:
         share = scores.num_members / (scores.num_members + scores.num_nonmembers)
         tprs = {fpr: scores.tpr_at_fpr_interval(fpr) for fpr in FPRS}
         tnrs = {fnr: scores.tnr_at_fnr_interval(fnr) for fnr in FPRS}
-        return cls(
+        found = cls(
             attack=attack,
             slice=slice,
             num_members=scores.num_members,
@@ -230,6 +183,21 @@ class AttackResult:
             most_exposed=_most_exposed(scores, indices, most_exposed) if entire else (),
             tied_members=scores.tied_members(),
             roc=scores.roc().thin(),
+        )
+        return found if groups is None else found._drawing(Persons.of(groups), scores)
+
+    def _drawing(self, persons: Persons, scores: MembershipScores) -> "AttackResult":
+        """This result with intervals that draw persons."""
+        clusters, reverse = persons.clusters(scores), persons.clusters(scores, reverse=True)
+        tprs, tnrs = clusters.tpr_ends(FPRS), reverse.tpr_ends(FPRS)
+        return dataclasses.replace(
+            self,
+            auc_interval=clusters.auc_ends(),
+            # None of these is valid for scores that are not independent.
+            advantage_interval=None,
+            epsilon_lower_bound=None,
+            tpr_intervals={f: None if self.tpr_at_fpr[f] is None else tprs[f] for f in FPRS},
+            tnr_intervals={f: None if self.tnr_at_fnr[f] is None else tnrs[f] for f in FPRS},
         )
 
     def __repr__(self) -> str:
@@ -349,6 +317,24 @@ class AttackResult:
         )
 
 
+def levels(
+    attack: str, scores: MembershipScores, *, groups: Any = None, **settings: Any
+) -> list[AttackResult]:
+    """The result of an attack on records and, on all samples with groups, that on persons.
+
+    Args:
+        attack: Name of the attack.
+        scores: Its scores of records.
+        groups: Group (person) of each member, and of each nonmember; or `None`.
+        **settings: Further arguments of `AttackResult.from_scores`.
+    """
+    found = [AttackResult.from_scores(attack, scores, groups=groups, **settings)]
+    if groups is not None and found[0].slice == ENTIRE:
+        by_person = person_scores(scores, groups)
+        found.append(AttackResult.from_scores(attack, by_person, slice=PERSONS))
+    return found
+
+
 def slice_class(name: str) -> int | None:
     """Class of a slice by class, `None` for other slices.
 
@@ -356,19 +342,19 @@ def slice_class(name: str) -> int | None:
         ValueError: For a name that is not a slice.
     """
     kind, _, rest = str(name).partition(" ")
-    if name in (ENTIRE, "correct", "incorrect") or kind == "canaries":
+    if name in (ENTIRE, PERSONS, "correct", "incorrect") or kind == "canaries":
         return None
     if kind != "class" or not rest.isdecimal():
         raise ValueError(
-            "Expected `slice` to be 'all', 'correct', 'incorrect', 'class' and a number, or to "
-            f"begin with 'canaries'. Received: slice={name!r}"
+            "Expected `slice` to be 'all', 'persons', 'correct', 'incorrect', 'class' and a "
+            f"number, or to begin with 'canaries'. Received: slice={name!r}"
         )
     return int(rest)
 
 
 def canaries_in_words(name: str) -> str:
     """A slice of canaries for a sentence: `canaries outliers` is `canaries (outliers)`."""
-    kind = name.partition(" ")[2]
+    kind = name.partition(" ")[2].replace("_", " ")
     return f"canaries ({kind})" if kind else name
 
 

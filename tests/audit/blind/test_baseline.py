@@ -194,10 +194,7 @@ def test_groups_of_batches_are_those_of_their_samples():
         ((np.arange(100), np.arange(99, 199)), "Received: 1 groups with both members and nonmem"),
         ((np.arange(99), np.arange(200, 300)), "for each of the 100 members. Received: 99 groups"),
         ((np.arange(100), np.arange(200, 301)), "for each of the 100 nonmembers. Received: 101"),
-        (
-            (np.arange(100.0), np.arange(200, 300)),
-            "whole numbers or texts, one for each",
-        ),
+        ((np.full(100, np.nan), np.arange(200, 300)), "`groups[0]` to have a group for every rec"),
         ((np.arange(100) % 19, np.arange(200, 300)), "at least 20 groups of members. Received: 19"),
     ],
 )

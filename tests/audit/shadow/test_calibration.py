@@ -5,7 +5,8 @@ import pytest
 import scipy.stats
 
 from keras_dmp.audit.report.report import AuditReport
-from keras_dmp.audit.shadow.scores import ShadowScores, ShadowStatistics
+from keras_dmp.audit.shadow.scores import ShadowScores
+from keras_dmp.audit.shadow.shadow_statistics import ShadowStatistics
 
 
 def halves(rng, targets, records):

@@ -6,7 +6,7 @@ import scipy.stats
 
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.report.verdict import widened
-from keras_dmp.audit.shadow.scores import ShadowStatistics
+from keras_dmp.audit.shadow.shadow_statistics import ShadowStatistics
 
 ATTACKS = attack_table.names(shadow=True)
 SIZES = {8: 6_000, 16: 3_000, 64: 600}

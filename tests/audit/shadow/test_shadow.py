@@ -578,3 +578,43 @@ def test_the_halves_are_compared_without_the_models(tmp_path):
     assert audit.report(("loss",), blind_baseline=False).blind_baseline is None
     few = quiet(audit_in(tmp_path / "few", num_shadow_models=4))
     assert few.report(("loss",)).blind_baseline is None
+
+
+def test_halves_of_persons_have_all_of_their_records(tmp_path):
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.arange(48) // 3)
+    audit = audit_in(tmp_path / "jobs", groups=groups, num_shadow_models=200)
+    halves = np.stack([audit.is_member(model) for model in range(200)])
+    by_person = np.stack([halves[:, groups == person].T for person in range(16)])
+    assert (by_person == by_person[:, :1]).all()
+    assert (halves.sum(axis=1) == 24).all()
+    # A directory of other persons is another audit's; names of the persons do not matter.
+    audit_in(tmp_path / "jobs", groups=np.char.add("p", (10 + groups).astype(str)))
+    with pytest.raises(ValueError, match="groups"):
+        audit_in(tmp_path / "jobs", groups=rng.permutation(groups))
+    with pytest.raises(ValueError, match="groups"):
+        audit_in(tmp_path / "jobs")
+
+
+def test_an_audit_of_persons_reports_them(tmp_path):
+    groups = np.arange(48) // 3
+    audit = quiet(audit_in(tmp_path / "jobs", groups=groups))
+    found = audit.statistics()
+    np.testing.assert_array_equal(found.groups, groups)
+    report = audit.report(("loss",))
+    assert report.slices == ("all", "persons")
+    assert report.slice("persons")["loss"].num_members == MODELS * 8
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (np.arange(47), r"one group for each of the 48 records. Received: 47"),
+        (np.where(np.arange(48) == 3, np.nan, 1.0), r"a group for every record"),
+        (np.arange(48) % 3, r"`groups` to have at least 4 groups.*Received: 3 groups"),
+    ],
+)
+def test_bad_groups_are_refused_before_a_directory_is_made(tmp_path, groups, message):
+    with pytest.raises(ValueError, match=message):
+        audit_in(tmp_path / "jobs", groups=groups)
+    assert not (tmp_path / "jobs").exists()

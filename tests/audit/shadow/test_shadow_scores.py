@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from keras_dmp.audit import attack_table
+from keras_dmp.audit import attack_table, compare_audits
+from keras_dmp.audit.report.verdict import judge
 from keras_dmp.audit.shadow.canary_slices import CANARIES
-from keras_dmp.audit.shadow.clustered import Clusters
-from keras_dmp.audit.shadow.scores import ShadowScores, ShadowStatistics
+from keras_dmp.audit.shadow.scores import ShadowScores
+from keras_dmp.audit.shadow.shadow_statistics import ShadowStatistics
+from keras_dmp.audit.statistics.clustered import Clusters
 from keras_dmp.audit.statistics.rates import auc_interval
 
 
@@ -164,6 +166,35 @@ def test_kinds_of_canaries_are_reported_worst_first():
     assert alone.auc == found["canaries twins"].auc
 
 
+def test_every_writer_begins_with_the_worst_off_and_their_interval():
+    exposed = {"outliers": np.arange(40), "mislabelled_duplicates": np.arange(100, 140)}
+    reports = {}
+    for name, canaries in (("leaky", exposed["mislabelled_duplicates"]), ("tight", ())):
+        statistics = pipeline(models=24, effect=0.3, canaries=canaries)
+        reports[name] = statistics.report(("loss", "lira"), canaries=exposed, name=name)
+    report, comparison = reports["leaky"], compare_audits(reports)
+    worst = judge(report).worst
+    assert (worst.slice, worst.attack) == ("canaries mislabelled_duplicates", "lira")
+    low, high = (100 * end for end in judge(report).worst_ends)
+    rate = f"{100 * worst.tpr_at_fpr[0.01]:.3g} %"
+    interval = f"95 % interval {low:.3g} to {high:.3g} %, corrected for all"
+    one = (
+        f"The worst-off leak: lira recognises {rate} of the canaries (mislabelled duplicates) at "
+        f"1 % false alarms ({interval}). On all others: "
+    )
+    both = f"{rate} of the canaries (mislabelled duplicates) (lira, {interval}) on leaky. On all"
+    for words, written in ((one, report), (both, comparison)):
+        assert words in written.verdict
+        assert words in " ".join(str(written).split())
+        assert words in written.to_markdown()
+        assert words in written.to_html()
+    assert comparison.verdict.startswith("The worst-off, at 1 % false alarms: ")
+    table = comparison.document().tables()[0]
+    assert [row[0] for row in table.rows] == ["leaky", "tight"]
+    assert table.rows[0][1:3] == ("canaries (mislabelled duplicates)", "lira")
+    assert table.rows[0][3].value == worst.tpr_at_fpr[0.01]
+
+
 def test_thresholds_of_canaries_come_from_other_nonmembers():
     """By hand: ten clean nonmembers' scores 0 to 9, and one canary on each side."""
     scores = ShadowScores(
@@ -288,7 +319,7 @@ def test_one_target_gives_delongs_interval():
     rng = np.random.default_rng(0)
     scores, is_member = rng.normal(size=(1, 500)), rng.random((1, 500)) < 0.4
     scores = np.round(scores + is_member, 1)
-    low, high = Clusters(scores, is_member).auc_ends()
+    low, high = Clusters.of_targets(scores, is_member).auc_ends()
     expected = auc_interval(scores[is_member], scores[~is_member])
     assert (low, high) == pytest.approx(expected, abs=1e-3)
 
@@ -311,7 +342,7 @@ def test_intervals_cover_although_records_recur():
     draws = 250
     for _ in range(draws):
         scores, is_member = clustered(rng)
-        clusters = Clusters(scores, is_member)
+        clusters = Clusters.of_targets(scores, is_member)
         low, high = clusters.auc_ends()
         below, above = clusters.tpr_ends([0.1])[0.1]
         naive = auc_interval(scores[is_member], scores[~is_member])
@@ -325,7 +356,7 @@ def test_intervals_cover_although_records_recur():
 def test_wider_than_intervals_of_independent_scores():
     rng = np.random.default_rng(1)
     scores, is_member = clustered(rng)
-    low, high = Clusters(scores, is_member).auc_ends()
+    low, high = Clusters.of_targets(scores, is_member).auc_ends()
     naive = auc_interval(scores[is_member], scores[~is_member])
     assert high - low > 1.5 * (naive[1] - naive[0])
     result = ShadowScores(scores=scores, is_member=is_member).result("loss")
@@ -339,8 +370,8 @@ def test_missing_scores_do_not_count():
     rng = np.random.default_rng(2)
     scores, is_member = clustered(rng)
     scores[:, 100:] = np.nan
-    shorter = Clusters(scores[:, :100], is_member[:, :100]).auc_ends()
-    assert Clusters(scores, is_member).auc_ends() == pytest.approx(shorter)
+    shorter = Clusters.of_targets(scores[:, :100], is_member[:, :100]).auc_ends()
+    assert Clusters.of_targets(scores, is_member).auc_ends() == pytest.approx(shorter)
 
 
 def test_the_planted_membership_of_the_documentation():

@@ -1,7 +1,7 @@
-"""Intervals for scores of the same records under several models.
+"""Intervals for scores that come in clusters: of one record under several models, or of one person.
 
-Scores of one record are similar under all models, so the sampling unit is a record with all
-of its scores. NumPy and SciPy's special functions only.
+Scores of one cluster are similar, so the sampling unit is a cluster with all of its scores. NumPy
+and SciPy's special functions only.
 """
 
 import functools
@@ -20,30 +20,28 @@ _CONFIDENCE = 0.95
 
 
 class Clusters:
-    """Scores under several targets, grouped by record.
+    """Scores of members and nonmembers, and the cluster of each.
 
     Args:
-        scores: (targets, records), NaN where a record has no score.
-        is_member: Whether a record was a member of a target, (targets, records), bool.
+        scores: (samples,), finite.
+        is_member: Whether each is that of a member, (samples,), bool.
+        clusters: Number of each one's cluster, (samples,), whole numbers from 0.
     """
 
-    def __init__(self, scores: np.ndarray, is_member: np.ndarray):
-        known = np.isfinite(scores)
-        _, records = np.nonzero(known)
-        values, members = scores[known], is_member[known]
-        order = np.argsort(-values, kind="stable")
-        self._values, self._members = values[order], members[order]
-        self._records = records[order]
-        self._num_records = scores.shape[1]
+    def __init__(self, scores: np.ndarray, is_member: np.ndarray, clusters: np.ndarray):
+        order = np.argsort(-scores, kind="stable")
+        self._values, self._members = scores[order], is_member[order]
+        self._clusters = clusters[order]
+        self._num_clusters = int(clusters.max()) + 1
         # Last position of each run of equal scores, the corners of the ROC curve.
         self._ends = np.flatnonzero(np.append(np.diff(self._values) != 0, True))
         self._runs = np.repeat(np.arange(len(self._ends)), np.diff(self._ends, prepend=-1))
         self._runs_of_others = self._runs[~self._members]
-        # Records of the members' and of the others' scores, and how many of either are in the
+        # Clusters of the members' and of the others' scores, and how many of either are in the
         # first runs: 0, 1, ..., all.
-        self._sides = {side: self._records[self._members == side] for side in (False, True)}
+        self._sides = {side: self._clusters[self._members == side] for side in (False, True)}
         self._times = {
-            side: np.bincount(mine, minlength=self._num_records)
+            side: np.bincount(mine, minlength=self._num_clusters)
             for side, mine in self._sides.items()
         }
         self._through = {
@@ -51,8 +49,25 @@ class Clusters:
             for side in (False, True)
         }
 
+    @classmethod
+    def of_targets(
+        cls, scores: np.ndarray, is_member: np.ndarray, groups: np.ndarray | None = None
+    ) -> "Clusters":
+        """Scores under several targets; a cluster is a record, or a group of records.
+
+        Args:
+            scores: (targets, records), NaN where a record has no score.
+            is_member: Whether a record was a member of a target, (targets, records), bool.
+            groups: Number of each record's group, (records,). Defaults to `None`: every record is
+                a cluster.
+        """
+        known = np.isfinite(scores)
+        _, records = np.nonzero(known)
+        clusters = records if groups is None else groups[records]
+        return cls(scores[known], is_member[known], clusters)
+
     def auc_ends(self) -> tuple[float, float] | None:
-        """95 % interval of the AUC: DeLong's variance with sums over each record, in log odds.
+        """95 % interval of the AUC: DeLong's variance with sums over each cluster, in log odds.
 
         Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 1997.
         """
@@ -63,7 +78,7 @@ class Clusters:
         influence = np.where(
             members, (placements - auc) / num_members, (1 - placements - auc) / num_others
         )
-        sums = np.bincount(self._records, influence, minlength=self._num_records)
+        sums = np.bincount(self._clusters, influence, minlength=self._num_clusters)
         variance = float(np.square(sums).sum()) * self._correction()
         if variance == 0 or auc in (0.0, 1.0):
             return None
@@ -72,41 +87,41 @@ class Clusters:
         return float(special.expit(log_odds - reach)), float(special.expit(log_odds + reach))
 
     def tpr_ends(self, fprs: Iterable[float]) -> dict[float, tuple[float, float] | None]:
-        """95 % intervals of the TPR at each FPR: percentiles over draws of records.
+        """95 % intervals of the TPR at each FPR: percentiles over draws of clusters.
 
-        `None` where the allowed false alarms come from fewer than ten records, which are too
+        `None` where the allowed false alarms come from fewer than ten clusters, which are too
         few to estimate the rate.
         """
-        fprs = tuple(fprs)
+        ends = dict.fromkeys(fprs)
+        fprs = tuple(fpr for fpr in ends if is_spread(self._clusters[~self._members], fpr))
+        if not fprs:
+            return ends
         rng = np.random.default_rng(0)
         drawn = np.empty((_DRAWS, len(fprs)))
         for draw in drawn:
-            rows = rng.integers(self._num_records, size=self._num_records)
-            draw[:] = self._tprs(np.bincount(rows, minlength=self._num_records), fprs)
+            rows = rng.integers(self._num_clusters, size=self._num_clusters)
+            draw[:] = self._tprs(np.bincount(rows, minlength=self._num_clusters), fprs)
         tail = (1 - _CONFIDENCE) / 2
         low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
-        return {
-            fpr: (float(a), float(b)) if is_spread(self._records[~self._members], fpr) else None
-            for fpr, a, b in zip(fprs, low, high, strict=True)
-        }
+        return ends | {fpr: (float(a), float(b)) for fpr, a, b in zip(fprs, low, high, strict=True)}
 
     def most_exposed(self, count: int) -> tuple[tuple[int, float], ...]:
-        """Records whose scores as a member rank highest among all scores as a nonmember.
+        """Clusters whose scores as a member rank highest among all scores as a nonmember.
 
         Returns:
-            Position of each record and its exposure: the share of all nonmembers' scores that
+            Number of each cluster and its exposure: the share of all nonmembers' scores that
             its scores as a member beat, on average. Highest first.
         """
         placements = self._placements
-        mine = self._records[self._members]
-        times = np.bincount(mine, minlength=self._num_records)
-        total = np.bincount(mine, placements[self._members], minlength=self._num_records)
+        mine = self._clusters[self._members]
+        times = np.bincount(mine, minlength=self._num_clusters)
+        total = np.bincount(mine, placements[self._members], minlength=self._num_clusters)
         exposure = np.where(times > 0, total / np.maximum(times, 1), -1.0)
         order = np.argsort(-exposure, kind="stable")[:count]
         return tuple((int(row), float(exposure[row])) for row in order if times[row])
 
     def _tprs(self, weights: np.ndarray, fprs: tuple[float, ...]) -> list[float]:
-        """TPR at each FPR if each record counts `weights` times; between corners on the line."""
+        """TPR at each FPR if each cluster counts `weights` times; between corners on the line."""
         num_alarms, num_hits = (int(weights @ self._times[side]) for side in (False, True))
         allowed = [alarms_allowed(fpr, num_alarms) for fpr in fprs]
         # The highest scores are enough, except in rare draws.
@@ -146,38 +161,15 @@ class Clusters:
         return placements
 
     def _correction(self) -> float:
-        clusters = len(np.unique(self._records))
+        clusters = np.count_nonzero(np.bincount(self._clusters))
         return clusters / max(clusters - 1, 1)
 
 
 def is_spread(nonmembers: np.ndarray, fpr: float) -> bool:
-    """Whether at least ten records cause the false alarms at an FPR: fewer have no interval.
+    """Whether at least ten clusters cause the false alarms at an FPR: fewer have no interval.
 
     Args:
-        nonmembers: Record of each score of a nonmember, the highest score first.
+        nonmembers: Cluster of each score of a nonmember, the highest score first.
         fpr: The false positive rate.
     """
     return len(np.unique(nonmembers[: math.floor(fpr * len(nonmembers) + 1e-9)])) >= _FEWEST
-
-
-def clustered_auc_ends(
-    scores: np.ndarray, is_member: np.ndarray, groups: np.ndarray
-) -> tuple[float, float] | None:
-    """95 % interval of the AUC of scores that come in groups; see `Clusters.auc_ends`.
-
-    Args:
-        scores: (samples,).
-        is_member: Whether each is a member, (samples,), bool; all of one group are the same.
-        groups: Group of each, (samples,), whole numbers.
-    """
-    _, column = np.unique(groups, return_inverse=True)
-    column = column.ravel()
-    order = np.argsort(column, kind="stable")
-    sizes = np.bincount(column)
-    row = np.empty(len(scores), dtype=np.int64)
-    row[order] = np.arange(len(scores)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    matrix = np.full((int(sizes.max()), len(sizes)), np.nan)
-    matrix[row, column] = scores
-    members = np.zeros(matrix.shape, dtype=bool)
-    members[row, column] = is_member
-    return Clusters(matrix, members).auc_ends()

@@ -1,0 +1,54 @@
+"""The TPRs that records would show if all were equally exposed: the spread that is chance."""
+
+import numpy as np
+
+from keras_dmp.audit.shadow.calibration import false_positive_rates
+
+# Enough for a curve of quantiles.
+_RECORDS = 1_000
+_BISECTIONS = 16
+# In standard deviations: beyond, every member is recognised.
+_FARTHEST = 32.0
+
+
+def tprs_if_alike(is_member: np.ndarray, fpr: float, mean: float) -> np.ndarray:
+    """TPR of each of many simulated records that membership moves by the same distance.
+
+    A record has few targets and a threshold from few of them, so that equally exposed records have
+    different rates too. Their statistics are normal here, and the distance is the one, in standard
+    deviations, for which the mean TPR is that of the real records.
+
+    Args:
+        is_member: Memberships of the records, (targets, records), bool.
+        fpr: The false positive rate of each record.
+        mean: Mean TPR of the real records.
+
+    Returns:
+        (simulated records,), float64.
+    """
+    rng = np.random.default_rng(0)
+    columns = rng.integers(is_member.shape[1], size=_RECORDS)
+    is_member = is_member[:, columns]
+    noise = rng.normal(size=is_member.shape)
+    low, high = 0.0, _FARTHEST
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        found = recognised(
+            false_positive_rates(noise + middle * is_member, is_member), is_member, fpr
+        )
+        low, high = (middle, high) if np.nanmean(found) < mean else (low, middle)
+    return found[np.isfinite(found)]
+
+
+def recognised(rates: np.ndarray, is_member: np.ndarray, fpr: float) -> np.ndarray:
+    """Share of its members' rates that are at most `fpr`, for each record; NaN without any.
+
+    Args:
+        rates: False positive rate of each target and record, (targets, records), NaN where unknown.
+        is_member: Whether a record was a member of a target, (targets, records), bool.
+        fpr: The false positive rate.
+    """
+    known = np.isfinite(rates) & is_member
+    hits = np.count_nonzero(known & (rates <= fpr), axis=0)
+    times = np.count_nonzero(known, axis=0)
+    return np.where(times > 0, hits / np.maximum(times, 1), np.nan)
