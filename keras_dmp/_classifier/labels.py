@@ -1,5 +1,6 @@
 """Conversion of labels to the form that a loss expects."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -129,6 +130,16 @@ def for_validation(x: Any, y: Any, sample_weight: Any) -> Any:
         columns = arrays.lists_as_tuples(columns)
         return tf.data.Dataset.from_tensor_slices(columns).batch(_VALIDATION_BATCH)
     return columns
+
+
+def for_prediction(x: Any, model: keras.Model) -> Any:
+    """Samples in a form that Keras' own `evaluate` and `predict` take.
+
+    Tables and structures of arrays are checked and converted; anything else, such as a dataset or a
+    generator, is returned as it is.
+    """
+    is_structure = isinstance(x, Mapping | list | tuple) or hasattr(x, "__array__")
+    return samples.checked(x, "x", model) if is_structure or samples.is_table(x) else x
 
 
 def loss_weights(
