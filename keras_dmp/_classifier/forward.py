@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dmp._data import arrays
+from keras_dmp._data import arrays, texts
 from keras_dmp.distribution.replicas import shared_out, strategy_of
 
 # Measured on fully connected and small convolutional nets: more samples per batch gain
@@ -161,7 +161,7 @@ def _shortened(error: Exception) -> str:
 
 
 def _any_batch(leaf: np.ndarray) -> keras.KerasTensor:
-    dtype = "string" if leaf.dtype.kind in "US" else leaf.dtype.name
+    dtype = "string" if texts.is_text(leaf) else leaf.dtype.name
     return keras.KerasTensor((None, *leaf.shape[1:]), dtype)
 
 

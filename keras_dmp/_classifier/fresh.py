@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward
+from keras_dmp._classifier import forward, kind
 from keras_dmp._data import keras_private
 from keras_dmp._warnings import PrivacyWarning, warn
 
@@ -19,9 +19,10 @@ def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
     Raises:
         TypeError: If `model` is neither a callable nor a model, or the callable does not return a
             model.
-        ValueError: If the model cannot be cloned.
+        ValueError: If the model cannot be cloned, or preprocesses in its `fit`.
     """
     if isinstance(model, keras.Model):
+        kind.require_plain_fit(model, "model")
         return fresh_clone(model)
     if not callable(model):
         raise TypeError(
@@ -34,6 +35,7 @@ def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
             "Expected the callable `model` to return a keras.Model. Received: "
             f"a return value of type {type(built).__name__}"
         )
+    kind.require_plain_fit(built, "model")
     return built
 
 
@@ -90,11 +92,13 @@ def teacher_and_student(
         ValueError: If `model` returns models that share variables, or always the same weights.
     """
     teacher = teacher or fresh_model(model)
-    own = {id(variable) for variable in student.variables}
-    if teacher is student or any(id(variable) in own for variable in teacher.variables):
+    shared = shared_state(student, teacher)
+    if shared:
         raise ValueError(
-            "Expected the callable `model` to build a new model, with new preprocessing layers, on "
-            "every call. Received: models that share variables"
+            "Expected the callable `model` to build a new model on every call, from new layers; "
+            "only layers with an `adapt` method may be built once and used again. Received: "
+            f"teacher and student that share {', '.join(map(repr, shared[:3]))}"
+            + (f" and {len(shared) - 3} more variables" if len(shared) > 3 else "")
         )
     for part in (teacher, student):
         ensure_built(part, x)
@@ -148,6 +152,16 @@ def shared_share(model: keras.Model, other: keras.Model) -> float:
     mine = list(_random_weights(model))
     total = sum(size for _, size in mine)
     return sum(size for digest, size in mine if digest in theirs) / total if total else 0.0
+
+
+def shared_state(model: keras.Model, other: keras.Model) -> list[str]:
+    """Paths of the variables of both models that a training may change.
+
+    What a preprocessing layer has adapted to stays as it is, so that one layer may serve both.
+    """
+    constant = {id(weight) for layer in _adaptable_layers(model) for weight in layer.weights}
+    theirs = {id(variable) for variable in other.variables} - constant
+    return [variable.path for variable in model.variables if id(variable) in theirs]
 
 
 def _random_weights(model: keras.Model):

@@ -37,6 +37,21 @@ def require_model(model: Any, name: str) -> None:
         )
 
 
+def require_plain_fit(model: keras.Model, name: str) -> None:
+    """Raise ValueError for a model whose `fit` takes other samples than a call.
+
+    A KerasHub task preprocesses in `fit` and `predict`. A teacher would be trained on preprocessed
+    samples, and asked for labels, and attacked, on those that are not.
+    """
+    if getattr(model, "preprocessor", None) is not None and hasattr(model, "preprocess_samples"):
+        raise ValueError(
+            f"Expected `{name}` to take the same samples in `fit` as in a call. Received: "
+            f"{model.name!r} of type {type(model).__name__}, whose `fit` applies a preprocessor: "
+            "preprocess all data once, `x = model.preprocessor(x)`, and build the model with "
+            "preprocessor=None"
+        )
+
+
 def require_from_logits(from_logits: Any) -> None:
     """Raise ValueError unless `from_logits` is True, False or None."""
     if from_logits is not None and not isinstance(from_logits, bool):
@@ -136,6 +151,7 @@ def resolve_from_logits(
 
     Arguments and errors are those of `resolve_output_kind`; returns whether outputs are logits.
     """
+    require_plain_fit(model, name)
     units = output_units(model, name, outputs)
     loss = single_loss(model.loss if loss is None and model.compiled else loss)
     activation = _last_activation(model)

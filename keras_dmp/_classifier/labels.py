@@ -1,5 +1,6 @@
 """Conversion of labels to the form that a loss expects."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -11,12 +12,13 @@ from keras_dmp import _validate
 from keras_dmp._classifier import forward
 from keras_dmp._classifier.losses import REGRESSION_LOSSES, loss_name
 from keras_dmp._classifier.outputs import OutputKind
-from keras_dmp._data import samples
+from keras_dmp._data import arrays, samples, texts
 from keras_dmp._data.batches import is_dataset, is_endless
 
 # The three forms: class numbers (batch,), one row per sample with an entry for each class, and
 # for one sigmoid unit a column of 0 and 1.
 CLASSES, ROWS, COLUMN = "class numbers", "one-hot rows", "a column"
+_VALIDATION_BATCH = 32
 _OF_LOSS = {
     "sparse_categorical_crossentropy": CLASSES,
     "categorical_crossentropy": ROWS,
@@ -122,7 +124,22 @@ def for_validation(x: Any, y: Any, sample_weight: Any) -> Any:
     """The result of `checked_data` in the form of the argument `validation_data` of Keras."""
     if y is None:
         return x
-    return (x, y) if sample_weight is None else (x, y, sample_weight)
+    columns = (x, y) if sample_weight is None else (x, y, sample_weight)
+    # Of arrays, Keras takes texts of one axis only.
+    if any(texts.is_text(leaf) and leaf.ndim > 1 for leaf in keras.tree.flatten(x)):
+        columns = arrays.lists_as_tuples(columns)
+        return tf.data.Dataset.from_tensor_slices(columns).batch(_VALIDATION_BATCH)
+    return columns
+
+
+def for_prediction(x: Any, model: keras.Model) -> Any:
+    """Samples in a form that Keras' own `evaluate` and `predict` take.
+
+    Tables and structures of arrays are checked and converted; anything else, such as a dataset or a
+    generator, is returned as it is.
+    """
+    is_structure = isinstance(x, Mapping | list | tuple) or hasattr(x, "__array__")
+    return samples.checked(x, "x", model) if is_structure or samples.is_table(x) else x
 
 
 def loss_weights(

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_dmp._classifier import forward
+from keras_dmp._classifier.fresh import shared_state
 from keras_dmp._classifier.kind import output_kind, output_units, resolve_output_kind
 from keras_dmp._classifier.outputs import (
     OutputKind,
@@ -23,7 +24,7 @@ _SAMPLES = 256
 
 def require_separate(student: keras.Model, teacher: keras.Model) -> None:
     """Raise ValueError if training the student would change the teacher."""
-    shared = {id(v) for v in teacher.variables} & {id(v) for v in student.variables}
+    shared = shared_state(student, teacher)
     if teacher is student or shared:
         raise ValueError(
             "Expected teacher and student to be separate models. Received: models that share "

@@ -9,17 +9,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._data import missing, tables
+from keras_dmp._data import missing, tables, texts
 
 # Bytes processed at a time, so that checks never copy a whole data set.
 _CHUNK_BYTES = 1 << 24
 
 
 def as_arrays(x: Any, name: str, input_names: list[str] | None = None) -> Any:
-    """`x` with every leaf as a NumPy array of a numeric, boolean or string dtype.
+    """`x` with every leaf as a NumPy array of numbers, booleans or `str` objects.
 
-    Arrays of these dtypes are not copied. Mappings of any type become plain dictionaries, whose
-    order does not matter, and tables are converted by `tables.as_structure`.
+    Arrays of these kinds are not copied. A list of texts is one array; in other lists, every entry
+    is one. Mappings of any type become plain dictionaries, whose order does not matter, and tables
+    are converted by `tables.as_structure`.
 
     Args:
         x: Arrays, tables or a structure of arrays.
@@ -58,10 +59,21 @@ def concatenate(parts: list[Any]) -> Any:
     return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
 
 
+def lists_as_tuples(x: Any) -> Any:
+    """The same structure without lists, which `tf.data` converts to tensors."""
+    if isinstance(x, list | tuple):
+        return tuple(map(lists_as_tuples, x))
+    if isinstance(x, dict):
+        return {key: lists_as_tuples(part) for key, part in x.items()}
+    return x
+
+
 def describe(x: Any) -> str:
     """Shapes and dtypes of a structure, for error messages."""
     leaves = keras.tree.flatten(x)
-    return ", ".join(f"shape {tuple(leaf.shape)} dtype {leaf.dtype}" for leaf in leaves)
+    dtypes = ["string" if texts.is_text(leaf) else leaf.dtype for leaf in leaves]
+    found = zip(leaves, dtypes, strict=True)
+    return ", ".join(f"shape {tuple(leaf.shape)} dtype {dtype}" for leaf, dtype in found)
 
 
 def chunks(*leaves: np.ndarray):
@@ -76,6 +88,8 @@ def _converted(x: Any, name: str, input_names: list[str] | None) -> Any:
         x = tables.as_structure(x, name, input_names)
     if isinstance(x, Mapping):
         return {key: _converted(part, f"{name}[{key!r}]", None) for key, part in x.items()}
+    if isinstance(x, list | tuple) and x and all(isinstance(of, str | bytes) for of in x):
+        return texts.as_texts(np.array(x, dtype=object), name)
     if isinstance(x, list | tuple):
         parts = [_converted(part, f"{name}[{at}]", None) for at, part in enumerate(x)]
         return parts if isinstance(x, list) else tuple(parts)
@@ -88,8 +102,10 @@ def _as_array(leaf: Any, name: str) -> np.ndarray:
         array = array.astype(object)
     if array.dtype == object and array.ndim:
         array = _from_objects(array, name)
+    elif array.dtype.kind in "US":
+        array = texts.as_texts(array, name)
     is_number = array.dtype.kind in "biuf" or "float" in array.dtype.name
-    if not is_number and array.dtype.kind not in "US":
+    if not is_number and not texts.is_text(array):
         raise TypeError(
             f"Expected `{name}` to be an array of numbers or strings. "
             f"Received: type {type(leaf).__name__}, which NumPy converts to dtype {array.dtype}"
@@ -112,7 +128,7 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
         )
     types = {type(of) for of in array.flat}
     if types and all(issubclass(of, str | bytes) for of in types):
-        return _as_texts(array, name)
+        return texts.as_texts(array, name)
     if types and all(issubclass(of, bool | np.bool_) for of in types):
         return array.astype(bool)
     if types and all(issubclass(of, int | np.integer) and of is not bool for of in types):
@@ -124,19 +140,6 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
         f"{sorted(of.__name__ for of in types)}; pass a dictionary with one array per column, each "
         "with its own dtype"
     )
-
-
-def _as_texts(array: np.ndarray, name: str) -> np.ndarray:
-    """Strings from str objects, or from UTF-8 bytes, TensorFlow's representation of strings."""
-    try:
-        texts = [of.decode() if isinstance(of, bytes) else of for of in array.flat]
-    except UnicodeDecodeError:
-        # The original exception would reveal the bytes.
-        raise ValueError(
-            f"Expected the strings in `{name}` to be encoded in UTF-8. Received: bytes that are "
-            "not valid UTF-8"
-        ) from None
-    return np.array(texts, dtype=str).reshape(array.shape)
 
 
 def _row_bytes(leaf: np.ndarray) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._data import arrays
+from keras_dmp._data import arrays, texts
 
 
 def names(model: keras.Model | None) -> list[str] | None:
@@ -100,7 +100,7 @@ def seen_dtypes(x: Any, model: keras.Model | None) -> list[np.dtype | None]:
     else:
         dtypes = [keras.config.floatx()] * len(leaves)
     return [
-        None if leaf.dtype.kind in "US" or dtype == "string" else _numpy_dtype(dtype)
+        None if texts.is_text(leaf) or dtype == "string" else _numpy_dtype(dtype)
         for leaf, dtype in zip(leaves, dtypes, strict=True)
     ]
 
@@ -154,11 +154,11 @@ def _shape_fits(shape: tuple, expected: tuple) -> bool:
 
 
 def _dtype_fits(leaf: np.ndarray, tensor: Any) -> bool:
-    return (leaf.dtype.kind in "US") == (tensor.dtype == "string")
+    return texts.is_text(leaf) == (tensor.dtype == "string")
 
 
 def _kind(leaf: np.ndarray) -> str:
     """Floats match floats and integers match integers, of any width."""
     if "float" in leaf.dtype.name:
         return "f"
-    return {"u": "i", "S": "U"}.get(leaf.dtype.kind, leaf.dtype.kind)
+    return "i" if leaf.dtype.kind == "u" else leaf.dtype.kind

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_dmp._data import arrays, inputs, keras_private
+from keras_dmp._data import arrays, inputs, keras_private, texts
 
 # For each input, the shape of a sample, or None.
 Shapes = list[tuple[int, ...] | None]
@@ -104,7 +104,7 @@ def _extended(leaf: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarr
     if leaf.shape[1:] == shape:
         return leaf
     widths = [(0, to - size) for size, to in zip(leaf.shape[1:], shape, strict=True)]
-    value = "" if leaf.dtype.kind in "US" else fill
+    value = "" if texts.is_text(leaf) else fill
     return np.pad(leaf, [(0, 0), *widths], constant_values=value)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._data import arrays, inputs, padding
+from keras_dmp._data import arrays, inputs, padding, texts
 from keras_dmp._warnings import PrivacyWarning, warn
 
 
@@ -101,11 +101,11 @@ def _bytes_of_rows(
     rows: np.ndarray, dtype: np.dtype | None, of: padding.Padding
 ) -> Iterator[bytes]:
     """Bytes of each row; equal rows have equal bytes."""
-    if rows.dtype.kind in "US":
-        # NumPy pads strings to the longest in the array, which differs between arrays.
-        texts = np.char.decode(rows, "utf-8", "surrogateescape") if rows.dtype.kind == "S" else rows
-        texts = texts.reshape(len(rows), -1).tolist()
-        return ("\0".join(row).encode(errors="surrogateescape") for row in texts)
+    if texts.is_text(rows):
+        if rows.dtype.kind == "S":
+            rows = np.char.decode(rows, "utf-8", "surrogateescape")
+        of_rows = rows.reshape(len(rows), -1).tolist()
+        return ("\0".join(row).encode(errors="surrogatepass") for row in of_rows)
     bounds = of.bounds(rows)
     if dtype is None or dtype.kind == "f":
         seen, exact = _as_floats(rows, dtype or np.dtype(keras.config.floatx()))

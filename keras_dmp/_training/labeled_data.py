@@ -70,9 +70,7 @@ class LabeledData(samples.Samples):
 
     def for_keras(self) -> Any:
         """The data in the form of the argument `validation_data` of `Model.fit`."""
-        if is_dataset(self.x):
-            return self.x
-        return (self.x, self.y) if self.sample_weight is None else self._columns()
+        return for_validation(self.x, self.y, self.sample_weight)
 
     def fit(
         self,

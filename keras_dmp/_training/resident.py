@@ -55,7 +55,7 @@ class ResidentBatches(keras.callbacks.Callback):
         super().__init__()
         samples = arrays.num_samples(data)
         # tf.data converts lists to tensors.
-        data = _lists_as_tuples(data)
+        data = arrays.lists_as_tuples(data)
         leaves = keras.tree.flatten(data)
         # Readers hold weak references, so that the arrays are freed with this object.
         self._mapped = [leaf for leaf in leaves if _stays_mapped(leaf)]
@@ -206,14 +206,6 @@ class ResidentBatches(keras.callbacks.Callback):
         self._epoch.assign(epoch)
 
 
-def _lists_as_tuples(data: Any) -> Any:
-    if isinstance(data, list | tuple):
-        return tuple(_lists_as_tuples(part) for part in data)
-    if isinstance(data, dict):
-        return {key: _lists_as_tuples(part) for key, part in data.items()}
-    return data
-
-
 def _reader(leaf: np.memmap) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function that reads rows of a memory-mapped array."""
     # TensorFlow keeps Python functions, and everything they refer to, until the process ends.
@@ -227,8 +219,8 @@ def _reader(leaf: np.memmap) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _stays_mapped(leaf: Any) -> bool:
-    """Whether an array stays memory-mapped; strings are read into memory immediately."""
-    return isinstance(leaf, np.memmap) and leaf.dtype.kind not in "US"
+    """Whether an array stays memory-mapped."""
+    return isinstance(leaf, np.memmap)
 
 
 def new_seed() -> int:

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 # Each name is also that of the module which contains the builder of the data set.
-_NAMES = ("grocery_baskets", "latent_shoppers", "fashion_mnist", "adult", "digits")
+_NAMES = (
+    *("grocery_baskets", "latent_shoppers", "fashion_mnist", "adult"),
+    *("twenty_newsgroups", "digits"),
+)
 _NAMES_WITH_GROUPS = ("grocery_baskets",)
 
 
@@ -48,6 +51,7 @@ def load(
     | `latent_shoppers` | (600,), 0 or 1 | 100 | 40,000 |
     | `fashion_mnist` | (28, 28, 1), in [0, 1] | 10 | 70,000 |
     | `adult` | (91,), in [0, 1] | 2 | 48,842 |
+    | `twenty_newsgroups` | (), text | 20 | 18,821 |
     | `digits` | (64,), in [0, 1] | 10 | 1,797 |
 
     `load` never downloads images: `fashion_mnist` is prepared by a separate command,
@@ -67,7 +71,8 @@ def load(
             `~/tensorflow_datasets`.
 
     Returns:
-        A tuple of NumPy arrays: `x`, float32 of shape `(records, ...)`, and `y`, int64 of shape
+        A tuple of NumPy arrays: `x`, float32 of shape `(records, ...)` or, for texts, `str`
+        objects of shape `(records,)`, and `y`, int64 of shape
         `(records,)`; with `with_groups=True` also `groups`, int64 of shape `(records,)`. With
         `as_supervised=True`, an unbatched `tf.data.Dataset` of the same `(x, y)` in the same
         order.

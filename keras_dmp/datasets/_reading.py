@@ -14,10 +14,14 @@ _BATCH = 4096
 def arrays(
     builder: tfds.core.DatasetBuilder, *, with_groups: bool = False
 ) -> tuple[np.ndarray, ...]:
-    """All records of all splits: x float32, y int64 and, if requested, the groups int64."""
+    """All records of all splits: x float32 or texts, y int64 and, if requested, groups int64."""
     keys = [*builder.info.supervised_keys, *([GROUP_FEATURE] if with_groups else [])]
     columns = _read_features(builder, keys)
-    x = np.divide(columns[0], _largest_value(builder), dtype=np.float32)
+    if _has_texts(builder):
+        # Objects: in an array of a string dtype, every text takes the space of the longest.
+        x = np.array([text.decode() for text in columns[0]], dtype=object)
+    else:
+        x = np.divide(columns[0], _largest_value(builder), dtype=np.float32)
     return (x, *(column.astype(np.int64) for column in columns[1:]))
 
 
@@ -25,7 +29,9 @@ def supervised_dataset(builder: tfds.core.DatasetBuilder) -> tf.data.Dataset:
     """All records of all splits, one pair (x, y) per element."""
 
     def convert(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.cast(x, tf.float32) / _largest_value(builder), tf.cast(y, tf.int64)
+        if x.dtype != tf.string:
+            x = tf.cast(x, tf.float32) / _largest_value(builder)
+        return x, tf.cast(y, tf.int64)
 
     # By default, TFDS interleaves the files of a split, and of "train+test".
     in_order = tfds.ReadConfig(interleave_cycle_length=1)
@@ -41,10 +47,17 @@ def _splits(builder: tfds.core.DatasetBuilder) -> list[str]:
     return [name for name in _SPLIT_ORDER if name in builder.info.splits]
 
 
+def _record_feature(builder: tfds.core.DatasetBuilder) -> tfds.features.FeatureConnector:
+    return builder.info.features[builder.info.supervised_keys[0]]
+
+
+def _has_texts(builder: tfds.core.DatasetBuilder) -> bool:
+    return isinstance(_record_feature(builder), tfds.features.Text)
+
+
 def _largest_value(builder: tfds.core.DatasetBuilder) -> int:
     """Divisor of x: images are scaled to [0, 1], all other data is stored in its final scale."""
-    feature = builder.info.features[builder.info.supervised_keys[0]]
-    return 255 if isinstance(feature, tfds.features.Image) else 1
+    return 255 if isinstance(_record_feature(builder), tfds.features.Image) else 1
 
 
 def _read_features(builder: tfds.core.DatasetBuilder, keys: list[str]) -> list[np.ndarray]:
@@ -76,7 +89,7 @@ def _decoded(feature: tfds.features.FeatureConnector, stored: tf.Tensor) -> tf.T
             fn_output_signature=tf.TensorSpec(feature.shape, tf.uint8),
             parallel_iterations=1,
         )
-    if stored.dtype == tf.string:
+    if stored.dtype == tf.string and not isinstance(feature, tfds.features.Text):
         flat = tf.io.decode_raw(stored, feature.tf_dtype)
         return tf.reshape(flat, (-1, *feature.shape))
     return stored

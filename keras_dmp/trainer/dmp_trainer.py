@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_dmp import _validate
+from keras_dmp._classifier.labels import for_prediction
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import phases, run_directory
 from keras_dmp.trainer.arguments import Compiled, FitArguments
@@ -365,12 +366,15 @@ class DMPTrainer:
         run_directory.purge(self._settings.directory)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
-        """Return loss and metrics of the student, as in `keras.Model.evaluate`."""
-        return self.student.evaluate(x, y, **kwargs)
+        """Return loss and metrics of the student, as in `keras.Model.evaluate`.
+
+        Samples may have all forms that `fit` takes, tables included.
+        """
+        return self.student.evaluate(for_prediction(x, self.student), y, **kwargs)
 
     def predict(self, x: Any, **kwargs: Any) -> Any:
-        """Return outputs of the student, as in `keras.Model.predict`."""
-        return self.student.predict(x, **kwargs)
+        """Return outputs of the student, as in `keras.Model.predict`, for samples as in `fit`."""
+        return self.student.predict(for_prediction(x, self.student), **kwargs)
 
     def save(self, path: Any, overwrite: bool = True) -> None:
         """Write the student, and nothing else, to a `.keras` file.

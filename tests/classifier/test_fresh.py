@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_dmp import PrivacyWarning
+from keras_dmp import DMPTrainer, PrivacyWarning, audit_membership, split_private
 from keras_dmp._classifier import fresh
 
 
@@ -183,3 +183,79 @@ def test_adapted_layers_in_a_frozen_base_are_kept_without_a_warning():
     base.trainable = False
     clone = fresh.fresh_clone(keras.Sequential([keras.Input((4,)), base, keras.layers.Dense(2)]))
     np.testing.assert_allclose(clone.layers[0].layers[0].mean, layer.mean)
+
+
+def adapted(layer, data):
+    layer.adapt(data)
+    return layer
+
+
+def on_numbers(layer, *head):
+    return [keras.Input((nets.FEATURES,)), layer, *head]
+
+
+# Layers that a user builds once, outside the callable, and whether both models may use them.
+SHARED = {
+    "normalization": (lambda: adapted(layers.Normalization(), nets.prototypes(20)[0]), True),
+    "weights": (lambda: layers.Dense(8), False),
+    "frozen weights": (lambda: layers.Dense(8, trainable=False), False),
+    "moving averages": (lambda: layers.BatchNormalization(center=False, scale=False), False),
+    "random state": (lambda: layers.GaussianNoise(0.1), False),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_only_adapted_layers_serve_both_models(name):
+    build, may_be_shared = SHARED[name]
+    layer = build()
+
+    def model():
+        return keras.Sequential([*on_numbers(layer), layers.Dense(3)])
+
+    x = nets.prototypes(4)[0]
+    if may_be_shared:
+        teacher, student = fresh.teacher_and_student(model, None, model(), x)
+        assert teacher.layers[0] is student.layers[0]
+        return
+    with pytest.raises(ValueError, match=r"only layers with .*that share '"):
+        fresh.teacher_and_student(model, None, model(), x)
+
+
+def test_a_vocabulary_serves_both_models():
+    vectorize = adapted(layers.TextVectorization(output_mode="multi_hot"), ["plum fig", "pear"])
+
+    def model():
+        return keras.Sequential([keras.Input((), dtype="string"), vectorize, layers.Dense(3)])
+
+    words = np.array(["plum", "fig"], dtype=object)
+    teacher, student = fresh.teacher_and_student(model, None, model(), words)
+    assert teacher.layers[0] is student.layers[0]
+
+
+class Task(keras.Sequential):
+    """Preprocesses in `fit` and not in a call, like a task of KerasHub."""
+
+    preprocessor = None
+
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        return self.preprocessor(x), y, sample_weight
+
+
+def task(preprocessor):
+    model = Task([keras.Input((nets.FEATURES,)), layers.Dense(3)])
+    model.preprocessor = preprocessor
+    return model
+
+
+def test_a_fit_that_preprocesses_is_refused():
+    split = split_private(*nets.prototypes(90), members=30, nonmembers=30, seed=0)
+    rescaled = task(layers.Rescaling(0.1))
+    message = r"`model` to take the same samples in `fit`.*preprocessor=None"
+    for model in (rescaled, lambda: rescaled):
+        trainer = DMPTrainer(model, seed=0)
+        trainer.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        with pytest.raises(ValueError, match=message):
+            trainer.fit(*split.members, reference=split.reference)
+    with pytest.raises(ValueError, match=message):
+        audit_membership(rescaled, split.members, split.nonmembers)
+    fresh.fresh_model(lambda: task(None))

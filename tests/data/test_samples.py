@@ -388,7 +388,7 @@ def test_tables_keep_the_types_of_their_columns():
     pd.testing.assert_frame_equal(split.members[0], rows)
     found = samples.checked(table, "x")
     assert {name: column.dtype.kind for name, column in found.items()} == {
-        "sex": "U",
+        "sex": "O",
         "age": "i",
         "bmi": "f",
     }

@@ -19,6 +19,7 @@ def test_names_are_the_documented_ones():
         "latent_shoppers",
         "fashion_mnist",
         "adult",
+        "twenty_newsgroups",
         "digits",
     )
 

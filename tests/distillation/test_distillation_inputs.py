@@ -42,7 +42,7 @@ REFERENCES = {
     "one sample": (lambda x: x[:1], "`x` to have at least 2 samples. Received: 1"),
     "narrow": (lambda x: x[:, :-1], r"`x` to have shape \(None, 12\) .*shape \(96, 11\)"),
     "one axis": (lambda x: x[:, 0], r"`x` to have shape \(None, 12\)"),
-    "strings": (lambda x: x.astype(str), "dtype float32, .*dtype <U"),
+    "strings": (lambda x: x.astype(str), "dtype float32, .*dtype string"),
     "objects": (lambda x: np.array([object()] * 4), r"objects of types \['object'\]"),
     "two arrays": (lambda x: [x, x], "`x` to be 1 arrays, .*Received: 2"),
     "unequal": (lambda x: [x, x[1:]], r"the same number of rows. Received: lengths \[95, 96\]"),

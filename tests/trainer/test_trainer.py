@@ -8,6 +8,7 @@ import warnings
 import keras
 import nets
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from keras import layers
@@ -66,6 +67,37 @@ def test_history_joins_both_phases(split):
     assert history.epoch == [0, 1]
     assert history.model is trainer.student
     assert history.history["reference_size"] == [48, 48]
+
+
+@pytest.mark.parametrize("form", [pd.DataFrame, dict, "dataset"])
+def test_evaluate_and_predict_take_what_fit_takes(form):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"age": rng.normal(size=90), "work": rng.choice(["shop", "farm"], 90)})
+    y = rng.integers(2, size=90)
+
+    def model():
+        inputs = {
+            "age": keras.Input((1,), name="age"),
+            "work": keras.Input((1,), name="work", dtype="string"),
+        }
+        known = layers.StringLookup(vocabulary=["shop", "farm"], output_mode="one_hot")
+        joined = layers.Concatenate()([inputs["age"], known(inputs["work"])])
+        return keras.Model(inputs, layers.Dense(2)(joined))
+
+    if form == "dataset":
+        x = tf.data.Dataset.from_tensor_slices((dict(table), y)).batch(30)
+        arguments = {"x": x, "reference": dict(table + table)}
+    else:
+        x = form(table)
+        arguments = {"x": x, "y": y, "reference": form(table + table)}
+    trainer = DMPTrainer(model, selector=None, seed=0)
+    trainer.compile("sgd", LOGITS_LOSS, metrics=["accuracy"], run_eagerly=True)
+    trainer.fit(**arguments, batch_size=30, verbose=0)
+    columns = {name: column.to_numpy() for name, column in table.items()}
+    expected = trainer.student.predict(columns, verbose=0)
+    np.testing.assert_array_equal(trainer.predict(x, verbose=0), expected)
+    accuracy = trainer.evaluate(x, arguments.get("y"), verbose=0)[1]
+    assert accuracy == pytest.approx(np.mean(expected.argmax(axis=1) == y))
 
 
 def test_phases_equal_their_parts_by_hand(split):
