@@ -96,7 +96,8 @@ def refined(found: Sequence[Measured], pool: int) -> Point | None:
 
     Between a size within the limit and the next larger one above it lies the most accurate student
     that is within it. Of several such gaps, the one between the most accurate students is taken.
-    If no student is within the limit, the smallest size of the least exposed one is halved.
+    If no student is within the limit, the smallest size of some settings is halved: of those that
+    give the most accuracy for the risk above guessing.
 
     Args:
         found: What has been measured.
@@ -124,7 +125,7 @@ def refined(found: Sequence[Measured], pool: int) -> Point | None:
         return max(new, key=lambda one: one[0])[1]
     if any(one.is_within for one in found):
         return None
-    for least in sorted(smallest, key=lambda one: one.risk):
+    for least in sorted(smallest, key=_value, reverse=True):
         size = _size(least.point, pool) // 2
         point = dataclasses.replace(least.point, size=size)
         if size >= _FEWEST and point not in tried:
@@ -185,6 +186,11 @@ def _sized(kind: Point, order: str, share: float, pool: int) -> Point:
         return dataclasses.replace(kind, size=None, order="lowest")
     size = max(_FEWEST, round(share * pool))
     return dataclasses.replace(kind, size=size, order=order)
+
+
+def _value(one: Measured) -> float:
+    """Accuracy for the risk above guessing; the risk is above a limit, so that is not 0."""
+    return one.accuracy / (one.risk - 0.5)
 
 
 def _size(point: Point, pool: int) -> int:

@@ -61,6 +61,11 @@ def test_the_whole_pool_belongs_to_every_order():
 def test_smaller_sizes_where_nothing_is_within_the_limit():
     found = [measured(250, 0.60, 0.75), measured(500, 0.55, 0.70, labels="hard")]
     assert candidates.refined(found, POOL) == Point(size=250, labels="hard")
+    # The least exposed settings are not those that give most for their risk.
+    found = [measured(250, 0.40, 0.69), measured(500, 0.60, 0.70, labels="hard")]
+    assert candidates.refined(found, POOL) == Point(size=250, labels="hard")
+    found.append(measured(250, 0.58, 0.61, labels="hard"))
+    assert candidates.refined(found, POOL) == Point(size=125, labels="hard")
 
 
 def test_nothing_to_refine_where_everything_is_within_or_the_gap_is_small():
