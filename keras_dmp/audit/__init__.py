@@ -18,6 +18,7 @@ _HOMES = {
     "Interval": "keras_dmp.audit.statistics.membership_scores",
     "Limits": "keras_dmp.audit.gate",
     "MembershipScores": "keras_dmp.audit.statistics.membership_scores",
+    "ModelCard": "keras_dmp.audit.report.model_card",
     "RocCurve": "keras_dmp.audit.statistics.rates",
     "ScoreHistogram": "keras_dmp.audit.statistics.results",
     "ShadowAudit": "keras_dmp.audit.shadow.shadow_audit",

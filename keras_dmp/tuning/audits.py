@@ -70,6 +70,7 @@ class Audits:
             model,
             *self._sides(self._parts.selection),
             attacks=(attack,),
+            groups=self._groups(self._parts.selection),
             blind_baseline=blind_baseline,
             name=name,
             **_PLAIN,
@@ -85,12 +86,20 @@ class Audits:
         attacks = [attack for attack in dict.fromkeys(wanted) if ATTACKS[attack].least <= least]
         if "threshold" in attacks:
             attacks.remove("loss")
-        return audit_membership(model, *sides, attacks=attacks, name=name, **_PLAIN)
+        groups = self._groups(self._parts.final)
+        return audit_membership(model, *sides, attacks=attacks, groups=groups, name=name, **_PLAIN)
 
     def _sides(self, part: Part) -> tuple[tuple[Any, np.ndarray], tuple[Any, np.ndarray]]:
         pipeline = self._pipeline
         sides = ((pipeline.members, part.members), (pipeline.nonmembers, part.nonmembers))
         return tuple((arrays.take(x, rows), y[rows]) for (x, y), rows in sides)
+
+    def _groups(self, part: Part) -> tuple[np.ndarray, np.ndarray] | None:
+        """Groups of both sides, which the blind baseline needs."""
+        groups = self._pipeline.groups
+        if groups is None:
+            return None
+        return groups["members"][part.members], groups["nonmembers"][part.nonmembers]
 
     def _scaled_logits(self, model: keras.Model) -> np.ndarray:
         from_logits = self._pipeline.inputs.kind.from_logits

@@ -370,7 +370,7 @@ class _Search:
         """The chosen student, read from the directory, and its audit on the other part."""
         name, found = list(self._found.items())[chosen]
         student = self.opened.students.train(found.point, name).model
-        report = self.audits.final(student, name)
+        report = self.audits.final(student, "student")
         if shadows is not None:
             report = shadows.added(report, found.observed.scaled_logits, name, "final")
         return self.pipeline.inputs.released(student), report

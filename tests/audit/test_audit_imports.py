@@ -23,6 +23,7 @@ LIGHT = [
     "Interval",
     "Limits",
     "MembershipScores",
+    "ModelCard",
     "RocCurve",
     "ScoreHistogram",
     "ShadowScores",
