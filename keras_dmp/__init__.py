@@ -25,8 +25,11 @@ _HOMES = {
     "SoftTargetKLDivergence": "keras_dmp.losses",
     "Sweep": "keras_dmp.trainer.sweep",
     "SweepPoint": "keras_dmp.trainer.sweep",
+    "Tuning": "keras_dmp.tuning.tuning",
+    "TuningPoint": "keras_dmp.tuning.tuning",
     "audit_membership": "keras_dmp.audit",
     "split_private": "keras_dmp.splits",
+    "tune": "keras_dmp.tuning.search",
 }
 _MODULES = ("audit", "datasets", "defenses", "distribution", "models", "synthetic")
 

@@ -19,6 +19,7 @@ LAYERS = (
     "distillation synthetic audit",
     "callbacks trainer",
     "defenses",
+    "tuning",
 )
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms.split()}
 MODULES = {

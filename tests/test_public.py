@@ -41,6 +41,8 @@ def test_public_names():
         "SoftTargetKLDivergence",
         "Sweep",
         "SweepPoint",
+        "Tuning",
+        "TuningPoint",
         "audit",
         "audit_membership",
         "datasets",
@@ -49,6 +51,7 @@ def test_public_names():
         "models",
         "split_private",
         "synthetic",
+        "tune",
     ]
 
 

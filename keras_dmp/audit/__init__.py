@@ -19,6 +19,7 @@ _HOMES = {
     "Interval": "keras_dmp.audit.statistics.membership_scores",
     "Limits": "keras_dmp.audit.limits",
     "MembershipScores": "keras_dmp.audit.statistics.membership_scores",
+    "ModelCard": "keras_dmp.audit.report.model_card",
     "RocCurve": "keras_dmp.audit.statistics.rates",
     "ScoreHistogram": "keras_dmp.audit.statistics.score_histogram",
     "ShadowAudit": "keras_dmp.audit.shadow.shadow_audit",

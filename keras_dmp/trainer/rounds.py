@@ -162,7 +162,8 @@ class Rounds:
             phase = f"round_{number}_shard_{shard + 1}"
             of_phase = {"epochs": epochs, "phase": phase, "numbers": numbers}
             members = self._members.take(rows)
-            trained.append(phases.train_teacher(run, teacher, members, **of_phase))
+            of_shards = run.of_shards(number)
+            trained.append(phases.train_teacher(of_shards, teacher, members, **of_phase))
         return trained
 
     def _vote(self) -> tuple[Votes, np.ndarray]:

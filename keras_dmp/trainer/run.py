@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -33,6 +33,8 @@ class Run:
         settings: The arguments of the trainer.
         directory: The directory of checkpoints, or None. It needs a seed.
         prefix: First part of the names of its phases' checkpoints.
+        first_prefix: That of the shard teachers of the first round, which runs of a consensus with
+            the same number of shards share, or None for `prefix`.
         redraws: Whether weights of further models are drawn anew, since the user's callable gives
             all models the same.
     """
@@ -43,6 +45,7 @@ class Run:
     settings: TrainerSettings
     directory: RunDirectory | None
     prefix: str = ""
+    first_prefix: str | None = None
     redraws: bool = False
 
     @property
@@ -54,6 +57,12 @@ class Run:
     def teacher_epochs(self) -> int:
         """Epochs of a teacher."""
         return self.arguments.teacher_epochs or self.arguments.epochs
+
+    def of_shards(self, number: int) -> Self:
+        """This run, with the prefix of the shard teachers of a round."""
+        if number > 1 or self.first_prefix is None:
+            return self
+        return dataclasses.replace(self, prefix=self.first_prefix)
 
     def fresh_model(self, *numbers: int) -> keras.Model:
         """A new model, whose weights depend on the seed and these numbers only."""
@@ -162,6 +171,7 @@ def _configuration(
     ready = settings.teacher
     # Groups decide about shards, and about nothing else that a run returns.
     draws_shards = settings.consensus is not None or more.get("sweep", {}).get("consensus")
+    draws_shards = draws_shards or "tune" in more
     resolved = {"from_logits": plan.kind.from_logits, "seed": settings.seed}
     return {
         **fingerprint.of_data(plan),

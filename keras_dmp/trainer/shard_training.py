@@ -67,7 +67,8 @@ class StackedShards:
         Returns:
             The training of each teacher.
         """
-        run, phase = self._run, f"{self._run.prefix}round_{number}_shards"
+        run = self._run.of_shards(number)
+        phase = f"{run.prefix}round_{number}_shards"
         seed = new_seed() if run.settings.seed is None else run.settings.seed
         self._program.load(self._teachers)
         losses: list[list[float]] = []

@@ -66,6 +66,7 @@ class SweepPoint:
         size: Number of reference samples that it was trained on.
         mean_entropy: Mean entropy of the teacher's predictions on them, in nats, or None if the
             whole pool was used.
+        attack: Name of the attack that its AUC is of.
         report: Audit of the student.
         student: The student itself; None in a loaded sweep.
     """
@@ -76,6 +77,7 @@ class SweepPoint:
     size: int
     mean_entropy: float | None
     consensus: Consensus | None = None
+    attack: str = _ATTACK
     report: AuditReport
     student: keras.Model | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -86,8 +88,8 @@ class SweepPoint:
 
     @property
     def auc(self) -> float:
-        """AUC of the loss attack; 0.5 is guessing."""
-        return self.report[_ATTACK].auc
+        """AUC of the attack; 0.5 is guessing."""
+        return self.report[self.attack].auc
 
     def __str__(self) -> str:
         """Return one line for people."""
@@ -119,6 +121,11 @@ class Sweep(Documented, Saved):
 
     undefended: AuditReport
     points: tuple[SweepPoint, ...]
+
+    @property
+    def attack(self) -> str:
+        """Name of the attack by which students are compared."""
+        return self.points[0].attack
 
     @property
     def frontier(self) -> tuple[SweepPoint, ...]:
@@ -153,12 +160,12 @@ class Sweep(Documented, Saved):
         """The results on the frontier, in one sentence."""
         private, accurate = self.frontier[0], self.frontier[-1]
         teacher = self.undefended
-        found = f"{_words_of(accurate.report)} ({accurate.settings})"
+        found = f"{self._words_of(accurate.report)} ({accurate.settings})"
         if private is not accurate:
-            found = f"{_words_of(private.report)} ({private.settings}) to {found}"
+            found = f"{self._words_of(private.report)} ({private.settings}) to {found}"
         return (
             f"{len(self.frontier)} of {len(self.points)} students are on the frontier: {found}; "
-            f"undefended: {_words_of(teacher)}."
+            f"undefended: {self._words_of(teacher)}."
         )
 
     def document(self) -> Document:
@@ -172,17 +179,17 @@ class Sweep(Documented, Saved):
             tiles=(
                 Tile(
                     label="AUC of the undefended model",
-                    figure=_auc(teacher),
+                    figure=self._auc(teacher),
                     beside="guessing is 0.5",
                 ),
                 Tile(
                     label="AUC of the most private student",
-                    figure=_auc(self.frontier[0].report),
+                    figure=self._auc(self.frontier[0].report),
                     beside=f"test accuracy {self.frontier[0].accuracy:.3f}",
                 ),
                 Tile(
                     label="AUC of the most accurate student",
-                    figure=_auc(self.frontier[-1].report),
+                    figure=self._auc(self.frontier[-1].report),
                     beside=f"test accuracy {self.frontier[-1].accuracy:.3f}",
                 ),
             ),
@@ -195,9 +202,9 @@ class Sweep(Documented, Saved):
             sections=(
                 Section(
                     title="Privacy against test accuracy",
-                    blocks=(Charts(charts=(("", self._chart()),), how=_HOW_CHART),),
+                    blocks=(Charts(charts=(("", self.chart()),), how=_HOW_CHART),),
                 ),
-                sections.attackers((_ATTACK,)),
+                sections.attackers((self.attack,)),
                 Section(title="Students", blocks=(self._table(),)),
                 Section(
                     title="Provenance of each student",
@@ -233,7 +240,7 @@ class Sweep(Documented, Saved):
     def _values(self) -> dict[str, Any]:
         points = []
         for point in self.points:
-            settings = {name: getattr(point, name) for name in _SETTINGS}
+            settings = {name: getattr(point, name) for name in (*_SETTINGS, "attack")}
             if point.consensus is not None:
                 settings["consensus"] = dataclasses.asdict(point.consensus)
             points.append({**settings, "report": point.report.to_dict()})
@@ -246,6 +253,8 @@ class Sweep(Documented, Saved):
             points=tuple(
                 SweepPoint(
                     **{name: point[name] for name in _SETTINGS},
+                    # Older sweeps have no other attack.
+                    attack=point.get("attack", _ATTACK),
                     consensus=_consensus(point.get("consensus")),
                     report=AuditReport.from_dict(point["report"]),
                 )
@@ -264,11 +273,11 @@ class Sweep(Documented, Saved):
                 Number(value=point.size, kind="count"),
                 "" if point.mean_entropy is None else Number(value=point.mean_entropy),
                 f"{point.temperature:g}",
-                *_figures(point.report),
+                *self._figures(point.report),
             )
             for point in self.points
         )
-        teacher = (_UNDEFENDED, *[""] * 5, *_figures(self.undefended))
+        teacher = (_UNDEFENDED, *[""] * 5, *self._figures(self.undefended))
         groups = (Group(rows=(teacher,)), Group(rows=rows))
         return Table(columns=_COLUMNS, groups=groups, how=_HOW_TABLE)
 
@@ -280,20 +289,44 @@ class Sweep(Documented, Saved):
             kinds.setdefault(f"{kind}, {point.order}", []).append(point)
         return kinds
 
-    def _chart(self) -> charts.Chart:
+    def chart(self) -> charts.Chart:
+        """AUC over test accuracy of each student, with the frontier."""
         groups = []
         for name, points in self._kinds().items():
-            places = tuple(_place(point.report, point.settings) for point in points)
+            places = tuple(self._place(point.report, point.settings) for point in points)
             count = f"{len(points)} student{'s' if len(points) > 1 else ''}"
             groups.append(charts.Places(name=name, detail=count, places=places))
-        teacher = _place(self.undefended, _UNDEFENDED)
+        teacher = self._place(self.undefended, _UNDEFENDED)
         groups.append(
             charts.Places(
                 name=_UNDEFENDED, detail=teacher.detail, places=(teacher,), style=_UNDEFENDED
             )
         )
-        frontier = [_place(point.report, point.settings) for point in self.frontier]
-        return charts.privacy_utility(groups, attack="the loss attack", frontier=frontier)
+        frontier = [self._place(point.report, point.settings) for point in self.frontier]
+        return charts.privacy_utility(groups, attack=self.attack_in_words, frontier=frontier)
+
+    @property
+    def attack_in_words(self) -> str:
+        """The attack, as axes and legends name it."""
+        return "the loss attack" if self.attack == _ATTACK else self.attack
+
+    def _figures(self, report: AuditReport) -> tuple[Cell, ...]:
+        return (
+            Number(value=report.member_accuracy, kind="share"),
+            Number(value=report.nonmember_accuracy, kind="share"),
+            self._auc(report),
+        )
+
+    def _auc(self, report: AuditReport) -> Number:
+        result = report[self.attack]
+        return Number(value=result.auc, ends=result.auc_interval)
+
+    def _place(self, report: AuditReport, name: str) -> charts.Place:
+        return sections.place(report.nonmember_accuracy, report[self.attack], name)
+
+    def _words_of(self, report: AuditReport) -> str:
+        accuracy, auc = report.nonmember_accuracy, report[self.attack].auc
+        return f"test accuracy {accuracy:.3f} at AUC {auc:.3f}"
 
 
 def _beats(point: SweepPoint, other: SweepPoint) -> bool:
@@ -303,29 +336,8 @@ def _beats(point: SweepPoint, other: SweepPoint) -> bool:
 
 
 def _upper(point: SweepPoint) -> float:
-    interval = point.report[_ATTACK].auc_interval
+    interval = point.report[point.attack].auc_interval
     return point.auc if interval is None else interval[1]
-
-
-def _figures(report: AuditReport) -> tuple[Cell, ...]:
-    return (
-        Number(value=report.member_accuracy, kind="share"),
-        Number(value=report.nonmember_accuracy, kind="share"),
-        _auc(report),
-    )
-
-
-def _auc(report: AuditReport) -> Number:
-    result = report[_ATTACK]
-    return Number(value=result.auc, ends=result.auc_interval)
-
-
-def _place(report: AuditReport, name: str) -> charts.Place:
-    return sections.place(report.nonmember_accuracy, report[_ATTACK], name)
-
-
-def _words_of(report: AuditReport) -> str:
-    return f"test accuracy {report.nonmember_accuracy:.3f} at AUC {report[_ATTACK].auc:.3f}"
 
 
 def _consensus(values: Any) -> Consensus | None:
@@ -347,11 +359,11 @@ def _draw_frontier(sweep: Sweep, path: str | os.PathLike | None) -> Any:
     frontier = sweep.frontier
     axes.plot([p.accuracy for p in frontier], [p.auc for p in frontier], color="0.4", linewidth=1)
     undefended = sweep.undefended
-    teacher = [undefended.nonmember_accuracy], [undefended[_ATTACK].auc]
+    teacher = [undefended.nonmember_accuracy], [undefended[sweep.attack].auc]
     axes.plot(*teacher, "kx", label=_UNDEFENDED)
     axes.axhline(0.5, color="0.6", linestyle="--", linewidth=1)
     axes.set_xlabel("accuracy on nonmembers (test accuracy)")
-    axes.set_ylabel("AUC of the loss attack (0.5 is guessing)")
+    axes.set_ylabel(f"AUC of {sweep.attack_in_words} (0.5 is guessing)")
     axes.legend(fontsize="small")
     if path is not None:
         figure.savefig(path, dpi=150)

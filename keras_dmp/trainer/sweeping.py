@@ -6,23 +6,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_dmp import _validate
-from keras_dmp._classifier import fresh
 from keras_dmp._data import batches, samples
 from keras_dmp._warnings import warn
 from keras_dmp.audit import AuditReport, audit_membership
-from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 from keras_dmp.distillation.settings import require_settings
-from keras_dmp.reference.selection import ReferenceSummary
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.trainer import phases
 from keras_dmp.trainer.consensus import Consensus, resolved_labels
 from keras_dmp.trainer.plan import read_labeled
-from keras_dmp.trainer.rounds import Rounds, drawn_shards
+from keras_dmp.trainer.rounds import drawn_shards
 from keras_dmp.trainer.run import Run
-from keras_dmp.trainer.settings import TrainerSettings
+from keras_dmp.trainer.students import Student, Students, is_finite, with_consensus
 from keras_dmp.trainer.sweep import Sweep, SweepPoint
 
 # Scores that need one output per sample: as fast as predicting.
@@ -126,35 +122,25 @@ def sweep(
         ValueError: Before any training, for unusable nonmembers; at the end, if all students
             have diverged. A warning names each student that has diverged.
     """
-    _require_auditable(run, nonmembers)
+    require_auditable(run, nonmembers)
     # Checked, like all arguments, before any training.
-    consensus = [_settings_with(run, one) for one in grid.consensus]
-    for settings_of_point in consensus:
-        drawn_shards(run, settings_of_point.consensus, run.plan.members)
-    labeler = run.distiller(run.plan.student, **settings)
-    start = _Start.of(run)
-    if not run.teacher_is_ready:
-        phases.announce("Teacher: training on the members", run)
-        phases.train_teacher(run, run.plan.teacher, run.plan.members)
-    undefended = _audit(run, run.plan.teacher, nonmembers, "undefended")
-    found = _distilled(run, grid, selectors, settings, labeler, start) if grid.settings else ()
-    orders = [order for order, _ in grid.choices]
-    each = itertools.product(consensus, zip(orders, selectors, strict=True))
-    agreed = (
-        _agreed(run, settings, order, selector, start, f"consensus_{number}_")
-        for number, (settings, (order, selector)) in enumerate(each)
-    )
+    for one in grid.consensus:
+        agreed = with_consensus(run.settings, one)
+        drawn_shards(run, agreed.consensus, run.plan.members)
+    students = Students(run, settings)
+    undefended = _audit(run, students.train_teacher(), nonmembers, "undefended")
     points, trained = [], 0
-    for trained, (student, point) in enumerate(itertools.chain(found, agreed), start=1):
-        if not _is_finite(student):
+    for trained, student in enumerate(_each(students, grid, selectors), start=1):
+        name = _named(student.facts)
+        if not is_finite(student.model):
             # One point that cannot be audited must not stop the others.
             warn(
-                f"The student of {_named(point)} has diverged and is left out: some of its weights "
+                f"The student of {name} has diverged and is left out: some of its weights "
                 "are infinite or NaN. Lower the learning rate, or omit this setting",
             )
             continue
-        report = _audit(run, student, nonmembers, _named(point))
-        points.append(SweepPoint(**point, report=report, student=student))
+        report = _audit(run, student.model, nonmembers, name)
+        points.append(SweepPoint(**student.facts, report=report, student=student.model))
         phases.announce(f"{trained}: {points[-1]}", run)
     if not points:
         raise ValueError(
@@ -164,71 +150,19 @@ def sweep(
     return Sweep(undefended=undefended, points=tuple(points))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class _Start:
-    """Initial weights of teacher and student, which all points share."""
-
-    teacher: list[np.ndarray]
-    student: list[np.ndarray]
-
-    @classmethod
-    def of(cls, run: Run) -> "_Start":
-        models = {"teacher": run.plan.teacher, "student": run.plan.student}
-        return cls(
-            **{
-                name: [keras.ops.convert_to_numpy(variable) for variable in model.variables]
-                for name, model in models.items()
-            }
-        )
-
-
-def _distilled(
-    run: Run,
-    grid: Grid,
-    selectors: Sequence[EntropyReferenceSelector | None],
-    settings: dict[str, Any],
-    labeler: DistillationTrainer,
-    start: _Start,
-) -> Iterator[tuple[keras.Model, dict[str, Any]]]:
-    """Students of one teacher, each with the settings of its point."""
-    phases.announce("Students: labelling the reference, training on it", run)
-    labeled = phases.label(run, labeler, selectors)
-    choices = zip(grid.choices, labeled, strict=True)
-    for number, (choice, of_point) in enumerate(itertools.product(choices, grid.settings)):
-        (order, _), chosen = choice
-        student = run.plan.student if number == 0 else _fresh(run, start.student)
-        distiller = run.distiller(student, **settings, **of_point)
-        phases.train_student(run, distiller, chosen, phase=f"student_{number}")
-        yield student, {**of_point, **_choice(order, len(chosen), chosen.summary)}
-
-
-def _agreed(
-    run: Run,
-    settings: TrainerSettings,
-    order: str,
-    selector: EntropyReferenceSelector | None,
-    start: _Start,
-    prefix: str,
-) -> tuple[keras.Model, dict[str, Any]]:
-    """The student of a consensus, trained as `fit` trains it."""
-    plan = dataclasses.replace(
-        run.plan, teacher=_fresh(run, start.teacher), student=_fresh(run, start.student)
-    )
-    arguments = run.arguments
-    if selector is not None:
-        arguments = arguments.with_callbacks([selector, *arguments.callbacks])
-    of_point = dataclasses.replace(
-        run, plan=plan, arguments=arguments, settings=settings, prefix=prefix
-    )
-    phases.announce(f"Consensus: {settings.consensus}", run)
-    rounds = Rounds(of_point).train().rounds
-    summary = None if selector is None else selector.summary
-    return plan.student, {
-        "temperature": settings.temperature,
-        "labels": settings.labels,
-        "consensus": settings.consensus,
-        **_choice(order, rounds[-1].num_used, summary),
-    }
+def _each(
+    students: Students, grid: Grid, selectors: Sequence[EntropyReferenceSelector | None]
+) -> Iterator[Student]:
+    """The students of one teacher, which labels the reference once, and those of each consensus."""
+    orders = [order for order, _ in grid.choices]
+    if grid.settings:
+        choices = zip(orders, students.label(list(selectors)), strict=True)
+        each = itertools.product(choices, grid.settings)
+        for number, ((order, labeled), of_point) in enumerate(each):
+            yield students.distill(labeled, of_point, order, f"student_{number}")
+    each = itertools.product(grid.consensus, zip(orders, selectors, strict=True))
+    for number, (consensus, (order, selector)) in enumerate(each):
+        yield students.agree(consensus, order, selector, f"consensus_{number}")
 
 
 def _named(point: dict[str, Any]) -> str:
@@ -237,21 +171,7 @@ def _named(point: dict[str, Any]) -> str:
     return f"{point['order']} {point['size']}, {labels}, T={point['temperature']:g}"
 
 
-def _settings_with(run: Run, consensus: Consensus) -> TrainerSettings:
-    """The trainer's settings with a consensus."""
-    return dataclasses.replace(run.settings, consensus=consensus, labels=None, temperature=1.0)
-
-
-def _choice(order: str, size: int, summary: ReferenceSummary | None) -> dict[str, Any]:
-    entropy = None if summary is None else summary.mean_entropy
-    return {"order": order, "size": size, "mean_entropy": entropy}
-
-
-def _is_finite(model: keras.Model) -> bool:
-    return all(np.isfinite(weight).all() for weight in model.get_weights())
-
-
-def _require_auditable(run: Run, nonmembers: Any) -> None:
+def require_auditable(run: Run, nonmembers: Any) -> None:
     """Raise ValueError, before any training, for data that the audit would refuse after it."""
     plan, x, y = run.plan, run.arguments.x, run.arguments.y
     if run.teacher_is_ready:
@@ -278,15 +198,6 @@ def _distinct(name: str, values: Any) -> list[Any]:
     if not distinct:
         raise ValueError(f"Expected `{name}` to have at least one value. Received: {name}=()")
     return distinct
-
-
-def _fresh(run: Run, start: list[np.ndarray]) -> keras.Model:
-    """A model with the initial weights that all points share."""
-    model = fresh.fresh_model(run.settings.model)
-    fresh.ensure_built(model, run.plan.sample)
-    for variable, value in zip(model.variables, start, strict=True):
-        variable.assign(value)
-    return model
 
 
 def _audit(run: Run, model: keras.Model, nonmembers: Any, name: str) -> AuditReport:

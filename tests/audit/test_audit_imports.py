@@ -24,6 +24,7 @@ LIGHT = [
     "Interval",
     "Limits",
     "MembershipScores",
+    "ModelCard",
     "RocCurve",
     "ScoreHistogram",
     "ShadowScores",

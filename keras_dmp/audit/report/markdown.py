@@ -21,7 +21,7 @@ def write(written: Document) -> str:
     for section in written.sections:
         for block in section.blocks:
             if isinstance(block, Table):
-                blocks += [f"## {escape(block.title)}" if block.title else "", _table(block)]
+                blocks += [f"## {escape(block.title)}" if block.title else "", table(block)]
             elif isinstance(block, Terms):
                 pairs = (f"- {escape(name)}: {escape(words)}" for name, words in block.pairs)
                 blocks.append("\n".join(pairs))
@@ -38,15 +38,17 @@ def escape(words: str) -> str:
     return re.sub(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\_", words)
 
 
-def _table(table: Table) -> str:
+def table(written: Table) -> str:
+    """A table, with a column of its own for each interval."""
     heads, rule = [], []
-    for column in table.columns:
+    for column in written.columns:
         heads.append(escape(column.head))
         rule.append(":--" if column.words else "--:")
         if column.interval:
             heads.append("95 % interval")
             rule.append("--:")
-    rows = [[escape(word) for word in _words(table, row)] for row in table.rows[: table.shown]]
+    shown = written.rows[: written.shown]
+    rows = [[escape(word) for word in _words(written, row)] for row in shown]
     return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *rows))
 
 

@@ -325,6 +325,23 @@ class AuditReport(Findings, Documented, Saved):
         curves = {name: self[name] for name in chosen}
         return plots.draw(curves, path=path, log=log)
 
+    def model_card(self, path: str | os.PathLike, **facts: Any) -> None:
+        """Write a model card in Markdown, to be released with the model, without private records.
+
+        Args:
+            path: A path that ends in `.md`; a file there is replaced.
+            **facts: What the audit does not know: the attributes of `ModelCard`, such as
+                `trained_on="..."` and `defense=...`. What is missing is marked in the card.
+
+        Raises:
+            TypeError: For unknown facts, or facts of the wrong type.
+            ValueError: If the path does not end in `.md`.
+            OSError: If the path cannot be written.
+        """
+        from keras_dmp.audit.report.model_card import ModelCard
+
+        ModelCard(report=self, **facts).write(path)
+
     def to_tf_privacy(self, *, label: str = "Default model variant", epoch: int = 0) -> Any:
         """Convert the results for TF-Privacy's summaries, data frames and privacy reports.
 

@@ -1,0 +1,163 @@
+"""The model card: its sections, the figures in it, and what is kept out of it."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from reports import make_report
+
+from keras_dmp.audit import BlindBaseline, ModelCard
+from keras_dmp.audit.report.model_card import unchecked
+
+RNG = np.random.default_rng(0)
+MEMBERS, NONMEMBERS = RNG.normal(0.8, 1, 700), RNG.normal(0, 1, 600)
+# The sections of Hugging Face's template that a card of a classifier needs, in its order.
+SECTIONS = (
+    "Model Details",
+    "Uses",
+    "Bias, Risks, and Limitations",
+    "Training Details",
+    "Evaluation",
+    "Technical Specifications",
+    "How to Get Started with the Model",
+    "Model Card Contact",
+)
+
+
+def card(attack="loss", facts=(), **content):
+    report = make_report(MEMBERS, NONMEMBERS, attack=attack, **dict(facts))
+    return ModelCard(report=report, **content).to_markdown()
+
+
+def test_sections_and_metadata_are_those_of_the_template():
+    text = card(license="apache-2.0")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == list(SECTIONS)
+    metadata = text.split("---\n")[1]
+    assert 'license: "apache-2.0"' in metadata
+    assert "library_name: keras" in metadata
+    assert text.count("\n# ") == 1
+    for part in ("Training Data", "Training Procedure", "Testing Data", "Metrics", "Results"):
+        assert f"\n### {part}\n" in text
+
+
+def test_headline_has_the_interval_of_the_report():
+    report = make_report(MEMBERS, NONMEMBERS, attack="loss")
+    result = report["loss"]
+    text = ModelCard(report=report).to_markdown()
+    low, high = result.auc_interval
+    assert f"AUC of {result.auc:.3f} (95 % interval {low:.3f} to {high:.3f}" in text
+    assert f"| loss | 700 | 600 | {result.auc:.3f} | {low:.3f}-{high:.3f} |" in text
+    assert f"{100 * result.tpr_at_fpr[0.01]:.2f} % of the members" in text
+    assert "700 members and 600 nonmembers" in text
+
+
+def test_what_is_unknown_is_marked_and_what_is_known_is_not():
+    empty = card()
+    full = card(
+        trained_on="Purchases of 700 customers.",
+        reference="Public catalogues.",
+        defense="early stopping",
+        direct_use="Recommendations.",
+        out_of_scope_use="Credit scoring.",
+        developers="The shop",
+        license="mit",
+        contact="privacy@example.org",
+    )
+    marks = empty.count("[More Information Needed]")
+    # Software is unknown to a report that was made of scores by hand.
+    assert (marks, full.count("[More Information Needed]")) == (9, 1)
+    for words in ("Purchases of 700 customers.", "Credit scoring.", "privacy@example.org"):
+        assert words in full
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    shards: int = 4
+
+    def __str__(self):
+        return f"{self.shards} shards"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    name = "dmp"
+    size: int = 500
+    rule: Nested = dataclasses.field(default_factory=Nested)
+    data: object = None
+
+
+def test_defense_as_words_mapping_or_settings():
+    assert "\n- only 3 epochs\n" in card(defense="only 3 epochs")
+    assert "- **epsilon:** 3" in card(defense={"defense": "dp_sgd", "epsilon": 3})
+    text = card(defense=Settings(data=np.array([123456.0])))
+    assert "- **defense:** dmp\n- **size:** 500\n- **rule:** 4 shards\n" in text
+    # Of objects that may hold data, only the kind is named.
+    assert "- **data:** ndarray" in text
+    assert "123456" not in text
+
+
+def test_of_a_point_of_a_sweep_only_the_settings_are_named():
+    from keras_dmp.trainer.sweep import SweepPoint
+
+    report = make_report(MEMBERS, NONMEMBERS, attack="loss")
+    point = SweepPoint(
+        temperature=1.0, labels="soft", order="lowest", size=500, mean_entropy=0.1, report=report
+    )
+    assert "- **defense:** distillation for membership privacy: soft labels, lowest 500" in card(
+        defense=point
+    )
+
+
+def test_no_positions_seeds_or_additions_to_the_provenance():
+    provenance = {"keras": "3.15.1", "train_fn settings": '{"secret": 777123}', "engine": "own"}
+    report = make_report(MEMBERS, NONMEMBERS, seed=424242, provenance=provenance)
+    assert report["threshold"].most_exposed
+    text = ModelCard(report=report).to_markdown()
+    assert "3.15.1" in text
+    for private in ("777123", "424242", "#"):
+        assert private not in re.sub(r"^#+ .*$", "", text, flags=re.MULTILINE)
+
+
+def test_what_was_not_checked_follows_from_the_report():
+    plain = unchecked(make_report(MEMBERS, NONMEMBERS, attack="loss"))
+    assert any("shadow models" in words for words in plain)
+    assert any("canaries" in words for words in plain)
+    assert any("without the model" in words for words in plain)
+    blind = BlindBaseline(auc=0.5, auc_interval=(0.45, 0.55), num_members=9, num_nonmembers=9)
+    slices = ("all", "canaries mislabelled")
+    attacked = make_report(MEMBERS, NONMEMBERS, slices, attack="lira", blind_baseline=blind)
+    known = unchecked(attacked)
+    assert len(known) == len(plain) - 3
+    assert not any("shadow models" in words or "canaries" in words for words in known)
+
+
+def test_a_void_audit_says_so():
+    blind = BlindBaseline(auc=0.9, auc_interval=(0.85, 0.95), num_members=99, num_nonmembers=99)
+    text = card(facts={"blind_baseline": blind})
+    assert "**The audit is void**" in text
+    assert "guarantee: none" in text
+    assert "Formal guarantee: (3, 1e-5)-DP." in card(guarantee="(3, 1e-5)-DP")
+
+
+def test_written_by_the_report(tmp_path):
+    report = make_report(MEMBERS, NONMEMBERS, name="student *one*")
+    report.model_card(tmp_path / "card.md", trained_on="customers")
+    text = (tmp_path / "card.md").read_text()
+    assert text == ModelCard(report=report, trained_on="customers").to_markdown()
+    assert r"# Model Card for student \*one\*" in text
+    with pytest.raises(ValueError, match=r"end in '\.md'.*card\.txt"):
+        report.model_card(tmp_path / "card.txt")
+
+
+def test_bad_facts_are_refused(tmp_path):
+    report = make_report(MEMBERS, NONMEMBERS)
+    with pytest.raises(TypeError, match="licence"):
+        report.model_card(tmp_path / "card.md", licence="mit")
+    with pytest.raises(TypeError, match=r"`contact`.*contact=3"):
+        report.model_card(tmp_path / "card.md", contact=3)
+    with pytest.raises(TypeError, match=r"`defense`.*ndarray"):
+        report.model_card(tmp_path / "card.md", defense=np.zeros(3))
+    with pytest.raises(TypeError, match=r"`report`.*of type str"):
+        ModelCard(report="audit.json")
+    assert not (tmp_path / "card.md").exists()

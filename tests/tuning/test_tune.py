@@ -1,0 +1,395 @@
+"""A search: what it trains, what it chooses, and that the final figures come from other samples."""
+
+import dataclasses
+import pathlib
+
+import keras
+import nets
+import numpy as np
+import pytest
+from scipy import special
+
+from keras_dmp import (
+    DMPTrainer,
+    EntropyReferenceSelector,
+    Tuning,
+    audit_membership,
+    split_private,
+    tune,
+)
+from keras_dmp.trainer.run_directory import RunDirectory
+from keras_dmp.tuning import parts
+
+# Few samples of a small pool miss classes, which is not what is looked at here.
+pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+OPTIMIZER = keras.optimizers.SGD(0.2, momentum=0.9)
+SEED, BUDGET, LIMIT = 3, 4, 0.9
+
+
+def build():
+    return keras.Sequential(
+        [
+            keras.Input((nets.FEATURES,)),
+            keras.layers.Dense(nets.HIDDEN, activation="tanh"),
+            keras.layers.Dense(nets.CLASSES),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def split():
+    x, y = nets.prototypes(420)
+    return split_private(x, y, members=100, nonmembers=100, validation=20, seed=0)
+
+
+def search(split, **changed):
+    settings = {"max_risk": LIMIT, "budget": BUDGET, "epochs": 3, "batch_size": 16, "seed": SEED}
+    return tune(build, split, **{**settings, "optimizer": OPTIMIZER, "verbose": 0, **changed})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("search") / "run"
+
+
+@pytest.fixture(scope="module")
+def found(split, folder):
+    return search(split, directory=folder)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "keras_dmp._training.stacked_program.StackedProgram.run_epoch",
+        lambda *_, **__: pytest.fail("trained"),
+    )
+
+
+def sides(split, part):
+    """Samples and labels of a part, cut by hand."""
+    return tuple(
+        (x[rows], y[rows])
+        for (x, y), rows in ((split.members, part.members), (split.nonmembers, part.nonmembers))
+    )
+
+
+def by_hand(split, point):
+    """The student that `DMPTrainer` trains with the settings of a row."""
+    whole = point.size == len(split.reference) or point.consensus is not None
+    trainer = DMPTrainer(
+        build,
+        selector=None if whole else EntropyReferenceSelector(point.size, order=point.order),
+        labels=point.labels,
+        temperature=point.temperature,
+        consensus=point.consensus,
+        seed=SEED,
+    )
+    trainer.compile(OPTIMIZER, LOSS, metrics=["accuracy"])
+    trainer.fit(
+        *split.members,
+        reference=split.reference,
+        validation_data=split.validation,
+        epochs=3,
+        batch_size=16,
+        verbose=0,
+    )
+    return trainer
+
+
+# What it trains
+
+
+def test_rows_are_those_of_students_trained_by_hand(split, found):
+    selection = parts.divide(split, SEED).selection
+    assert [point.labels for point in found.frontier[:2]] == ["soft", "hard"]
+    for row in (found.frontier[1], found.frontier[3]):
+        trainer = by_hand(split, row)
+        audit = audit_membership(
+            trainer.student, *sides(split, selection), attacks=("loss",), slices=()
+        )
+        assert row.auc == audit["loss"].auc
+        assert row.accuracy == audit.nonmember_accuracy
+        assert row.report.member_accuracy == audit.member_accuracy
+        if row.consensus is None:
+            assert row.mean_entropy == trainer.selector.summary.mean_entropy
+            undefended = audit_membership(
+                trainer.teacher, *sides(split, selection), attacks=("loss",), slices=()
+            )
+            assert found.undefended["loss"].auc == undefended["loss"].auc
+
+
+def test_the_student_is_the_chosen_one_and_audited_on_other_samples(split, found):
+    trainer = by_hand(split, found.best)
+    nets.assert_same_weights(found.student, trainer.student.get_weights())
+    divided = parts.divide(split, SEED)
+    final = audit_membership(
+        found.student, *sides(split, divided.final), attacks=("loss",), slices=()
+    )
+    assert found.report["loss"].auc == final["loss"].auc
+    assert found.report.nonmember_accuracy == final.nonmember_accuracy
+    assert found.report.num_members == len(divided.final.members)
+    assert not np.isin(divided.final.members, divided.selection.members).any()
+    assert not np.isin(divided.final.nonmembers, divided.selection.nonmembers).any()
+    assert found.undefended_report.num_nonmembers == found.report.num_nonmembers
+    # Ready to be released: its optimizer holds nothing of the training.
+    assert float(np.abs(found.student.optimizer.variables[-1]).max()) == 0
+
+
+def test_teachers_are_trained_once(found, folder):
+    names = {path.name.rpartition("-")[0] for path in (folder / "students").glob("*.checkpoint")}
+    assert sum(name.startswith("teacher") for name in names) == 1
+    assert "shards_of_2_round_1_shards" in names
+    assert "lowest_all_2_of_2_votes_2_round_1_shards" not in names
+    assert found.trainings == {"teacher": 1, "shard teacher": 4, "student": BUDGET + 1}
+
+
+# What it chooses
+
+
+def interval(auc, ends, number):
+    """A 95 % interval as one of several, by hand: wider on the scale of log odds."""
+    growth = special.ndtri(1 - 0.025 / number) / special.ndtri(0.975)
+    odds = special.logit(auc)
+    low, high = (special.expit(odds + growth * (special.logit(end) - odds)) for end in ends)
+    return max(low, 1 - high), max(high, 1 - low)
+
+
+def test_qualifies_by_the_upper_end_of_the_corrected_interval(split, folder, found, no_training):
+    highs = sorted(point.risk_interval[1] for point in found.frontier)
+    limit = (highs[1] + highs[2]) / 2
+    again = search(split, directory=folder, max_risk=limit, budget=3)
+    for row in again.frontier:
+        result = row.report["loss"]
+        ends = interval(result.auc, result.auc_interval, 3)
+        np.testing.assert_allclose(row.risk_interval, ends)
+        assert row.qualifies == (ends[1] <= limit)
+        assert row.risk == max(row.auc, 1 - row.auc)
+    qualified = [row.accuracy for row in again.frontier if row.qualifies]
+    assert again.best.accuracy == max(qualified)
+
+
+def test_accuracy_is_compared_with_the_teacher(split, folder, found, no_training):
+    accuracies = {row.accuracy for row in found.frontier[:3]}
+    loss = found.undefended.nonmember_accuracy - max(accuracies)
+    again = search(split, directory=folder, budget=3, max_accuracy_loss=max(0.0, loss))
+    kept = [row for row in again.frontier if row.qualifies]
+    assert kept
+    least = again.undefended.nonmember_accuracy - max(0.0, loss)
+    assert all(row.qualifies == (row.accuracy >= least) for row in again.frontier)
+
+
+def test_no_candidate_qualifies(split, folder, found, no_training, tmp_path):
+    again = search(split, directory=folder, max_risk=0.5, budget=3)
+    assert again.student is None
+    assert again.report is None
+    assert again.best is None
+    assert [row.auc for row in again.frontier] == [row.auc for row in found.frontier[:3]]
+    assert again.verdict.startswith("No candidate qualifies. The least exposed of 3 has a risk of")
+    again.save_html(tmp_path / "search.html")
+    assert "No candidate qualifies" in (tmp_path / "search.html").read_text()
+    assert "student " not in str(again).partition("model")[2]
+
+
+# Again, and after a kill
+
+
+def test_a_finished_search_is_read(split, folder, found, no_training):
+    again = search(split, directory=folder)
+    assert again == found
+    nets.assert_same_weights(again.student, found.student.get_weights())
+
+
+class BreakOff(RunDirectory):
+    """A directory that cannot write a second time after a number of writes."""
+
+    left = None
+
+    def write(self, phase, number, checkpoint):
+        super().write(phase, number, checkpoint)
+        if BreakOff.left is not None:
+            BreakOff.left -= 1
+            if BreakOff.left < 0:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.full
+def test_broken_off_and_resumed_the_result_is_the_same(split, found, monkeypatch, tmp_path):
+    monkeypatch.setattr("keras_dmp.trainer.run.RunDirectory", BreakOff)
+    for writes in (2, 5, 9, 7):
+        BreakOff.left = writes
+        with pytest.raises(KeyboardInterrupt):
+            search(split, directory=tmp_path / "run")
+    BreakOff.left = None
+    again = search(split, directory=tmp_path / "run")
+    assert again == found
+    nets.assert_same_weights(again.student, found.student.get_weights())
+
+
+@pytest.mark.full
+def test_the_same_seed_gives_the_same_result_without_a_directory(split, found):
+    again = search(split)
+    assert again == found
+
+
+def test_another_split_is_refused(split, folder, found, no_training):
+    x, y = split.members
+    other = dataclasses.replace(split, members=(x + np.float32(1), y))
+    with pytest.raises(ValueError, match="`directory` to be from a run with the same data"):
+        search(other, directory=folder)
+
+
+# Failures
+
+
+def test_a_candidate_that_fails_is_left_out(split, folder, found, monkeypatch):
+    from keras_dmp.trainer.students import Students
+
+    train = Students.train
+
+    def failing(self, point, name):
+        if point.labels == "hard":
+            raise ValueError("too few votes")
+        return train(self, point, name)
+
+    monkeypatch.setattr(Students, "train", failing)
+    with pytest.warns(UserWarning, match="lowest_100_hard_1 is left out: too few votes"):
+        again = search(split, directory=folder, budget=2)
+    assert len(again.frontier) == 1
+    assert again.notes == ("lowest_100_hard_1 is left out: too few votes",)
+    monkeypatch.setattr(Students, "train", lambda *_: failing(*_[:1], found.frontier[1], ""))
+    with (
+        pytest.warns(UserWarning, match="is left out"),
+        pytest.raises(ValueError, match="Received: 2 candidates, all of which have failed"),
+    ):
+        search(split, directory=folder, budget=2)
+
+
+# With shadow models
+
+
+@pytest.mark.full
+def test_shadow_models_repeat_the_search(split, tmp_path):
+    attack = "lira_offline_fixed"
+    settings = {"attack": attack, "num_shadow_models": 4, "budget": 2, "epochs": 1}
+    found = search(split, directory=tmp_path / "run", **settings)
+    assert found.trainings == {"teacher": 5, "shard teacher": 0, "student": 10}
+    assert all(row.attack == attack for row in found.frontier)
+    assert found.report[attack].num_members <= 50
+    assert {"loss", attack} <= set(found.report.attacks)
+    (folder,) = (tmp_path / "run").glob("shadow_models_*")
+    assert len(list(folder.glob("*.job"))) == 4
+    # A kill between two shadow models loses that model only.
+    (folder / "model_00002.job").unlink()
+    assert search(split, directory=tmp_path / "run", **settings) == found
+
+
+# What it says
+
+
+def test_round_trip(found, tmp_path):
+    found.save(tmp_path / "search.json")
+    read = Tuning.load(tmp_path / "search.json")
+    assert read == found
+    assert read.student is None
+    assert read.verdict == found.verdict
+
+
+def test_table_has_a_row_for_each_candidate(found):
+    markdown = [line for line in found.to_markdown().splitlines() if line.startswith("|")]
+    rows = [line for line in markdown if "labels," in line or "votes," in line]
+    assert len(rows) == BUDGET
+    assert sum("| chosen |" in row for row in rows) == 1
+    assert f"{found.best.risk:.3f}" in next(row for row in rows if "| chosen |" in row)
+    assert "samples that chose nothing" in found.verdict
+    assert f"Limit: {LIMIT}" in found.verdict
+
+
+def test_plot_shows_the_limit_and_the_choice(found, tmp_path):
+    figure = found.plot(tmp_path / "search.png")
+    assert (tmp_path / "search.png").stat().st_size > 1000
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert lines["limit"].get_ydata()[0] == LIMIT
+    assert lines["chosen"].get_xdata() == [found.best.accuracy]
+
+
+def test_neither_result_nor_page_has_a_record(found, split):
+    text = found.to_html() + str(found.to_dict()) + repr(found)
+    assert str(float(split.members[0][0][0])) not in text
+
+
+# Parts
+
+
+def test_parts_are_halves():
+    x, y = nets.prototypes(90)
+    split = split_private(x, y, members=31, nonmembers=20, seed=0)
+    divided = parts.divide(split, 5)
+    for side, count in (("members", 31), ("nonmembers", 20)):
+        first, second = (getattr(part, side) for part in (divided.selection, divided.final))
+        assert len(first) == count // 2
+        np.testing.assert_array_equal(np.sort([*first, *second]), np.arange(count))
+    other = parts.divide(split, 6)
+    assert not np.array_equal(other.selection.members, divided.selection.members)
+
+
+def test_groups_stay_together():
+    x, y = nets.prototypes(300)
+    groups = np.arange(300) // 6
+    split = split_private(x, y, members=100, nonmembers=100, groups=groups, seed=0)
+    divided = parts.divide(split, 5)
+    for side in ("members", "nonmembers"):
+        of_side = split.groups[side]
+        first, second = (getattr(part, side) for part in (divided.selection, divided.final))
+        assert not np.isin(of_side[first], of_side[second]).any()
+        assert 40 <= len(first) <= len(second)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"max_risk": 0.4}, r"`max_risk`.*max_risk=0\.4"),
+        ({"max_risk": 1.2}, r"`max_risk`.*max_risk=1\.2"),
+        ({"attack": "magic"}, "`attack`.*attack='magic'"),
+        ({"attack": "white_box"}, "`attack`.*attack='white_box'"),
+        ({"max_accuracy_loss": -0.1}, r"`max_accuracy_loss`.*-0\.1"),
+        ({"max_accuracy_loss": 2}, r"`max_accuracy_loss`.*=2"),
+        ({"budget": 0}, "`budget`.*budget=0"),
+        ({"budget": 1000}, "`budget`.*budget=1000"),
+        ({"num_shadow_models": 3}, "`num_shadow_models`.*=3"),
+        ({"epochs": 0}, "`epochs`.*epochs=0"),
+        ({"batch_size": 0}, "`batch_size`.*batch_size=0"),
+        ({"optimizer": "sgdd"}, "`optimizer`"),
+        ({"seed": -1}, "`seed`.*seed=-1"),
+        ({"seed": 2**32}, "`seed`.*seed=4294967296"),
+        ({"seed": None, "directory": "somewhere"}, "`seed`.*seed=None"),
+        ({"verbose": 3}, "`verbose`.*verbose=3"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused_before_any_training(split, changed, message, no_training):
+    with pytest.raises(ValueError, match=message):
+        search(split, **changed)
+    assert not pathlib.Path("somewhere").exists()
+
+
+def test_bad_types_are_refused(split, no_training):
+    with pytest.raises(TypeError, match=r"`directory`.*directory=3"):
+        search(split, directory=3)
+    with pytest.raises(TypeError, match="`split` to be a PrivateSplit"):
+        search(split.members)
+    with pytest.raises(ValueError, match=r"split\.reference=None"):
+        search(dataclasses.replace(split, reference=None))
+
+
+def test_nonmembers_are_checked_before_any_training(split, no_training):
+    shared = dataclasses.replace(split, nonmembers=split.members)
+    with pytest.raises(ValueError, match="`nonmembers` to contain no records of the members"):
+        search(shared)
+    few = split_private(*nets.prototypes(60), members=40, nonmembers=3, seed=0)
+    with pytest.raises(ValueError, match=r"at least 4 nonmembers.*split with 3 nonmembers"):
+        search(few)
