@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp._validate import shown
 
 # Losses that expect probabilities when passed as a string or a function.
 _PROBABILITY_LOSSES = frozenset(
@@ -52,7 +53,7 @@ def single_loss(loss: Any, name: str = "loss") -> Any:
     if len(found) > 1:
         raise ValueError(
             f"Expected `{name}` to have one entry, since a classifier has one output. Received: "
-            f"{name}={loss!r}"
+            f"{name}={shown(loss)}"
         )
     return found[0] if found else None
 

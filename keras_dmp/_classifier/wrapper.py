@@ -20,6 +20,7 @@ from keras_dmp._classifier.losses import fitting_metrics, is_one_logit, single_l
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._data import arrays, samples
 from keras_dmp._data.batches import is_dataset
+from keras_dmp._validate import shown
 from keras_dmp.distribution.replicas import strategy_of
 
 # Samples whose outputs show whether a model returns logits or probabilities.
@@ -332,7 +333,7 @@ def _of_one_output(metrics: Any, name: str) -> Any:
     if len(metrics) != 1:
         raise ValueError(
             f"Expected `{name}` to be a list, or a dictionary with one entry, since a classifier "
-            f"has one output. Received: {name}={metrics!r}"
+            f"has one output. Received: {name}={shown(metrics)}"
         )
     (found,) = metrics.values()
     return found if isinstance(found, list | tuple) else [found]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
 from keras_dmp.audit.statistics.one_run import enough_canaries, epsilon_one_run
@@ -53,18 +54,19 @@ class Limits:
             _validate.non_negative(max_epsilon=self.max_epsilon)
         if not (_is_number(self.delta, 0, 1) and self.delta < 1):
             raise ValueError(
-                f"Expected `delta` to be at least 0 and below 1. Received: delta={self.delta!r}"
+                "Expected `delta` to be at least 0 and below 1. "
+                f"Received: delta={shown(self.delta)}"
             )
         # An AUC below 0.5 is one above it for the attacker who reverses the scores.
         if self.max_auc is not None and not _is_number(self.max_auc, 0.5, 1):
             raise ValueError(
-                f"Expected `max_auc` to lie in 0.5..1. Received: max_auc={self.max_auc!r}"
+                f"Expected `max_auc` to lie in 0.5..1. Received: max_auc={shown(self.max_auc)}"
             )
         for fpr, tpr in tprs.items():
             if not (_is_number(fpr, 0, 1) and fpr > 0 and _is_number(tpr, 0, 1)):
                 raise ValueError(
                     "Expected `max_tpr_at_fpr` to have TPRs in 0..1 by FPRs above 0 and at most "
-                    f"1. Received: max_tpr_at_fpr={tprs!r}"
+                    f"1. Received: max_tpr_at_fpr={shown(self.max_tpr_at_fpr)}"
                 )
         if self.max_auc is not None:
             object.__setattr__(self, "max_auc", float(self.max_auc))
@@ -314,7 +316,7 @@ def _require_canaries(limits: Limits, canaries: Any) -> None:
     if canaries is None and limits.max_epsilon is not None:
         raise ValueError(
             "Expected `canaries` with a limit of epsilon: their scores, and whether each was in "
-            f"the training data. Received: canaries=None, max_epsilon={limits.max_epsilon!r}"
+            f"the training data. Received: canaries=None, max_epsilon={shown(limits.max_epsilon)}"
         )
     if canaries is not None and (not isinstance(canaries, tuple | list) or len(canaries) != 2):
         raise ValueError(
@@ -331,7 +333,8 @@ def _require(scores: Any, limits: Any, confidence: Any) -> None:
         )
     if not (_is_number(confidence, 0, 1) and 0 < confidence < 1):
         raise ValueError(
-            f"Expected `confidence` to be above 0 and below 1. Received: confidence={confidence!r}"
+            "Expected `confidence` to be above 0 and below 1. "
+            f"Received: confidence={shown(confidence)}"
         )
 
 

@@ -229,13 +229,12 @@ def require_settings(
     _validate.non_negative(penalty=penalty)
     _validate.integer_at_least(1, attack_steps=attack_steps)
     _validate.positive(attack_learning_rate=attack_learning_rate)
-    if not isinstance(attack_units, list | tuple) or not attack_units:
+    _validate.integers_at_least(1, attack_units=attack_units)
+    if not attack_units:
         raise ValueError(
-            "Expected `attack_units` to be a tuple with the units of at least one layer. Received: "
+            "Expected `attack_units` to have the units of at least one layer. Received: "
             f"attack_units={attack_units!r}"
         )
-    for units in attack_units:
-        _validate.integer_at_least(1, attack_units=units)
 
 
 def _stack(tensor: Any, units: Sequence[int], rng: np.random.Generator) -> Any:

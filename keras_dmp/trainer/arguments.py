@@ -11,6 +11,7 @@ from keras_dmp._classifier.losses import fitting_metrics, single_loss
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._training import callback_state
 from keras_dmp._training.copies import copied, copied_optimizer
+from keras_dmp._validate import shown
 from keras_dmp.distillation.metrics import for_labels_like, require_metrics
 from keras_dmp.distillation.settings import require_compile, require_fit
 from keras_dmp.distribution import replicas
@@ -75,7 +76,7 @@ class FitArguments:
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = {name: value for name, value in given.items() if name not in known}
         if unknown:
-            received = ", ".join(f"{name}={value!r}" for name, value in unknown.items())
+            received = ", ".join(f"{name}={shown(value)}" for name, value in unknown.items())
             raise TypeError(f"Expected keyword arguments among {known}. Received: {received}")
         return cls(**given)
 
@@ -84,7 +85,7 @@ class FitArguments:
         if self.class_weight is not None and max(self.class_weight) >= num_classes:
             raise ValueError(
                 f"Expected the keys of `class_weight` to be classes, 0..{num_classes - 1}. "
-                f"Received: class_weight={self.class_weight!r}"
+                f"Received: class_weight={shown(self.class_weight)}"
             )
 
     def with_callbacks(self, callbacks: list[keras.callbacks.Callback]) -> Self:
@@ -98,7 +99,7 @@ class FitArguments:
             if value is not None and not (isinstance(value, list) and not value):
                 raise ValueError(
                     f"Expected `{name}` to be None with a ready teacher, which is not retrained. "
-                    f"Received: {name}={value!r}"
+                    f"Received: {name}={shown(value)}"
                 )
 
     def for_keras(self, validation: Any) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _require_class_weight(class_weight: Any) -> None:
     except ValueError as error:
         raise ValueError(
             "Expected `class_weight` to map class numbers to finite weights of at least 0, such as "
-            f"{{0: 1.0, 1: 5.0}}. Received: class_weight={class_weight!r}"
+            f"{{0: 1.0, 1: 5.0}}. Received: class_weight={shown(class_weight)}"
         ) from error
 
 
@@ -149,7 +150,7 @@ def _require_loss(loss: Any) -> None:
     if not known:
         raise ValueError(
             "Expected `loss` to be a Keras loss, a function of labels and predictions, or the name "
-            f"of a Keras loss. Received: loss={loss!r}"
+            f"of a Keras loss. Received: loss={shown(loss)}"
         )
 
 
@@ -196,7 +197,7 @@ class Compiled:
         known = (*_OPTIMIZERS, "weighted_metrics", *_ARGUMENTS, *_OF_STUDENT)
         unknown = {name: value for name, value in kwargs.items() if name not in known}
         if unknown:
-            received = ", ".join(f"{name}={value!r}" for name, value in unknown.items())
+            received = ", ".join(f"{name}={shown(value)}" for name, value in unknown.items())
             raise TypeError(f"Expected keyword arguments among {known}. Received: {received}")
         checked = (*_ARGUMENTS, *_OF_STUDENT)
         require_compile(**{name: of for name, of in kwargs.items() if name in checked})

@@ -11,6 +11,7 @@ from keras_dmp._classifier.kind import output_kind
 from keras_dmp._data import arrays, batches, samples
 from keras_dmp._training import callback_state
 from keras_dmp._training.labeled_data import LabeledData, require_fixed_order
+from keras_dmp._validate import shown
 from keras_dmp.reference.label_format import require_format_for
 from keras_dmp.reference.pool import ReferencePool
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
@@ -135,7 +136,7 @@ def require_resumable(plan: Plan, arguments: FitArguments) -> None:
         raise ValueError(
             "Expected `teacher_callbacks` without an EntropyReferenceSelector when there is a "
             "`directory`, which does not store its choice: call `selector.select(trainer.teacher, "
-            f"pool)` after `fit`. Received: teacher_callbacks={arguments.teacher_callbacks!r}"
+            f"pool)` after `fit`. Received: teacher_callbacks={shown(arguments.teacher_callbacks)}"
         )
     for name in ("callbacks", "teacher_callbacks"):
         callbacks = getattr(arguments, name)

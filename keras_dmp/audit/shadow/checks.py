@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 
 
 def as_target(target: Any, shadow: np.ndarray) -> np.ndarray:
@@ -70,7 +71,7 @@ def as_shard(shard: Any) -> tuple[int, int]:
     except (TypeError, ValueError) as error:
         raise ValueError(
             "Expected `shard` to be (i, n) with 0 <= i < n, the ith of n parts. "
-            f"Received: shard={shard!r}"
+            f"Received: shard={shown(shard)}"
         ) from error
     return int(index), int(count)
 

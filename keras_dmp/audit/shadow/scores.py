@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dmp._validate import shown
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.report.report import AuditReport, versions
@@ -123,7 +124,7 @@ class ShadowScores:
             unequal the records are; with few targets the highest are high by chance too.
         """
         if not 0 < fpr < 1:
-            raise ValueError(f"Expected `fpr` to lie in (0, 1). Received: fpr={fpr!r}")
+            raise ValueError(f"Expected `fpr` to lie in (0, 1). Received: fpr={shown(fpr)}")
         rates = self.false_positive_rates()
         known = np.isfinite(rates) & self.is_member
         recognised = np.count_nonzero(known & (rates <= fpr), axis=0)
@@ -419,7 +420,7 @@ def _attack(attack: str) -> attack_table.Shadow:
     if attack not in known:
         raise ValueError(
             f"Expected `attack` to be one of {', '.join(map(repr, known))}. "
-            f"Received: attack={attack!r}"
+            f"Received: attack={shown(attack)}"
         )
     return attack_table.ATTACKS[attack].shadow
 
