@@ -35,6 +35,8 @@ def copied(part: Any, name: str) -> Any:
     """
     if part is None or isinstance(part, str):
         return part
+    if isinstance(part, type) and issubclass(part, keras.metrics.Metric):
+        return _instance(part, name)
     if isinstance(part, dict):
         return {key: copied(of, name) for key, of in part.items()}
     if isinstance(part, list | tuple):
@@ -56,6 +58,17 @@ def copied_optimizer(optimizer: Any, name: str = "optimizer") -> keras.optimizer
             f"Received: {name}={shown(optimizer)}"
         ) from error
     return _copied(found, name)
+
+
+def _instance(kind: type, name: str) -> keras.metrics.Metric:
+    """A metric that Keras, too, would make of a class."""
+    try:
+        return kind()
+    except TypeError as error:
+        raise ValueError(
+            f"Expected `{name}` to be metrics, or classes of metrics whose arguments all have "
+            f"defaults. Received: the class {kind.__name__} ({error})"
+        ) from error
 
 
 def _copied(part: Any, name: str) -> Any:

@@ -1,12 +1,12 @@
 """Arguments of `DMPTrainer.compile` and `fit`; checks everything that needs no data."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Self
 
 import keras
 
 from keras_dmp import _validate
+from keras_dmp._classifier.class_weights import require_class_weight
 from keras_dmp._classifier.losses import fitting_metrics, single_loss
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._training import callback_state
@@ -61,7 +61,7 @@ class FitArguments:
         )
         _validate.boolean(allow_overlap=self.allow_overlap)
         if self.class_weight is not None:
-            _require_class_weight(self.class_weight)
+            require_class_weight(self.class_weight)
         for name in ("callbacks", "teacher_callbacks"):
             object.__setattr__(self, name, callback_state.as_list(getattr(self, name), name))
         object.__setattr__(self, "verbose", _validate.verbosity(self.verbose))
@@ -79,14 +79,6 @@ class FitArguments:
             received = ", ".join(f"{name}={shown(value)}" for name, value in unknown.items())
             raise TypeError(f"Expected keyword arguments among {known}. Received: {received}")
         return cls(**given)
-
-    def require_class_weight_for(self, num_classes: int) -> None:
-        """Raise ValueError for weights of classes that do not exist in the model."""
-        if self.class_weight is not None and max(self.class_weight) >= num_classes:
-            raise ValueError(
-                f"Expected the keys of `class_weight` to be classes, 0..{num_classes - 1}. "
-                f"Received: class_weight={shown(self.class_weight)}"
-            )
 
     def with_callbacks(self, callbacks: list[keras.callbacks.Callback]) -> Self:
         """These arguments with other callbacks of the student phase."""
@@ -121,21 +113,6 @@ class FitArguments:
     def in_fingerprint(self) -> dict[str, Any]:
         """Arguments that the result depends on, besides data and callbacks."""
         return {name: getattr(self, name) for name in _IN_FINGERPRINT}
-
-
-def _require_class_weight(class_weight: Any) -> None:
-    """Raise ValueError unless it maps class numbers to weights."""
-    try:
-        if not isinstance(class_weight, Mapping) or not class_weight:
-            raise ValueError("Expected a dictionary with at least one entry")
-        for label, weight in class_weight.items():
-            _validate.integer_at_least(0, label=label)
-            _validate.non_negative(weight=weight)
-    except ValueError as error:
-        raise ValueError(
-            "Expected `class_weight` to map class numbers to finite weights of at least 0, such as "
-            f"{{0: 1.0, 1: 5.0}}. Received: class_weight={shown(class_weight)}"
-        ) from error
 
 
 def _require_loss(loss: Any) -> None:
@@ -210,7 +187,8 @@ class Compiled:
             optimizers[phase] = copied_optimizer(optimizer if own is None else own, name)
         return cls(
             optimizers=optimizers,
-            loss=loss,
+            # Lists and dictionaries with one entry, whose names Keras would compare with outputs.
+            loss=single_loss(loss),
             metrics=copied(metrics, "metrics"),
             weighted_metrics=copied(kwargs.get("weighted_metrics"), "weighted_metrics"),
             arguments={
