@@ -9,8 +9,13 @@ import math
 import numbers
 import os
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
+
+# Containers with more entries, and longer texts, are more likely to be data than a setting.
+_MOST_ENTRIES = 8
+_MOST_CHARACTERS = 200
+_SETTINGS = (bool, numbers.Number, type(None))
 
 
 def positive(**arguments: Any) -> None:
@@ -18,7 +23,7 @@ def positive(**arguments: Any) -> None:
     for name, value in arguments.items():
         if not _is_real(value) or not value > 0:
             raise ValueError(
-                f"Expected `{name}` to be a finite number above 0. Received: {name}={value!r}"
+                f"Expected `{name}` to be a finite number above 0. Received: {name}={shown(value)}"
             )
 
 
@@ -28,7 +33,18 @@ def integer_at_least(minimum: int, **arguments: Any) -> None:
         if not _is_integer(value) or value < minimum:
             raise ValueError(
                 f"Expected `{name}` to be a whole number of at least {minimum}. "
-                f"Received: {name}={value!r}"
+                f"Received: {name}={shown(value)}"
+            )
+
+
+def integers_at_least(minimum: int, **arguments: Any) -> None:
+    """Require lists or tuples of whole numbers of at least `minimum`."""
+    for name, values in arguments.items():
+        is_list = isinstance(values, list | tuple)
+        if not is_list or not all(_is_integer(one) and one >= minimum for one in values):
+            raise ValueError(
+                f"Expected `{name}` to be a tuple of whole numbers of at least {minimum}. "
+                f"Received: {name}={shown(values)}"
             )
 
 
@@ -38,7 +54,7 @@ def fraction(**arguments: Any) -> None:
         if not _is_real(value) or not 0 < value <= 1:
             raise ValueError(
                 f"Expected `{name}` to be a number above 0 and at most 1. "
-                f"Received: {name}={value!r}"
+                f"Received: {name}={shown(value)}"
             )
 
 
@@ -47,23 +63,48 @@ def non_negative(**arguments: Any) -> None:
     for name, value in arguments.items():
         if not _is_real(value) or value < 0:
             raise ValueError(
-                f"Expected `{name}` to be a finite number of at least 0. Received: {name}={value!r}"
+                f"Expected `{name}` to be a finite number of at least 0. "
+                f"Received: {name}={shown(value)}"
             )
 
 
 def one_of(choices: Collection[Any], **arguments: Any) -> None:
     """Require members of `choices`."""
     for name, value in arguments.items():
-        if value not in choices:
+        # Only plain values: comparing an array with a choice gives an array.
+        if not _is_plain(value) or value not in choices:
             listed = ", ".join(repr(choice) for choice in choices)
-            raise ValueError(f"Expected `{name}` to be one of {listed}. Received: {name}={value!r}")
+            raise ValueError(
+                f"Expected `{name}` to be one of {listed}. Received: {name}={shown(value)}"
+            )
+
+
+def distinct(name: str, values: Any) -> tuple[Any, ...]:
+    """The different values of a collection, in their order.
+
+    Args:
+        name: The argument's name.
+        values: Names, numbers or settings.
+
+    Raises:
+        ValueError: If `values` is not a collection of these.
+    """
+    try:
+        return tuple(dict.fromkeys(values))
+    except TypeError:  # It cannot be iterated over, or holds arrays.
+        raise ValueError(
+            f"Expected `{name}` to be a collection of single values, such as a tuple. Received: "
+            f"{name}={shown(values)}"
+        ) from None
 
 
 def boolean(**arguments: Any) -> None:
     """Require `True` or `False`."""
     for name, value in arguments.items():
         if not isinstance(value, bool):
-            raise ValueError(f"Expected `{name}` to be True or False. Received: {name}={value!r}")
+            raise ValueError(
+                f"Expected `{name}` to be True or False. Received: {name}={shown(value)}"
+            )
 
 
 def writable_path(**arguments: Any) -> None:
@@ -132,6 +173,15 @@ def tensorflow_backend() -> None:
         )
 
 
+def shown(value: Any) -> str:
+    """A value in an error message: a setting as it is, data by its type and size.
+
+    Any argument may receive private records by mistake, such as `fit(x, y, x_validation)`, where
+    the third argument is the batch size.
+    """
+    return _shown(value, nested=False)
+
+
 def listed_types(**arguments: Any) -> str:
     """The arguments that are not None with their types, for messages: values may be private."""
     given = {name: of for name, of in arguments.items() if of is not None}
@@ -146,3 +196,48 @@ def _is_real(value: Any) -> bool:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (*_SETTINGS, str))
+
+
+def _shown(value: Any, *, nested: bool) -> str:
+    if isinstance(value, (*_SETTINGS, str, bytes)):
+        return _shortened(repr(value))
+    kind = type(value).__name__
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        entries = list(value.items() if isinstance(value, Mapping) else value)
+        # Numbers at a depth are rows of data; a setting has none there.
+        is_data = nested and any(isinstance(of, numbers.Number) for of in entries)
+        if is_data or len(entries) > _MOST_ENTRIES:
+            return f"a {kind} with {len(entries)} entries"
+        if isinstance(value, Mapping):
+            texts = [
+                f"{_shown(key, nested=True)}: {_shown(of, nested=True)}" for key, of in entries
+            ]
+            return "{" + ", ".join(texts) + "}"
+        texts = [_shown(of, nested=True) for of in entries]
+        if isinstance(value, tuple):
+            return f"({', '.join(texts)}{',' * (len(texts) == 1)})"
+        return f"[{', '.join(texts)}]" if isinstance(value, list) else f"{{{', '.join(texts)}}}"
+    shape = getattr(value, "shape", None)
+    if shape is not None and not isinstance(value, type):
+        return f"{kind} of shape {tuple(shape)}" if _is_sized(shape) else f"a {kind}"
+    module = type(value).__module__.split(".")[0]
+    if callable(value) or isinstance(value, os.PathLike) or module in ("keras", "keras_dmp"):
+        return _shortened(repr(value))
+    return f"a {kind}"
+
+
+def _is_sized(shape: Any) -> bool:
+    """Whether a shape has entries, unlike one that is unknown."""
+    try:
+        tuple(shape)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_dmp import _validate
 from keras_dmp._classifier.logits import class_logits
+from keras_dmp._validate import shown
 
 # Logits are divided by the temperature in float32, and their gradient is too. Below, steps become
 # so large that weights overflow; above, the differences between logits vanish in rounding.
@@ -20,7 +21,7 @@ def require_temperature(temperature: Any) -> None:
         raise ValueError(
             f"Expected `temperature` to be between {_LEAST_TEMPERATURE:g} and "
             f"{_MOST_TEMPERATURE:g}, within which float32 holds logits divided by it. "
-            f"Received: temperature={temperature!r}"
+            f"Received: temperature={shown(temperature)}"
         )
 
 

@@ -8,6 +8,8 @@ computes a part of every batch. With several workers, all must pass the same sam
 receives all outputs.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -41,7 +43,8 @@ class ForwardPass:
         shapes = tuple((leaf.shape[1:], leaf.dtype.str) for leaf in keras.tree.flatten(x))
         if shapes not in self._traces:
             self._traces[shapes] = self._trace(x)
-        outputs = self._traces[shapes](*keras.tree.flatten(x))
+        with _without_values(self._model):
+            outputs = self._traces[shapes](*keras.tree.flatten(x))
         if not tf.is_tensor(outputs):
             return outputs
         return tf.cast(outputs, tf.float32).numpy()
@@ -100,11 +103,8 @@ def call(model: keras.Model, x: Any) -> np.ndarray | Any:
     Returns:
         The float32 output, (samples, units), or the structure of a multi-output model.
     """
-    build(model, x)
-    # Variables created here belong to the strategy.
-    with strategy_of(model).scope():
-        outputs = single(model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False))
-    return tf.cast(outputs, tf.float32).numpy() if tf.is_tensor(outputs) else outputs
+    with _without_values(model):
+        return _called(model, x)
 
 
 def require_taken(model: keras.Model, x: Any, name: str) -> None:
@@ -115,14 +115,17 @@ def require_taken(model: keras.Model, x: Any, name: str) -> None:
         x: A few samples, a structure of arrays.
         name: What messages call them.
     """
+    expected = (
+        f"Expected `{name}` to be samples that model {model.name!r} takes, in the same form as it "
+        f"takes them everywhere else. Received: {arrays.describe(x)}, for which it raised "
+    )
     try:
-        call(model, arrays.take(x, slice(0, 2)))
-    except (tf.errors.OpError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"Expected `{name}` to be samples that model {model.name!r} takes, in the same form as "
-            f"it takes them everywhere else. Received: {arrays.describe(x)}, for which it raised "
-            f"{type(error).__name__}: {_shortened(error)}"
-        ) from error
+        _called(model, arrays.take(x, slice(0, 2)))
+    except tf.errors.OpError as error:
+        # TensorFlow's messages show values.
+        raise ValueError(f"{expected}{type(error).__name__}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{expected}{type(error).__name__}: {_shortened(error)}") from error
 
 
 def predict(
@@ -154,6 +157,28 @@ def predict(
         outputs[start : start + batch_size] = part
         bar.update(step + 1)
     return outputs
+
+
+def _called(model: keras.Model, x: Any) -> np.ndarray | Any:
+    build(model, x)
+    # Variables created here belong to the strategy.
+    with strategy_of(model).scope():
+        outputs = single(model(keras.tree.map_structure(tf.convert_to_tensor, x), training=False))
+    return tf.cast(outputs, tf.float32).numpy() if tf.is_tensor(outputs) else outputs
+
+
+@contextlib.contextmanager
+def _without_values(model: keras.Model) -> Iterator[None]:
+    """Replace TensorFlow's errors about values, which show the values of private samples."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError:
+        raise ValueError(
+            f"Expected samples whose values model {model.name!r} takes, such as words or numbers "
+            "that its lookup layers know. Received: samples for which it raised an "
+            "InvalidArgumentError, whose message may show private values; call the model on the "
+            "samples to read it"
+        ) from None
 
 
 def _shortened(error: Exception) -> str:

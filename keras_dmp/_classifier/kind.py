@@ -23,6 +23,7 @@ from keras_dmp._classifier.outputs import (
     require_outputs,
 )
 from keras_dmp._data import keras_private
+from keras_dmp._validate import shown
 
 # Evidence for a kind where nothing else tells it.
 _BY_VALUES = "by their values"
@@ -57,7 +58,7 @@ def require_from_logits(from_logits: Any) -> None:
     if from_logits is not None and not isinstance(from_logits, bool):
         raise ValueError(
             "Expected `from_logits` to be True, False or None. "
-            f"Received: from_logits={from_logits!r}"
+            f"Received: from_logits={shown(from_logits)}"
         )
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_dmp import _validate
 from keras_dmp._classifier import forward
 from keras_dmp._classifier.losses import REGRESSION_LOSSES, loss_name
 from keras_dmp._classifier.outputs import OutputKind
@@ -37,6 +36,30 @@ def label_form(loss: Any, kind: OutputKind) -> str | None:
     return COLUMN if form == ROWS and kind.one_unit else form
 
 
+def require_form(y: Any, form: str | None, kind: OutputKind, name: str) -> None:
+    """Raise ValueError for labels in another form than the one that a loss expects.
+
+    Args:
+        y: Some checked labels: class numbers of shape (samples,) or (samples, 1), or rows.
+        form: The result of `label_form`.
+        kind: Kind of the outputs.
+        name: Name of `y` in error messages.
+    """
+    has_rows = len(y.shape) == 2 and y.shape[1] > 1
+    if form is None or has_rows == (form == ROWS):
+        return
+    expected = f"one-hot rows of shape (n, {kind.num_classes})" if form == ROWS else "class numbers"
+    way_out = (
+        f"`keras.utils.to_categorical(labels, {kind.num_classes})`"
+        if form == ROWS
+        else "`labels.argmax(axis=1)`"
+    )
+    raise ValueError(
+        f"Expected `{name}` to be {expected}, which the loss takes: pass {way_out}, or another "
+        f"loss. Received: shape (n{''.join(f', {size}' for size in y.shape[1:]) or ','})"
+    )
+
+
 def fitted(
     y: Any, form: str | None, kind: OutputKind, name: str, *, x: Any = None, x_name: str = "x"
 ) -> np.ndarray:
@@ -55,7 +78,7 @@ def fitted(
     Raises:
         ValueError: If they are not labels of these classes.
     """
-    y = np.asarray(only_array(y, name))
+    y = np.asarray(samples.only_array(y, name))
     if form is None or (form != CLASSES and _is_soft(y, kind)):
         samples_of = y if x is None else x
         return samples.checked_targets(
@@ -142,60 +165,9 @@ def for_prediction(x: Any, model: keras.Model) -> Any:
     return samples.checked(x, "x", model) if is_structure or samples.is_table(x) else x
 
 
-def loss_weights(
-    classes: np.ndarray, sample_weight: Any, class_weight: dict[int, float] | None
-) -> np.ndarray | None:
-    """Weight of each sample in the loss, (samples,) float32; None without weights.
-
-    Args:
-        classes: Class of each sample, (samples,).
-        sample_weight: One weight per sample, or None.
-        class_weight: Weights by class number, or None; other classes have the weight 1.
-
-    Raises:
-        TypeError: If `class_weight` is not a dictionary.
-        ValueError: If weights are not finite numbers of at least 0, one per sample.
-    """
-    if sample_weight is None and class_weight is None:
-        return None
-    weights = np.ones(len(classes), np.float32)
-    if sample_weight is not None:
-        given = samples.checked_weights(sample_weight, "sample_weight", x=classes, x_name="y")
-        if given.min() < 0:
-            raise ValueError(
-                "Expected `sample_weight` to be one number of at least 0 per sample. Received: "
-                f"sample_weight with a minimum of {given.min():g}"
-            )
-        weights *= given
-    if class_weight is not None:
-        if not isinstance(class_weight, dict):
-            raise TypeError(
-                "Expected `class_weight` to be a dictionary from class numbers to weights. "
-                f"Received: class_weight of type {type(class_weight).__name__}"
-            )
-        for each, weight in class_weight.items():
-            _validate.non_negative(class_weight=weight)
-            weights[classes == each] *= weight
-    samples.require_some_weight(float(weights.max()), "sample_weight` and `class_weight")
-    return weights
-
-
-def only_array(y: Any, name: str) -> Any:
-    """The labels in a dictionary with one entry, the form for models with a named output."""
-    if isinstance(y, dict):
-        leaves = keras.tree.flatten(y)
-        if len(leaves) != 1:
-            raise ValueError(
-                f"Expected `{name}` to be one array of labels. Received: {len(leaves)} arrays; "
-                "models with several outputs are not supported"
-            )
-        return leaves[0]
-    return y
-
-
 def in_form(labels: Any, form: str | None, kind: OutputKind) -> Any:
     """Labels of a batch in the form that a loss expects, for use in a training step."""
-    labels = only_array(labels, "y")
+    labels = samples.only_array(labels, "y")
     if form is None:
         return labels
     labels = ops.convert_to_tensor(labels)
@@ -208,7 +180,7 @@ def in_form(labels: Any, form: str | None, kind: OutputKind) -> Any:
 
 def one_hot_labels(labels: Any, kind: OutputKind) -> Any:
     """Labels as float32 (batch, units), from shape (batch,), (batch, 1) or (batch, classes)."""
-    labels = ops.convert_to_tensor(only_array(labels, "y"))
+    labels = ops.convert_to_tensor(samples.only_array(labels, "y"))
     if labels.shape.rank is None:
         # A step traced for labels of unknown rank: the form is decided when it runs.
         rows = tf.reshape(labels, (tf.shape(labels)[0], -1))

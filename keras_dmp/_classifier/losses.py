@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp._validate import shown
 
 # Losses that expect probabilities when passed as a string or a function.
 _PROBABILITY_LOSSES = frozenset(
@@ -52,13 +53,14 @@ def single_loss(loss: Any, name: str = "loss") -> Any:
     if len(found) > 1:
         raise ValueError(
             f"Expected `{name}` to have one entry, since a classifier has one output. Received: "
-            f"{name}={loss!r}"
+            f"{name}={shown(loss)}"
         )
-    return found[0] if found else None
+    return _instance(found[0]) if found else None
 
 
 def loss_name(loss: Any) -> str:
     """Snake-case name of a loss: a string, a function or a `keras.losses.Loss`."""
+    loss = _instance(loss)
     if isinstance(loss, functools.partial):
         loss = loss.func
     if isinstance(loss, str):
@@ -75,6 +77,7 @@ def loss_name(loss: Any) -> str:
 
 def loss_from_logits(loss: Any) -> bool | None:
     """Whether a loss expects logits, `None` if it does not declare it."""
+    loss = _instance(loss)
     if isinstance(loss, functools.partial) and "from_logits" in loss.keywords:
         return bool(loss.keywords["from_logits"])
     if isinstance(loss, keras.losses.Loss):
@@ -83,6 +86,19 @@ def loss_from_logits(loss: Any) -> bool | None:
         except NotImplementedError:
             return None
     return False if loss_name(loss) in _PROBABILITY_LOSSES else None
+
+
+def _instance(loss: Any) -> Any:
+    """The loss that Keras makes of a class, with its default settings; others are unchanged."""
+    if not isinstance(loss, type) or not issubclass(loss, keras.losses.Loss):
+        return loss
+    try:
+        return loss()
+    except TypeError as error:
+        raise ValueError(
+            "Expected `loss` to be a loss, or a class of losses whose arguments all have defaults. "
+            f"Received: loss={shown(loss)} ({error})"
+        ) from error
 
 
 def cross_entropy(kind: OutputKind, *, one_hot: bool = False, **settings: Any) -> keras.losses.Loss:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from keras_dmp._classifier import fresh
+from keras_dmp._classifier import class_weights, fresh
 from keras_dmp._classifier.forward import single
 from keras_dmp._classifier.kind import output_kind, require_model, resolve_output_kind
 from keras_dmp._classifier.labels import (
@@ -20,6 +21,7 @@ from keras_dmp._classifier.losses import fitting_metrics, is_one_logit, single_l
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._data import arrays, samples
 from keras_dmp._data.batches import is_dataset
+from keras_dmp._validate import shown
 from keras_dmp.distribution.replicas import strategy_of
 
 # Samples whose outputs show whether a model returns logits or probabilities.
@@ -157,7 +159,8 @@ class ClassifierWrapper(keras.Model):
             validation_split: As in `keras.Model.fit`.
             validation_data: `(x, y)`, `(x, y, sample_weight)` or a dataset of them.
             shuffle: As in `keras.Model.fit`.
-            class_weight: As in `keras.Model.fit`.
+            class_weight: Weights by class number; other classes have the weight 1. With
+                `sample_weight` the two are multiplied.
             sample_weight: One weight per sample; None for a dataset.
             **kwargs: As in `keras.Model.fit`.
 
@@ -170,6 +173,10 @@ class ClassifierWrapper(keras.Model):
         self.require_compiled()
         self.settle(samples.first(x, "x", self.wrapped))
         x, y, sample_weight = self._checked_data(x, y, sample_weight, names=_NAMES)
+        if class_weight is not None:
+            x, sample_weight = self._with_class_weight(
+                x, y, sample_weight, class_weight, validation_split
+            )
         return self.fit_checked(
             x,
             y,
@@ -180,7 +187,6 @@ class ClassifierWrapper(keras.Model):
             validation_split,
             validation_data=self.checked_validation(validation_data),
             shuffle=shuffle,
-            class_weight=class_weight,
             sample_weight=sample_weight,
             **kwargs,
         )
@@ -318,6 +324,25 @@ class ClassifierWrapper(keras.Model):
         form = label_form(self.loss, self._kind)
         return checked_data(*columns, names=names, model=self.wrapped, kind=self._kind, form=form)
 
+    def _with_class_weight(
+        self, x: Any, y: Any, sample_weight: Any, class_weight: Any, validation_split: float
+    ) -> tuple[Any, Any]:
+        """Checked samples and weights, or a dataset, with the weights of classes."""
+        num_classes = self._kind.num_classes
+        class_weights.require_class_weight(class_weight, num_classes)
+        if is_dataset(x):
+            return class_weights.weighted(x, class_weight, num_classes), None
+        rows = y.ndim == 2 and y.shape[1] > 1
+        classes = y.argmax(axis=1) if rows else samples.checked_labels(y, num_classes, "y")
+        if validation_split:
+            # The last samples, which validate, keep their weights, as in Keras.
+            classes = classes[: int(len(y) * (1 - validation_split))]
+        weights = np.ones(len(y), np.float32) if sample_weight is None else sample_weight.copy()
+        weights[: len(classes)] = class_weights.sample_weights(
+            classes, weights[: len(classes)], class_weight, num_classes
+        )
+        return x, weights
+
     def _resolved_kind(self, loss: Any) -> OutputKind | None:
         """Kind of the outputs, if it is known without samples; otherwise None."""
         return resolve_output_kind(
@@ -332,7 +357,7 @@ def _of_one_output(metrics: Any, name: str) -> Any:
     if len(metrics) != 1:
         raise ValueError(
             f"Expected `{name}` to be a list, or a dictionary with one entry, since a classifier "
-            f"has one output. Received: {name}={metrics!r}"
+            f"has one output. Received: {name}={shown(metrics)}"
         )
     (found,) = metrics.values()
     return found if isinstance(found, list | tuple) else [found]

@@ -1,14 +1,14 @@
 """Batches from arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`."""
 
 import concurrent.futures
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dmp._data import arrays, inputs
+from keras_dmp._data import arrays, inputs, labels
 
 
 class Batch(NamedTuple):
@@ -148,6 +148,17 @@ def has_fixed_shapes(dataset: Any) -> bool:
     )
 
 
+def with_plain_labels(dataset: Any) -> Any:
+    """The dataset with the labels in dictionaries of one entry in place of the dictionaries."""
+    is_stream = isinstance(dataset, tf.data.Dataset)
+    element = dataset.element_spec if is_stream else dataset[0]
+    if not isinstance(keras.utils.unpack_x_y_sample_weight(element)[1], Mapping):
+        return dataset
+    if is_stream:
+        return dataset.map(lambda *element: _with_plain_labels(element), num_parallel_calls=1)
+    return _PlainLabels(dataset)
+
+
 def with_pending_outputs(dataset: Any) -> Any:
     """The dataset with arrays of no columns in place of labels: outputs yet to be computed."""
     if isinstance(dataset, tf.data.Dataset):
@@ -174,9 +185,9 @@ def _require_batched(dataset: tf.data.Dataset, name: str, model: keras.Model | N
 
 def _batch(element: Any, name: str, model: keras.Model | None) -> Batch:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
-    labels = None if y is None else keras.tree.map_structure(np.asarray, y)
+    targets = None if y is None else keras.tree.map_structure(np.asarray, y)
     weights = None if sample_weight is None else np.asarray(sample_weight)
-    return Batch(arrays.as_arrays(x, name, inputs.names(model)), labels, weights)
+    return Batch(arrays.as_arrays(x, name, inputs.names(model)), targets, weights)
 
 
 def _take(batch: Batch, rows: slice) -> Batch:
@@ -218,6 +229,19 @@ class WrappedPyDataset(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         self._dataset.on_epoch_end()
+
+
+def _with_plain_labels(element: tuple) -> tuple:
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+    y = labels.only_array(y, "y")
+    return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+class _PlainLabels(WrappedPyDataset):
+    """A `PyDataset` with labels that are not in dictionaries."""
+
+    def __getitem__(self, index: int) -> tuple:
+        return _with_plain_labels(self._dataset[index])
 
 
 class _PendingOutputs(WrappedPyDataset):

@@ -3,12 +3,13 @@
 Models whose inputs are unknown before they are called are not checked.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_dmp._data import arrays, texts
+from keras_dmp._data import arrays, keras_private, texts
 
 
 def names(model: keras.Model | None) -> list[str] | None:
@@ -103,6 +104,18 @@ def seen_dtypes(x: Any, model: keras.Model | None) -> list[np.dtype | None]:
         None if texts.is_text(leaf) or dtype == "string" else _numpy_dtype(dtype)
         for leaf, dtype in zip(leaves, dtypes, strict=True)
     ]
+
+
+def takers(model: keras.Model, tensor: Any) -> Iterator[tuple[Any, int]]:
+    """Operations that take a tensor of the model's graph, and the position of that input."""
+    for taker in getattr(model, "operations", None) or model.layers:
+        # The mask itself, which Keras adds to the graph of a functional model.
+        if type(taker).__name__ == "NotEqual":
+            continue
+        for tensors in keras_private.inputs_of_calls(taker):
+            for place, entering in enumerate(tensors):
+                if entering is tensor:
+                    yield taker, place
 
 
 def is_unbatched(rank: int, first_size: int | None, tensor: Any) -> bool:

@@ -22,12 +22,7 @@ def class_ids(y: Any, num_classes: int | None, name: str) -> np.ndarray:
     Raises:
         ValueError: If the labels are not whole numbers or lie outside the range of classes.
     """
-    if isinstance(y, Mapping) or (isinstance(y, tuple) and len(y) and np.ndim(y[0])):
-        raise ValueError(
-            f"Expected `{name}` to be one array. Received: {len(y)} arrays; models with "
-            "several outputs are not supported"
-        )
-    labels = np.asarray(y)
+    labels = np.asarray(only_array(y, name))
     if labels.dtype == object:
         labels = _from_objects(labels, name)
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -49,11 +44,26 @@ def class_ids(y: Any, num_classes: int | None, name: str) -> np.ndarray:
     return labels.astype(np.int64)
 
 
+def only_array(y: Any, name: str) -> Any:
+    """The labels in a dictionary with one entry, the form for models with a named output.
+
+    Raises:
+        ValueError: For the labels of several outputs.
+    """
+    several = isinstance(y, Mapping) or (isinstance(y, tuple) and len(y) and np.ndim(y[0]))
+    if several and len(y) != 1:
+        raise ValueError(
+            f"Expected `{name}` to be one array of labels. Received: {len(y)} arrays; models with "
+            "several outputs are not supported"
+        )
+    return next(iter(y.values())) if isinstance(y, Mapping) else y
+
+
 def weights(sample_weight: Any, name: str) -> np.ndarray:
     """Finite weights as (samples,) float32, from shape (samples,) or (samples, 1).
 
     Raises:
-        ValueError: If the weights are not one finite number per sample.
+        ValueError: If the weights are not one finite number of at least 0 per sample.
     """
     values = np.asarray(sample_weight)
     if values.ndim == 2 and values.shape[1] == 1:
@@ -68,6 +78,11 @@ def weights(sample_weight: Any, name: str) -> np.ndarray:
         raise ValueError(
             f"Expected `{name}` to be finite. Received: NaN or infinite values in {bad} of "
             f"{len(values)} samples"
+        )
+    if len(values) and values.min() < 0:
+        raise ValueError(
+            f"Expected `{name}` to be one number of at least 0 per sample. Received: negative "
+            f"weights of {int(np.count_nonzero(values < 0))} of {len(values)} samples"
         )
     return values.astype(np.float32, copy=False)
 

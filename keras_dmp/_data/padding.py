@@ -4,14 +4,13 @@ Padding is found from `layers.Embedding(mask_zero=True)` and `layers.Masking`.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
-from keras_dmp._data import arrays, inputs, keras_private, texts
+from keras_dmp._data import arrays, inputs, texts
 
 # For each input, the shape of a sample, or None.
 Shapes = list[tuple[int, ...] | None]
@@ -110,20 +109,8 @@ def _extended(leaf: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarr
 
 def _mask_value(model: keras.Model, tensor: Any) -> float | None:
     """The value that every layer taking this input masks, or None if they do not agree on one."""
-    values = {_value_of(layer, place) for layer, place in _takers(model, tensor)}
+    values = {_value_of(layer, place) for layer, place in inputs.takers(model, tensor)}
     return values.pop() if len(values) == 1 else None
-
-
-def _takers(model: keras.Model, tensor: Any) -> Iterator[tuple[Any, int]]:
-    """Operations that take a tensor of the model's graph, and the position of that input."""
-    for taker in getattr(model, "operations", None) or model.layers:
-        # The mask itself, which Keras adds to the graph of a functional model.
-        if type(taker).__name__ == "NotEqual":
-            continue
-        for tensors in keras_private.inputs_of_calls(taker):
-            for place, entering in enumerate(tensors):
-                if entering is tensor:
-                    yield taker, place
 
 
 def _value_of(layer: Any, place: int) -> float | None:

@@ -19,9 +19,9 @@ import keras
 import numpy as np
 
 from keras_dmp import _validate
-from keras_dmp._data import arrays, batches, inputs, labels, padding, tables
+from keras_dmp._data import arrays, batches, inputs, labels, padding, tables, values
 from keras_dmp._data.batches import Batch
-from keras_dmp._data.labels import require_some_weight
+from keras_dmp._data.labels import only_array, require_some_weight
 from keras_dmp._data.records import Records, count_shared, padding_note, warn_of_padding
 from keras_dmp._data.tables import is_table
 from keras_dmp._warnings import warn
@@ -32,6 +32,7 @@ __all__ = [
     "Records",
     "count_shared",
     "is_table",
+    "only_array",
     "padding_note",
     "require_some_weight",
     "warn_of_padding",
@@ -99,7 +100,7 @@ def checked(x: Any, name: str, model: keras.Model | None = None) -> Any:
     """
     x = arrays.as_arrays(x, name, inputs.names(model))
     inputs.require_model_input(x, model, name)
-    _require_finite(x, name, model)
+    values.require_values(x, name, model)
     return x
 
 
@@ -117,7 +118,7 @@ def checked_like(x: Any, like: Any, name: str, like_name: str, *, one_each: bool
     if one_each:
         _require_same_length(x, like, name, like_name)
     inputs.require_alike(x, like, name, like_name)
-    _require_finite(x, name, None)
+    values.require_values(x, name, None)
     return x
 
 
@@ -176,7 +177,7 @@ def first(data: Any, name: str, model: keras.Model | None = None) -> Any:
     if not batches.is_dataset(data):
         x = arrays.take(x, _FIRST)
     inputs.require_model_input(x, model, name)
-    _require_finite(x, name, model)
+    values.require_values(x, name, model)
     return x
 
 
@@ -295,7 +296,7 @@ def checked_targets(
             f"{targets.dtype}"
         )
     _require_same_length(x, targets, x_name, name)
-    _require_finite(targets, name, None)
+    values.require_values(targets, name, None)
     is_flat = targets.ndim == 1 or targets.shape[1:] == (1,)
     if num_classes is not None and is_flat and (num_classes > 2 or not (targets % 1).any()):
         labels.class_ids(targets, num_classes, name)
@@ -401,8 +402,8 @@ def _checked_batch(
     needs_labels: bool,
 ) -> Checked:
     inputs.require_model_input(batch.x, model, names.x)
-    _require_finite(batch.x, names.x, model)
-    classes, y, weights = None, batch.y, batch.sample_weight
+    values.require_values(batch.x, names.x, model)
+    classes, y, weights = None, only_array(batch.y, names.y), batch.sample_weight
     if y is not None:
         classes = checked_labels(y, num_classes, names.y, x=batch.x, x_name=names.x)
         y = np.asarray(y)
@@ -421,30 +422,3 @@ def _require_same_length(x: Any, other: Any, name: str, other_name: str) -> None
             f"Expected `{name}` and `{other_name}` to have the same number of samples. "
             f"Received: {counts[0]} and {counts[1]} samples"
         )
-
-
-def _require_finite(x: Any, name: str, model: keras.Model | None) -> None:
-    """Raise ValueError if a value is NaN or infinite, or overflows in the model's dtype."""
-    leaves, dtypes = inputs.leaves_of(x, model), inputs.seen_dtypes(x, model)
-    parts = [name] * len(leaves)
-    if isinstance(x, dict):
-        keys = inputs.names(model) if set(x) == set(inputs.names(model) or ()) else sorted(x)
-        parts = [f"{name}[{key!r}]" for key in keys]
-    for leaf, dtype, part in zip(leaves, dtypes, parts, strict=True):
-        if "float" not in leaf.dtype.name:
-            continue
-        narrows = dtype is not None and dtype.kind == "f" and dtype.itemsize < leaf.dtype.itemsize
-        bad = 0
-        for rows in arrays.chunks(leaf):
-            values = leaf[rows]
-            if narrows:
-                with np.errstate(over="ignore"):
-                    values = values.astype(dtype)
-            finite = np.isfinite(values).reshape(len(values), -1)
-            bad += int(np.count_nonzero(~finite.all(axis=1)))
-        if bad:
-            raise ValueError(
-                f"Expected `{part}` to be finite"
-                + (f" as {dtype}, the model's dtype" if narrows else "")
-                + f". Received: NaN or infinite values in {bad} of {len(leaf)} samples"
-            )

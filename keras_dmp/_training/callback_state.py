@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_dmp._storage import plain_values
 from keras_dmp._storage.plain_values import UnsavableError
+from keras_dmp._validate import shown
 from keras_dmp._warnings import warn
 
 # Set again by the resumed `fit`.
@@ -269,7 +270,7 @@ def as_list(callbacks: Any, name: str = "callbacks") -> list[keras.callbacks.Cal
     for entry in flat:
         if not isinstance(entry, keras.callbacks.Callback):
             raise TypeError(
-                f"Expected `{name}` to be Keras callbacks. Received: {name}={callbacks!r}, with "
-                f"an entry of type {type(entry).__name__}"
+                f"Expected `{name}` to be Keras callbacks. Received: {name}={shown(callbacks)}, "
+                f"with an entry of type {type(entry).__name__}"
             )
     return flat

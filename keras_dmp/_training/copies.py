@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_dmp._data import keras_private
+from keras_dmp._validate import shown
 
 # Shared by all copies, as Keras shares them.
 _SHARED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type, types.ModuleType)
@@ -33,6 +35,8 @@ def copied(part: Any, name: str) -> Any:
     """
     if part is None or isinstance(part, str):
         return part
+    if isinstance(part, type) and issubclass(part, keras.metrics.Metric):
+        return _instance(part, name)
     if isinstance(part, dict):
         return {key: copied(of, name) for key, of in part.items()}
     if isinstance(part, list | tuple):
@@ -48,12 +52,23 @@ def copied_optimizer(optimizer: Any, name: str = "optimizer") -> keras.optimizer
     """
     try:
         found = keras.optimizers.get(optimizer)
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected `{name}` to be a Keras optimizer, its name or its configuration. "
-            f"Received: {name}={optimizer!r}"
+            f"Received: {name}={shown(optimizer)}"
         ) from error
     return _copied(found, name)
+
+
+def _instance(kind: type, name: str) -> keras.metrics.Metric:
+    """A metric that Keras, too, would make of a class."""
+    try:
+        return kind()
+    except TypeError as error:
+        raise ValueError(
+            f"Expected `{name}` to be metrics, or classes of metrics whose arguments all have "
+            f"defaults. Received: the class {kind.__name__} ({error})"
+        ) from error
 
 
 def _copied(part: Any, name: str) -> Any:
@@ -107,11 +122,14 @@ def _name_of_function(serialized: Any) -> str | None:
 def _complete(part: Any, new: Any) -> None:
     """Set the attributes that `from_config` has omitted in `new`."""
     kept_by_keras = _bookkeeping(part)
+    states = [_state(part), _state(new)]
     for name, value in vars(part).items():
-        if name in kept_by_keras or name.startswith("_self_"):
-            continue
         mine = vars(new).get(name)
-        if isinstance(value, _PARTS):
+        if isinstance(value, _SCHEDULE) and type(mine) is type(value):
+            _complete(value, mine)
+        elif name in kept_by_keras or name.startswith("_self_"):
+            continue
+        elif isinstance(value, _PARTS):
             if type(mine) is not type(value):
                 raise TypeError(f"{name} would be lost")
             _complete(value, mine)
@@ -122,10 +140,14 @@ def _complete(part: Any, new: Any) -> None:
             built_later = getattr(part, "built", False) and _has_variables(value)
             if not built_later:
                 raise TypeError(f"{name} would be lost")
+        elif not _holds_same(value, mine, states):
+            raise TypeError(f"{name} would be lost, or have another value")
 
 
 def _bookkeeping(part: Any) -> set[str]:
     """Names of attributes that Keras' base class uses internally."""
+    if isinstance(part, _SCHEDULE):
+        return set()
     is_optimizer = isinstance(part, keras.optimizers.Optimizer)
     base = keras.optimizers.Optimizer(0.01) if is_optimizer else keras.metrics.Metric(name="base")
     return {name for name in vars(base) if name.startswith("_")} | {
@@ -134,10 +156,40 @@ def _bookkeeping(part: Any) -> set[str]:
     }
 
 
+def _state(part: Any) -> set[int]:
+    """Identities of the variables that a training changes, and that begin anew in a copy."""
+    return set() if isinstance(part, _SCHEDULE) else {id(variable) for variable in part.variables}
+
+
+def _holds_same(value: Any, mine: Any, states: list[set[int]]) -> bool:
+    """Whether two attributes hold the same settings in tensors, variables and Keras objects."""
+    settings = [
+        [leaf for leaf in _leaves(of) if id(leaf) not in state]
+        for of, state in zip((value, mine), states, strict=True)
+    ]
+    return len(settings[0]) == len(settings[1]) and all(map(_is_same_setting, *settings))
+
+
+def _is_same_setting(value: Any, mine: Any) -> bool:
+    if type(value) is not type(mine):
+        return False
+    if tf.is_tensor(value) or isinstance(value, keras.Variable):
+        values = [keras.ops.convert_to_numpy(of) for of in (value, mine)]
+        return np.array_equal(*values, equal_nan=values[0].dtype.kind == "f")
+    if isinstance(value, keras.Layer):
+        # Names differ from copy to copy, and so do weights that were drawn or trained.
+        weights = [of.get_weights() for of in (value, mine)]
+        return len(weights[0]) == len(weights[1]) and all(map(np.array_equal, *weights))
+    if hasattr(value, "get_config"):
+        return value.get_config() == mine.get_config()
+    return True
+
+
 def _is_plain(value: Any) -> bool:
     """Whether a value contains no Keras or TensorFlow objects, which `from_config` creates."""
     return all(
-        not type(leaf).__module__.startswith(("keras.", "tensorflow.")) for leaf in _leaves(value)
+        isinstance(leaf, _SHARED) or not type(leaf).__module__.startswith(("keras.", "tensorflow."))
+        for leaf in _leaves(value)
     )
 
 

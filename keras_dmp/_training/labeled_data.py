@@ -6,13 +6,15 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_dmp._classifier import outputs
+from keras_dmp._classifier import class_weights, outputs
 from keras_dmp._classifier.labels import CLASSES, checked_data, for_validation
 from keras_dmp._data import arrays, samples
 from keras_dmp._data.batches import (
     ShuffledBatches,
     concatenate,
+    first_batch,
     is_dataset,
+    with_plain_labels,
 )
 from keras_dmp._training.resident import ResidentBatches
 
@@ -66,7 +68,20 @@ class LabeledData(samples.Samples):
             needs_labels=needs_labels,
         )
         fields = {field.name: getattr(read, field.name) for field in dataclasses.fields(read)}
+        if needs_labels and is_dataset(x):
+            fields["x"] = with_plain_labels(x)
         return cls(**fields, name=names.x)
+
+    def some_labels(self) -> np.ndarray:
+        """Some of the labels in the user's form."""
+        if self.y is not None:
+            return self.y
+        return np.asarray(samples.only_array(first_batch(self.x, self.name).y, "y"))
+
+    def has_rows(self) -> bool:
+        """Whether labels are one row per sample."""
+        labels = self.some_labels()
+        return labels.ndim == 2 and labels.shape[1] > 1
 
     def for_keras(self) -> Any:
         """The data in the form of the argument `validation_data` of `Model.fit`."""
@@ -125,6 +140,22 @@ class LabeledData(samples.Samples):
         whole = concatenate(list(samples.of_one_length(parts, self.x, self.name, model)))
         read = type(self).read(*whole, names=names, model=model, kind=kind)
         return dataclasses.replace(read, batch_size=self.batch_size)
+
+    def weighted(self, class_weight: dict[int, float], kind: outputs.OutputKind) -> Self:
+        """The same data with the weights of its classes in the weights of its samples.
+
+        Args:
+            class_weight: Weights by class number; other classes have the weight 1.
+            kind: The kind of the outputs.
+
+        Raises:
+            ValueError: If no sample would have a weight above 0.
+        """
+        settings = (class_weight, kind.num_classes)
+        weights = class_weights.sample_weights(self.labels, self.sample_weight, *settings)
+        if is_dataset(self.x):
+            return dataclasses.replace(self, x=class_weights.weighted(self.x, *settings))
+        return dataclasses.replace(self, sample_weight=weights)
 
     def take(self, rows: np.ndarray) -> Self:
         """Some of the samples of data that is in memory.

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from keras_dmp._validate import shown
 from keras_dmp.audit.blind.baseline import MARGIN, BlindBaseline
 from keras_dmp.audit.limits import Limits, is_number
 from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
@@ -263,7 +264,7 @@ def _require_canaries(limits: Limits, canaries: Any) -> None:
     if canaries is None and limits.max_epsilon is not None:
         raise ValueError(
             "Expected `canaries` with a limit of epsilon: their scores, and whether each was in "
-            f"the training data. Received: canaries=None, max_epsilon={limits.max_epsilon!r}"
+            f"the training data. Received: canaries=None, max_epsilon={shown(limits.max_epsilon)}"
         )
     if canaries is not None and (not isinstance(canaries, tuple | list) or len(canaries) != 2):
         raise ValueError(
@@ -280,5 +281,6 @@ def _require(scores: Any, limits: Any, confidence: Any) -> None:
         )
     if not (is_number(confidence, 0, 1) and 0 < confidence < 1):
         raise ValueError(
-            f"Expected `confidence` to be above 0 and below 1. Received: confidence={confidence!r}"
+            "Expected `confidence` to be above 0 and below 1. "
+            f"Received: confidence={shown(confidence)}"
         )

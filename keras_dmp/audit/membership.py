@@ -10,6 +10,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import outputs
 from keras_dmp._classifier.kind import kind_of_all, output_units, resolve_output_kind
 from keras_dmp._data import samples
+from keras_dmp._validate import shown
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
@@ -221,12 +222,12 @@ def audit_membership(
 def _names(names: Iterable[str], known: tuple[str, ...], argument: str) -> tuple[str, ...]:
     if isinstance(names, str):
         names = (names,)
-    names = tuple(dict.fromkeys(names))
+    names = _validate.distinct(argument, names)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
             f"Expected `{argument}` to be among {', '.join(map(repr, known))}. "
-            f"Received: {argument}={names!r}"
+            f"Received: {argument}={shown(names)}"
         )
     return names
 

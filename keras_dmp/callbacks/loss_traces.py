@@ -10,6 +10,7 @@ from keras_dmp._classifier import probabilities
 from keras_dmp._classifier.forward import ForwardPass
 from keras_dmp._classifier.kind import output_kind
 from keras_dmp._data import arrays, samples
+from keras_dmp._validate import shown
 from keras_dmp.audit.attacks import sides
 from keras_dmp.audit.statistics.output_scores import loss_scores
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
@@ -118,7 +119,7 @@ class LossTraces(keras.callbacks.Callback):
         if not 0 <= low < high <= 1:
             raise ValueError(
                 "Expected `low` and `high` to satisfy 0 <= low < high <= 1. "
-                f"Received: low={low!r}, high={high!r}"
+                f"Received: low={shown(low)}, high={shown(high)}"
             )
         losses = self.losses
         finite = losses[np.isfinite(losses).all(axis=1)]

@@ -14,6 +14,7 @@ from keras_dmp._classifier import probabilities
 from keras_dmp._classifier.forward import ForwardPass
 from keras_dmp._classifier.kind import output_kind
 from keras_dmp._data import arrays, samples
+from keras_dmp._validate import shown
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attacks import sides as _sides
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -127,7 +128,7 @@ class MembershipAudit(keras.callbacks.Callback):
         _validate.one_of((True, False, None), from_logits=from_logits)
         verbose = _validate.verbosity(verbose)
         if not isinstance(prefix, str) or not prefix:
-            raise ValueError(f"Expected `prefix` to be a string. Received: prefix={prefix!r}")
+            raise ValueError(f"Expected `prefix` to be a string. Received: prefix={shown(prefix)}")
         self.every = every
         self.from_logits = from_logits
         self.batch_size = batch_size
@@ -334,11 +335,11 @@ def _figures(scores: MembershipScores) -> dict[str, float | None]:
 
 def _checked_attacks(attacks: Iterable[str]) -> tuple[str, ...]:
     """The names, each once."""
-    names = (attacks,) if isinstance(attacks, str) else tuple(dict.fromkeys(attacks))
+    names = (attacks,) if isinstance(attacks, str) else _validate.distinct("attacks", attacks)
     known = attack_table.names(outputs=True)
     if not names or any(name not in known for name in names):
         raise ValueError(
             f"Expected `attacks` to be among {', '.join(map(repr, known))}, at least one. "
-            f"Received: attacks={names!r}"
+            f"Received: attacks={shown(names)}"
         )
     return names

@@ -7,6 +7,8 @@ a Keras model to release. `names()` lists them, `get(name, **settings)` makes on
 import importlib
 from typing import Any
 
+from keras_dmp._validate import shown
+
 # The table of defences: name and class, in the order in which reports list them.
 _DEFENSES = {
     "none": "NoDefense",
@@ -71,7 +73,7 @@ def get(name: str, **settings: Any) -> Any:
     """
     if name not in _DEFENSES:
         listed = ", ".join(map(repr, _DEFENSES))
-        raise ValueError(f"Expected `name` to be one of {listed}. Received: name={name!r}")
+        raise ValueError(f"Expected `name` to be one of {listed}. Received: name={shown(name)}")
     return __getattr__(_DEFENSES[name])(**settings)
 
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_dmp import _validate
-from keras_dmp._classifier.labels import CLASSES, fitted, loss_weights
+from keras_dmp._classifier.class_weights import sample_weights
+from keras_dmp._classifier.labels import CLASSES, fitted
 from keras_dmp._classifier.logits import class_probabilities
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._classifier.wrapper import ClassifierWrapper
@@ -130,7 +131,9 @@ class AdversarialModel(ClassifierWrapper):
             others, nonmembers[1], ("nonmembers", "nonmembers labels")
         )
         validation_data = self.checked_validation(validation_data)
-        weights = loss_weights(classes, sample_weight, class_weight)
+        if sample_weight is not None:
+            sample_weight = samples.checked_weights(sample_weight, "sample_weight", x=x)
+        weights = sample_weights(classes, sample_weight, class_weight, kind.num_classes)
         members = (x, y, classes) if weights is None else (x, y, classes, weights)
         batches = [
             ResidentBatches(data, batch_size=batch_size, shuffle=True, seed=new_seed())
@@ -229,13 +232,12 @@ def require_settings(
     _validate.non_negative(penalty=penalty)
     _validate.integer_at_least(1, attack_steps=attack_steps)
     _validate.positive(attack_learning_rate=attack_learning_rate)
-    if not isinstance(attack_units, list | tuple) or not attack_units:
+    _validate.integers_at_least(1, attack_units=attack_units)
+    if not attack_units:
         raise ValueError(
-            "Expected `attack_units` to be a tuple with the units of at least one layer. Received: "
+            "Expected `attack_units` to have the units of at least one layer. Received: "
             f"attack_units={attack_units!r}"
         )
-    for units in attack_units:
-        _validate.integer_at_least(1, attack_units=units)
 
 
 def _stack(tensor: Any, units: Sequence[int], rng: np.random.Generator) -> Any:

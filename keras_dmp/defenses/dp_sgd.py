@@ -7,6 +7,7 @@ import keras
 
 from keras_dmp import _validate
 from keras_dmp._training.resident import new_seed
+from keras_dmp._validate import shown
 from keras_dmp.defenses._contract import Defense, Run
 from keras_dmp.defenses._dp.accounting import (
     ACCOUNTANTS,
@@ -70,8 +71,8 @@ class DPSGD(Defense):
         if (self.noise_multiplier is None) == (self.target_epsilon is None):
             raise ValueError(
                 "Expected exactly one of `noise_multiplier` and `target_epsilon`. Received: "
-                f"noise_multiplier={self.noise_multiplier!r}, "
-                f"target_epsilon={self.target_epsilon!r}"
+                f"noise_multiplier={shown(self.noise_multiplier)}, "
+                f"target_epsilon={shown(self.target_epsilon)}"
             )
         noise = self.noise_multiplier
         if self.target_epsilon is not None:

@@ -7,6 +7,7 @@ import keras
 
 from keras_dmp import _validate
 from keras_dmp._data import keras_private
+from keras_dmp._validate import shown
 from keras_dmp.defenses._contract import Defense, Run
 
 _ACTIVATION_LAYERS = (
@@ -132,5 +133,5 @@ def _require_rate(rate: float) -> None:
     _validate.non_negative(rate=rate)
     if rate >= 1:
         raise ValueError(
-            f"Expected `rate` to be below 1, since 1 drops everything. Received: rate={rate!r}"
+            f"Expected `rate` to be below 1, since 1 drops everything. Received: rate={shown(rate)}"
         )

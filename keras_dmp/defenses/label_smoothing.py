@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_dmp import _validate
 from keras_dmp._classifier.logits import class_logits
+from keras_dmp._validate import shown
 from keras_dmp.defenses._contract import Defense, Run
 
 
@@ -96,5 +97,5 @@ def _require_smoothing(smoothing: float) -> None:
     if smoothing >= 1:
         raise ValueError(
             "Expected `smoothing` to be below 1, since at 1 the label has no effect. Received: "
-            f"smoothing={smoothing!r}"
+            f"smoothing={shown(smoothing)}"
         )

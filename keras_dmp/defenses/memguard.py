@@ -65,13 +65,7 @@ class MemGuard(Defense):
         require_settings(self.budget, self.max_iterations, self.searches)
         _validate.one_of(_SOURCES, detector_data=self.detector_data)
         _validate.integer_at_least(1, detector_epochs=self.detector_epochs)
-        if not isinstance(self.detector_units, list | tuple):
-            raise ValueError(
-                "Expected `detector_units` to be a tuple with the units of each layer. Received: "
-                f"detector_units={self.detector_units!r}"
-            )
-        for units in self.detector_units:
-            _validate.integer_at_least(1, detector_units=units)
+        _validate.integers_at_least(1, detector_units=self.detector_units)
         # A list would make equal settings unequal and unhashable.
         object.__setattr__(self, "detector_units", tuple(self.detector_units))
 

@@ -10,6 +10,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import forward, fresh, probabilities
 from keras_dmp._data import arrays
 from keras_dmp._training.copies import copied_optimizer
+from keras_dmp._validate import shown
 from keras_dmp.defenses._contract import Defense, Run
 from keras_dmp.defenses._dp.accounting import default_delta, dp_accounting
 from keras_dmp.defenses._dp.settings import require_delta
@@ -77,7 +78,7 @@ class PATE(Defense):
         if (self.threshold is None) != (self.threshold_noise is None):
             raise ValueError(
                 "Expected `threshold` and `threshold_noise` to be both set or both None. Received: "
-                f"threshold={self.threshold!r}, threshold_noise={self.threshold_noise!r}"
+                f"threshold={shown(self.threshold)}, threshold_noise={shown(self.threshold_noise)}"
             )
         if self.threshold is not None:
             _validate.positive(threshold=self.threshold)

@@ -20,6 +20,7 @@ from keras_dmp._training import callback_state
 from keras_dmp._training.labeled_data import checked_validation
 from keras_dmp._training.loop import ResidentLoop
 from keras_dmp._training.resident import ResidentBatches, new_seed
+from keras_dmp._validate import shown
 from keras_dmp.distillation.labeler import Labeler
 from keras_dmp.distillation.metrics import for_one_hot_labels, require_metrics
 from keras_dmp.distillation.settings import (
@@ -196,7 +197,8 @@ class DistillationTrainer(ClassifierWrapper):
         if loss is not None:
             raise ValueError(
                 "Expected `loss` to be None: DistillationTrainer minimises "
-                f"SoftTargetKLDivergence(temperature={self.temperature}). Received: loss={loss!r}"
+                f"SoftTargetKLDivergence(temperature={self.temperature}). "
+                f"Received: loss={shown(loss)}"
             )
         self.fast_loop = fast_loop
         self._loop.compiles = jit_compile == "auto"
@@ -302,7 +304,7 @@ class DistillationTrainer(ClassifierWrapper):
         if steps_per_epoch is not None:
             raise ValueError(
                 "Expected `steps_per_epoch` to be None: an epoch is one pass over the chosen "
-                f"samples. Received: steps_per_epoch={steps_per_epoch!r}"
+                f"samples. Received: steps_per_epoch={shown(steps_per_epoch)}"
             )
         source, kind = labeler.open(x, y, sample_weight)
         self.use_kind(kind)

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dmp._validate import shown
+
 # Keras metrics of integer labels and their counterparts for one-hot labels.
 _TWINS = {
     "SparseCategoricalAccuracy": "CategoricalAccuracy",
@@ -31,16 +33,18 @@ def require_metrics(metrics: Any, name: str) -> None:
         name: The argument's name, for messages.
     """
     for metric in keras.tree.flatten(metrics):
-        if metric is None or callable(metric) or metric in _BY_NAME_ALONE:
+        if metric is None or callable(metric):
             continue
         try:
-            known = isinstance(metric, str) and keras.metrics.get(metric) is not None
+            known = isinstance(metric, str) and (
+                metric in _BY_NAME_ALONE or keras.metrics.get(metric) is not None
+            )
         except ValueError:
             known = False
         if not known:
             raise ValueError(
                 f"Expected `{name}` to contain Keras metrics, functions of labels and predictions, "
-                f"or names of Keras metrics. Received: {name}={metrics!r}"
+                f"or names of Keras metrics. Received: {name}={shown(metrics)}"
             )
 
 

@@ -7,6 +7,7 @@ trains nothing, and `validation_freq=0` divides by zero after the first epoch.
 from typing import Any
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.losses import require_temperature
 from keras_dmp.reference.label_format import require_format
 
@@ -21,7 +22,7 @@ def require_settings(temperature: Any, labels: Any, compensate_temperature: Any)
     if labels == "hard" and temperature != 1:
         raise ValueError(
             "Expected `temperature` to be 1 with labels='hard': hard labels do not depend on "
-            f"the temperature. Received: temperature={temperature!r}"
+            f"the temperature. Received: temperature={shown(temperature)}"
         )
 
 
@@ -44,10 +45,10 @@ def require_compile(
     _validate.boolean(run_eagerly=run_eagerly, auto_scale_loss=auto_scale_loss, fast_loop=fast_loop)
     if steps_per_execution is not None:
         _validate.integer_at_least(1, steps_per_execution=steps_per_execution)
-    if not isinstance(jit_compile, bool) and jit_compile != "auto":
+    if not isinstance(jit_compile, bool | str) or jit_compile not in (True, False, "auto"):
         raise ValueError(
             "Expected `jit_compile` to be True, False or 'auto'. "
-            f"Received: jit_compile={jit_compile!r}"
+            f"Received: jit_compile={shown(jit_compile)}"
         )
 
 
@@ -70,5 +71,5 @@ def require_fit(*, shuffle: Any, validation_freq: Any, **counts: Any) -> None:
     except ValueError as error:
         raise ValueError(
             "Expected `validation_freq` to be an integer of at least 1, or a list of the epochs, "
-            f"from 1, after which to validate. Received: validation_freq={validation_freq!r}"
+            f"from 1, after which to validate. Received: validation_freq={shown(validation_freq)}"
         ) from error

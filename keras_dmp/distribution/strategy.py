@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.distribution.cluster import Cluster, require_address
 from keras_dmp.distribution.ending import Ending
 from keras_dmp.distribution.peers import Guard
@@ -287,7 +288,7 @@ def _resolved(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> Clust
     if job not in ("chief", "worker") or task is None:
         raise ValueError(
             "Expected `cluster_resolver` to have a chief or worker as the task of this process. "
-            f"Received: task_type={job!r}, task_id={task!r}"
+            f"Received: task_type={shown(job)}, task_id={shown(task)}"
         )
     for address in addresses:
         require_address(address, "`cluster_resolver`")

@@ -17,6 +17,7 @@ from keras_dmp import _validate
 from keras_dmp._classifier import probabilities
 from keras_dmp._classifier.logits import as_probabilities
 from keras_dmp._classifier.outputs import OutputKind
+from keras_dmp._validate import shown
 
 _validate.tensorflow_backend()
 
@@ -34,7 +35,7 @@ def require_format(label_format: Any) -> None:
     except ValueError as error:
         raise ValueError(
             "Expected `label_format` to be 'float32', 'float16', None, or the number of classes "
-            f"whose probabilities are stored. Received: label_format={label_format!r}"
+            f"whose probabilities are stored. Received: label_format={shown(label_format)}"
         ) from error
 
 
@@ -44,7 +45,7 @@ def require_format_for(label_format: str | int | None, kind: OutputKind) -> None
         raise ValueError(
             f"Expected `label_format` to be below {kind.units}, the number of outputs of the "
             "teacher: it is the number of classes whose probabilities are stored. "
-            f"Received: label_format={label_format!r}"
+            f"Received: label_format={shown(label_format)}"
         )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_dmp._validate import shown
+
 # Cutting does not pay below this number of kept rows.
 _LEAST_CUT = 4_096
 
@@ -160,7 +162,7 @@ class StreamedSelection:
             raise ValueError(
                 "Expected `max_entropy` to admit at least one sample; the lowest entropy in "
                 f"the pool is {entropy.min():.4g} nats. "
-                f"Received: max_entropy={criteria.max_entropy!r}"
+                f"Received: max_entropy={shown(criteria.max_entropy)}"
             )
         size = min(criteria.wanted(len(entropy)), candidates)
         seats = _shares(self._counts, size) if criteria.balance_classes else np.array([size])

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._classifier.kind import require_from_logits
+from keras_dmp._validate import shown
 from keras_dmp._warnings import warn
 from keras_dmp.reference import labeling
 from keras_dmp.reference.labeled_reference import LabeledReference
@@ -16,7 +17,7 @@ from keras_dmp.reference.selection import Criteria, ReferenceSummary, Selection
 
 __all__ = ["EntropyReferenceSelector", "ReferenceSummary", "selector_among"]
 
-_ORDERS = ("lowest", "highest", "random")
+ORDERS = ("lowest", "highest", "random")
 _logger = logging.getLogger(__name__)
 
 
@@ -94,7 +95,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         if size is not None and fraction is not None:
             raise ValueError(
                 "Expected at most one of `size` and `fraction`. "
-                f"Received: size={size!r}, fraction={fraction!r}"
+                f"Received: size={shown(size)}, fraction={shown(fraction)}"
             )
         if size is None and fraction is None and max_entropy is None:
             raise ValueError(
@@ -110,7 +111,7 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
         if batch_size is not None:
             _validate.integer_at_least(1, batch_size=batch_size)
         _validate.integer_at_least(0, seed=seed)
-        _validate.one_of(_ORDERS, order=order)
+        _validate.one_of(ORDERS, order=order)
         _validate.boolean(balance_classes=balance_classes)
         require_from_logits(from_logits)
         self.size = size

@@ -1,16 +1,17 @@
 """Arguments of `DMPTrainer.compile` and `fit`; checks everything that needs no data."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Self
 
 import keras
 
 from keras_dmp import _validate
+from keras_dmp._classifier.class_weights import require_class_weight
 from keras_dmp._classifier.losses import fitting_metrics, single_loss
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._training import callback_state
 from keras_dmp._training.copies import copied, copied_optimizer
+from keras_dmp._validate import shown
 from keras_dmp.distillation.metrics import for_labels_like, require_metrics
 from keras_dmp.distillation.settings import require_compile, require_fit
 from keras_dmp.distribution import replicas
@@ -60,7 +61,7 @@ class FitArguments:
         )
         _validate.boolean(allow_overlap=self.allow_overlap)
         if self.class_weight is not None:
-            _require_class_weight(self.class_weight)
+            require_class_weight(self.class_weight)
         for name in ("callbacks", "teacher_callbacks"):
             object.__setattr__(self, name, callback_state.as_list(getattr(self, name), name))
         object.__setattr__(self, "verbose", _validate.verbosity(self.verbose))
@@ -75,17 +76,9 @@ class FitArguments:
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = {name: value for name, value in given.items() if name not in known}
         if unknown:
-            received = ", ".join(f"{name}={value!r}" for name, value in unknown.items())
+            received = ", ".join(f"{name}={shown(value)}" for name, value in unknown.items())
             raise TypeError(f"Expected keyword arguments among {known}. Received: {received}")
         return cls(**given)
-
-    def require_class_weight_for(self, num_classes: int) -> None:
-        """Raise ValueError for weights of classes that do not exist in the model."""
-        if self.class_weight is not None and max(self.class_weight) >= num_classes:
-            raise ValueError(
-                f"Expected the keys of `class_weight` to be classes, 0..{num_classes - 1}. "
-                f"Received: class_weight={self.class_weight!r}"
-            )
 
     def with_callbacks(self, callbacks: list[keras.callbacks.Callback]) -> Self:
         """These arguments with other callbacks of the student phase."""
@@ -98,7 +91,7 @@ class FitArguments:
             if value is not None and not (isinstance(value, list) and not value):
                 raise ValueError(
                     f"Expected `{name}` to be None with a ready teacher, which is not retrained. "
-                    f"Received: {name}={value!r}"
+                    f"Received: {name}={shown(value)}"
                 )
 
     def for_keras(self, validation: Any) -> dict[str, Any]:
@@ -122,21 +115,6 @@ class FitArguments:
         return {name: getattr(self, name) for name in _IN_FINGERPRINT}
 
 
-def _require_class_weight(class_weight: Any) -> None:
-    """Raise ValueError unless it maps class numbers to weights."""
-    try:
-        if not isinstance(class_weight, Mapping) or not class_weight:
-            raise ValueError("Expected a dictionary with at least one entry")
-        for label, weight in class_weight.items():
-            _validate.integer_at_least(0, label=label)
-            _validate.non_negative(weight=weight)
-    except ValueError as error:
-        raise ValueError(
-            "Expected `class_weight` to map class numbers to finite weights of at least 0, such as "
-            f"{{0: 1.0, 1: 5.0}}. Received: class_weight={class_weight!r}"
-        ) from error
-
-
 def _require_loss(loss: Any) -> None:
     """Raise ValueError unless it is a loss, a function, or the name of a Keras loss."""
     if loss is None:
@@ -149,7 +127,7 @@ def _require_loss(loss: Any) -> None:
     if not known:
         raise ValueError(
             "Expected `loss` to be a Keras loss, a function of labels and predictions, or the name "
-            f"of a Keras loss. Received: loss={loss!r}"
+            f"of a Keras loss. Received: loss={shown(loss)}"
         )
 
 
@@ -196,7 +174,7 @@ class Compiled:
         known = (*_OPTIMIZERS, "weighted_metrics", *_ARGUMENTS, *_OF_STUDENT)
         unknown = {name: value for name, value in kwargs.items() if name not in known}
         if unknown:
-            received = ", ".join(f"{name}={value!r}" for name, value in unknown.items())
+            received = ", ".join(f"{name}={shown(value)}" for name, value in unknown.items())
             raise TypeError(f"Expected keyword arguments among {known}. Received: {received}")
         checked = (*_ARGUMENTS, *_OF_STUDENT)
         require_compile(**{name: of for name, of in kwargs.items() if name in checked})
@@ -209,7 +187,8 @@ class Compiled:
             optimizers[phase] = copied_optimizer(optimizer if own is None else own, name)
         return cls(
             optimizers=optimizers,
-            loss=loss,
+            # Lists and dictionaries with one entry, whose names Keras would compare with outputs.
+            loss=single_loss(loss),
             metrics=copied(metrics, "metrics"),
             weighted_metrics=copied(kwargs.get("weighted_metrics"), "weighted_metrics"),
             arguments={

@@ -3,6 +3,7 @@
 import dataclasses
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.trainer.votes import AGGREGATIONS
 
 # Trimming drops the highest and the lowest; something must remain.
@@ -125,12 +126,12 @@ def resolved_labels(labels: str | None, consensus: Consensus | None) -> str:
     if not isinstance(consensus, Consensus):
         raise TypeError(
             "Expected `consensus` to be a keras_dmp.Consensus or None. Received: "
-            f"consensus={consensus!r}"
+            f"consensus={shown(consensus)}"
         )
     if labels == "soft" and consensus.aggregation == "votes":
         raise ValueError(
             "Expected `labels` to be None or 'hard' with a consensus of votes, which are for "
             "classes; for probabilities use Consensus(aggregation='median'). "
-            f"Received: labels={labels!r}"
+            f"Received: labels={shown(labels)}"
         )
     return consensus.labels if labels is None else labels

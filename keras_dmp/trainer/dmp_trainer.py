@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_dmp import _validate
 from keras_dmp._classifier.labels import for_prediction
+from keras_dmp._validate import shown
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import phases, run_directory
 from keras_dmp.trainer.arguments import Compiled, FitArguments
@@ -332,7 +333,7 @@ class DMPTrainer:
             raise ValueError(
                 "Expected `callbacks` without an EntropyReferenceSelector, since `sizes` and "
                 "`orders` decide what is chosen: remove it. Received: "
-                f"callbacks={arguments.callbacks!r}"
+                f"callbacks={shown(arguments.callbacks)}"
             )
         fixed = self._settings.of_distillation()
         del fixed["temperature"], fixed["labels"]  # the grid's

@@ -63,7 +63,6 @@ def train_teacher(
             teacher,
             seed=new_seed(),
             batch_size=members.batch_size or arguments.batch_size,
-            class_weight=arguments.class_weight,
             **arguments.for_keras(validation and validation.for_keras()),
             **of_phase,
         )

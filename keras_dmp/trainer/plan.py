@@ -7,10 +7,14 @@ from typing import Any
 import keras
 
 from keras_dmp._classifier import forward, fresh, outputs
+from keras_dmp._classifier.class_weights import require_class_weight
 from keras_dmp._classifier.kind import output_kind
+from keras_dmp._classifier.labels import CLASSES, ROWS, label_form, require_form
+from keras_dmp._classifier.losses import single_loss
 from keras_dmp._data import arrays, batches, samples
 from keras_dmp._training import callback_state
 from keras_dmp._training.labeled_data import LabeledData, require_fixed_order
+from keras_dmp._validate import shown
 from keras_dmp.reference.label_format import require_format_for
 from keras_dmp.reference.pool import ReferencePool
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
@@ -77,7 +81,8 @@ def prepare(
     teacher, student = fresh.teacher_and_student(model, ready_teacher, student, sample)
     forward.require_taken(student, sample, name)
     kind = output_kind(student, "model", sample, from_logits, loss=loss)
-    arguments.require_class_weight_for(kind.num_classes)
+    if arguments.class_weight is not None:
+        require_class_weight(arguments.class_weight, kind.num_classes)
     require_format_for(label_format, kind)
     if ready_teacher is not None:
         of_teacher = output_kind(teacher, "teacher", sample, from_logits)
@@ -95,6 +100,8 @@ def prepare(
             needs_labels=ready_teacher is None,
             **reading,
         )
+        if arguments.class_weight is not None:
+            known = known.weighted(arguments.class_weight, kind)
     pool = ReferencePool.read(reference, "reference", student)
     if known is not None:
         samples.require_alike(pool.first, sample, "reference", "x", student)
@@ -103,6 +110,8 @@ def prepare(
         selector.require_narrows(pool.num_samples)
     if arguments.validation_data is not None:
         validation = read_labeled(arguments.validation_data, "validation_data", **reading)
+    if ready_teacher is None:
+        _require_label_forms(known, validation, loss, kind)
     fresh.warn_of_adapted_layers(student)
     digests = {"reference": pool.digests}
     for name, part in (("members", known), ("validation", validation)):
@@ -135,7 +144,7 @@ def require_resumable(plan: Plan, arguments: FitArguments) -> None:
         raise ValueError(
             "Expected `teacher_callbacks` without an EntropyReferenceSelector when there is a "
             "`directory`, which does not store its choice: call `selector.select(trainer.teacher, "
-            f"pool)` after `fit`. Received: teacher_callbacks={arguments.teacher_callbacks!r}"
+            f"pool)` after `fit`. Received: teacher_callbacks={shown(arguments.teacher_callbacks)}"
         )
     for name in ("callbacks", "teacher_callbacks"):
         callbacks = getattr(arguments, name)
@@ -162,6 +171,18 @@ def _require_parts(x: Any, reference: Any, ready_teacher: Any, groups: Any) -> N
             "Expected `x` to be the members, since `groups` contains their groups: pass `x`, or "
             "omit `groups`. Received: x=None"
         )
+
+
+def _require_label_forms(
+    members: LabeledData, validation: LabeledData | None, loss: Any, kind: outputs.OutputKind
+) -> None:
+    """Raise ValueError for labels that the teacher's loss does not take."""
+    form = label_form(single_loss(loss), kind)
+    require_form(members.some_labels(), form, kind, "y")
+    if validation is not None:
+        if form is None:  # A loss of the user's own takes the labels that the members have.
+            form = ROWS if members.has_rows() else CLASSES
+        require_form(validation.some_labels(), form, kind, "validation_data labels")
 
 
 def read_labeled(

@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp._classifier import fresh
-from keras_dmp._data import batches
 from keras_dmp._training.epoch_checkpoints import seed_of
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 from keras_dmp.distribution import workers as _workers
@@ -92,10 +91,7 @@ class Run:
         """A label in the user's form, which the loss and the metrics expect."""
         for data in (self.plan.members, self.plan.validation):
             if data is not None:
-                given = data.y
-                if given is None:
-                    given = batches.first_batch(data.x, data.name, self.plan.teacher).y
-                return np.asarray(given[:1])
+                return data.some_labels()[:1]
         # A ready teacher and no labelled data: infer the form of labels from the loss's name.
         loss = self.compiled.loss
         name = loss if isinstance(loss, str) else getattr(loss, "name", None) or ""

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_dmp import _validate
 from keras_dmp._classifier.kind import require_from_logits, require_model
+from keras_dmp._validate import shown
 from keras_dmp.distillation.settings import require_settings, require_storage
 from keras_dmp.distribution import replicas
 from keras_dmp.reference.selector import EntropyReferenceSelector
@@ -50,7 +51,7 @@ class TrainerSettings:
         if not isinstance(self.model, keras.Model) and not callable(self.model):
             raise TypeError(
                 "Expected `model` to be a keras.Model or a callable that builds one. Received: "
-                f"model={self.model!r}"
+                f"model={shown(self.model)}"
             )
         if self.teacher is not None:
             require_model(self.teacher, "teacher")
@@ -59,7 +60,7 @@ class TrainerSettings:
         if self.consensus is not None and self.teacher is not None:
             raise ValueError(
                 "Expected `teacher` to be None with `consensus`, which trains a teacher on each "
-                f"shard of the members. Received: teacher={self.teacher!r}"
+                f"shard of the members. Received: teacher={shown(self.teacher)}"
             )
         _require_seed_and_directory(self.seed, self.directory)
         if self.distribution_strategy is not None:
@@ -87,7 +88,7 @@ def checked_selector(
         return selector
     raise TypeError(
         "Expected `selector` to be an EntropyReferenceSelector, None for all reference samples, "
-        f"or {_LOWEST_HALF!r}. Received: selector={selector!r}"
+        f"or {_LOWEST_HALF!r}. Received: selector={shown(selector)}"
     )
 
 
@@ -97,11 +98,11 @@ def _require_seed_and_directory(seed: Any, directory: Any) -> None:
         if seed > _MOST_SEED:
             raise ValueError(
                 f"Expected `seed` to be at most {_MOST_SEED}, the limit of NumPy's global "
-                f"generator. Received: seed={seed!r}"
+                f"generator. Received: seed={shown(seed)}"
             )
     if directory is not None and not isinstance(directory, str | os.PathLike):
         raise TypeError(
-            f"Expected `directory` to be a path or None. Received: directory={directory!r}"
+            f"Expected `directory` to be a path or None. Received: directory={shown(directory)}"
         )
     if directory is not None and seed is None:
         raise ValueError(

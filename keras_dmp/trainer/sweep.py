@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.audit import AuditReport
 from keras_dmp.audit.report import charts, plots, sections
 from keras_dmp.audit.report.document import (
@@ -151,7 +152,7 @@ class Sweep(Documented, Saved):
             raise ValueError(
                 "Expected `max_auc` to be met by at least one point: raise it, since the "
                 f"interval of the most private point extends to {_upper(least):.3f}. "
-                f"Received: max_auc={max_auc!r}"
+                f"Received: max_auc={shown(max_auc)}"
             )
         return max(within, key=lambda point: (point.accuracy, -point.auc))
 

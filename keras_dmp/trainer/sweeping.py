@@ -9,10 +9,11 @@ import keras
 
 from keras_dmp import _validate
 from keras_dmp._data import batches, samples
+from keras_dmp._validate import shown
 from keras_dmp._warnings import warn
 from keras_dmp.audit import AuditReport, audit_membership
 from keras_dmp.distillation.settings import require_settings
-from keras_dmp.reference.selector import EntropyReferenceSelector
+from keras_dmp.reference.selector import ORDERS, EntropyReferenceSelector
 from keras_dmp.trainer import phases
 from keras_dmp.trainer.consensus import Consensus, resolved_labels
 from keras_dmp.trainer.plan import read_labeled
@@ -60,6 +61,11 @@ class Grid:
         for size in lists["sizes"]:
             if size is not None:
                 _validate.integer_at_least(1, sizes=size)
+        # Also those that no point uses, such as an order of the whole pool.
+        for order in lists["orders"]:
+            _validate.one_of(ORDERS, orders=order)
+        for temperature in lists["temperatures"]:
+            require_settings(temperature, "soft", compensate_temperature)
         settings = []
         for kind, temperature in itertools.product(lists["labels"], lists["temperatures"]):
             temperature = 1.0 if kind == "hard" else temperature
@@ -192,9 +198,9 @@ def _distinct(name: str, values: Any) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(
             f"Expected `{name}` to be a collection of values, such as a tuple. Received: "
-            f"{name}={values!r}"
+            f"{name}={shown(values)}"
         )
-    distinct = list(dict.fromkeys(values))
+    distinct = list(_validate.distinct(name, values))
     if not distinct:
         raise ValueError(f"Expected `{name}` to have at least one value. Received: {name}=()")
     return distinct

@@ -6,6 +6,7 @@ import keras
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_dmp import DistillationTrainer, DMPTrainer, EntropyReferenceSelector, split_private
 from keras_dmp.losses import SoftTargetKLDivergence
@@ -123,7 +124,16 @@ FIT_OF_DMP = [
     *rows("allow_overlap", NOT_BOOLEANS),
     *rows(
         "class_weight",
-        ([1.0, 2.0], {}, {"0": 1.0}, {0: -1.0}, {0: np.nan}, {nets.CLASSES: 1.0}, "balanced"),
+        (
+            [1.0, 2.0],
+            {},
+            {"0": 1.0},
+            {0: -1.0},
+            {0: np.nan},
+            {nets.CLASSES: 1.0},
+            "balanced",
+            dict.fromkeys(range(nets.CLASSES), 0.0),
+        ),
     ),
 ]
 
@@ -159,10 +169,12 @@ def test_sweep(split, nothing_trained, argument, value):
     ("setting", "values"),
     [("temperature", (1e-30,)), ("size", ("all",)), ("order", ("best",)), ("label", ("firm",))],
 )
-def test_values_in_a_sweep(split, nothing_trained, setting, values):
+@pytest.mark.parametrize("others", [{"sizes": (10,)}, {"sizes": (None,), "labels": ("hard",)}])
+def test_values_in_a_sweep(split, nothing_trained, setting, values, others):
+    """Also of settings that no point uses: an order of the whole pool, and hard labels' one."""
     trainer = DMPTrainer(build)
     trainer.compile("sgd", LOSS)
-    lists = {"sizes": (10,), f"{setting}s": values}
+    lists = {**others, f"{setting}s": values}
     data = {"reference": split.reference, "nonmembers": split.nonmembers}
     with pytest.raises(ValueError, match=re.escape(f"={values[0]!r}")):
         trainer.sweep(*split.members, **data, **lists)
@@ -190,6 +202,83 @@ def test_more_label_classes_than_the_model_has(split, nothing_trained):
     trainer.compile("sgd", LOSS)
     with refused("label_format", nets.CLASSES):
         trainer.fit(*split.members, reference=split.reference)
+
+
+ROWS_LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
+
+
+def own_loss(y_true, y_pred):
+    del y_true
+    return keras.ops.sum(y_pred, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "of_validation", "named"),
+    [
+        (LOSS, "rows", "classes", "`y`.*class numbers"),
+        (LOSS, "classes", "rows", "`validation_data labels`.*class numbers"),
+        (ROWS_LOSS, "classes", "rows", "`y`.*one-hot rows"),
+        (ROWS_LOSS, "rows", "column", "`validation_data labels`.*one-hot rows"),
+        ([ROWS_LOSS], "column", "rows", "`y`.*one-hot rows"),
+        ({"out": "categorical_hinge"}, "classes", "rows", "`y`.*one-hot rows"),
+        (own_loss, "classes", "rows", "`validation_data labels`.*class numbers"),
+        (own_loss, "rows", "classes", "`validation_data labels`.*one-hot rows"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_labels_that_the_loss_does_not_take(
+    split, nothing_trained, loss, labels, of_validation, named, as_dataset
+):
+    def formed(y, form):
+        if form == "rows":
+            return np.eye(nets.CLASSES)[y]
+        return y[:, None] if form == "column" else y
+
+    def dataset(x, y):
+        return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+
+    softmax = keras.Sequential([build(), keras.layers.Softmax()])
+    trainer = DMPTrainer(softmax if isinstance(loss, dict) else build, from_logits=None)
+    trainer.compile("sgd", loss)
+    (x, y), (other_x, other_y) = split.members, split.validation
+    members, validation = (x, formed(y, labels)), (other_x, formed(other_y, of_validation))
+    if as_dataset:
+        members, validation = (dataset(*members),), dataset(*validation)
+    with pytest.raises(ValueError, match=f"{named}.*Received: shape"):
+        trainer.fit(*members, reference=split.reference, validation_data=validation)
+
+
+@pytest.mark.parametrize(
+    "loss", [keras.losses.SparseCategoricalCrossentropy, [keras.losses.BinaryCrossentropy]]
+)
+def test_class_of_losses_is_checked_as_the_loss_that_keras_makes_of_it(
+    split, nothing_trained, loss
+):
+    trainer = DMPTrainer(build)
+    trainer.compile("sgd", loss)
+    with pytest.raises(ValueError, match=r"from_logits|multi-label"):
+        trainer.fit(*split.members, reference=split.reference)
+
+
+class NeedsArgument(keras.losses.Loss):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+
+class MetricThatNeedsArgument(keras.metrics.Mean):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("loss", NeedsArgument), ("metrics", [MetricThatNeedsArgument])]
+)
+def test_class_that_keras_cannot_make_an_object_of(argument, value):
+    with pytest.raises(ValueError, match=f"`{argument}`.*NeedsArgument"):
+        DMPTrainer(build).compile("sgd", **{"loss": LOSS, argument: value})
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,59 @@ def test_class_and_sample_weights_are_the_teachers(split):
     assert len(x) == 80
 
 
+class OfNames(nets.Pairs):
+    """A `PyDataset` whose labels are in a dictionary if there are names."""
+
+    def __init__(self, columns, names):
+        x, y, *weights = columns
+        super().__init__(x, y["out"] if names else y, *weights, batch_size=16)
+        self.names = names
+
+    def __getitem__(self, index):
+        x, y, *weights = super().__getitem__(index)
+        return x, {"out": y} if self.names else y, *weights
+
+
+@pytest.mark.parametrize("form", ["classes", "column", "rows", "booleans", "dictionary"])
+@pytest.mark.parametrize("kind", ["arrays", "tf.data", "PyDataset"])
+def test_weights_of_some_classes_equal_weights_of_samples(split, kind, form):
+    """Keras' own `class_weight` fails in the first step, or refuses sample weights beside it."""
+    x, y = split.members
+    if form == "booleans":
+        y = y > 1
+    weights = np.linspace(0.5, 2, len(y)).astype("float32")
+    class_weight = {1: 3.0}
+    of_samples = np.where(y == 1, 3, 1) * weights
+    labels = {
+        "classes": y,
+        "booleans": y,
+        "column": y[:, None].astype("float32"),
+        "rows": np.eye(nets.CLASSES, dtype="float32")[y.astype(int)],
+        "dictionary": {"out": y},
+    }[form]
+    loss = LOGITS_LOSS
+    if form == "rows":
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+
+    def trained(columns, **fit):
+        trainer = DMPTrainer(build, selector=None, seed=3)
+        trainer.compile(keras.optimizers.SGD(0.2), loss)
+        if kind == "tf.data":
+            columns = [tf.data.Dataset.from_tensor_slices(tuple(columns)).batch(16)]
+        elif kind == "PyDataset":
+            names = list(labels) if isinstance(labels, dict) else None
+            columns = [OfNames(columns, names)]
+        elif len(columns) == 3:
+            *columns, fit["sample_weight"] = columns
+        fit = {"epochs": 1, "batch_size": 16, "shuffle": False, "verbose": 0, **fit}
+        trainer.fit(*columns, reference=split.reference, **fit)
+        return trainer.teacher
+
+    expected = trained([x, labels, of_samples.astype("float32")])
+    found = trained([x, labels, weights], class_weight=class_weight)
+    nets.assert_same_weights(found, expected.get_weights(), atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["tf.data", pytest.param("PyDataset", marks=pytest.mark.full)])
 def test_datasets_equal_arrays(split, kind):
     def dataset(*columns):

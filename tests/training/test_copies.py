@@ -4,6 +4,7 @@ import keras
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import optimizers
 
 from keras_dmp import DMPTrainer
@@ -41,6 +42,36 @@ class Warmup(optimizers.schedules.LearningRateSchedule):
         return {"steps": self.steps}
 
 
+class Scaled(Warmup):
+    """Has an argument that its configuration does not tell."""
+
+    def __init__(self, steps=10, scale=1.0):
+        super().__init__(steps)
+        self.scale = scale
+
+    def __call__(self, step):
+        return self.scale * super().__call__(step)
+
+
+class Weighted(optimizers.SGD):
+    """Its factor is a tensor or a variable that is no state, and its configuration omits it."""
+
+    def __init__(self, learning_rate=0.01, factor=1.0, make=tf.constant, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.make, self.factor = make, make(factor)
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient * self.factor, variable, learning_rate)
+
+
+class OfNet(keras.metrics.Mean):
+    """Holds a model of its own."""
+
+    def __init__(self, net=None, **kwargs):
+        super().__init__(**kwargs)
+        self.net = net or keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+
+
 class WithoutConfig(Warmup):
     get_config = optimizers.schedules.LearningRateSchedule.get_config
 
@@ -68,6 +99,11 @@ OPTIMIZERS = {
     "set later": set_later,
     "schedule": lambda: optimizers.SGD(optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)),
     "own schedule": lambda: optimizers.SGD(Warmup(3)),
+    "own schedule with an argument": lambda: optimizers.SGD(Scaled(3, scale=7.0)),
+    "scaled with a schedule": lambda: optimizers.LossScaleOptimizer(
+        optimizers.SGD(Scaled(3, scale=7.0)), initial_scale=8.0
+    ),
+    "tensor": lambda: Weighted(0.1),
     "scaled": lambda: optimizers.LossScaleOptimizer(Boosted(0.1, boost=2.0), initial_scale=8.0),
 }
 
@@ -120,6 +156,9 @@ def excluding_variables():
         (excluding_variables, "var_names"),
         (lambda: NeedsArgument(2.0), "NeedsArgument"),
         (lambda: optimizers.SGD(WithoutConfig()), "get_config"),
+        (lambda: Weighted(0.1, 5.0), "factor"),
+        (lambda: Weighted(0.1, 5.0, keras.Variable), "factor"),
+        (lambda: Weighted(0.1, 5.0, tf.Variable), "factor"),
     ],
 )
 def test_what_cannot_be_copied_is_refused_in_compile(make, named):
@@ -168,6 +207,11 @@ def test_copied_metric_gives_the_same(name):
     copy.reset_state()
     original.update_state(y, 1 - p)
     assert float(copy(y, p)) == float(METRICS[name]()(y, p))
+
+
+def test_metric_that_would_get_another_model_is_refused():
+    with pytest.raises(ValueError, match="net would be lost"):
+        copied([OfNet()], "metrics")
 
 
 def test_names_functions_and_structures_of_metrics_stay():

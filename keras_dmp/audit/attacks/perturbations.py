@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._data import arrays, samples
+from keras_dmp._validate import shown
 
 # From imperceptible for any model to devastating for any model.
 _NOISE_IN_DEVIATIONS = np.geomspace(1e-3, 10, 128)
@@ -53,7 +54,7 @@ def resolve(perturbation: Any, strength: Any) -> Perturbation:
         if strength != "auto":
             raise ValueError(
                 "Expected `strength` to be left out with a callable `perturbation`, which has "
-                f"its own strength. Received: strength={strength!r}"
+                f"its own strength. Received: strength={shown(strength)}"
             )
         return Perturbation(
             name="callable",
@@ -66,7 +67,7 @@ def resolve(perturbation: Any, strength: Any) -> Perturbation:
         listed = ", ".join(map(repr, _NAMED))
         raise ValueError(
             f"Expected `perturbation` to be one of {listed}, or a callable (x, rng) -> x. "
-            f"Received: perturbation={perturbation!r}"
+            f"Received: perturbation={shown(perturbation)}"
         )
     named = _NAMED[perturbation]
     if isinstance(strength, str) and strength == "auto":
@@ -76,7 +77,7 @@ def resolve(perturbation: Any, strength: Any) -> Perturbation:
         if strength > 1:
             raise ValueError(
                 "Expected `strength` to be a probability of flips, at most 1. "
-                f"Received: strength={strength!r}"
+                f"Received: strength={shown(strength)}"
             )
     elif perturbation == "noise":
         _validate.non_negative(strength=strength)

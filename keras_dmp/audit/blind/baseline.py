@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.audit.blind.features import aligned, of_inputs
 from keras_dmp.audit.statistics.clustered import Clusters
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -54,7 +55,7 @@ class BlindBaseline:
         if not 0 <= low <= self.auc <= high <= 1:
             raise ValueError(
                 "Expected `auc` to lie within `auc_interval`, in 0..1. Received: "
-                f"auc={self.auc!r}, auc_interval={self.auc_interval!r}"
+                f"auc={shown(self.auc)}, auc_interval={shown(self.auc_interval)}"
             )
         _validate.integer_at_least(1, num_members=self.num_members)
         _validate.integer_at_least(1, num_nonmembers=self.num_nonmembers)

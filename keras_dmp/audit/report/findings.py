@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.statistics.attack_union import AttackUnion
 from keras_dmp.audit.statistics.record_scores import RecordScores
@@ -95,11 +96,11 @@ class Findings:
                 f"{type(self.blind_baseline).__name__}"
             )
         if not isinstance(self.name, (str, type(None))):
-            raise TypeError(f"Expected `name` to be a string. Received: name={self.name!r}")
+            raise TypeError(f"Expected `name` to be a string. Received: name={shown(self.name)}")
         if not all(isinstance(name, str) for name in self.class_names):
             raise TypeError(
                 "Expected `class_names` to be strings. "
-                f"Received: class_names={self.class_names!r:.200}"
+                f"Received: class_names={shown(self.class_names)}"
             )
         if self.class_names and self.num_classes not in (None, len(self.class_names)):
             raise ValueError(
@@ -110,5 +111,5 @@ class Findings:
             if not isinstance(key, str) or not isinstance(value, (str, int, float)):
                 raise TypeError(
                     "Expected `provenance` to have strings and numbers by name. "
-                    f"Received: provenance[{key!r}]={value!r}"
+                    f"Received: provenance[{key!r}]={shown(value)}"
                 )

@@ -44,7 +44,7 @@ def plot_rocs(
     if not isinstance(reports, Mapping) or not reports:
         raise ValueError(
             "Expected `reports` to be a dictionary of audit reports by model name. "
-            f"Received: reports={reports!r:.200}"
+            f"Received: reports={_validate.shown(reports)}"
         )
     curves = {name: report[attack] for name, report in reports.items()}
     return draw(curves, path=path, log=log, title=f"{attack} attack")

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._data import arrays, samples
+from keras_dmp._validate import shown
 
 KINDS = ("mislabelled", "duplicates", "near_reference", "outliers", "mislabelled_duplicates")
 _WITH_OTHER_LABELS = ("mislabelled", "mislabelled_duplicates")
@@ -174,7 +175,7 @@ def plant_canaries(
     if coin_flip and set(kinds) & set(_WITH_COPIES):
         raise ValueError(
             "Expected kinds without copies with coin_flip=True, as epsilon is defined for one "
-            f"record. Received: kind={kind!r}"
+            f"record. Received: kind={shown(kind)}"
         )
     seed = _validate.seed_or_fresh(seed)
     x = samples.checked(x, "x")
@@ -184,7 +185,7 @@ def plant_canaries(
     if (reference is not None) != ("near_reference" in kinds):
         raise ValueError(
             "Expected `reference` to be passed for kind='near_reference', and only for it. "
-            f"Received: kind={kind!r} {'without' if reference is None else 'with'} `reference`"
+            f"Received: kind={shown(kind)} {'without' if reference is None else 'with'} `reference`"
         )
 
     rng = np.random.default_rng(seed)
@@ -266,7 +267,7 @@ def _checked_kinds(kind: str | Iterable[str]) -> tuple[str, ...]:
     for each in kinds:
         _validate.one_of(KINDS, kind=each)
     if not kinds or len(set(kinds)) < len(kinds):
-        raise ValueError(f"Expected `kind` to name different kinds. Received: kind={kind!r}")
+        raise ValueError(f"Expected `kind` to name different kinds. Received: kind={shown(kind)}")
     return tuple(each for each in KINDS if each in kinds)
 
 
@@ -294,7 +295,7 @@ def _num_classes(y: np.ndarray, num_classes: int | None, kind: str) -> int:
         num_classes = y.shape[1] if _is_one_hot(y) else 1 + int(y.max())
     if num_classes < 2:
         raise ValueError(
-            f"Expected labels of at least 2 classes for kind={kind!r}. "
+            f"Expected labels of at least 2 classes for kind={shown(kind)}. "
             f"Received: {num_classes} class"
         )
     return num_classes

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._data import labels
+from keras_dmp._validate import shown
 from keras_dmp.audit.statistics.persons import over_groups
 
 _FEWEST_PERSONS = 4
@@ -74,7 +75,7 @@ def as_shard(shard: Any) -> tuple[int, int]:
     except (TypeError, ValueError) as error:
         raise ValueError(
             "Expected `shard` to be (i, n) with 0 <= i < n, the ith of n parts. "
-            f"Received: shard={shard!r}"
+            f"Received: shard={shown(shard)}"
         ) from error
     return int(index), int(count)
 

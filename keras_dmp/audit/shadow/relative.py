@@ -11,6 +11,7 @@ import numpy as np
 import scipy.special
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.audit.shadow import checks
 
 # Records processed at a time: the copies of all models' statistics stay small.
@@ -152,7 +153,7 @@ class _Settings:
         _validate.non_negative(offline_a=self.offline_a)
         if self.offline_a > 1:
             raise ValueError(
-                f"Expected `offline_a` to be at most 1. Received: offline_a={self.offline_a!r}"
+                f"Expected `offline_a` to be at most 1. Received: offline_a={shown(self.offline_a)}"
             )
 
     def check(self, is_member: Any, shadow: np.ndarray, *, left_out: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.audit.shadow import calibration, canary_slices
 from keras_dmp.audit.shadow.checks import as_groups
 from keras_dmp.audit.shadow.equal_exposure import recognised, tprs_if_alike
@@ -159,7 +160,7 @@ class ShadowScores:
             unequal the records are; with few targets the highest are high by chance too.
         """
         if not 0 < fpr < 1:
-            raise ValueError(f"Expected `fpr` to lie in (0, 1). Received: fpr={fpr!r}")
+            raise ValueError(f"Expected `fpr` to lie in (0, 1). Received: fpr={shown(fpr)}")
         return recognised(self.false_positive_rates(), self.is_member, fpr)
 
     def result(

@@ -16,6 +16,7 @@ from keras_dmp._classifier import forward, probabilities
 from keras_dmp._classifier.kind import resolve_output_kind
 from keras_dmp._classifier.outputs import OutputKind, require_outputs
 from keras_dmp._data import arrays, samples
+from keras_dmp._validate import shown
 from keras_dmp.audit.attacks.sides import require_stateless
 from keras_dmp.audit.blind.baseline import BlindBaseline, of_sides_or_none, opened
 from keras_dmp.audit.report.report import AuditReport
@@ -138,7 +139,9 @@ class ShadowAudit:
         samples.require_enough(len(self._labels), "x", 4)
         self._queries = tuple(queries)
         if not all(callable(query) for query in self._queries):
-            raise TypeError(f"Expected `queries` to be callables x -> x. Received: {queries!r}")
+            raise TypeError(
+                f"Expected `queries` to be callables x -> x. Received: {shown(queries)}"
+            )
         self._repeats = checks.as_repeats(repeats, len(self._labels))
         self._persons = checks.as_persons(groups, len(self._labels))
         self._from_logits = from_logits
@@ -426,7 +429,7 @@ def _name_among(names: Iterable[str], model: str | None) -> str:
     if model not in names:
         raise ValueError(
             f"Expected `model` to be one of {', '.join(map(repr, names))}, which `train_fn` "
-            f"returned. Received: model={model!r}"
+            f"returned. Received: model={shown(model)}"
         )
     return model
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from keras_dmp._validate import shown
 from keras_dmp.audit.statistics.intervals import Ends, listed_ends, paired_ends
 from keras_dmp.audit.statistics.record_curve import RecordCurve
 
@@ -42,7 +43,9 @@ class CalibratedRates:
         for name, rate in rates.items():
             missing = rate is None and name.startswith("tpr_at_fpr")
             if not missing and not 0 <= rate <= 1:
-                raise ValueError(f"Expected `{name}` to lie in 0..1. Received: {name}={rate!r}")
+                raise ValueError(
+                    f"Expected `{name}` to lie in 0..1. Received: {name}={shown(rate)}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings."""

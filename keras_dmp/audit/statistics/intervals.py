@@ -9,6 +9,8 @@ import math
 import numpy as np
 from scipy import special
 
+from keras_dmp._validate import shown
+
 # The number of nonmembers above a threshold is evaluated this many standard deviations out.
 _REACH = 8.0
 _BISECTIONS = 32
@@ -51,8 +53,8 @@ class Interval:
         if not proper:
             raise ValueError(
                 "Expected `value` to lie between `low` and `high`, or all three to be None with "
-                f"a `reason`. Received: value={self.value!r}, low={self.low!r}, "
-                f"high={self.high!r}, reason={self.reason!r}"
+                f"a `reason`. Received: value={shown(self.value)}, low={shown(self.low)}, "
+                f"high={shown(self.high)}, reason={shown(self.reason)}"
             )
 
 

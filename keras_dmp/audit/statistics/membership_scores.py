@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.audit.statistics import intervals, rates
 from keras_dmp.audit.statistics.epsilon import epsilon_lower_bound, log_ratio_low
 from keras_dmp.audit.statistics.intervals import Interval
@@ -323,7 +324,7 @@ class MembershipScores:
         _check_inside_unit("confidence", confidence)
         _validate.non_negative(delta=delta)
         if delta >= 1:
-            raise ValueError(f"Expected `delta` to be below 1. Received: delta={delta!r}")
+            raise ValueError(f"Expected `delta` to be below 1. Received: delta={shown(delta)}")
         return epsilon_lower_bound(*self._sorted, delta=delta, confidence=confidence)
 
     def tied_members(self) -> float:
@@ -439,5 +440,5 @@ def _check_inside_unit(name: str, value: Any) -> None:
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not 0 < value < 1:
         raise ValueError(
-            f"Expected `{name}` to be a number between 0 and 1. Received: {name}={value!r}"
+            f"Expected `{name}` to be a number between 0 and 1. Received: {name}={shown(value)}"
         )

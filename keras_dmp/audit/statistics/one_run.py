@@ -10,6 +10,7 @@ import numpy as np
 from scipy import special
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 
 _BISECTIONS = 40
 _NORMAL = statistics.NormalDist()
@@ -120,7 +121,7 @@ def epsilon_one_run_gaussian(
     if not delta:
         raise ValueError(
             "Expected `delta` to be above 0, as Gaussian noise has no epsilon without a delta. "
-            f"Received: delta={delta!r}"
+            f"Received: delta={shown(delta)}"
         )
 
     def refuted(mu: float, right: int) -> bool:
@@ -190,7 +191,7 @@ def _check_rates(delta: float, confidence: float) -> None:
     _validate.fraction(confidence=confidence)
     for name, value in (("delta", delta), ("confidence", confidence)):
         if value >= 1:
-            raise ValueError(f"Expected `{name}` to be below 1. Received: {name}={value!r}")
+            raise ValueError(f"Expected `{name}` to be below 1. Received: {name}={shown(value)}")
 
 
 def _require_enough(

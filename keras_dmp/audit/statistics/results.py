@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.audit.statistics.attack_scores import AttackScores
 from keras_dmp.audit.statistics.calibrated_rates import CalibratedRates
 from keras_dmp.audit.statistics.intervals import listed_ends, paired_ends
@@ -93,7 +94,9 @@ class AttackResult:
 
     def __post_init__(self) -> None:
         if not isinstance(self.attack, str) or not self.attack.strip():
-            raise ValueError(f"Expected `attack` to be a name. Received: attack={self.attack!r}")
+            raise ValueError(
+                f"Expected `attack` to be a name. Received: attack={shown(self.attack)}"
+            )
         slice_class(self.slice)
         rates = {
             "auc": self.auc,
@@ -106,11 +109,13 @@ class AttackResult:
         for name, rate in rates.items():
             missing = rate is None and name.startswith(("tpr_at_fpr", "tnr_at_fnr"))
             if not missing and not (math.isfinite(rate) and 0 <= rate <= 1):
-                raise ValueError(f"Expected `{name}` to lie in 0..1. Received: {name}={rate!r}")
+                raise ValueError(
+                    f"Expected `{name}` to lie in 0..1. Received: {name}={shown(rate)}"
+                )
         if self.tied_members is not None and not 0 <= self.tied_members <= 1:
             raise ValueError(
                 "Expected `tied_members` to lie in 0..1. "
-                f"Received: tied_members={self.tied_members!r}"
+                f"Received: tied_members={shown(self.tied_members)}"
             )
         if self.epsilon_lower_bound is not None:
             _validate.non_negative(epsilon_lower_bound=self.epsilon_lower_bound)
@@ -347,7 +352,7 @@ def slice_class(name: str) -> int | None:
     if kind != "class" or not rest.isdecimal():
         raise ValueError(
             "Expected `slice` to be 'all', 'persons', 'correct', 'incorrect', 'class' and a "
-            f"number, or to begin with 'canaries'. Received: slice={name!r}"
+            f"number, or to begin with 'canaries'. Received: slice={shown(name)}"
         )
     return int(rest)
 

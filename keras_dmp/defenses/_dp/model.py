@@ -14,6 +14,7 @@ from keras_dmp._classifier.kind import require_model
 from keras_dmp._classifier.wrapper import ClassifierWrapper
 from keras_dmp._data import arrays, samples
 from keras_dmp._training import callback_state
+from keras_dmp._validate import shown
 from keras_dmp.defenses._dp import stateless
 from keras_dmp.defenses._dp.accounting import ACCOUNTANTS, Spent, epsilon_of
 from keras_dmp.defenses._dp.batches import SampledBatches, secret_seed
@@ -151,7 +152,8 @@ class DPModel(ClassifierWrapper):
         if loss_weights is not None:
             raise ValueError(
                 "Expected `loss_weights` to be None: gradients are clipped to `clip_norm` "
-                f"regardless of the weight of the loss. Received: loss_weights={loss_weights!r}"
+                "regardless of the weight of the loss. "
+                f"Received: loss_weights={shown(loss_weights)}"
             )
         kwargs.setdefault("auto_scale_loss", False)
         super().compile(*args, **kwargs)
@@ -332,7 +334,7 @@ class DPModel(ClassifierWrapper):
             raise ValueError(
                 "Expected `optimizer` to update the weights in every step: multiply `batch_size` "
                 "instead, since only `microbatch_size` determines the memory. Received: "
-                f"gradient_accumulation_steps={accumulated!r}"
+                f"gradient_accumulation_steps={shown(accumulated)}"
             )
 
     def _open_ledger(self, steps_per_epoch: int, probability: float) -> None:
@@ -431,7 +433,7 @@ def _require_known(arguments: dict[str, Any]) -> None:
             raise TypeError(
                 f"Expected only the arguments x, y, batch_size, epochs, verbose, callbacks, "
                 f"validation_data, {', '.join(_PASSED_ON)} of `fit`: others would change "
-                f"which samples are in which step. Received: {name}={value!r}"
+                f"which samples are in which step. Received: {name}={shown(value)}"
             )
     for name in ("sample_weight", "class_weight"):
         arguments.pop(name, None)

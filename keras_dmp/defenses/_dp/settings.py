@@ -3,6 +3,7 @@
 from typing import Any
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 
 SAMPLINGS = ("poisson", "shuffled")
 
@@ -17,7 +18,7 @@ def require_settings(
     elif noise_multiplier:
         raise ValueError(
             "Expected `clip_norm` to be finite, since it is the unit of the noise. Received: "
-            f"clip_norm=inf, noise_multiplier={noise_multiplier!r}"
+            f"clip_norm=inf, noise_multiplier={shown(noise_multiplier)}"
         )
     _validate.one_of(SAMPLINGS, sampling=sampling)
     _validate.integer_at_least(1, microbatch_size=microbatch_size)
@@ -27,4 +28,4 @@ def require_delta(delta: Any) -> None:
     """Raise ValueError unless `delta` is above 0 and below 1."""
     _validate.positive(delta=delta)
     if delta >= 1:
-        raise ValueError(f"Expected `delta` to be below 1. Received: delta={delta!r}")
+        raise ValueError(f"Expected `delta` to be below 1. Received: delta={shown(delta)}")
