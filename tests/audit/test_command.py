@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import pathlib
@@ -7,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from keras_dmp.audit import _command, attack_table
+from keras_dmp.audit import AttackUnion, _command, _predictions, attack_table
 from keras_dmp.audit.gate import Limits, judge
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -205,6 +206,11 @@ def test_annotates_in_github_actions(capsys, monkeypatch, shift, level):
         (["saved.npz", "--from-logits"], "Expected outputs with --from-logits"),
         (["saved.npz", "--from-logits", "--probabilities"], "not allowed with"),
         (["saved.npz", "--html", "report.htm"], "expected a path that ends in '.html'"),
+        (["saved.npz", "--records", "records.txt"], "expected a path that ends in '.csv'"),
+        (["saved.npz", "--records", "folder/records.csv"], "'folder/records.csv'"),
+        (["saved.npz", "--records-fpr", "0"], "`--records-fpr` to be a number above 0"),
+        (["saved.npz", "--most-exposed", "-1"], "`--most-exposed` to be a whole number"),
+        (["saved.npz", "--profile", "gdpr"], "Received: profile='gdpr'"),
         (["saved.npz", "--json", "folder/report.json"], "'folder/report.json'"),
         (["saved.npz", "--max"], "unrecognized arguments: --max"),
         (["missing.npz"], "No such file or directory: 'missing.npz'"),
@@ -403,6 +409,7 @@ def test_a_command_is_needed(capsys):
 
 
 def test_the_quantile_attack_runs_on_demand(capsys):
+    pytest.importorskip("sklearn")
     entries = overfit_outputs(size=400)
     np.savez("saved.npz", **entries)
     assert audit("saved.npz", "--quantile", "--max-auc", "0.9", "--json", "report.json") == 1
@@ -436,3 +443,49 @@ def test_files_that_the_quantile_attack_cannot_use(capsys, entries, message):
     np.savez("saved.npz", **entries)
     assert audit("saved.npz", "--quantile") == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_profile_sets_limits_and_options_replace_them(capsys):
+    assert audit(save_scores(0.0), "--profile", "owasp-aisvs-11.2.5", "--json", "report.json") == 3
+    assert "AUC of the blind baseline is not resolved" in capsys.readouterr().out
+    report = AuditReport.load("report.json")
+    assert report.provenance["profile"] == "owasp-aisvs-11.2.5"
+    gate = json.loads(pathlib.Path("report.json").read_text())["gate"]
+    limits = {check["figure"]: check["limit"] for check in gate["checks"] if check["value"]}
+    assert limits == {"AUC": 0.55, "TPR at 1% FPR": 0.02, "TPR at 0.1% FPR": 0.005}
+    arguments = ["--profile", "owasp-aisvs-11.2.5", "--max-auc", "0.5", "--json", "report.json"]
+    assert audit("saved.npz", *arguments, "--max-tpr-at-fpr", "0.01:0.5") in (1, 3)
+    gate = json.loads(pathlib.Path("report.json").read_text())["gate"]
+    limits = {check["figure"]: check["limit"] for check in gate["checks"] if check["value"]}
+    assert limits == {"AUC": 0.5, "TPR at 1% FPR": 0.5, "TPR at 0.1% FPR": 0.005}
+    changed = AuditReport.load("report.json").provenance["profile"]
+    assert changed == "owasp-aisvs-11.2.5, with --max-auc 0.5 --max-tpr-at-fpr 0.01:0.5"
+
+
+def test_a_profile_that_does_not_exist_lists_the_names(capsys):
+    assert audit(save_scores(), "--profile", "gdpr") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the name of a profile: 'owasp-aisvs-11.2.5'. Received: profile='gdpr'" in line
+
+
+def test_records_are_a_private_file_of_their_own(capsys):
+    np.savez("outputs.npz", **overfit_outputs())
+    arguments = ["--html", "report.html", "--json", "report.json", "--markdown", "report.md"]
+    assert audit("outputs.npz", *arguments, "--records", "r.csv", "--records-fpr", "0.05") == 0
+    assert os.stat("r.csv").st_mode & 0o777 == 0o600
+    with open("r.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 800
+    assert {row["fpr"] for row in rows} == {"0.05"}
+    union = AttackUnion.from_scores(_predictions.attack(_predictions.read("outputs.npz")), fpr=0.05)
+    assert sum(row["found_any"] == "1" for row in rows[:400]) == union.found_members > 0
+    scores = [row["score_loss"] for row in rows]
+    written = "".join(pathlib.Path(name).read_text() for name in arguments[1::2])
+    assert not [score for score in scores if score in written + capsys.readouterr().out]
+
+
+def test_positions_can_be_left_out():
+    save_scores(1.0)
+    for arguments, number in (([], 20), (["--most-exposed", "0"], 0), (["--most-exposed=3"], 3)):
+        assert audit("saved.npz", "--json", "report.json", *arguments) == 0
+        assert len(AuditReport.load("report.json")["scores"].most_exposed) == number

@@ -210,8 +210,14 @@ def _distances(
 ) -> list[np.ndarray]:
     """Log odds of each side relative to the median and the spread expected of nonmembers."""
     # Imported here: everything else works where scikit-learn is missing.
-    import threadpoolctl
-    from sklearn.ensemble import HistGradientBoostingRegressor
+    try:
+        import threadpoolctl
+        from sklearn.ensemble import HistGradientBoostingRegressor
+    except ImportError as error:
+        raise ImportError(
+            "Expected scikit-learn for the quantile-regression attack. Received: no module named "
+            "sklearn; install it with `python3 -m pip install scikit-learn`, or omit the attack"
+        ) from error
 
     features, log_odds = fitted
     # Threads that wait for each other take longer than one on a busy machine.
