@@ -18,6 +18,7 @@ _HOMES = {
     "Interval": "keras_dmp.audit.statistics.membership_scores",
     "Limits": "keras_dmp.audit.gate",
     "MembershipScores": "keras_dmp.audit.statistics.membership_scores",
+    "RecordCurve": "keras_dmp.audit.statistics.record_curve",
     "RocCurve": "keras_dmp.audit.statistics.rates",
     "ScoreHistogram": "keras_dmp.audit.statistics.results",
     "ShadowAudit": "keras_dmp.audit.shadow.shadow_audit",

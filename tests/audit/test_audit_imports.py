@@ -23,6 +23,7 @@ LIGHT = [
     "Interval",
     "Limits",
     "MembershipScores",
+    "RecordCurve",
     "RocCurve",
     "ScoreHistogram",
     "ShadowScores",
