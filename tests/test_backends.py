@@ -48,6 +48,7 @@ ON_ALL_BACKENDS = {
         "Limits",
         "MembershipScores",
         "ModelCard",
+        "RecordCurve",
         "RocCurve",
         "ScoreHistogram",
         "ShadowScores",

@@ -20,6 +20,7 @@ _HOMES = {
     "Limits": "keras_dmp.audit.limits",
     "MembershipScores": "keras_dmp.audit.statistics.membership_scores",
     "ModelCard": "keras_dmp.audit.report.model_card",
+    "RecordCurve": "keras_dmp.audit.statistics.record_curve",
     "RocCurve": "keras_dmp.audit.statistics.rates",
     "ScoreHistogram": "keras_dmp.audit.statistics.score_histogram",
     "ShadowAudit": "keras_dmp.audit.shadow.shadow_audit",

@@ -25,6 +25,7 @@ LIGHT = [
     "Limits",
     "MembershipScores",
     "ModelCard",
+    "RecordCurve",
     "RocCurve",
     "ScoreHistogram",
     "ShadowScores",

@@ -17,7 +17,8 @@ _HOW_CHART = (
 )
 _HOW_TABLE = (
     "How often each of the most exposed records is recognised at least, at 1 % false alarms of its "
-    "own; beneath, if all were equally exposed, which is chance. No record is named."
+    "own; beneath, if all were equally exposed, which is chance. No record is named. Rates of "
+    "single records have no common correction, so that their mean can differ from the rates below."
 )
 
 

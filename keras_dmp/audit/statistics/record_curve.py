@@ -20,6 +20,11 @@ class RecordCurve:
             too.
         alike: The same if all records were equally exposed, with the mean TPR of these.
         mean: Mean TPR of all records.
+
+    Example:
+    >>> curve = RecordCurve.of(0.01, tprs=np.array([0.1, 0.9]), alike=np.array([0.4, 0.6]))
+    >>> curve.tprs, curve.mean, curve.at(0.5)
+    ((0.9, 0.1), 0.5, (0.9, 0.6))
     """
 
     fpr: float

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_dmp.audit import AttackResult, AttackScores, AuditReport, MembershipScores, person_scores
+from keras_dmp.audit.statistics.persons import Persons
 
 
 def by_hand(scores, groups, combine):
@@ -102,7 +103,7 @@ def test_intervals_of_records_are_too_narrow_where_persons_are_alike():
             "record": (scores.auc_interval(), true),
             "mean": (person_scores(scores, groups).auc_interval(), of_persons),
         }
-        low, high = AttackResult.from_scores("loss", scores, groups=groups).auc_interval
+        low, high = Persons.of(groups).clusters(scores).auc_ends()
         covered["person"] += low <= true <= high
         for name, (interval, value) in found.items():
             covered[name] += interval.low <= value <= interval.high
@@ -121,6 +122,7 @@ def test_figures_that_need_independent_records_have_no_interval():
     assert plain.epsilon_lower_bound > 0
     assert (result.epsilon_lower_bound, result.advantage_interval) == (None, None)
     assert (result.auc, result.tpr_at_fpr) == (plain.auc, plain.tpr_at_fpr)
+    assert result.auc_interval == Persons.of(groups).clusters(scores).auc_ends()
     width = {
         name: np.diff(one.tpr_intervals[0.1])[0] for name, one in (("by", result), ("of", plain))
     }
