@@ -81,6 +81,12 @@ def count_missing(values: np.ndarray) -> int:
     return sum(map(_is_missing, values.flat)) if values.dtype == object else 0
 
 
+def require_unmasked(values: Any, name: str) -> None:
+    """Raise ValueError for a masked array with masked values, which NumPy would unmask."""
+    if np.ma.is_masked(values):
+        raise _missing(int(np.ma.count_masked(values)), values.size, name, "masked")
+
+
 def _converted(x: Any, name: str, input_names: list[str] | None) -> Any:
     if tables.is_table(x):
         x = tables.as_structure(x, name, input_names)
@@ -93,6 +99,7 @@ def _converted(x: Any, name: str, input_names: list[str] | None) -> Any:
 
 
 def _as_array(leaf: Any, name: str) -> np.ndarray:
+    require_unmasked(leaf, name)
     array = np.asarray(leaf)
     if array.dtype.kind == "T":  # NumPy 2's strings of any length
         array = array.astype(object)
@@ -116,10 +123,7 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
     """Strings or numbers from objects; missing values are rejected, never turned into text."""
     missing = count_missing(array)
     if missing:
-        raise ValueError(
-            f"Expected `{name}` to have no missing values. Received: {missing} of {array.size} "
-            "values missing (None, NaN or NA); drop these rows or fill in a value"
-        )
+        raise _missing(missing, array.size, name, "None, NaN or NA")
     types = {type(of) for of in array.flat}
     if types and all(issubclass(of, str | bytes) for of in types):
         return _as_texts(array, name)
@@ -133,6 +137,13 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
         f"Expected `{name}` to be an array of numbers or strings. Received: objects of types "
         f"{sorted(of.__name__ for of in types)}; pass a dictionary with one array per column, each "
         "with its own dtype"
+    )
+
+
+def _missing(missing: int, total: int, name: str, how: str) -> ValueError:
+    return ValueError(
+        f"Expected `{name}` to have no missing values. Received: {missing} of {total} values "
+        f"missing ({how}); drop these rows or fill in a value"
     )
 
 
