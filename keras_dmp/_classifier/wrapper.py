@@ -171,6 +171,7 @@ class ClassifierWrapper(keras.Model):
             ValueError: Before the first step, for data that does not fit the classifier.
         """
         self.require_compiled()
+        samples.require_same_columns(self.wrapped, x=x, validation_data=validation_data)
         self.settle(samples.first(x, "x", self.wrapped))
         x, y, sample_weight = self._checked_data(x, y, sample_weight, names=_NAMES)
         if class_weight is not None:

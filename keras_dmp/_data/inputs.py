@@ -13,9 +13,18 @@ from keras_dmp._data import arrays, keras_private, texts
 
 
 def names(model: keras.Model | None) -> list[str] | None:
-    """Names of a model's inputs, or None if they are unknown."""
+    """Names under which a model takes its inputs, or None if they are unknown.
+
+    Those of a model that was built with a dictionary of inputs are its keys.
+    """
     inputs = getattr(model, "inputs", None)
-    return [tensor.name for tensor in inputs] if inputs else None
+    if not inputs:
+        return None
+    structure = _structure(model)
+    keys = {}
+    if isinstance(structure, dict):
+        keys = {id(tensor): key for key, tensor in structure.items()}
+    return [keys.get(id(tensor), tensor.name) for tensor in inputs]
 
 
 def leaves_of(x: Any, model: keras.Model | None) -> list[Any]:
@@ -39,7 +48,8 @@ def require_model_input(x: Any, model: keras.Model | None, name: str) -> None:
         return
     leaves = leaves_of(x, model)
     known = names(model)
-    if len(inputs) > 1 and isinstance(x, dict) and set(x) != set(known):
+    is_named = len(inputs) > 1 and isinstance(x, dict) and not _is_nested_like(x, model)
+    if is_named and set(x) != set(known):
         missing, others = set(known) - set(x), set(x) - set(known)
         raise ValueError(
             f"Expected `{name}` to have the keys {sorted(known)}, the inputs of model "
@@ -132,6 +142,24 @@ def is_unbatched(rank: int, first_size: int | None, tensor: Any) -> bool:
         return False
     # Keras adds the last axis to a column of shape (n,).
     return tuple(tensor.shape[1:]) != (1,) or first_size == 1
+
+
+def _structure(model: keras.Model) -> Any:
+    """The structure of a functional model's inputs; None for other models."""
+    is_functional = hasattr(model, "operations") and not isinstance(model, keras.Sequential)
+    return model.input if is_functional else None
+
+
+def _is_nested_like(x: dict, model: keras.Model) -> bool:
+    """Whether `x` has the structure of a model's inputs, a dictionary with structures in it."""
+    structure = _structure(model)
+    if not isinstance(structure, dict):
+        return False
+    try:
+        keras.tree.assert_same_structure(x, structure)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _alike(leaf: np.ndarray, other: np.ndarray, tensor: Any) -> bool:

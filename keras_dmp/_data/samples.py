@@ -366,6 +366,22 @@ def require_same_form(x: Any, like: Any, name: str, like_name: str) -> None:
     inputs.require_same_form(x, like, name, like_name)
 
 
+def require_same_columns(model: keras.Model | None = None, **parts: Any) -> None:
+    """Raise ValueError for tables that a model takes as arrays with columns in different orders.
+
+    Args:
+        model: The model, or None if there is none yet.
+        **parts: Data by the name of its argument, samples alone or with labels.
+    """
+    tables.require_same_columns(
+        {
+            name: part[0] if isinstance(part, tuple) and part else part
+            for name, part in parts.items()
+        },
+        inputs.names(model),
+    )
+
+
 def require_enough(samples: int, name: str, least: int, what_for: str = "") -> None:
     """Raise ValueError for fewer than `least` samples."""
     if samples < least:

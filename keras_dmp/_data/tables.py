@@ -17,6 +17,40 @@ def take(table: Any, indices: np.ndarray | slice) -> Any:
     return table.iloc[indices].reset_index(drop=True)
 
 
+def require_same_columns(parts: dict[str, Any], input_names: list[str] | None) -> None:
+    """Raise ValueError for numeric tables that have other columns, or the same in another order.
+
+    Each is converted to one array, in which columns have no names: a value would be taken for that
+    of another column, and equal records would not be found.
+
+    Args:
+        parts: Data by the name of the argument; anything but tables is ignored.
+        input_names: Names of the model's inputs, or None if there is no model yet.
+    """
+    first = None
+    for name, part in parts.items():
+        if not is_table(part) or _are_inputs(part, input_names):
+            continue
+        columns = list(map(str, part.columns))
+        if first is None:
+            first = name, columns
+        elif columns != first[1]:
+            is_order = sorted(columns) == sorted(first[1])
+            raise ValueError(
+                f"Expected the columns of `{name}` to be those of `{first[0]}`, in the same order, "
+                "since the model takes a table as one array. Received: "
+                + ("the same columns in another order" if is_order else "other columns")
+                + f"; pass `{name}[{first[0]}.columns]`"
+            )
+
+
+def _are_inputs(table: Any, input_names: list[str] | None) -> bool:
+    """Whether columns are passed by their names, so that their order does not matter."""
+    if input_names is not None:
+        return set(map(str, table.columns)) == set(input_names)
+    return not all(map(_is_numeric, table.dtypes))
+
+
 def as_structure(table: Any, name: str, input_names: list[str] | None) -> Any:
     """Convert a table to a dictionary of its columns, or to one array of numbers.
 
@@ -69,4 +103,6 @@ def _numbers(column: Any) -> np.ndarray:
     # pandas' own dtypes have their own missing value.
     if column.isna().any():
         return column.to_numpy(dtype="float64", na_value=np.nan)
-    return column.to_numpy(dtype=column.dtype.numpy_dtype)
+    # Sparse columns have a subtype.
+    dtype = getattr(column.dtype, "numpy_dtype", None) or column.dtype.subtype
+    return column.to_numpy(dtype=dtype)

@@ -24,7 +24,8 @@ def require_values(x: Any, name: str, model: keras.Model | None) -> None:
     parts = [name] * len(leaves)
     if isinstance(x, dict):
         keys = inputs.names(model) if set(x) == set(inputs.names(model) or ()) else sorted(x)
-        parts = [f"{name}[{key!r}]" for key in keys]
+        if len(keys) == len(leaves):  # Not those of dictionaries in dictionaries.
+            parts = [f"{name}[{key!r}]" for key in keys]
     for leaf, dtype, part in zip(leaves, dtypes, parts, strict=True):
         _require_finite(leaf, dtype, part)
     tensors = getattr(model, "inputs", None) or []

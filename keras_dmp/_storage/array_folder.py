@@ -65,7 +65,14 @@ def write(
         )
     folder.mkdir(mode=OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
     folder.chmod(OWNER_ONLY_FOLDER)
-    for name in (_MANIFEST, *_file_names(folder)):
+    names = (_MANIFEST, *_file_names(folder))
+    for name in names:
+        if (folder / name).is_dir():
+            raise ValueError(
+                f"Expected `folder` to have no folders in place of its files. Received: "
+                f"{str(folder / name)!r}, a folder that keras_dmp has not made; remove it"
+            )
+    for name in names:
         remove_left_behind(folder / name)
         (folder / name).unlink(missing_ok=True)
     sync_folder(folder)

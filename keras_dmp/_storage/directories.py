@@ -43,7 +43,7 @@ class PrivateDirectory:
     def __init__(
         self, path: str | os.PathLike, configuration: dict[str, Any], *, what: str, manifest: str
     ):
-        self.path = pathlib.Path(path)
+        self.path = _checked(path)
         self._what = what
         self._name = manifest
         self.configuration = json.loads(json.dumps(configuration, allow_nan=False))
@@ -92,7 +92,7 @@ class PrivateDirectory:
                 if _manifest(self.path, self._name).exists():
                     return self._require_same()
                 return self._write_manifest(is_new)
-        except locks.NoLocksError:
+        except locks.LockFileError:
             raise
         except OSError as error:
             raise OSError(
@@ -139,6 +139,20 @@ class PrivateDirectory:
                 "choose another directory"
             )
         return run
+
+
+def _checked(path: str | os.PathLike) -> pathlib.Path:
+    """The path, if the operating system can have a directory there."""
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            os.lstat(path)
+    except (OSError, ValueError) as error:  # Such as a name that is too long, or a null byte.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(
+            "Expected `directory` to be a path of a directory. Received: "
+            f"directory={str(path)!r} ({reason})"
+        ) from error
+    return pathlib.Path(path)
 
 
 def _shown(value: Any, run: str) -> str:

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import stat
 import struct
 import time
 import weakref
@@ -13,13 +14,19 @@ from typing import BinaryIO
 
 from keras_dmp._storage import files
 
+# Errors of opening a link, a pipe that nobody reads, and a folder.
+_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 _POLL_SECONDS = 0.02
 # Open files whose locks are held.
 _held: "weakref.WeakSet[BinaryIO]" = weakref.WeakSet()
 
 
-class NoLocksError(OSError):
+class LockFileError(OSError):
+    """There cannot be a lock file at a path."""
+
+
+class NoLocksError(LockFileError):
     """The file system does not support locks."""
 
 
@@ -45,14 +52,14 @@ def held(path: pathlib.Path, bytes_: list[int], *, wait_seconds: float = 0) -> I
         wait_seconds: Seconds to wait for bytes that are locked already.
 
     Raises:
-        NoLocksError: If the file system does not support locks.
+        LockFileError: If the file system does not support locks, or something else is at the path.
         OSError: If the file cannot be opened.
         TakenError: If another holder has locked one of the bytes.
     """
     until = time.monotonic() + wait_seconds
     with contextlib.ExitStack() as stack:
         while True:
-            file = stack.enter_context(open(path, "ab"))
+            file = stack.enter_context(_opened(path))
             _held.add(file)
             for byte in bytes_:
                 while not _lock(file, byte, path):
@@ -65,6 +72,34 @@ def held(path: pathlib.Path, bytes_: list[int], *, wait_seconds: float = 0) -> I
             file.close()
         os.fchmod(file.fileno(), files.OWNER_ONLY)
         yield
+
+
+def _opened(path: pathlib.Path) -> BinaryIO:
+    """Open the lock file, creating it if necessary.
+
+    Nothing else at its place is opened: a link would lock, and change the mode of, another file,
+    and opening a pipe blocks until someone reads from it.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        file = os.fdopen(os.open(path, flags, files.OWNER_ONLY), "ab")
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise _not_a_file(path, error.errno) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise _not_a_file(path, errno.EINVAL)
+    return file
+
+
+def _not_a_file(path: pathlib.Path, number: int) -> LockFileError:
+    return LockFileError(
+        number,
+        "Expected `directory` to have a file, or nothing, as its lock. Received: a link, a pipe or "
+        "a folder, which keras_dmp has not made; remove it",
+        str(path),
+    )
 
 
 def _is_at(file: BinaryIO, path: pathlib.Path) -> bool:

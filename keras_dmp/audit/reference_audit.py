@@ -159,6 +159,7 @@ def _checked_sides(
                 "been fitted; call its `fit` or `select` first"
             )
         reference = selector.reference
+    _samples.require_same_columns(student, reference=reference, nonreference=nonreference)
     samples = [
         reference_arrays(x, argument, student)
         for x, argument in ((reference, "reference"), (nonreference, "nonreference"))

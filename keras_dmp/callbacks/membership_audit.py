@@ -203,6 +203,7 @@ class MembershipAudit(keras.callbacks.Callback):
 
     def _read(self, members: Any, nonmembers: Any) -> None:
         """Check all samples and labels once; no epoch repeats this."""
+        samples.require_same_columns(members=members, nonmembers=nonmembers)
         self._sides = (
             _sides.open_side(members, "members"),
             _sides.open_side(nonmembers, "nonmembers"),

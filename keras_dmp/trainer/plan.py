@@ -88,6 +88,9 @@ def prepare(
         of_teacher = output_kind(teacher, "teacher", sample, from_logits)
         outputs.require_same_kind(of_teacher, kind)
 
+    samples.require_same_columns(
+        student, x=x, reference=reference, validation_data=arguments.validation_data
+    )
     reading = {"model": student, "kind": kind}
     known = validation = None
     if x is not None:

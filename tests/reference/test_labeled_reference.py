@@ -269,6 +269,18 @@ def test_foreign_folders_are_left_alone(tmp_path, reference, teacher):
         written.save(path)
 
 
+@pytest.mark.parametrize("name", ["arrays.manifest", "indices.npy"])
+def test_folder_in_place_of_a_file_is_named(tmp_path, reference, teacher, name):
+    written = labeled_by(teacher, reference, selector=EntropyReferenceSelector(size=30))
+    written.save(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=f"Received: .*{name}"):
+        LabeledReference.load(tmp_path, reference)
+    with pytest.raises(ValueError, match=f"Received: .*{name}.*remove it"):
+        written.save(tmp_path)
+
+
 def test_refuses_another_pool(tmp_path, reference, teacher):
     written = labeled_by(teacher, reference, selector=EntropyReferenceSelector(size=30))
     written.save(tmp_path)

@@ -70,6 +70,46 @@ def test_what_cannot_be_a_directory(tmp_path):
         opened(tmp_path / "link")
 
 
+@pytest.mark.parametrize("path", ["a\0b", "a" * 300])
+def test_paths_that_the_system_does_not_have(tmp_path, path):
+    with pytest.raises(ValueError, match=r"`directory`.*Received: directory="):
+        opened(tmp_path / path)
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "pipe", "folder"])
+def test_what_is_no_lock_file_is_not_touched(tmp_path, kind):
+    """A link would lock, and change the mode of, another file; a pipe would block."""
+    opened(tmp_path / "run")
+    lock, other = tmp_path / "run" / "lock", tmp_path / "other"
+    other.write_text("mine")
+    other.chmod(0o644)
+    lock.unlink()
+    if "link" in kind:
+        lock.symlink_to(other if kind == "link" else tmp_path / "new")
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.mkdir()
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"as its lock\. Received: ") as error:
+            opened(tmp_path / "run")
+        assert error.value.filename == str(lock)
+    assert other.stat().st_mode & 0o777 == 0o644
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_pipe_that_is_read_is_no_lock_file(tmp_path):
+    opened(tmp_path)
+    (tmp_path / "lock").unlink()
+    os.mkfifo(tmp_path / "lock")
+    reader = os.open(tmp_path / "lock", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(OSError, match="as its lock"):
+            opened(tmp_path)
+    finally:
+        os.close(reader)
+
+
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -101,6 +101,7 @@ def adaptive_attack(
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     _validate.integer_at_least(0, seed=seed)
+    samples.require_same_columns(model, reference=reference, members=members, nonmembers=nonmembers)
     sides = [
         _sides.open_side(data, name, model)
         for data, name in ((members, "members"), (nonmembers, "nonmembers"))

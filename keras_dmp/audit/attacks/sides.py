@@ -159,6 +159,7 @@ def open_sides(
 ) -> tuple[ArraySide | DatasetSide, ArraySide | DatasetSide]:
     """Both sides; arrays are compared immediately, datasets after they have been read."""
     require_stateless(model)
+    samples.require_same_columns(model, members=members, nonmembers=nonmembers)
     sides = (open_side(members, "members", model), open_side(nonmembers, "nonmembers", model))
     if all(isinstance(side, ArraySide) for side in sides):
         samples.require_alike(sides[1].x, sides[0].x, "nonmembers", "members", model)
