@@ -83,12 +83,6 @@ def chunks(*leaves: np.ndarray):
         yield slice(start, start + rows)
 
 
-def require_unmasked(values: Any, name: str) -> None:
-    """Raise ValueError for a masked array with masked values, which NumPy would unmask."""
-    if np.ma.is_masked(values):
-        raise _absent(int(np.ma.count_masked(values)), values.size, name, "masked")
-
-
 def _converted(x: Any, name: str, input_names: list[str] | None) -> Any:
     if tables.is_table(x):
         x = tables.as_structure(x, name, input_names)
@@ -103,7 +97,7 @@ def _converted(x: Any, name: str, input_names: list[str] | None) -> Any:
 
 
 def _as_array(leaf: Any, name: str) -> np.ndarray:
-    require_unmasked(leaf, name)
+    missing.require_unmasked(leaf, name)
     array = np.asarray(leaf)
     if array.dtype.kind == "T":  # NumPy 2's strings of any length
         array = array.astype(object)
@@ -129,7 +123,7 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
     """Strings or numbers from objects; missing values are rejected, never turned into text."""
     absent = missing.count(array)
     if absent:
-        raise _absent(absent, array.size, name, "None, NaN or NA")
+        raise missing.error(absent, array.size, name, "None, NaN or NA")
     types = {type(of) for of in array.flat}
     if types and all(issubclass(of, str | bytes) for of in types):
         return texts.as_texts(array, name)
@@ -143,13 +137,6 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
         f"Expected `{name}` to be an array of numbers or strings. Received: objects of types "
         f"{sorted(of.__name__ for of in types)}; pass a dictionary with one array per column, each "
         "with its own dtype"
-    )
-
-
-def _absent(count: int, total: int, name: str, how: str) -> ValueError:
-    return ValueError(
-        f"Expected `{name}` to have no missing values. Received: {count} of {total} values "
-        f"missing ({how}); drop these rows or fill in a value"
     )
 
 

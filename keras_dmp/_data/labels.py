@@ -23,7 +23,7 @@ def class_ids(y: Any, num_classes: int | None, name: str) -> np.ndarray:
         ValueError: If the labels are not whole numbers or lie outside the range of classes.
     """
     y = only_array(y, name)
-    arrays.require_unmasked(y, name)
+    missing.require_unmasked(y, name)
     labels = np.asarray(y)
     if labels.dtype == object:
         labels = _from_objects(labels, name)
@@ -67,7 +67,7 @@ def weights(sample_weight: Any, name: str) -> np.ndarray:
     Raises:
         ValueError: If the weights are not one finite number of at least 0 per sample.
     """
-    arrays.require_unmasked(sample_weight, name)
+    missing.require_unmasked(sample_weight, name)
     values = np.asarray(sample_weight)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
@@ -106,7 +106,7 @@ def groups(column: Any, name: str) -> np.ndarray:
         TypeError: If groups have several types, which cannot be sorted.
         ValueError: If a group is missing, or there is not one group per record.
     """
-    arrays.require_unmasked(column, name)
+    missing.require_unmasked(column, name)
     values = np.asarray(column)
     if values.ndim != 1:
         raise ValueError(

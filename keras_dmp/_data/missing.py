@@ -23,3 +23,17 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, np.datetime64 | np.timedelta64):
         return bool(np.isnat(value))
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def require_unmasked(values: Any, name: str) -> None:
+    """Raise ValueError for a masked array with masked values, which NumPy would unmask."""
+    if np.ma.is_masked(values):
+        raise error(int(np.ma.count_masked(values)), values.size, name, "masked")
+
+
+def error(count: int, total: int, name: str, how: str) -> ValueError:
+    """The error for missing values, which says how they are written."""
+    return ValueError(
+        f"Expected `{name}` to have no missing values. Received: {count} of {total} values "
+        f"missing ({how}); drop these rows or fill in a value"
+    )
