@@ -146,6 +146,9 @@ class AuditReport(Findings, Documented, Saved):
     def with_results(self, *results: AttackResult) -> "AuditReport":
         """Return this report with the results of attacks that were run elsewhere added.
 
+        What all attacks find together (`unions`) and the scores of records stay those of the
+        report's own attacks.
+
         Args:
             *results: Results from `AttackResult.from_scores`, such as those of shadow models and
                 canaries.
