@@ -155,6 +155,9 @@ class AuditReport(Findings, Documented, Saved):
     def with_results(self, *results: AttackResult) -> "AuditReport":
         """Return this report with the results of attacks that were run elsewhere added.
 
+        What all attacks find together (`unions`) and the scores of records stay those of the
+        report's own attacks.
+
         Args:
             *results: Results from `AttackResult.from_scores`, such as those of shadow models and
                 canaries.
@@ -259,9 +262,10 @@ class AuditReport(Findings, Documented, Saved):
         """
         if self.records is None:
             raise ValueError(
-                "Expected a report with the scores of its records: one that an audit has just "
-                "returned, of arrays or a dataset that does not shuffle. Received: a report "
-                "without them; saved reports and copies have none, so run the audit again"
+                "Expected a report with the scores of its records, as `audit_membership` and "
+                "`AuditReport.from_scores` have just returned it, without shadow models and not of "
+                "a dataset that shuffles. Received: a report without scores; saved reports and "
+                "copies have none, so run the audit again"
             )
         record_table.write(path, self.records, fpr=fpr)
 

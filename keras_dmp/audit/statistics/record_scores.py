@@ -1,6 +1,7 @@
 """Scores of several attacks for each record, and which attacks find it."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
@@ -62,7 +63,7 @@ class RecordScores:
             f"num_nonmembers={len(self.nonmembers)})"
         )
 
-    @property
+    @functools.cached_property
     def is_reference(self) -> np.ndarray:
         """Nonmembers that every attack scored, which set the thresholds, (nonmembers,) bool."""
         return np.isfinite(self.nonmembers).all(axis=1)
@@ -89,22 +90,24 @@ class RecordScores:
             What was found, or `None` with fewer than 2 / `fpr` nonmembers that all attacks scored.
         """
         _validate.fraction(fpr=fpr)
-        reference = self.nonmembers[self.is_reference]
-        number = len(reference)
+        number = int(self.is_reference.sum())
         if alarms_allowed(fpr / 2, number) < 1:
             return None
-        ordered = np.sort(reference, axis=0)
-        ranks = _ranks(ordered, reference)
-        best = np.sort(ranks.min(axis=1))
-        members = _at(best, math.floor(alarms_allowed(fpr, number + 1)) - 1)
+        ranks_of_members, ranks = self._ranked
+        best = np.sort(ranks[self.is_reference].min(axis=1))
+        limit = _at(best, math.floor(alarms_allowed(fpr, number + 1)) - 1)
         own = _at(best, math.floor(alarms_allowed(fpr, number)))
-        found = _ranks(ordered, self.nonmembers) + 1 < members
-        found[self.is_reference] = ranks < own
         return Found(
-            members=_ranks(ordered, self.members) + 1 < members,
-            nonmembers=found,
+            members=ranks_of_members + 1 < limit,
+            nonmembers=np.where(self.is_reference[:, None], ranks < own, ranks + 1 < limit),
             attack_fpr=min(own - 1, number) / number,
         )
+
+    @functools.cached_property
+    def _ranked(self) -> tuple[np.ndarray, np.ndarray]:
+        """How many of the reference score at least as high, of members and of nonmembers."""
+        ordered = np.sort(self.nonmembers[self.is_reference], axis=0)
+        return _ranks(ordered, self.members), _ranks(ordered, self.nonmembers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
