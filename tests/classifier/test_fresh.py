@@ -183,3 +183,20 @@ def test_adapted_layers_in_a_frozen_base_are_kept_without_a_warning():
     base.trainable = False
     clone = fresh.fresh_clone(keras.Sequential([keras.Input((4,)), base, keras.layers.Dense(2)]))
     np.testing.assert_allclose(clone.layers[0].layers[0].mean, layer.mean)
+
+
+@pytest.mark.parametrize("as_callable", [False, True])
+def test_quantized_models_cannot_be_trained(as_callable):
+    model = nets.classifier()
+    with pytest.warns(UserWarning, match="quantize"):
+        model.quantize("int8")
+    with pytest.raises(ValueError, match=r"`model`.*Received: .*quantized layers dense"):
+        fresh.fresh_model((lambda: model) if as_callable else model)
+
+
+def test_frozen_weights_under_lora_are_lost_with_a_warning():
+    model = nets.classifier()
+    model.layers[0].enable_lora(2)
+    with pytest.warns(PrivacyWarning, match=f"frozen layers {model.layers[0].name} were redrawn"):
+        clone = fresh.fresh_model(model)
+    assert clone.layers[0].lora_enabled
