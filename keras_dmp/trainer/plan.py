@@ -84,9 +84,10 @@ def prepare(
     if arguments.class_weight is not None:
         require_class_weight(arguments.class_weight, kind.num_classes)
     require_format_for(label_format, kind)
-    if ready_teacher is not None:
-        of_teacher = output_kind(teacher, "teacher", sample, from_logits)
-        outputs.require_same_kind(of_teacher, kind)
+    # A callable may build something else each time.
+    its_loss = loss if ready_teacher is None else None
+    of_teacher = output_kind(teacher, "teacher", sample, from_logits, loss=its_loss)
+    outputs.require_same_kind(of_teacher, kind)
 
     samples.require_same_columns(
         student, x=x, reference=reference, validation_data=arguments.validation_data
