@@ -182,11 +182,11 @@ def _require_label_forms(
 ) -> None:
     """Raise ValueError for labels that the teacher's loss does not take."""
     form = label_form(single_loss(loss), kind)
-    require_form(members.some_labels(), form, kind, "y")
+    require_form(members.first_y, form, kind, "y")
     if validation is not None:
         if form is None:  # A loss of the user's own takes the labels that the members have.
             form = ROWS if members.has_rows() else CLASSES
-        require_form(validation.some_labels(), form, kind, "validation_data labels")
+        require_form(validation.first_y, form, kind, "validation_data labels")
 
 
 def read_labeled(

@@ -246,7 +246,7 @@ def test_a_student_with_a_named_output_is_trained_and_evaluated(policy):
         (Y + 1, r"`y` to lie in 0\.\.3.*labels from \d to 4"),
         (np.eye(3)[Y % 3], r"`y` to be .*one-hot \(n, 4\).*Received: shape \(24, 3\)"),
         (np.full((SAMPLES, nets.CLASSES), 0.25), r"`y`.*Received: shape \(24, 4\), not one-hot"),
-        ({"a": Y, "b": Y}, "`y` to be one array of labels. Received: 2 arrays"),
+        ({"a": Y, "b": Y}, "`y` to be one array. Received: 2 arrays"),
     ],
     ids=["range", "width", "soft", "several"],
 )
