@@ -198,7 +198,8 @@ def audit_membership(
                 entire[attack] = scores
         bar.add(1)
     # Without a fixed order, attacks that read the samples again saw other records at a position.
-    records, unions, unmatched = joined(entire) if all(fixed) else (None, (), ())
+    sizes = tuple(len(side.outputs) for side in sides)
+    records, unions, unmatched = joined(entire, persons, sizes) if all(fixed) else (None, (), ())
     notes = (
         samples.padding_note(*(side.lengths for side in sides)),
         None if has_positions else _NO_POSITIONS,

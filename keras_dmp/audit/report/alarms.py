@@ -25,9 +25,13 @@ _HOW_WORTH = (
 _HOW_TOGETHER = (
     "A record is found if any attack finds it. The attacks share the false alarms that are "
     "allowed: each has the same rate, the largest at which all together have no more, which is all "
-    "of it if they agree and a k-th for k attacks without anything in common. Attacks are taken as "
-    "they are, not reversed. Where no false alarm was measured, nothing says how rare they are, "
-    "and what an alarm is worth is left open."
+    "of it if they agree and a k-th for k attacks without anything in common. Counted are records "
+    "that every attack scored. Attacks are taken as they are, not reversed. Where no false alarm "
+    "was measured, nothing says how rare they are, and what an alarm is worth is left open."
+)
+_HOW_PERSONS = (
+    "Figures count records, and intervals are as wide as if all records of a person were found or "
+    "none."
 )
 
 
@@ -95,7 +99,9 @@ def _together(unions: Sequence[AttackUnion]) -> Table:
         for union in unions
     )
     groups = (Group(rows=rows),)
-    return Table(columns=columns, groups=groups, title=_TOGETHER, how=_HOW_TOGETHER)
+    by_person = any(union.independent_members is not None for union in unions)
+    how = f"{_HOW_TOGETHER} {_HOW_PERSONS}" if by_person else _HOW_TOGETHER
+    return Table(columns=columns, groups=groups, title=_TOGETHER, how=how)
 
 
 def _of_union(union: AttackUnion, found: Interval) -> Cell:

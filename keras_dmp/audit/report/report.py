@@ -138,7 +138,7 @@ class AuditReport(Findings, Documented, Saved):
         found = [levels(attack, its_scores, **settings) for attack, its_scores in scores.items()]
         results = tuple(itertools.chain.from_iterable(zip(*found, strict=True)))
         known = () if whose is None else (whose.note,)
-        records, unions, unmatched = joined(scores)
+        records, unions, unmatched = joined(scores, whose)
         notes = (*facts.pop("notes", ()), *notes_on(results), *known, *unmatched)
         entire = [result for result in results if result.slice == ENTIRE]
         return cls(
@@ -374,16 +374,20 @@ class AuditReport(Findings, Documented, Saved):
 
 def joined(
     scores: Mapping[str, MembershipScores],
+    persons: Persons | None = None,
+    sizes: tuple[int, int] | None = None,
 ) -> tuple[RecordScores | None, tuple[AttackUnion, ...], tuple[str, ...]]:
     """Scores by record, what all attacks find together, and a note if records do not match."""
+    if persons is not None:
+        sizes = (len(persons.members), len(persons.nonmembers))
     try:
-        records = RecordScores.of(scores)
+        records = RecordScores.of(scores, sizes)
     except ValueError:
         note = "attacks scored different numbers of records, so they are not joined by record"
         return None, (), (note,)
     if len(scores) == 1:
         return records, (), ()
-    return records, tuple(AttackUnion.of_records(records, fpr) for fpr in FPRS[1:]), ()
+    return records, tuple(AttackUnion.of_records(records, fpr, persons) for fpr in FPRS[1:]), ()
 
 
 def versions(*packages: str) -> dict[str, str]:
