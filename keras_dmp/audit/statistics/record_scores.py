@@ -119,7 +119,7 @@ class RecordScores:
             members=self.members >= thresholds,
             nonmembers=self.nonmembers >= thresholds,
             thresholds=thresholds,
-            attack_fpr=most / number,
+            attack_fpr=min(most, allowed) / number,
         )
 
 
