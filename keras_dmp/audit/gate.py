@@ -158,7 +158,8 @@ def judge(
     takes one interval for the AUC and two for each TPR, and all canaries one for epsilon.
 
     The check of epsilon passes unless a larger epsilon than the limit is refuted: this audit then
-    does not contradict the limit, which proves no guarantee.
+    does not contradict the limit, which proves no guarantee. Limits that require the blind baseline
+    leave the verdict open without one.
 
     Args:
         scores: A `MembershipScores` for each attack, by name.

@@ -17,7 +17,8 @@ from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
 from keras_dmp.audit.attacks.observations import observe
 from keras_dmp.audit.attacks.sides import has_fixed_order, require_fixed_order
 from keras_dmp.audit.blind.baseline import NAMES, grouped, of_sides_or_none
-from keras_dmp.audit.report.report import AuditReport, joined, versions
+from keras_dmp.audit.report.alarms import joined
+from keras_dmp.audit.report.report import AuditReport, versions
 from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.repeated_rows import require_different_sides
 from keras_dmp.audit.statistics.results import (

@@ -246,6 +246,24 @@ def test_bytes_that_are_no_csv(capsys, content):
     assert "'table.csv', which cannot be read" in line or "none of them `member`" in line
 
 
+def test_damaged_csv_is_read_or_refused():
+    whole, rng = pathlib.Path(save_csv(columns(size=40))).read_bytes(), np.random.default_rng(0)
+    messages = []
+    for _ in range(300):
+        damaged = bytearray(whole)
+        if rng.random() < 0.2:
+            del damaged[rng.integers(len(damaged)) :]
+        for place in rng.integers(len(damaged), size=3) if damaged else ():
+            damaged[place] = rng.choice(np.frombuffer(b',\n"-e.\x00\xff19 ', np.uint8))
+        pathlib.Path("table.csv").write_bytes(damaged)
+        try:
+            _predictions.read("table.csv")
+        except ValueError as error:
+            messages.append(str(error))
+    assert 100 < len(messages) < 300
+    assert not [message for message in messages if "person" in message or "York" in message]
+
+
 def test_folders_pipes_and_missing_files(capsys):
     os.mkdir("folder.csv")
     os.mkfifo("pipe.csv")

@@ -1,6 +1,6 @@
 """Tables of what all attacks find together, and what an alarm is worth among few members."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from keras_dmp.audit.report.document import (
     Cell,
@@ -13,7 +13,10 @@ from keras_dmp.audit.report.document import (
 )
 from keras_dmp.audit.statistics.attack_union import AttackUnion
 from keras_dmp.audit.statistics.intervals import Interval
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.rates import needed
+from keras_dmp.audit.statistics.record_scores import RecordScores
 from keras_dmp.audit.statistics.results import FPRS, PREVALENCES, AttackResult
 
 _TOGETHER, _WORTH = "All attacks together", "What an alarm is worth among few members"
@@ -40,6 +43,24 @@ def sections(results: Sequence[AttackResult], unions: Sequence[AttackUnion]) -> 
     together = Section(title=_TOGETHER, blocks=(_together(unions),))
     worth = Section(title=_WORTH, blocks=(_worth(results),))
     return (together, worth) if unions else (worth,)
+
+
+def joined(
+    scores: Mapping[str, MembershipScores],
+    persons: Persons | None = None,
+    sizes: tuple[int, int] | None = None,
+) -> tuple[RecordScores | None, tuple[AttackUnion, ...], tuple[str, ...]]:
+    """Scores by record, what all attacks find together, and a note if records do not match."""
+    if persons is not None:
+        sizes = (len(persons.members), len(persons.nonmembers))
+    try:
+        records = RecordScores.of(scores, sizes)
+    except ValueError:
+        note = "attacks scored different numbers of records, so they are not joined by record"
+        return None, (), (note,)
+    if len(scores) == 1:
+        return records, (), ()
+    return records, tuple(AttackUnion.of_records(records, fpr, persons) for fpr in FPRS[1:]), ()
 
 
 def _worth(results: Sequence[AttackResult]) -> Table:

@@ -29,11 +29,9 @@ from keras_dmp.audit.statistics.attack_union import AttackUnion
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.rates import needed
-from keras_dmp.audit.statistics.record_scores import RecordScores
 from keras_dmp.audit.statistics.repeated_rows import require_attacks
 from keras_dmp.audit.statistics.results import (
     ENTIRE,
-    FPRS,
     AttackResult,
     canaries_in_words,
     levels,
@@ -138,7 +136,7 @@ class AuditReport(Findings, Documented, Saved):
         found = [levels(attack, its_scores, **settings) for attack, its_scores in scores.items()]
         results = tuple(itertools.chain.from_iterable(zip(*found, strict=True)))
         known = () if whose is None else (whose.note,)
-        records, unions, unmatched = joined(scores, whose)
+        records, unions, unmatched = alarms.joined(scores, whose)
         notes = (*facts.pop("notes", ()), *notes_on(results), *known, *unmatched)
         entire = [result for result in results if result.slice == ENTIRE]
         return cls(
@@ -154,6 +152,9 @@ class AuditReport(Findings, Documented, Saved):
 
     def with_results(self, *results: AttackResult) -> "AuditReport":
         """Return this report with the results of attacks that were run elsewhere added.
+
+        What all attacks find together (`unions`) and the scores of records stay those of the
+        report's own attacks.
 
         Args:
             *results: Results from `AttackResult.from_scores`, such as those of shadow models and
@@ -259,9 +260,10 @@ class AuditReport(Findings, Documented, Saved):
         """
         if self.records is None:
             raise ValueError(
-                "Expected a report with the scores of its records: one that an audit has just "
-                "returned, of arrays or a dataset that does not shuffle. Received: a report "
-                "without them; saved reports and copies have none, so run the audit again"
+                "Expected a report with the scores of its records, as `audit_membership` and "
+                "`AuditReport.from_scores` have just returned it, without shadow models and not of "
+                "a dataset that shuffles. Received: a report without scores; saved reports and "
+                "copies have none, so run the audit again"
             )
         record_table.write(path, self.records, fpr=fpr)
 
@@ -370,24 +372,6 @@ class AuditReport(Findings, Documented, Saved):
             "epoch_num": epoch,
         }
         return _tf_privacy.attack_results(self.results, metadata)
-
-
-def joined(
-    scores: Mapping[str, MembershipScores],
-    persons: Persons | None = None,
-    sizes: tuple[int, int] | None = None,
-) -> tuple[RecordScores | None, tuple[AttackUnion, ...], tuple[str, ...]]:
-    """Scores by record, what all attacks find together, and a note if records do not match."""
-    if persons is not None:
-        sizes = (len(persons.members), len(persons.nonmembers))
-    try:
-        records = RecordScores.of(scores, sizes)
-    except ValueError:
-        note = "attacks scored different numbers of records, so they are not joined by record"
-        return None, (), (note,)
-    if len(scores) == 1:
-        return records, (), ()
-    return records, tuple(AttackUnion.of_records(records, fpr, persons) for fpr in FPRS[1:]), ()
 
 
 def versions(*packages: str) -> dict[str, str]:

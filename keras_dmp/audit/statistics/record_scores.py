@@ -1,6 +1,7 @@
 """Scores of several attacks for each record, and which attacks find it."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
@@ -68,7 +69,7 @@ class RecordScores:
             f"num_nonmembers={len(self.nonmembers)})"
         )
 
-    @property
+    @functools.cached_property
     def is_complete(self) -> tuple[np.ndarray, np.ndarray]:
         """Records that every attack scored, (members,) and (nonmembers,) bool.
 
@@ -102,12 +103,10 @@ class RecordScores:
             What was found, or `None` with fewer than 2 / `fpr` nonmembers that all attacks scored.
         """
         _validate.fraction(fpr=fpr)
-        reference = self.nonmembers[self.is_complete[1]]
-        number = len(reference)
+        number = int(self.is_complete[1].sum())
         if alarms_allowed(fpr / 2, number) < 1:
             return None
-        ordered = np.sort(reference, axis=0)
-        best = np.sort(_ranks(ordered, reference).min(axis=1))
+        ordered, best = self._ordered
         allowed = math.floor(alarms_allowed(fpr, number))
         if allowed == number:
             most, thresholds = number, np.full(len(self.attacks), -np.inf)
@@ -121,6 +120,13 @@ class RecordScores:
             thresholds=thresholds,
             attack_fpr=min(most, allowed) / number,
         )
+
+    @functools.cached_property
+    def _ordered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ascending scores of the nonmembers that set thresholds, and ascending best ranks."""
+        reference = self.nonmembers[self.is_complete[1]]
+        ordered = np.sort(reference, axis=0)
+        return ordered, np.sort(_ranks(ordered, reference).min(axis=1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
