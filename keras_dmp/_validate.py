@@ -58,6 +58,25 @@ def fraction(**arguments: Any) -> None:
             )
 
 
+def inside_unit(**arguments: Any) -> None:
+    """Require numbers in (0, 1), such as confidences."""
+    for name, value in arguments.items():
+        if not _is_real(value) or not 0 < value < 1:
+            raise ValueError(
+                f"Expected `{name}` to be a number above 0 and below 1. "
+                f"Received: {name}={shown(value)}"
+            )
+
+
+def below_one(**arguments: Any) -> None:
+    """Require numbers in [0, 1), such as deltas of differential privacy."""
+    for name, value in arguments.items():
+        if not _is_real(value) or not 0 <= value < 1:
+            raise ValueError(
+                f"Expected `{name}` to be at least 0 and below 1. Received: {name}={shown(value)}"
+            )
+
+
 def non_negative(**arguments: Any) -> None:
     """Require finite real numbers of at least 0."""
     for name, value in arguments.items():

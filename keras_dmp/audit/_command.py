@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 _BAD_INPUT = 2
 _PROGRAM = "python -m keras_dmp"
 _LEVELS = {"pass": "notice", "investigate": "warning", "fail": "error", "void": "error"}
+# Options that bear on figures or verdict, and the defaults of those with a number.
+_FLAGS = ("from_logits", "probabilities", "quantile")
+_NUMBERS = {
+    "max_auc": None,
+    "max_epsilon": None,
+    "delta": 0.0,
+    "confidence": 0.95,
+    "most_exposed": 20,
+    "records_fpr": None,
+}
 _DESCRIPTION = """\
 Attack saved predictions of any framework, write a report, and check the attacks against limits.
 
@@ -124,12 +134,15 @@ def _parser() -> argparse.ArgumentParser:
         help="largest epsilon that the canaries may refute, at least 0",
     )
     limits.add_argument(
-        "--delta", type=float, help="delta of that epsilon, 0 to 1; default: 0", default=0.0
+        "--delta",
+        type=float,
+        help="delta of that epsilon, 0 to 1; default: 0",
+        default=_NUMBERS["delta"],
     )
     limits.add_argument(
         "--confidence",
         type=float,
-        default=0.95,
+        default=_NUMBERS["confidence"],
         help="simultaneous confidence of all intervals of the verdict; default: 0.95",
     )
     files = audit.add_argument_group("reports")
@@ -144,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         "--most-exposed",
         type=int,
         metavar="N",
-        default=20,
+        default=_NUMBERS["most_exposed"],
         help="members that reports name by position; 0 for reports that you pass on; default: 20",
     )
     files.add_argument(
@@ -158,7 +171,6 @@ def _parser() -> argparse.ArgumentParser:
         "--records-fpr",
         type=float,
         metavar="FPR",
-        default=0.01,
         help="false-positive rate of all attacks together in that file; default: 0.01",
     )
     return parser
@@ -191,11 +203,10 @@ def _audit(options: argparse.Namespace) -> int:
     from keras_dmp.audit.report.report import AuditReport
 
     limits = _limits(options)
+    _require_settings(options)
     for option in ("html", "json", "markdown", "records"):
         if getattr(options, option) is not None:
             _validate.writable_path(**{f"--{option}": getattr(options, option)})
-    _validate.fraction(**{"--records-fpr": options.records_fpr})
-    _validate.integer_at_least(0, **{"--most-exposed": options.most_exposed})
     _require_another_file(options)
     from_logits = True if options.from_logits else False if options.probabilities else None
     predictions = _predictions.read(options.predictions, from_logits=from_logits)
@@ -252,13 +263,30 @@ def _limits(options: argparse.Namespace) -> "Limits | None":
 
 
 def _chosen(options: argparse.Namespace) -> dict[str, str]:
-    """The profile for the report's provenance, with what replaces its limits."""
-    if options.profile is None:
-        return {}
-    tprs = [f"--max-tpr-at-fpr {fpr:g}:{tpr:g}" for fpr, tpr in options.max_tpr_at_fpr]
-    auc = [] if options.max_auc is None else [f"--max-auc {options.max_auc:g}"]
-    changed = f", with {' '.join(auc + tprs)}" if auc or tprs else ""
-    return {"profile": f"{options.profile}{changed}"}
+    """The profile and all other options that bear on figures or verdict, for the provenance."""
+    known = {} if options.profile is None else {"profile": options.profile}
+    chosen = [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(options, name)]
+    chosen += [f"--max-tpr-at-fpr {fpr!r}:{tpr!r}" for fpr, tpr in options.max_tpr_at_fpr]
+    for name, default in _NUMBERS.items():
+        if getattr(options, name) not in (default, None):
+            chosen.append(f"--{name.replace('_', '-')} {getattr(options, name)!r}")
+    return {**known, "options": " ".join(chosen)} if chosen else known
+
+
+def _require_settings(options: argparse.Namespace) -> None:
+    """Raise ValueError for numbers out of range, whether or not they are used."""
+    from keras_dmp import _validate
+
+    _validate.inside_unit(**{"--confidence": options.confidence})
+    _validate.below_one(**{"--delta": options.delta})
+    _validate.integer_at_least(0, **{"--most-exposed": options.most_exposed})
+    if options.records_fpr is not None:
+        _validate.fraction(**{"--records-fpr": options.records_fpr})
+        if options.records is None:
+            raise ValueError(
+                "Expected --records with --records-fpr, which is the rate in that file. Received: "
+                f"--records-fpr {options.records_fpr:g} alone"
+            )
 
 
 def _require_another_file(options: argparse.Namespace) -> None:
@@ -301,7 +329,8 @@ def _write(options: argparse.Namespace, report: "AuditReport", verdict: "Verdict
     markdown = None if options.markdown is None else report.to_markdown()
     # The largest comes first: if the disk is full, nothing is written.
     if options.records is not None:
-        report.save_records(options.records, fpr=options.records_fpr)
+        chosen = {} if options.records_fpr is None else {"fpr": options.records_fpr}
+        report.save_records(options.records, **chosen)
     if html is not None:
         write(options.html, html, suffix=".html")
     if markdown is not None:

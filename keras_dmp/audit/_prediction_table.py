@@ -33,6 +33,14 @@ _LONGEST_TEXT = 1_000
 _NAMES_SHOWN = 6
 # What pandas calls the columns of its index.
 _INDEX = re.compile(r"|Unnamed: 0|__index_level_\d+__")
+# What other programs write for a missing cell, as pandas reads it.
+_MISSING = {
+    *("#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "n/a", "NULL", "null", "None", "NaT"),
+    *("NaN", "nan", "-NaN", "-nan", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN"),
+}
+_NO_MISSING = "no missing cells, such as empty ones, NA and null,"
+_COMMA = re.compile(r"[+-]?\d[\d.]*,\d[\d.,]*(?:[eE][+-]?\d+)?")
+_DECIMAL = "numbers with a decimal point"
 
 
 def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -50,6 +58,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
     wrong = np.flatnonzero((member != 0) & (member != 1))
     if len(wrong):
         raise _bad_cell("1 for members and 0 for nonmembers", _MEMBER, int(wrong[0]))
+    _require_labels(columns)
     entries = {}
     for side, value in _SIDES.items():
         rows = member == value
@@ -76,13 +85,22 @@ def _entries(side: str, columns: dict[str, np.ndarray], rows: np.ndarray) -> dic
     return found
 
 
+def _require_labels(columns: dict[str, np.ndarray]) -> None:
+    """Raise ValueError for a label that has no output; a single output stands for two classes."""
+    if _LABEL in columns:
+        classes = max(2, sum(map(bool, map(_OUTPUT.fullmatch, columns))))
+        wrong = np.flatnonzero((columns[_LABEL] < 0) | (columns[_LABEL] >= classes))
+        if len(wrong):
+            raise _bad_cell(f"a class in 0..{classes - 1}", _LABEL, int(wrong[0]))
+
+
 def _require_columns(names: list[str]) -> None:
     """Raise ValueError for a set of columns that is no table of predictions."""
     if _MEMBER not in names:
         # The names are not shown: without a header they are the cells of a record.
         raise ValueError(
             f"Expected the columns {_COLUMNS}, named in the first line and separated by commas. "
-            f"Received: {len(names)} columns, none of them `member`"
+            f"Received: {_counted(len(names), 'column')}, none of them `member`"
         )
     repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if repeated:
@@ -104,7 +122,8 @@ def _require_columns(names: list[str]) -> None:
         missing = next(number for number in range(len(numbers)) if number not in numbers)
         raise ValueError(
             "Expected one column for each output, `output_0`, `output_1`, ... Received: "
-            f"{len(numbers)} columns up to `output_{numbers[-1]}`, without `output_{missing}`"
+            f"{_counted(len(numbers), 'column')} up to `output_{numbers[-1]}`, without "
+            f"`output_{missing}`"
         )
     if bool(numbers) != (_LABEL in names) or not (numbers or _SCORE in names):
         there = [name for name in (_SCORE, _LABEL) if name in names]
@@ -119,6 +138,10 @@ def _listed(names: list[str]) -> str:
     shown = [repr(name[:40]) for name in names[:_NAMES_SHOWN]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _of_csv(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -158,8 +181,9 @@ def _blocks_of_csv(path: str | os.PathLike) -> Iterator[tuple[list[str], int, li
             for number, row in enumerate(rows, start=first):
                 if len(row) != len(names):
                     raise ValueError(
-                        f"Expected {len(names)} cells in each row, as in the header. Received: "
-                        f"{len(row)} cells in row {number + 1} below the header"
+                        f"Expected {_counted(len(names), 'cell')} in each row, as in the header. "
+                        f"Received: {_counted(len(row), 'cell')} in row {number + 1} below the "
+                        "header"
                     )
             if rows:
                 yield names, first, rows
@@ -171,17 +195,16 @@ def _is_text(name: str, cell: str) -> bool:
     """Whether a column of a CSV file has texts: groups, and inputs that begin with one."""
     if name == _GROUP or not _INPUT.fullmatch(name):
         return name == _GROUP
-    try:
-        float(cell)
-    except ValueError:
-        return True
-    return False
+    return not _is_number(cell)
 
 
 def _parsed(
     names: list[str], rows: list[list[str]], texts: set[str], first: int
 ) -> dict[str, np.ndarray]:
-    """Columns of some rows: texts as they are, everything else as numbers."""
+    """Columns of some rows: texts as they are, everything else as numbers.
+
+    A column of inputs has numbers only or texts only, whichever comes first.
+    """
     at = [place for place, name in enumerate(names) if name not in texts]
     try:
         numbers = np.array([[float(row[place]) for place in at] for row in rows])
@@ -189,11 +212,12 @@ def _parsed(
         numbers = np.array([_numbers(names, row, at, first + n) for n, row in enumerate(rows)])
     columns = {names[place]: numbers[:, number] for number, place in enumerate(at)}
     for place in set(range(len(names))).difference(at):
-        for number, row in enumerate(rows, start=first):
-            if not 0 < len(row[place].strip()) <= _LONGEST_TEXT:
-                expected = f"no missing cells, and at most {_LONGEST_TEXT:,} characters,"
-                raise _bad_cell(expected, names[place], number)
-        columns[names[place]] = np.array([row[place].strip() for row in rows])
+        name, cells = names[place], [row[place].strip() for row in rows]
+        _require_texts(name, cells, first)
+        for cell in dict.fromkeys(cells if name != _GROUP else ()):
+            if _is_number(cell):
+                raise _mixed(name, first + cells.index(cell), "a text")
+        columns[name] = np.array(cells)
     return {name: columns[name] for name in names}
 
 
@@ -205,8 +229,44 @@ def _numbers(names: list[str], row: list[str], at: list[int], number: int) -> li
         try:
             found.append(float(_TRUTH.get(text, text) if name == _MEMBER else text))
         except ValueError:
-            raise _bad_cell("a number" if text else "no missing cells", name, number) from None
+            cell = row[place].strip()
+            _require_texts(name, [cell], number)
+            if _COMMA.fullmatch(cell):
+                raise _bad_cell(_DECIMAL, name, number) from None
+            if _INPUT.fullmatch(name):
+                raise _mixed(name, number, "a number") from None
+            raise _bad_cell("a number", name, number) from None
     return found
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _require_texts(name: str, texts: list[str], first: int) -> None:
+    """Raise ValueError for texts, from row `first` on, that are missing, too long or numbers."""
+    for text in dict.fromkeys(texts):
+        if not text.strip() or text.strip() in _MISSING:
+            expected = _NO_MISSING
+        elif len(text) > _LONGEST_TEXT:
+            expected = f"at most {_LONGEST_TEXT:,} characters in each cell"
+        elif _INPUT.fullmatch(name) and _COMMA.fullmatch(text.strip()):
+            expected = _DECIMAL
+        else:
+            continue
+        raise _bad_cell(expected, name, first + texts.index(text))
+
+
+def _mixed(name: str, row: int, before: str) -> ValueError:
+    return ValueError(
+        f"Expected only numbers or only texts in the column `{name}`. Received: both, {before} in "
+        f"row 1 and another kind in row {row + 1} below the header; write codes that may be "
+        "numbers with a letter in front"
+    )
 
 
 def _of_parquet(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -238,10 +298,12 @@ def _values(name: str, column: Any) -> np.ndarray:
         column = column.cast(column.type.value_type)
     if column.null_count:
         row = compute.index(compute.is_null(column), True).as_py()
-        raise _bad_cell("no missing cells", name, row)
+        raise _bad_cell(_NO_MISSING, name, row)
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return np.array(column.to_pylist(), dtype=str)
+        texts = column.to_pylist()
+        _require_texts(name, texts, 0)
+        return np.array(texts, dtype=str)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise ValueError(
             f"Expected numbers or texts in the column `{name}`. Received: the type {kind}"

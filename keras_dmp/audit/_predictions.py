@@ -311,11 +311,13 @@ def _labels(array: np.ndarray, num_classes: int, name: str) -> np.ndarray:
             "labels with `.astype('int64')`"
         )
     _require_numbers(array, name)
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high >= num_classes:
+    wrong = np.flatnonzero((array < 0) | (array >= num_classes))
+    if len(wrong):
+        # Not the labels themselves: a column in the wrong place may be a date of birth.
         raise ValueError(
             f"Expected `{name}` to lie in 0..{num_classes - 1}, the classes of the outputs. "
-            f"Received: labels from {low} to {high}"
+            f"Received: {len(wrong)} of {len(array)} labels elsewhere, the first at position "
+            f"{wrong[0]}"
         )
     return array.astype(np.int64)
 
@@ -356,16 +358,16 @@ def _kind(outputs: tuple[np.ndarray, np.ndarray], declared: bool | None) -> bool
     if seen == {True, False}:
         raise ValueError(
             "Expected the outputs of both sides to be of the same kind. "
-            f"Received: member_outputs of {_named(outputs[0])}, nonmember_outputs of "
-            f"{_named(outputs[1])}"
+            f"Received: {_named(outputs[0])} of the members, {_named(outputs[1])} of the nonmembers"
         )
     if seen == {None} or seen == {None, False}:
         return _undecided(outputs, declared)
     by_value = True in seen
     if declared is not None and declared != by_value:
         option = "logits with --from-logits" if declared else "probabilities with --probabilities"
-        low, high = min(side.min() for side in outputs), max(side.max() for side in outputs)
-        received = f"outputs from {low:g} to {high:g}" if by_value else "rows in 0..1 that sum to 1"
+        outside = sum(int(((side < 0) | (side > 1)).any(axis=1).sum()) for side in outputs)
+        rows = f"outputs outside 0..1 in {outside} of {sum(map(len, outputs))} rows"
+        received = rows if by_value else "rows in 0..1 that sum to 1"
         raise ValueError(f"Expected {option}. Received: {received}")
     if declared is None:
         require_known_scale(outputs, "outputs", way_out="pass --from-logits")

@@ -5,9 +5,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from keras_dmp import _validate
 from keras_dmp._validate import shown
 from keras_dmp.audit.blind.baseline import MARGIN, BlindBaseline
-from keras_dmp.audit.limits import Limits, is_number
+from keras_dmp.audit.limits import Limits
 from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
 from keras_dmp.audit.statistics.one_run import enough_canaries, epsilon_one_run
 from keras_dmp.audit.statistics.repeated_rows import require_attacks
@@ -280,8 +281,4 @@ def _require(scores: Any, limits: Any, confidence: Any) -> None:
         raise TypeError(
             f"Expected `limits` to be Limits. Received: limits of type {type(limits).__name__}"
         )
-    if not (is_number(confidence, 0, 1) and 0 < confidence < 1):
-        raise ValueError(
-            "Expected `confidence` to be above 0 and below 1. "
-            f"Received: confidence={shown(confidence)}"
-        )
+    _validate.inside_unit(confidence=confidence)

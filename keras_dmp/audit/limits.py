@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 
 # What each name stands for, and which numbers are ours, is documented in `Limits.profile`. At an
 # FPR of 0.01 % the AISVS' notes would take more nonmembers than most audits have.
@@ -59,20 +60,17 @@ class Limits:
         _validate.boolean(require_blind_baseline=self.require_blind_baseline)
         if self.max_epsilon is not None:
             _validate.non_negative(max_epsilon=self.max_epsilon)
-        if not (is_number(self.delta, 0, 1) and self.delta < 1):
-            raise ValueError(
-                f"Expected `delta` to be at least 0 and below 1. Received: delta={self.delta!r}"
-            )
+        _validate.below_one(delta=self.delta)
         # An AUC below 0.5 is one above it for the attacker who reverses the scores.
-        if self.max_auc is not None and not is_number(self.max_auc, 0.5, 1):
+        if self.max_auc is not None and not _is_number(self.max_auc, 0.5, 1):
             raise ValueError(
-                f"Expected `max_auc` to lie in 0.5..1. Received: max_auc={self.max_auc!r}"
+                f"Expected `max_auc` to lie in 0.5..1. Received: max_auc={shown(self.max_auc)}"
             )
         for fpr, tpr in tprs.items():
-            if not (is_number(fpr, 0, 1) and fpr > 0 and is_number(tpr, 0, 1)):
+            if not (_is_number(fpr, 0, 1) and fpr > 0 and _is_number(tpr, 0, 1)):
                 raise ValueError(
                     "Expected `max_tpr_at_fpr` to have TPRs in 0..1 by FPRs above 0 and at most "
-                    f"1. Received: max_tpr_at_fpr={tprs!r}"
+                    f"1. Received: max_tpr_at_fpr={shown(tprs)}"
                 )
         if self.max_auc is not None:
             object.__setattr__(self, "max_auc", float(self.max_auc))
@@ -103,7 +101,7 @@ class Limits:
             known = ", ".join(map(repr, PROFILES))
             raise ValueError(
                 f"Expected `profile` to be the name of a profile: {known}. Received: "
-                f"profile={name!r}"
+                f"profile={shown(name)}"
             )
         chosen = {**PROFILES[name], **limits}
         chosen["max_tpr_at_fpr"] = {
@@ -113,7 +111,7 @@ class Limits:
         return cls(**chosen)
 
 
-def is_number(value: Any, low: float, high: float) -> bool:
+def _is_number(value: Any, low: float, high: float) -> bool:
     """Whether a value is a real number, and no boolean, between two others."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return number and low <= value <= high

@@ -17,7 +17,8 @@ from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
 from keras_dmp.audit.attacks.observations import observe
 from keras_dmp.audit.attacks.sides import has_fixed_order, require_fixed_order
 from keras_dmp.audit.blind.baseline import NAMES, grouped, of_sides_or_none
-from keras_dmp.audit.report.report import AuditReport, joined, versions
+from keras_dmp.audit.report.alarms import joined
+from keras_dmp.audit.report.report import AuditReport, versions
 from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.repeated_rows import require_different_sides
 from keras_dmp.audit.statistics.results import (
@@ -198,7 +199,8 @@ def audit_membership(
                 entire[attack] = scores
         bar.add(1)
     # Without a fixed order, attacks that read the samples again saw other records at a position.
-    records, unions, unmatched = joined(entire) if all(fixed) else (None, (), ())
+    sizes = tuple(len(side.outputs) for side in sides)
+    records, unions, unmatched = joined(entire, persons, sizes) if all(fixed) else (None, (), ())
     notes = (
         samples.padding_note(*(side.lengths for side in sides)),
         None if has_positions else _NO_POSITIONS,

@@ -196,7 +196,11 @@ def test_annotates_in_github_actions(capsys, monkeypatch, shift, level):
             ["saved.npz", "--max-tpr-at-fpr=0.01:0.05", "--max-tpr-at-fpr=0.01:0.1"],
             "0.01:0.05 and --max-tpr-at-fpr 0.01:0.1",
         ),
-        (["saved.npz", "--max-auc", "0.6", "--confidence", "1"], "`confidence` to be above 0"),
+        (["saved.npz", "--max-auc", "0.6", "--confidence", "1"], "`--confidence` to be a number"),
+        (["saved.npz", "--confidence", "7"], "`--confidence` to be a number above 0 and below 1"),
+        (["missing.npz", "--max-auc", "0.6", "--confidence", "0"], "--confidence=0.0"),
+        (["saved.npz", "--delta", "7"], "`--delta` to be at least 0 and below 1"),
+        (["saved.npz", "--records-fpr", "0.05"], "Expected --records with --records-fpr"),
         (["saved.npz", "--max-epsilon", "-1"], "`max_epsilon` to be a finite number of at least 0"),
         (["saved.npz", "--max-epsilon", "1"], "canary_scores and canary_included with --max-eps"),
         (["saved.npz", "--max-auc", "0.6", "--delta", "1"], "`delta` to be at least 0 and below 1"),
@@ -458,8 +462,22 @@ def test_a_profile_sets_limits_and_options_replace_them(capsys):
     gate = json.loads(pathlib.Path("report.json").read_text())["gate"]
     limits = {check["figure"]: check["limit"] for check in gate["checks"] if check["value"]}
     assert limits == {"AUC": 0.5, "TPR at 1% FPR": 0.5, "TPR at 0.1% FPR": 0.005}
-    changed = AuditReport.load("report.json").provenance["profile"]
-    assert changed == "owasp-aisvs-11.2.5, with --max-auc 0.5 --max-tpr-at-fpr 0.01:0.5"
+    changed = AuditReport.load("report.json").provenance
+    assert changed["profile"] == "owasp-aisvs-11.2.5"
+    assert changed["options"] == "--max-tpr-at-fpr 0.01:0.5 --max-auc 0.5"
+
+
+def test_the_report_states_every_option_that_bears_on_it():
+    np.savez("outputs.npz", **overfit_outputs())
+    assert audit("outputs.npz", "--json", "plain.json") == 0
+    assert not {"options", "profile"} & set(AuditReport.load("plain.json").provenance)
+    options = (
+        "--quantile --max-tpr-at-fpr 0.01:0.9 --max-auc 0.9 --delta 1e-05 --confidence 0.5 "
+        "--most-exposed 0 --records-fpr 0.05"
+    )
+    files = ["--json", "report.json", "--records", "r.csv", "--name", "mine"]
+    assert audit("outputs.npz", *options.split(), *files) in (0, 1, 3)
+    assert AuditReport.load("report.json").provenance["options"] == options
 
 
 def test_a_profile_that_does_not_exist_lists_the_names(capsys):

@@ -247,7 +247,7 @@ def test_bad_arguments():
     with pytest.raises(TypeError, match=r"`limits` to be Limits. Received: limits of type dict"):
         judge(scores, {"max_auc": 0.6})
     for confidence in (0, 1, float("nan"), True, "0.95"):
-        with pytest.raises(ValueError, match="`confidence` to be above 0 and below 1"):
+        with pytest.raises(ValueError, match="`confidence` to be a number above 0 and below 1"):
             judge(scores, limits, confidence=confidence)
 
 

@@ -147,6 +147,7 @@ def test_more_rows_than_are_read_at_a_time():
 
 HEAD = "member,score\n"
 LABELED = "member,label,output_0,output_1\n"
+INPUT = "member,score,input_x\n"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ LABELED = "member,label,output_0,output_1\n"
         (HEAD, "without rows"),
         (f"1,0.5,{SECRET}\n0,0.1,x\n", "3 columns, none of them `member`"),
         (f"name,label,{SECRET}\n1,2,3\n", "3 columns, none of them `member`"),
-        ("member;score\n1;0.5\n0;0.1\n", "separated by commas. Received: 1 columns"),
+        ("member;score\n1;0.5\n0;0.1\n", "separated by commas. Received: 1 column, none"),
         ("member,score\tx\n1,1\n", r"Received: 'score\tx' too"),
         ("Member,score\n1,1\n", "none of them `member`"),
         ("member\n1\n0\n", "Received: none of them"),
@@ -171,12 +172,13 @@ LABELED = "member,label,output_0,output_1\n"
         ("member,label,output_00,output_1\n1,0,0,0\n", "'output_00' too"),
         ("member,label,output_-1\n1,0,0\n", "'output_-1' too"),
         ("member,score,input_\n1,0,0\n", "'input_' too"),
-        (HEAD + "1,0.5\n0\n", "2 cells in each row, .*Received: 1 cells in row 2 below"),
+        (HEAD + "1,0.5\n0\n", "2 cells in each row, .*Received: 1 cell in row 2 below"),
         (HEAD + "1,0.5\n0,0,5\n", "Received: 3 cells in row 2 below the header"),
-        (HEAD + "1,0.5\n0,\n", "no missing cells in the column `score`.* row 2"),
-        (HEAD + "1,0.5\n ,0.5\n", "no missing cells in the column `member`.* row 2"),
+        (HEAD + "1,0.5\n0,\n", "no missing cells.* in the column `score`.* row 2"),
+        (HEAD + "1,0.5\n ,0.5\n", "no missing cells.* in the column `member`.* row 2"),
         (HEAD + f"1,0.5\n0,{SECRET}\n", "a number in the column `score`.* row 2"),
-        (HEAD + "1,0.5\n0,NA\n", "a number in the column `score`.* row 2"),
+        (HEAD + "1,0.5\n0,NA\n", "no missing cells.* in the column `score`.* row 2"),
+        (HEAD + '1,0.5\n0,"0,5"\n', "a decimal point in the column `score`.* row 2"),
         (HEAD + "1,0.5\n0,nan\n", "a finite number in the column `score`.* row 2"),
         (HEAD + "1,0.5\n0,1e999\n", "a finite number in the column `score`.* row 2"),
         (HEAD + "1,0.5\n2,0.1\n", "1 for members and 0 for nonmembers in the column `member`"),
@@ -187,15 +189,27 @@ LABELED = "member,label,output_0,output_1\n"
         (HEAD + '1,"0.5\n0,0.1\n', "a CSV file in UTF-8. Received: 'table.csv', which cannot"),
         (HEAD + "1,0." + 140_000 * "5" + "\n0,1\n", "cannot be read (Error)"),
         (LABELED + "1,0.5,1,2\n0,0,2,1\n", "a whole number in the column `label`.* row 1"),
-        (LABELED + "1,5,1,2\n0,0,2,1\n", r"`member_labels` to lie in 0..1.* from 5 to 5"),
+        (
+            LABELED + "1,5,1,2\n0,0,2,1\n",
+            "a class in 0..1 in the column `label`.* in row 1",
+        ),
         (LABELED + "1,1e30,1,2\n0,0,2,1\n", "a whole number in the column `label`.* row 1"),
         ("member,score,group\n1,1,a\n0,0,\n", "no missing cells.* in the column `group`.* row 2"),
         (
             f"member,score,group\n1,1,a\n0,0,{2000 * 'b'}\n",
-            "at most 1,000 characters, in the column `group`",
+            "at most 1,000 characters in each cell in the column `group`",
         ),
-        ("member,score,input_x\n1,1,5\n0,0,\n", "no missing cells in the column `input_x`"),
-        ("member,score,input_x\n1,1,5\n0,0,north\n", "a number in the column `input_x`"),
+        ("member,score,input_x\n1,1,5\n0,0,\n", "no missing cells.* in the column `input_x`"),
+        (INPUT + "1,1,5\n0,0,north\n", "`input_x`.* both, a number in row 1 and .* in row 2"),
+        (INPUT + "1,1,410\n0,0,V58\n", "`input_x`.* both, a number in row 1 and .* in row 2"),
+        (INPUT + "1,1,V58\n0,0,410\n", "`input_x`.* both, a text in row 1 and .* in row 2"),
+        (INPUT + "1,1,NA\n0,0,5\n", "no missing cells.* in the column `input_x`.* row 1"),
+        (INPUT + "1,1,5\n0,0,NA\n", "no missing cells.* in the column `input_x`.* row 2"),
+        (INPUT + "1,1,north\n0,0,N/A\n", "no missing cells.* in the column `input_x`.* row 2"),
+        (INPUT + '1,1,"0,5"\n0,0,"1,5"\n', "a decimal point in the column `input_x`.* row 1"),
+        (INPUT + '1,1,5\n0,0,"1.000,5"\n', "a decimal point in the column `input_x`.* row 2"),
+        ("member,score,group\n1,1,a\n0,0,null\n", "no missing cells.* column `group`.* row 2"),
+        (LABELED + "1,19750412,1,2\n0,0,2,1\n", "a class in 0..1 in the column `label`.* row 1"),
         ("member,score,input_x\n1,1,north\n0,0,\n", "no missing cells.* the column `input_x`"),
     ],
 )
@@ -209,6 +223,7 @@ def test_bad_tables_are_one_line(capsys, folder, text, message):
     assert_matches(message, line)
     # Cells are private, and without a header the first line is cells.
     assert SECRET not in line
+    assert "1975" not in line
     assert output.out == ""
     assert sorted(folder.iterdir()) == before
 
@@ -279,9 +294,14 @@ def test_canaries_need_npz(capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"score": [None] + 299 * [0.5]}, "no missing cells in the column `score`.* row 1"),
+        ({"score": [None] + 299 * [0.5]}, "no missing cells.* in the column `score`.* row 1"),
         ({"score": 300 * ["high"]}, "numbers in the column `score`. Received: texts"),
         ({"score": 299 * [0.5] + [float("nan")]}, "finite number in the column `score`.* row 300"),
+        ({"group": 299 * ["a"] + [""]}, "no missing cells.* in the column `group`.* row 300"),
+        ({"input_town": 299 * ["a"] + ["NA"]}, "no missing cells.* `input_town`.* row 300"),
+        ({"input_town": 299 * ["a"] + ["0,5"]}, "a decimal point in the column `input_town`"),
+        ({"input_town": 300 * [2000 * "b"]}, "at most 1,000 characters.* `input_town`.* row 1"),
+        ({"label": 300 * [7]}, "a class in 0...* in the column `label`"),
         ({"label": 300 * [0.5]}, "whole number in the column `label`.* row 1"),
         ({"group": 300 * [0.5]}, "whole numbers or texts in the column `group`"),
         ({"input_age": 300 * [[1, 2]]}, "in the column `input_age`. Received: the type list"),

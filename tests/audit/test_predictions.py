@@ -135,8 +135,11 @@ def test_reads_scores_beside_outputs(save):
         (outputs(LOGITS[:, :0]), r"Received: shape \(4, 0\)"),
         (outputs(np.where(LOGITS > 4.5, np.nan, LOGITS)), "NaN or infinite values for 1 of 4"),
         (outputs(LOGITS, labels=[0.0, 1.0, 2.0, 0.0]), "integers. Received: dtype float64; cast"),
-        (outputs(LOGITS, labels=[0, 1, 2, 3]), r"in 0\.\.2.*Received: labels from 0 to 3"),
-        (outputs(LOGITS, labels=[0, 1, 2, -1]), "labels from -1 to 2"),
+        (outputs(LOGITS, labels=[0, 1, 2, 3]), r"in 0\.\.2.*Received: 1 of 4 labels .* position 3"),
+        (
+            outputs(LOGITS, labels=[0, 1, 2, -1]),
+            "Received: 1 of 4 labels elsewhere, the first at position 3",
+        ),
         (outputs(LOGITS, labels=[0, 1, 2]), "outputs of 4 and 4, labels of 3 and 3"),
         (outputs(LOGITS, labels=np.ones((4, 3), int)), "not one-hot"),
         (
@@ -146,7 +149,7 @@ def test_reads_scores_beside_outputs(save):
         (outputs(LOGITS, LOGITS[:0], labels=[]), "`nonmember_outputs` to have at least one sample"),
         (outputs(LOGITS) | scores(), "scores of 2 and 3, outputs of 4 and 4"),
         (outputs(0.9 * softmax(LOGITS)), "--from-logits or --probabilities.*do not sum to 1"),
-        (outputs(LOGITS, softmax(LOGITS)), "member_outputs of logits, nonmember_outputs of prob"),
+        (outputs(LOGITS, softmax(LOGITS)), "Received: logits of the members, prob"),
     ],
 )
 def test_refuses_what_is_no_prediction(save, entries, message):
@@ -157,10 +160,14 @@ def test_refuses_what_is_no_prediction(save, entries, message):
 @pytest.mark.parametrize(
     ("values", "declared", "message"),
     [
-        (LOGITS, False, r"probabilities with --probabilities. Received: outputs from -3 to 5"),
+        (
+            LOGITS,
+            False,
+            r"with --probabilities. Received: outputs outside 0\.\.1 in \d of 8 rows",
+        ),
         (softmax(LOGITS), True, "logits with --from-logits. Received: rows in 0..1 that sum to 1"),
         (0.9 * softmax(LOGITS), False, r"Received: a row whose sum .* 0\.1"),
-        (softmax(LOGITS) - 0.01, False, "Received: outputs from -0.00"),
+        (softmax(LOGITS) - 0.01, False, "Received: outputs outside 0.* of 8 rows"),
     ],
 )
 def test_refuses_a_contradiction(save, values, declared, message):
@@ -282,7 +289,7 @@ def test_probabilities_on_another_scale_are_refused(save, scaled):
     path = save(**outputs(scaled, labels=labels))
     with pytest.raises(ValueError, match="no negative output"):
         _predictions.read(path)
-    with pytest.raises(ValueError, match="outputs from"):
+    with pytest.raises(ValueError, match="outputs outside"):
         _predictions.read(path, from_logits=False)
     assert _predictions.read(path, from_logits=True).from_logits
 

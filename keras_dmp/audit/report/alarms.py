@@ -1,6 +1,6 @@
 """Tables of what all attacks find together, and what an alarm is worth among few members."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from keras_dmp.audit.report.document import (
     Cell,
@@ -13,7 +13,10 @@ from keras_dmp.audit.report.document import (
 )
 from keras_dmp.audit.statistics.attack_union import AttackUnion
 from keras_dmp.audit.statistics.intervals import Interval
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.rates import needed
+from keras_dmp.audit.statistics.record_scores import RecordScores
 from keras_dmp.audit.statistics.results import FPRS, PREVALENCES, AttackResult
 
 _TOGETHER, _WORTH = "All attacks together", "What an alarm is worth among few members"
@@ -25,9 +28,13 @@ _HOW_WORTH = (
 _HOW_TOGETHER = (
     "A record is found if any attack finds it. The attacks share the false alarms that are "
     "allowed: each has the same rate, the largest at which all together have no more, which is all "
-    "of it if they agree and a k-th for k attacks without anything in common. Attacks are taken as "
-    "they are, not reversed. Where no false alarm was measured, nothing says how rare they are, "
-    "and what an alarm is worth is left open."
+    "of it if they agree and a k-th for k attacks without anything in common. Counted are records "
+    "that every attack scored. Attacks are taken as they are, not reversed. Where no false alarm "
+    "was measured, nothing says how rare they are, and what an alarm is worth is left open."
+)
+_HOW_PERSONS = (
+    "Figures count records, and intervals are as wide as if all records of a person were found or "
+    "none."
 )
 
 
@@ -36,6 +43,24 @@ def sections(results: Sequence[AttackResult], unions: Sequence[AttackUnion]) -> 
     together = Section(title=_TOGETHER, blocks=(_together(unions),))
     worth = Section(title=_WORTH, blocks=(_worth(results),))
     return (together, worth) if unions else (worth,)
+
+
+def joined(
+    scores: Mapping[str, MembershipScores],
+    persons: Persons | None = None,
+    sizes: tuple[int, int] | None = None,
+) -> tuple[RecordScores | None, tuple[AttackUnion, ...], tuple[str, ...]]:
+    """Scores by record, what all attacks find together, and a note if records do not match."""
+    if persons is not None:
+        sizes = (len(persons.members), len(persons.nonmembers))
+    try:
+        records = RecordScores.of(scores, sizes)
+    except ValueError:
+        note = "attacks scored different numbers of records, so they are not joined by record"
+        return None, (), (note,)
+    if len(scores) == 1:
+        return records, (), ()
+    return records, tuple(AttackUnion.of_records(records, fpr, persons) for fpr in FPRS[1:]), ()
 
 
 def _worth(results: Sequence[AttackResult]) -> Table:
@@ -95,7 +120,9 @@ def _together(unions: Sequence[AttackUnion]) -> Table:
         for union in unions
     )
     groups = (Group(rows=rows),)
-    return Table(columns=columns, groups=groups, title=_TOGETHER, how=_HOW_TOGETHER)
+    by_person = any(union.independent_members is not None for union in unions)
+    how = f"{_HOW_TOGETHER} {_HOW_PERSONS}" if by_person else _HOW_TOGETHER
+    return Table(columns=columns, groups=groups, title=_TOGETHER, how=how)
 
 
 def _of_union(union: AttackUnion, found: Interval) -> Cell:

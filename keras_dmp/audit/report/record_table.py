@@ -9,9 +9,11 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._storage import files
+from keras_dmp._validate import shown
 from keras_dmp.audit.statistics.record_scores import RecordScores
 
 SUFFIX = ".csv"
+ANY = "any"
 _ROWS = 10_000
 
 
@@ -29,7 +31,8 @@ def write(path: str | os.PathLike, records: RecordScores, *, fpr: float) -> None
         fpr: False-positive rate of all attacks together, above 0 and at most 1.
 
     Raises:
-        ValueError: If the path does not end in `.csv` or `fpr` is out of range.
+        ValueError: If the path does not end in `.csv`, `fpr` is out of range, or an attack has the
+            name `any`.
         OSError: If the path cannot be written.
     """
     path = pathlib.Path(path)
@@ -37,13 +40,18 @@ def write(path: str | os.PathLike, records: RecordScores, *, fpr: float) -> None
         raise ValueError(
             f"Expected `path` to end in {SUFFIX!r}. Received: path={os.fspath(path)!r}"
         )
+    if ANY in records.attacks:
+        raise ValueError(
+            f"Expected no attack of the name {ANY!r}, as the column `found_{ANY}` is that of all "
+            f"attacks. Received: attacks={shown(records.attacks)}"
+        )
     _validate.fraction(fpr=fpr)
     _validate.writable_path(path=path)
     names = [f"{figure}_{name}" for name in records.attacks for figure in ("score", "found")]
     found = records.found(fpr)
     by = (None, None) if found is None else (found.members, found.nonmembers)
     with files.whole(path, mode=files.OWNER_ONLY) as file:
-        file.write(_lines([["member", "position", *names, "found_any", "fpr"]]))
+        file.write(_lines([["member", "position", *names, f"found_{ANY}", "fpr"]]))
         for is_member, scores, found_by in (
             (1, records.members, by[0]),
             (0, records.nonmembers, by[1]),

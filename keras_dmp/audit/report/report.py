@@ -29,11 +29,9 @@ from keras_dmp.audit.statistics.attack_union import AttackUnion
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.rates import needed
-from keras_dmp.audit.statistics.record_scores import RecordScores
 from keras_dmp.audit.statistics.repeated_rows import require_attacks
 from keras_dmp.audit.statistics.results import (
     ENTIRE,
-    FPRS,
     AttackResult,
     canaries_in_words,
     levels,
@@ -138,7 +136,7 @@ class AuditReport(Findings, Documented, Saved):
         found = [levels(attack, its_scores, **settings) for attack, its_scores in scores.items()]
         results = tuple(itertools.chain.from_iterable(zip(*found, strict=True)))
         known = () if whose is None else (whose.note,)
-        records, unions, unmatched = joined(scores)
+        records, unions, unmatched = alarms.joined(scores, whose)
         notes = (*facts.pop("notes", ()), *notes_on(results), *known, *unmatched)
         entire = [result for result in results if result.slice == ENTIRE]
         return cls(
@@ -374,20 +372,6 @@ class AuditReport(Findings, Documented, Saved):
             "epoch_num": epoch,
         }
         return _tf_privacy.attack_results(self.results, metadata)
-
-
-def joined(
-    scores: Mapping[str, MembershipScores],
-) -> tuple[RecordScores | None, tuple[AttackUnion, ...], tuple[str, ...]]:
-    """Scores by record, what all attacks find together, and a note if records do not match."""
-    try:
-        records = RecordScores.of(scores)
-    except ValueError:
-        note = "attacks scored different numbers of records, so they are not joined by record"
-        return None, (), (note,)
-    if len(scores) == 1:
-        return records, (), ()
-    return records, tuple(AttackUnion.of_records(records, fpr) for fpr in FPRS[1:]), ()
 
 
 def versions(*packages: str) -> dict[str, str]:

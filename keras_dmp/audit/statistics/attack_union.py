@@ -13,6 +13,7 @@ from keras_dmp.audit.statistics.intervals import (
     clopper_pearson_low,
 )
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.rates import needed, positive_predictive_value
 from keras_dmp.audit.statistics.record_scores import RecordScores
 from keras_dmp.audit.statistics.repeated_rows import require_attacks
@@ -24,18 +25,24 @@ class AttackUnion:
 
     The attacks share the false-positive rate: each has the same rate, the largest at which all
     together take at most `fpr` of the nonmembers for members. It is `fpr` itself for attacks that
-    agree on everything, and a k-th of it for k attacks without anything in common. A record like
-    the nonmembers is found with a probability of at most `fpr`.
+    agree on everything, and a k-th of it for k attacks without anything in common. Each attack has
+    one threshold, which the nonmembers set, for the records of both sides. A record like n
+    nonmembers is found with a probability of at most (`fpr` n + 1) / (n + 1) if no scores are tied.
 
     Attributes:
         fpr: False-positive rate that all attacks together may have.
         num_attacks: Number of attacks.
-        num_members: Members that at least one attack scored.
+        num_members: Members that every attack scored.
         num_nonmembers: Nonmembers that every attack scored.
-        found_members: Members found by at least one attack; `None` with fewer than 2 / `fpr`
-            nonmembers.
+        found_members: Those of the members found by at least one attack; `None` without members, or
+            with fewer than 2 / `fpr` nonmembers.
         found_nonmembers: Those of the nonmembers found by at least one attack, or `None`.
         attack_fpr: False-positive rate of each attack, or `None`.
+        independent_members: Number of independent records that intervals count the members as.
+            Defaults to `None`: every record is independent. Where records belong to persons, the
+            square of the sum of their numbers of records over the sum of the squares: as if all
+            records of a person were found or none.
+        independent_nonmembers: The same of the nonmembers.
 
     Example:
     >>> from keras_dmp.audit import MembershipScores
@@ -56,12 +63,19 @@ class AttackUnion:
     found_members: int | None
     found_nonmembers: int | None
     attack_fpr: float | None
+    independent_members: float | None = None
+    independent_nonmembers: float | None = None
 
     def __post_init__(self) -> None:
         _validate.fraction(fpr=self.fpr)
-        _validate.integer_at_least(1, num_attacks=self.num_attacks, num_members=self.num_members)
-        _validate.integer_at_least(0, num_nonmembers=self.num_nonmembers)
+        _validate.integer_at_least(1, num_attacks=self.num_attacks)
+        _validate.integer_at_least(
+            0, num_members=self.num_members, num_nonmembers=self.num_nonmembers
+        )
         for side in ("members", "nonmembers"):
+            independent = f"independent_{side}"
+            if getattr(self, independent) is not None:
+                _validate.non_negative(**{independent: getattr(self, independent)})
             found, among = getattr(self, f"found_{side}"), getattr(self, f"num_{side}")
             if self.found_members is self.found_nonmembers is self.attack_fpr is None:
                 continue
@@ -76,7 +90,11 @@ class AttackUnion:
 
     @classmethod
     def from_scores(
-        cls, scores: Mapping[str, MembershipScores], *, fpr: float = 0.01
+        cls,
+        scores: Mapping[str, MembershipScores],
+        *,
+        fpr: float = 0.01,
+        groups: tuple[Any, Any] | None = None,
     ) -> "AttackUnion":
         """Join attacks on the same records.
 
@@ -85,43 +103,65 @@ class AttackUnion:
                 `AttackScores` with the positions of those that were scored.
             fpr: False-positive rate of all attacks together, above 0 and at most 1. Defaults to
                 0.01.
+            groups: Group of each member, and of each nonmember, such as the person whose record it
+                is. Intervals are then those of so many independent records as the groups stand for.
+                Defaults to `None`: every record is a person.
 
         Raises:
             TypeError: If `scores` is not a dictionary of `MembershipScores`.
             ValueError: If it is empty, attacks scored different numbers of records without saying
-                which, or members and nonmembers are the same samples.
+                which, or members and nonmembers are the same samples; or for groups that do not fit
+                the scores.
         """
         require_attacks(scores)
-        return cls.of_records(RecordScores.of(scores), fpr)
+        persons = None if groups is None else Persons.of(groups)
+        for one in scores.values() if persons is not None else ():
+            persons.of_scores(one)
+        sizes = None if persons is None else (len(persons.members), len(persons.nonmembers))
+        return cls.of_records(RecordScores.of(scores, sizes), fpr, persons)
 
     @classmethod
-    def of_records(cls, records: RecordScores, fpr: float) -> "AttackUnion":
-        """Join attacks whose scores are arranged by record."""
+    def of_records(
+        cls, records: RecordScores, fpr: float, persons: Persons | None = None
+    ) -> "AttackUnion":
+        """Join attacks whose scores are arranged by record; of persons, if they are known."""
         found = records.found(fpr)
-        reference = records.is_reference
-        counts = None, None
+        complete = records.is_complete
+        if not complete[0].any():
+            found = None
+        counts, independent = (None, None), (None, None)
         if found is not None:
-            taken = found.nonmembers[reference].any(axis=1)
-            counts = int(found.members.any(axis=1).sum()), int(taken.sum())
+            counts = tuple(
+                int(side[rows].any(axis=1).sum())
+                for side, rows in zip((found.members, found.nonmembers), complete, strict=True)
+            )
+        if persons is not None:
+            columns = zip((persons.members, persons.nonmembers), complete, strict=True)
+            independent = tuple(_independent(column[rows]) for column, rows in columns)
         return cls(
             fpr=float(fpr),
             num_attacks=len(records.attacks),
-            num_members=int(np.isfinite(records.members).any(axis=1).sum()),
-            num_nonmembers=int(reference.sum()),
+            num_members=int(complete[0].sum()),
+            num_nonmembers=int(complete[1].sum()),
             found_members=counts[0],
             found_nonmembers=counts[1],
             attack_fpr=None if found is None else found.attack_fpr,
+            independent_members=independent[0],
+            independent_nonmembers=independent[1],
         )
 
     @property
     def needs(self) -> str:
-        """The number of nonmembers that all attacks have to score for this rate, in words."""
+        """What is missing for this rate, in words."""
+        if not self.num_members:
+            return "needs members with a score of each attack"
         return f"{needed(self.fpr / 2)} with a score of each attack"
 
     def tpr_interval(self, *, confidence: float = 0.95) -> Interval:
         """Share of the members that are found, with Clopper & Pearson's interval.
 
-        The thresholds depend on the nonmembers only, so that the interval is exact for them.
+        The thresholds depend on the nonmembers only, so that the interval is exact for them. Where
+        records belong to persons, it is that of the number of independent records.
 
         Args:
             confidence: Float in (0, 1). Defaults to 0.95.
@@ -129,7 +169,7 @@ class AttackUnion:
         Returns:
             An `Interval`; without enough nonmembers it has a reason instead of a value.
         """
-        return self._rate(self.found_members, self.num_members, confidence)
+        return self._rate("members", confidence)
 
     def fpr_interval(self, *, confidence: float = 0.95) -> Interval:
         """Share of the nonmembers that are found, with Clopper & Pearson's interval.
@@ -140,7 +180,7 @@ class AttackUnion:
         Returns:
             An `Interval`; without enough nonmembers it has a reason instead of a value.
         """
-        return self._rate(self.found_nonmembers, self.num_nonmembers, confidence)
+        return self._rate("nonmembers", confidence)
 
     def ppv_interval(self, *, prevalence: float, confidence: float = 0.95) -> Interval:
         """Share of members among the records found, if few of the candidates are members.
@@ -155,6 +195,7 @@ class AttackUnion:
         Returns:
             An `Interval`, whose ends are those of both rates, each with half of the error.
         """
+        _validate.inside_unit(prevalence=prevalence, confidence=confidence)
         each = 1 - (1 - confidence) / 2
         tpr, fpr = (rate(confidence=each) for rate in (self.tpr_interval, self.fpr_interval))
         if tpr.value is None:
@@ -166,20 +207,18 @@ class AttackUnion:
         ends = (float(positive_predictive_value(*pair, prevalence)) for pair in pairs)
         return Interval(*ends, confidence)
 
-    def _rate(self, found: int | None, among: int, confidence: float) -> Interval:
-        if not 0 < confidence < 1:
-            raise ValueError(
-                "Expected `confidence` to be a number between 0 and 1. Received: "
-                f"confidence={confidence!r}"
-            )
+    def _rate(self, side: str, confidence: float) -> Interval:
+        _validate.inside_unit(confidence=confidence)
+        found, among = (getattr(self, f"{what}_{side}") for what in ("found", "num"))
         if found is None:
             return Interval(None, None, None, confidence, self.needs)
-        alpha = (1 - confidence) / 2
-        low, high = (
-            float(end(np.array(found), among, alpha))
-            for end in (clopper_pearson_low, clopper_pearson_high)
-        )
-        return Interval(found / among, low, high, confidence)
+        independent = getattr(self, f"independent_{side}")
+        trials = among if independent is None else independent
+        rate, alpha = found / among, (1 - confidence) / 2
+        # The number of independent records found is mostly no whole number.
+        low = clopper_pearson_low(np.floor(rate * trials + 1e-9), trials, alpha)
+        high = clopper_pearson_high(np.ceil(rate * trials - 1e-9), trials, alpha)
+        return Interval(rate, min(float(low), rate), max(float(high), rate), confidence)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers: counts and rates, and no record."""
@@ -194,5 +233,12 @@ class AttackUnion:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "AttackUnion":
-        """Rebuild a union from `to_dict`."""
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        """Rebuild a union from `to_dict`; older ones count every record as independent."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: values[name] for name in names if name in values})
+
+
+def _independent(persons: np.ndarray) -> float:
+    """Number of independent records that those of persons stand for at least (Kish)."""
+    sizes = np.unique(persons, return_counts=True)[1].astype(np.float64)
+    return float(sizes.sum() ** 2 / np.square(sizes).sum()) if len(sizes) else 0.0

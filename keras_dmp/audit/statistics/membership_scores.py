@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import numbers
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -93,7 +92,7 @@ class MembershipScores:
         Args:
             confidence: Float in (0, 1). Defaults to 0.95.
         """
-        _check_inside_unit("confidence", confidence)
+        _validate.inside_unit(confidence=confidence)
         ends = intervals.auc_ends(*self._placements, confidence)
         return _around(self.auc(), ends, confidence)
 
@@ -114,7 +113,7 @@ class MembershipScores:
         Args:
             confidence: Float in (0, 1). Defaults to 0.95.
         """
-        _check_inside_unit("confidence", confidence)
+        _validate.inside_unit(confidence=confidence)
         value = self.advantage()
         ends = intervals.advantage_ends(value, self.num_members, self.num_nonmembers, confidence)
         return _around(value, ends, confidence)
@@ -143,7 +142,7 @@ class MembershipScores:
             seed: Integer. Draws the halves. Defaults to 0.
             confidence: Float in (0, 1). Defaults to 0.95.
         """
-        _check_inside_unit("confidence", confidence)
+        _validate.inside_unit(confidence=confidence)
         counts = self._held_out_counts(seed)
         if counts is None:
             fewest = min(self.num_members, self.num_nonmembers)
@@ -180,39 +179,39 @@ class MembershipScores:
         Returns:
             An `Interval`; with fewer than 1 / `fpr` nonmembers it has a reason instead of a value.
         """
-        _check_inside_unit("confidence", confidence)
+        _validate.inside_unit(confidence=confidence)
         value = self.tpr_at_fpr(fpr)
         if value is None:
             return Interval(None, None, None, confidence, self._unresolved(fpr))
         return _around(value, intervals.tpr_ends(*self._sorted, fpr, confidence), confidence)
 
     def positive_predictive_value(
-        self, fpr: float | None = None, *, prior: float = 0.5
+        self, fpr: float | None = None, *, prevalence: float = 0.5
     ) -> float | None:
         """Share of members among the samples classified as members.
 
-        At a false positive rate of `fpr` it is prior TPR / (prior TPR + (1 - prior) fpr),
+        At a false positive rate of `fpr` it is p TPR / (p TPR + (1 - p) fpr) for a prevalence of p,
         Jayaraman et al., "Revisiting membership inference under realistic assumptions", PoPETs
         2021. It shows how credible a single alarm is when few candidates are members.
 
         Args:
             fpr: Float in (0, 1]. The false positive rate allowed. Defaults to `None`: the
                 largest share above any threshold, TF-Privacy's figure where the sides are in
-                the proportion of `prior`. A single sample can make it 1.
-            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+                the proportion of `prevalence`. A single sample can make it 1.
+            prevalence: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
 
         Returns:
             The share; `None` where `tpr_at_fpr` is `None`.
         """
-        _check_inside_unit("prior", prior)
+        _validate.inside_unit(prevalence=prevalence)
         if fpr is None:
             corners = (self._curve.tpr[1:], self._curve.fpr[1:])
-            return float(rates.positive_predictive_value(*corners, prior).max())
+            return float(rates.positive_predictive_value(*corners, prevalence).max())
         tpr = self.tpr_at_fpr(fpr)
-        return None if tpr is None else float(rates.positive_predictive_value(tpr, fpr, prior))
+        return None if tpr is None else float(rates.positive_predictive_value(tpr, fpr, prevalence))
 
     def positive_predictive_value_interval(
-        self, fpr: float | None = None, *, prior: float = 0.5, confidence: float = 0.95
+        self, fpr: float | None = None, *, prevalence: float = 0.5, confidence: float = 0.95
     ) -> Interval:
         """The positive predictive value with its interval: that of `tpr_at_fpr`, transformed.
 
@@ -221,21 +220,23 @@ class MembershipScores:
 
         Args:
             fpr: As for `positive_predictive_value`.
-            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+            prevalence: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
             confidence: Float in (0, 1). Defaults to 0.95.
         """
-        _check_inside_unit("confidence", confidence)
-        value = self.positive_predictive_value(fpr, prior=prior)
+        _validate.inside_unit(confidence=confidence)
+        value = self.positive_predictive_value(fpr, prevalence=prevalence)
         if fpr is None:
             alpha = (1 - confidence) / 2
             ratio = math.exp(log_ratio_low(*self._sorted, delta=0.0, alpha=alpha))
-            # If everything is classified as a member, the share is the prior.
-            low = max(prior, float(rates.positive_predictive_value(ratio, 1.0, prior)))
+            # If everything is classified as a member, the share is the prevalence.
+            low = max(prevalence, float(rates.positive_predictive_value(ratio, 1.0, prevalence)))
             return _around(value, (low, 1.0), confidence)
         tpr = self.tpr_at_fpr_interval(fpr, confidence=confidence)
         if value is None:
             return tpr
-        ends = rates.positive_predictive_value(np.array([tpr.low, tpr.high]), fpr, prior).tolist()
+        ends = rates.positive_predictive_value(
+            np.array([tpr.low, tpr.high]), fpr, prevalence
+        ).tolist()
         return Interval(value, *ends, confidence)
 
     def tnr_at_fnr(self, fnr: float) -> float | None:
@@ -269,7 +270,7 @@ class MembershipScores:
         reason = f"a false negative rate of {fnr:g} {rates.needed(fnr, 'members')}, received "
         return dataclasses.replace(found, reason=f"{reason}{self.num_members}")
 
-    def privacy_risk(self, *, prior: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    def privacy_risk(self, *, prevalence: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
         """Probability that a sample with this score is a member, for each sample.
 
         The privacy risk score of Song & Mittal, "Systematic evaluation of privacy risks of
@@ -278,32 +279,33 @@ class MembershipScores:
         one member and one nonmember are added to each, and a higher score never has a lower risk.
 
         Args:
-            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+            prevalence: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
 
         Returns:
             Two arrays, (members,) and (nonmembers,), in the order of the scores, float64.
         """
-        _check_inside_unit("prior", prior)
-        return member_posterior(self.member_scores, self.nonmember_scores, prior)
+        _validate.inside_unit(prevalence=prevalence)
+        return member_posterior(self.member_scores, self.nonmember_scores, prevalence)
 
     def privacy_risk_interval(
-        self, *, prior: float = 0.5, confidence: float = 0.95
+        self, *, prevalence: float = 0.5, confidence: float = 0.95
     ) -> tuple[np.ndarray, np.ndarray]:
         """Both ends of an interval of each sample's privacy risk.
 
         Clopper & Pearson's interval of the share of members among samples with neighbouring scores.
 
         Args:
-            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+            prevalence: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
             confidence: Float in (0, 1). Defaults to 0.95.
 
         Returns:
             Two arrays, (members, 2) and (nonmembers, 2), low and high, in the order of the scores,
             float64.
         """
-        _check_inside_unit("prior", prior)
-        _check_inside_unit("confidence", confidence)
-        return member_posterior_ends(self.member_scores, self.nonmember_scores, prior, confidence)
+        _validate.inside_unit(prevalence=prevalence, confidence=confidence)
+        return member_posterior_ends(
+            self.member_scores, self.nonmember_scores, prevalence, confidence
+        )
 
     def epsilon_lower_bound(self, delta: float = 0.0, confidence: float = 0.95) -> float:
         """Largest epsilon such that training is not (epsilon, `delta`)-private, by these scores.
@@ -321,7 +323,7 @@ class MembershipScores:
             delta: Float in [0, 1). Defaults to 0.
             confidence: Float in (0, 1). Defaults to 0.95.
         """
-        _check_inside_unit("confidence", confidence)
+        _validate.inside_unit(confidence=confidence)
         _validate.non_negative(delta=delta)
         if delta >= 1:
             raise ValueError(f"Expected `delta` to be below 1. Received: delta={shown(delta)}")
@@ -434,11 +436,3 @@ def _checked(scores: Any, name: str) -> np.ndarray:
         )
     scores.flags.writeable = False
     return scores
-
-
-def _check_inside_unit(name: str, value: Any) -> None:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not 0 < value < 1:
-        raise ValueError(
-            f"Expected `{name}` to be a number between 0 and 1. Received: {name}={shown(value)}"
-        )

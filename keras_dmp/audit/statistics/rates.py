@@ -196,15 +196,15 @@ def alarms_allowed(fpr: float, num_nonmembers: int) -> float:
     return float(round(allowed)) if abs(allowed - round(allowed)) < 1e-9 else allowed
 
 
-def positive_predictive_value(tpr: Any, fpr: Any, prior: float) -> Any:
+def positive_predictive_value(tpr: Any, fpr: Any, prevalence: float) -> Any:
     """Share of members among the samples classified as members, by Bayes' rule.
 
     Args:
         tpr: True positive rate, a number or an array.
         fpr: False positive rate, in the same form; not 0 where `tpr` is 0.
-        prior: Share of members among the candidates, above 0 and below 1.
+        prevalence: Share of members among the candidates, above 0 and below 1.
     """
-    return prior * tpr / (prior * tpr + (1 - prior) * fpr)
+    return prevalence * tpr / (prevalence * tpr + (1 - prevalence) * fpr)
 
 
 def hits_at(alarms: np.ndarray, hits: np.ndarray, fpr: float) -> float:

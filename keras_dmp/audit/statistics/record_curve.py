@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_dmp._validate import shown
+
 # On a logarithmic axis more points would not be seen.
 _POINTS = 60
 
@@ -42,7 +44,7 @@ class RecordCurve:
             raise ValueError(
                 "Expected `shares`, `tprs` and `alike` to have the same number of rates in 0..1, "
                 f"and `fpr` to lie in (0, 1). Received: {len(self.shares)}, {len(self.tprs)} and "
-                f"{len(self.alike)} rates, fpr={self.fpr!r}"
+                f"{len(self.alike)} rates, fpr={shown(self.fpr)}"
             )
 
     @classmethod

@@ -29,22 +29,28 @@ class RecordScores:
     nonmembers: np.ndarray
 
     @classmethod
-    def of(cls, scores: Mapping[str, MembershipScores]) -> "RecordScores":
+    def of(
+        cls, scores: Mapping[str, MembershipScores], sizes: tuple[int, int] | None = None
+    ) -> "RecordScores":
         """Arrange the scores of attacks on the same samples by record.
 
         Args:
             scores: A `MembershipScores` for each attack, by name. Those with positions, as
                 `AttackScores` has them, may have scored a part of the records.
+            sizes: Numbers of members and nonmembers. Defaults to `None`: up to the last record
+                that any attack scored.
 
         Raises:
-            ValueError: If attacks without positions scored different numbers of records.
+            ValueError: If attacks without positions scored different numbers of records, or others
+                than `sizes` has.
         """
         sides = []
-        for side in ("member", "nonmember"):
+        for number, side in enumerate(("member", "nonmember")):
             known = {name: _positions(one, side) for name, one in scores.items()}
-            size = max(int(positions.max()) + 1 for positions, _ in known.values())
+            scored = max(int(positions.max()) + 1 for positions, _ in known.values())
+            size = scored if sizes is None else sizes[number]
             for name, (positions, stated) in known.items():
-                if not stated and len(positions) != size:
+                if scored > size or (not stated and len(positions) != size):
                     raise ValueError(
                         f"Expected `scores` to have a score of {name!r} for each of {size} "
                         f"{side}s, or an AttackScores with their positions. Received: "
@@ -64,9 +70,13 @@ class RecordScores:
         )
 
     @functools.cached_property
-    def is_reference(self) -> np.ndarray:
-        """Nonmembers that every attack scored, which set the thresholds, (nonmembers,) bool."""
-        return np.isfinite(self.nonmembers).all(axis=1)
+    def is_complete(self) -> tuple[np.ndarray, np.ndarray]:
+        """Records that every attack scored, (members,) and (nonmembers,) bool.
+
+        Only these are counted, and only these nonmembers set thresholds: a record with fewer
+        attacks has fewer chances to be found.
+        """
+        return tuple(np.isfinite(side).all(axis=1) for side in (self.members, self.nonmembers))
 
     def found(self, fpr: float) -> "Found | None":
         """Which attacks find which records if all together may have this false-positive rate.
@@ -76,12 +86,15 @@ class RecordScores:
         may take all of it, attacks without anything in common a k-th each (Westfall & Young's
         minimum of p-values, by ranks instead of permutations).
 
-        Let r(i) be the best rank of nonmember i by any attack, where the nonmembers that score at
-        least as high count, itself too. A new record, with ranks one worse than the number of
-        nonmembers that score at least as high, is found if its best rank is below the (q + 1)-th
-        smallest r, with q = floor(`fpr` (n + 1)) - 1 of n nonmembers. Then at most q + 1 of it and
-        the nonmembers have a best rank among all of them that is as good, so that a record like
-        the nonmembers is found with a probability of at most `fpr`, also where scores are tied.
+        The rank of a nonmember by an attack is the number of nonmembers that score at least as
+        high, itself too; its best rank is the smallest by any attack. Let t be the largest number
+        for which at most `fpr` n of n nonmembers have a best rank of at most t. The threshold of an
+        attack is the lowest score of a nonmember whose rank by it is at most t. Members and
+        nonmembers are found by the same thresholds, as is any other record. A new record like the
+        nonmembers is found with a probability of at most (`fpr` n + 1) / (n + 1), one alarm more
+        than the share allows, if no scores are tied: if it is found, at most `fpr` n others of the
+        n + 1 exchangeable records have a best rank as good as its own. Of one attack it is at most
+        `fpr`.
 
         Args:
             fpr: The false-positive rate of all attacks together, above 0 and at most 1.
@@ -90,55 +103,69 @@ class RecordScores:
             What was found, or `None` with fewer than 2 / `fpr` nonmembers that all attacks scored.
         """
         _validate.fraction(fpr=fpr)
-        number = int(self.is_reference.sum())
+        number = int(self.is_complete[1].sum())
         if alarms_allowed(fpr / 2, number) < 1:
             return None
-        ranks_of_members, ranks = self._ranked
-        best = np.sort(ranks[self.is_reference].min(axis=1))
-        limit = _at(best, math.floor(alarms_allowed(fpr, number + 1)) - 1)
-        own = _at(best, math.floor(alarms_allowed(fpr, number)))
+        ordered, best = self._ordered
+        allowed = math.floor(alarms_allowed(fpr, number))
+        if allowed == number:
+            most, thresholds = number, np.full(len(self.attacks), -np.inf)
+        else:
+            most = int(best[allowed]) - 1
+            thresholds = np.array([_threshold(column, most) for column in ordered.T])
+        # Comparisons with NaN, where an attack did not score a record, are false.
         return Found(
-            members=ranks_of_members + 1 < limit,
-            nonmembers=np.where(self.is_reference[:, None], ranks < own, ranks + 1 < limit),
-            attack_fpr=min(own - 1, number) / number,
+            members=self.members >= thresholds,
+            nonmembers=self.nonmembers >= thresholds,
+            thresholds=thresholds,
+            attack_fpr=min(most, allowed) / number,
         )
 
     @functools.cached_property
-    def _ranked(self) -> tuple[np.ndarray, np.ndarray]:
-        """How many of the reference score at least as high, of members and of nonmembers."""
-        ordered = np.sort(self.nonmembers[self.is_reference], axis=0)
-        return _ranks(ordered, self.members), _ranks(ordered, self.nonmembers)
+    def _ordered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ascending scores of the nonmembers that set thresholds, and ascending best ranks."""
+        reference = self.nonmembers[self.is_complete[1]]
+        ordered = np.sort(reference, axis=0)
+        return ordered, np.sort(_ranks(ordered, reference).min(axis=1))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Found:
     """Which attacks find which records.
 
     Attributes:
         members: (members, attacks) bool.
         nonmembers: (nonmembers, attacks) bool.
-        attack_fpr: The false-positive rate that each attack has.
+        thresholds: The score from which each attack finds a record, (attacks,), infinite where it
+            finds none.
+        attack_fpr: The false-positive rate that each attack may have.
     """
 
     members: np.ndarray
     nonmembers: np.ndarray
+    thresholds: np.ndarray
     attack_fpr: float
 
 
 def _ranks(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """How many nonmembers score at least as high, by attack; more than all where not scored."""
+    """How many nonmembers score at least as high, by attack."""
+    pairs = zip(ordered.T, scores.T, strict=True)
     number = len(ordered)
-    ranks = np.empty(scores.shape, np.int64)
-    for attack in range(scores.shape[1]):
-        column = scores[:, attack]
-        ranks[:, attack] = number - np.searchsorted(ordered[:, attack], column, side="left")
-        ranks[~np.isfinite(column), attack] = 2 * number + 2
-    return ranks
+    return np.stack(
+        [number - np.searchsorted(column, own, side="left") for column, own in pairs], axis=1
+    )
 
 
-def _at(best: np.ndarray, place: int) -> int:
-    """The best rank at a place in their order; beyond the last one everything is found."""
-    return int(best[place]) if place < len(best) else len(best) + 2
+def _threshold(ordered: np.ndarray, most: int) -> float:
+    """The lowest of some ascending scores that at most `most` of them reach."""
+    if not most:
+        return np.inf
+    candidate = ordered[-most]
+    above = np.searchsorted(ordered, candidate, side="right")
+    is_whole = np.searchsorted(ordered, candidate, side="left") == len(ordered) - most
+    if is_whole:
+        return float(candidate)
+    return float(ordered[above]) if above < len(ordered) else np.inf
 
 
 def _positions(scores: MembershipScores, side: str) -> tuple[np.ndarray, bool]:

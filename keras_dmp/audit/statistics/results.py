@@ -178,7 +178,7 @@ class AttackResult:
             auc_interval=_ends(auc),
             advantage=advantage.value,
             advantage_interval=_ends(advantage),
-            positive_predictive_value=scores.positive_predictive_value(prior=share),
+            positive_predictive_value=scores.positive_predictive_value(prevalence=share),
             tpr_at_fpr={fpr: tpr.value for fpr, tpr in tprs.items()},
             tpr_intervals={fpr: _ends(tpr) for fpr, tpr in tprs.items()},
             tnr_at_fnr={fnr: tnr.value for fnr, tnr in tnrs.items()},
@@ -241,11 +241,7 @@ class AttackResult:
             KeyError: If there is no TPR at this FPR.
             ValueError: If `prevalence` is out of range.
         """
-        if not (isinstance(prevalence, float) and 0 < prevalence < 1):
-            raise ValueError(
-                "Expected `prevalence` to be above 0 and below 1. Received: "
-                f"prevalence={prevalence!r}"
-            )
+        _validate.inside_unit(prevalence=prevalence)
         rates = self if self.calibrated is None else self.calibrated
         tpr, ends = rates.tpr_at_fpr[fpr], rates.tpr_intervals.get(fpr)
         if tpr is None:

@@ -170,5 +170,7 @@ def test_attacks_on_unknown_records_are_not_joined():
 
 @pytest.mark.parametrize("prevalence", [0.0, 1.0, -0.1, float("nan"), True, "0.01"])
 def test_impossible_prevalences(prevalence):
-    with pytest.raises(ValueError, match=r"`prevalence` to be above 0.* Received: prevalence="):
+    with pytest.raises(
+        ValueError, match=r"`prevalence` to be a number above 0.* Received: prevalence="
+    ):
         report(size=20)["loss"].ppv_at_fpr(0.01, prevalence=prevalence)

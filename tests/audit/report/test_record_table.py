@@ -162,6 +162,36 @@ def test_bad_arguments(tmp_path, monkeypatch, path, fpr, error, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_name_of_all_attacks_is_theirs(tmp_path):
+    report = AuditReport.from_scores({"any": scores()["loss"], "loss": scores()["loss"]})
+    with pytest.raises(ValueError, match=r"no attack of the name 'any'.*attacks=\('any', 'loss'\)"):
+        report.save_records(tmp_path / "records.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_that_no_attack_scored_have_a_row(tmp_path):
+    """Of persons, the number of records is known, also where the last ones were not scored."""
+    part = {"part": scores()["part"]}
+    records = RecordScores.of(part, (60, 300))
+    assert (records.members.shape, records.nonmembers.shape) == ((60, 1), (300, 1))
+    groups = (range(60), range(60, 360))
+    AuditReport.from_scores(part, groups=groups).save_records(tmp_path / "records.csv")
+    rows = rows_of(tmp_path / "records.csv")
+    assert [row["member"] for row in rows] == 60 * ["1"] + 300 * ["0"]
+    assert {row["score_part"] for row in rows[10:60]} == {""}
+    with pytest.raises(ValueError, match=r"'part' for each of 9 members"):
+        RecordScores.of(part, (9, 300))
+
+
+def test_both_sides_of_the_file_are_found_by_the_same_scores(tmp_path):
+    its = {"one": MembershipScores([990.5, 989.5, 990.0], np.arange(1000.0))}
+    AuditReport.from_scores(its).save_records(tmp_path / "records.csv")
+    rows = rows_of(tmp_path / "records.csv")
+    found = {float(row["score_one"]): row["found_any"] for row in rows}
+    assert [row["found_any"] for row in rows[:3]] == ["1", "0", "1"]
+    assert (found[990.0], found[989.0]) == ("1", "0")
+
+
 def test_names_of_attacks_are_quoted(tmp_path):
     AuditReport.from_scores({'a,"b"\n': scores()["loss"]}).save_records(tmp_path / "records.csv")
     assert 'score_a,"b"\n' in rows_of(tmp_path / "records.csv")[0]
