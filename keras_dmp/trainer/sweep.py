@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -65,12 +65,15 @@ class SweepPoint:
         consensus: Settings of the consensus whose labels it has learned, or None.
         order: Order of the selection, "lowest", "highest" or "random".
         size: Number of reference samples that it was trained on.
-        mean_entropy: Mean entropy of the teacher's predictions on them, in nats, or None if the
-            whole pool was used.
+        mean_entropy: Mean entropy of the predictions by which they were ranked, in nats: the
+            teacher's or, with a consensus, those of a student, or of the votes if the choice did
+            not depend on it. None if the whole pool was used.
         attack: Name of the attack that its AUC is of.
         report: Audit of the student.
         student: The student itself; None in a loaded sweep.
     """
+
+    has_guarantee: ClassVar[bool] = False
 
     temperature: float
     labels: str

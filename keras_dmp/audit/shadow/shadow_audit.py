@@ -151,8 +151,6 @@ class ShadowAudit:
         configuration = self._configuration(config)
         self._jobs = JobDirectory(directory, configuration)
         self._provenance = {
-            "shadow models": num_shadow_models,
-            "records": self.num_records,
             "train_fn settings": json.dumps(configuration["config"], sort_keys=True),
         }
 
