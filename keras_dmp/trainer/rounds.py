@@ -56,10 +56,6 @@ class Agreed:
         return next(one for one in self.rounds if one.is_released)
 
 
-class TooFewVotesError(ValueError):
-    """Too few reference samples have enough votes to train a student."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Basis:
     """What a round passes on: a student of all samples with enough votes.
@@ -123,7 +119,7 @@ class Rounds:
             of_teachers = self._train_teachers(number, basis)
             votes, outputs = self._vote()
             kept = np.flatnonzero(votes.kept)
-            _require_enough(kept, votes)
+            votes.require_kept(_FEWEST)
             is_last = number == self._consensus.rounds
             # Every round's student may be released if there is something to choose by.
             is_candidate = is_last or best.chooses
@@ -414,23 +410,6 @@ def drawn_shards(run: Run, consensus: Consensus, members: LabeledData) -> list[n
         None if groups is None else np.asarray(groups["members"]),
         consensus.num_shards,
         new_seed() if seed is None else seed,
-    )
-
-
-def _require_enough(kept: np.ndarray, votes: Votes) -> None:
-    """Raise `TooFewVotesError` if too few samples have enough votes to train a student."""
-    if len(kept) >= _FEWEST:
-        return
-    found = np.bincount(votes.counts, minlength=len(votes.classes) + 1)[1:]
-    listed = ", ".join(
-        f"{count} with at most {number} of {len(votes.classes)} votes for one class"
-        for number, count in enumerate(found, start=1)
-        if count
-    )
-    raise TooFewVotesError(
-        f"Expected at least {_FEWEST} reference samples to have {votes.min_votes} votes for one "
-        "class: lower `min_votes` or `num_shards`, train the teachers longer, or use more "
-        f"reference samples. Received: {len(kept)} samples with enough votes ({listed})"
     )
 
 
