@@ -1,13 +1,14 @@
 """Audits of the candidates on one part of a split, and of the chosen student on the other."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
 
 from keras_dmp._classifier import forward
 from keras_dmp._data import arrays
+from keras_dmp._storage.private_file import Record
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.membership import audit_membership
@@ -48,6 +49,18 @@ class Observed:
 
     report: AuditReport
     scaled_logits: np.ndarray | None
+
+    def to_record(self, **more: Any) -> Record:
+        """What a directory keeps, with further values."""
+        logits = self.scaled_logits
+        arrays = {} if logits is None else {"scaled_logits": logits}
+        return Record(values={**more, "report": self.report.to_dict()}, arrays=arrays)
+
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """What `to_record` made."""
+        report = AuditReport.from_dict(record.values["report"])
+        return cls(report=report, scaled_logits=record.arrays.get("scaled_logits"))
 
 
 class Audits:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any, Self
@@ -11,6 +12,7 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._data import samples
+from keras_dmp._storage.private_file import Record
 from keras_dmp.defenses._contract import Run as Inputs
 from keras_dmp.defenses.dmp import DMP
 from keras_dmp.trainer import sweeping
@@ -32,6 +34,7 @@ class Pipeline:
     Attributes:
         inputs: The arguments of `protect`.
         nonmembers: Samples and classes of the split's nonmembers.
+        nonmembers_digest: Hash of them.
         groups: Groups of the split's records by part, or None.
         seed: Seed of all trainings on the split's members.
         is_verbose: Whether every training shows its epochs.
@@ -39,6 +42,7 @@ class Pipeline:
 
     inputs: Inputs
     nonmembers: tuple[Any, np.ndarray]
+    nonmembers_digest: str
     groups: dict[str, np.ndarray] | None
     seed: int
     is_verbose: bool
@@ -65,9 +69,12 @@ class Pipeline:
             model=inputs.model,
             num_classes=inputs.kind.num_classes,
         )
+        digest = hashlib.blake2b(read.digests.tobytes(), digest_size=16)
+        digest.update(read.labels.astype(np.int64).tobytes())
         return cls(
             inputs=inputs,
             nonmembers=(read.x, read.labels),
+            nonmembers_digest=digest.hexdigest(),
             groups=split.groups,
             seed=seed,
             is_verbose=inputs.verbose == 2,
@@ -136,6 +143,14 @@ class Opened:
 
     run: Run
     students: Students
+
+    def kept(self, name: str) -> Record | None:
+        """What `keep` has written under this name, or None."""
+        return self.run.directory.newest(name)
+
+    def keep(self, name: str, record: Record) -> None:
+        """Write something to the directory, whole or not at all."""
+        self.run.directory.write(name, 0, record)
 
     def is_started(self, name: str) -> bool:
         """Whether a training has begun to be kept under this name."""

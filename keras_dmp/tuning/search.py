@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import pathlib
 import secrets
@@ -12,13 +13,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp import _validate
 from keras_dmp._storage import files
 from keras_dmp._warnings import warn
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.splits import PrivateSplit
-from keras_dmp.trainer.students import Point, Student, is_finite
-from keras_dmp.tuning import audits, candidates, parts
+from keras_dmp.trainer.students import Point, is_finite
+from keras_dmp.tuning import arguments, candidates, parts
 from keras_dmp.tuning.audits import Audits, Observed
 from keras_dmp.tuning.candidates import Measured
 from keras_dmp.tuning.pipeline import Opened, Pipeline
@@ -26,9 +26,9 @@ from keras_dmp.tuning.progress import Progress
 from keras_dmp.tuning.shadows import UNDEFENDED, Shadows
 from keras_dmp.tuning.tuning import Tuning, TuningPoint, risk_of
 
-_SEED_BITS = 32
 _STUDENTS = "students"
-_FEWEST_SHADOWS = 4
+# What is measured of a student's training, besides its settings.
+_MEASURED = ("size", "mean_entropy")
 
 
 def tune(
@@ -110,8 +110,16 @@ def tune(
     >>> len(found.frontier), found.student is None
     (1, False)
     """
-    _require(max_risk, attack, max_accuracy_loss, budget, num_shadow_models, seed, directory)
-    seed = secrets.randbits(_SEED_BITS) if seed is None else int(seed)
+    arguments.require(
+        max_risk=max_risk,
+        attack=attack,
+        max_accuracy_loss=max_accuracy_loss,
+        budget=budget,
+        num_shadow_models=num_shadow_models,
+        seed=seed,
+        directory=directory,
+    )
+    seed = secrets.randbits(arguments.SEED_BITS) if seed is None else int(seed)
     pipeline = Pipeline.read(
         build_model,
         split,
@@ -189,6 +197,11 @@ class _Search:
         self._tried: list[Point] = []
         listed = self.space[: self.limits.budget]
         total = self._num_members + sum(map(self._cost, listed))
+        # What the audits of the part that chooses depend on, besides the members.
+        digest = hashlib.blake2b(self.pipeline.nonmembers_digest.encode(), digest_size=16)
+        for rows in dataclasses.astuple(self.parts.selection):
+            digest.update(rows.astype(np.int64).tobytes())
+        self._samples = digest.hexdigest()
         self._progress = Progress(total, is_shown=self.pipeline.inputs.verbose > 0)
 
     @property
@@ -282,23 +295,45 @@ class _Search:
         is_new = not self.opened.is_started(name)
         self._progress.begin()
         try:
-            student = self.opened.students.train(point, name)
-            if not is_finite(student.model):
-                raise ValueError("some weights of the student are infinite or NaN")
-            observed = self.audits.observe(student.model, name)
+            found = self._read(point, name) or self._trained(point, name)
         except ValueError as error:
             self._leave_out(name, str(error))
             words = f"{number}, {name}, has failed"
         else:
-            self._found[name] = _Found(point=point, facts=student.facts, observed=observed)
-            words = f"{number}: {self._in_words(student, observed, undefended)}"
+            self._found[name] = found
+            words = f"{number}: {self._in_words(found, undefended)}"
         self._progress.end(self._cost(point), words, is_new=is_new)
 
-    def _in_words(self, student: Student, observed: Observed, undefended: AuditReport) -> str:
+    def _trained(self, point: Point, name: str) -> _Found:
+        """A candidate, trained and audited; what was found is kept."""
+        student = self.opened.students.train(point, name)
+        if not is_finite(student.model):
+            raise ValueError("some weights of the student are infinite or NaN")
+        observed = self.audits.observe(student.model, name)
+        more = {key: student.facts[key] for key in _MEASURED}
+        record = observed.to_record(samples=self._samples, **more)
+        self.opened.keep(self._kept_name(name), record)
+        return _Found(point=point, facts=student.facts, observed=observed)
+
+    def _read(self, point: Point, name: str) -> _Found | None:
+        """A candidate that was audited on the same samples before, or None."""
+        record = self.opened.kept(self._kept_name(name))
+        if record is None or record.values.get("samples") != self._samples:
+            return None
+        facts = {key: record.values[key] for key in _MEASURED}
+        for key in ("order", "labels", "temperature", "consensus"):
+            facts[key] = getattr(point, key)
+        return _Found(point=point, facts=facts, observed=Observed.from_record(record))
+
+    def _kept_name(self, name: str) -> str:
+        return f"{name}_under_{self.audits.attack}"
+
+    def _in_words(self, found: _Found, undefended: AuditReport) -> str:
+        report = found.observed.report
         if self.audits.needs_shadow_models:
-            accuracy = observed.report.nonmember_accuracy
-            return f"{student.facts['size']:,} samples, test accuracy {accuracy:.3f}"
-        point = self._point(student.facts, observed.report, undefended)
+            name = candidates.name(found.point)
+            return f"{name}: test accuracy {report.nonmember_accuracy:.3f}"
+        point = self._point(found.facts, report, undefended)
         low, high = point.risk_interval
         verdict = "qualifies" if point.qualifies else "does not qualify"
         return (
@@ -405,44 +440,3 @@ def _folder(directory: str | os.PathLike | None) -> Iterator[pathlib.Path]:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=files.OWNER_ONLY_FOLDER, parents=True)
     yield folder
-
-
-def _require(
-    max_risk: Any,
-    attack: Any,
-    max_accuracy_loss: Any,
-    budget: Any,
-    num_shadow_models: Any,
-    seed: Any,
-    directory: Any,
-) -> None:
-    """Check the arguments that are the search's own."""
-    _validate.fraction(max_risk=max_risk)
-    if max_risk < 0.5:
-        raise ValueError(
-            "Expected `max_risk` to lie in 0.5..1, since an attacker would reverse an AUC below "
-            f"0.5. Received: max_risk={max_risk!r}"
-        )
-    _validate.one_of(audits.names(), attack=attack)
-    if max_accuracy_loss is not None:
-        _validate.non_negative(max_accuracy_loss=max_accuracy_loss)
-        if max_accuracy_loss > 1:
-            raise ValueError(
-                "Expected `max_accuracy_loss` to be a share, such as 0.01 for one point. Received: "
-                f"max_accuracy_loss={max_accuracy_loss!r}"
-            )
-    _validate.integer_at_least(1, budget=budget)
-    _validate.integer_at_least(_FEWEST_SHADOWS, num_shadow_models=num_shadow_models)
-    if seed is not None:
-        _validate.integer_at_least(0, seed=seed)
-        if seed >= 2**_SEED_BITS:
-            raise ValueError(f"Expected `seed` to be below 2**32. Received: seed={seed!r}")
-    if directory is not None and not isinstance(directory, str | os.PathLike):
-        raise TypeError(
-            f"Expected `directory` to be a path or None. Received: directory={directory!r}"
-        )
-    if directory is not None and seed is None:
-        raise ValueError(
-            "Expected `seed` to be an integer with `directory`: a resumed search must draw the "
-            "same random numbers as the interrupted one. Received: seed=None"
-        )

@@ -201,6 +201,20 @@ def test_a_finished_search_is_read(split, folder, found, no_training):
     nets.assert_same_weights(again.student, found.student.get_weights())
 
 
+def test_other_nonmembers_or_another_attack_are_measured_again(split, folder, found, no_training):
+    x, y = nets.prototypes(100, seed=7)
+    other = search(dataclasses.replace(split, nonmembers=(x, y)), directory=folder, budget=2)
+    assert other.frontier[0].report["loss"].auc != found.frontier[0].auc
+    assert other.frontier[0].report.member_accuracy == found.frontier[0].report.member_accuracy
+    # Those of the first search are still right.
+    margin = search(split, directory=folder, budget=2, attack="margin")
+    selection = parts.divide(split, SEED).selection
+    by_audit = audit_membership(
+        margin.student, *sides(split, selection), attacks=("margin",), slices=()
+    )
+    assert margin.best.auc == by_audit["margin"].auc
+
+
 class BreakOff(RunDirectory):
     """A directory that cannot write a second time after a number of writes."""
 
@@ -255,7 +269,7 @@ def test_a_candidate_that_fails_is_left_out(split, folder, found, monkeypatch):
 
     monkeypatch.setattr(Students, "train", failing)
     with pytest.warns(UserWarning, match="lowest_100_hard_1 is left out: too few votes"):
-        again = search(split, directory=folder, budget=2)
+        again = search(split, directory=folder, budget=2, attack="confidence")
     assert len(again.frontier) == 1
     assert again.notes == ("lowest_100_hard_1 is left out: too few votes",)
     monkeypatch.setattr(Students, "train", lambda *_: failing(*_[:1], found.frontier[1], ""))
@@ -263,7 +277,7 @@ def test_a_candidate_that_fails_is_left_out(split, folder, found, monkeypatch):
         pytest.warns(UserWarning, match="is left out"),
         pytest.raises(ValueError, match="Received: 2 candidates, all of which have failed"),
     ):
-        search(split, directory=folder, budget=2)
+        search(split, directory=folder, budget=2, attack="confidence")
 
 
 # With shadow models
