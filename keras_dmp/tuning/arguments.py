@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from keras_dmp import _validate
+from keras_dmp._validate import shown
 from keras_dmp.tuning import audits
 
 SEED_BITS = 32
@@ -30,7 +31,7 @@ def require(
     if max_risk < 0.5:
         raise ValueError(
             "Expected `max_risk` to lie in 0.5..1, since an attacker would reverse an AUC below "
-            f"0.5. Received: max_risk={max_risk!r}"
+            f"0.5. Received: max_risk={shown(max_risk)}"
         )
     _validate.one_of(audits.names(), attack=attack)
     if max_accuracy_loss is not None:
@@ -38,17 +39,17 @@ def require(
         if max_accuracy_loss > 1:
             raise ValueError(
                 "Expected `max_accuracy_loss` to be a share, such as 0.01 for one point. Received: "
-                f"max_accuracy_loss={max_accuracy_loss!r}"
+                f"max_accuracy_loss={shown(max_accuracy_loss)}"
             )
     _validate.integer_at_least(1, budget=budget)
     _validate.integer_at_least(_FEWEST_SHADOWS, num_shadow_models=num_shadow_models)
     if seed is not None:
         _validate.integer_at_least(0, seed=seed)
         if seed >= 2**SEED_BITS:
-            raise ValueError(f"Expected `seed` to be below 2**32. Received: seed={seed!r}")
+            raise ValueError(f"Expected `seed` to be below 2**32. Received: seed={shown(seed)}")
     if directory is not None and not isinstance(directory, str | os.PathLike):
         raise TypeError(
-            f"Expected `directory` to be a path or None. Received: directory={directory!r}"
+            f"Expected `directory` to be a path or None. Received: directory={shown(directory)}"
         )
     if directory is not None and seed is None:
         raise ValueError(

@@ -161,11 +161,7 @@ class ShadowAudit:
 
     def is_member(self, model: int) -> np.ndarray:
         """Which records are members of one of the models, (records,), bool."""
-        rng = np.random.default_rng((self.seed, model))
-        persons = self.num_records if self._persons is None else int(self._persons.max()) + 1
-        half = np.zeros(persons, dtype=bool)
-        half[rng.permutation(persons)[: persons // 2]] = True
-        return half if self._persons is None else half[self._persons]
+        return drawn_half(self.seed, model, self.num_records, self._persons)
 
     def seed_of(self, model: int) -> int:
         """Seed that `train_fn` receives for one of the models, whose members `is_member` tells."""
@@ -411,6 +407,22 @@ class ShadowAudit:
             from_logits=self._from_logits,
             batch_size=self._batch_size,
         )
+
+
+def drawn_half(seed: int, model: int, records: int, persons: np.ndarray | None) -> np.ndarray:
+    """Which records are members of one model, (records,), bool: those of a random half of persons.
+
+    Args:
+        seed: Seed of the audit.
+        model: Number of the model.
+        records: Number of records.
+        persons: Number of each record's person, from 0, or None: every record is a person.
+    """
+    rng = np.random.default_rng((seed, model))
+    count = records if persons is None else int(persons.max()) + 1
+    half = np.zeros(count, dtype=bool)
+    half[rng.permutation(count)[: count // 2]] = True
+    return half if persons is None else half[persons]
 
 
 def _trains_many(train_fn: Any) -> bool:
