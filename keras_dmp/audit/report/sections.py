@@ -289,7 +289,7 @@ def trade_off(reports: Mapping[str, Findings], attacks: Sequence[str], how: str)
     for name, report in reports.items():
         if report.nonmember_accuracy is not None:
             strongest = strongest_first(report, attacks)[0]
-            found = place(report.nonmember_accuracy, strongest, name)
+            found = place(report.nonmember_accuracy, strongest.auc, strongest.auc_interval, name)
             groups.append(charts.Places(name=name, detail=found.detail, places=(found,)))
     block = Paragraph(words="Not drawn: the test accuracy is not known.")
     if groups:
@@ -298,12 +298,10 @@ def trade_off(reports: Mapping[str, Findings], attacks: Sequence[str], how: str)
     return Section(title="Privacy against test accuracy", blocks=(block,))
 
 
-def place(accuracy: float, result: AttackResult, name: str) -> charts.Place:
+def place(accuracy: float, auc: float, ends: tuple[float, float] | None, name: str) -> charts.Place:
     """A model in a chart of AUC over test accuracy."""
-    detail = f"accuracy {share_of(accuracy)}, AUC {result.auc:.3f}"
-    return charts.Place(
-        accuracy=accuracy, auc=result.auc, ends=result.auc_interval, name=name, detail=detail
-    )
+    detail = f"accuracy {share_of(accuracy)}, AUC {auc:.3f}"
+    return charts.Place(accuracy=accuracy, auc=auc, ends=ends, name=name, detail=detail)
 
 
 def facts(report: Findings) -> tuple[tuple[str, str], ...]:

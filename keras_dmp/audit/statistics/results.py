@@ -319,7 +319,12 @@ class AttackResult:
 
 
 def levels(
-    attack: str, scores: MembershipScores, *, groups: Any = None, **settings: Any
+    attack: str,
+    scores: MembershipScores,
+    *,
+    groups: Any = None,
+    combine: str = "mean",
+    **settings: Any,
 ) -> list[AttackResult]:
     """The result of an attack on records and, on all samples with groups, that on persons.
 
@@ -327,11 +332,12 @@ def levels(
         attack: Name of the attack.
         scores: Its scores of records.
         groups: Group (person) of each member, and of each nonmember; or `None`.
+        combine: How a person's scores become one: `"mean"`, or `"sum"` for log likelihood ratios.
         **settings: Further arguments of `AttackResult.from_scores`.
     """
     found = [AttackResult.from_scores(attack, scores, groups=groups, **settings)]
     if groups is not None and found[0].slice == ENTIRE:
-        by_person = person_scores(scores, groups)
+        by_person = person_scores(scores, groups, combine=combine)
         found.append(AttackResult.from_scores(attack, by_person, slice=PERSONS))
     return found
 
