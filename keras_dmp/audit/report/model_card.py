@@ -15,7 +15,7 @@ from keras_dmp.audit.report import files, sections
 from keras_dmp.audit.report.document import share_of
 from keras_dmp.audit.report.findings import Findings
 from keras_dmp.audit.report.markdown import escape, table
-from keras_dmp.audit.report.verdict import LOW_FPR, judge, recognised, strongest_first
+from keras_dmp.audit.report.verdict import LOW_FPR, judge, strongest_first
 
 # What Hugging Face's template writes where nothing is known.
 _UNKNOWN = "[More Information Needed]"
@@ -216,12 +216,15 @@ class ModelCard:
             yield f"Formal guarantee: {self.guarantee}."
         if verdict.auc_ends is not None:
             low, high = verdict.auc_ends
+            corrected = f", {verdict.correction}" if verdict.correction else ""
             yield (
                 f"Membership: the strongest attack, {escape(verdict.strongest.attack)}, has an AUC "
-                f"of {verdict.strongest.auc:.3f} (95 % interval {low:.3f} to {high:.3f}, corrected "
-                f"for {verdict.num_attacks} attacks); guessing has 0.5."
+                f"of {verdict.strongest.auc:.3f} (95 % interval {low:.3f} to "
+                f"{high:.3f}{corrected}); guessing has 0.5."
             )
-        rate, ends = (None, None) if verdict.low_end is None else recognised(verdict.low_end)
+        rate, ends = None, None
+        if verdict.low_end is not None:
+            rate, ends = verdict.low_end.recognised(LOW_FPR)
         if rate is not None and ends is not None:
             yield (
                 f"At {100 * LOW_FPR:g} % false alarms an attacker recognises {share_of(rate)} of "

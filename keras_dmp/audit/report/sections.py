@@ -217,7 +217,7 @@ def worst_off(reports: Mapping[str, Findings]) -> tuple[Section, ...]:
     for name, report in reports.items():
         verdict = judge(report)
         if verdict.worst is not None:
-            rate = verdict.worst.tpr_at_fpr[LOW_FPR]
+            rate, _ = verdict.worst.recognised(LOW_FPR)
             found = Number(value=rate, kind="rate", ends=verdict.worst_ends)
             rows.append((name, canaries_in_words(verdict.worst.slice), verdict.worst.attack, found))
     if not rows:
