@@ -215,7 +215,7 @@ def worst_off(reports: Mapping[str, Findings]) -> tuple[Section, ...]:
     """The canaries that fare worst on each model, if there are any."""
     rows = []
     for name, report in reports.items():
-        verdict = judge(report)
+        verdict = judge(report, num_reports=len(reports))
         if verdict.worst is not None:
             rate, _ = verdict.worst.recognised(LOW_FPR)
             found = Number(value=rate, kind="rate", ends=verdict.worst_ends)

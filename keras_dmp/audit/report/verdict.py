@@ -81,14 +81,8 @@ def judge(
     by_tpr = tpr_ends is not None and tpr_ends[0] > LOW_FPR
     worst, worst_ends, by_canaries = _worst_canaries(report, attacks, num_reports)
     who = "the attack" if len(results) == 1 else f"the strongest of {len(results)} attacks"
-    sentence = _sentence(
-        f"{who}, {strongest.attack},",
-        strongest,
-        auc_ends,
-        by_auc,
-        low_end if by_tpr else None,
-        correction,
-    )
+    recognising = low_end if by_tpr else None
+    sentence = _sentence(who, strongest, auc_ends, by_auc, recognising, correction)
     persons_ends, by_persons = None, False
     if persons is not None:
         persons_ends = widened(persons.auc, persons.auc_interval, number, log_odds=True)
@@ -298,10 +292,9 @@ def _sentence(
 ) -> str:
     interval = "no interval known"
     if ends is not None:
-        interval = ", ".join(
-            filter(None, (f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}", correction))
-        )
-    finding = f"{who} has AUC {strongest.auc:.3f} ({interval}; guessing: 0.5)"
+        corrected = f", {correction}" if correction else ""
+        interval = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}{corrected}"
+    finding = f"{who}, {strongest.attack}, has AUC {strongest.auc:.3f} ({interval}; guessing: 0.5)"
     if by_auc and strongest.auc < 0.5:
         finding += ", the wrong way round, which an attacker would reverse"
     if low_end is not None:

@@ -94,7 +94,9 @@ class Clusters:
             relative += variance
             sums.append(math.sqrt(weight) * total)
         if largest:
-            relative += 2 * float(sums[0] @ sums[1]) / largest
+            # Whatever places a cluster's members higher places its nonmembers higher too, which
+            # raises the AUC and lowers it.
+            relative -= 2 * float(sums[0] @ sums[1]) / largest
         return auc_ends_around(auc, max(relative, 0.0), confidence)
 
     def tpr_ends(self, fprs: Iterable[float], confidence: float = 0.95) -> dict[float, Ends | None]:
