@@ -165,16 +165,16 @@ def audit_membership(
         blind=blind if blind_baseline else (),
         persons=persons,
     )
-    if persons is not None:
-        for side_name, data, seen in zip(NAMES, (members, nonmembers), sides, strict=True):
-            require_fixed_order(data, seen.digests, model, side_name)
-    observed = [side.outputs for side in sides]
-    kind = kind_of_all(model, "model", observed, from_logits)
-    require_different_sides(*observed, what="outputs")
     fixed = [
         has_fixed_order(data, side.digests, model)
         for data, side in zip((members, nonmembers), sides, strict=True)
     ]
+    if persons is not None:
+        for side_name, is_fixed in zip(NAMES, fixed, strict=True):
+            require_fixed_order(is_fixed, side_name)
+    observed = [side.outputs for side in sides]
+    kind = kind_of_all(model, "model", observed, from_logits)
+    require_different_sides(*observed, what="outputs")
     has_positions = fixed[0] or not most_exposed
     if not has_positions:
         most_exposed = 0

@@ -230,7 +230,7 @@ class ModelCard:
             yield "**The audit is void**: members and nonmembers differ without the model."
         yield f"Formal guarantee: {self._guarantee()}"
         if verdict.worst is not None:
-            rate = verdict.worst.tpr_at_fpr[LOW_FPR]
+            rate, _ = verdict.worst.recognised(LOW_FPR)
             yield (
                 f"The worst-off: at {100 * LOW_FPR:g} % false alarms "
                 f"{escape(verdict.worst.attack)} recognises {share_of(rate)} of the "

@@ -215,9 +215,9 @@ def worst_off(reports: Mapping[str, Findings]) -> tuple[Section, ...]:
     """The canaries that fare worst on each model, if there are any."""
     rows = []
     for name, report in reports.items():
-        verdict = judge(report)
+        verdict = judge(report, num_reports=len(reports))
         if verdict.worst is not None:
-            rate = verdict.worst.tpr_at_fpr[LOW_FPR]
+            rate, _ = verdict.worst.recognised(LOW_FPR)
             found = Number(value=rate, kind="rate", ends=verdict.worst_ends)
             rows.append((name, canaries_in_words(verdict.worst.slice), verdict.worst.attack, found))
     if not rows:

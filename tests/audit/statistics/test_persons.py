@@ -188,7 +188,13 @@ def test_no_leak_of_either_is_said_so():
         (np.arange(4), ValueError, "`groups` to be a pair"),
         ((["a"] * 3, ["b"] * 2, ["c"]), ValueError, "`groups` to be a pair"),
         ((["a", "b", "c"], ["c", "d"]), ValueError, "Received: 1 groups with both members"),
-        (([1, 2, 3], ["3", "4"]), ValueError, "Received: 1 groups with both members"),
+        (([1, 2, 3], [3.0, 4.5]), ValueError, "Received: 1 groups with both members"),
+        (([1, 2, 3], ["3", "4"]), TypeError, "on both sides. Received: dtypes int64 and <U1"),
+        (
+            (np.array(["2026-01-01"] * 3, "M8[D]"), ["2026-01-01", "b"]),
+            TypeError,
+            "on both sides. Received: dtypes datetime64[D] and <U10",
+        ),
         ((["a"] * 2, ["b"] * 2), ValueError, "for each of the 3 members. Received: 2 groups"),
         ((["a"] * 3, ["b"] * 5), ValueError, "for each of the 2 nonmembers. Received: 5 groups"),
         (
