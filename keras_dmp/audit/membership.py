@@ -14,7 +14,7 @@ from keras_dmp._validate import shown
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
-from keras_dmp.audit.attacks.observations import observe
+from keras_dmp.audit.attacks.observations import Observations, observe
 from keras_dmp.audit.attacks.sides import has_fixed_order, require_fixed_order
 from keras_dmp.audit.blind.baseline import NAMES, grouped, of_sides_or_none
 from keras_dmp.audit.report.alarms import joined
@@ -165,16 +165,10 @@ def audit_membership(
         blind=blind if blind_baseline else (),
         persons=persons,
     )
-    if persons is not None:
-        for side_name, data, seen in zip(NAMES, (members, nonmembers), sides, strict=True):
-            require_fixed_order(data, seen.digests, model, side_name)
+    fixed = _fixed_orders(model, (members, nonmembers), sides, persons)
     observed = [side.outputs for side in sides]
     kind = kind_of_all(model, "model", observed, from_logits)
     require_different_sides(*observed, what="outputs")
-    fixed = [
-        has_fixed_order(data, side.digests, model)
-        for data, side in zip((members, nonmembers), sides, strict=True)
-    ]
     has_positions = fixed[0] or not most_exposed
     if not has_positions:
         most_exposed = 0
@@ -255,6 +249,21 @@ def _require_model(model: Any, from_logits: bool | None, slices: tuple[str, ...]
             f"Expected at most {_MOST_CLASS_SLICES} classes for slices by class, TF-Privacy's "
             f"limit. Received: {units} classes"
         )
+
+
+def _fixed_orders(
+    model: keras.Model,
+    data: tuple[Any, Any],
+    sides: Sequence[Observations],
+    persons: Persons | None,
+) -> list[bool]:
+    """Whether each side has a fixed order, which persons need; it reads the first samples again."""
+    found = []
+    for name, own, side in zip(NAMES, data, sides, strict=True):
+        if persons is not None:
+            require_fixed_order(own, side.digests, model, name)
+        found.append(persons is not None or has_fixed_order(own, side.digests, model))
+    return found
 
 
 def _report(
