@@ -97,7 +97,7 @@ browser:  ## Install Debian's Chromium, in which tests open an audit report (as 
 
 constraints:  ## Resolve the newest versions that install together into constraints.txt
 	$(PYTHON) -m venv build/resolve
-	build/resolve/bin/python -m pip install --quiet --editable '.[demo,test,docs]'
+	build/resolve/bin/python -m pip install --quiet --editable '.[demo,test,docs,hub]'
 	build/resolve/bin/python -m pip freeze --exclude-editable > build/frozen.txt
 	{ sed -n '/^#/p' constraints.txt; cat build/frozen.txt; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
@@ -115,5 +115,5 @@ $(VENV)/.demo: setup.cfg constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test: setup.cfg constraints.txt | $(VENV)/bin/python
 	@echo "Installing keras_dmp with TensorFlow, test and docs tools into $(VENV): a minute or two"
-	$(PIP) --editable '.[demo,test,docs]'
+	$(PIP) --editable '.[demo,test,docs,hub]'
 	@touch $@

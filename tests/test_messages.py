@@ -146,7 +146,7 @@ def test_arguments_of_methods(method, argument):
         (np.array(3), "ndarray of shape ()"),
         ((np.zeros(3), "x"), "(ndarray of shape (3,), 'x')"),
         (pd.Series([1, 2]), "Series of shape (2,)"),
-        (keras.losses.get, repr(keras.losses.get)),
+        pytest.param(keras.losses.get, repr(keras.losses.get), id="function"),
         (iter([1]), "a list_iterator"),
     ],
 )

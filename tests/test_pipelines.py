@@ -8,8 +8,11 @@ import importlib.util
 import pathlib
 import re
 import runpy
+import subprocess
+import sys
 
 import keras
+import leaks
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -18,7 +21,7 @@ PAGE = ROOT / "docs" / "protect" / "pipelines.md"
 MOST_CHANGED_LINES = 9
 
 # What a script needs besides the library.
-NEEDS = {"keras_hub_text": "keras_hub"}
+NEEDS = {"keras_hub_text": "keras_hub", "monitoring": "tensorboard"}
 # One of the scripts stands for all of them in `make test`.
 IN_FAST_SET = "text"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -26,6 +29,8 @@ SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 pytestmark = [
     # The layers are adapted to the reference, which the library cannot know.
     pytest.mark.filterwarnings("ignore:The statistics of the adapted layers"),
+    # Keras warns of its own default when `fit` is given a dataset.
+    pytest.mark.filterwarnings("ignore:`shuffle=True` was passed"),
     # KerasHub compiles its tasks as soon as they are built.
     pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer"),
 ]
@@ -87,7 +92,43 @@ def test_a_script_is_short_and_little_of_it_changes(name):
 
 @pytest.mark.parametrize("name", cases())
 def test_protected(name, tmp_path, monkeypatch):
-    run(FOLDER / f"{name}.py", name, tmp_path, monkeypatch)
+    model = run(FOLDER / f"{name}.py", name, tmp_path, monkeypatch)
+    written = tmp_path / "runs" / "pipelines"
+    if name == "monitoring":
+        events = b"".join(path.read_bytes() for path in (written / "logs").rglob("events.*"))
+        assert b"epoch_mia_auc" in events
+    if name == "serving":
+        assert leaks.occurrences(model.student, written / "served") > 0
+        assert leaks.occurrences(model.teacher, written / "served") == 0
+
+
+def commands():
+    """The commands of the workflow's named steps."""
+    yaml = pytest.importorskip("yaml")
+    workflow = yaml.safe_load((FOLDER / "release_gate.yml").read_text())
+    steps = workflow["jobs"]["release"]["steps"]
+    names = [step.get("name") for step in steps]
+    # The model is released after the gate, and only if the gate has passed.
+    assert names.index("Gate") < names.index("Release")
+    assert all("if" not in step for step in steps if step.get("name") in ("Gate", "Release"))
+    return {step["name"]: step["run"].split() for step in steps if "run" in step}
+
+
+@pytest.mark.full
+def test_the_workflow_releases_only_what_passes(tmp_path):
+    def status(command, *more):
+        words = [word.replace("runs/release", str(tmp_path / "release")) for word in command]
+        assert words[0] == "python"
+        process = [sys.executable, *words[1:], *more]
+        return subprocess.run(process, cwd=ROOT, capture_output=True, check=False).returncode
+
+    found = commands()
+    assert status(found["Train"], "--fast") == 0
+    assert (tmp_path / "release" / "served" / "saved_model.pb").is_file()
+    assert status(found["Gate"]) == 0
+    assert (tmp_path / "release" / "audit.html").is_file()
+    # A stricter limit, which the interval contains: investigate.
+    assert status(found["Gate"], "--max-auc", "0.5") == 3
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
     """
     if isinstance(model, keras.Model):
         kind.require_plain_fit(model, "model")
+        _require_trainable(model)
         return fresh_clone(model)
     if not callable(model):
         raise TypeError(
@@ -36,6 +37,7 @@ def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
             f"a return value of type {type(built).__name__}"
         )
     kind.require_plain_fit(built, "model")
+    _require_trainable(built)
     return built
 
 
@@ -233,6 +235,22 @@ def _is_adapted(layer: keras.Layer) -> bool:
     return config.get("vocabulary") is None
 
 
+def _require_trainable(model: keras.Model) -> None:
+    """Raise ValueError for a model with quantized layers, of which only biases can be trained."""
+    policies = keras.dtype_policies
+    names = [
+        layer.name
+        for layer in keras_private.inner_layers(model)
+        if isinstance(layer.dtype_policy, policies.QuantizedDTypePolicy)
+        and not isinstance(layer.dtype_policy, policies.QuantizedFloat8DTypePolicy)
+    ]
+    if names:
+        raise ValueError(
+            "Expected `model` to be a model that can be trained: quantize the student after `fit`. "
+            f"Received: {model.name!r} with the quantized layers {', '.join(names)}"
+        )
+
+
 def _keep_frozen(model: keras.Model, clone: keras.Model) -> None:
     """Freeze the clone's layers like the model's, and warn about weights that were lost."""
     layers, twins = ([each, *keras_private.inner_layers(each)] for each in (model, clone))
@@ -240,7 +258,8 @@ def _keep_frozen(model: keras.Model, clone: keras.Model) -> None:
     frozen = [
         layer.name
         for layer in layers
-        if not layer.trainable
+        # A layer with LoRA trains two small factors beside its own, frozen weights.
+        if (not layer.trainable or getattr(layer, "lora_enabled", False))
         and any(id(variable) not in adapted for variable in layer.weights)
         and not any(keras_private.inner_layers(layer))
     ]

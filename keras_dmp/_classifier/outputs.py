@@ -101,14 +101,18 @@ def sum_error(outputs: np.ndarray) -> float:
     )
 
 
+class NotFiniteError(ValueError):
+    """Outputs or weights are NaN or infinite, as those of a training that has diverged."""
+
+
 def require_finite_outputs(outputs: np.ndarray, name: str) -> None:
-    """Raise ValueError if outputs, or scores, contain NaN or infinity."""
+    """Raise `NotFiniteError` if outputs, or scores, contain NaN or infinity."""
     bad = sum(
         np.count_nonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
         for rows in _chunks(outputs)
     )
     if bad:
-        raise ValueError(
+        raise NotFiniteError(
             f"Expected `{name}` to be finite. "
             f"Received: NaN or infinite values for {bad} of {len(outputs)} samples"
         )

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp._classifier import class_weights, fresh
+from keras_dmp._classifier.fit_arguments import require_fit
 from keras_dmp._classifier.forward import single
 from keras_dmp._classifier.kind import output_kind, require_model, resolve_output_kind
 from keras_dmp._classifier.labels import (
@@ -171,6 +172,14 @@ class ClassifierWrapper(keras.Model):
             ValueError: Before the first step, for data that does not fit the classifier.
         """
         self.require_compiled()
+        require_fit(
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            validation_split=validation_split,
+            shuffle=shuffle,
+            **kwargs,
+        )
         samples.require_same_columns(self.wrapped, x=x, validation_data=validation_data)
         self.settle(samples.first(x, "x", self.wrapped))
         x, y, sample_weight = self._checked_data(x, y, sample_weight, names=_NAMES)

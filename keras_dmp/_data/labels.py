@@ -55,7 +55,7 @@ def only_array(y: Any, name: str) -> Any:
     several = isinstance(y, Mapping) or (isinstance(y, tuple) and len(y) and np.ndim(y[0]))
     if several and len(y) != 1:
         raise ValueError(
-            f"Expected `{name}` to be one array of labels. Received: {len(y)} arrays; models with "
+            f"Expected `{name}` to be one array. Received: {len(y)} arrays; models with "
             "several outputs are not supported"
         )
     return next(iter(y.values())) if isinstance(y, Mapping) else y

@@ -59,6 +59,7 @@ class Samples:
     Attributes:
         x: Structure of arrays, or the dataset.
         first: The first samples, a structure of arrays.
+        first_y: Their labels in the user's form, an array of numbers; None without labels.
         y: Labels as the user passed them, an array of numbers; None for a dataset or if absent.
         sample_weight: (samples,) float32; None for a dataset or if absent.
         labels: Class of each sample, (samples,) int64, or None without labels.
@@ -70,6 +71,7 @@ class Samples:
 
     x: Any
     first: Any
+    first_y: np.ndarray | None
     y: np.ndarray | None
     sample_weight: np.ndarray | None
     labels: np.ndarray | None
@@ -258,6 +260,7 @@ def read(
         digests.append(records.digests(batch.x))
         if first is None:
             first = arrays.take(batch.x, _FIRST)
+            first_y = None if batch.y is None else batch.y[_FIRST]
         lengths |= records.lengths(batch.x)
         if of_batch is not None:
             classes.append(of_batch)
@@ -271,6 +274,7 @@ def read(
     return Samples(
         x=x if is_dataset else batch.x,
         first=first,
+        first_y=first_y,
         y=None if is_dataset else batch.y,
         sample_weight=None if is_dataset else batch.sample_weight,
         labels=np.concatenate(classes) if classes else None,

@@ -12,7 +12,6 @@ from keras_dmp._data import arrays, samples
 from keras_dmp._data.batches import (
     ShuffledBatches,
     concatenate,
-    first_batch,
     is_dataset,
     with_plain_labels,
 )
@@ -72,16 +71,9 @@ class LabeledData(samples.Samples):
             fields["x"] = with_plain_labels(x)
         return cls(**fields, name=names.x)
 
-    def some_labels(self) -> np.ndarray:
-        """Some of the labels in the user's form."""
-        if self.y is not None:
-            return self.y
-        return np.asarray(samples.only_array(first_batch(self.x, self.name).y, "y"))
-
     def has_rows(self) -> bool:
         """Whether labels are one row per sample."""
-        labels = self.some_labels()
-        return labels.ndim == 2 and labels.shape[1] > 1
+        return self.first_y.ndim == 2 and self.first_y.shape[1] > 1
 
     def for_keras(self) -> Any:
         """The data in the form of the argument `validation_data` of `Model.fit`."""

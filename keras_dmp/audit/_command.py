@@ -225,10 +225,12 @@ def _audit(options: argparse.Namespace) -> int:
             confidence=options.confidence,
             canaries=predictions.canaries,
             blind_baseline=blind,
+            groups=predictions.groups,
         )
     file = pathlib.Path(options.predictions)
     report = AuditReport.from_scores(
         scores,
+        groups=predictions.groups,
         most_exposed=options.most_exposed,
         name=file.name if options.name is None else options.name,
         # No hash of the file: anyone who has the model could confirm a guess of its members.

@@ -24,6 +24,7 @@ from keras_dmp.audit import _prediction_table, attack_table
 from keras_dmp.audit.blind.baseline import BlindBaseline, of_sides_or_none, opened
 from keras_dmp.audit.statistics import output_scores
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
+from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.repeated_rows import require_different_sides
 
 SCORES = ("member_scores", "nonmember_scores")
@@ -48,7 +49,7 @@ class Predictions:
         labels: Classes of both sides, (samples,), int64, if there are outputs.
         from_logits: Whether the outputs are logits, if there are outputs.
         inputs: Inputs of the classifier for both sides, (samples, ...), as saved; or `None`.
-        groups: Group of each input on both sides, (samples,), whole numbers or texts; or `None`.
+        groups: Whose record each sample is; or `None`.
         canaries: Scores of canaries, (canaries,) float64, and whether each was in the training
             data, (canaries,) bool; or `None`.
     """
@@ -58,7 +59,7 @@ class Predictions:
     labels: tuple[np.ndarray, np.ndarray] | None = None
     from_logits: bool | None = None
     inputs: tuple[np.ndarray, np.ndarray] | None = None
-    groups: tuple[np.ndarray, np.ndarray] | None = None
+    groups: Persons | None = None
     canaries: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -106,6 +107,9 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
     _require_same_sizes(pairs)
     for name in pairs.keys() - {"labels", "inputs", "groups"}:
         require_different_sides(*pairs[name], what=name)
+    if "groups" in pairs:
+        # No person on both sides, and none missing, whatever the groups are used for.
+        pairs["groups"] = Persons.of(pairs["groups"])
     canaries = _canaries(*(arrays[name] for name in CANARIES)) if CANARIES[0] in arrays else None
     return Predictions(**pairs, from_logits=from_logits, canaries=canaries)
 
@@ -118,7 +122,7 @@ def attack(predictions: Predictions, *, quantile: bool = False) -> dict[str, Mem
         quantile: Whether to run the quantile-regression attack too, which needs outputs.
 
     Raises:
-        ValueError: If the attack needs outputs and there are none, or more nonmembers.
+        ValueError: If the attack needs outputs and there are none, or more nonmembers or persons.
     """
     attacks = {}
     if predictions.scores is not None:
@@ -143,7 +147,9 @@ def attack(predictions: Predictions, *, quantile: bool = False) -> dict[str, Mem
         inputs = predictions.inputs
         if inputs is not None and any(side.dtype.kind in "US" for side in inputs):
             inputs = None  # texts: the outputs describe the samples
-        attacks[QUANTILE] = run(*sides, from_logits=predictions.from_logits, inputs=inputs)
+        attacks[QUANTILE] = run(
+            *sides, from_logits=predictions.from_logits, inputs=inputs, groups=predictions.groups
+        )
     return attacks
 
 

@@ -11,7 +11,9 @@ from keras_dmp.audit.blind.baseline import MARGIN, BlindBaseline
 from keras_dmp.audit.limits import Limits
 from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
 from keras_dmp.audit.statistics.one_run import enough_canaries, epsilon_one_run
+from keras_dmp.audit.statistics.persons import Persons, person_scores, ways
 from keras_dmp.audit.statistics.repeated_rows import require_attacks
+from keras_dmp.audit.statistics.results import ENTIRE, PERSONS
 
 Status = Literal["pass", "investigate", "fail", "void"]
 
@@ -37,6 +39,7 @@ class Check:
         high: Upper end of its interval, or `None`: a bound of epsilon has none.
         reversed: Whether the attack is stronger if low scores mean member.
         reason: Why the figure is missing, or `None`.
+        slice: `"all"` for records, `"persons"` for persons with all of their records.
     """
 
     attack: str
@@ -47,6 +50,7 @@ class Check:
     high: float | None
     reversed: bool = False
     reason: str | None = None
+    slice: str = ENTIRE
 
     @property
     def status(self) -> Status:
@@ -63,6 +67,8 @@ class Check:
     def __str__(self) -> str:
         """Return figure, attack, interval and limit in words."""
         which = f"{self.figure} of {self.attack}{' reversed' if self.reversed else ''}"
+        if self.slice == PERSONS:
+            which += " by person"
         if self.value is None:
             return f"{which} is not resolved ({self.reason}), limit {self.limit:g}"
         if self.high is None:
@@ -143,6 +149,8 @@ def judge(
     confidence: float = 0.95,
     canaries: tuple[Any, Any] | None = None,
     blind_baseline: BlindBaseline | None = None,
+    groups: tuple[Any, Any] | None = None,
+    combine: str | Mapping[str, str] = "mean",
 ) -> Verdict:
     """Check every attack against every limit.
 
@@ -158,6 +166,10 @@ def judge(
     1 - (1 - `confidence`) / k, and all hold simultaneously with `confidence` or more. Each attack
     takes one interval for the AUC and two for each TPR, and all canaries one for epsilon.
 
+    With `groups` every limit applies to records and to persons, who are easier to recognise the
+    more records they have: each attack then takes twice as many intervals, and those of records
+    account for records of one person being alike.
+
     The check of epsilon passes unless a larger epsilon than the limit is refuted: this audit then
     does not contradict the limit, which proves no guarantee. Limits that require the blind baseline
     leave the verdict open without one.
@@ -170,12 +182,17 @@ def judge(
             `epsilon_one_run` takes them. Needed for `max_epsilon`. Defaults to `None`.
         blind_baseline: The result of `blind_baseline` for the same samples. Defaults to `None`: not
             checked.
+        groups: Group of each member, and of each nonmember, such as the person whose record it is.
+            Defaults to `None`: every record is a person.
+        combine: How scores of a person's records are combined, as in `AuditReport.from_scores`.
+            Defaults to `"mean"`.
 
     Raises:
-        TypeError: If `scores`, `limits` or `blind_baseline` are of another type.
+        TypeError: If `scores`, `limits`, `blind_baseline` or `groups` are of another type.
         ValueError: If `scores` is empty or `confidence` is out of range; if `max_epsilon` is set
             without canaries; also if members and nonmembers are the same samples, that is, their
-            scores are equal to the last digit for more samples than chance allows.
+            scores are equal to the last digit for more samples than chance allows; or for groups
+            that do not fit the scores.
 
     Example:
     >>> from keras_dmp.audit import MembershipScores
@@ -195,11 +212,17 @@ def judge(
             f"{type(blind_baseline).__name__}"
         )
     by_auc, by_epsilon = int(limits.max_auc is not None), int(limits.max_epsilon is not None)
-    count = len(scores) * (by_auc + 2 * len(limits.max_tpr_at_fpr)) + by_epsilon
+    persons = None if groups is None else Persons.of(groups)
+    attacked = len(scores) * (1 if persons is None else 2)
+    count = attacked * (by_auc + 2 * len(limits.max_tpr_at_fpr)) + by_epsilon
     each = 1 - (1 - confidence) / count
-    checks = [
-        check for name, attack in scores.items() for check in _checks(name, attack, limits, each)
-    ]
+    checks = []
+    for name, way in ways(combine, scores).items():
+        checks += _checks(name, scores[name], limits, each, persons)
+        if persons is not None:
+            by_person = person_scores(scores[name], persons, combine=way)
+            found = _checks(name, by_person, limits, each)
+            checks += [dataclasses.replace(check, slice=PERSONS) for check in found]
     if by_epsilon:
         checks.append(_epsilon_check(*canaries, limits, each))
     if limits.require_blind_baseline and blind_baseline is None:
@@ -210,19 +233,39 @@ def judge(
 
 
 def _checks(
-    name: str, scores: MembershipScores, limits: Limits, confidence: float
+    name: str,
+    scores: MembershipScores,
+    limits: Limits,
+    confidence: float,
+    persons: Persons | None = None,
 ) -> Iterable[Check]:
+    persons = persons and persons.of_scores(scores)
     if limits.max_auc is not None:
-        auc = scores.auc_interval(confidence=confidence)
+        auc = _auc(scores, confidence, persons)
         opposite = Interval(1 - auc.value, 1 - auc.high, 1 - auc.low, auc.confidence)
         yield _check(name, "AUC", limits.max_auc, auc, opposite)
     if limits.max_tpr_at_fpr:
         negated = MembershipScores(-scores.member_scores, -scores.nonmember_scores)
     for fpr, limit in limits.max_tpr_at_fpr.items():
-        directed, opposite = (
-            side.tpr_at_fpr_interval(fpr, confidence=confidence) for side in (scores, negated)
-        )
+        directed, opposite = (_tpr(side, fpr, confidence, persons) for side in (scores, negated))
         yield _check(name, f"TPR at {100 * fpr:g}% FPR", limit, directed, opposite)
+
+
+def _auc(scores: MembershipScores, confidence: float, persons: Persons | None) -> Interval:
+    if persons is None:
+        return scores.auc_interval(confidence=confidence)
+    low, high = persons.clusters(scores).auc_ends(confidence)
+    return Interval(scores.auc(), min(low, scores.auc()), max(high, scores.auc()), confidence)
+
+
+def _tpr(
+    scores: MembershipScores, fpr: float, confidence: float, persons: Persons | None
+) -> Interval:
+    found = scores.tpr_at_fpr_interval(fpr, confidence=confidence)
+    if persons is None or found.value is None:
+        return found
+    low, high = persons.clusters(scores).tpr_ends([fpr], confidence)[fpr]
+    return Interval(found.value, min(low, found.value), max(high, found.value), confidence)
 
 
 def _check(name: str, figure: str, limit: float, directed: Interval, opposite: Interval) -> Check:

@@ -14,7 +14,7 @@ from keras_dmp._validate import shown
 from keras_dmp.audit import attack_table
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.attacks.engines import Engines, engine_of, require_runnable
-from keras_dmp.audit.attacks.observations import Observations, observe
+from keras_dmp.audit.attacks.observations import observe
 from keras_dmp.audit.attacks.sides import has_fixed_order, require_fixed_order
 from keras_dmp.audit.blind.baseline import NAMES, grouped, of_sides_or_none
 from keras_dmp.audit.report.alarms import joined
@@ -165,7 +165,13 @@ def audit_membership(
         blind=blind if blind_baseline else (),
         persons=persons,
     )
-    fixed = _fixed_orders(model, (members, nonmembers), sides, persons)
+    fixed = [
+        has_fixed_order(data, side.digests, model)
+        for data, side in zip((members, nonmembers), sides, strict=True)
+    ]
+    if persons is not None:
+        for side_name, is_fixed in zip(NAMES, fixed, strict=True):
+            require_fixed_order(is_fixed, side_name)
     observed = [side.outputs for side in sides]
     kind = kind_of_all(model, "model", observed, from_logits)
     require_different_sides(*observed, what="outputs")
@@ -249,21 +255,6 @@ def _require_model(model: Any, from_logits: bool | None, slices: tuple[str, ...]
             f"Expected at most {_MOST_CLASS_SLICES} classes for slices by class, TF-Privacy's "
             f"limit. Received: {units} classes"
         )
-
-
-def _fixed_orders(
-    model: keras.Model,
-    data: tuple[Any, Any],
-    sides: Sequence[Observations],
-    persons: Persons | None,
-) -> list[bool]:
-    """Whether each side has a fixed order, which persons need; it reads the first samples again."""
-    found = []
-    for name, own, side in zip(NAMES, data, sides, strict=True):
-        if persons is not None:
-            require_fixed_order(own, side.digests, model, name)
-        found.append(persons is not None or has_fixed_order(own, side.digests, model))
-    return found
 
 
 def _report(

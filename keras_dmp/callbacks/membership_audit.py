@@ -212,7 +212,8 @@ class MembershipAudit(keras.callbacks.Callback):
         if self._persons is not None:
             for side, survey, data in zip(self._sides, surveys, (members, nonmembers), strict=True):
                 self._persons.require_size(side.name, survey.samples)
-                _sides.require_fixed_order(data, survey.digests, None, side.name)
+                is_fixed = _sides.has_fixed_order(data, survey.digests, None)
+                _sides.require_fixed_order(is_fixed, side.name)
         samples.require_same_form(surveys[1].first, surveys[0].first, "nonmembers", "members")
         _sides.require_disjoint(*(survey.digests for survey in surveys))
         self._forms = [form for survey in surveys for form in survey.forms]

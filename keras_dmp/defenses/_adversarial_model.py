@@ -10,6 +10,7 @@ from keras import layers, ops
 
 from keras_dmp import _validate
 from keras_dmp._classifier.class_weights import sample_weights
+from keras_dmp._classifier.fit_arguments import require_fit
 from keras_dmp._classifier.labels import CLASSES, fitted
 from keras_dmp._classifier.logits import class_probabilities
 from keras_dmp._classifier.outputs import OutputKind
@@ -17,7 +18,9 @@ from keras_dmp._classifier.wrapper import ClassifierWrapper
 from keras_dmp._data import samples
 from keras_dmp._training import callback_state
 from keras_dmp._training.resident import ResidentBatches, new_seed
+from keras_dmp._validate import shown
 
+_PASSED_ON = ("validation_batch_size", "validation_freq", "validation_steps", "initial_epoch")
 # Layers that combine the attack's features of outputs and label.
 _JOINT_UNITS = (256, 64)
 
@@ -112,7 +115,8 @@ class AdversarialModel(ClassifierWrapper):
                 unweighted.
             class_weight: Weights by class number, as in `keras.Model.fit`. With `sample_weight`
                 the two are multiplied.
-            **kwargs: `validation_batch_size`, `validation_freq` and `initial_epoch`.
+            **kwargs: `validation_batch_size`, `validation_freq`, `validation_steps` and
+                `initial_epoch`.
 
         Returns:
             The `History`, with the attack's cross-entropy as `attack_loss`: log 2 = 0.693 if
@@ -123,9 +127,17 @@ class AdversarialModel(ClassifierWrapper):
         """
         self.require_compiled()
         _validate.integer_at_least(1, batch_size=batch_size, epochs=epochs)
+        _require_known(kwargs)
+        require_fit(verbose=verbose, **kwargs)
+        callbacks = callback_state.as_list(callbacks)
+        _require_pair(nonmembers)
+        samples.require_same_columns(
+            self.classifier, x=x, nonmembers=nonmembers, validation_data=validation_data
+        )
         x = samples.checked(x, "x", self.classifier)
         kind = self.settle(x)
         others = samples.checked(nonmembers[0], "nonmembers", self.classifier)
+        self._require_disjoint(x, others)
         y, classes = self._checked_labels(x, y, ("x", "y"))
         _, other_classes = self._checked_labels(
             others, nonmembers[1], ("nonmembers", "nonmembers labels")
@@ -147,11 +159,20 @@ class AdversarialModel(ClassifierWrapper):
             ),
             epochs=epochs,
             verbose=verbose,
-            callbacks=[*batches, *callback_state.as_list(callbacks)],
+            callbacks=[*batches, *callbacks],
             validation_data=validation_data,
             shuffle=False,
             **kwargs,
         )
+
+    def _require_disjoint(self, x: Any, others: Any) -> None:
+        digests = [samples.digests(of, self.classifier) for of in (others, x)]
+        shared = samples.count_shared(*digests)
+        if shared:
+            raise ValueError(
+                "Expected `nonmembers` to contain no members, from which the attack cannot tell "
+                f"them. Received: {shared} of {len(digests[0])} nonmembers that are also in `x`"
+            )
 
     def train_step(self, data: Any) -> dict:
         """Take the steps of the attack, then one step of the classifier."""
@@ -237,6 +258,22 @@ def require_settings(
         raise ValueError(
             "Expected `attack_units` to have the units of at least one layer. Received: "
             f"attack_units={attack_units!r}"
+        )
+
+
+def _require_known(arguments: dict[str, Any]) -> None:
+    """Raise TypeError for arguments of `keras.Model.fit` that would change the batches."""
+    unknown = {name: of for name, of in arguments.items() if name not in _PASSED_ON}
+    if unknown:
+        received = ", ".join(f"{name}={shown(of)}" for name, of in unknown.items())
+        raise TypeError(f"Expected further arguments among {_PASSED_ON}. Received: {received}")
+
+
+def _require_pair(nonmembers: Any) -> None:
+    if not isinstance(nonmembers, tuple | list) or len(nonmembers) != 2:
+        raise TypeError(
+            "Expected `nonmembers` to be a pair (x, y) of arrays. Received: nonmembers of type "
+            f"{type(nonmembers).__name__}"
         )
 
 

@@ -32,10 +32,18 @@ class Defense(abc.ABC):
     Attributes:
         name: Name of the defence in `defenses.get`.
         parts: Parts of the split, besides the members, that the defence requires.
+        has_guarantee: Whether `guarantee_of` has a formal guarantee of the models it trains.
     """
 
     name: ClassVar[str]
     parts: ClassVar[tuple[str, ...]] = ()
+    has_guarantee: ClassVar[bool] = False
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The settings that apply, by name, for people: without those that are not used."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if value is not None}
 
     def protect(
         self,

@@ -20,6 +20,8 @@ from keras_dmp.trainer.dmp_trainer import DMPTrainer
 _logger = logging.getLogger(__name__)
 _ORDERS = ("lowest", "highest", "random")
 _REFERENCES = ("split", "synthetic")
+# Share of the pool that is chosen if nothing is said.
+_FRACTION = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,22 @@ class DMP(Defense):
         _validate.integer_at_least(1, synthetic_epochs=self.synthetic_epochs)
 
     @property
+    def resolved(self) -> dict[str, Any]:
+        """The settings that apply: size or share, labels, and those of a synthetic pool."""
+        found = {**super().resolved, "labels": resolved_labels(self.labels, self.consensus)}
+        if self.size is None:
+            found["fraction"] = self._fraction
+        if self.reference_source == "split":
+            del found["synthetic_size"], found["synthetic_epochs"]
+        if found["labels"] == "hard":
+            del found["temperature"]
+        return found
+
+    @property
+    def _fraction(self) -> float:
+        return _FRACTION if self.fraction is None else self.fraction
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Reference data, unless it is synthetic."""
         return ("reference",) if self.reference_source == "split" else ()
@@ -152,8 +170,7 @@ class DMP(Defense):
             "seed": run.seed or 0,
         }
         if self.size is None:
-            fraction = 0.5 if self.fraction is None else self.fraction
-            return EntropyReferenceSelector(fraction=fraction, **rule)
+            return EntropyReferenceSelector(fraction=self._fraction, **rule)
         if self.reference_source == "split":
             pool, name = arrays.num_samples(run.reference), "split.reference"
         else:

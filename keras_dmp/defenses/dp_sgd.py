@@ -58,6 +58,7 @@ class DPSGD(Defense):
     """
 
     name: ClassVar[str] = "dp_sgd"
+    has_guarantee: ClassVar[bool] = True
 
     noise_multiplier: float | None = None
     target_epsilon: float | None = None

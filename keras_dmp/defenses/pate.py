@@ -60,6 +60,7 @@ class PATE(Defense):
     """
 
     name: ClassVar[str] = "pate"
+    has_guarantee: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ("reference",)
 
     num_teachers: int = 10

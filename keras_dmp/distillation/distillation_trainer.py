@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_dmp import _validate
 from keras_dmp._classifier import kind as kinds
+from keras_dmp._classifier.fit_arguments import require_fit
 from keras_dmp._classifier.forward import single
 from keras_dmp._classifier.labels import one_hot_labels
 from keras_dmp._classifier.logits import harden, one_hot_choice
@@ -25,7 +26,6 @@ from keras_dmp.distillation.labeler import Labeler
 from keras_dmp.distillation.metrics import for_one_hot_labels, require_metrics
 from keras_dmp.distillation.settings import (
     require_compile,
-    require_fit,
     require_settings,
     require_storage,
 )
@@ -271,9 +271,10 @@ class DistillationTrainer(ClassifierWrapper):
             ValueError: Before the first step, for anything that cannot be trained on.
         """
         self.require_compiled()
-        _validate.integer_at_least(0, epochs=epochs, initial_epoch=initial_epoch)
+        _validate.boolean(shuffle=shuffle)
         require_fit(
-            shuffle=shuffle,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
             validation_freq=validation_freq,
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,

@@ -50,26 +50,3 @@ def require_compile(
             "Expected `jit_compile` to be True, False or 'auto'. "
             f"Received: jit_compile={shown(jit_compile)}"
         )
-
-
-def require_fit(*, shuffle: Any, validation_freq: Any, **counts: Any) -> None:
-    """Raise ValueError for arguments of `fit` that Keras would check late or not at all.
-
-    Args:
-        shuffle: As in `keras.Model.fit`.
-        validation_freq: As in `keras.Model.fit`.
-        **counts: Numbers of at least 1, such as `batch_size`, or None if they are not set.
-    """
-    for name, value in counts.items():
-        if value is not None:
-            _validate.integer_at_least(1, **{name: value})
-    _validate.boolean(shuffle=shuffle)
-    is_list = isinstance(validation_freq, list | tuple | set | range)
-    try:
-        for epoch in validation_freq if is_list else [validation_freq]:
-            _validate.integer_at_least(1, validation_freq=epoch)
-    except ValueError as error:
-        raise ValueError(
-            "Expected `validation_freq` to be an integer of at least 1, or a list of the epochs, "
-            f"from 1, after which to validate. Received: validation_freq={shown(validation_freq)}"
-        ) from error

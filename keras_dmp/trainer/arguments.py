@@ -7,13 +7,14 @@ import keras
 
 from keras_dmp import _validate
 from keras_dmp._classifier.class_weights import require_class_weight
+from keras_dmp._classifier.fit_arguments import require_fit
 from keras_dmp._classifier.losses import fitting_metrics, single_loss
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._training import callback_state
 from keras_dmp._training.copies import copied, copied_optimizer
 from keras_dmp._validate import shown
 from keras_dmp.distillation.metrics import for_labels_like, require_metrics
-from keras_dmp.distillation.settings import require_compile, require_fit
+from keras_dmp.distillation.settings import require_compile
 from keras_dmp.distribution import replicas
 
 _OF_TEACHER = ("teacher_epochs", "teacher_callbacks", "class_weight", "sample_weight")
@@ -52,8 +53,8 @@ class FitArguments:
 
     def __post_init__(self) -> None:
         _validate.integer_at_least(1, epochs=self.epochs)
+        _validate.boolean(shuffle=self.shuffle)
         require_fit(
-            shuffle=self.shuffle,
             validation_freq=self.validation_freq,
             teacher_epochs=self.teacher_epochs,
             batch_size=self.batch_size,

@@ -1,6 +1,7 @@
 """Settings of consensus: labels on which teachers that share no members agree."""
 
 import dataclasses
+from typing import ClassVar
 
 from keras_dmp import _validate
 from keras_dmp._validate import shown
@@ -17,8 +18,9 @@ class Consensus:
     The members are divided at random into shards, with one teacher for each. A reference sample
     is kept if enough teachers predict the same class, and the student is trained on that class. A
     member is in one shard, so it moves at most one vote per sample and round. In later rounds the
-    teachers start from the last student, and only their shards are private. This protects the
-    members that fare worst, such as mislabelled ones, better than the labels of one teacher. It
+    teachers start from a student of all samples with enough votes, and only their shards are
+    private: the last student or, if the selector has narrowed its samples, one more. This protects
+    the members that fare worst, such as mislabelled ones, better than the labels of one teacher. It
     comes with no formal guarantee: see the page on consensus in the documentation.
 
     Pass it to `DMPTrainer(..., consensus=Consensus())`.
@@ -51,6 +53,8 @@ class Consensus:
     >>> Consensus(num_shards=4).votes_needed
     3
     """
+
+    has_guarantee: ClassVar[bool] = False
 
     num_shards: int = 4
     min_votes: int | None = None

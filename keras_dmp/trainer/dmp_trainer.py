@@ -377,6 +377,10 @@ class DMPTrainer:
         """Return outputs of the student, as in `keras.Model.predict`, for samples as in `fit`."""
         return self.student.predict(for_prediction(x, self.student), **kwargs)
 
+    def export(self, path: Any, **kwargs: Any) -> None:
+        """Write the student, and nothing else, for serving, as `keras.Model.export` does."""
+        self.student.export(path, **kwargs)
+
     def save(self, path: Any, overwrite: bool = True) -> None:
         """Write the student, and nothing else, to a `.keras` file.
 

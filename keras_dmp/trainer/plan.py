@@ -84,9 +84,10 @@ def prepare(
     if arguments.class_weight is not None:
         require_class_weight(arguments.class_weight, kind.num_classes)
     require_format_for(label_format, kind)
-    if ready_teacher is not None:
-        of_teacher = output_kind(teacher, "teacher", sample, from_logits)
-        outputs.require_same_kind(of_teacher, kind)
+    # A callable may build something else each time.
+    its_loss = loss if ready_teacher is None else None
+    of_teacher = output_kind(teacher, "teacher", sample, from_logits, loss=its_loss)
+    outputs.require_same_kind(of_teacher, kind)
 
     samples.require_same_columns(
         student, x=x, reference=reference, validation_data=arguments.validation_data
@@ -181,11 +182,11 @@ def _require_label_forms(
 ) -> None:
     """Raise ValueError for labels that the teacher's loss does not take."""
     form = label_form(single_loss(loss), kind)
-    require_form(members.some_labels(), form, kind, "y")
+    require_form(members.first_y, form, kind, "y")
     if validation is not None:
         if form is None:  # A loss of the user's own takes the labels that the members have.
             form = ROWS if members.has_rows() else CLASSES
-        require_form(validation.some_labels(), form, kind, "validation_data labels")
+        require_form(validation.first_y, form, kind, "validation_data labels")
 
 
 def read_labeled(

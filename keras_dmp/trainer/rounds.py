@@ -41,11 +41,19 @@ class Agreed:
         teachers: The last teacher of each shard.
         rounds: What happened in each round.
         trained: The training of the student to be released.
+        num_students: Number of students trained in all rounds, with those that only rank samples
+            or only pass their weights on.
     """
 
     teachers: tuple[keras.Model, ...]
     rounds: tuple[ConsensusRound, ...]
     trained: Trained
+    num_students: int
+
+    @property
+    def released(self) -> ConsensusRound:
+        """The round whose student is released."""
+        return next(one for one in self.rounds if one.is_released)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +62,10 @@ class _Basis:
 
     The selector does not narrow these, whatever it does to the student to be released: samples
     that a student is sure of, chosen from round to round, would confirm its mistakes.
+
+    If the round's students have all these samples too, the basis is the last of them: with several
+    students or self-training, one of the students' predictions for the whole pool. If the selector
+    has narrowed them, it is one more student, trained on the labels alone.
 
     Attributes:
         weights: From which the next teachers start.
@@ -88,6 +100,7 @@ class Rounds:
         self._pool_size = plan.reference.num_samples
         self._selector = selector_among(run.arguments.callbacks)
         self._distillation = settings.of_distillation()
+        self._num_students = 0
         # Built and compiled before any training, so that errors are found first.
         self._distiller = run.distiller(plan.student, has_teacher=False, **self._distillation)
         self._pupils: dict[bool, Pupil] = {}
@@ -106,14 +119,14 @@ class Rounds:
             of_teachers = self._train_teachers(number, basis)
             votes, outputs = self._vote()
             kept = np.flatnonzero(votes.kept)
-            _require_enough(kept, votes)
+            votes.require_kept(_FEWEST)
             is_last = number == self._consensus.rounds
             # Every round's student may be released if there is something to choose by.
             is_candidate = is_last or best.chooses
             labeled = everything = self._reference(outputs, kept)
             ranking = basis
             if self._selector is not None and is_candidate:
-                if basis is None and self._leaves_out(kept) and len(self._teachers) > 1:
+                if basis is None and self._ranks(kept) and len(self._teachers) > 1:
                     announced = "Consensus: training a student that ranks the samples"
                     ranking = self._train_basis(everything, number, announced)
                 labeled = self._narrowed(votes, kept, outputs, ranking)
@@ -142,7 +155,12 @@ class Rounds:
         if best.labeled.selection is not None:
             self._selector.restore(best.labeled)
         reports[best.number - 1] = dataclasses.replace(reports[best.number - 1], is_released=True)
-        return Agreed(teachers=tuple(self._teachers), rounds=tuple(reports), trained=best.trained)
+        return Agreed(
+            teachers=tuple(self._teachers),
+            rounds=tuple(reports),
+            trained=best.trained,
+            num_students=self._num_students,
+        )
 
     def _train_teachers(self, number: int, basis: "_Basis | None") -> list[Trained]:
         """Train all shard teachers: in later rounds from a student, on their own shards."""
@@ -192,10 +210,12 @@ class Rounds:
             outputs = probabilities.outputs_of_classes(votes.winners, kind)
         return votes, outputs
 
-    def _leaves_out(self, kept: np.ndarray) -> bool:
-        """Whether the selector leaves out some samples with enough votes."""
+    def _ranks(self, kept: np.ndarray) -> bool:
+        """Whether it depends on entropies which samples with enough votes the selector takes."""
         criteria = self._selector.criteria
-        return criteria.wanted(self._pool_size) < len(kept) or criteria.max_entropy is not None
+        if criteria.max_entropy is not None:
+            return True
+        return criteria.order != "random" and criteria.wanted(self._pool_size) < len(kept)
 
     def _narrowed(
         self, votes: Votes, kept: np.ndarray, outputs: np.ndarray, ranking: "_Basis | None"
@@ -204,7 +224,8 @@ class Rounds:
 
         The teachers' entropies would be a second way for members to act on the student; those of
         a student depend on members no more than the votes do. A single teacher ranks itself,
-        which is DMP with hard labels.
+        which is DMP with hard labels. Where entropies decide about nothing and there is no student
+        yet, the selector reports those of the votes.
         """
         selector = self._selector
         wanted = selector.criteria.wanted(self._pool_size)
@@ -285,6 +306,7 @@ class Rounds:
         if not is_last:
             return self._train_student(labeled, number, index, callbacks, **settings)
         run, distiller = self._run, self._distiller
+        self._num_students += 1
         if settings:
             settings = {**self._distillation, **settings}
             distiller = run.distiller(run.plan.student, has_teacher=False, **settings)
@@ -299,6 +321,7 @@ class Rounds:
         **settings: Any,
     ) -> tuple[keras.Model, Trained]:
         """Train a fresh student; the same model serves all of them."""
+        self._num_students += 1
         numbers = (_STUDENTS, number, index)
         pupil = self._pupils.get(bool(settings))
         if pupil is None:
@@ -387,23 +410,6 @@ def drawn_shards(run: Run, consensus: Consensus, members: LabeledData) -> list[n
         None if groups is None else np.asarray(groups["members"]),
         consensus.num_shards,
         new_seed() if seed is None else seed,
-    )
-
-
-def _require_enough(kept: np.ndarray, votes: Votes) -> None:
-    """Raise ValueError if too few samples have enough votes to train a student."""
-    if len(kept) >= _FEWEST:
-        return
-    found = np.bincount(votes.counts, minlength=len(votes.classes) + 1)[1:]
-    listed = ", ".join(
-        f"{count} with at most {number} of {len(votes.classes)} votes for one class"
-        for number, count in enumerate(found, start=1)
-        if count
-    )
-    raise ValueError(
-        f"Expected at least {_FEWEST} reference samples to have {votes.min_votes} votes for one "
-        "class: lower `min_votes` or `num_shards`, train the teachers longer, or use more "
-        f"reference samples. Received: {len(kept)} samples with enough votes ({listed})"
     )
 
 

@@ -90,8 +90,8 @@ class Run:
     def _some_labels(self) -> Any:
         """A label in the user's form, which the loss and the metrics expect."""
         for data in (self.plan.members, self.plan.validation):
-            if data is not None:
-                return data.some_labels()[:1]
+            if data is not None and data.first_y is not None:
+                return data.first_y[:1]
         # A ready teacher and no labelled data: infer the form of labels from the loss's name.
         loss = self.compiled.loss
         name = loss if isinstance(loss, str) else getattr(loss, "name", None) or ""

@@ -61,6 +61,7 @@ class RunDirectory:
             )
         directory = PrivateDirectory(self.path, configuration, what=_WHAT, manifest=_MANIFEST)
         self._run = directory.run
+        self.configuration = directory.configuration
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

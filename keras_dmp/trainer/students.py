@@ -43,11 +43,14 @@ class Student:
     Attributes:
         model: The student.
         facts: Its settings, with the size and the mean entropy of what it was trained on, as a
-            `SweepPoint` takes them.
+            `SweepPoint` takes them. The entropy is that of the predictions by which the samples
+            were ranked: the teacher's or, with a consensus, a student's.
+        num_trained: Number of students that were trained for it, this one included.
     """
 
     model: keras.Model
     facts: dict[str, Any]
+    num_trained: int = 1
 
 
 class Students:
@@ -154,7 +157,7 @@ class Students:
             first_prefix=f"shards_of_{consensus.num_shards}_",
         )
         phases.announce(f"Consensus: {consensus}", run)
-        rounds = Rounds(run).train().rounds
+        agreed = Rounds(run).train()
         summary = None if selector is None else selector.summary
         of_point = {
             "temperature": settings.temperature,
@@ -162,7 +165,9 @@ class Students:
             "consensus": consensus,
         }
         return Student(
-            model=plan.student, facts={**of_point, **_choice(order, rounds[-1].num_used, summary)}
+            model=plan.student,
+            facts={**of_point, **_choice(order, agreed.released.num_used, summary)},
+            num_trained=agreed.num_students,
         )
 
     def _fresh(self, part: str) -> keras.Model:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -65,12 +65,15 @@ class SweepPoint:
         consensus: Settings of the consensus whose labels it has learned, or None.
         order: Order of the selection, "lowest", "highest" or "random".
         size: Number of reference samples that it was trained on.
-        mean_entropy: Mean entropy of the teacher's predictions on them, in nats, or None if the
-            whole pool was used.
+        mean_entropy: Mean entropy of the predictions by which they were ranked, in nats: the
+            teacher's or, with a consensus, those of a student, or of the votes if the choice did
+            not depend on it. None if the whole pool was used.
         attack: Name of the attack that its AUC is of.
         report: Audit of the student.
         student: The student itself; None in a loaded sweep.
     """
+
+    has_guarantee: ClassVar[bool] = False
 
     temperature: float
     labels: str
@@ -91,6 +94,11 @@ class SweepPoint:
     def auc(self) -> float:
         """AUC of the attack; 0.5 is guessing."""
         return self.report[self.attack].auc
+
+    @property
+    def risk(self) -> float:
+        """AUC of the attack, or of the reversed attack if that is larger."""
+        return max(self.auc, 1 - self.auc)
 
     def __str__(self) -> str:
         """Return one line for people."""
@@ -130,14 +138,14 @@ class Sweep(Documented, Saved):
 
     @property
     def frontier(self) -> tuple[SweepPoint, ...]:
-        """Points that no other point beats in accuracy and privacy, by ascending accuracy."""
+        """Points that no other point beats in accuracy and risk, by ascending accuracy."""
         best = [
             point for point in self.points if not any(_beats(other, point) for other in self.points)
         ]
-        return tuple(sorted(best, key=lambda point: (point.accuracy, point.auc)))
+        return tuple(sorted(best, key=lambda point: (point.accuracy, point.risk)))
 
     def best(self, *, max_auc: float) -> SweepPoint:
-        """The most accurate point whose attack AUC is at most `max_auc`.
+        """The most accurate point whose attack AUC, or 1 minus it, is at most `max_auc`.
 
         Args:
             max_auc: Limit, 0.5 to 1, for the upper end of the 95 % interval.
@@ -154,7 +162,7 @@ class Sweep(Documented, Saved):
                 f"interval of the most private point extends to {_upper(least):.3f}. "
                 f"Received: max_auc={shown(max_auc)}"
             )
-        return max(within, key=lambda point: (point.accuracy, -point.auc))
+        return max(within, key=lambda point: (point.accuracy, -point.risk))
 
     @property
     def verdict(self) -> str:
@@ -322,8 +330,13 @@ class Sweep(Documented, Saved):
         result = report[self.attack]
         return Number(value=result.auc, ends=result.auc_interval)
 
+    def _level(self, report: AuditReport) -> tuple[float, tuple[float, float] | None]:
+        """The figure that is drawn over test accuracy, with its 95 % interval."""
+        result = report[self.attack]
+        return result.auc, result.auc_interval
+
     def _place(self, report: AuditReport, name: str) -> charts.Place:
-        return sections.place(report.nonmember_accuracy, report[self.attack], name)
+        return sections.place(report.nonmember_accuracy, *self._level(report), name)
 
     def _words_of(self, report: AuditReport) -> str:
         accuracy, auc = report.nonmember_accuracy, report[self.attack].auc
@@ -332,13 +345,13 @@ class Sweep(Documented, Saved):
 
 def _beats(point: SweepPoint, other: SweepPoint) -> bool:
     """Whether a point is at least as accurate and as private as another, and better in one."""
-    least = point.accuracy >= other.accuracy and point.auc <= other.auc
-    return least and (point.accuracy, point.auc) != (other.accuracy, other.auc)
+    least = point.accuracy >= other.accuracy and point.risk <= other.risk
+    return least and (point.accuracy, point.risk) != (other.accuracy, other.risk)
 
 
 def _upper(point: SweepPoint) -> float:
     interval = point.report[point.attack].auc_interval
-    return point.auc if interval is None else interval[1]
+    return point.risk if interval is None else max(interval[1], 1 - interval[0])
 
 
 def _consensus(values: Any) -> Consensus | None:
@@ -351,16 +364,19 @@ def _draw_frontier(sweep: Sweep, path: str | os.PathLike | None) -> Any:
         _validate.writable_path(path=path)
     figure = plots.new_figure()
     axes = figure.add_subplot()
+
+    def places(points):
+        return [p.accuracy for p in points], [sweep._level(p.report)[0] for p in points]
+
     for name, points in sweep._kinds().items():
-        accuracies, aucs = [p.accuracy for p in points], [p.auc for p in points]
-        axes.plot(accuracies, aucs, "o", label=name)
-        for point in points:
+        accuracies, levels = places(points)
+        axes.plot(accuracies, levels, "o", label=name)
+        for point, *place in zip(points, accuracies, levels, strict=True):
             note = f" {point.size}, T={point.temperature:g}"
-            axes.annotate(note, (point.accuracy, point.auc), fontsize="x-small")
-    frontier = sweep.frontier
-    axes.plot([p.accuracy for p in frontier], [p.auc for p in frontier], color="0.4", linewidth=1)
+            axes.annotate(note, place, fontsize="x-small")
+    axes.plot(*places(sweep.frontier), color="0.4", linewidth=1)
     undefended = sweep.undefended
-    teacher = [undefended.nonmember_accuracy], [undefended[sweep.attack].auc]
+    teacher = [undefended.nonmember_accuracy], [sweep._level(undefended)[0]]
     axes.plot(*teacher, "kx", label=_UNDEFENDED)
     axes.axhline(0.5, color="0.6", linestyle="--", linewidth=1)
     axes.set_xlabel("accuracy on nonmembers (test accuracy)")

@@ -10,6 +10,10 @@ import numpy as np
 AGGREGATIONS = ("votes", "median", "trimmed_mean")
 
 
+class TooFewVotesError(ValueError):
+    """Too few reference samples have enough votes to train a student."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Votes:
     """The votes on each sample of a pool: one vote per teacher, for one class.
@@ -61,6 +65,23 @@ class Votes:
             margins=counts - second,
             kept=counts >= min_votes,
             _second=second,
+        )
+
+    def require_kept(self, least: int) -> None:
+        """Raise `TooFewVotesError` unless so many samples have enough votes."""
+        kept = int(self.kept.sum())
+        if kept >= least:
+            return
+        found = np.bincount(self.counts, minlength=len(self.classes) + 1)[1:]
+        listed = ", ".join(
+            f"{count} with at most {number} of {len(self.classes)} votes for one class"
+            for number, count in enumerate(found, start=1)
+            if count
+        )
+        raise TooFewVotesError(
+            f"Expected at least {least} reference samples to have {self.min_votes} votes for one "
+            "class: lower `min_votes` or `num_shards`, train the teachers longer, or use more "
+            f"reference samples. Received: {kept} samples with enough votes ({listed})"
         )
 
     @property

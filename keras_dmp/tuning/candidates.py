@@ -148,36 +148,46 @@ def name(point: Point) -> str:
     return f"{chosen}_{rule}_{consensus.rounds}"
 
 
-def cost(point: Point, *, pool: int, members: int) -> int:
-    """Samples per epoch that its trainings pass, which their time is proportional to.
+def cost(point: Point, *, pool: int, members: int, has_validation: bool) -> int:
+    """Samples per epoch that its trainings pass at most, which their time is proportional to.
 
     The teacher that most points share is not included.
+
+    Args:
+        point: The settings.
+        pool: Number of reference samples.
+        members: Number of members.
+        has_validation: Whether validation data chooses the round of a consensus. Each round then
+            has a student that may be released, besides those of all samples with enough votes.
     """
     size = _size(point, pool)
     if point.consensus is None:
         return size
     rounds = point.consensus.rounds
-    # Teachers of later rounds train for a quarter of the epochs, and earlier students on all.
-    return round(members * (1 + (rounds - 1) / 4)) + pool * (rounds - 1) + size
+    # Teachers of later rounds train for a quarter of the epochs.
+    teachers = round(members * (1 + (rounds - 1) / 4))
+    if point.size is None:
+        return teachers + pool * rounds
+    ranks = rounds == 1 and point.order != "random"
+    whole = rounds - 1 + ranks
+    return teachers + pool * whole + size * (rounds if has_validation else 1)
 
 
-def trainings(points: Sequence[Point]) -> dict[str, int]:
+def trainings(points: Sequence[Point], num_students: int) -> dict[str, int]:
     """How many models of each kind a search trains.
 
     Shard teachers of a first round are shared by all points with the same number of shards; each of
-    them sees a part of the members only. The student that ranks samples for a selection from
-    samples with enough votes is included.
+    them sees a part of the members only.
+
+    Args:
+        points: Settings of the candidates.
+        num_students: Number of students that were trained for them, with those that rank samples or
+            only pass their weights on.
     """
     agreed = [point for point in points if point.consensus is not None]
     first = {point.consensus.num_shards for point in agreed}
     later = sum(one.consensus.num_shards * (one.consensus.rounds - 1) for one in agreed)
-    ranking = sum(one.size is not None and one.consensus.rounds == 1 for one in agreed)
-    students = sum(1 if one.consensus is None else one.consensus.rounds for one in points)
-    return {
-        "teacher": 1,
-        "shard teacher": sum(first) + later,
-        "student": students + ranking,
-    }
+    return {"teacher": 1, "shard teacher": sum(first) + later, "student": num_students}
 
 
 def _sized(kind: Point, order: str, share: float, pool: int) -> Point:

@@ -6,8 +6,9 @@ import numpy as np
 
 from keras_dmp.splits import PrivateSplit
 
-# Separates the draw from others that the same seed fixes.
-_DRAW = 16
+# Separates the draw from others that the same seed fixes: those of shadow models have two numbers,
+# and trailing zeros are not told apart.
+_DRAW = (0x74756E65, 1)
 # Two samples on each side make an ROC curve.
 _LEAST = 2
 
@@ -47,18 +48,22 @@ def divide(split: PrivateSplit, seed: int) -> Parts:
 
     Raises:
         ValueError: If a side has too few samples or groups for two parts.
+
+    The samples and groups of a side are known to be of the same number.
     """
-    rng = np.random.default_rng((seed, _DRAW))
+    rng = np.random.default_rng((seed, *_DRAW))
     halves = {}
     for side in ("members", "nonmembers"):
         groups = None if split.groups is None else split.groups[side]
-        halves[side] = _halves(len(split.indices[side]), groups, rng)
+        # Not the split's positions: a side may have been replaced.
+        _, y = getattr(split, side)
+        halves[side] = _halves(len(y), groups, rng)
         if min(map(len, halves[side])) < _LEAST:
             what = "samples" if groups is None else "groups of samples"
             raise ValueError(
                 f"Expected `split` to have at least {2 * _LEAST} {side}, in several {what}, so "
                 "that one part of them chooses and another one gives the final figures. Received: "
-                f"split with {len(split.indices[side])} {side}"
+                f"split with {len(y)} {side}"
             )
     selection, final = (
         Part(**{side: of_side[index] for side, of_side in halves.items()}) for index in (0, 1)

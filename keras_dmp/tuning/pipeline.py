@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any, Self
@@ -10,7 +12,9 @@ import keras
 import numpy as np
 
 from keras_dmp import _validate
-from keras_dmp._data import samples
+from keras_dmp._data import arrays, samples
+from keras_dmp._storage.private_file import Record
+from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.defenses._contract import Run as Inputs
 from keras_dmp.defenses.dmp import DMP
 from keras_dmp.trainer import sweeping
@@ -32,14 +36,18 @@ class Pipeline:
     Attributes:
         inputs: The arguments of `protect`.
         nonmembers: Samples and classes of the split's nonmembers.
+        nonmembers_digest: Hash of them and, with groups, of the partition into persons.
         groups: Groups of the split's records by part, or None.
+        persons: The groups of members and nonmembers by number, or None.
         seed: Seed of all trainings on the split's members.
         is_verbose: Whether every training shows its epochs.
     """
 
     inputs: Inputs
     nonmembers: tuple[Any, np.ndarray]
+    nonmembers_digest: str
     groups: dict[str, np.ndarray] | None
+    persons: Persons | None
     seed: int
     is_verbose: bool
 
@@ -65,10 +73,21 @@ class Pipeline:
             model=inputs.model,
             num_classes=inputs.kind.num_classes,
         )
+        digest = hashlib.blake2b(read.digests.tobytes(), digest_size=16)
+        digest.update(read.labels.astype(np.int64).tobytes())
+        persons = None
+        if split.groups is not None:
+            sides = {"members": inputs.num_members, "nonmembers": len(read.labels)}
+            persons = Persons.of(tuple(split.groups[side] for side in sides))
+            for side, size in sides.items():
+                persons.require_size(side, size)
+                digest.update(getattr(persons, side).astype(np.int64).tobytes())
         return cls(
             inputs=inputs,
             nonmembers=(read.x, read.labels),
+            nonmembers_digest=digest.hexdigest(),
             groups=split.groups,
+            persons=persons,
             seed=seed,
             is_verbose=inputs.verbose == 2,
         )
@@ -77,6 +96,23 @@ class Pipeline:
     def members(self) -> tuple[Any, np.ndarray]:
         """Samples and classes of the split's members."""
         return self.inputs.x, self.inputs.y
+
+    @property
+    def num_records(self) -> int:
+        """Number of members and nonmembers."""
+        return len(self.members[1]) + len(self.nonmembers[1])
+
+    @functools.cached_property
+    def records(self) -> tuple[Any, np.ndarray]:
+        """Samples and classes of the members, then of the nonmembers."""
+        xs, ys = zip(self.members, self.nonmembers, strict=True)
+        return arrays.concatenate(list(xs)), np.concatenate(ys)
+
+    @property
+    def record_groups(self) -> np.ndarray | None:
+        """Number of the person of each of the `records`, or None without groups."""
+        persons = self.persons
+        return None if persons is None else np.concatenate([persons.members, persons.nonmembers])
 
     @property
     def pool_size(self) -> int:
@@ -93,9 +129,25 @@ class Pipeline:
             yield Opened(run=run, students=Students(run, _SETTINGS))
 
     @contextlib.contextmanager
-    def on_others(self, x: Any, y: np.ndarray, seed: int) -> Iterator["Opened"]:
-        """The pipeline on other members, such as those of a shadow model."""
-        with self._prepared((x, y), seed=seed, directory=None, groups=None) as run:
+    def on_others(
+        self,
+        x: Any,
+        y: np.ndarray,
+        seed: int,
+        *,
+        directory: str | os.PathLike,
+        groups: dict[str, np.ndarray] | None,
+    ) -> Iterator["Opened"]:
+        """The pipeline on other members, such as those of a shadow model.
+
+        Args:
+            x: Their samples.
+            y: Their classes.
+            seed: Seed of all trainings.
+            directory: Where trainings are kept, so that points share shard teachers.
+            groups: Their groups, under "members", or None.
+        """
+        with self._prepared((x, y), seed=seed, directory=directory, groups=groups) as run:
             yield Opened(run=run, students=Students(run, _SETTINGS))
 
     @contextlib.contextmanager
@@ -137,7 +189,16 @@ class Opened:
     run: Run
     students: Students
 
+    def kept(self, name: str) -> Record | None:
+        """What `keep` has written under this name, or None."""
+        return self.run.directory.newest(name)
+
+    def keep(self, name: str, record: Record) -> None:
+        """Write something to the directory, whole or not at all."""
+        self.run.directory.write(name, 0, record)
+
     def is_started(self, name: str) -> bool:
         """Whether a training has begun to be kept under this name."""
         folder = self.run.directory.path
-        return any(folder.glob(f"{name}-*")) or any(folder.glob(f"{name}_round_*"))
+        kinds = ("-*", "_student-*", "_round_*")
+        return any(next(folder.glob(f"{name}{kind}"), None) for kind in kinds)

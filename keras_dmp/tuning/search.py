@@ -12,23 +12,25 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp import _validate
 from keras_dmp._storage import files
+from keras_dmp._storage.private_file import Record
 from keras_dmp._warnings import warn
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.splits import PrivateSplit
-from keras_dmp.trainer.students import Point, Student, is_finite
-from keras_dmp.tuning import audits, candidates, parts
+from keras_dmp.trainer.students import Point
+from keras_dmp.tuning import arguments, candidates, parts
 from keras_dmp.tuning.audits import Audits, Observed
 from keras_dmp.tuning.candidates import Measured
+from keras_dmp.tuning.limits import Limits
 from keras_dmp.tuning.pipeline import Opened, Pipeline
 from keras_dmp.tuning.progress import Progress
-from keras_dmp.tuning.shadows import UNDEFENDED, Shadows
+from keras_dmp.tuning.shadows import UNDEFENDED, Shadows, require_scorable, size_note
+from keras_dmp.tuning.trials import FAILURES, Trial, Trials
 from keras_dmp.tuning.tuning import Tuning, TuningPoint, risk_of
 
-_SEED_BITS = 32
 _STUDENTS = "students"
-_FEWEST_SHADOWS = 4
+# Name under which the directory keeps who has read final figures.
+_FINAL = "final_figures"
 
 
 def tune(
@@ -57,7 +59,8 @@ def tune(
     Members and nonmembers of the split are each divided in two halves. One half chooses: a
     candidate qualifies if the whole 95 % interval of its risk, corrected for the number of
     candidates, is at most `max_risk`, and its accuracy is at most `max_accuracy_loss` below that of
-    the teacher. The most accurate of these is audited on the other half.
+    the teacher. The most accurate of these is audited on the other half. With groups, the risk is
+    the larger of that of records and that of persons.
 
     Args:
         build_model: A callable that builds a fresh classifier, or a Keras model, which is cloned
@@ -67,8 +70,8 @@ def tune(
         max_risk: Limit of the risk, 0.5 to 1: the AUC of the attack, or of the reversed attack.
         attack: Name of the attack: one that sees the outputs of the student, such as `"loss"`,
             `"confidence"` or `"scaled_logit"`; or one with shadow models, such as
-            `"lira_offline_fixed"`, for which the whole search is repeated `num_shadow_models`
-            times. Defaults to `"loss"`.
+            `"lira_offline_fixed"`, for which the teacher and all candidates that have not failed
+            are trained `num_shadow_models` more times. Defaults to `"loss"`.
         max_accuracy_loss: Accepted loss of accuracy, 0 to 1, such as 0.01 for one point. Defaults
             to `None`: any.
         budget: Number of candidates. Defaults to 12.
@@ -96,7 +99,8 @@ def tune(
     Raises:
         TypeError: If `build_model`, `split` or `directory` has the wrong type.
         ValueError: Before any training, for arguments out of range, parts of the split that are
-            missing or too small, and the directory of another search; later if all candidates fail.
+            missing or too small, groups that do not fit, too few shadow models for the attack, and
+            the directory of another search; later if all candidates fail.
         RuntimeError: If another search is using the directory.
 
     Example:
@@ -110,8 +114,16 @@ def tune(
     >>> len(found.frontier), found.student is None
     (1, False)
     """
-    _require(max_risk, attack, max_accuracy_loss, budget, num_shadow_models, seed, directory)
-    seed = secrets.randbits(_SEED_BITS) if seed is None else int(seed)
+    arguments.require(
+        max_risk=max_risk,
+        attack=attack,
+        max_accuracy_loss=max_accuracy_loss,
+        budget=budget,
+        num_shadow_models=num_shadow_models,
+        seed=seed,
+        directory=directory,
+    )
+    seed = secrets.randbits(arguments.SEED_BITS) if seed is None else int(seed)
     pipeline = Pipeline.read(
         build_model,
         split,
@@ -123,8 +135,15 @@ def tune(
         from_logits=from_logits,
     )
     divided = parts.divide(split, seed)
-    limits = _Limits(max_risk=float(max_risk), max_accuracy_loss=max_accuracy_loss, budget=budget)
-    space = _space(pipeline, budget)
+    audits = Audits(pipeline, divided, attack)
+    notes = []
+    if audits.needs_shadow_models:
+        require_scorable(pipeline, divided, attack, num_shadow_models)
+        if (note := size_note(pipeline)) is not None:
+            notes.append(note)
+            warn(f"With {attack!r}, {note}")
+    limits = Limits(max_risk=float(max_risk), max_accuracy_loss=max_accuracy_loss, budget=budget)
+    space = _space(pipeline, budget, has_shadow_models=audits.needs_shadow_models)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_folder(directory))
         opened = stack.enter_context(pipeline.on_members(folder / _STUDENTS))
@@ -132,42 +151,14 @@ def tune(
             pipeline=pipeline,
             parts=divided,
             opened=opened,
-            audits=Audits(pipeline, divided, attack),
+            audits=audits,
             limits=limits,
             space=space,
             num_shadow_models=num_shadow_models,
             folder=folder,
+            notes=notes,
         )
         return search.run()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Limits:
-    """What a candidate has to meet."""
-
-    max_risk: float
-    max_accuracy_loss: float | None
-    budget: int
-
-    def are_met(self, risk: float, accuracy: float, undefended: float) -> bool:
-        """Whether a candidate qualifies.
-
-        Args:
-            risk: Upper end of the interval of its risk.
-            accuracy: Its accuracy.
-            undefended: Accuracy of the teacher.
-        """
-        loss = self.max_accuracy_loss
-        return risk <= self.max_risk and (loss is None or accuracy >= undefended - loss)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _Found:
-    """A candidate that has been trained."""
-
-    point: Point
-    facts: dict[str, Any]
-    observed: Observed
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -178,17 +169,20 @@ class _Search:
     parts: parts.Parts
     opened: Opened
     audits: Audits
-    limits: _Limits
+    limits: Limits
     space: list[Point]
     num_shadow_models: int
     folder: pathlib.Path
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._found: dict[str, _Found] = {}
+        self._found: dict[str, Trial] = {}
         self._tried: list[Point] = []
-        listed = self.space[: self.limits.budget]
-        total = self._num_members + sum(map(self._cost, listed))
+        self._trials = Trials(self.opened, self.audits)
+        total = self._num_members + sum(map(self._cost, self.space[: self.limits.budget]))
+        # The shadow models of a candidate are trained on as many records as the candidate.
+        self._repeats = self.num_shadow_models if self.audits.needs_shadow_models else 0
+        total *= 1 + self._repeats
         self._progress = Progress(total, is_shown=self.pipeline.inputs.verbose > 0)
 
     @property
@@ -202,14 +196,12 @@ class _Search:
             point = self._next(undefended.report)
             self._tried.append(point)
             self._try(point, undefended.report)
-        if not self._found:
-            raise ValueError(
-                "Expected at least one candidate to be trained and audited: see the warnings. "
-                f"Received: {len(self._tried)} candidates, all of which have failed"
-            )
+        self._require_some()
+        trained = self._trainings()
         shadows = self._shadows() if self.audits.needs_shadow_models else None
         of_teacher = self._report(UNDEFENDED, undefended, "selection", shadows)
         points = self._points(of_teacher, shadows)
+        self._require_some()
         qualified = [place for place, point in enumerate(points) if point.qualifies]
         chosen = max(
             qualified, key=lambda place: (points[place].accuracy, -points[place].risk), default=None
@@ -218,9 +210,6 @@ class _Search:
         if shadows is not None:
             final = shadows.added(final, undefended.scaled_logits, UNDEFENDED, "final")
         student, report = (None, None) if chosen is None else self._best(chosen, shadows)
-        trained = candidates.trainings(self._tried)
-        if shadows is not None:
-            trained = {kind: n * (1 + self.num_shadow_models) for kind, n in trained.items()}
         found = Tuning(
             max_risk=self.limits.max_risk,
             attack=self.audits.attack,
@@ -231,12 +220,49 @@ class _Search:
             chosen=chosen,
             report=report,
             undefended_report=final,
+            final_reads=self._final_reads(chosen),
             trainings=trained,
             notes=tuple(self.notes),
             student=student,
         )
         self._progress.write(found.verdict)
         return found
+
+    def _require_some(self) -> None:
+        """Raise ValueError unless some candidate is left."""
+        if not self._found:
+            raise ValueError(
+                "Expected at least one candidate to be trained and audited: see the warnings. "
+                f"Received: {len(self._tried)} candidates, all of which have failed"
+            )
+
+    def _trainings(self) -> dict[str, int]:
+        """Number of models trained by kind; shadow models repeat what has not failed."""
+        found = list(self._found.values())
+        # Of a failed candidate, a student that has diverged counts, and none for lack of votes.
+        failed = [point for point in self._tried if candidates.name(point) not in self._found]
+        diverged = sum(point.consensus is None for point in failed)
+        students = sum(one.num_students for one in found)
+        trained = candidates.trainings(self._tried, students + diverged)
+        repeated = candidates.trainings([one.point for one in found], students)
+        return {kind: count + self._repeats * repeated[kind] for kind, count in trained.items()}
+
+    def _final_reads(self, chosen: int | None) -> int:
+        """For how many students the final part has been audited in this directory, now included.
+
+        Whoever reads final figures and calls again with other limits lets them choose too.
+        """
+        record = self.opened.kept(_FINAL)
+        reads = [] if record is None else list(record.values["read"])
+        if chosen is not None:
+            limits = dataclasses.asdict(self.limits)
+            name, attack = list(self._found)[chosen], self.audits.attack
+            read = {"chosen": name, "attack": attack, "samples": self.audits.samples, **limits}
+            if read not in reads:
+                reads.append(read)
+                self.opened.keep(_FINAL, Record(values={"read": reads}))
+        different = {(read["chosen"], read["attack"], read["samples"]) for read in reads}
+        return max(1, len(different))
 
     def _teacher(self) -> tuple[keras.Model, Observed]:
         """The teacher that most candidates share, which is the undefended model, and its audit."""
@@ -272,6 +298,7 @@ class _Search:
         point = candidates.refined(measured, self.pipeline.pool_size)
         if point is None or point in self._tried:
             return listed
+        # The shadow models' share stays: with them, no size is refined.
         self._progress.replace(self._cost(self.space[len(self._tried)]), self._cost(point))
         return point
 
@@ -282,23 +309,21 @@ class _Search:
         is_new = not self.opened.is_started(name)
         self._progress.begin()
         try:
-            student = self.opened.students.train(point, name)
-            if not is_finite(student.model):
-                raise ValueError("some weights of the student are infinite or NaN")
-            observed = self.audits.observe(student.model, name)
-        except ValueError as error:
+            found = self._trials.of(point, name)
+        except FAILURES as error:
             self._leave_out(name, str(error))
             words = f"{number}, {name}, has failed"
         else:
-            self._found[name] = _Found(point=point, facts=student.facts, observed=observed)
-            words = f"{number}: {self._in_words(student, observed, undefended)}"
+            self._found[name] = found
+            words = f"{number}: {self._in_words(found, undefended)}"
         self._progress.end(self._cost(point), words, is_new=is_new)
 
-    def _in_words(self, student: Student, observed: Observed, undefended: AuditReport) -> str:
+    def _in_words(self, found: Trial, undefended: AuditReport) -> str:
+        report = found.observed.report
         if self.audits.needs_shadow_models:
-            accuracy = observed.report.nonmember_accuracy
-            return f"{student.facts['size']:,} samples, test accuracy {accuracy:.3f}"
-        point = self._point(student.facts, observed.report, undefended)
+            name = candidates.name(found.point)
+            return f"{name}: test accuracy {report.nonmember_accuracy:.3f}"
+        point = self._point(found.facts, report, undefended)
         low, high = point.risk_interval
         verdict = "qualifies" if point.qualifies else "does not qualify"
         return (
@@ -307,12 +332,17 @@ class _Search:
         )
 
     def _leave_out(self, name: str, why: str) -> None:
+        self._found.pop(name, None)
         self.notes.append(f"{name} is left out: {why}")
         warn(f"The candidate {name} is left out: {why}")
 
     def _cost(self, point: Point) -> int:
-        sizes = {"pool": self.pipeline.pool_size, "members": self._num_members}
-        return candidates.cost(point, **sizes)
+        return candidates.cost(
+            point,
+            pool=self.pipeline.pool_size,
+            members=self._num_members,
+            has_validation=self.pipeline.inputs.validation is not None,
+        )
 
     def _risk(self, report: AuditReport) -> tuple[float, tuple[float, float]]:
         return risk_of(report, self.audits.attack, self.limits.budget)
@@ -333,17 +363,26 @@ class _Search:
     def _shadows(self) -> Shadows:
         """Trained shadow models of all candidates."""
         self._progress.write(
-            f"Shadow models: the search is repeated {self.num_shadow_models} times"
+            f"Shadow models: all of it is repeated {self.num_shadow_models} times on random halves"
         )
+        points = {name: one.point for name, one in self._found.items()}
         shadows = Shadows(
             self.pipeline,
             self.parts,
-            {name: one.point for name, one in self._found.items()},
+            points,
             attack=self.audits.attack,
             count=self.num_shadow_models,
             directory=self.folder,
+            opened=self.opened,
         )
-        shadows.run(verbose=self.pipeline.inputs.verbose)
+        cost, planned = (
+            self._num_members + sum(map(self._cost, of))
+            for of in (points.values(), self.space[: self.limits.budget])
+        )
+        self._progress.replace(self._repeats * planned, self._repeats * cost)
+        shadows.run(self._progress, cost)
+        for name, why in shadows.failures.items():
+            self._leave_out(name, why)
         return shadows
 
     def _report(
@@ -356,13 +395,8 @@ class _Search:
     def _points(self, undefended: AuditReport, shadows: Shadows | None) -> list[TuningPoint]:
         """The rows of all candidates that could be audited."""
         points = []
-        for name, one in list(self._found.items()):
-            try:
-                report = self._report(name, one.observed, "selection", shadows)
-            except ValueError as error:
-                self._leave_out(name, str(error))
-                del self._found[name]
-                continue
+        for name, one in self._found.items():
+            report = self._report(name, one.observed, "selection", shadows)
             points.append(self._point(one.facts, report, undefended))
         return points
 
@@ -376,10 +410,15 @@ class _Search:
         return self.pipeline.inputs.released(student), report
 
 
-def _space(pipeline: Pipeline, budget: int) -> list[Point]:
+def _space(pipeline: Pipeline, budget: int, *, has_shadow_models: bool) -> list[Point]:
     """The list of candidates for these data, which has to be longer than the budget."""
-    groups = pipeline.groups
-    units = pipeline.inputs.num_members if groups is None else len(np.unique(groups["members"]))
+    groups, units = pipeline.record_groups, pipeline.inputs.num_members
+    if groups is not None:
+        units = len(np.unique(groups[:units]))
+    if has_shadow_models:
+        # A shadow model has a random half of the records or persons.
+        everyone = pipeline.num_records if groups is None else int(groups.max()) + 1
+        units = min(units, everyone // 2)
     found = [
         point
         for point in candidates.space(pipeline.pool_size)
@@ -405,44 +444,3 @@ def _folder(directory: str | os.PathLike | None) -> Iterator[pathlib.Path]:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=files.OWNER_ONLY_FOLDER, parents=True)
     yield folder
-
-
-def _require(
-    max_risk: Any,
-    attack: Any,
-    max_accuracy_loss: Any,
-    budget: Any,
-    num_shadow_models: Any,
-    seed: Any,
-    directory: Any,
-) -> None:
-    """Check the arguments that are the search's own."""
-    _validate.fraction(max_risk=max_risk)
-    if max_risk < 0.5:
-        raise ValueError(
-            "Expected `max_risk` to lie in 0.5..1, since an attacker would reverse an AUC below "
-            f"0.5. Received: max_risk={max_risk!r}"
-        )
-    _validate.one_of(audits.names(), attack=attack)
-    if max_accuracy_loss is not None:
-        _validate.non_negative(max_accuracy_loss=max_accuracy_loss)
-        if max_accuracy_loss > 1:
-            raise ValueError(
-                "Expected `max_accuracy_loss` to be a share, such as 0.01 for one point. Received: "
-                f"max_accuracy_loss={max_accuracy_loss!r}"
-            )
-    _validate.integer_at_least(1, budget=budget)
-    _validate.integer_at_least(_FEWEST_SHADOWS, num_shadow_models=num_shadow_models)
-    if seed is not None:
-        _validate.integer_at_least(0, seed=seed)
-        if seed >= 2**_SEED_BITS:
-            raise ValueError(f"Expected `seed` to be below 2**32. Received: seed={seed!r}")
-    if directory is not None and not isinstance(directory, str | os.PathLike):
-        raise TypeError(
-            f"Expected `directory` to be a path or None. Received: directory={directory!r}"
-        )
-    if directory is not None and seed is None:
-        raise ValueError(
-            "Expected `seed` to be an integer with `directory`: a resumed search must draw the "
-            "same random numbers as the interrupted one. Received: seed=None"
-        )

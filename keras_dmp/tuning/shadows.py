@@ -1,34 +1,44 @@
 """Shadow models of a search: each run repeats the pipeline for all candidates at once."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_dmp._data import arrays
+from keras_dmp._classifier import forward
+from keras_dmp._classifier.outputs import require_finite_outputs
+from keras_dmp._storage.private_file import Record
+from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.report.report import AuditReport
+from keras_dmp.audit.shadow.draws import drawn_half
 from keras_dmp.audit.shadow.shadow_audit import ShadowAudit
-from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.results import AttackResult
+from keras_dmp.audit.statistics.persons import Persons
+from keras_dmp.audit.statistics.results import levels
 from keras_dmp.trainer.students import Point
+from keras_dmp.tuning import trials
 from keras_dmp.tuning.parts import Part, Parts
-from keras_dmp.tuning.pipeline import Pipeline
+from keras_dmp.tuning.pipeline import Opened, Pipeline
+from keras_dmp.tuning.progress import Progress
 
 UNDEFENDED = "undefended"
+# Two samples on each side make an ROC curve.
+_FEWEST = 2
+# Shadow models trained on a number of records that differs more are models of something else.
+_CLOSE = 0.05
 
 
 class Shadows:
     """Trains shadow models of a teacher and all candidates, and attacks models with them.
 
-    The records are all members and nonmembers of the split; each run has a random half of them as
-    its members, trains one teacher, and from it every student.
+    The records are all members and nonmembers of the split; each run has a random half of them, or
+    of their groups, as its members, trains one teacher, and from it every student.
 
     Args:
         pipeline: The pipeline that each run repeats.
@@ -37,6 +47,10 @@ class Shadows:
         attack: Name of the attack.
         count: Number of shadow models.
         directory: Where finished runs are kept.
+        opened: The search's own run, whose directory keeps why candidates have failed.
+
+    Attributes:
+        failures: Why candidates have failed in a run, by name.
     """
 
     def __init__(
@@ -48,66 +62,147 @@ class Shadows:
         attack: str,
         count: int,
         directory: str | os.PathLike,
+        opened: Opened,
     ):
         self._pipeline, self._points, self._attack = pipeline, dict(points), attack
+        self._parts, self._opened, self._count = parts, opened, count
         self._num_members = len(pipeline.members[1])
-        self._parts = parts
-        sides = (pipeline.members, pipeline.nonmembers)
-        inputs = pipeline.inputs
-        # Another list of candidates is another audit.
-        listed = json.dumps(list(self._points)).encode()
-        folder = f"shadow_models_{hashlib.blake2b(listed, digest_size=4).hexdigest()}"
+        self._is_member = np.arange(pipeline.num_records) < self._num_members
+        # Everything that a run depends on; other candidates or nonmembers are another audit.
+        config = {
+            "candidates": {name: dataclasses.asdict(point) for name, point in self._points.items()},
+            "nonmembers": pipeline.nonmembers_digest,
+            "run": opened.run.directory.configuration,
+        }
+        digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16)
+        self._name = f"shadow_models_{digest.hexdigest()[:8]}"
         self._audit = ShadowAudit(
             self._train,
-            arrays.concatenate([x for x, _ in sides]),
-            np.concatenate([y for _, y in sides]),
+            *pipeline.records,
             num_shadow_models=count,
-            directory=pathlib.Path(directory) / folder,
+            directory=pathlib.Path(directory) / self._name,
             seed=pipeline.seed,
-            config={
-                "candidates": {name: _plain(point) for name, point in self._points.items()},
-                "epochs": inputs.epochs,
-                "batch_size": inputs.batch_size,
-            },
-            from_logits=inputs.kind.from_logits,
+            groups=pipeline.record_groups,
+            config={"everything": digest.hexdigest()},
+            from_logits=pipeline.inputs.kind.from_logits,
         )
+        self._runs = {self._audit.seed_of(run): run for run in range(count)}
+        kept = opened.kept(self._failures_name)
+        self.failures: dict[str, str] = {} if kept is None else dict(kept.values["failures"])
 
-    def run(self, verbose: int) -> None:
-        """Train the runs that are not finished yet."""
-        self._audit.run(verbose=verbose)
-
-    def added(self, report: AuditReport, observed: np.ndarray, name: str, part: str) -> AuditReport:
-        """A report with the result of the attack on one part.
+    def run(self, progress: Progress, cost: float) -> None:
+        """Train the runs that are not finished yet.
 
         Args:
-            report: The report without it.
+            progress: Tells the time left.
+            cost: Cost of one run, in the unit of the progress.
+        """
+        self._progress, self._cost = progress, cost
+        for number in range(self._count - self._audit.num_unfinished):
+            words = f"Shadow models: {number + 1} of {self._count} runs were finished before"
+            progress.end(cost, words, is_new=False)
+        self._audit.run(verbose=0)
+
+    def added(self, report: AuditReport, observed: np.ndarray, name: str, part: str) -> AuditReport:
+        """A report with the results of the attack on one part, by record and by person.
+
+        Args:
+            report: The report without them.
             observed: Scaled logits of the model for all records.
             name: Name of the shadow models.
             part: "selection" or "final".
-
-        Raises:
-            ValueError: If a run has no such model, or no record has enough of them.
         """
-        scores = self._audit.statistics(name).scores_of(observed[:, None], self._attack)
         rows: Part = getattr(self._parts, part)
-        of_sides = (scores[rows.members], scores[self._num_members + rows.nonmembers])
-        # A record that too few runs have left out has no score.
-        known = [side[np.isfinite(side)] for side in of_sides]
-        result = AttackResult.from_scores(self._attack, MembershipScores(*known), most_exposed=0)
-        if self._attack in report.attacks:
-            return report
-        return report.with_results(result)
+        scores = self._audit.attack_observed(
+            observed,
+            self._is_member,
+            self._attack,
+            records=np.concatenate([rows.members, self._num_members + rows.nonmembers]),
+            model=name,
+        )
+        groups = self._pipeline.record_groups
+        # Positions of scores are among all records.
+        whose = None if groups is None else Persons(members=groups, nonmembers=groups)
+        combine = "sum" if ATTACKS[self._attack].shadow.log_ratios else "mean"
+        settings = {"groups": whose, "combine": combine, "most_exposed": 0}
+        return report.with_results(*levels(self._attack, scores, **settings))
 
     def _train(self, x: Any, y: np.ndarray, seed: int) -> dict[str, keras.Model]:
         """All models of one run, by name."""
-        with self._pipeline.on_others(x, y, seed) as opened:
+        run = self._runs[seed]
+        groups = self._pipeline.record_groups
+        if groups is not None:
+            groups = {"members": groups[self._audit.is_member(run)]}
+        self._progress.begin()
+        # Candidates of one run share shard teachers through its directory.
+        with (
+            tempfile.TemporaryDirectory(prefix="keras_dmp_shadow_") as folder,
+            self._pipeline.on_others(x, y, seed, directory=folder, groups=groups) as opened,
+        ):
             models = {UNDEFENDED: opened.students.train_teacher()}
             for name, point in self._points.items():
-                # A candidate that fails here is left out when its shadow models are read.
-                with contextlib.suppress(ValueError):
-                    models[name] = opened.students.train(point, name).model
+                # Without a model in one run, those of the others are of no use.
+                if name not in self.failures:
+                    try:
+                        student = trials.train(opened.students, point, name).model
+                        outputs = forward.predict(student, x)
+                        require_finite_outputs(outputs, f"outputs of {name}")
+                    except trials.FAILURES as error:
+                        self._fail(name, f"in run {run + 1} of the shadow models: {error}")
+                    else:
+                        models[name] = student
+        self._progress.end(self._cost, f"Shadow models: run {run + 1} of {self._count}")
         return models
 
+    def _fail(self, name: str, why: str) -> None:
+        """Note why a candidate is of no use, so that a resumed search knows it too."""
+        self.failures[name] = why
+        self._opened.keep(self._failures_name, Record(values={"failures": self.failures}))
 
-def _plain(point: Point) -> dict[str, Any]:
-    return dataclasses.asdict(point)
+    @property
+    def _failures_name(self) -> str:
+        return f"failures_of_{self._name}"
+
+
+def require_scorable(pipeline: Pipeline, parts: Parts, attack: str, count: int) -> None:
+    """Raise ValueError, before any training, if too few records of a part would have a score.
+
+    Args:
+        pipeline: The data and the seed, which fix the halves.
+        parts: The parts.
+        attack: Name of the attack.
+        count: Number of shadow models.
+    """
+    settings, records = ATTACKS[attack].shadow, pipeline.num_records
+    halves = np.stack(
+        [drawn_half(pipeline.seed, run, records, pipeline.record_groups) for run in range(count)]
+    )
+    num_in = np.count_nonzero(halves, axis=0)
+    known = (num_in >= settings.least_in) & (count - num_in >= settings.least_out)
+    members, nonmembers = np.split(known, [len(pipeline.members[1])])
+    fewest = min(
+        np.count_nonzero(of_side)
+        for part in (parts.selection, parts.final)
+        for of_side in (members[part.members], nonmembers[part.nonmembers])
+    )
+    if fewest < _FEWEST:
+        raise ValueError(
+            f"Expected `num_shadow_models` to be large enough for attack {attack!r}, which needs "
+            f"at least {settings.least_in} models trained with a record and {settings.least_out} "
+            f"without it. Received: num_shadow_models={count}, with which {fewest} members or "
+            "nonmembers of a half have enough"
+        )
+
+
+def size_note(pipeline: Pipeline) -> str | None:
+    """What different numbers of members and nonmembers do to shadow models, or None."""
+    members, nonmembers = (len(y) for _, y in (pipeline.members, pipeline.nonmembers))
+    half = (members + nonmembers) // 2
+    if abs(half - members) <= _CLOSE * members:
+        return None
+    fewer = "fewer" if half < members else "more"
+    return (
+        f"shadow models are trained on half of all {members + nonmembers:,} records, {half:,}, "
+        f"which are {fewer} than the {members:,} members: they imitate another training, so the "
+        "attack may find less than there is. Have the same number of nonmembers as members"
+    )

@@ -9,6 +9,7 @@ import keras
 
 from keras_dmp import _validate
 from keras_dmp.audit import AuditReport
+from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.report import sections
 from keras_dmp.audit.report.document import (
     Charts,
@@ -25,6 +26,7 @@ from keras_dmp.audit.report.document import (
 from keras_dmp.audit.report.documented import Documented
 from keras_dmp.audit.report.saved import Format, Saved
 from keras_dmp.audit.report.verdict import widened
+from keras_dmp.audit.statistics.results import ENTIRE, PERSONS
 from keras_dmp.trainer.sweep import Sweep, SweepPoint
 
 _COLUMNS = (
@@ -39,17 +41,21 @@ _COLUMNS = (
 _HOW_TABLE = (
     "One row for each candidate, in the order of their training, measured on the part of the "
     "samples that chooses. Risk is the AUC of the attack, or 1 minus it if that is larger, with "
-    "its 95 % interval, corrected for the number of candidates. A candidate qualifies if the whole "
-    "interval is at most the limit and its accuracy is within the accepted loss."
+    "its 95 % interval, corrected for the number of candidates. With groups it is the larger of "
+    "the risk of records and that of persons, and the interval is corrected for both. A candidate "
+    "qualifies if the whole interval is at most the limit and its accuracy is within the accepted "
+    "loss."
 )
 _HOW_CHART = (
     "Right is more useful, down is more private. Each point is a candidate, the bar is the 95 % "
-    "interval of its AUC, not corrected, and the line joins the candidates that no other one beats."
+    "interval of its risk, not corrected for the number of candidates, and the line joins those "
+    "that no other one beats."
 )
 _HOW_FINAL = (
-    "Members and nonmembers that have chosen nothing: on the samples that chose it, the best of "
-    "many candidates looks better than it is, on these it does not. Intervals are at 95 %, "
-    "corrected for the number of attacks."
+    "Members and nonmembers that have chosen nothing in this call: on the samples that chose it, "
+    "the best of many candidates looks better than it is, on these it does not. Intervals are at "
+    "95 %, corrected for the number of attacks, for records and persons if there are groups, and "
+    "for the number of students whose final figures have been read in this directory."
 )
 
 
@@ -61,7 +67,8 @@ class TuningPoint(SweepPoint):
     best student is kept, see `Tuning.student`.
 
     Attributes:
-        risk_interval: 95 % interval of the risk, corrected for the number of candidates.
+        risk_interval: 95 % interval of the risk, corrected for the number of candidates and, with
+            groups, for records and persons.
         qualifies: Whether the upper end is within the limit and the accuracy within the accepted
             loss.
     """
@@ -71,8 +78,19 @@ class TuningPoint(SweepPoint):
 
     @property
     def risk(self) -> float:
-        """AUC of the attack, or of the reversed attack if that is larger."""
-        return max(self.auc, 1 - self.auc)
+        """AUC of the attack, or of the reversed one; with groups, that on persons if larger."""
+        return risk_of(self.report, self.attack)[0]
+
+
+class _Candidates(Sweep):
+    """The candidates of a search as a sweep, which draws the risk in place of the AUC."""
+
+    @property
+    def attack_in_words(self) -> str:
+        return f"{super().attack_in_words}, or 1 minus it"
+
+    def _level(self, report: AuditReport) -> tuple[float, tuple[float, float] | None]:
+        return risk_of(report, self.attack)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +107,9 @@ class Tuning(Documented, Saved):
         chosen: Position in `frontier` of the best one that qualifies, or None.
         report: Audit of the student on the part that has chosen nothing, or None without one.
         undefended_report: Audit of the teacher on the same part.
+        final_reads: Number of students, this one included, whose audits on that part have been read
+            in this directory. Each of them may have helped to choose the next call's settings, so
+            the final interval is corrected for their number.
         trainings: Number of models that the search has trained, by kind.
         notes: Information for the reader, such as candidates that failed.
         student: The best student that qualifies, or None; None in a loaded result.
@@ -106,6 +127,7 @@ class Tuning(Documented, Saved):
     report: AuditReport | None
     undefended_report: AuditReport
     trainings: Mapping[str, int]
+    final_reads: int = 1
     notes: tuple[str, ...] = ()
     student: keras.Model | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -117,21 +139,39 @@ class Tuning(Documented, Saved):
     @property
     def sweep(self) -> Sweep:
         """The candidates as a `Sweep`, for those that no other one beats."""
-        return Sweep(undefended=self.undefended, points=self.frontier)
+        return _Candidates(undefended=self.undefended, points=self.frontier)
 
     @property
     def final_risk(self) -> tuple[float, tuple[float, float]] | None:
-        """Risk of the student on the part that has chosen nothing, with its 95 % interval."""
-        return None if self.report is None else risk_of(self.report, self.attack)
+        """Risk of the student on the part that has chosen nothing, with its 95 % interval.
+
+        The interval is corrected for `final_reads`.
+        """
+        if self.report is None:
+            return None
+        return risk_of(self.report, self.attack, self.final_reads)
+
+    @property
+    def final_loss(self) -> float | None:
+        """Loss of accuracy of the student on the part that has chosen nothing, or None."""
+        if self.report is None:
+            return None
+        return self.undefended_report.nonmember_accuracy - self.report.nonmember_accuracy
 
     @property
     def verdict(self) -> str:
         """What was found, in a few sentences."""
         words = self._found() if self.best is None else self._chosen()
-        blind = self.undefended.blind_baseline
-        if blind is not None and blind.is_void:
+        for blind in self._void:
             return f"Void, as the blind baseline has {blind}. Otherwise: {words}"
         return words
+
+    @property
+    def _void(self) -> list[BlindBaseline]:
+        """Blind baselines of either part that make its figures void."""
+        parts = (self.undefended, self.undefended_report)
+        known = [of.blind_baseline for of in parts if of.blind_baseline is not None]
+        return [blind for blind in known if blind.is_void]
 
     def document(self) -> Document:
         """The content of the result, for the writers of text, Markdown and HTML."""
@@ -139,12 +179,16 @@ class Tuning(Documented, Saved):
             f"{count:,} {name}{'s' if count != 1 else ''}" for name, count in self.trainings.items()
         )
         loss = self.max_accuracy_loss
+        blind = self.undefended_report.blind_baseline
+        leaks = self.report is None or self.final_risk[1][1] > self.max_risk
         facts = (
             ("limit of the risk", f"{self.max_risk:g}"),
             ("accepted loss of accuracy", "any" if loss is None else f"{loss:g}"),
             ("candidates", f"{len(self.frontier):,}"),
             ("trained", trained),
             *sections.facts(self.undefended),
+            ("blind baseline of the final samples", "not checked" if blind is None else str(blind)),
+            ("students with final figures", f"{self.final_reads:,}"),
         )
         chart = Charts(charts=(("", self.sweep.chart()),), how=_HOW_CHART)
         return Document(
@@ -152,7 +196,7 @@ class Tuning(Documented, Saved):
             title="Search for settings of the distillation",
             name="Search for settings of the distillation",
             verdict=self.verdict,
-            leaks=self.best is None,
+            leaks=leaks or bool(self._void),
             tiles=self._tiles(),
             facts=facts,
             sections=(
@@ -166,7 +210,7 @@ class Tuning(Documented, Saved):
         )
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
-        """Plot AUC against test accuracy: candidates, their frontier, the teacher and the limit.
+        """Plot risk against test accuracy: candidates, their frontier, the teacher and the limit.
 
         Args:
             path: File for the figure, with the suffix of its format. Defaults to `None`: the
@@ -185,7 +229,7 @@ class Tuning(Documented, Saved):
         axes = figure.axes[0]
         axes.axhline(self.max_risk, color="0.3", linestyle=":", linewidth=1, label="limit")
         if self.best is not None:
-            best = [self.best.accuracy], [self.best.auc]
+            best = [self.best.accuracy], [self.best.risk]
             axes.plot(*best, "o", fillstyle="none", markersize=12, color="0.2", label="chosen")
         axes.legend(fontsize="small")
         if path is not None:
@@ -215,11 +259,21 @@ class Tuning(Documented, Saved):
         finding = "which exceeds the limit" if low > self.max_risk else "which contains the limit"
         if high <= self.max_risk:
             finding = "which is within the limit"
+        corrected = ""
+        if self.final_reads > 1:
+            corrected = (
+                f", corrected for {self.final_reads} students whose final figures have been read"
+            )
+        loss = ""
+        if self.max_accuracy_loss is not None:
+            exceeds = self.final_loss > self.max_accuracy_loss
+            judged = "exceeds" if exceeds else "is within"
+            loss = f", a loss of {self.final_loss:.3f}, which {judged} the accepted one"
         return (
             f"The most accurate of {qualified} candidates that qualify: {self.best.settings}. On "
             f"samples that chose nothing its risk is {risk:.3f} (95 % interval {low:.3f} to "
-            f"{high:.3f}, {finding}) at a test accuracy of {self.report.nonmember_accuracy:.3f}. "
-            f"{self._conditions()}."
+            f"{high:.3f}{corrected}, {finding}) at a test accuracy of "
+            f"{self.report.nonmember_accuracy:.3f}{loss}. {self._conditions()}."
         )
 
     def _conditions(self) -> str:
@@ -233,20 +287,19 @@ class Tuning(Documented, Saved):
         )
 
     def _tiles(self) -> tuple[Tile, ...]:
-        def of(report: AuditReport | None) -> Any:
-            if report is None:
-                return Missing(why="no candidate qualifies")
-            value, ends = risk_of(report, self.attack)
-            return Number(value=value, ends=ends)
+        def of(risk: tuple[float, tuple[float, float]]) -> Number:
+            return Number(value=risk[0], ends=risk[1])
 
-        accuracy = Missing(why="no candidate qualifies")
+        risk = accuracy = Missing(why="no candidate qualifies")
         if self.report is not None:
+            risk = of(self.final_risk)
             accuracy = Number(value=self.report.nonmember_accuracy, kind="share")
+        teacher = of(risk_of(self.undefended_report, self.attack))
         undefended = self.undefended_report.nonmember_accuracy
         beside = f"the limit is {self.max_risk:g}"
         return (
-            Tile(label="risk of the student", figure=of(self.report), beside=beside),
-            Tile(label="risk of the undefended model", figure=of(self.undefended_report)),
+            Tile(label="risk of the student", figure=risk, beside=beside),
+            Tile(label="risk of the undefended model", figure=teacher),
             Tile(label="test accuracy", figure=accuracy, beside=f"undefended {undefended:.3f}"),
         )
 
@@ -284,14 +337,18 @@ class Tuning(Documented, Saved):
             Column(head="test accuracy", narrow="test\naccuracy"),
             Column(head="AUC", interval=True),
         )
-        reports = {"undefended": self.undefended_report, "student": self.report}
+        reports = {"undefended": (self.undefended_report, 1)}
+        if self.report is not None:
+            reports["student"] = (self.report, self.final_reads)
         rows = []
-        for name, report in reports.items():
-            for attack in () if report is None else report.attacks:
-                result = report[attack]
-                ends = widened(result.auc, result.auc_interval, len(report.attacks), log_odds=True)
+        for name, (report, reads) in reports.items():
+            for result in report.results:
+                number = len(report.results) * reads
+                ends = widened(result.auc, result.auc_interval, number, log_odds=True)
                 accuracy = Number(value=report.nonmember_accuracy, kind="share")
-                rows.append((name, attack, accuracy, Number(value=result.auc, ends=ends)))
+                level = ", by person" if result.slice == PERSONS else ""
+                auc = Number(value=result.auc, ends=ends)
+                rows.append((name, f"{result.attack}{level}", accuracy, auc))
         return Table(columns=columns, groups=(Group(rows=tuple(rows)),), how=_HOW_FINAL)
 
     def _values(self) -> dict[str, Any]:
@@ -306,6 +363,7 @@ class Tuning(Documented, Saved):
             "report": self.report and self.report.to_dict(),
             "undefended_report": self.undefended_report.to_dict(),
             "trainings": dict(self.trainings),
+            "final_reads": self.final_reads,
             "notes": list(self.notes),
             "verdict": self.verdict,
         }
@@ -327,6 +385,7 @@ class Tuning(Documented, Saved):
             frontier=tuple(frontier),
             report=report and AuditReport.from_dict(report),
             undefended_report=AuditReport.from_dict(values["undefended_report"]),
+            final_reads=values.get("final_reads", 1),
             notes=tuple(values["notes"]),
         )
 
@@ -334,15 +393,30 @@ class Tuning(Documented, Saved):
 def risk_of(report: AuditReport, attack: str, number: int = 1) -> tuple[float, tuple[float, float]]:
     """AUC of an attack, or of the reversed one if that is larger, with its 95 % interval.
 
+    With groups, it is the larger of those on records and on persons: whoever has several records of
+    a person finds more than with one.
+
     Args:
         report: The audit.
         attack: Name of the attack.
-        number: Number of audits that the interval is corrected for (Bonferroni).
+        number: Number of audits that the interval is corrected for (Bonferroni); records and
+            persons count as two.
     """
-    result = report[attack]
-    low, high = widened(result.auc, result.auc_interval, number, log_odds=True)
-    # If the interval holds, the larger of the true figures lies between the larger ends.
-    return max(result.auc, 1 - result.auc), (max(low, 1 - high), max(high, 1 - low))
+    results = [
+        one for one in report.results if one.attack == attack and one.slice in (ENTIRE, PERSONS)
+    ]
+    number *= len(results)
+    ends = [
+        # An AUC of 0 or 1 of few persons has no interval: nothing is known of the true one.
+        widened(one.auc, one.auc_interval, number, log_odds=True) or (0.0, 1.0)
+        for one in results
+    ]
+    # If all intervals hold, the largest of the true figures lies between the largest ends.
+    risk = max(max(one.auc, 1 - one.auc) for one in results)
+    return risk, (
+        max(max(low, 1 - high) for low, high in ends),
+        max(max(high, 1 - low) for low, high in ends),
+    )
 
 
 def _measured(point: TuningPoint) -> str:

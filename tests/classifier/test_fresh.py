@@ -259,3 +259,20 @@ def test_a_fit_that_preprocesses_is_refused():
     with pytest.raises(ValueError, match=message):
         audit_membership(rescaled, split.members, split.nonmembers)
     fresh.fresh_model(lambda: task(None))
+
+
+@pytest.mark.parametrize("as_callable", [False, True])
+def test_quantized_models_cannot_be_trained(as_callable):
+    model = nets.classifier()
+    with pytest.warns(UserWarning, match="quantize"):
+        model.quantize("int8")
+    with pytest.raises(ValueError, match=r"`model`.*Received: .*quantized layers dense"):
+        fresh.fresh_model((lambda: model) if as_callable else model)
+
+
+def test_frozen_weights_under_lora_are_lost_with_a_warning():
+    model = nets.classifier()
+    model.layers[0].enable_lora(2)
+    with pytest.warns(PrivacyWarning, match=f"frozen layers {model.layers[0].name} were redrawn"):
+        clone = fresh.fresh_model(model)
+    assert clone.layers[0].lora_enabled

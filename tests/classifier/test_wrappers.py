@@ -246,7 +246,7 @@ def test_a_student_with_a_named_output_is_trained_and_evaluated(policy):
         (Y + 1, r"`y` to lie in 0\.\.3.*labels from \d to 4"),
         (np.eye(3)[Y % 3], r"`y` to be .*one-hot \(n, 4\).*Received: shape \(24, 3\)"),
         (np.full((SAMPLES, nets.CLASSES), 0.25), r"`y`.*Received: shape \(24, 4\), not one-hot"),
-        ({"a": Y, "b": Y}, "`y` to be one array of labels. Received: 2 arrays"),
+        ({"a": Y, "b": Y}, "`y` to be one array. Received: 2 arrays"),
     ],
     ids=["range", "width", "soft", "several"],
 )
@@ -292,6 +292,72 @@ def test_validation_data_that_does_not_fit_is_refused_before_the_first_step(kind
     assert "validation_data" in str(caught.value)
     assert not re.search(r"\[[\d. ]+\]|\b0 1 2\b", str(caught.value))
     nets.assert_same_weights(model, before, atol=0)
+
+
+@pytest.mark.parametrize("kind", TABLE["kind"])
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("epochs", "3"),
+        ("batch_size", 0),
+        ("initial_epoch", "a"),
+        ("initial_epoch", -1),
+        ("validation_freq", 0),
+        ("validation_freq", [1, 0]),
+        ("validation_steps", -1),
+        ("validation_batch_size", "a"),
+        ("verbose", "loud"),
+        ("validation_split", 2),
+        ("steps_per_epoch", 0),
+    ],
+)
+def test_arguments_of_fit_are_checked_before_the_first_step(kind, argument, value):
+    """Keras checks some of them after an epoch, when privacy has been spent."""
+    model = build("logits")
+    before = nets.snapshot(model)
+    trainer = compiled(wrapped(kind, model), crossentropy("logits", "classes"))
+    given = {"batch_size": 8, "epochs": 1, "validation_data": (X, Y), argument: value}
+    if kind == "adversarial":
+        given["nonmembers"] = (OTHER_X, OTHER_Y)
+    with pytest.raises((TypeError, ValueError), match=rf"Received: (x=.*)?{argument}="):
+        trainer.fit(X, Y, **given)
+    nets.assert_same_weights(model, before, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["memguard", "adversarial"])
+@pytest.mark.parametrize("weight", [{"0": 2.0}, {9: 2.0}, [1.0, 2.0]])
+def test_bad_weights_of_classes_are_refused(kind, weight):
+    trainer = compiled(wrapped(kind, build("logits")), crossentropy("logits", "classes"))
+    with pytest.raises(ValueError, match=r"`class_weight`.*Received: class_weight="):
+        fit(kind, trainer, Y, OTHER_Y, class_weight=weight)
+
+
+def test_weights_of_some_classes_times_weights_of_samples():
+    """Also where a part of the samples validates, which keeps its own weights."""
+    weights = np.linspace(0.2, 3.0, SAMPLES).astype("float32")
+    trained = SAMPLES // 2
+    both = np.where(Y == 1, 3, 1) * weights
+    both[trained:] = weights[trained:]
+    found = []
+    for given in ({"sample_weight": both}, {"sample_weight": weights, "class_weight": {1: 3.0}}):
+        trainer = compiled(wrapped("memguard", build("logits")), crossentropy("logits", "classes"))
+        settings = {"batch_size": SAMPLES, "shuffle": False, "validation_split": 0.5, "verbose": 0}
+        found.append(trainer.fit(X, Y, **settings, **given).history)
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("nonmembers", [None, X, (X, Y, Y)])
+def test_nonmembers_of_another_form_are_refused(nonmembers):
+    trainer = compiled(wrapped("adversarial", build("logits")), crossentropy("logits", "classes"))
+    with pytest.raises(TypeError, match="`nonmembers`"):
+        trainer.fit(X, Y, nonmembers=nonmembers)
+
+
+def test_members_among_the_nonmembers_are_refused():
+    trainer = compiled(wrapped("adversarial", build("logits")), crossentropy("logits", "classes"))
+    nonmembers = (np.concatenate([OTHER_X, X[:3]]), np.concatenate([OTHER_Y, Y[:3]]))
+    with pytest.raises(ValueError, match=r"`nonmembers`.*Received: 3 of"):
+        trainer.fit(X, Y, nonmembers=nonmembers)
 
 
 @pytest.mark.parametrize("kind", ["memguard", "adversarial"])

@@ -471,10 +471,9 @@ def as_form(form, *columns):
 
 
 @pytest.mark.parametrize("form", ["arrays", "dataset", "PyDataset"])
-@pytest.mark.parametrize("weight", [0.0, -1.0])
-def test_weights_of_which_none_is_above_0_are_refused(form, weight):
+def test_weights_of_which_none_is_above_0_are_refused(form):
     x, y = nets.prototypes(40)
-    weights = np.full(40, weight, "float32")
+    weights = np.zeros(40, "float32")
     read = {"names": NAMES, "model": None, "num_classes": 4}
     with pytest.raises(ValueError, match=r"`sample_weight` to have weights above 0.*largest is"):
         samples.read(*as_form(form, x, y, weights), **read)
@@ -757,3 +756,169 @@ def test_messages_show_neither_labels_nor_records(case):
         while error is not None:
             assert str(SECRET) not in str(error)
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+@pytest.mark.parametrize(
+    ("layer", "known"),
+    [
+        (lambda: layers.StringLookup(vocabulary=["a"], num_oov_indices=0), "a"),
+        (lambda: layers.IntegerLookup(vocabulary=[1], num_oov_indices=0), 1),
+        (lambda: layers.Embedding(5, 2), 1),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 11])
+def test_values_that_a_model_does_not_know_are_not_shown(layer, known, place):
+    """TensorFlow's errors show them, wherever they are."""
+    lookup = layer()
+    lookup = [lookup, layers.Flatten()] if isinstance(lookup, layers.Embedding) else [lookup]
+    inputs = keras.Input((1,), dtype="string" if known == "a" else "int64")
+    hidden = inputs
+    for each in lookup:
+        hidden = each(hidden)
+    model = keras.Model(inputs, layers.Dense(4)(keras.ops.cast(hidden, "float32")))
+    x = np.array([[known]] * 12, dtype=object if known == "a" else None)
+    x[place] = str(SECRET) if known == "a" else SECRET
+    with pytest.raises(ValueError, match="Received") as caught:
+        audit_membership(model, (x, np.arange(12) % 4), (x[:1], np.arange(1)), attacks="loss")
+    error = caught.value
+    while error is not None:
+        assert str(SECRET) not in str(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float32"])
+@pytest.mark.parametrize("bad", [-1, 30, 7_000])
+@pytest.mark.parametrize("nest", [False, True])
+def test_numbers_outside_of_an_embedding_are_counted(dtype, bad, nest):
+    model = sequences(4)
+    if nest:
+        inputs = keras.Input((4,), dtype=dtype)
+        model = keras.Model(inputs, model(inputs))
+    x = np.arange(40).reshape(10, 4) % 30
+    assert samples.checked(x.astype(dtype), "x", model) is not None
+    x[[2, 5], 1] = bad
+    with pytest.raises(ValueError, match=r"`x` to lie in 0\.\.29.*Received: .* 2 of 10 samples"):
+        samples.checked(x.astype(dtype), "x", model)
+
+
+# Inputs by the names under which the model takes them
+
+
+def of_keys(keys):
+    """A model that was built with a dictionary whose keys are not the names of its inputs."""
+    inputs = {key: keras.Input((3,), name=f"input_{place}") for place, key in enumerate(keys)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Keras wants them equal.
+        return keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(list(inputs.values()))))
+
+
+def of_groups():
+    """A model whose dictionary of inputs holds another one."""
+    person = {name: keras.Input((3,), name=name) for name in ("zip", "age")}
+    inputs = {"person": person, "place": keras.Input((3,), name="place")}
+    leaves = keras.tree.flatten(inputs)
+    return keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(leaves)))
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+def test_inputs_are_named_by_the_keys_of_the_models_dictionary():
+    rng = np.random.default_rng(0)
+    zips, ages = rng.normal(size=(2, 20, 3)).astype("float32")
+    model = of_keys(["zip", "age"])
+    x = {"zip": zips, "age": ages}
+    assert_equal(x, {"age": ages, "zip": zips.astype("float64")}, model)
+    assert_equal(x, [ages, zips], model)  # in Keras' order, that of the alphabet
+    with pytest.raises(ValueError, match=r"keys \['age', 'zip'\].*Received"):
+        samples.checked({"input_0": zips, "input_1": ages}, "x", model)
+    trainer = DMPTrainer(lambda: of_keys(["zip", "age"]), selector=None)
+    trainer.compile("sgd", LOSS)
+    fit = {"epochs": 1, "verbose": 0}
+    trainer.fit(x, np.arange(20) % 2, reference={"age": ages + 9, "zip": zips}, **fit)
+    with pytest.raises(ValueError, match="20 of 20 samples of `reference` are members"):
+        trainer.fit(x, np.arange(20) % 2, reference={"age": ages, "zip": zips}, **fit)
+
+
+def test_dictionaries_in_dictionaries():
+    zips, ages, places = np.random.default_rng(0).normal(size=(3, 20, 3)).astype("float32")
+    model = of_groups()
+    x = {"person": {"zip": zips, "age": ages}, "place": places}
+    assert_equal(x, {"place": places, "person": {"age": ages, "zip": zips}}, model)
+    assert not np.array_equal(
+        digests(x, model), digests({**x, "person": {"zip": ages, "age": zips}}, model)
+    )
+    with pytest.raises(ValueError, match=r"`x`.*Received: "):
+        samples.checked({"persons": x["person"], "place": places}, "x", model)
+
+
+COLUMNS = list("abcdefghijkl")
+TABLES = {
+    "another order": (lambda table: table[COLUMNS[::-1]], "same columns in another order"),
+    "other columns": (lambda table: table.rename(columns={"a": "z"}), "other columns"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_that_become_arrays_have_the_same_columns(case):
+    """Their columns have no names any more, and equal records would not be found."""
+    changed, received = TABLES[case]
+    (x, y), (others, _) = nets.prototypes(40, seed=0), nets.prototypes(40, seed=1)
+    table, other = (pd.DataFrame(of, columns=COLUMNS) for of in (x, others))
+    trainer = DMPTrainer(
+        lambda: keras.Sequential([keras.Input((nets.FEATURES,)), layers.Dense(nets.CLASSES)])
+    )
+    trainer.compile("sgd", LOSS)
+    doors = {
+        "reference": lambda: trainer.fit(table, y, reference=changed(other)),
+        "validation_data": lambda: trainer.fit(
+            table, y, reference=other, validation_data=(changed(other), y)
+        ),
+        "nonmembers": lambda: audit_membership(
+            nets.classifier(), (table, y), (changed(other), y), attacks="loss"
+        ),
+    }
+    for name, door in doors.items():
+        with pytest.raises(ValueError, match=f"columns of `{name}`.*Received: .*{received}"):
+            door()
+    with pytest.raises(ValueError, match="columns of `nonmembers`"):
+        MembershipAudit((table, y), (changed(other), y))
+
+
+def test_columns_of_named_inputs_may_have_any_order():
+    model = two_columns(size=1)
+    table = pd.DataFrame({"zip": [1.0, 2.0], "age": [3.0, 4.0]})
+    samples.require_same_columns(model, x=table, reference=table[["age", "zip"]])
+    samples.require_same_columns(nets.classifier(), x=table, reference=table.to_numpy())
+    texts = pd.DataFrame({"zip": ["a", "b"], "age": [3.0, 4.0]})
+    samples.require_same_columns(x=texts, reference=texts[["age", "zip"]])
+
+
+def test_sparse_columns_are_arrays():
+    x = np.eye(nets.FEATURES, dtype="float32")
+    table = pd.DataFrame({name: pd.arrays.SparseArray(x[:, at]) for at, name in enumerate(COLUMNS)})
+    np.testing.assert_array_equal(samples.checked(table, "x", nets.classifier()), x)
+
+
+def test_masked_values_are_missing():
+    x, y = nets.prototypes(20)
+    mask = np.zeros(x.shape, bool)
+    assert samples.checked(np.ma.masked_array(x, mask), "x") is not None
+    mask[3, 4] = True
+    with pytest.raises(ValueError, match=r"`x` to have no missing.*Received: 1 of 240"):
+        samples.checked(np.ma.masked_array(x, mask), "x")
+    for column in (y, y.astype("float32")):
+        masked = np.ma.masked_array(column, mask[:, 4])
+        with pytest.raises(ValueError, match=r"`y`.*Received: 1 of 20"):
+            samples.checked_labels(masked, 4, "y")
+        with pytest.raises(ValueError, match=r"`w`.*Received: 1 of 20"):
+            samples.checked_weights(masked, "w", x=x)
+
+
+@pytest.mark.parametrize("form", ["arrays", "dataset"])
+def test_negative_weights_are_refused(form):
+    x, y = nets.prototypes(20)
+    weights = np.linspace(-1, 1, 20)
+    columns = (x, y, weights)
+    if form == "dataset":
+        columns = (tf.data.Dataset.from_tensor_slices(columns).batch(20),)
+    with pytest.raises(ValueError, match=r"`sample_weight`.*at least 0.*Received: .* 10 of 20"):
+        samples.read(*columns, names=NAMES, model=nets.classifier(), num_classes=4)

@@ -1,6 +1,7 @@
 """Texts of any length: one form for all, which Keras takes and which costs what the texts cost."""
 
 import tracemalloc
+import warnings
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_dmp
-from keras_dmp import DMPTrainer, LabeledReference, split_private
+from keras_dmp import DMPTrainer, LabeledReference, defenses, split_private
 from keras_dmp._data import samples, texts
 from keras_dmp.reference.row_store import RowStore
 
@@ -163,3 +164,30 @@ def test_the_memory_of_texts_counts_against_the_limit(tmp_path):
     words, numbers = store.finish()
     assert words.tolist() == ["y", "z" * 2_000]
     assert numbers.shape == (2, 3)
+
+
+def hidden_classifier():
+    body = classifier().layers[:-1]
+    head = [layers.Dense(8, "relu"), layers.Dense(3)]
+    return keras.Sequential([keras.Input((), dtype="string"), *body, *head])
+
+
+SETTINGS = {"dp_sgd": {"noise_multiplier": 1.0}}
+# DP-SGD looks at single records more closely than any other defence.
+DEFENSES = [
+    pytest.param(name, marks=() if name == "dp_sgd" else pytest.mark.full)
+    for name in defenses.names()
+]
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_defense_protects_a_classifier_of_texts(name):
+    x, y = messages(130)
+    split = split_private(x, y, members=40, nonmembers=30, validation=20, seed=0)
+    defense = defenses.get(name, **SETTINGS.get(name, {}))
+    with warnings.catch_warnings():
+        # Three classes of few records: a selection may lack one.
+        warnings.filterwarnings("ignore", "No chosen reference sample")
+        model = defense.protect(hidden_classifier, split, epochs=1, batch_size=20, seed=0)
+    report = keras_dmp.audit_membership(model, split.members, split.nonmembers)
+    assert report["threshold"].num_nonmembers == 30

@@ -197,6 +197,16 @@ def test_data_in_a_form_that_the_model_does_not_take(split, nothing_trained, par
         trainer.sweep(**data)
 
 
+def test_callable_that_builds_other_outputs_each_time(split, nothing_trained):
+    units = iter([nets.CLASSES, nets.CLASSES + 1])
+    trainer = DMPTrainer(
+        lambda: keras.Sequential([keras.Input((nets.FEATURES,)), keras.layers.Dense(next(units))])
+    )
+    trainer.compile("sgd", LOSS)
+    with pytest.raises(ValueError, match="Received: a teacher with 5 logits and a student"):
+        trainer.fit(*split.members, reference=split.reference)
+
+
 def test_more_label_classes_than_the_model_has(split, nothing_trained):
     trainer = DMPTrainer(build, label_format=nets.CLASSES)
     trainer.compile("sgd", LOSS)

@@ -233,6 +233,29 @@ def test_the_selector_does_not_narrow_what_the_next_teachers_start_from(split):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
+@pytest.mark.parametrize(
+    ("rule", "ranks"),
+    [
+        ({"order": "random"}, False),
+        ({"order": "lowest"}, True),
+        pytest.param({"order": "random", "max_entropy": 1.2}, True, marks=pytest.mark.full),
+    ],
+    ids=str,
+)
+def test_a_student_ranks_only_where_the_choice_depends_on_it(split, rule, ranks, capsys):
+    selector = EntropyReferenceSelector(**({"size": 40} if len(rule) == 1 else {}), **rule)
+    fit = {"epochs": 1, "verbose": 2}
+    trainer, _ = train(
+        split, consensus=Consensus(num_shards=2, rounds=1), selector=selector, fit=fit
+    )
+    assert ("training a student that ranks" in capsys.readouterr().out) == ranks
+    assert trainer.rounds[0].num_used == len(selector.indices_)
+    if not ranks:
+        # Two of two votes for each sample: the votes leave no doubt.
+        np.testing.assert_array_equal(selector.entropy_, 0)
+
+
 def test_without_validation_data_the_last_round_is_released(agreed):
     trainer, _ = agreed
     assert [one.is_released for one in trainer.rounds] == [False, True]

@@ -6,6 +6,7 @@ import textwrap
 import warnings
 
 import keras
+import leaks
 import nets
 import numpy as np
 import pandas as pd
@@ -933,3 +934,13 @@ def test_lists_of_inputs_are_tuples_of_inputs(split):
         return trainer.student
 
     nets.assert_same_weights(trained(list), trained(tuple).get_weights())
+
+
+def test_export_writes_the_student_alone(split, tmp_path):
+    trainer, _ = train(split)
+    trainer.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(tmp_path / "served")
+    x = split.nonmembers[0]
+    np.testing.assert_allclose(served.serve(x), trainer.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
+    assert leaks.occurrences(trainer.student, tmp_path / "served") > 0
+    assert leaks.occurrences(trainer.teacher, tmp_path / "served") == 0

@@ -89,15 +89,26 @@ def test_trainings_share_teachers():
     pair = Point(labels="hard", consensus=Consensus(num_shards=2))
     listed = [Point(), Point(size=5), pair, dataclasses.replace(pair, size=5)]
     # Two shard teachers of the first round for both, and two of the second for each.
-    assert candidates.trainings(listed) == {"teacher": 1, "shard teacher": 6, "student": 6}
+    trained = {"teacher": 1, "shard teacher": 6, "student": 7}
+    assert candidates.trainings(listed, 7) == trained
 
 
 def test_cost_counts_samples():
-    sizes = {"pool": 1000, "members": 400}
+    sizes = {"pool": 1000, "members": 400, "has_validation": False}
     assert candidates.cost(Point(size=50), **sizes) == 50
     assert candidates.cost(Point(), **sizes) == 1000
     agreed = Point(consensus=Consensus(num_shards=2, rounds=2))
     assert candidates.cost(agreed, **sizes) == 500 + 1000 + 1000
+    assert candidates.cost(dataclasses.replace(agreed, size=50), **sizes) == 500 + 1000 + 50
+    # Each round's student may be released, besides the one that ranks and passes its weights on.
+    narrowed = dataclasses.replace(agreed, size=50)
+    validated = {**sizes, "has_validation": True}
+    assert candidates.cost(agreed, **validated) == 500 + 1000 + 1000
+    assert candidates.cost(narrowed, **validated) == 500 + 1000 + 50 + 50
+    # In a single round, only a choice by entropy needs a student that ranks.
+    single = Point(size=50, consensus=Consensus(num_shards=2, rounds=1))
+    assert candidates.cost(single, **sizes) == 400 + 1000 + 50
+    assert candidates.cost(dataclasses.replace(single, order="random"), **sizes) == 400 + 50
 
 
 def test_time_left_is_that_of_what_was_trained(capsys, monkeypatch):

@@ -8,6 +8,7 @@ import nets
 import numpy as np
 import pytest
 from scipy import special
+from searches import BUDGET, LIMIT, LOSS, OPTIMIZER, SEED, build, search, sides
 
 from keras_dmp import (
     DMPTrainer,
@@ -15,37 +16,21 @@ from keras_dmp import (
     Tuning,
     audit_membership,
     split_private,
-    tune,
 )
+from keras_dmp.audit.shadow.draws import drawn_half
 from keras_dmp.trainer.run_directory import RunDirectory
+from keras_dmp.trainer.students import Students
+from keras_dmp.trainer.votes import TooFewVotesError
 from keras_dmp.tuning import parts
 
 # Few samples of a small pool miss classes, which is not what is looked at here.
 pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-OPTIMIZER = keras.optimizers.SGD(0.2, momentum=0.9)
-SEED, BUDGET, LIMIT = 3, 4, 0.9
-
-
-def build():
-    return keras.Sequential(
-        [
-            keras.Input((nets.FEATURES,)),
-            keras.layers.Dense(nets.HIDDEN, activation="tanh"),
-            keras.layers.Dense(nets.CLASSES),
-        ]
-    )
 
 
 @pytest.fixture(scope="module")
 def split():
     x, y = nets.prototypes(420)
     return split_private(x, y, members=100, nonmembers=100, validation=20, seed=0)
-
-
-def search(split, **changed):
-    settings = {"max_risk": LIMIT, "budget": BUDGET, "epochs": 3, "batch_size": 16, "seed": SEED}
-    return tune(build, split, **{**settings, "optimizer": OPTIMIZER, "verbose": 0, **changed})
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +49,6 @@ def no_training(monkeypatch):
     monkeypatch.setattr(
         "keras_dmp._training.stacked_program.StackedProgram.run_epoch",
         lambda *_, **__: pytest.fail("trained"),
-    )
-
-
-def sides(split, part):
-    """Samples and labels of a part, cut by hand."""
-    return tuple(
-        (x[rows], y[rows])
-        for (x, y), rows in ((split.members, part.members), (split.nonmembers, part.nonmembers))
     )
 
 
@@ -112,7 +89,11 @@ def test_rows_are_those_of_students_trained_by_hand(split, found):
         assert row.auc == audit["loss"].auc
         assert row.accuracy == audit.nonmember_accuracy
         assert row.report.member_accuracy == audit.member_accuracy
-        if row.consensus is None:
+        if row.consensus is not None:
+            # The figures are those of the round whose student is released.
+            (released,) = (one for one in trainer.rounds if one.is_released)
+            assert row.size == released.num_used
+        else:
             assert row.mean_entropy == trainer.selector.summary.mean_entropy
             undefended = audit_membership(
                 trainer.teacher, *sides(split, selection), attacks=("loss",), slices=()
@@ -197,8 +178,23 @@ def test_no_candidate_qualifies(split, folder, found, no_training, tmp_path):
 
 def test_a_finished_search_is_read(split, folder, found, no_training):
     again = search(split, directory=folder)
-    assert again == found
+    # Other calls may have read final figures in between.
+    assert dataclasses.replace(again, final_reads=found.final_reads) == found
     nets.assert_same_weights(again.student, found.student.get_weights())
+
+
+def test_other_nonmembers_or_another_attack_are_measured_again(split, folder, found, no_training):
+    x, y = nets.prototypes(100, seed=7)
+    other = search(dataclasses.replace(split, nonmembers=(x, y)), directory=folder, budget=2)
+    assert other.frontier[0].report["loss"].auc != found.frontier[0].auc
+    assert other.frontier[0].report.member_accuracy == found.frontier[0].report.member_accuracy
+    # Those of the first search are still right.
+    margin = search(split, directory=folder, budget=2, attack="margin")
+    selection = parts.divide(split, SEED).selection
+    by_audit = audit_membership(
+        margin.student, *sides(split, selection), attacks=("margin",), slices=()
+    )
+    assert margin.best.auc == by_audit["margin"].auc
 
 
 class BreakOff(RunDirectory):
@@ -244,18 +240,16 @@ def test_another_split_is_refused(split, folder, found, no_training):
 
 
 def test_a_candidate_that_fails_is_left_out(split, folder, found, monkeypatch):
-    from keras_dmp.trainer.students import Students
-
     train = Students.train
 
     def failing(self, point, name):
         if point.labels == "hard":
-            raise ValueError("too few votes")
+            raise TooFewVotesError("too few votes")
         return train(self, point, name)
 
     monkeypatch.setattr(Students, "train", failing)
     with pytest.warns(UserWarning, match="lowest_100_hard_1 is left out: too few votes"):
-        again = search(split, directory=folder, budget=2)
+        again = search(split, directory=folder, budget=2, attack="confidence")
     assert len(again.frontier) == 1
     assert again.notes == ("lowest_100_hard_1 is left out: too few votes",)
     monkeypatch.setattr(Students, "train", lambda *_: failing(*_[:1], found.frontier[1], ""))
@@ -263,26 +257,17 @@ def test_a_candidate_that_fails_is_left_out(split, folder, found, monkeypatch):
         pytest.warns(UserWarning, match="is left out"),
         pytest.raises(ValueError, match="Received: 2 candidates, all of which have failed"),
     ):
-        search(split, directory=folder, budget=2)
+        search(split, directory=folder, budget=2, attack="modified_entropy")
 
 
-# With shadow models
+@pytest.mark.parametrize("error", [ValueError, OSError])
+def test_what_no_setting_is_at_fault_for_stops_the_search(split, folder, found, error, monkeypatch):
+    def broken(*_):
+        raise error("a damaged file")
 
-
-@pytest.mark.full
-def test_shadow_models_repeat_the_search(split, tmp_path):
-    attack = "lira_offline_fixed"
-    settings = {"attack": attack, "num_shadow_models": 4, "budget": 2, "epochs": 1}
-    found = search(split, directory=tmp_path / "run", **settings)
-    assert found.trainings == {"teacher": 5, "shard teacher": 0, "student": 10}
-    assert all(row.attack == attack for row in found.frontier)
-    assert found.report[attack].num_members <= 50
-    assert {"loss", attack} <= set(found.report.attacks)
-    (folder,) = (tmp_path / "run").glob("shadow_models_*")
-    assert len(list(folder.glob("*.job"))) == 4
-    # A kill between two shadow models loses that model only.
-    (folder / "model_00002.job").unlink()
-    assert search(split, directory=tmp_path / "run", **settings) == found
+    monkeypatch.setattr(Students, "train", broken)
+    with pytest.raises(error, match="a damaged file"):
+        search(split, directory=folder, budget=2, attack="entropy")
 
 
 # What it says
@@ -332,6 +317,25 @@ def test_parts_are_halves():
         np.testing.assert_array_equal(np.sort([*first, *second]), np.arange(count))
     other = parts.divide(split, 6)
     assert not np.array_equal(other.selection.members, divided.selection.members)
+
+
+def test_the_draw_of_the_parts_is_not_that_of_a_shadow_model():
+    x, y = nets.prototypes(140)
+    split = split_private(x, y, members=64, nonmembers=64, seed=0)
+    selection = parts.divide(split, 5).selection
+    for model in range(64):
+        of_model = np.flatnonzero(drawn_half(5, model, 64, None))
+        assert not np.array_equal(selection.members, of_model)
+
+
+def test_a_replaced_side_is_divided_by_its_own_size():
+    x, y = nets.prototypes(90)
+    split = split_private(x, y, members=31, nonmembers=20, seed=0)
+    for count in (9, 40):
+        other = dataclasses.replace(split, nonmembers=nets.prototypes(count, seed=4))
+        divided = parts.divide(other, 5)
+        rows = np.sort([*divided.selection.nonmembers, *divided.final.nonmembers])
+        np.testing.assert_array_equal(rows, np.arange(count))
 
 
 def test_groups_stay_together():
@@ -384,6 +388,33 @@ def test_bad_types_are_refused(split, no_training):
         search(split.members)
     with pytest.raises(ValueError, match=r"split\.reference=None"):
         search(dataclasses.replace(split, reference=None))
+
+
+def test_groups_that_do_not_fit_are_refused_before_any_training(split, no_training):
+    groups = {"members": np.arange(100), "nonmembers": 100 + np.arange(100)}
+    rest = {"reference": 200 + np.arange(200), "validation": 400 + np.arange(20)}
+    for wrong, message in (
+        ({"nonmembers": groups["nonmembers"][:90]}, "100 nonmembers.*90 groups"),
+        ({"members": groups["members"][:90]}, "100 members.*90 groups"),
+        ({"nonmembers": groups["members"]}, "100 groups with both"),
+    ):
+        other = dataclasses.replace(split, groups={**groups, **rest, **wrong})
+        with pytest.raises(ValueError, match=f"`groups`.*{message}"):
+            search(other)
+
+
+def test_too_few_shadow_models_are_refused_before_any_training(split, no_training):
+    with pytest.raises(ValueError, match=r"`num_shadow_models`.*'lira'.*num_shadow_models=4"):
+        search(split, attack="lira", num_shadow_models=4)
+
+
+def test_shadow_models_of_another_size_are_named_before_any_training(split, no_training):
+    fewer = dataclasses.replace(split, nonmembers=tuple(part[:40] for part in split.nonmembers))
+    with (
+        pytest.warns(UserWarning, match=r"140 records, 70.* fewer than the 100 members"),
+        pytest.raises(pytest.fail.Exception, match="trained"),
+    ):
+        search(fewer, attack="lira_offline_fixed")
 
 
 def test_nonmembers_are_checked_before_any_training(split, no_training):

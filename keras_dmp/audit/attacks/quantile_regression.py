@@ -13,9 +13,11 @@ from keras_dmp import _validate
 from keras_dmp._classifier.probabilities import log_probabilities
 from keras_dmp.audit.statistics.attack_scores import AttackScores
 from keras_dmp.audit.statistics.output_scores import scaled_logits
+from keras_dmp.audit.statistics.persons import Persons, random_half
 
 # Half of the nonmembers are too few for a quantile below this.
 LEAST = 200
+_FEWEST_GROUPS = 20
 _MOST_FITTED = 5_000
 _MOST_COLUMNS = 600
 # The middle and a high quantile: their distance is the spread of a record's scores.
@@ -44,6 +46,7 @@ def quantile_attack(
     *,
     from_logits: bool,
     inputs: tuple[Any, Any] | None = None,
+    groups: tuple[Any, Any] | None = None,
     seed: int = 0,
 ) -> AttackScores:
     """Compare the log odds of each sample's class with those expected of a nonmember like it.
@@ -64,6 +67,10 @@ def quantile_attack(
             in the paper. Beyond 600 columns, those that vary most with the log odds are used.
             Defaults to `None`: the probabilities of the other classes, relative to each other,
             describe the sample.
+        groups: Group of each member, and of each nonmember, such as the person whose record it is;
+            at least 20 groups on each side. The attack is then fitted on some persons and scores
+            others: it would expect too much of persons whose other records it was fitted on.
+            Defaults to `None`: every record is a person.
         seed: Integer. Draws the halves. Defaults to 0.
 
     Returns:
@@ -71,9 +78,10 @@ def quantile_attack(
 
     Raises:
         ImportError: If scikit-learn is missing.
-        TypeError: If outputs, labels or inputs are of another type.
+        TypeError: If outputs, labels, inputs or groups are of another type.
         ValueError: For fewer than 200 nonmembers, outputs and labels that do not fit each other, or
-            inputs that are not finite numbers, one entry for each sample.
+            inputs that are not finite numbers, one entry for each sample. For groups that do not
+            fit the samples, or are fewer than 20 on a side.
 
     Example:
     >>> rng = np.random.default_rng(0)
@@ -96,9 +104,7 @@ def quantile_attack(
             f"Expected `nonmembers` to have at least {LEAST} samples: half of them fit the attack. "
             f"Received: {len(theirs.labels)}"
         )
-    order = np.random.default_rng(seed).permutation(len(theirs.labels))
-    half = len(order) // 2
-    fitted, scored = order[:half][:_MOST_FITTED], np.sort(order[half:])
+    fitted, scored = _halves(len(mine.labels), len(theirs.labels), groups, seed)
     known = _described(sides, inputs)
     means = _class_means(theirs.log_odds[fitted], theirs.labels[fitted])
     ours, others = (
@@ -112,6 +118,21 @@ def quantile_attack(
         (others[scored][:, columns], theirs.log_odds[scored]),
     )
     return AttackScores(member_scores, nonmember_scores, nonmember_indices=scored, seed=seed)
+
+
+def _halves(members: int, nonmembers: int, groups: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the nonmembers that fit the attack, and of those scored, whole persons each."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(nonmembers)
+    half = nonmembers // 2
+    if groups is None:
+        return order[:half][:_MOST_FITTED], np.sort(order[half:])
+    persons = Persons.of(groups)
+    persons.require_size("members", members)
+    persons.require_size("nonmembers", nonmembers)
+    persons.require_groups(_FEWEST_GROUPS)
+    fits = random_half(persons.nonmembers, np.zeros(nonmembers, dtype=bool), rng)
+    return order[fits[order]][:_MOST_FITTED], np.flatnonzero(~fits)
 
 
 class _Side(NamedTuple):

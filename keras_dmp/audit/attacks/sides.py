@@ -104,11 +104,9 @@ def has_fixed_order(data: Any, digests: np.ndarray, model: keras.Model | None) -
     return True
 
 
-def require_fixed_order(
-    data: Any, digests: np.ndarray, model: keras.Model | None, name: str
-) -> None:
+def require_fixed_order(is_fixed: bool, name: str) -> None:
     """Raise ValueError for a dataset whose samples cannot be assigned to groups, as it shuffles."""
-    if not has_fixed_order(data, digests, model):
+    if not is_fixed:
         raise ValueError(
             f"Expected `{name}` to be read in one order with `groups`. Received: a dataset that "
             "yields its samples in another order each time; pass arrays, or a dataset that does "

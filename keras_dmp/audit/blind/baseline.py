@@ -282,12 +282,12 @@ def of_sides(
     scores = _scores(rows, is_member, trained, int(rng.integers(2**31)))
     scored = MembershipScores(scores[is_member[~trained]], scores[~is_member[~trained]])
     auc = scored.auc_interval(confidence=_CONFIDENCE)
-    ends = None
+    ends = auc.low, auc.high
     if members.groups is not None:
         ends = Clusters(scores, is_member[~trained], groups[~trained]).auc_ends()
     return BlindBaseline(
         auc=auc.value,
-        auc_interval=(auc.low, auc.high) if ends is None else ends,
+        auc_interval=ends,
         num_members=scored.num_members,
         num_nonmembers=scored.num_nonmembers,
     )

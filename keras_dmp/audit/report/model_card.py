@@ -7,15 +7,17 @@ Toolkit: model details, use cases, limitations, training data, quantitative anal
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from keras_dmp._validate import shown
 from keras_dmp.audit.attack_table import ATTACKS
-from keras_dmp.audit.report import files, sections
+from keras_dmp.audit.report import files, persons, sections
 from keras_dmp.audit.report.document import share_of
 from keras_dmp.audit.report.findings import Findings
 from keras_dmp.audit.report.markdown import escape, table
-from keras_dmp.audit.report.verdict import LOW_FPR, judge, recognised, strongest_first
+from keras_dmp.audit.report.verdict import LOW_FPR, Ends, judge, strongest_first
+from keras_dmp.audit.statistics.results import canaries_in_words
 
 # What Hugging Face's template writes where nothing is known.
 _UNKNOWN = "[More Information Needed]"
@@ -36,8 +38,8 @@ _PLAIN = (str, int, float, bool, type(None))
 _HOW = (
     "AUC: how often a random member looks more like a member than a random nonmember; 0.5 is "
     "guessing. TPR: members recognised while at most that share of the nonmembers is mistaken for "
-    "members. Intervals are at 95 %, each individually; those of the sentence above are corrected "
-    "for the number of attacks."
+    "members. Intervals in the tables are at 95 %, each individually; those of sentences are "
+    "corrected for the number of attacks."
 )
 _LOADING = """```python
 import keras
@@ -59,7 +61,9 @@ class ModelCard:
         reference: What the reference samples are, and where they come from.
         defense: The defence: words, a mapping of settings, or a frozen settings object such as
             `defenses.DMP(...)`, `Consensus()` or `Tuning.best`.
-        guarantee: A proven guarantee in words, such as "(3, 1e-5)-differential privacy of records".
+        guarantee: A proven guarantee: what `defenses.guarantee_of(model)` returned, or words such
+            as "(3, 1e-5)-differential privacy of records". Without one the card says "none" for a
+            defence that has none, such as `defenses.DMP`, and that it is unknown otherwise.
         direct_use: What the model is for.
         out_of_scope_use: What it must not be used for.
         developers: Who developed it.
@@ -74,7 +78,7 @@ class ModelCard:
     trained_on: str | None = None
     reference: str | None = None
     defense: Any = None
-    guarantee: str | None = None
+    guarantee: Any = None
     direct_use: str | None = None
     out_of_scope_use: str | None = None
     developers: str | None = None
@@ -89,12 +93,19 @@ class ModelCard:
             )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("report", "defense") and not isinstance(value, str | None):
+            others = ("report", "defense", "guarantee")
+            if field.name not in others and not isinstance(value, str | None):
                 raise TypeError(
                     f"Expected `{field.name}` to be a string or None. Received: "
-                    f"{field.name}={value!r}"
+                    f"{field.name}={shown(value)}"
                 )
         described(self.defense)
+        is_guarantee = hasattr(self.guarantee, "epsilon") and hasattr(self.guarantee, "delta")
+        if not isinstance(self.guarantee, str | None) and not is_guarantee:
+            raise TypeError(
+                "Expected `guarantee` to be words, a PrivacyGuarantee or None. Received: "
+                f"guarantee of type {type(self.guarantee).__name__}"
+            )
 
     def write(self, path: str | os.PathLike) -> None:
         """Write the card to a `.md` file, whole or not at all.
@@ -182,10 +193,17 @@ class ModelCard:
 
     def _testing_data(self) -> Iterator[str]:
         report = self.report
-        yield (
-            f"{report.num_members:,} members and {report.num_nonmembers:,} nonmembers, which no "
-            "training has used."
-        )
+        sides = f"{report.num_members:,} members and {report.num_nonmembers:,} nonmembers"
+        models, records = (report.provenance.get(name) for name in ("shadow models", "records"))
+        if models is None:
+            yield f"{sides}."
+        else:
+            yield (
+                f"{records:,} records. {models:,} models of the same pipeline were trained on "
+                "random halves of them and attacked in turn, with the others as shadow models: "
+                f"the figures are those of {sides}, each record counted once for each model. They "
+                "are figures of the pipeline; the released model is one more run of it."
+            )
         blind = report.blind_baseline
         if blind is None:
             yield "Whether the two differ in more than membership was not checked."
@@ -201,35 +219,52 @@ class ModelCard:
         ):
             known = "unknown" if accuracy is None else share_of(accuracy)
             figures.append(f"Accuracy on {name}: {known}")
-        return "\n\n".join((escape(self.report.verdict), table(found.blocks[0]), _listed(figures)))
+        tables = [found.blocks[0], *persons.table(self.report)]
+        for worst in sections.worst_off({self.report.name or "the released model": self.report}):
+            tables += worst.blocks
+        return "\n\n".join((escape(self.report.verdict), *map(table, tables), _listed(figures)))
 
     def _limitations(self) -> Iterator[str]:
         report, verdict = self.report, judge(self.report)
         if verdict.is_void:
             yield "**The audit is void**: members and nonmembers differ without the model."
-        if self.guarantee is None:
+        yield f"Formal guarantee: {self._guarantee()}"
+        if verdict.worst is not None:
+            rate, _ = verdict.worst.recognised(LOW_FPR)
             yield (
-                "Formal guarantee: none. The protection was measured, not proved; a stronger "
-                "attack may find more."
+                f"The worst-off: at {100 * LOW_FPR:g} % false alarms "
+                f"{escape(verdict.worst.attack)} recognises {share_of(rate)} of the "
+                f"{escape(canaries_in_words(verdict.worst.slice))} that were planted among the "
+                f"members ({_corrected(verdict.worst_ends, share_of)})."
             )
-        else:
-            yield f"Formal guarantee: {self.guarantee}."
-        if verdict.auc_ends is not None:
-            low, high = verdict.auc_ends
+        if verdict.persons is not None:
             yield (
-                f"Membership: the strongest attack, {escape(verdict.strongest.attack)}, has an AUC "
-                f"of {verdict.strongest.auc:.3f} (95 % interval {low:.3f} to {high:.3f}, corrected "
-                f"for {verdict.num_attacks} attacks); guessing has 0.5."
+                f"Membership of persons, with all of their records: {verdict.persons.attack} has "
+                f"an AUC of {verdict.persons.auc:.3f} ({_corrected(verdict.persons_ends)}); "
+                "guessing has 0.5."
             )
-        rate, ends = (None, None) if verdict.low_end is None else recognised(verdict.low_end)
-        if rate is not None and ends is not None:
+        yield (
+            f"Membership of records: the strongest attack, {escape(verdict.strongest.attack)}, has "
+            f"an AUC of {verdict.strongest.auc:.3f} ({_corrected(verdict.auc_ends)}); guessing has "
+            "0.5."
+        )
+        if verdict.tpr is not None:
+            interval = _corrected(verdict.tpr_ends, share_of)
             yield (
-                f"At {100 * LOW_FPR:g} % false alarms an attacker recognises {share_of(rate)} of "
-                f"the members (95 % interval {share_of(ends[0])} to {share_of(ends[1])})."
+                f"At {100 * LOW_FPR:g} % false alarms an attacker recognises "
+                f"{share_of(verdict.tpr)} of the members ({interval})."
             )
         yield "Averages hide the worst-off: unusual and mislabelled members are recognised first."
         yield "The reference samples are a second party, which the model may reveal."
         yield from (escape(note) for note in report.notes)
+
+    def _guarantee(self) -> str:
+        """The guarantee in words; that there is none is said only where it is known."""
+        if self.guarantee is not None:
+            return f"{escape(str(self.guarantee))}."
+        if getattr(self.defense, "has_guarantee", None) is False:
+            return "none. The protection was measured, not proved; a stronger attack may find more."
+        return _UNKNOWN
 
 
 def described(defense: Any) -> tuple[str, ...]:
@@ -248,7 +283,10 @@ def described(defense: Any) -> tuple[str, ...]:
         if isinstance(words, str):
             # A row of a sweep or a search: its figures are those of other samples.
             return (f"**defense:** distillation for membership privacy: {escape(words)}",)
-        fields = {field.name: getattr(defense, field.name) for field in dataclasses.fields(defense)}
+        fields = getattr(defense, "resolved", None)
+        if fields is None:
+            fields = {of.name: getattr(defense, of.name) for of in dataclasses.fields(defense)}
+            fields = {name: value for name, value in fields.items() if value is not None}
         defense = {"defense": title, **fields}
     if not isinstance(defense, Mapping):
         raise TypeError(
@@ -299,6 +337,13 @@ def _value(value: Any) -> str:
         return str(value)
     is_settings = dataclasses.is_dataclass(value) and type(value).__str__ is not object.__str__
     return str(value) if is_settings else type(value).__name__
+
+
+def _corrected(ends: Ends | None, words: Callable[[float], str] = "{:.3f}".format) -> str:
+    """An interval that is valid for all attacks, in words."""
+    if ends is None:
+        return "no interval known"
+    return f"95 % interval {words(ends[0])} to {words(ends[1])}, corrected for all attacks"
 
 
 def _listed(lines: Any) -> str:

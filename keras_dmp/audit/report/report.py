@@ -11,24 +11,23 @@ from typing import Any
 
 from keras_dmp._version import __version__
 from keras_dmp.audit.blind.baseline import BlindBaseline
-from keras_dmp.audit.report import alarms, low_rates, persons, record_curves, record_table, sections
-from keras_dmp.audit.report.document import (
-    Document,
-    Missing,
-    Number,
-    Paragraph,
-    Section,
-    Tile,
-    share_of,
+from keras_dmp.audit.report import (
+    alarms,
+    low_rates,
+    persons,
+    record_curves,
+    record_table,
+    sections,
+    tiles,
 )
+from keras_dmp.audit.report.document import Document, Paragraph, Section
 from keras_dmp.audit.report.documented import Documented
 from keras_dmp.audit.report.findings import Findings
 from keras_dmp.audit.report.saved import Format, Saved
-from keras_dmp.audit.report.verdict import LOW_FPR, Verdict, judge, strongest_first
+from keras_dmp.audit.report.verdict import judge, strongest_first
 from keras_dmp.audit.statistics.attack_union import AttackUnion
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.persons import Persons
-from keras_dmp.audit.statistics.rates import needed
+from keras_dmp.audit.statistics.persons import Persons, ways
 from keras_dmp.audit.statistics.repeated_rows import require_attacks
 from keras_dmp.audit.statistics.results import (
     ENTIRE,
@@ -91,7 +90,7 @@ class AuditReport(Findings, Documented, Saved):
     ['threshold', 'threshold_entropy']
     """
 
-    _FORMAT = Format(name="keras_dmp.audit_report", version=2, kind="an audit report")
+    _FORMAT = Format(name="keras_dmp.audit_report", version=3, kind="an audit report")
 
     @classmethod
     def from_scores(
@@ -99,6 +98,7 @@ class AuditReport(Findings, Documented, Saved):
         scores: Mapping[str, MembershipScores],
         *,
         groups: tuple[Any, Any] | None = None,
+        combine: str | Mapping[str, str] = "mean",
         most_exposed: int = 20,
         provenance: Mapping[str, str | int | float] | None = None,
         **facts: Any,
@@ -110,6 +110,9 @@ class AuditReport(Findings, Documented, Saved):
             groups: Group of each member, and of each nonmember, such as the person whose record it
                 is. The report then has both levels, records and persons, and its intervals draw
                 persons. Defaults to `None`: every record is a person.
+            combine: How scores of a person's records are combined, as `person_scores` does:
+                `"mean"`, or `"sum"` for log likelihood ratios; or either by the attack's name, for
+                attacks that are not averaged. Defaults to `"mean"`.
             most_exposed: How many members to name with their privacy risk. Defaults to 20; 0
                 names none.
             provenance: Where the scores come from, added to the versions of Python and NumPy.
@@ -121,7 +124,7 @@ class AuditReport(Findings, Documented, Saved):
             TypeError: If `scores` is not a dictionary of `MembershipScores`.
             ValueError: If it is empty, a fact is out of its range, or members and nonmembers are
                 the same samples, that is, their scores are equal for more samples than chance
-                allows; or for groups that do not fit the scores.
+                allows; or for groups that do not fit the scores, or an unknown way to combine.
 
         Example:
         >>> from keras_dmp.audit import MembershipScores
@@ -133,7 +136,10 @@ class AuditReport(Findings, Documented, Saved):
         require_attacks(scores)
         whose = None if groups is None else Persons.of(groups)
         settings = {"groups": whose, "most_exposed": most_exposed}
-        found = [levels(attack, its_scores, **settings) for attack, its_scores in scores.items()]
+        found = [
+            levels(attack, scores[attack], combine=way, **settings)
+            for attack, way in ways(combine, scores).items()
+        ]
         results = tuple(itertools.chain.from_iterable(zip(*found, strict=True)))
         known = () if whose is None else (whose.note,)
         records, unions, unmatched = alarms.joined(scores, whose)
@@ -202,7 +208,7 @@ class AuditReport(Findings, Documented, Saved):
             name=self.name or title,
             verdict=verdict.sentence,
             leaks=verdict.leaks or verdict.is_void,
-            tiles=_tiles(self, verdict),
+            tiles=tiles.of(self, verdict),
             facts=sections.facts(self),
             sections=(
                 Section(
@@ -286,7 +292,8 @@ class AuditReport(Findings, Documented, Saved):
     def _from_values(cls, values: dict[str, Any]) -> "AuditReport":
         if values["format_version"] == 1:
             values = {"name": None, "class_names": (), "provenance": {}, **values}
-        # Older reports of format 2 lack the blind baseline and what attacks find together.
+        # Older reports lack the blind baseline and what attacks find together; only format 3 has
+        # results by person.
         blind = values.get("blind_baseline")
         values = {**values, "blind_baseline": blind and BlindBaseline.from_dict(blind)}
         values["unions"] = tuple(map(AttackUnion.from_dict, values.get("unions", ())))
@@ -380,46 +387,6 @@ def versions(*packages: str) -> dict[str, str]:
     for package in ("numpy", "scipy", *packages):
         found[package] = _version(package)
     return found
-
-
-def _tiles(report: AuditReport, verdict: Verdict) -> tuple[Tile, ...]:
-    """The key figures; the canaries that fare worst come first, if there are any."""
-    strongest, low_end = verdict.strongest, verdict.low_end
-    auc = Number(value=strongest.auc, ends=verdict.auc_ends)
-    tpr, each = Missing(why="not resolved"), ""
-    if low_end is not None:
-        tpr = Number(value=verdict.tpr, kind="rate", ends=verdict.tpr_ends)
-        if low_end.calibrated is not None:
-            each = " for each record"
-    accuracy, of_members = report.nonmember_accuracy, ""
-    if report.member_accuracy is not None:
-        of_members = f"{share_of(report.member_accuracy)} on members"
-    worst = ()
-    if verdict.worst is not None:
-        rate = verdict.worst.tpr_at_fpr[LOW_FPR]
-        found = Number(value=rate, kind="rate", ends=verdict.worst_ends)
-        who = canaries_in_words(verdict.worst.slice)
-        worst = (Tile(label="the worst-off, at 1 % false alarms", figure=found, beside=who),)
-    by_person = ()
-    if verdict.persons is not None:
-        found = Number(value=verdict.persons.auc, ends=verdict.persons_ends)
-        tile = Tile(label="AUC by person", figure=found, beside=verdict.persons.attack)
-        by_person = (tile,)
-    return (
-        *worst,
-        *by_person,
-        Tile(label="AUC of the strongest attack", figure=auc, beside="guessing is 0.5"),
-        Tile(
-            label=f"members recognised at 1 % false alarms{each}",
-            figure=tpr,
-            beside=needed(LOW_FPR) if low_end is None else "guessing is 1 %",
-        ),
-        Tile(
-            label="test accuracy",
-            figure=sections.number(accuracy, "share"),
-            beside="not passed to the audit" if accuracy is None else of_members,
-        ),
-    )
 
 
 def _version(package: str) -> str:

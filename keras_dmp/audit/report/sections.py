@@ -215,17 +215,17 @@ def worst_off(reports: Mapping[str, Findings]) -> tuple[Section, ...]:
     """The canaries that fare worst on each model, if there are any."""
     rows = []
     for name, report in reports.items():
-        verdict = judge(report)
+        verdict = judge(report, num_reports=len(reports))
         if verdict.worst is not None:
-            rate = verdict.worst.tpr_at_fpr[LOW_FPR]
+            rate, _ = verdict.worst.recognised(LOW_FPR)
             found = Number(value=rate, kind="rate", ends=verdict.worst_ends)
             rows.append((name, canaries_in_words(verdict.worst.slice), verdict.worst.attack, found))
     if not rows:
         return ()
     columns = (
         Column(head="model", words=True),
-        Column(head="canaries", words=True),
-        _ATTACK,
+        Column(head="canaries", words=True, beneath=True),
+        Column(head="attack", words=True, beneath=True),
         Column(head="TPR at 1 % FPR", narrow="TPR at\nFPR 1%"),
     )
     table = Table(columns=columns, groups=(Group(rows=tuple(rows)),), how=_HOW_WORST)
@@ -289,7 +289,7 @@ def trade_off(reports: Mapping[str, Findings], attacks: Sequence[str], how: str)
     for name, report in reports.items():
         if report.nonmember_accuracy is not None:
             strongest = strongest_first(report, attacks)[0]
-            found = place(report.nonmember_accuracy, strongest, name)
+            found = place(report.nonmember_accuracy, strongest.auc, strongest.auc_interval, name)
             groups.append(charts.Places(name=name, detail=found.detail, places=(found,)))
     block = Paragraph(words="Not drawn: the test accuracy is not known.")
     if groups:
@@ -298,12 +298,10 @@ def trade_off(reports: Mapping[str, Findings], attacks: Sequence[str], how: str)
     return Section(title="Privacy against test accuracy", blocks=(block,))
 
 
-def place(accuracy: float, result: AttackResult, name: str) -> charts.Place:
+def place(accuracy: float, auc: float, ends: tuple[float, float] | None, name: str) -> charts.Place:
     """A model in a chart of AUC over test accuracy."""
-    detail = f"accuracy {share_of(accuracy)}, AUC {result.auc:.3f}"
-    return charts.Place(
-        accuracy=accuracy, auc=result.auc, ends=result.auc_interval, name=name, detail=detail
-    )
+    detail = f"accuracy {share_of(accuracy)}, AUC {auc:.3f}"
+    return charts.Place(accuracy=accuracy, auc=auc, ends=ends, name=name, detail=detail)
 
 
 def facts(report: Findings) -> tuple[tuple[str, str], ...]:

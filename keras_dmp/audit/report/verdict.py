@@ -26,11 +26,13 @@ class Verdict:
         low_end: The attack that recognises most members at 1 % FPR, or `None`.
         tpr: Its TPR at 1 % FPR: at the same rate for each record where that is known.
         tpr_ends: The corrected interval of its TPR, or `None`.
-        num_attacks: Attacks for whose number the intervals are corrected.
-        worst: The result on canaries with the largest TPR at 1 % FPR, or `None` without canaries.
+        correction: What the intervals of records and persons are corrected for, in words; empty
+            for a single interval.
+        worst: The result on canaries with the largest TPR at 1 % FPR, at the same rate for each
+            record where that is known, or `None` without canaries.
         worst_ends: Its TPR's interval, corrected for the number of results on canaries, or `None`.
         persons: The result on persons whose AUC is farthest from 0.5, or `None` without persons.
-        persons_ends: Its AUC's interval, corrected for the number of attacks, or `None`.
+        persons_ends: Its AUC's interval, corrected for attacks and levels, or `None`.
     """
 
     sentence: str
@@ -41,7 +43,7 @@ class Verdict:
     low_end: AttackResult | None
     tpr: float | None
     tpr_ends: Ends | None
-    num_attacks: int
+    correction: str
     worst: AttackResult | None = None
     worst_ends: Ends | None = None
     persons: AttackResult | None = None
@@ -49,40 +51,44 @@ class Verdict:
 
 
 def judge(
-    report: Findings, *, attacks: Sequence[str] | None = None, num_attacks: int | None = None
+    report: Findings, *, attacks: Sequence[str] | None = None, num_reports: int = 1
 ) -> Verdict:
     """Name the strongest attack by AUC and by its TPR at 1 % FPR, and what follows.
 
     Args:
         report: The report.
         attacks: The attacks to consider. Defaults to all on all samples.
-        num_attacks: Number of attacks that the intervals are corrected for. Defaults to those
-            considered.
+        num_reports: Reports that are compared, for which the intervals are corrected too.
+            Defaults to 1.
     """
     results = strongest_first(report, attacks)
     persons = _strongest_on_persons(report, attacks)
     # Records and persons are attacked by the same attacks: both levels are corrected for.
-    number = (num_attacks or len(results)) * (1 if persons is None else 2)
+    number = num_reports * len(results) * (1 if persons is None else 2)
+    correction = _correction(num_reports * len(results), by_person=persons is not None)
     strongest = results[0]
     auc_ends = widened(strongest.auc, strongest.auc_interval, number, log_odds=True)
     low_end = max(
-        (result for result in results if recognised(result)[0] is not None),
-        key=lambda result: recognised(result)[0],
+        (result for result in results if result.recognised(LOW_FPR)[0] is not None),
+        key=lambda result: result.recognised(LOW_FPR)[0],
         default=None,
     )
     tpr, tpr_ends = None, None
     if low_end is not None:
-        tpr, ends = recognised(low_end)
+        tpr, ends = low_end.recognised(LOW_FPR)
         tpr_ends = widened(tpr, ends, number, log_odds=False)
     by_auc = auc_ends is not None and not auc_ends[0] <= 0.5 <= auc_ends[1]
     by_tpr = tpr_ends is not None and tpr_ends[0] > LOW_FPR
-    worst, worst_ends, by_canaries = _worst_canaries(report, attacks)
-    sentence = _sentence(strongest, auc_ends, by_auc, low_end if by_tpr else None, number)
+    worst, worst_ends, by_canaries = _worst_canaries(report, attacks, num_reports)
+    who = "the attack" if len(results) == 1 else f"the strongest of {len(results)} attacks"
+    recognising = low_end if by_tpr else None
+    sentence = _sentence(who, strongest, auc_ends, by_auc, recognising, correction)
     persons_ends, by_persons = None, False
     if persons is not None:
         persons_ends = widened(persons.auc, persons.auc_interval, number, log_odds=True)
         by_persons = persons_ends is not None and not persons_ends[0] <= 0.5 <= persons_ends[1]
-        sentence = f"{_persons_sentence(persons, persons_ends, by_persons)} By record: {sentence}"
+        by_person = _persons_sentence(persons, persons_ends, by_persons, correction)
+        sentence = f"{by_person} By record: {sentence}"
     if worst is not None:
         sentence = f"{_canary_sentence(worst, worst_ends, by_canaries)} On all others: {sentence}"
     blind = report.blind_baseline
@@ -101,21 +107,23 @@ def judge(
         low_end=low_end,
         tpr=tpr,
         tpr_ends=tpr_ends,
-        num_attacks=number,
+        correction=correction,
     )
 
 
-def recognised(result: AttackResult) -> tuple[float | None, Ends | None]:
-    """TPR at 1 % FPR with its interval: at that rate for each record, where that is known."""
-    rates = result if result.calibrated is None else result.calibrated
-    return rates.tpr_at_fpr.get(LOW_FPR), rates.tpr_intervals.get(LOW_FPR)
+def _correction(attacks: int, *, by_person: bool) -> str:
+    """What intervals are corrected for, in words."""
+    if by_person:
+        which = "1 attack" if attacks == 1 else f"{attacks} attacks"
+        return f"corrected for {which} on records and on persons"
+    return f"corrected for {attacks} attacks" if attacks > 1 else ""
 
 
 def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
     """Name the least and the most exposed model in one sentence."""
-    number = len(reports) * len(attacks)
     verdicts = {
-        name: judge(report, attacks=attacks, num_attacks=number) for name, report in reports.items()
+        name: judge(report, attacks=attacks, num_reports=len(reports))
+        for name, report in reports.items()
     }
     blind = {name: report.blind_baseline for name, report in reports.items()}
     void = [name for name, baseline in blind.items() if baseline is not None and baseline.is_void]
@@ -126,10 +134,11 @@ def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
     apart = None not in (least.auc_ends, most.auc_ends) and (
         _reach(least.auc_ends)[1] < _reach(most.auc_ends)[0]
     )
-    corrected = max(verdict.num_attacks for verdict in verdicts.values())
+    # The same for all, except where only some have persons.
+    corrected = max((verdict.correction for verdict in verdicts.values()), key=len)
     finding = (
         f"AUC {_auc(least)} on {order[0]}, {_auc(most)} on {order[-1]} "
-        f"by the strongest attack on each (95 % intervals, corrected for {corrected} attacks)"
+        f"by the strongest attack on each (95 % intervals, {corrected})"
     )
     invalid = ""
     if void:
@@ -146,7 +155,7 @@ def compare(reports: Mapping[str, Findings], attacks: Sequence[str]) -> str:
 def _worst_compared(verdicts: Mapping[str, Verdict]) -> str:
     """The canaries that fare worst on the models where they fare best and worst, if any."""
     found = {name: verdict for name, verdict in verdicts.items() if verdict.worst is not None}
-    order = sorted(found, key=lambda name: found[name].worst.tpr_at_fpr[LOW_FPR])
+    order = sorted(found, key=lambda name: found[name].worst.recognised(LOW_FPR)[0])
     if not order:
         return ""
     each = ", ".join(
@@ -189,7 +198,7 @@ def widened(value: float, ends: Ends | None, number: int, *, log_odds: bool) -> 
 
 
 def _worst_canaries(
-    report: Findings, attacks: Sequence[str] | None
+    report: Findings, attacks: Sequence[str] | None, num_reports: int
 ) -> tuple[AttackResult | None, Ends | None, bool]:
     """The canaries that fare worst, the ends of their TPR, and whether any canaries leak.
 
@@ -200,16 +209,15 @@ def _worst_canaries(
         result
         for result in report.results
         if result.slice.startswith("canaries")
-        and result.tpr_at_fpr.get(LOW_FPR) is not None
+        and result.recognised(LOW_FPR)[0] is not None
         and (attacks is None or result.attack in attacks)
     ]
     if not results:
         return None, None, False
-    number = len(results)
+    number = num_reports * len(results)
     leaking = [result for result in results if _auc_low(result, number) > 0.5]
-    worst = max(leaking or results, key=lambda result: result.tpr_at_fpr[LOW_FPR])
-    ends = worst.tpr_intervals.get(LOW_FPR)
-    ends = widened(worst.tpr_at_fpr[LOW_FPR], ends, number, log_odds=False)
+    worst = max(leaking or results, key=lambda result: result.recognised(LOW_FPR)[0])
+    ends = widened(*worst.recognised(LOW_FPR), number, log_odds=False)
     return worst, ends, bool(leaking)
 
 
@@ -223,11 +231,13 @@ def _strongest_on_persons(report: Findings, attacks: Sequence[str] | None) -> At
     return max(results, key=strength, default=None)
 
 
-def _persons_sentence(persons: AttackResult, ends: Ends | None, leaks: bool) -> str:
+def _persons_sentence(
+    persons: AttackResult, ends: Ends | None, leaks: bool, correction: str
+) -> str:
     found = "Membership of persons leaks" if leaks else "No leak of persons found"
     interval = "no interval known"
     if ends is not None:
-        interval = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}, corrected for all"
+        interval = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}, {correction}"
     return f"{found}: {persons.attack} has AUC {persons.auc:.3f} by person ({interval})."
 
 
@@ -237,9 +247,10 @@ def _auc_low(result: AttackResult, number: int) -> float:
 
 
 def _canary_sentence(worst: AttackResult, ends: Ends | None, leaks: bool) -> str:
-    rate, which = worst.tpr_at_fpr[LOW_FPR], canaries_in_words(worst.slice)
+    (rate, _), which = worst.recognised(LOW_FPR), canaries_in_words(worst.slice)
+    each = "" if worst.calibrated is None else " for each record"
     found = (
-        f"{worst.attack} recognises {100 * rate:.3g} % of the {which} at 1 % false alarms "
+        f"{worst.attack} recognises {100 * rate:.3g} % of the {which} at 1 % false alarms{each} "
         f"({_interval(ends)})"
     )
     if leaks:
@@ -248,7 +259,7 @@ def _canary_sentence(worst: AttackResult, ends: Ends | None, leaks: bool) -> str
 
 
 def _recognised(worst: AttackResult, ends: Ends | None) -> str:
-    rate, which = worst.tpr_at_fpr[LOW_FPR], canaries_in_words(worst.slice)
+    (rate, _), which = worst.recognised(LOW_FPR), canaries_in_words(worst.slice)
     return f"{100 * rate:.3g} % of the {which} ({worst.attack}, {_interval(ends)})"
 
 
@@ -256,7 +267,7 @@ def _interval(ends: Ends | None) -> str:
     """The interval of a TPR of canaries in words."""
     if ends is None:
         return "no interval known"
-    return f"95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g} %, corrected for all"
+    return f"95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g} %, corrected for all canaries"
 
 
 def _reach(ends: Ends) -> Ends:
@@ -272,23 +283,22 @@ def _auc(verdict: Verdict) -> str:
 
 
 def _sentence(
+    who: str,
     strongest: AttackResult,
     ends: Ends | None,
     by_auc: bool,
     low_end: AttackResult | None,
-    number: int,
+    correction: str,
 ) -> str:
-    who, correction = "the attack", ""
-    if number > 1:
-        who, correction = f"the strongest of {number} attacks", f", corrected for {number} attacks"
     interval = "no interval known"
     if ends is not None:
-        interval = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}{correction}"
+        corrected = f", {correction}" if correction else ""
+        interval = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}{corrected}"
     finding = f"{who}, {strongest.attack}, has AUC {strongest.auc:.3f} ({interval}; guessing: 0.5)"
     if by_auc and strongest.auc < 0.5:
         finding += ", the wrong way round, which an attacker would reverse"
     if low_end is not None:
-        rate, _ = recognised(low_end)
+        rate, _ = low_end.recognised(LOW_FPR)
         share = f"{100 * rate:.3g} % of the members"
         which = "it" if low_end is strongest else low_end.attack
         if low_end.calibrated is None:

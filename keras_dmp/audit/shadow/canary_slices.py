@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dmp.audit.statistics import clustered
+from keras_dmp.audit.statistics.design_effect import ClusteredSide, independent_tpr_ends
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.rates import hits_at
 from keras_dmp.audit.statistics.results import (
     ENTIRE,
     FPRS,
@@ -25,9 +24,6 @@ _FEWEST_CLEAN = 2
 # Nonmembers among canaries that exceed the threshold of this FPR so many times too often get a
 # note, if their share is at least half of that of the members.
 _FPR, _MANY = 0.01, 3
-_DRAWS = 400
-# Draws of many records hardly move the threshold of an FPR: up to this multiple, scores matter.
-_MANY_RECORDS, _KEPT = 1_000, 1.5
 
 
 def checked(canaries: Planted, records: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -71,77 +67,34 @@ def rates_among(
     clean: np.ndarray,
     groups: np.ndarray | None = None,
 ) -> tuple[dict[float, float | None], dict[float, tuple[float, float] | None]]:
-    """TPRs of some records as members at FPRs of clean nonmembers, and the ends of each.
+    """TPRs of some records as members at FPRs of clean nonmembers, with intervals.
 
     Args:
         scores: (targets, records), NaN where a record has no score.
         is_member: Whether a record was a member of a target, (targets, records), bool.
         rows: Positions of the records that are recognised, such as canaries.
         clean: Positions of the records that set the thresholds.
-        groups: Number of each record's group, (records,), which are drawn for the ends. Defaults
-            to `None`: records are drawn.
+        groups: Number of each record's group, (records,). Defaults to `None`: records are
+            independent, groups otherwise.
+
+    Returns:
+        The rates by FPR, and the ends of their 95 % intervals. The two sides are taken for
+        independent, as no record is on both.
     """
     numbers = np.arange(scores.shape[1]) if groups is None else groups
-    recognised = _Pooled(np.where(is_member, scores, np.nan)[:, rows], numbers[rows])
-    alarmed = _Pooled(np.where(is_member, np.nan, scores)[:, clean], numbers[clean])
-    pooled = MembershipScores(recognised.values, alarmed.values)
-    rates = {fpr: pooled.tpr_at_fpr(fpr) for fpr in FPRS}
-    return rates, _ends(recognised, alarmed)
-
-
-class _Pooled:
-    """Scores of one side under all targets, and the record, or group of records, of each."""
-
-    def __init__(self, scores: np.ndarray, numbers: np.ndarray):
-        targets, rows = np.nonzero(np.isfinite(scores))
-        self.values = scores[targets, rows]
-        # Records without a score cannot be drawn: a draw of nothing else would have no rate.
-        found, self.records = np.unique(numbers[rows], return_inverse=True)
-        self.num_records = len(found)
-
-    def drawn(self, rng: np.random.Generator) -> np.ndarray:
-        """How often each record is drawn, (records,)."""
-        rows = rng.integers(self.num_records, size=self.num_records)
-        return np.bincount(rows, minlength=self.num_records)
-
-
-def _ends(recognised: _Pooled, alarmed: _Pooled) -> dict[float, tuple[float, float] | None]:
-    """95 % intervals of the TPR at each FPR: percentiles over draws of records on both sides.
-
-    `None` where the allowed false alarms come from too few records, as in `Clusters.tpr_ends`.
-    """
-    # Scores below all that matter are as good as one score, which saves most of the time.
-    matter = _KEPT * max(FPRS) if alarmed.num_records >= _MANY_RECORDS else 1.0
-    least = np.quantile(alarmed.values, 1 - matter)
-    high = [side.values > least for side in (recognised, alarmed)]
-    values = np.concatenate([recognised.values[high[0]], alarmed.values[high[1]]])
-    order = np.argsort(-values, kind="stable")
-    corners = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))
-    low = [
-        np.bincount(side.records[~there], minlength=side.num_records)
-        for side, there in zip((recognised, alarmed), high, strict=True)
+    sides = [
+        _pooled(np.where(is_member, scores, np.nan)[:, rows], numbers[rows]),
+        _pooled(np.where(is_member, np.nan, scores)[:, clean], numbers[clean]),
     ]
-    num_high = np.count_nonzero(high[0])
-    rng = np.random.default_rng(0)
-    found = np.empty((_DRAWS, len(FPRS)))
-    for draw in found:
-        weights = [side.drawn(rng) for side in (recognised, alarmed)]
-        curves = np.zeros((2, len(values)))
-        curves[0, :num_high] = weights[0][recognised.records[high[0]]]
-        curves[1, num_high:] = weights[1][alarmed.records[high[1]]]
-        curves = np.cumsum(curves[:, order], axis=1)[:, corners]
-        totals = [weight @ count for weight, count in zip(weights, low, strict=True)]
-        hits, alarms = (
-            np.concatenate([[0.0], curve, [curve[-1] + total]])
-            for curve, total in zip(curves, totals, strict=True)
-        )
-        draw[:] = [hits_at(alarms, hits, fpr) / hits[-1] for fpr in FPRS]
-    ends = np.quantile(found, (0.025, 0.975), axis=0).T.tolist()
-    by_height = alarmed.records[np.argsort(-alarmed.values, kind="stable")]
-    return {
-        fpr: tuple(pair) if clustered.is_spread(by_height, fpr) else None
-        for fpr, pair in zip(FPRS, ends, strict=True)
-    }
+    pooled = MembershipScores(*(values for values, _ in sides))
+    rates = {fpr: pooled.tpr_at_fpr(fpr) for fpr in FPRS}
+    return rates, independent_tpr_ends(*(ClusteredSide(*side) for side in sides), FPRS, 0.95)
+
+
+def _pooled(scores: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of one side under all targets, and the record, or group of records, of each."""
+    targets, rows = np.nonzero(np.isfinite(scores))
+    return scores[targets, rows], numbers[rows]
 
 
 def alarms(
@@ -179,7 +132,7 @@ def worst_first(results: Sequence[AttackResult]) -> list[AttackResult]:
     """All records, all persons, then kinds of canaries, the one any attack finds best first."""
     worst = {}
     for result in results:
-        rate = result.tpr_at_fpr[_FPR]
+        rate, _ = result.recognised(_FPR)
         # The AUC decides among equals, and where the rate is not resolved.
         found = (-1.0 if rate is None else rate, result.auc)
         worst[result.slice] = max(worst.get(result.slice, found), found)

@@ -12,24 +12,20 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp import _validate
-from keras_dmp._classifier import forward, probabilities
-from keras_dmp._classifier.kind import resolve_output_kind
-from keras_dmp._classifier.outputs import OutputKind, require_outputs
 from keras_dmp._data import arrays, samples
 from keras_dmp._validate import shown
-from keras_dmp.audit.attacks.sides import require_stateless
 from keras_dmp.audit.blind.baseline import BlindBaseline, of_sides_or_none, opened
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.shadow import checks
+from keras_dmp.audit.shadow.draws import drawn_half, job_seed
 from keras_dmp.audit.shadow.independence import IndependentRuns
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory
+from keras_dmp.audit.shadow.named_models import by_name, name_among
+from keras_dmp.audit.shadow.observation import observe
 from keras_dmp.audit.shadow.scores import ShadowScores
 from keras_dmp.audit.shadow.shadow_statistics import ShadowStatistics
-from keras_dmp.audit.statistics.membership_scores import MembershipScores
-from keras_dmp.audit.statistics.output_scores import scaled_logits
+from keras_dmp.audit.statistics.attack_scores import AttackScores
 
-# Name of the model if `train_fn` returns a single one.
-ONLY = "model"
 # Number of records used to distinguish the queries of one audit from those of another.
 _SAMPLE = slice(0, 64)
 
@@ -151,8 +147,6 @@ class ShadowAudit:
         configuration = self._configuration(config)
         self._jobs = JobDirectory(directory, configuration)
         self._provenance = {
-            "shadow models": num_shadow_models,
-            "records": self.num_records,
             "train_fn settings": json.dumps(configuration["config"], sort_keys=True),
         }
 
@@ -168,11 +162,11 @@ class ShadowAudit:
 
     def is_member(self, model: int) -> np.ndarray:
         """Which records are members of one of the models, (records,), bool."""
-        rng = np.random.default_rng((self.seed, model))
-        persons = self.num_records if self._persons is None else int(self._persons.max()) + 1
-        half = np.zeros(persons, dtype=bool)
-        half[rng.permutation(persons)[: persons // 2]] = True
-        return half if self._persons is None else half[self._persons]
+        return drawn_half(self.seed, model, self.num_records, self._persons)
+
+    def seed_of(self, model: int) -> int:
+        """Seed that `train_fn` receives for one of the models, whose members `is_member` tells."""
+        return job_seed(self.seed, model)
 
     def run(self, shard: tuple[int, int] = (0, 1), verbose: int | str = "auto") -> "ShadowAudit":
         """Train the models that are not finished yet.
@@ -205,7 +199,11 @@ class ShadowAudit:
                     continue
                 for job, models in zip(group, self._train(group), strict=True):
                     if job in todo:
-                        self._jobs.write(job, self._observe(models))
+                        found = {name: self._observe(model) for name, model in models.items()}
+                        logits, correct = (
+                            {name: one[at] for name, one in found.items()} for at in (0, 1)
+                        )
+                        self._jobs.write(job, Job(scaled_logits=logits, correct=correct))
                         bar.add(1)
         return self
 
@@ -225,7 +223,7 @@ class ShadowAudit:
                 f"Expected all {self.num_shadow_models} shadow models to be trained. Received: "
                 f"{len(missing)} untrained, the first is model {missing[0]}; call `run`"
             )
-        name = _name_among(jobs[0].scaled_logits, model)
+        name = name_among(jobs[0].scaled_logits, model)
         without = [number for number, job in enumerate(jobs) if name not in job.scaled_logits]
         if without:
             raise ValueError(
@@ -257,7 +255,7 @@ class ShadowAudit:
         attack: str = "lira",
         *,
         model: str | None = None,
-    ) -> MembershipScores:
+    ) -> AttackScores:
         """Attack a particular model of this pipeline, with all shadow models as the attacker's.
 
         Args:
@@ -266,16 +264,40 @@ class ShadowAudit:
             attack: As in `scores`.
             model: Name of the shadow models, where `train_fn` returns several.
         """
-        is_member = np.asarray(is_member)
-        if is_member.shape != (self.num_records,) or is_member.dtype != bool:
-            raise ValueError(
-                f"Expected `is_member` to be {self.num_records} booleans. Received: shape "
-                f"{is_member.shape} dtype {is_member.dtype}"
-            )
-        observed = self._observe({ONLY: target}).scaled_logits[ONLY]
+        is_member = self._checked_members(is_member)
+        return self.attack_observed(self._observe(target)[0], is_member, attack, model=model)
+
+    def attack_observed(
+        self,
+        observed: np.ndarray,
+        is_member: np.ndarray,
+        attack: str = "lira",
+        *,
+        records: np.ndarray | None = None,
+        model: str | None = None,
+    ) -> AttackScores:
+        """`attack_model` for a model that has been queried already.
+
+        Args:
+            observed: Scaled logits of the model, log(p / (1 - p)) of the true class, for all
+                records and queries, (records, 1 + queries).
+            is_member: As in `attack_model`.
+            attack: As in `scores`.
+            records: Positions of the records to report on. Defaults to all.
+            model: As in `attack_model`.
+
+        Returns:
+            Scores with positions among all records; those of records that too few shadow models
+            were trained with, or without, are left out.
+        """
+        is_member = self._checked_members(is_member)
         scores = self.statistics(model).scores_of(observed, attack)
         known = np.isfinite(scores)
-        return MembershipScores(scores[known & is_member], scores[known & ~is_member])
+        if records is not None:
+            known &= np.isin(np.arange(self.num_records), records)
+        sides = [np.flatnonzero(known & of_side) for of_side in (is_member, ~is_member)]
+        positions = dict(zip(("member_indices", "nonmember_indices"), sides, strict=True))
+        return AttackScores(*(scores[rows] for rows in sides), **positions)
 
     def report(
         self,
@@ -315,6 +337,15 @@ class ShadowAudit:
         groups = None if persons is None else (persons[half], persons[~half])
         return of_sides_or_none(*opened(*sides, groups))
 
+    def _checked_members(self, is_member: Any) -> np.ndarray:
+        is_member = np.asarray(is_member)
+        if is_member.shape != (self.num_records,) or is_member.dtype != bool:
+            raise ValueError(
+                f"Expected `is_member` to be {self.num_records} booleans. Received: shape "
+                f"{is_member.shape} dtype {is_member.dtype}"
+            )
+        return is_member
+
     def _configuration(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
         """Settings that jobs depend on, except `train_fn`; the number of models may grow."""
         queried = [samples.digests(self._query(query, _SAMPLE)) for query in self._queries]
@@ -351,12 +382,12 @@ class ShadowAudit:
 
     def _train(self, jobs: range) -> Iterable[dict[str, keras.Model]]:
         """The models of some jobs, by name; no state of one reaches the next."""
-        seeds = [_job_seed(self.seed, job) for job in jobs]
+        seeds = [self.seed_of(job) for job in jobs]
         rows = [np.flatnonzero(self.is_member(job)) for job in jobs]
         rows = [np.repeat(members, self._repeats[members]) for members in rows]
         if _trains_many(self._train_fn):
             models = self._train_fn.train_many(self._x, self._y, rows, seeds)
-            yield from (_by_name(model) for model in models)
+            yield from (by_name(model) for model in models)
             return
         for seed, members in zip(seeds, rows, strict=True):
             policy = keras.config.dtype_policy()
@@ -364,39 +395,24 @@ class ShadowAudit:
             keras.config.set_dtype_policy(policy)
             _seed_generators(seed)
             models = self._train_fn(arrays.take(self._x, members), self._y[members], seed)
-            models = _by_name(models)
+            models = by_name(models)
             self._runs.check(models)
             yield models
 
-    def _observe(self, models: dict[str, keras.Model]) -> Job:
-        logits, correct = {}, {}
-        for name, model in models.items():
-            require_stateless(model)
-            samples.checked(self._x, "x", model)
-            columns = []
-            for query in (None, *self._queries):
-                x = self._x if query is None else self._query(query)
-                outputs = forward.predict(model, x, batch_size=self._batch_size)
-                kind = resolve_output_kind(
-                    model, "model", from_logits=self._from_logits, outputs=outputs
-                )
-                require_outputs(outputs, kind, "model outputs")
-                samples.checked_labels(self._labels, kind.num_classes, "y")
-                columns.append(scaled_logits(outputs, self._labels, from_logits=kind.from_logits))
-                if query is None:
-                    correct[name] = _correct(outputs, self._labels, kind)
-            logits[name] = np.stack(columns, axis=1)
-        return Job(scaled_logits=logits, correct=correct)
+    def _observe(self, model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
+        return observe(
+            model,
+            self._x,
+            self._labels,
+            queries=[functools.partial(self._query, query) for query in self._queries],
+            from_logits=self._from_logits,
+            batch_size=self._batch_size,
+        )
 
 
 def _trains_many(train_fn: Any) -> bool:
     """Whether it trains many models at once, recognised by its method."""
     return callable(getattr(train_fn, "train_many", None))
-
-
-def _job_seed(seed: int, job: int) -> int:
-    """Seed of one job, below 2**31, independent of the other jobs' seeds."""
-    return int(np.random.SeedSequence((seed, job)).generate_state(1)[0] >> 1)
 
 
 def _seed_generators(seed: int) -> None:
@@ -409,38 +425,9 @@ def _seed_generators(seed: int) -> None:
     tf.random.set_seed(None)
 
 
-def _by_name(models: Any) -> dict[str, keras.Model]:
-    named = dict(models) if isinstance(models, Mapping) else {ONLY: models}
-    is_proper = all(
-        isinstance(name, str) and isinstance(model, keras.Model) for name, model in named.items()
-    )
-    if not named or not is_proper:
-        raise TypeError(
-            "Expected `train_fn` to return a keras.Model or a dictionary of models by name. "
-            f"Received: a return value of type {type(models).__name__}"
-        )
-    return named
-
-
-def _name_among(names: Iterable[str], model: str | None) -> str:
-    names = list(names)
-    if model is None and len(names) == 1:
-        return names[0]
-    if model not in names:
-        raise ValueError(
-            f"Expected `model` to be one of {', '.join(map(repr, names))}, which `train_fn` "
-            f"returned. Received: model={shown(model)}"
-        )
-    return model
-
-
 def _checksum(*columns: np.ndarray) -> str:
     """Hash of columns of 64-bit numbers, in order."""
     digest = hashlib.blake2b(digest_size=16)
     for column in columns:
         digest.update(np.asarray(column).astype(column.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
-
-
-def _correct(outputs: np.ndarray, labels: np.ndarray, kind: OutputKind) -> np.ndarray:
-    return probabilities.predicted_classes(outputs, from_logits=kind.from_logits) == labels

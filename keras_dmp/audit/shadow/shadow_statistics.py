@@ -157,7 +157,8 @@ class ShadowStatistics:
                 alarms = canary_slices.alarms(scores.scores, scores.is_member, planted, population)
                 notes += canary_slices.notes(attack, slice, alarms)
         results = canary_slices.worst_first(results)
-        provenance = {**versions("tensorflow", "keras"), **(provenance or {})}
+        sizes = {"shadow models": len(self.is_member), "records": len(records)}
+        provenance = {**versions("tensorflow", "keras"), **sizes, **(provenance or {})}
         stated = {"name": name, "provenance": provenance, "blind_baseline": blind_baseline}
         return _as_report(self, results, canaries, population, notes, **stated)
 

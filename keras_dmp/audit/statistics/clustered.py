@@ -9,14 +9,13 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from scipy import special
 
-from keras_dmp.audit.statistics.intervals import normal_quantile
+from keras_dmp.audit.statistics.design_effect import ClusteredSide, independent_tpr_ends
+from keras_dmp.audit.statistics.intervals import Ends, auc_ends_around, with_prior
 from keras_dmp.audit.statistics.rates import alarms_allowed
 
 _DRAWS = 400
 _FEWEST = 10
-_CONFIDENCE = 0.95
 
 
 class Clusters:
@@ -37,6 +36,7 @@ class Clusters:
         self._ends = np.flatnonzero(np.append(np.diff(self._values) != 0, True))
         self._runs = np.repeat(np.arange(len(self._ends)), np.diff(self._ends, prepend=-1))
         self._runs_of_others = self._runs[~self._members]
+        self._by_side = (self._members, ~self._members)
         # Clusters of the members' and of the others' scores, and how many of either are in the
         # first runs: 0, 1, ..., all.
         self._sides = {side: self._clusters[self._members == side] for side in (False, True)}
@@ -66,44 +66,87 @@ class Clusters:
         clusters = records if groups is None else groups[records]
         return cls(scores[known], is_member[known], clusters)
 
-    def auc_ends(self) -> tuple[float, float] | None:
-        """95 % interval of the AUC: DeLong's variance with sums over each cluster, in log odds.
+    def auc_ends(self, confidence: float = 0.95) -> Ends:
+        """Interval of the AUC: DeLong's variance with sums over each cluster.
 
-        Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 1997.
+        Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 1997; with the
+        additional placement values of `intervals.auc_ends`, which a side has in addition to its
+        clusters: if every score is a cluster, the two intervals are equal.
+
+        Args:
+            confidence: Confidence of the interval. Defaults to 0.95.
         """
-        placements = self._placements
-        members = self._members
-        num_members, num_others = int(members.sum()), int((~members).sum())
-        auc = float(placements[members].mean())
-        influence = np.where(
-            members, (placements - auc) / num_members, (1 - placements - auc) / num_others
-        )
-        sums = np.bincount(self._clusters, influence, minlength=self._num_clusters)
-        variance = float(np.square(sums).sum()) * self._correction()
-        if variance == 0 or auc in (0.0, 1.0):
-            return None
-        reach = normal_quantile(_CONFIDENCE) * math.sqrt(variance) / (auc * (1 - auc))
-        log_odds = special.logit(auc)
-        return float(special.expit(log_odds - reach)), float(special.expit(log_odds + reach))
+        placements, auc = self._placements, float(self._placements[self._members].mean())
+        largest = auc * (1 - auc)
+        relative, sums = 0.0, []
+        for side, center in ((True, auc), (False, 1 - auc)):
+            times = self._times[side]
+            mine = placements[self._members == side]
+            total = np.bincount(self._sides[side], mine - center, minlength=self._num_clusters)
+            total = total / len(mine)
+            clusters = np.count_nonzero(times)
+            found = 0.0
+            if largest and clusters > 1:
+                found = float(np.square(total).sum()) * clusters / (clusters - 1) / largest
+            # Clusters of unequal sizes are worth fewer of equal ones.
+            size = len(mine) ** 2 / float(np.square(times).sum())
+            variance, weight = with_prior(found, size, known=largest > 0)
+            relative += variance
+            sums.append(math.sqrt(weight) * total)
+        if largest:
+            # Whatever places a cluster's members higher places its nonmembers higher too, which
+            # raises the AUC and lowers it.
+            relative -= 2 * float(sums[0] @ sums[1]) / largest
+        return auc_ends_around(auc, max(relative, 0.0), confidence)
 
-    def tpr_ends(self, fprs: Iterable[float]) -> dict[float, tuple[float, float] | None]:
-        """95 % intervals of the TPR at each FPR: percentiles over draws of clusters.
+    def tpr_ends(self, fprs: Iterable[float], confidence: float = 0.95) -> dict[float, Ends | None]:
+        """Intervals of the TPR at each FPR.
 
-        `None` where the allowed false alarms come from fewer than ten clusters, which are too
-        few to estimate the rate.
+        If no cluster is on both sides: those of as many independent scores as the clusters are
+        worth. Otherwise, as hits and alarms of one cluster go together: percentiles over draws of
+        clusters. As a draw varies too little where few clusters are hit, or few are missed, the
+        interval of as many independent scores takes its place there, which is wider.
+
+        Args:
+            fprs: The false positive rates.
+            confidence: Confidence of the intervals. Defaults to 0.95.
+
+        Returns:
+            The ends by FPR; `None` where clusters are on both sides, and the allowed false alarms
+            come from fewer than ten of them, which are too few to estimate the rate.
         """
         ends = dict.fromkeys(fprs)
-        fprs = tuple(fpr for fpr in ends if is_spread(self._clusters[~self._members], fpr))
+        shared = np.any((self._times[True] > 0) & (self._times[False] > 0))
+        wanted = [fpr for fpr in ends if not shared or self._is_spread(fpr)]
+        drawn = [fpr for fpr in wanted if shared and self._is_resolved(fpr)]
+        sides = (ClusteredSide(self._values[mine], self._clusters[mine]) for mine in self._by_side)
+        ends |= independent_tpr_ends(*sides, set(wanted) - set(drawn), confidence)
+        return ends | self._drawn_tpr_ends(drawn, confidence)
+
+    def _drawn_tpr_ends(self, fprs: list[float], confidence: float) -> dict[float, Ends]:
+        """Percentiles over draws of clusters."""
         if not fprs:
-            return ends
+            return {}
         rng = np.random.default_rng(0)
         drawn = np.empty((_DRAWS, len(fprs)))
         for draw in drawn:
             rows = rng.integers(self._num_clusters, size=self._num_clusters)
             draw[:] = self._tprs(np.bincount(rows, minlength=self._num_clusters), fprs)
-        tail = (1 - _CONFIDENCE) / 2
+        tail = (1 - confidence) / 2
         low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
-        return ends | {fpr: (float(a), float(b)) for fpr, a, b in zip(fprs, low, high, strict=True)}
+        return {fpr: (float(a), float(b)) for fpr, a, b in zip(fprs, low, high, strict=True)}
+
+    def _is_spread(self, fpr: float) -> bool:
+        """Whether at least ten clusters cause the false alarms at an FPR."""
+        alarmed = self._sides[False]
+        alarmed = alarmed[: math.floor(fpr * len(alarmed) + 1e-9)]
+        return len(np.unique(alarmed)) >= _FEWEST
+
+    def _is_resolved(self, fpr: float) -> bool:
+        """Whether at least ten clusters have hits at an FPR, and ten have misses."""
+        members = self._sides[True]
+        hits = round(len(members) * self._tprs(np.ones(self._num_clusters, np.int64), [fpr])[0])
+        return min(len(np.unique(part)) for part in (members[:hits], members[hits:])) >= _FEWEST
 
     def most_exposed(self, count: int) -> tuple[tuple[int, float], ...]:
         """Clusters whose scores as a member rank highest among all scores as a nonmember.
@@ -120,7 +163,7 @@ class Clusters:
         order = np.argsort(-exposure, kind="stable")[:count]
         return tuple((int(row), float(exposure[row])) for row in order if times[row])
 
-    def _tprs(self, weights: np.ndarray, fprs: tuple[float, ...]) -> list[float]:
+    def _tprs(self, weights: np.ndarray, fprs: list[float]) -> list[float]:
         """TPR at each FPR if each cluster counts `weights` times; between corners on the line."""
         num_alarms, num_hits = (int(weights @ self._times[side]) for side in (False, True))
         allowed = [alarms_allowed(fpr, num_alarms) for fpr in fprs]
@@ -159,17 +202,3 @@ class Clusters:
             mine = self._members == side
             placements[mine] = (below / above[-1])[self._runs[mine]]
         return placements
-
-    def _correction(self) -> float:
-        clusters = np.count_nonzero(np.bincount(self._clusters))
-        return clusters / max(clusters - 1, 1)
-
-
-def is_spread(nonmembers: np.ndarray, fpr: float) -> bool:
-    """Whether at least ten clusters cause the false alarms at an FPR: fewer have no interval.
-
-    Args:
-        nonmembers: Cluster of each score of a nonmember, the highest score first.
-        fpr: The false positive rate.
-    """
-    return len(np.unique(nonmembers[: math.floor(fpr * len(nonmembers) + 1e-9)])) >= _FEWEST

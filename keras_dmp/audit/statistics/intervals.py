@@ -90,9 +90,15 @@ def auc_ends(beaten: np.ndarray, beating: np.ndarray, confidence: float) -> tupl
     (Wilson, with the variance at the AUC tested) or the test in log odds does not reject, as both
     tails are long.
     """
-    z = normal_quantile(confidence)
     center = float(beaten.mean())
-    spread = z**2 * sum(_relative_variance(side, center) for side in (beaten, beating))
+    relative = sum(_relative_variance(side, center) for side in (beaten, beating))
+    return auc_ends_around(center, relative, confidence)
+
+
+def auc_ends_around(center: float, relative: float, confidence: float) -> Ends:
+    """Interval of an AUC from the variance of its estimate, as a share of auc (1 - auc)."""
+    z = normal_quantile(confidence)
+    spread = z**2 * relative
     root = math.sqrt(spread * (spread + 4 * center * (1 - center)))
     low, high = ((2 * center + spread + sign * root) / (2 * (1 + spread)) for sign in (-1, 1))
     if 0 < center < 1:
@@ -100,17 +106,31 @@ def auc_ends(beaten: np.ndarray, beating: np.ndarray, confidence: float) -> tupl
         log_odds = special.logit(center)
         low = min(low, float(special.expit(log_odds - reach)))
         high = max(high, float(special.expit(log_odds + reach)))
-    return max(0.0, low), min(1.0, high)
+    return min(max(0.0, low), center), max(min(1.0, high), center)
+
+
+def with_prior(relative: float, size: float, *, known: bool) -> tuple[float, float]:
+    """One side's share of the relative variance with the additional placement values.
+
+    Args:
+        relative: The variance found, of the mean of the side's placement values, as a share of
+            auc (1 - auc); 0 where none can be found.
+        size: Number of independent placement values.
+        known: Whether a variance can be found; not at an AUC of 0 or 1.
+
+    Returns:
+        The variance, and the weight of the one found in it.
+    """
+    weight = (size - 1) / (size - 1 + _PRIOR) if known else 0.0
+    return weight * relative + (1 - weight) * _PRIOR_SHARE / size, weight
 
 
 def _relative_variance(placements: np.ndarray, center: float) -> float:
     """Variance of the mean of one side's placement values, as a share of auc (1 - auc)."""
     size, largest = len(placements), center * (1 - center)
-    found = (
-        (size - 1) * float(placements.var(ddof=1)) / largest if size > 1 and largest > 0 else 0.0
-    )
-    count = size - 1 if largest > 0 else 0
-    return (found + _PRIOR * _PRIOR_SHARE) / (count + _PRIOR) / size
+    known = largest > 0 and size > 1
+    found = float(placements.var(ddof=1)) / size / largest if known else 0.0
+    return with_prior(found, size, known=largest > 0)[0]
 
 
 def normal_quantile(confidence: float) -> float:
@@ -154,7 +174,12 @@ def advantage_ends(
 
 
 def tpr_ends(
-    members: np.ndarray, nonmembers: np.ndarray, fpr: float, confidence: float
+    members: np.ndarray,
+    nonmembers: np.ndarray,
+    fpr: float,
+    confidence: float,
+    *,
+    worth: tuple[float, float] | None = None,
 ) -> tuple[float, float]:
     """Interval of the TPR at a true FPR of `fpr`, from both sides' scores in ascending order.
 
@@ -162,18 +187,32 @@ def tpr_ends(
     threshold between two order statistics; given it, the TPR has Clopper-Pearson's Beta
     distributions. Their mixture is what a bootstrap over both sides draws from, except that it
     remains valid at counts of 0. Equal scores are taken in a random order, as the attacker does.
+
+    Args:
+        members: Scores in ascending order.
+        nonmembers: Scores in ascending order.
+        fpr: The false positive rate.
+        confidence: Confidence of the interval.
+        worth: How many independent scores the members' and the nonmembers' are worth. Defaults to
+            `None`: all are independent.
     """
     n, m = len(nonmembers), len(members)
+    size, others = (m, n) if worth is None else worth
+    # Whole numbers, in spite of rounding errors.
+    others = max(1, math.floor(others + 1e-6))
     alpha = (1 - confidence) / 2
-    spread = _REACH * math.sqrt(n * fpr * (1 - fpr)) + _REACH
-    above = np.arange(max(0, math.floor(n * fpr - spread)), min(n, math.ceil(n * fpr + spread)) + 1)
-    weights = special.bdtr(above, n, fpr)
+    spread = _REACH * math.sqrt(others * fpr * (1 - fpr)) + _REACH
+    first, last = math.floor(others * fpr - spread), math.ceil(others * fpr + spread)
+    above = np.arange(max(0, first), min(others, last) + 1)
+    weights = special.bdtr(above, others, fpr)
     weights = np.diff(weights, prepend=0.0)
     # The true threshold is below the score of rank `above` and not below the next one.
-    hits_low = hits_above(members, nonmembers, above)
-    hits_high = hits_above(members, nonmembers, above + 1)
-    low = _mixture_quantile(hits_low, m - hits_low + 1, weights, alpha)
-    high = _mixture_quantile(hits_high + 1, m - hits_high, weights, 1 - alpha)
+    next_rank = np.where(above < others, -(-(above + 1) * n // others), n + 1)
+    hits_low = hits_above(members, nonmembers, above * n // others)
+    hits_high = hits_above(members, nonmembers, next_rank)
+    each = size / m
+    low = _mixture_quantile(each * hits_low, each * (m - hits_low) + 1, weights, alpha)
+    high = _mixture_quantile(each * hits_high + 1, each * (m - hits_high), weights, 1 - alpha)
     return low, high
 
 

@@ -6,12 +6,14 @@ special functions only.
 """
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._data import labels
+from keras_dmp._validate import shown
 from keras_dmp.audit.statistics.attack_scores import AttackScores
 from keras_dmp.audit.statistics.clustered import Clusters
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
@@ -36,7 +38,8 @@ class Persons:
         """Number the groups of the members and of the nonmembers, a pair of columns.
 
         Raises:
-            TypeError: If groups have several types.
+            TypeError: If groups have several types: those of one side, or numbers on one side
+                and texts or dates on the other, of which the same person may have one each.
             ValueError: If it is no pair of columns, a group is missing, or on both sides.
         """
         if isinstance(groups, cls):
@@ -46,9 +49,9 @@ class Persons:
                 "Expected `groups` to be a pair: groups of the members, groups of the nonmembers. "
                 f"Received: groups of type {type(groups).__name__}"
             )
-        columns = [labels.groups(column, f"groups[{at}]") for at, column in enumerate(groups)]
-        if columns[0].dtype.kind != columns[1].dtype.kind:
-            columns = [column.astype(str) for column in columns]
+        columns = _comparable(
+            [labels.groups(column, f"groups[{at}]") for at, column in enumerate(groups)]
+        )
         numbers = np.unique(np.concatenate(columns), return_inverse=True)[1].ravel()
         sides = np.split(numbers, [len(columns[0])])
         shared = len(np.intersect1d(*sides))
@@ -88,7 +91,7 @@ class Persons:
             f"{len(column):,} {name} are the records of {len(np.unique(column)):,} persons"
             for name, column in (("members", self.members), ("nonmembers", self.nonmembers))
         )
-        return f"{sides}; intervals are computed by drawing persons, not records"
+        return f"{sides}; intervals are computed by persons, not by records"
 
     def take(self, members: np.ndarray, nonmembers: np.ndarray) -> "Persons":
         """The persons of the records at some positions of each side."""
@@ -116,6 +119,49 @@ class Persons:
         is_member = np.arange(len(values)) < scores.num_members
         numbers = np.concatenate([mine.members, mine.nonmembers])
         return Clusters(*((-values, ~is_member) if reverse else (values, is_member)), numbers)
+
+
+def _comparable(columns: list[np.ndarray]) -> list[np.ndarray]:
+    """Both columns so that equal groups are equal: 1 and 1.0 are one person."""
+    kinds = ["number" if column.dtype.kind in "biuf" else column.dtype.kind for column in columns]
+    if kinds[0] != kinds[1]:
+        raise TypeError(
+            "Expected `groups` to have the same type on both sides. Received: dtypes "
+            f"{columns[0].dtype} and {columns[1].dtype}, in which a person would have two names"
+        )
+    if kinds[0] == "number" and columns[0].dtype != columns[1].dtype:
+        # NumPy's common type, float64, would round large numbers; Python compares them exactly.
+        return [column.astype(object) for column in columns]
+    return columns
+
+
+def ways(combine: Any, attacks: Iterable[str]) -> dict[str, str]:
+    """How each attack's scores of a person are combined.
+
+    Args:
+        combine: A way for all attacks, or ways by name of the attack; others are averaged.
+        attacks: Names of the attacks.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: For an unknown way, or an unknown attack.
+    """
+    attacks = tuple(attacks)
+    if not isinstance(combine, str | Mapping):
+        raise TypeError(
+            "Expected `combine` to be 'mean' or 'sum', or a dictionary of them by attack. "
+            f"Received: combine={shown(combine)}"
+        )
+    found = dict.fromkeys(attacks, combine) if isinstance(combine, str) else dict(combine)
+    unknown = [attack for attack in found if attack not in attacks]
+    if unknown:
+        raise ValueError(
+            f"Expected `combine` to name attacks, {', '.join(map(repr, attacks))}. Received: "
+            f"combine={shown(combine)}"
+        )
+    for way in found.values():
+        _validate.one_of(WAYS, combine=way)
+    return {attack: found.get(attack, WAYS[0]) for attack in attacks}
 
 
 def person_scores(

@@ -221,6 +221,21 @@ class AttackResult:
         """
         return (1 + self.advantage) / 2
 
+    def recognised(self, fpr: float) -> tuple[float | None, tuple[float, float] | None]:
+        """TPR at an FPR and both ends of its 95 % interval: the rates that reports quote.
+
+        They are those at one false-positive rate for each record where these are known, as pooled
+        scores have another rate for each record.
+
+        Args:
+            fpr: The false positive rate.
+
+        Returns:
+            The rate, or `None` where it is unknown; and the ends, or `None`.
+        """
+        rates = self if self.calibrated is None else self.calibrated
+        return rates.tpr_at_fpr.get(fpr), rates.tpr_intervals.get(fpr)
+
     def ppv_at_fpr(
         self, fpr: float, *, prevalence: float
     ) -> tuple[float | None, tuple[float, float] | None]:
@@ -242,8 +257,9 @@ class AttackResult:
             ValueError: If `prevalence` is out of range.
         """
         _validate.inside_unit(prevalence=prevalence)
-        rates = self if self.calibrated is None else self.calibrated
-        tpr, ends = rates.tpr_at_fpr[fpr], rates.tpr_intervals.get(fpr)
+        if fpr not in self.tpr_at_fpr:
+            raise KeyError(fpr)
+        tpr, ends = self.recognised(fpr)
         if tpr is None:
             return None, None
         worth = [
@@ -319,7 +335,12 @@ class AttackResult:
 
 
 def levels(
-    attack: str, scores: MembershipScores, *, groups: Any = None, **settings: Any
+    attack: str,
+    scores: MembershipScores,
+    *,
+    groups: Any = None,
+    combine: str = "mean",
+    **settings: Any,
 ) -> list[AttackResult]:
     """The result of an attack on records and, on all samples with groups, that on persons.
 
@@ -327,11 +348,12 @@ def levels(
         attack: Name of the attack.
         scores: Its scores of records.
         groups: Group (person) of each member, and of each nonmember; or `None`.
+        combine: How a person's scores become one: `"mean"`, or `"sum"` for log likelihood ratios.
         **settings: Further arguments of `AttackResult.from_scores`.
     """
     found = [AttackResult.from_scores(attack, scores, groups=groups, **settings)]
     if groups is not None and found[0].slice == ENTIRE:
-        by_person = person_scores(scores, groups)
+        by_person = person_scores(scores, groups, combine=combine)
         found.append(AttackResult.from_scores(attack, by_person, slice=PERSONS))
     return found
 

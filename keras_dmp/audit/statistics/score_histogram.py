@@ -16,8 +16,9 @@ class ScoreHistogram:
     """Numbers of members and nonmembers with a score in each bin.
 
     Attributes:
-        edges: Ends of the bins, ascending, one more than bins. The outermost bins also hold
-            the scores beyond them, so that no edge is the score of an outlier.
+        edges: Ends of the bins, ascending, one more than bins, rounded so that none is the score
+            of a record to the last digit. The outermost bins also hold the scores beyond them, so
+            that none is near the score of an outlier.
         member_counts: Members by bin.
         nonmember_counts: Nonmembers by bin.
     """
@@ -39,14 +40,14 @@ class ScoreHistogram:
 
     @classmethod
     def from_scores(cls, scores: MembershipScores) -> "ScoreHistogram":
-        """Count scores in bins of equal width between their 1st and 99th percentile."""
+        """Count scores in bins of equal width, about from their 1st to their 99th percentile."""
         sides = (scores.member_scores, scores.nonmember_scores)
         # The width of the whole range has to be finite too.
         pooled = np.clip(np.concatenate(sides), -_WIDEST, _WIDEST)
-        low, high = np.quantile(pooled, [0.01, 0.99])
-        edges = np.linspace(low, high, _BINS + 1)
+        edges = np.linspace(*_rounded(*np.quantile(pooled, [0.01, 0.99])), _BINS + 1)
         if not (np.diff(edges) > 0).all():
-            edges = np.array([np.nextafter(low, -np.inf) - 0.5, np.nextafter(high, np.inf) + 0.5])
+            # Scores that differ in their last digits only.
+            edges = np.array([-1, 1]) * 2.0 ** (np.frexp(np.abs(pooled).max())[1] + 1)
         counts = [np.histogram(np.clip(side, edges[0], edges[-1]), edges)[0] for side in sides]
         return cls(
             edges=tuple(edges.tolist()),
@@ -63,3 +64,14 @@ class ScoreHistogram:
         """Rebuild a histogram from `to_dict`."""
         fields = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: tuple(values[name]) for name in fields})
+
+
+def _rounded(low: float, high: float) -> tuple[float, float]:
+    """Both ends moved outwards to multiples of a power of two, about a hundredth of the width.
+
+    With 101, 201, ... scores, a percentile is the score of one record.
+    """
+    if not high > low:
+        return low, high
+    step = 2.0 ** max(np.frexp(high - low)[1] - 7, -1_000)
+    return np.floor(low / step) * step, np.ceil(high / step) * step

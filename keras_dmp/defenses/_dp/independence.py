@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dmp._data import arrays, keras_private
+from keras_dmp._data import arrays, keras_private, texts
 from keras_dmp.defenses._dp import stateless
 from keras_dmp.defenses._dp.writes import hidden_writes
 
@@ -175,11 +175,16 @@ def _require_same_state(model: keras.Model, before: stateless.Call, after: state
 
 def _changes(rows: Any, row: int) -> list[Any]:
     """Batches in which one row is replaced by another one, by zeros, or by its scaled values."""
-    other = keras.tree.map_structure(lambda leaf: leaf[(row + 1) % _ROWS], rows)
-    one = keras.tree.map_structure(lambda leaf: leaf[row], rows)
-    blank = keras.tree.map_structure(lambda leaf: np.zeros_like(leaf[0]), rows)
+    next_row = (row + 1) % _ROWS
+    other = keras.tree.map_structure(lambda leaf: leaf[next_row : next_row + 1], rows)
+    one = keras.tree.map_structure(lambda leaf: leaf[row : row + 1], rows)
+    blank = keras.tree.map_structure(_blank, one)
     scaled = keras.tree.map_structure(_scaled, one)
     return [_replaced(rows, row, new) for new in (other, blank, scaled)]
+
+
+def _blank(value: Any) -> Any:
+    return np.full_like(value, "") if texts.is_text(value) else np.zeros_like(value)
 
 
 def _scaled(value: Any) -> Any:
@@ -192,7 +197,7 @@ def _scaled(value: Any) -> Any:
 def _replaced(rows: Any, row: int, new: Any) -> Any:
     def of_leaf(leaf, value):
         leaf = leaf.copy()
-        leaf[row] = value
+        leaf[row : row + 1] = value
         return leaf
 
     return keras.tree.map_structure(of_leaf, rows, new)

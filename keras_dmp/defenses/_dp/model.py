@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_dmp import _validate
 from keras_dmp._classifier import forward
+from keras_dmp._classifier.fit_arguments import require_fit
 from keras_dmp._classifier.kind import require_model
 from keras_dmp._classifier.wrapper import ClassifierWrapper
 from keras_dmp._data import arrays, samples
@@ -197,6 +198,8 @@ class DPModel(ClassifierWrapper):
         self.require_compiled()
         _require_known(kwargs)
         _validate.integer_at_least(1, batch_size=batch_size, epochs=epochs)
+        require_fit(verbose=verbose, **kwargs)
+        callbacks = callback_state.as_list(callbacks)
         x, y = self._checked(x, y, batch_size)
         validation_data = self.checked_validation(validation_data)
         self._require_own_steps()
@@ -219,7 +222,7 @@ class DPModel(ClassifierWrapper):
                 batches.dataset,
                 epochs=epochs,
                 verbose=verbose,
-                callbacks=[batches, *callback_state.as_list(callbacks)],
+                callbacks=[batches, *callbacks],
                 validation_data=validation_data,
                 shuffle=False,
                 **kwargs,

@@ -355,7 +355,7 @@ def damaged(values, **changes):
     [
         (lambda v: {}, 'no entry "format"'),
         (lambda v: [], 'no entry "format"'),
-        (lambda v: damaged(v, format_version=3), "version 3, written by keras_dmp .*; upgrade"),
+        (lambda v: damaged(v, format_version=4), "version 4, written by keras_dmp .*; upgrade"),
         (lambda v: damaged(v, results=[]), "malformed one .*at least one result"),
         (lambda v: damaged(v, results=[{}]), "malformed one .KeyError"),
         (lambda v: damaged(v, results=3), "malformed one .TypeError"),

@@ -59,8 +59,8 @@ def test_files_that_are_no_comparison(comparison, tmp_path, change, message):
 
 def test_a_newer_report_within_is_refused(comparison):
     values = comparison.to_dict()
-    values["reports"]["dmp"]["format_version"] = 3
-    with pytest.raises(ValueError, match=r"version 3.*upgrade keras_dmp"):
+    values["reports"]["dmp"]["format_version"] = 4
+    with pytest.raises(ValueError, match=r"version 4.*upgrade keras_dmp"):
         AuditComparison.from_dict(values)
 
 

@@ -7,8 +7,19 @@ import numpy as np
 import pytest
 from reports import make_report
 
-from keras_dmp.audit import BlindBaseline, ModelCard
-from keras_dmp.audit.report.model_card import unchecked
+from keras_dmp import Consensus, defenses
+from keras_dmp.audit import (
+    AttackResult,
+    AuditReport,
+    BlindBaseline,
+    MembershipScores,
+    ModelCard,
+    ShadowStatistics,
+)
+from keras_dmp.audit.report.document import share_of
+from keras_dmp.audit.report.model_card import described, unchecked
+from keras_dmp.audit.report.verdict import judge
+from keras_dmp.trainer.sweep import SweepPoint
 
 RNG = np.random.default_rng(0)
 MEMBERS, NONMEMBERS = RNG.normal(0.8, 1, 700), RNG.normal(0, 1, 600)
@@ -49,7 +60,7 @@ def test_headline_has_the_interval_of_the_report():
     assert f"AUC of {result.auc:.3f} (95 % interval {low:.3f} to {high:.3f}" in text
     assert f"| loss | 700 | 600 | {result.auc:.3f} | {low:.3f}-{high:.3f} |" in text
     assert f"{100 * result.tpr_at_fpr[0.01]:.2f} % of the members" in text
-    assert "700 members and 600 nonmembers" in text
+    assert "700 members and 600 nonmembers." in text
 
 
 def test_what_is_unknown_is_marked_and_what_is_known_is_not():
@@ -58,6 +69,7 @@ def test_what_is_unknown_is_marked_and_what_is_known_is_not():
         trained_on="Purchases of 700 customers.",
         reference="Public catalogues.",
         defense="early stopping",
+        guarantee="(3, 1e-5)-DP",
         direct_use="Recommendations.",
         out_of_scope_use="Credit scoring.",
         developers="The shop",
@@ -66,7 +78,7 @@ def test_what_is_unknown_is_marked_and_what_is_known_is_not():
     )
     marks = empty.count("[More Information Needed]")
     # Software is unknown to a report that was made of scores by hand.
-    assert (marks, full.count("[More Information Needed]")) == (9, 1)
+    assert (marks, full.count("[More Information Needed]")) == (10, 1)
     for words in ("Purchases of 700 customers.", "Credit scoring.", "privacy@example.org"):
         assert words in full
 
@@ -97,15 +109,105 @@ def test_defense_as_words_mapping_or_settings():
     assert "123456" not in text
 
 
-def test_of_a_point_of_a_sweep_only_the_settings_are_named():
-    from keras_dmp.trainer.sweep import SweepPoint
+def test_settings_that_are_not_used_are_left_out_and_defaults_are_resolved():
+    text = card(defense=Settings(rule=None))
+    assert "- **defense:** dmp\n- **size:** 500\n" in text
+    assert "None" not in text
+    plain = described(defenses.DMP())
+    assert "**fraction:** 0.5" in plain
+    assert "**labels:** soft" in plain
+    assert not any("None" in line or "synthetic" in line for line in plain)
+    hard = described(defenses.DMP(size=7, consensus=Consensus()))
+    assert "**size:** 7" in hard
+    assert "**labels:** hard" in hard
+    assert not any("fraction" in line or "temperature" in line for line in hard)
 
-    report = make_report(MEMBERS, NONMEMBERS, attack="loss")
-    point = SweepPoint(
+
+def point_of(report):
+    return SweepPoint(
         temperature=1.0, labels="soft", order="lowest", size=500, mean_entropy=0.1, report=report
     )
+
+
+NONE = "Formal guarantee: none"
+UNKNOWN = "Formal guarantee: [More Information Needed]"
+
+
+def test_no_guarantee_is_claimed_where_there_is_none_or_may_be_one():
+    report = make_report(MEMBERS, NONMEMBERS, attack="loss")
+    for known in (defenses.DMP(), defenses.WeightDecay(), Consensus(), point_of(report)):
+        assert NONE in card(defense=known)
+    for may in (defenses.DPSGD(target_epsilon=4.0), defenses.PATE(), "words", {"a": 1}, None):
+        text = card(defense=may)
+        assert UNKNOWN in text
+        assert NONE not in text
+
+
+def test_a_guarantee_in_words_or_as_stated_by_a_defence():
+    assert "Formal guarantee: (3, 1e-5)-DP." in card(guarantee="(3, 1e-5)-DP")
+    stated = defenses.PrivacyGuarantee(
+        epsilon=4.0, delta=1e-5, neighbors="one", mechanism="noise", data_dependent_epsilon=0.777
+    )
+    text = card(defense=defenses.DPSGD(target_epsilon=4.0), guarantee=stated)
+    assert "Formal guarantee: (4, 1e-05)-DP, one: noise." in text
+    assert "0.777" not in text
+    with pytest.raises(TypeError, match=r"`guarantee`.*of type int"):
+        card(guarantee=3)
+
+
+def test_the_rate_is_the_verdicts_and_corrected_for_all_attacks():
+    scores = {
+        name: MembershipScores(MEMBERS + shift, NONMEMBERS)
+        for name, shift in (("loss", 0.0), ("margin", 0.2), ("entropy", -0.1))
+    }
+    report = AuditReport.from_scores(scores, num_classes=4)
+    verdict = judge(report)
+    low, high = verdict.tpr_ends
+    alone = report[verdict.low_end.attack].tpr_intervals[0.01]
+    assert low < alone[0]
+    text = ModelCard(report=report).to_markdown()
+    assert f"{share_of(verdict.tpr)} of the members" in text
+    assert f"95 % interval {share_of(low)} to {share_of(high)}, corrected for all" in text
+
+
+def test_persons_and_canaries_are_named():
+    groups = (np.arange(700) // 7, 1000 + np.arange(600) // 6)
+    scores = MembershipScores(MEMBERS, NONMEMBERS)
+    report = AuditReport.from_scores({"loss": scores}, groups=groups)
+    planted = MembershipScores(MEMBERS[:200] + 2, NONMEMBERS)
+    report = report.with_results(
+        AttackResult.from_scores("loss", planted, slice="canaries mislabelled")
+    )
+    verdict = judge(report)
+    text = ModelCard(report=report).to_markdown()
+    limits, results = text.split("## Bias")[1].split("##")[0], text.split("### Results")[1]
+    low, high = verdict.persons_ends
+    assert f"AUC of {verdict.persons.auc:.3f} (95 % interval {low:.3f} to {high:.3f}" in limits
+    rate = verdict.worst.tpr_at_fpr[0.01]
+    assert f"recognises {share_of(rate)} of the canaries (mislabelled)" in limits
+    assert f"| loss | persons | 100 | 100 | {verdict.persons.auc:.3f} |" in results
+    assert "| the released model | canaries (mislabelled) | loss |" in results
+
+
+def test_of_shadow_models_it_says_what_was_attacked():
+    rng = np.random.default_rng(0)
+    is_member = rng.random((8, 60)) < 0.5
+    statistics = ShadowStatistics(
+        scaled_logits=rng.normal(is_member, 1)[:, :, None],
+        correct=rng.random((8, 60)) < 0.7,
+        is_member=is_member,
+    )
+    text = ModelCard(report=statistics.report(("lira_fixed",))).to_markdown()
+    testing = text.split("### Testing Data")[1].split("###")[0]
+    assert "60 records. 8 models of the same pipeline were trained on random halves" in testing
+    assert f"{is_member.sum()} members and {480 - is_member.sum()} nonmembers" in testing
+    assert "no training" not in text
+
+
+def test_of_a_point_of_a_sweep_only_the_settings_are_named():
+    report = make_report(MEMBERS, NONMEMBERS, attack="loss")
     assert "- **defense:** distillation for membership privacy: soft labels, lowest 500" in card(
-        defense=point
+        defense=point_of(report)
     )
 
 
@@ -136,8 +238,6 @@ def test_a_void_audit_says_so():
     blind = BlindBaseline(auc=0.9, auc_interval=(0.85, 0.95), num_members=99, num_nonmembers=99)
     text = card(facts={"blind_baseline": blind})
     assert "**The audit is void**" in text
-    assert "guarantee: none" in text
-    assert "Formal guarantee: (3, 1e-5)-DP." in card(guarantee="(3, 1e-5)-DP")
 
 
 def test_written_by_the_report(tmp_path):

@@ -398,6 +398,18 @@ def test_a_model_from_outside_is_attacked(tmp_path):
     assert scores.auc() > 0.75
     with pytest.raises(ValueError, match="`is_member` to be 48 booleans"):
         audit.attack_model(ridge(x, y, 0), np.arange(48))
+    # What has been observed of a model is enough, and some of the records.
+    run = 3
+    half, target = audit.is_member(run), audit.seed_of(run)
+    observed = audit.statistics().scaled_logits[run]
+    whole = audit.attack_model(ridge(x[half], y[half], target), half, "lira_fixed")
+    found = audit.attack_observed(observed, half, "lira_fixed", records=np.arange(10, 30))
+    np.testing.assert_array_equal(found.member_indices, 10 + np.flatnonzero(half[10:30]))
+    of_part = np.isin(whole.nonmember_indices, np.arange(10, 30))
+    np.testing.assert_array_equal(found.nonmember_indices, whole.nonmember_indices[of_part])
+    np.testing.assert_allclose(found.nonmember_scores, whole.nonmember_scores[of_part], atol=1e-5)
+    with pytest.raises(ValueError, match="`is_member` to be 48 booleans"):
+        audit.attack_observed(observed, np.arange(48))
 
 
 @pytest.mark.parametrize(

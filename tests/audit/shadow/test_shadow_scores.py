@@ -137,8 +137,9 @@ def test_canaries_are_reported_beside_the_population():
     assert report.name == "leaky"
     assert {index for index, _ in report["lira"].most_exposed}.isdisjoint(canaries)
     assert any("40 canaries" in note for note in report.notes)
-    rate = 100 * planted.tpr_at_fpr[0.01]
-    assert f"recognises {rate:.3g} % of the canaries at 1 % false alarms" in report.verdict
+    rate = 100 * max(one.recognised(0.01)[0] for one in report.slice(CANARIES).values())
+    found = f"recognises {rate:.3g} % of the canaries at 1 % false alarms for each record"
+    assert found in report.verdict
     assert report.verdict.startswith("The worst-off leak: ")
 
 
@@ -156,7 +157,7 @@ def test_kinds_of_canaries_are_reported_worst_first():
     assert "40 canaries (outliers), 40 canaries (twins) were planted" in "\n".join(report.notes)
     tile = report.document().tiles[0]
     assert (tile.figure.value, tile.beside) == (
-        max(result.tpr_at_fpr[0.01] for result in report.slice("canaries twins").values()),
+        max(result.recognised(0.01)[0] for result in report.slice("canaries twins").values()),
         "canaries (twins)",
     )
     # Figures of one kind do not depend on how many others there are.
@@ -174,15 +175,22 @@ def test_every_writer_begins_with_the_worst_off_and_their_interval():
         reports[name] = statistics.report(("loss", "lira"), canaries=exposed, name=name)
     report, comparison = reports["leaky"], compare_audits(reports)
     worst = judge(report).worst
-    assert (worst.slice, worst.attack) == ("canaries mislabelled_duplicates", "lira")
-    low, high = (100 * end for end in judge(report).worst_ends)
-    rate = f"{100 * worst.tpr_at_fpr[0.01]:.3g} %"
-    interval = f"95 % interval {low:.3g} to {high:.3g} %, corrected for all"
-    one = (
-        f"The worst-off leak: lira recognises {rate} of the canaries (mislabelled duplicates) at "
-        f"1 % false alarms ({interval}). On all others: "
+    assert worst.slice == "canaries mislabelled_duplicates"
+    assert worst.recognised(0.01) == (
+        worst.calibrated.tpr_at_fpr[0.01],
+        worst.calibrated.tpr_intervals[0.01],
     )
-    both = f"{rate} of the canaries (mislabelled duplicates) (lira, {interval}) on leaky. On all"
+    rate, intervals = f"{100 * worst.recognised(0.01)[0]:.3g} %", []
+    for number in (1, 2):
+        low, high = (100 * end for end in judge(report, num_reports=number).worst_ends)
+        intervals.append(f"95 % interval {low:.3g} to {high:.3g} %, corrected for all canaries")
+    assert intervals[0] != intervals[1]
+    which = "of the canaries (mislabelled duplicates)"
+    one = (
+        f"The worst-off leak: {worst.attack} recognises {rate} {which} at "
+        f"1 % false alarms for each record ({intervals[0]}). On all others: "
+    )
+    both = f"{rate} {which} ({worst.attack}, {intervals[1]}) on leaky. On all"
     for words, written in ((one, report), (both, comparison)):
         assert words in written.verdict
         assert words in " ".join(str(written).split())
@@ -191,8 +199,8 @@ def test_every_writer_begins_with_the_worst_off_and_their_interval():
     assert comparison.verdict.startswith("The worst-off, at 1 % false alarms: ")
     table = comparison.document().tables()[0]
     assert [row[0] for row in table.rows] == ["leaky", "tight"]
-    assert table.rows[0][1:3] == ("canaries (mislabelled duplicates)", "lira")
-    assert table.rows[0][3].value == worst.tpr_at_fpr[0.01]
+    assert table.rows[0][1:3] == ("canaries (mislabelled duplicates)", worst.attack)
+    assert table.rows[0][3].value == worst.recognised(0.01)[0]
 
 
 def test_thresholds_of_canaries_come_from_other_nonmembers():
@@ -206,6 +214,9 @@ def test_thresholds_of_canaries_come_from_other_nonmembers():
     # One false alarm in ten: the threshold is between 8 and 9, where one canary of two is found.
     assert result.tpr_at_fpr == {0.1: 0.5, 0.01: None, 0.001: None}
     assert (result.auc, result.num_members, result.num_nonmembers) == (0.75, 2, 2)
+    low, high = result.tpr_intervals.pop(0.1)
+    assert low < 0.02
+    assert high > 0.98
     assert set(result.tpr_intervals.values()) == {None}
 
 

@@ -172,13 +172,29 @@ def test_without_a_leak_of_records_persons_may_leak():
     assert report.slice("persons")["loss"].auc > report["loss"].auc + 0.1
 
 
+def test_no_leak_of_either_is_said_so():
+    rng = np.random.default_rng(6)
+    (members, whose), (nonmembers, other) = records(rng, 200), records(rng, 200)
+    scores = MembershipScores(members, nonmembers)
+    report = AuditReport.from_scores({"loss": scores}, groups=(whose, 500 + other))
+    assert report.verdict.startswith("No leak of persons found: loss has AUC")
+    assert "By record: No leak found, which proves no privacy" in report.verdict
+    assert not report.document().leaks
+
+
 @pytest.mark.parametrize(
     ("groups", "error", "message"),
     [
         (np.arange(4), ValueError, "`groups` to be a pair"),
         ((["a"] * 3, ["b"] * 2, ["c"]), ValueError, "`groups` to be a pair"),
         ((["a", "b", "c"], ["c", "d"]), ValueError, "Received: 1 groups with both members"),
-        (([1, 2, 3], ["3", "4"]), ValueError, "Received: 1 groups with both members"),
+        (([1, 2, 3], [3.0, 4.5]), ValueError, "Received: 1 groups with both members"),
+        (([1, 2, 3], ["3", "4"]), TypeError, "on both sides. Received: dtypes int64 and <U1"),
+        (
+            (np.array(["2026-01-01"] * 3, "M8[D]"), ["2026-01-01", "b"]),
+            TypeError,
+            "on both sides. Received: dtypes datetime64[D] and <U10",
+        ),
         ((["a"] * 2, ["b"] * 2), ValueError, "for each of the 3 members. Received: 2 groups"),
         ((["a"] * 3, ["b"] * 5), ValueError, "for each of the 2 nonmembers. Received: 5 groups"),
         (
