@@ -58,7 +58,7 @@ def main(arguments=None):
     canaries, epochs, batch_size = 250, 20, 128
     if options.smoke:
         dataset, records, num_models = "digits", 600, 8
-        canaries, epochs, batch_size = 30, 8, 64
+        canaries, epochs, batch_size = 30, 30, 64
 
     x, y = datasets.load(dataset)
     # The rest is the reference; two nonmembers are the fewest, and shadow models need none.

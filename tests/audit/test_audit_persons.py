@@ -61,6 +61,15 @@ def test_a_report_has_records_and_persons(victim, samples, groups):
     assert known == [name for name, _ in plain["loss"].most_exposed]
 
 
+def test_tf_privacy_gets_the_records(victim, samples, groups):
+    pytest.importorskip("keras_dmp.audit._tf_privacy", exc_type=ImportError)
+    report = audit_membership(victim, *samples, attacks="threshold", groups=groups)
+    found = report.to_tf_privacy().single_attack_results
+    assert [result.data_size.ntrain for result in found] == [
+        report.slice(name)["threshold"].num_members for name in ("all", "correct", "incorrect")
+    ]
+
+
 def test_slices_draw_their_own_persons(victim, samples, groups):
     report = audit_membership(victim, *samples, attacks="loss", groups=groups)
     scores = [loss_scores(victim.predict(x, verbose=0), y, from_logits=True) for x, y in samples]
@@ -152,7 +161,6 @@ def test_trained_attacks_need_persons(victim, samples, groups):
         audit_membership(victim, *samples, groups=few)
     report = audit_membership(victim, *samples, attacks="loss", groups=few)
     assert report.blind_baseline is None
-    pytest.importorskip("tensorflow_privacy")
     with pytest.raises(ValueError, match="Received: 'knn', which only TF-Privacy can run"):
         audit_membership(victim, *samples, attacks=("loss", "knn"), groups=groups)
 

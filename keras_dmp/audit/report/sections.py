@@ -224,8 +224,8 @@ def worst_off(reports: Mapping[str, Findings]) -> tuple[Section, ...]:
         return ()
     columns = (
         Column(head="model", words=True),
-        Column(head="canaries", words=True),
-        _ATTACK,
+        Column(head="canaries", words=True, beneath=True),
+        Column(head="attack", words=True, beneath=True),
         Column(head="TPR at 1 % FPR", narrow="TPR at\nFPR 1%"),
     )
     table = Table(columns=columns, groups=(Group(rows=tuple(rows)),), how=_HOW_WORST)

@@ -172,6 +172,16 @@ def test_without_a_leak_of_records_persons_may_leak():
     assert report.slice("persons")["loss"].auc > report["loss"].auc + 0.1
 
 
+def test_no_leak_of_either_is_said_so():
+    rng = np.random.default_rng(6)
+    (members, whose), (nonmembers, other) = records(rng, 200), records(rng, 200)
+    scores = MembershipScores(members, nonmembers)
+    report = AuditReport.from_scores({"loss": scores}, groups=(whose, 500 + other))
+    assert report.verdict.startswith("No leak of persons found: loss has AUC")
+    assert "By record: No leak found, which proves no privacy" in report.verdict
+    assert not report.document().leaks
+
+
 @pytest.mark.parametrize(
     ("groups", "error", "message"),
     [
