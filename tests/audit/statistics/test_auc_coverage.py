@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import auc_interval
 
 
