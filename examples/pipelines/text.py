@@ -77,7 +77,7 @@ def main(arguments=None):
     print(f"Accuracy on test data: {accuracy:.3f}")
     assert accuracy > 0.6
     teacher, student = (audit_membership(m, train, test) for m in (model.teacher, model.student))
-    print(f"AUC: teacher {teacher['threshold'].auc:.3f}, student {student['threshold'].auc:.3f}")
+    print(teacher, student, sep="\n")
     assert student["threshold"].auc < teacher["threshold"].auc
     return model
 

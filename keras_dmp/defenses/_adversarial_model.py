@@ -137,11 +137,11 @@ class AdversarialModel(ClassifierWrapper):
         x = samples.checked(x, "x", self.classifier)
         kind = self.settle(x)
         others = samples.checked(nonmembers[0], "nonmembers", self.classifier)
-        self._require_disjoint(x, others)
         y, classes = self._checked_labels(x, y, ("x", "y"))
         _, other_classes = self._checked_labels(
             others, nonmembers[1], ("nonmembers", "nonmembers labels")
         )
+        self._require_disjoint(x, others)
         validation_data = self.checked_validation(validation_data)
         if sample_weight is not None:
             sample_weight = samples.checked_weights(sample_weight, "sample_weight", x=x)

@@ -234,7 +234,6 @@ def own_loss(y_true, y_pred):
         (own_loss, "classes", "rows", "`validation_data labels`.*class numbers"),
         (own_loss, "rows", "classes", "`validation_data labels`.*one-hot rows"),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("as_dataset", [False, True])
 def test_labels_that_the_loss_does_not_take(

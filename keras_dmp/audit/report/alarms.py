@@ -12,12 +12,13 @@ from keras_dmp.audit.report.document import (
     Table,
 )
 from keras_dmp.audit.statistics.attack_union import AttackUnion
+from keras_dmp.audit.statistics.few_members import PREVALENCES
 from keras_dmp.audit.statistics.intervals import Interval
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.rates import needed
 from keras_dmp.audit.statistics.record_scores import RecordScores
-from keras_dmp.audit.statistics.results import FPRS, PREVALENCES, AttackResult
+from keras_dmp.audit.statistics.results import FPRS, AttackResult
 
 _TOGETHER, _WORTH = "All attacks together", "What an alarm is worth among few members"
 _HOW_WORTH = (

@@ -9,12 +9,13 @@ import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._validate import shown
+from keras_dmp.audit.statistics import few_members
 from keras_dmp.audit.statistics.attack_scores import AttackScores
 from keras_dmp.audit.statistics.calibrated_rates import CalibratedRates
 from keras_dmp.audit.statistics.intervals import listed_ends, paired_ends
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.persons import Persons, person_scores
-from keras_dmp.audit.statistics.rates import RocCurve, needed, positive_predictive_value
+from keras_dmp.audit.statistics.rates import RocCurve, needed
 from keras_dmp.audit.statistics.score_histogram import ScoreHistogram
 
 # Ways to slice the samples.
@@ -25,8 +26,6 @@ PERSONS = "persons"
 
 # False positive rates at which a report gives the true positive rate.
 FPRS = (0.1, 0.01, 0.001)
-# Shares of members among the candidates at which a report says what an alarm is worth.
-PREVALENCES = (0.01, 0.001)
 
 # Ties of fewer members are not worth a note.
 _TIED = 0.01
@@ -233,7 +232,7 @@ class AttackResult:
         Returns:
             The rate, or `None` where it is unknown; and the ends, or `None`.
         """
-        rates = self if self.calibrated is None else self.calibrated
+        rates = self._headline
         return rates.tpr_at_fpr.get(fpr), rates.tpr_intervals.get(fpr)
 
     def ppv_at_fpr(
@@ -256,16 +255,12 @@ class AttackResult:
             KeyError: If there is no TPR at this FPR.
             ValueError: If `prevalence` is out of range.
         """
-        _validate.inside_unit(prevalence=prevalence)
-        if fpr not in self.tpr_at_fpr:
-            raise KeyError(fpr)
-        tpr, ends = self.recognised(fpr)
-        if tpr is None:
-            return None, None
-        worth = [
-            float(positive_predictive_value(rate, fpr, prevalence)) for rate in (tpr, *(ends or ()))
-        ]
-        return worth[0], None if ends is None else (worth[1], worth[2])
+        return few_members.ppv_at_fpr(self._headline, fpr, prevalence)
+
+    @property
+    def _headline(self) -> "AttackResult | CalibratedRates":
+        """The rates for each record where they are known."""
+        return self if self.calibrated is None else self.calibrated
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings."""
@@ -284,13 +279,7 @@ class AttackResult:
             "tpr_intervals": {
                 str(fpr): listed_ends(ends) for fpr, ends in self.tpr_intervals.items()
             },
-            "ppv_at_fpr": {
-                str(prevalence): {
-                    str(fpr): self.ppv_at_fpr(fpr, prevalence=prevalence)[0]
-                    for fpr in self.tpr_at_fpr
-                }
-                for prevalence in PREVALENCES
-            },
+            "ppv_at_fpr": few_members.saved(self._headline),
             "tnr_at_fnr": {str(fnr): tnr for fnr, tnr in self.tnr_at_fnr.items()},
             "tnr_intervals": {str(f): listed_ends(ends) for f, ends in self.tnr_intervals.items()},
             "epsilon_lower_bound": self.epsilon_lower_bound,
