@@ -242,7 +242,8 @@ def random_half(groups: np.ndarray, is_member: np.ndarray, rng: Any) -> np.ndarr
         rng: A generator of NumPy.
     """
     trained = np.zeros(len(groups), dtype=bool)
-    for side in (np.flatnonzero(is_member), np.flatnonzero(~is_member)):
+    sides = (np.flatnonzero(is_member), np.flatnonzero(~is_member))
+    for side in (side for side in sides if len(side)):
         _, number = np.unique(groups[side], return_inverse=True)
         number = number.ravel()
         sizes = np.bincount(number)
