@@ -523,7 +523,7 @@ def save_persons(effect, persons=200, records=12):
 
 
 def test_persons_are_judged_and_reported(capsys):
-    save_persons(0.15)
+    save_persons(0.2)
     entries = dict(np.load("saved.npz"))
     limits = ("--max-auc", "0.58", "--json", "report.json")
     assert audit("saved.npz", *limits) == 1

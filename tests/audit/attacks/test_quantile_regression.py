@@ -163,7 +163,7 @@ def test_persons_are_fitted_or_scored():
     rng = np.random.default_rng(0)
     group = rng.permutation(np.repeat(np.arange(120), 20))
     level = rng.normal(scale=3, size=(2, 120))
-    name = rng.permutation(120.0)
+    name = rng.permutation(np.arange(120.0))
     sides = []
     for mine in level:
         logits = np.column_stack([mine[group] + 0.1 * rng.normal(size=2_400), np.zeros(2_400)])

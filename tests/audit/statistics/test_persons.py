@@ -262,7 +262,7 @@ def test_a_report_combines_the_scores_of_each_attack_as_asked():
             way = combine if isinstance(combine, str) else combine.get(attack, "mean")
             auc = person_scores(scores, groups, combine=way).auc()
             assert report.slice("persons")[attack].auc == auc
-    with pytest.raises(ValueError, match="`combine` to name attacks, 'ratio', 'loss'.*lira"):
+    with pytest.raises(ValueError, match=r"`combine` to name attacks, 'ratio', 'loss'.*lira"):
         AuditReport.from_scores(attacks, groups=groups, combine={"lira": "sum"})
     with pytest.raises(ValueError, match="`combine` to be one of 'mean', 'sum'"):
         AuditReport.from_scores(attacks, groups=groups, combine="max")
