@@ -49,7 +49,8 @@ class Predictions:
         labels: Classes of both sides, (samples,), int64, if there are outputs.
         from_logits: Whether the outputs are logits, if there are outputs.
         inputs: Inputs of the classifier for both sides, (samples, ...), as saved; or `None`.
-        groups: Whose record each sample is; or `None`.
+        groups: Group of each sample on both sides, (samples,), whole numbers or texts, and none on
+            both; or `None`.
         canaries: Scores of canaries, (canaries,) float64, and whether each was in the training
             data, (canaries,) bool; or `None`.
     """
@@ -59,7 +60,7 @@ class Predictions:
     labels: tuple[np.ndarray, np.ndarray] | None = None
     from_logits: bool | None = None
     inputs: tuple[np.ndarray, np.ndarray] | None = None
-    groups: Persons | None = None
+    groups: tuple[np.ndarray, np.ndarray] | None = None
     canaries: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -109,7 +110,7 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
         require_different_sides(*pairs[name], what=name)
     if "groups" in pairs:
         # No person on both sides, and none missing, whatever the groups are used for.
-        pairs["groups"] = Persons.of(pairs["groups"])
+        Persons.of(pairs["groups"])
     canaries = _canaries(*(arrays[name] for name in CANARIES)) if CANARIES[0] in arrays else None
     return Predictions(**pairs, from_logits=from_logits, canaries=canaries)
 

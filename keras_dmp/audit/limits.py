@@ -9,8 +9,8 @@ from typing import Any
 from keras_dmp import _validate
 from keras_dmp._validate import shown
 
-# What each name stands for, and which numbers are ours, is documented in `Limits.profile`. At an
-# FPR of 0.01 % the AISVS' notes would take more nonmembers than most audits have.
+# What each name stands for, and which numbers are ours, is documented in `Limits.profile`. The
+# AISVS' notes go down to an FPR of 0.001 %, for which 100,000 nonmembers are the least.
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "owasp-aisvs-11.2.5": MappingProxyType(

@@ -507,3 +507,66 @@ def test_positions_can_be_left_out():
     for arguments, number in (([], 20), (["--most-exposed", "0"], 0), (["--most-exposed=3"], 3)):
         assert audit("saved.npz", "--json", "report.json", *arguments) == 0
         assert len(AuditReport.load("report.json")["scores"].most_exposed) == number
+
+
+def save_persons(effect, persons=200, records=12):
+    """Scores of persons whose records are independent, so that persons leak far more."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(persons), records)
+    np.savez(
+        "saved.npz",
+        member_scores=effect + rng.normal(size=len(group)),
+        nonmember_scores=rng.normal(size=len(group)),
+        member_groups=group,
+        nonmember_groups=persons + group,
+    )
+
+
+def test_persons_are_judged_and_reported(capsys):
+    save_persons(0.2)
+    entries = dict(np.load("saved.npz"))
+    limits = ("--max-auc", "0.58", "--json", "report.json")
+    assert audit("saved.npz", *limits) == 1
+    assert "AUC of scores by person" in capsys.readouterr().out
+    report = AuditReport.load("report.json")
+    assert report.slices == ("all", "persons")
+    assert report.slice("persons")["scores"].num_members == 200
+    assert report["scores"].epsilon_lower_bound is None
+    verdict = judge(
+        {"scores": MembershipScores(entries["member_scores"], entries["nonmember_scores"])},
+        Limits(max_auc=0.58),
+        groups=(entries["member_groups"], entries["nonmember_groups"]),
+    )
+    gate = json.loads(pathlib.Path("report.json").read_text())["gate"]
+    assert gate == verdict.to_dict()
+    np.savez("saved.npz", **{name: entries[name] for name in entries if "groups" not in name})
+    assert audit("saved.npz", *limits) == 0
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ((np.arange(2_400) // 12, np.arange(2_400) // 12), "200 groups with both members"),
+        ((np.arange(2_400) // 12, 200.0 + np.arange(2_400) // 13 - 1), "1 groups with both"),
+        ((np.arange(2_400), np.arange(2_400).astype(str)), "the same type on both sides"),
+    ],
+)
+def test_persons_on_both_sides_are_refused_without_inputs(capsys, groups, message):
+    save_persons(0.0)
+    entries = dict(np.load("saved.npz"))
+    entries |= dict(zip(("member_groups", "nonmember_groups"), groups, strict=True))
+    np.savez("saved.npz", **entries)
+    assert audit("saved.npz") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_quantile_attack_splits_persons():
+    pytest.importorskip("sklearn")
+    entries = overfit_outputs(size=400)
+    groups = {"member_groups": np.arange(400) // 4, "nonmember_groups": 100 + np.arange(400) // 4}
+    np.savez("saved.npz", **entries, **groups)
+    assert audit("saved.npz", "--quantile", "--json", "report.json") == 0
+    report = AuditReport.load("report.json")
+    assert report["quantile"].num_nonmembers == 200
+    # Whole persons: their four records are scored, or none is.
+    assert report.slice("persons")["quantile"].num_nonmembers == 50

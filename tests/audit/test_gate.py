@@ -8,6 +8,8 @@ from keras_dmp.audit.blind.baseline import BlindBaseline
 from keras_dmp.audit.gate import Limits, judge
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.one_run import epsilon_one_run
+from keras_dmp.audit.statistics.persons import person_scores
+from keras_dmp.audit.statistics.results import AttackResult
 
 
 def shifted(auc, size=2000, seed=0, nonmembers=None):
@@ -338,3 +340,83 @@ def test_canaries_and_baselines_of_another_type():
         TypeError, match=r"`blind_baseline` to be a BlindBaseline.* Received: float"
     ):
         judge(scores, Limits(max_auc=0.6), blind_baseline=0.5)
+
+
+def of_persons(rng, persons, copies, *, alike=1.0, effect=0.0):
+    """Scores of persons with the same number of records each, and their groups."""
+    group = np.repeat(np.arange(persons), copies)
+    sides = [
+        shift + alike * rng.normal(size=persons)[group] + rng.normal(size=len(group))
+        for shift in (effect, 0.0)
+    ]
+    return MembershipScores(*sides), (group, persons + group)
+
+
+def test_no_leak_of_persons_with_many_records_rarely_fails():
+    """Intervals that take their records for independent fail 7 of 100 such audits."""
+    statuses = {"records": [], "persons": []}
+    for seed in range(40):
+        scores, groups = of_persons(np.random.default_rng(seed), 100, 20)
+        limits = Limits(max_auc=0.505)
+        statuses["records"].append(judge({"loss": scores}, limits).status)
+        statuses["persons"].append(judge({"loss": scores}, limits, groups=groups).status)
+    assert statuses["records"].count("fail") > 5
+    assert statuses["persons"].count("fail") <= 2
+
+
+def test_persons_are_judged_although_records_pass():
+    scores, groups = of_persons(np.random.default_rng(0), 300, 30, alike=0.0, effect=0.12)
+    limits = Limits(max_auc=0.57, max_tpr_at_fpr={0.1: 0.3})
+    assert judge({"loss": scores}, limits).status == "pass"
+    verdict = judge({"loss": scores}, limits, groups=groups)
+    assert verdict.status == "fail"
+    assert verdict.decisive.slice == "persons"
+    assert "AUC of loss by person" in verdict.sentence
+    by_person = person_scores(scores, groups)
+    found = {(check.slice, check.figure): check for check in verdict.checks}
+    assert len(found) == 4
+    # One interval for the AUC and two for the TPR, on both levels.
+    each = 1 - 0.05 / 6
+    expected = by_person.auc_interval(confidence=each)
+    check = found["persons", "AUC"]
+    assert (check.value, check.low, check.high) == (expected.value, expected.low, expected.high)
+    expected = by_person.tpr_at_fpr_interval(0.1, confidence=each)
+    assert found["persons", "TPR at 10% FPR"].value == expected.value
+    assert found["persons", "TPR at 10% FPR"].high >= expected.high
+    records = found["all", "AUC"]
+    assert records.value == scores.auc()
+    narrow = AttackResult.from_scores("loss", scores, groups=groups).auc_interval
+    assert records.low < narrow[0] < narrow[1] < records.high
+    assert verdict.to_dict()["checks"][0]["slice"] == "persons"
+
+
+def test_scores_of_persons_are_added_up_where_they_are_log_ratios():
+    """One person has many small scores: their sum is large, their mean is not."""
+    rng = np.random.default_rng(1)
+    members, nonmembers = np.repeat(np.arange(200), 9), 200 + np.arange(200)
+    scores = MembershipScores(0.3 + rng.normal(size=1_800), 0.3 + rng.normal(size=200))
+    settings = {"groups": (members, nonmembers)}
+    attacks = {"ratio": scores, "loss": scores}
+    limits = Limits(max_auc=0.8)
+    verdict = judge(attacks, limits, combine={"ratio": "sum"}, **settings)
+    found = {c.attack: c.value for c in verdict.checks if c.slice == "persons"}
+    for attack, way in (("ratio", "sum"), ("loss", "mean")):
+        auc = person_scores(scores, settings["groups"], combine=way).auc()
+        assert found[attack] == max(auc, 1 - auc)
+    assert found["ratio"] > found["loss"] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"groups": ([1, 2], [2, 3])}, ValueError, "1 groups with both members"),
+        ({"groups": ([1], [2, 3])}, ValueError, "for each of the 2 members"),
+        ({"combine": "max"}, ValueError, "`combine` to be one of 'mean', 'sum'"),
+        ({"combine": {"b": "sum"}}, ValueError, "`combine` to name attacks, 'a'.*'b'"),
+        ({"combine": 3}, TypeError, "`combine`.*combine=3"),
+    ],
+)
+def test_groups_that_do_not_fit(arguments, error, message):
+    arguments = {"groups": ([1, 2], [3, 4]), **arguments}
+    with pytest.raises(error, match=message):
+        judge({"a": MembershipScores([1, 2], [0, 3])}, Limits(max_auc=0.6), **arguments)

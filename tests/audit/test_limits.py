@@ -26,7 +26,7 @@ def test_a_profile_is_limits():
     assert limits.require_blind_baseline
     assert judge(drawn(), limits, blind_baseline=CHANCE).status == "pass"
     assert judge(drawn(1.0), limits, blind_baseline=CHANCE).status == "fail"
-    # An average at chance, and 100 of 10,000 members without doubt.
+    # An average at chance, and 300 of 10,000 members without doubt.
     few = drawn()["loss"]
     members = few.member_scores.copy()
     members[:300] = 9.0

@@ -18,6 +18,8 @@ _BISECTIONS = 32
 # unequal variance, partly exposed members, and scores with two values.
 _PRIOR = 6.0
 _PRIOR_SHARE = 0.5
+# The largest half-width in log odds for which the end moves with the AUC.
+_LOG_ODDS_REACH = 2.0
 
 Ends = tuple[float, float]
 
@@ -102,8 +104,12 @@ def auc_ends_around(center: float, relative: float, confidence: float) -> Ends:
     root = math.sqrt(spread * (spread + 4 * center * (1 - center)))
     low, high = ((2 * center + spread + sign * root) / (2 * (1 + spread)) for sign in (-1, 1))
     if 0 < center < 1:
-        reach = math.sqrt(spread / (center * (1 - center)))
-        log_odds = special.logit(center)
+        # Closer to 0 or 1, the reach grows faster than the log odds: an almost perfect attack would
+        # have a lower end near 0.
+        farthest = min(spread / _LOG_ODDS_REACH**2, 0.5)
+        inner = min(max(center, farthest), 1 - farthest)
+        reach = math.sqrt(spread / (inner * (1 - inner)))
+        log_odds = special.logit(inner)
         low = min(low, float(special.expit(log_odds - reach)))
         high = max(high, float(special.expit(log_odds + reach)))
     return min(max(0.0, low), center), max(min(1.0, high), center)

@@ -1,7 +1,6 @@
-"""Persons, who may have several records: their scores, and intervals that draw persons.
+"""Persons, who may have several records: their scores, and intervals by person.
 
-Records of one person are alike, so they are no independent draws: an interval that draws records
-is too narrow. And an attacker who asks about a person has all of their records. NumPy and SciPy's
+Records of one person are alike, so an interval that takes them for independent is too narrow. And an attacker who asks about a person has all of their records. NumPy and SciPy's
 special functions only.
 """
 
@@ -242,7 +241,8 @@ def random_half(groups: np.ndarray, is_member: np.ndarray, rng: Any) -> np.ndarr
         rng: A generator of NumPy.
     """
     trained = np.zeros(len(groups), dtype=bool)
-    for side in (np.flatnonzero(is_member), np.flatnonzero(~is_member)):
+    sides = (np.flatnonzero(is_member), np.flatnonzero(~is_member))
+    for side in (side for side in sides if len(side)):
         _, number = np.unique(groups[side], return_inverse=True)
         number = number.ravel()
         sizes = np.bincount(number)

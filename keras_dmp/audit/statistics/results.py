@@ -191,7 +191,7 @@ class AttackResult:
         return found if groups is None else found._drawing(Persons.of(groups), scores)
 
     def _drawing(self, persons: Persons, scores: MembershipScores) -> "AttackResult":
-        """This result with intervals that draw persons."""
+        """This result with intervals by person."""
         clusters, reverse = persons.clusters(scores), persons.clusters(scores, reverse=True)
         tprs, tnrs = clusters.tpr_ends(FPRS), reverse.tpr_ends(FPRS)
         return dataclasses.replace(

@@ -155,3 +155,41 @@ def test_bad_sides_are_named():
         attack(mine, theirs, inputs=mine[0])
     with pytest.raises(ValueError, match=r"`seed`.*seed=-1"):
         attack(mine, theirs, seed=-1)
+
+
+def test_persons_are_fitted_or_scored():
+    """Nonmembers' persons with one level of scores each, which the inputs give away."""
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    group = rng.permutation(np.repeat(np.arange(120), 20))
+    level = rng.normal(scale=3, size=(2, 120))
+    name = rng.permutation(np.arange(120.0))
+    sides = []
+    for mine in level:
+        logits = np.column_stack([mine[group] + 0.1 * rng.normal(size=2_400), np.zeros(2_400)])
+        sides.append((logits, np.zeros(2_400, np.int64)))
+    inputs = (200.0 + name[group, None], name[group, None])
+    groups = (120 + group, group)
+    whole = quantile_attack(*sides, from_logits=True, inputs=inputs, groups=groups)
+    scored = np.unique(group[whole.nonmember_indices])
+    fitted = np.setdiff1d(group, scored)
+    assert len(scored) + len(fitted) == 120
+    assert len(whole.nonmember_indices) == 20 * len(scored)
+    assert 0.4 < len(scored) / 120 < 0.6
+    # A record of a person whose others were fitted is expected to score as they do.
+    apart = quantile_attack(*sides, from_logits=True, inputs=inputs)
+    assert np.abs(whole.nonmember_scores).mean() > 2 * np.abs(apart.nonmember_scores).mean()
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ((np.zeros(300), 1 + np.arange(400)), "at least 20 groups on each side"),
+        ((np.arange(300), 300 + np.arange(399)), "for each of the 400 nonmembers"),
+        ((np.arange(300), 299 + np.arange(400)), "1 groups with both members"),
+    ],
+)
+def test_groups_that_do_not_fit(groups, message):
+    mine, theirs = sides(300, 400)
+    with pytest.raises(ValueError, match=message):
+        attack(mine, theirs, groups=groups)

@@ -151,6 +151,27 @@ def test_every_format_has_both_tables(tmp_path):
     assert f"{share_of(low).removesuffix(' %')} to {share_of(high)}" in page
 
 
+def test_unions_of_persons_say_so():
+    rng = np.random.default_rng(0)
+    scores = {
+        attack: MembershipScores(rng.normal(1, size=600), rng.normal(size=600))
+        for attack in ("loss", "entropy")
+    }
+    groups = (np.arange(600) // 6, 100 + np.arange(600) // 6)
+    alone, found = AuditReport.from_scores(scores), AuditReport.from_scores(scores, groups=groups)
+    union = found.unions[0]
+    assert (union.independent_members, union.independent_nonmembers) == (100, 100)
+    assert union.found_members == alone.unions[0].found_members
+    cells = [table(one, TOGETHER).rows[0][3] for one in (alone, found)]
+    assert cells[1].ends == pytest.approx((union.tpr_interval().low, union.tpr_interval().high))
+    assert cells[1].ends[0] < cells[0].ends[0] < cells[0].ends[1] < cells[1].ends[1]
+    saved = found.to_dict()["unions"][0]
+    assert saved["measured_tpr_interval"] == list(cells[1].ends)
+    words = "as if all records of a person were found or none"
+    assert words in table(found, TOGETHER).how
+    assert words not in table(alone, TOGETHER).how
+
+
 def test_one_attack_is_not_a_union():
     alone = report(attacks=("loss",))
     assert alone.unions == ()

@@ -475,3 +475,27 @@ def test_a_void_comparison_is_in_every_format(make_report):
         make_report([1.0, 2.0], [0.0, 1.0], blind_baseline=0.5)
     with pytest.raises(ValueError, match="malformed"):
         AuditReport.from_dict({**report.to_dict(), "blind_baseline": {"auc": 0.5}})
+
+
+@pytest.mark.parametrize("count", [101, 201, 1_001])
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_no_edge_of_a_histogram_is_a_score(count, scale):
+    """A percentile of 101 scores is one of them: edges are rounded."""
+    rng = np.random.default_rng(count)
+    values = scale * (0.3 + rng.normal(size=count))
+    scores = MembershipScores(values[: count // 2], values[count // 2 :])
+    edges = AttackResult.from_scores("loss", scores).histogram.edges
+    assert not set(edges) & set(values.tolist())
+    # Rounded to about a hundredth of the width.
+    width = np.quantile(values, 0.99) - np.quantile(values, 0.01)
+    step = 2.0 ** (np.frexp(width)[1] - 7)
+    assert (np.array([edges[0], edges[-1]]) / step % 1).tolist() == [0, 0]
+    assert edges[-1] - edges[0] < 1.05 * width
+
+
+@pytest.mark.parametrize("value", [0.0, 0.123456789, -7e300, 3e-300])
+def test_the_histogram_of_equal_scores_does_not_give_them_away(value):
+    scores = MembershipScores(np.full(5, value), np.full(4, value))
+    found = AttackResult.from_scores("loss", scores).histogram
+    assert (found.member_counts, found.nonmember_counts) == ((5,), (4,))
+    assert all(np.frexp(abs(edge))[0] == 0.5 for edge in found.edges)

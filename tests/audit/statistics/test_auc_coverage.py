@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.rates import auc_interval
 
 
@@ -76,3 +77,18 @@ def test_intervals_of_an_auc_hold_it(kind, members, nonmembers):
     # Two standard errors of the count.
     allowance = 2 * np.sqrt(promised * (1 - promised) / draws)
     assert coverage(scores, members, nonmembers, draws) >= promised - allowance
+
+
+def test_an_almost_perfect_attack_has_nearly_the_interval_of_a_perfect_one():
+    """The variance in log odds grows faster than the log odds: the lower end was near 0."""
+    nonmembers = np.arange(10_000.0)
+    perfect = MembershipScores(20_000.0 + np.arange(10), nonmembers).auc_interval()
+    almost = MembershipScores(
+        np.append(20_000.0 + np.arange(9), 9_998.5), nonmembers
+    ).auc_interval()
+    assert almost.value == 1 - 1e-5
+    assert almost.low == pytest.approx(perfect.low, abs=0.05)
+    opposite = MembershipScores(
+        -np.append(20_000.0 + np.arange(9), 9_998.5), -nonmembers
+    ).auc_interval()
+    assert (opposite.low, opposite.high) == pytest.approx((1 - almost.high, 1 - almost.low))

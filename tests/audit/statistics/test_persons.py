@@ -221,3 +221,56 @@ def test_other_bad_input():
         person_scores(scores, (["a"], ["b"]), combine="max")
     with pytest.raises(TypeError, match="`scores` to be a MembershipScores"):
         person_scores([1.0, 0.0], (["a"], ["b"]))
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        ([1, 2, 3, 4], [1.0, 2.0, 5.0, 6.0]),
+        (np.array([1, 2, 3, 4], np.uint8), np.array([-1, 2, 1, 9])),
+        (np.array([2**64 - 1, 2], np.uint64), np.array([-1, 2, 7, 1])),
+        ([True, False], [1, 0, 2]),
+    ],
+)
+def test_equal_numbers_of_different_types_are_one_person(groups):
+    shared = len(set(map(float, groups[0])) & set(map(float, groups[1])))
+    with pytest.raises(ValueError, match=f"Received: {shared} groups with both members"):
+        Persons.of(groups)
+
+
+def test_large_numbers_of_different_types_are_not_rounded():
+    members, nonmembers = np.array([2**53 + 1, 2**60 + 1]), np.array([2.0**53, 2.0**60])
+    found = Persons.of((members, nonmembers))
+    assert len(np.unique(np.concatenate([found.members, found.nonmembers]))) == 4
+    found = Persons.of((np.array([2**64 - 1, 3], np.uint64), np.array([-1, 2])))
+    assert len(np.unique(np.concatenate([found.members, found.nonmembers]))) == 4
+
+
+def test_dates_of_different_units_are_one_person():
+    with pytest.raises(ValueError, match="Received: 1 groups with both members"):
+        Persons.of((np.array(["2026-01-01"], "M8[D]"), np.array(["2026-01-01"], "M8[s]")))
+
+
+def test_a_report_combines_the_scores_of_each_attack_as_asked():
+    rng = np.random.default_rng(6)
+    (members, whose), (nonmembers, other) = records(rng, 100, 0.5), records(rng, 90)
+    scores, groups = MembershipScores(members, nonmembers), (whose, 500 + other)
+    attacks = {"ratio": scores, "loss": scores}
+    for combine in ("sum", "mean", {"ratio": "sum"}, {}):
+        report = AuditReport.from_scores(attacks, groups=groups, combine=combine)
+        for attack in attacks:
+            way = combine if isinstance(combine, str) else combine.get(attack, "mean")
+            auc = person_scores(scores, groups, combine=way).auc()
+            assert report.slice("persons")[attack].auc == auc
+    with pytest.raises(ValueError, match=r"`combine` to name attacks, 'ratio', 'loss'.*lira"):
+        AuditReport.from_scores(attacks, groups=groups, combine={"lira": "sum"})
+    with pytest.raises(ValueError, match="`combine` to be one of 'mean', 'sum'"):
+        AuditReport.from_scores(attacks, groups=groups, combine="max")
+
+
+def test_older_readers_are_told_to_upgrade():
+    """Results by person are new in format 3, which an older reader would call malformed."""
+    report = AuditReport.from_scores({"loss": MembershipScores([1.0, 2.0], [0.0, 3.0])})
+    values = report.to_dict()
+    assert values["format_version"] == 3
+    assert AuditReport.from_dict({**values, "format_version": 2}) == report
