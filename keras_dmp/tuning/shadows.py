@@ -17,7 +17,8 @@ from keras_dmp._classifier.outputs import require_finite_outputs
 from keras_dmp._storage.private_file import Record
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.report.report import AuditReport
-from keras_dmp.audit.shadow.shadow_audit import ShadowAudit, drawn_half
+from keras_dmp.audit.shadow.draws import drawn_half
+from keras_dmp.audit.shadow.shadow_audit import ShadowAudit
 from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.results import levels
 from keras_dmp.trainer.students import Point

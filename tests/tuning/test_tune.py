@@ -17,7 +17,7 @@ from keras_dmp import (
     audit_membership,
     split_private,
 )
-from keras_dmp.audit.shadow.shadow_audit import drawn_half
+from keras_dmp.audit.shadow.draws import drawn_half
 from keras_dmp.trainer.run_directory import RunDirectory
 from keras_dmp.trainer.students import Students
 from keras_dmp.trainer.votes import TooFewVotesError

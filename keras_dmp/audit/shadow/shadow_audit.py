@@ -17,6 +17,7 @@ from keras_dmp._validate import shown
 from keras_dmp.audit.blind.baseline import BlindBaseline, of_sides_or_none, opened
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.audit.shadow import checks
+from keras_dmp.audit.shadow.draws import drawn_half, job_seed
 from keras_dmp.audit.shadow.independence import IndependentRuns
 from keras_dmp.audit.shadow.jobs import Job, JobDirectory
 from keras_dmp.audit.shadow.named_models import by_name, name_among
@@ -165,7 +166,7 @@ class ShadowAudit:
 
     def seed_of(self, model: int) -> int:
         """Seed that `train_fn` receives for one of the models, whose members `is_member` tells."""
-        return _job_seed(self.seed, model)
+        return job_seed(self.seed, model)
 
     def run(self, shard: tuple[int, int] = (0, 1), verbose: int | str = "auto") -> "ShadowAudit":
         """Train the models that are not finished yet.
@@ -409,30 +410,9 @@ class ShadowAudit:
         )
 
 
-def drawn_half(seed: int, model: int, records: int, persons: np.ndarray | None) -> np.ndarray:
-    """Which records are members of one model, (records,), bool: those of a random half of persons.
-
-    Args:
-        seed: Seed of the audit.
-        model: Number of the model.
-        records: Number of records.
-        persons: Number of each record's person, from 0, or None: every record is a person.
-    """
-    rng = np.random.default_rng((seed, model))
-    count = records if persons is None else int(persons.max()) + 1
-    half = np.zeros(count, dtype=bool)
-    half[rng.permutation(count)[: count // 2]] = True
-    return half if persons is None else half[persons]
-
-
 def _trains_many(train_fn: Any) -> bool:
     """Whether it trains many models at once, recognised by its method."""
     return callable(getattr(train_fn, "train_many", None))
-
-
-def _job_seed(seed: int, job: int) -> int:
-    """Seed of one job, below 2**31, independent of the other jobs' seeds."""
-    return int(np.random.SeedSequence((seed, job)).generate_state(1)[0] >> 1)
 
 
 def _seed_generators(seed: int) -> None:
