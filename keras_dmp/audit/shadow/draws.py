@@ -1,4 +1,4 @@
-"""What the seed of a shadow audit fixes: the members and the seed of each model. NumPy only."""
+"""What a shadow audit draws for each of its models: the half of the records, and a seed."""
 
 import numpy as np
 
