@@ -269,7 +269,7 @@ def test_plot_shows_all_points_and_the_frontier(found, tmp_path):
         ({"labels": "soft"}, "`labels` to be.*labels='soft'"),
         ({"labels": ("firm",)}, "`labels`.*firm"),
         ({"orders": ()}, "`orders` to have at least one value"),
-        ({"orders": ("best",), "sizes": (4,)}, "`order`.*best"),
+        ({"orders": ("best",), "sizes": (4,)}, "`orders`.*best"),
         ({"sizes": (0,)}, "`sizes`"),
         ({"sizes": (10_000,)}, "`size` to be at most .*size=10000"),
         ({"callbacks": [EntropyReferenceSelector(size=4)]}, "without an EntropyReferenceSelector"),

@@ -10,8 +10,8 @@ _HOW = (
     "A person is a group that the audit was given, with all of its records: a household, a "
     "patient. Scores of a person's records are added up if they are log likelihood ratios, and "
     "averaged otherwise. Whoever has several records of a person finds more than with one, so the "
-    "persons are the level at which a release is judged. Intervals of both levels are by person, as "
-    "records of one person are alike."
+    "persons are the level at which a release is judged. Intervals of both levels are by person, "
+    "as records of one person are alike."
 )
 
 

@@ -1,7 +1,8 @@
 """Persons, who may have several records: their scores, and intervals by person.
 
-Records of one person are alike, so an interval that takes them for independent is too narrow. And an attacker who asks about a person has all of their records. NumPy and SciPy's
-special functions only.
+Records of one person are alike, so an interval that takes them for independent is too narrow. And
+an attacker who asks about a person has all of their records. NumPy and SciPy's special functions
+only.
 """
 
 import dataclasses
