@@ -70,7 +70,7 @@ class Limits:
             if not (_is_number(fpr, 0, 1) and fpr > 0 and _is_number(tpr, 0, 1)):
                 raise ValueError(
                     "Expected `max_tpr_at_fpr` to have TPRs in 0..1 by FPRs above 0 and at most "
-                    f"1. Received: max_tpr_at_fpr={shown(tprs)}"
+                    f"1. Received: max_tpr_at_fpr={shown(self.max_tpr_at_fpr)}"
                 )
         if self.max_auc is not None:
             object.__setattr__(self, "max_auc", float(self.max_auc))
