@@ -186,32 +186,32 @@ class MembershipScores:
         return _around(value, intervals.tpr_ends(*self._sorted, fpr, confidence), confidence)
 
     def positive_predictive_value(
-        self, fpr: float | None = None, *, prevalence: float = 0.5
+        self, fpr: float | None = None, *, prior: float = 0.5
     ) -> float | None:
         """Share of members among the samples classified as members.
 
-        At a false positive rate of `fpr` it is p TPR / (p TPR + (1 - p) fpr) for a prevalence of p,
+        At a false positive rate of `fpr` it is p TPR / (p TPR + (1 - p) fpr) for a prior of p,
         Jayaraman et al., "Revisiting membership inference under realistic assumptions", PoPETs
         2021. It shows how credible a single alarm is when few candidates are members.
 
         Args:
             fpr: Float in (0, 1]. The false positive rate allowed. Defaults to `None`: the
                 largest share above any threshold, TF-Privacy's figure where the sides are in
-                the proportion of `prevalence`. A single sample can make it 1.
-            prevalence: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+                the proportion of `prior`. A single sample can make it 1.
+            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
 
         Returns:
             The share; `None` where `tpr_at_fpr` is `None`.
         """
-        _validate.inside_unit(prevalence=prevalence)
+        _validate.inside_unit(prior=prior)
         if fpr is None:
             corners = (self._curve.tpr[1:], self._curve.fpr[1:])
-            return float(rates.positive_predictive_value(*corners, prevalence).max())
+            return float(rates.positive_predictive_value(*corners, prior).max())
         tpr = self.tpr_at_fpr(fpr)
-        return None if tpr is None else float(rates.positive_predictive_value(tpr, fpr, prevalence))
+        return None if tpr is None else float(rates.positive_predictive_value(tpr, fpr, prior))
 
     def positive_predictive_value_interval(
-        self, fpr: float | None = None, *, prevalence: float = 0.5, confidence: float = 0.95
+        self, fpr: float | None = None, *, prior: float = 0.5, confidence: float = 0.95
     ) -> Interval:
         """The positive predictive value with its interval: that of `tpr_at_fpr`, transformed.
 
@@ -220,22 +220,22 @@ class MembershipScores:
 
         Args:
             fpr: As for `positive_predictive_value`.
-            prevalence: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
             confidence: Float in (0, 1). Defaults to 0.95.
         """
         _validate.inside_unit(confidence=confidence)
-        value = self.positive_predictive_value(fpr, prevalence=prevalence)
+        value = self.positive_predictive_value(fpr, prior=prior)
         if fpr is None:
             alpha = (1 - confidence) / 2
             ratio = math.exp(log_ratio_low(*self._sorted, delta=0.0, alpha=alpha))
-            # If everything is classified as a member, the share is the prevalence.
-            low = max(prevalence, float(rates.positive_predictive_value(ratio, 1.0, prevalence)))
+            # If everything is classified as a member, the share is the prior.
+            low = max(prior, float(rates.positive_predictive_value(ratio, 1.0, prior)))
             return _around(value, (low, 1.0), confidence)
         tpr = self.tpr_at_fpr_interval(fpr, confidence=confidence)
         if value is None:
             return tpr
         ends = rates.positive_predictive_value(
-            np.array([tpr.low, tpr.high]), fpr, prevalence
+            np.array([tpr.low, tpr.high]), fpr, prior
         ).tolist()
         return Interval(value, *ends, confidence)
 
@@ -270,7 +270,7 @@ class MembershipScores:
         reason = f"a false negative rate of {fnr:g} {rates.needed(fnr, 'members')}, received "
         return dataclasses.replace(found, reason=f"{reason}{self.num_members}")
 
-    def privacy_risk(self, *, prevalence: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    def privacy_risk(self, *, prior: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
         """Probability that a sample with this score is a member, for each sample.
 
         The privacy risk score of Song & Mittal, "Systematic evaluation of privacy risks of
@@ -279,32 +279,32 @@ class MembershipScores:
         one member and one nonmember are added to each, and a higher score never has a lower risk.
 
         Args:
-            prevalence: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
 
         Returns:
             Two arrays, (members,) and (nonmembers,), in the order of the scores, float64.
         """
-        _validate.inside_unit(prevalence=prevalence)
-        return member_posterior(self.member_scores, self.nonmember_scores, prevalence)
+        _validate.inside_unit(prior=prior)
+        return member_posterior(self.member_scores, self.nonmember_scores, prior)
 
     def privacy_risk_interval(
-        self, *, prevalence: float = 0.5, confidence: float = 0.95
+        self, *, prior: float = 0.5, confidence: float = 0.95
     ) -> tuple[np.ndarray, np.ndarray]:
         """Both ends of an interval of each sample's privacy risk.
 
         Clopper & Pearson's interval of the share of members among samples with neighbouring scores.
 
         Args:
-            prevalence: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
+            prior: Float in (0, 1). Share of members among the candidates. Defaults to 0.5.
             confidence: Float in (0, 1). Defaults to 0.95.
 
         Returns:
             Two arrays, (members, 2) and (nonmembers, 2), low and high, in the order of the scores,
             float64.
         """
-        _validate.inside_unit(prevalence=prevalence, confidence=confidence)
+        _validate.inside_unit(prior=prior, confidence=confidence)
         return member_posterior_ends(
-            self.member_scores, self.nonmember_scores, prevalence, confidence
+            self.member_scores, self.nonmember_scores, prior, confidence
         )
 
     def epsilon_lower_bound(self, delta: float = 0.0, confidence: float = 0.95) -> float:

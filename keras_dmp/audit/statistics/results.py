@@ -177,7 +177,7 @@ class AttackResult:
             auc_interval=_ends(auc),
             advantage=advantage.value,
             advantage_interval=_ends(advantage),
-            positive_predictive_value=scores.positive_predictive_value(prevalence=share),
+            positive_predictive_value=scores.positive_predictive_value(prior=share),
             tpr_at_fpr={fpr: tpr.value for fpr, tpr in tprs.items()},
             tpr_intervals={fpr: _ends(tpr) for fpr, tpr in tprs.items()},
             tnr_at_fnr={fnr: tnr.value for fnr, tnr in tnrs.items()},

@@ -87,7 +87,7 @@ def test_positive_predictive_value_is_bayes_rule(scores):
     tpr, fpr = rates_by_hand(scores)
     at_tenth = scores.tpr_at_fpr(0.1)
     assert scores.positive_predictive_value(0.1) == pytest.approx(at_tenth / (at_tenth + 0.1))
-    rare = scores.positive_predictive_value(0.1, prevalence=0.01)
+    rare = scores.positive_predictive_value(0.1, prior=0.01)
     assert rare == pytest.approx(0.01 * at_tenth / (0.01 * at_tenth + 0.99 * 0.1))
     some = tpr + fpr > 0
     best = (tpr[some] / (tpr[some] + fpr[some])).max()
@@ -299,7 +299,7 @@ def test_privacy_risk_is_the_posterior():
     scores = MembershipScores(rng.normal(1, 1, size=20_000), rng.normal(size=10_000))
     for prior in (0.5, 0.1):
         for risk, side in zip(
-            scores.privacy_risk(prevalence=prior),
+            scores.privacy_risk(prior=prior),
             (scores.member_scores, scores.nonmember_scores),
             strict=True,
         ):
@@ -376,10 +376,10 @@ def test_scores_that_cannot_be_used(side, bad, error, message):
         (lambda s: s.auc_interval(confidence=95), "`confidence` to be a number above 0"),
         (lambda s: s.tpr_at_fpr(0), "`fpr` to be a number above 0 and at most 1"),
         (
-            lambda s: s.positive_predictive_value(0.5, prevalence=1),
-            "`prevalence` to be a number above 0",
+            lambda s: s.positive_predictive_value(0.5, prior=1),
+            "`prior` to be a number above 0",
         ),
-        (lambda s: s.privacy_risk(prevalence=np.nan), "`prevalence` to be a number above 0"),
+        (lambda s: s.privacy_risk(prior=np.nan), "`prior` to be a number above 0"),
         (lambda s: s.balanced_accuracy(seed=-1), "`seed` to be a whole number of at least 0"),
         (lambda s: s.epsilon_lower_bound(delta=1.0), "`delta` to be below 1"),
         (lambda s: s.epsilon_lower_bound(delta=-0.1), "`delta` to be a finite number"),
@@ -453,8 +453,8 @@ def test_intervals_of_the_privacy_risk_hold_it_and_are_clopper_and_pearsons():
     scores = MembershipScores(rng.normal(1, 1, size=400), rng.normal(size=300))
     for prior in (0.5, 0.1):
         for risk, ends in zip(
-            scores.privacy_risk(prevalence=prior),
-            scores.privacy_risk_interval(prevalence=prior),
+            scores.privacy_risk(prior=prior),
+            scores.privacy_risk_interval(prior=prior),
             strict=True,
         ):
             assert ends.shape == (len(risk), 2)
@@ -462,7 +462,7 @@ def test_intervals_of_the_privacy_risk_hold_it_and_are_clopper_and_pearsons():
             assert (risk <= ends[:, 1]).all()
     # One bin for all: 3 of 7 samples are members.
     few = MembershipScores([1.0, 1.0, 1.0], [1.0] * 4)
-    low, high = few.privacy_risk_interval(prevalence=3 / 7)[0][0]
+    low, high = few.privacy_risk_interval(prior=3 / 7)[0][0]
     assert low == pytest.approx(special.betaincinv(3, 5, 0.025))
     assert high == pytest.approx(special.betaincinv(4, 4, 0.975))
     certain = MembershipScores([1.0] * 40, [0.0] * 40).privacy_risk_interval()
