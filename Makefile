@@ -12,9 +12,11 @@ help:  ## Show the targets
 demo: $(VENV)/.demo  ## Set up and protect a classifier of grocery baskets: tables, files and pictures
 	$(BIN)/python examples/quickstart.py
 
-# Test modules are shared out among this many processes, each with one TensorFlow thread.
-WORKERS ?= 2
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
+# Test modules are shared out among this many processes, each with one TensorFlow thread: one more
+# than cores, since some tests wait for processes and clocks. The order stays: by default, modules
+# with few tests come last, and those are the slow ones.
+WORKERS ?= 3
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 # What works on outputs of any framework; tests/light.py finds it.
 LIGHT = --noconftest -p light
 

@@ -605,7 +605,14 @@ def test_a_stateful_model_is_refused(attack):
         audit_membership(model, (x[:40], y[:40]), (x[40:], y[40:]), attacks=attack)
 
 
-@pytest.mark.parametrize("attack", ["loss", "black_box", "white_box", "label_only"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "loss",
+        "label_only",
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("black_box", "white_box")),
+    ],
+)
 def test_one_output_in_a_dictionary(attack):
     inputs = keras.Input((4,))
     outputs = keras.layers.Dense(3)(inputs)

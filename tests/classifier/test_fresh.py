@@ -261,7 +261,7 @@ def test_a_fit_that_preprocesses_is_refused():
     fresh.fresh_model(lambda: task(None))
 
 
-@pytest.mark.parametrize("as_callable", [False, True])
+@pytest.mark.parametrize("as_callable", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_quantized_models_cannot_be_trained(as_callable):
     model = nets.classifier()
     with pytest.warns(UserWarning, match="quantize"):

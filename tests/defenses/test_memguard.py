@@ -113,6 +113,7 @@ def test_keys_draw_apart():
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.3
 
 
+@pytest.mark.full
 def test_the_key_is_secret_and_goes_with_the_model(confident, tmp_path):
     models = [guarded(confident, budget=0.3) for _ in range(2)]
     keys = {model.key for model in models}

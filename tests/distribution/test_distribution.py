@@ -272,7 +272,16 @@ def test_a_worker_that_is_done_says_so(guarded, code, status):
     assert worker.process.wait(10) == status
 
 
-@pytest.mark.parametrize(("code", "status"), LOST.values(), ids=LOST.keys())
+OFTEN = ("SIGTERM", "SIGKILL", "os._exit(0)")
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        pytest.param(*case, id=name, marks=() if name in OFTEN else pytest.mark.full)
+        for name, case in LOST.items()
+    ],
+)
 def test_a_worker_that_ends_early_is_lost(guarded, code, status):
     worker = guarded(code)
     begin = time.monotonic()

@@ -219,6 +219,7 @@ def test_the_best_round_on_validation_data_is_released(split):
     assert len(selector.indices_) == 60
 
 
+@pytest.mark.full
 def test_the_selector_does_not_narrow_what_the_next_teachers_start_from(split):
     """Samples that a student is sure of, chosen in each round, would confirm its mistakes."""
     found = []

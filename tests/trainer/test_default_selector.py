@@ -72,6 +72,7 @@ def test_the_warning_names_the_remedy(split):
     assert w[0].filename == __file__
 
 
+@pytest.mark.full
 def test_a_run_resumes(tmp_path):
     def run(name, **changes):
         trainer = resumable.trainer_in(tmp_path / name, selector="lowest_half")

@@ -278,8 +278,22 @@ class OfNames(nets.Pairs):
         return x, {"out": y} if self.names else y, *weights
 
 
-@pytest.mark.parametrize("form", ["classes", "column", "rows", "booleans", "dictionary"])
-@pytest.mark.parametrize("kind", ["arrays", "tf.data", "PyDataset"])
+FORMS = ("classes", "column", "rows", "booleans", "dictionary")
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("arrays", "classes"),
+        ("tf.data", "rows"),
+        ("PyDataset", "dictionary"),
+        *(
+            pytest.param(kind, form, marks=pytest.mark.full)
+            for kind in ("arrays", "tf.data", "PyDataset")
+            for form in FORMS
+        ),
+    ],
+)
 def test_weights_of_some_classes_equal_weights_of_samples(split, kind, form):
     """Keras' own `class_weight` fails in the first step, or refuses sample weights beside it."""
     x, y = split.members

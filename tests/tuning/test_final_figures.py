@@ -159,6 +159,7 @@ def split():
     return split_private(x, y, members=100, nonmembers=100, validation=20, seed=0)
 
 
+@pytest.mark.full
 def test_every_student_whose_final_figures_were_read_counts(split, tmp_path):
     folder = tmp_path / "run"
     settings = {"directory": folder, "epochs": 1}

@@ -101,6 +101,7 @@ def test_rows_are_those_of_students_trained_by_hand(split, found):
             assert found.undefended["loss"].auc == undefended["loss"].auc
 
 
+@pytest.mark.full
 def test_the_student_is_the_chosen_one_and_audited_on_other_samples(split, found):
     trainer = by_hand(split, found.best)
     nets.assert_same_weights(found.student, trainer.student.get_weights())

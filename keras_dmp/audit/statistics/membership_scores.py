@@ -234,9 +234,7 @@ class MembershipScores:
         tpr = self.tpr_at_fpr_interval(fpr, confidence=confidence)
         if value is None:
             return tpr
-        ends = rates.positive_predictive_value(
-            np.array([tpr.low, tpr.high]), fpr, prior
-        ).tolist()
+        ends = rates.positive_predictive_value(np.array([tpr.low, tpr.high]), fpr, prior).tolist()
         return Interval(value, *ends, confidence)
 
     def tnr_at_fnr(self, fnr: float) -> float | None:
@@ -303,9 +301,7 @@ class MembershipScores:
             float64.
         """
         _validate.inside_unit(prior=prior, confidence=confidence)
-        return member_posterior_ends(
-            self.member_scores, self.nonmember_scores, prior, confidence
-        )
+        return member_posterior_ends(self.member_scores, self.nonmember_scores, prior, confidence)
 
     def epsilon_lower_bound(self, delta: float = 0.0, confidence: float = 0.95) -> float:
         """Largest epsilon such that training is not (epsilon, `delta`)-private, by these scores.
