@@ -142,7 +142,14 @@ def test_keyword_arguments_in_code_exist(page):
                 assert {k.arg for k in node.keywords} <= set(known), ast.unparse(node)
 
 
-@pytest.mark.parametrize("module", MODULES)
+# Their examples train for seconds.
+LONG = ("keras_dmp.defenses._adversarial_model", "keras_dmp.audit.attacks.network_attacks")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(name, marks=pytest.mark.full if name in LONG else ()) for name in MODULES],
+)
 def test_doctests(module):
     try:
         imported = importlib.import_module(module)

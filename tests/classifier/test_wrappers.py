@@ -432,7 +432,11 @@ def with_one_unit(head, is_built):
 
 @pytest.mark.parametrize(
     ("kind", "is_built"),
-    [*((kind, True) for kind in TABLE["kind"]), ("adversarial", False), ("dp", False)],
+    [
+        *((kind, True) for kind in TABLE["kind"]),
+        pytest.param("adversarial", False, marks=pytest.mark.full),
+        pytest.param("dp", False, marks=pytest.mark.full),
+    ],
 )
 @pytest.mark.parametrize("head", ["logit", pytest.param("sigmoid", marks=pytest.mark.full)])
 def test_accuracy_of_one_unit_is_that_of_the_classes(kind, is_built, head):

@@ -308,7 +308,8 @@ def test_models_that_are_built_by_their_first_call(reference, labeled):
 
 
 @pytest.mark.parametrize(
-    "shape", ["integers", pytest.param("column", marks=pytest.mark.full), "one-hot"]
+    "shape",
+    ["integers", *(pytest.param(one, marks=pytest.mark.full) for one in ("column", "one-hot"))],
 )
 def test_validation_is_against_the_true_labels(reference, labeled, teacher, student, shape):
     x, y = labeled

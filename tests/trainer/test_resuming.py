@@ -45,7 +45,8 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
     "place",
     [
-        *({"teacher": 3}, {"student": 0}),
+        {"student": 0},
+        pytest.param({"teacher": 3}, marks=pytest.mark.full),
         pytest.param({"teacher": 0}, marks=pytest.mark.slow),
         pytest.param({"student": EPOCHS - 1}, marks=pytest.mark.slow),
     ],

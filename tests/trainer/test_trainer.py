@@ -367,7 +367,7 @@ def test_datasets_equal_arrays(split, kind):
             keras.losses.SparseCategoricalCrossentropy(),
             marks=pytest.mark.full,
         ),
-        (1, "sigmoid", "binary_crossentropy"),
+        pytest.param(1, "sigmoid", "binary_crossentropy", marks=pytest.mark.full),
         pytest.param(
             1, None, keras.losses.BinaryCrossentropy(from_logits=True), marks=pytest.mark.full
         ),

@@ -13,7 +13,11 @@ from keras_dmp.audit import MembershipScores, ShadowAudit, person_scores
 from keras_dmp.trainer.students import Students
 from keras_dmp.tuning import parts, pipeline
 
-pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
+# One search with its shadow models, which takes seconds, serves all tests.
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.filterwarnings("ignore:No chosen reference sample"),
+]
 ATTACK, COUNT = "lira_offline_fixed", 4
 SETTINGS = {"attack": ATTACK, "num_shadow_models": COUNT, "epochs": 1, "max_risk": 1.0}
 
@@ -67,7 +71,6 @@ def own_audit(split, folder):
     return ShadowAudit(train, *records, directory=folder, **settings).run(verbose=0)
 
 
-@pytest.mark.full
 def test_the_risk_is_that_of_an_audit_by_hand(split, found, tmp_path):
     audit = own_audit(split, tmp_path / "own")
     is_member = np.arange(200) < 100
@@ -128,7 +131,6 @@ def test_the_time_left_includes_shadow_models(split, folder, found, capsys):
     assert [line for line in lines if "run 3 of 4" in line] == ["Shadow models: run 3 of 4"]
 
 
-@pytest.mark.full
 def test_other_nonmembers_are_another_audit(split, folder, found):
     x, y = split.nonmembers
     other = dataclasses.replace(split, nonmembers=(x[::-1].copy(), y[::-1].copy()))
@@ -136,7 +138,6 @@ def test_other_nonmembers_are_another_audit(split, folder, found):
     assert len(list(folder.glob("shadow_models_*"))) == 2
 
 
-@pytest.mark.full
 def test_a_candidate_that_fails_in_one_run_is_left_out_with_its_reason(
     split, monkeypatch, tmp_path
 ):
