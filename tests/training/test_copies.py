@@ -251,8 +251,14 @@ def new_classifier():
     ("form", "metric", "loss"),
     [
         (lambda y: y, hits, keras.losses.SparseCategoricalCrossentropy),
-        (lambda y: y, Hits, keras.losses.SparseCategoricalCrossentropy),
-        (lambda y: y[:, None], column_hits, keras.losses.SparseCategoricalCrossentropy),
+        pytest.param(
+            *(lambda y: y, Hits, keras.losses.SparseCategoricalCrossentropy),
+            marks=pytest.mark.full,
+        ),
+        pytest.param(
+            *(lambda y: y[:, None], column_hits, keras.losses.SparseCategoricalCrossentropy),
+            marks=pytest.mark.full,
+        ),
         (lambda y: np.eye(nets.CLASSES)[y], one_hot_hits, keras.losses.CategoricalCrossentropy),
     ],
     ids=["numbers", "class", "column", "one-hot"],

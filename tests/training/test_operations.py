@@ -142,7 +142,10 @@ class Own(keras.optimizers.SGD):
             lambda: keras.optimizers.SGD(FromTable()),
             (False, False),
         ),
-        (lambda: layered(layers.Dropout(0.3, seed=1)), lambda: Own(0.1), (False, False)),
+        pytest.param(
+            *(lambda: layered(layers.Dropout(0.3, seed=1)), lambda: Own(0.1), (False, False)),
+            marks=pytest.mark.full,
+        ),
     ],
     ids=["step", "update", "schedule", "own optimizer"],
 )

@@ -207,7 +207,13 @@ def test_white_box_finds_what_an_earlier_layer_shows():
     assert white_box_attack(deep, *sides, num_layers=2, seed=0).auc() > 0.95
 
 
-@both
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(attack, id=name, marks=pytest.mark.full if name == "white box" else ())
+        for name, attack in ATTACKS.items()
+    ],
+)
 def test_the_same_seed_gives_the_same_scores(attack):
     sides, model = records(60), random_model(8)
     results = []
