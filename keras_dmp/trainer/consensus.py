@@ -37,9 +37,9 @@ class Consensus:
             `"median"` or `"trimmed_mean"` of the teachers' probabilities, which keep their doubt:
             more accurate and less private. `"trimmed_mean"` leaves out the highest and the lowest
             probability of each class. Defaults to `"votes"`.
-        num_students: Number of students that are trained on the labels of each round. With more
-            than one, the student to be released is trained on their mean prediction for the whole
-            pool, which depends on members no more than they do. Defaults to 1.
+        num_students: Number of students that are trained on the labels of a round whose student
+            may be released. With more than one, that student is trained on their mean prediction
+            for the whole pool, which depends on members no more than they do. Defaults to 1.
         self_training: Boolean. Whether the student to be released is trained on the predictions of
             another one, for the whole pool, as it is with several students. Defaults to `False`.
         fine_tuning_epochs: Epochs of the teachers in later rounds. Defaults to `None`: a quarter

@@ -63,9 +63,9 @@ class _Basis:
     The selector does not narrow these, whatever it does to the student to be released: samples
     that a student is sure of, chosen from round to round, would confirm its mistakes.
 
-    If the round's students have all these samples too, the basis is the last of them: with several
-    students or self-training, one of the students' predictions for the whole pool. If the selector
-    has narrowed them, it is one more student, trained on the labels alone.
+    If the round's student may be released and has all these samples too, the basis is that student:
+    with several students or self-training, one of the students' predictions for the whole pool. If
+    the selector has narrowed them, it is one more student, trained on the labels alone.
 
     Attributes:
         weights: From which the next teachers start.
@@ -134,7 +134,9 @@ class Rounds:
             report = self._report(number, votes, rows, of_teachers)
             phases.announce(f"Consensus, {report}", run)
             callbacks = run.arguments.callbacks if is_candidate else []
-            student, of_students = self._train_students(labeled, number, callbacks, is_last=is_last)
+            student, of_students = self._train_students(
+                labeled, number, callbacks, is_last=is_last, is_candidate=is_candidate
+            )
             reports.append(
                 dataclasses.replace(
                     report,
@@ -263,12 +265,22 @@ class Rounds:
         return np.concatenate(parts)
 
     def _train_students(
-        self, labeled: LabeledReference, number: int, callbacks: list[Any], *, is_last: bool
+        self,
+        labeled: LabeledReference,
+        number: int,
+        callbacks: list[Any],
+        *,
+        is_last: bool,
+        is_candidate: bool,
     ) -> tuple[keras.Model, list[Trained]]:
-        """Train the students of a round; return the last one, and the training of each."""
+        """Train the students of a round; return the last one, and the training of each.
+
+        Several students and self-training improve the student to be released. The next teachers
+        start from one student, which costs less.
+        """
         count, trained = self._consensus.num_students, []
         phases.announce(f"Consensus, round {number}: training the student", self._run)
-        if count == 1 and not self._consensus.self_training:
+        if not is_candidate or (count == 1 and not self._consensus.self_training):
             student, one = self._train_last(labeled, number, 1, callbacks, is_last=is_last)
             return student, [one]
         kind = self._run.plan.kind
