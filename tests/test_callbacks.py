@@ -121,7 +121,7 @@ def dropout_net():
     )
 
 
-@pytest.mark.parametrize("with_validation", [False, True])
+@pytest.mark.parametrize("with_validation", [pytest.param(False, marks=pytest.mark.full), True])
 def test_training_is_the_same_bit_for_bit(sides, with_validation):
     outcomes = []
     for audit in (None, MembershipAudit(*sides, batch_size=50)):

@@ -88,6 +88,7 @@ def test_a_model_that_diverges_is_recorded_as_nan():
     assert np.isnan(traces.losses[1]).all()
 
 
+@pytest.mark.full
 def test_wrong_labels_range_most():
     x, y = data()
     wrong = [23, 41]

@@ -22,8 +22,6 @@ MOST_CHANGED_LINES = 9
 
 # What a script needs besides the library.
 NEEDS = {"keras_hub_text": "keras_hub", "monitoring": "tensorboard"}
-# One of the scripts stands for all of them in `make test`.
-IN_FAST_SET = "text"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 pytestmark = [
@@ -37,8 +35,7 @@ pytestmark = [
 
 
 def cases():
-    fast = {IN_FAST_SET: ()}
-    return [pytest.param(name, marks=fast.get(name, pytest.mark.full)) for name in SCRIPTS]
+    return [pytest.param(name, marks=pytest.mark.full) for name in SCRIPTS]
 
 
 def diffs():

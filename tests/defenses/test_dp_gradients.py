@@ -271,7 +271,10 @@ def step_of(data, labels, **settings):
     return [(b - a) * len(labels) for b, a in zip(before, model.get_weights(), strict=True)]
 
 
-@pytest.mark.parametrize("loss", [LOSS, mixing_loss], ids=["loss", "mixing loss"])
+@pytest.mark.parametrize(
+    "loss",
+    [pytest.param(LOSS, id="loss", marks=pytest.mark.full), pytest.param(mixing_loss, id="mixing")],
+)
 def test_one_member_moves_a_step_by_no_more_than_the_clip_norm(loss):
     x, y = samples_of("dense"), np.arange(SAMPLES) % nets.CLASSES
     everyone = step_of(x, y, loss=loss)

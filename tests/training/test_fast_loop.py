@@ -46,6 +46,7 @@ def test_optimizers(reference, teacher, name):
     assert_same_in_both(reference, teacher, OPTIMIZERS[name])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("samples", [7 * 40 + 3, *slow(7 * 39 + 3, 7 * 39, 5)])
 def test_weights_validation_and_executions_of_several_steps(teacher, samples):
     x, y = nets.prototypes(samples, seed=1)

@@ -90,6 +90,7 @@ def share_void(splits, samples=120):
     return np.array([baseline.is_void for baseline in found]), found
 
 
+@pytest.mark.full
 def test_random_splits_are_seldom_void():
     void, found = share_void(60)
     assert void.mean() <= 0.05
