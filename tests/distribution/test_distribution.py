@@ -300,7 +300,9 @@ BUSY = {
 
 @pytest.mark.parametrize(("code", "status"), BUSY.values(), ids=BUSY.keys())
 def test_a_busy_worker_is_told_and_ends(guarded, code, status):
-    worker = guarded(code)
+    worker = guarded(f"print('busy', flush=True)\n{code}")
+    # Told earlier, it would end before it holds anything.
+    assert worker.process.stdout.readline().strip() in ("busy", b"busy")
     worker.link.close()
     assert worker.process.wait(20) == status
     assert REPORT in worker.process.stderr.read()
