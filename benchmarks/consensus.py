@@ -14,10 +14,10 @@ same members.
 Prints two tables, one row per variant: test accuracy and LiRA (one variance for all records) on
 the other records; and for the canaries of each kind the TPR at thresholds of clean nonmembers with
 the upper end of its 95 % interval, the share of the same canaries above this threshold when they
-are *not* members, and the TPR if each record has a false-positive rate of 1 % of its own. Models
-that are finished stay in the directory; an interrupted run goes on. The net `small` has hidden
-layers of 512 and 256 units, `paper` is the one of the paper, and `benchmark` that of the data set
-in the benchmark of defences, from which all sizes are.
+are *not* members, and the TPR if each record has a false-positive rate of 1 % of its own. Finished
+models stay in the directory: repeat an interrupted run to resume it. The net `small` has hidden
+layers of 512 and 256 units, `paper` is that of the paper, and `benchmark` that of the data set in
+the benchmark of defences, from which all sizes are taken.
 """
 
 import argparse

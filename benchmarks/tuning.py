@@ -4,8 +4,8 @@
         [--max-accuracy-loss 0.01] [--attack loss] [--budget 12] [--scale 1.0] [--html PAGE]
 
 Prints a line for each candidate, the table of all candidates, and what samples that chose nothing
-say. Finished trainings stay in the folder: an interrupted run goes on when it is repeated, and a
-run with another limit trains only what is missing. The split, the net, the epochs and the batch
+say. Finished trainings stay in the folder: repeat an interrupted run to resume it, and a run with
+another limit trains only what is missing. The split, the net, the epochs and the batch
 size are those of the benchmark of defences; the undefended net was most accurate with this
 optimizer in its search.
 """
