@@ -55,6 +55,10 @@ def test_unknown_name_lists_the_names():
         keras_dmp.datasets.load("purchase")
 
 
+def test_permission_to_download_does_not_matter_where_nothing_is_missing(tmp_path):
+    keras_dmp.datasets.load("digits", download=True, data_dir=tmp_path)
+
+
 def test_groups_only_where_there_are_groups():
     with pytest.raises(ValueError, match=r"'grocery_baskets'\. Received: name='digits', with_g"):
         keras_dmp.datasets.load("digits", with_groups=True)
