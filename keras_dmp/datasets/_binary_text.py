@@ -1,7 +1,7 @@
 """Reads records of zeros and ones, and their classes, from comma-separated text.
 
-The public archives hold up to 400 million numbers. Every number is one digit, so that a line is
-checked and converted as an array of bytes; a general parser would take minutes.
+The public archives contain up to 415 million numbers. Every number is one digit, so a line is
+checked and converted as an array of bytes, without an object for each number.
 """
 
 from collections.abc import Iterator
