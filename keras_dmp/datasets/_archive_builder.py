@@ -108,8 +108,8 @@ def prepared(builder: ArchiveBuilder, *, download: bool) -> ArchiveBuilder:
         FileNotFoundError: If there is no archive and none may be downloaded.
         ValueError: If the archive is damaged or has other sizes.
     """
-    if not (download or is_prepared(builder)):
-        _public_files.require(builder, {builder.ARCHIVE: builder.url()})
+    if not is_prepared(builder):
+        _public_files.require(builder, {builder.ARCHIVE: builder.url()}, download=download)
     return prepare(builder)
 
 

@@ -23,14 +23,16 @@ def require(
     builder: tfds.core.DatasetBuilder,
     urls: Mapping[str, str],
     *,
+    download: bool,
     checksums: Mapping[str, str] | None = None,
     advice: str = "",
 ) -> None:
-    """Check that a builder finds all its files without a download.
+    """Check the files in the folder of manual downloads, before a builder reads them.
 
     Args:
         builder: The builder, whose data is not prepared.
-        urls: Where each file can be downloaded, by file name.
+        urls: Where each file that the builder needs can be downloaded, by file name.
+        download: Boolean, whether a file may be missing, since the builder may download it.
         checksums: The SHA-256 that a file must have, by file name. Defaults to `None`, any.
         advice: String, a sentence about another way to prepare the data. Defaults to `""`.
 
@@ -40,7 +42,7 @@ def require(
     """
     folder = manual_folder(builder)
     missing = [name for name in urls if not (folder / name).is_file()]
-    if missing:
+    if missing and not download:
         sources = ", ".join(urls[name] for name in missing)
         raise FileNotFoundError(
             f"Expected {builder.name} to be prepared in {builder.data_path}, or the files "
@@ -50,10 +52,10 @@ def require(
             f"{advice}".rstrip()
         )
     for name, expected in (checksums or {}).items():
-        received = sha256(folder / name)
+        received = expected if name in missing else sha256(folder / name)
         if received != expected:
             raise ValueError(
                 f"Expected {folder / name} to have the SHA-256 {expected}. Received: "
-                f"sha256={received}. The file is damaged or another version; download it again "
-                f"from {urls[name]}"
+                f"sha256={received}. The file is damaged or another version. Delete it and "
+                f"download it again from {urls[name]}"
             )

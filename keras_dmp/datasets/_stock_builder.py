@@ -24,11 +24,12 @@ def prepared(
         ValueError: If a file does not have the SHA-256 that TFDS expects.
     """
     builder = tfds.builder(name, data_dir=data_dir)
-    if not (download or is_prepared(builder)):
+    if not is_prepared(builder):
         files = builder.url_infos
         _public_files.require(
             builder,
             {file.filename: url for url, file in files.items()},
+            download=download,
             checksums={file.filename: file.checksum for file in files.values()},
             advice=advice,
         )

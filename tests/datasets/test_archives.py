@@ -311,6 +311,15 @@ def test_something_else_of_that_name_is_refused(name, content, tmp_path):
 
 
 @every_archive
+def test_damage_in_the_middle_is_refused(name, tmp_path):
+    content = bytearray(tgz(published(name, *tiny_data()).items()))
+    content[10] = 0x07  # After the header of gzip: a block of a type that does not exist.
+    put(name, bytes(content), tmp_path)
+    with pytest.raises(ValueError, match=r"complete \.tar\.gz archive.*error: Error -3"):
+        prepare(name, tmp_path)
+
+
+@every_archive
 def test_damage_that_only_the_checksum_of_gzip_shows_is_refused(name, tmp_path):
     content = bytearray(tgz(published(name, *tiny_data()).items()))
     content[-8] ^= 1  # The CRC-32, which follows all that tarfile reads.

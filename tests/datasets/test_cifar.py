@@ -117,11 +117,12 @@ def test_without_files_load_says_where_they_come_from_and_downloads_nothing(name
     assert f"load('{name}', download=True)" in message
 
 
+@pytest.mark.parametrize("download", [False, True])
 @every_cifar
-def test_another_archive_is_refused_and_nothing_is_prepared(name, tmp_path):
+def test_another_archive_is_refused_and_nothing_is_prepared(name, download, tmp_path):
     put(name, archive(name)[0], tmp_path)  # TFDS expects the real one.
     with pytest.raises(ValueError, match=rf"{CASES[name][2]} to have the SHA-256 .*sha256="):
-        keras_dmp.datasets.load(name, data_dir=tmp_path)
+        keras_dmp.datasets.load(name, download=download, data_dir=tmp_path)
     assert not (tmp_path / name).exists()
 
 
