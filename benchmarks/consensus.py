@@ -9,7 +9,8 @@ This is `python -m benchmarks.defenses --headline` for some of its rows: `none`,
 gets the same search over optimizer, learning rate and epochs on validation data. Half of the
 records are members of each model; among them are canaries of four kinds, 1.25 % of each, or more
 where the models would not have 1,000 of each kind between them. With `--canary-share 0` the
-records are as they are. `--frontier` adds other settings of consensus and DMP on the whole pool.
+records are as they are. `--frontier` adds all points of the consensus curves, more such curves,
+and DMP with sharper labels.
 `--rows` are audited alone, so that two machines, or two nights, can share the work: finished
 models stay in the directory, and finished rows in the file.
 
@@ -31,7 +32,7 @@ RIVALS = (
     # With the training set of consensus.
     *("dmp_hard_pool", "dmp_soft_pool"),
 )
-FRONTIER = ("consensus_students", "consensus_unanimous", "consensus_one_round")
+FRONTIER = ("consensus_students", "consensus_unanimous", "consensus_one_round", "dmp_sharp")
 ROWS = (*defense_shadows.CORE, *RIVALS, *FRONTIER)
 
 
@@ -39,7 +40,7 @@ def commanded(options):
     """Arguments of the benchmark of defences."""
     rows = options.rows or [name for name in ROWS if options.frontier or name not in FRONTIER]
     rivals = [name for name in rows if name not in defense_shadows.CORE]
-    whole = [name for name in rivals if name.startswith("consensus_")] if options.frontier else []
+    whole = [name for name in rivals if options.frontier and name.startswith("consensus_")]
     share = options.canary_share
     if share is None:
         share = defense_shadows.usual_share(defense_cases.TASKS[options.dataset], options)

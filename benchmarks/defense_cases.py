@@ -115,6 +115,14 @@ def curves(task: Task, scale: float) -> dict[str, Curve]:
             cost=3,
         ),
         *_consensus_variants(),
+        Curve(
+            name="dmp_sharp",
+            defense="dmp",
+            setting="label_temperature",
+            values=(0.5, 0.25),
+            fixed={**soft, "size": chosen[0]},
+            cost=2,
+        ),
     ]
     return {curve.name: curve for curve in found}
 
