@@ -45,8 +45,7 @@ def commanded(options):
     if share is None:
         share = defense_shadows.usual_share(defense_cases.TASKS[options.dataset], options)
     found = [
-        # No rows but those of the audits.
-        *("--headline", "--only-search", "--points", "headline", "--defenses", "none"),
+        *("--headline", "--points", "none"),
         *("--dataset", options.dataset, "--scale", str(options.scale), "--out", str(options.out)),
         *("--shadow-models", str(options.shadow_models), "--canary-share", str(share)),
         *("--rivals", *rivals, "--whole-curves", *whole, "--directory", str(options.directory)),

@@ -3,17 +3,17 @@
     python -m benchmarks.defenses --dataset grocery_baskets --seeds 0 1 2 --out results.jsonl
     python -m benchmarks.defenses --dataset adult latent_shoppers --scale 0.2 --out results.jsonl
     python -m benchmarks.defenses --dataset grocery_baskets --headline --out results.jsonl
-    python -m benchmarks.defenses --dataset digits --only-search --defenses none --headline \
-        --rivals pate consensus_votes --whole-curves consensus_votes --canary-share 0.05 --out ...
+    python -m benchmarks.defenses --dataset digits --points none --headline --canary-share 0.05 \
+        --rivals pate consensus_votes --whole-curves consensus_votes --out results.jsonl
 
 A row is a data set, a net, a defence with its settings, and a seed, which also determines the split
 of the data. Optimizer, learning rate and epochs of every row come from the same search on
 validation data (`benchmarks/search.py`), whose trials are rows too. Rows that are already in the
 file are not computed again, so an interrupted run can be resumed. The most important rows come
 first. `--headline` adds audits with shadow models, whose runs are stored in `runs/`, and the
-searches that these need: of `none`, all points of `early_stopping`, DMP, and the headline points
-of `--rivals`; all points of `--whole-curves`. With `--canary-share` this share of the records, for
-each of `--canary-kinds`, are canaries.
+searches that these need: of `none`, all points of `early_stopping`, DMP, the headline points of
+`--rivals`, and all points of `--whole-curves`. With `--points none` there are no other rows. With
+`--canary-share`, this share of the records are canaries, for each of `--canary-kinds`.
 `python -m benchmarks.tabulate` creates tables from the file.
 """
 
@@ -53,8 +53,8 @@ from keras_dmp.audit.shadow.canaries import KINDS
 # What these models do not show: MemGuard stands between the net and the attacker.
 NO_WHITE_BOX = ("memguard",)
 PREDICT_BATCH = 512
-# What LiRA needs.
-FEWEST_MODELS = 4
+# With fewer, LiRA knows too little of most records.
+FEWEST_MODELS = 6
 
 
 def outputs_of(model, split):
@@ -191,7 +191,7 @@ class Step:
 def unfinished(options, results):
     """The steps that have no row yet, in the order of their use."""
     todo = []
-    for dataset in options.dataset:
+    for dataset in options.dataset if options.points != "none" else ():
         task = defense_cases.TASKS[dataset]
         points = [
             point
@@ -236,8 +236,9 @@ def run(todo, scale, results):
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     failed = 0
-    if todo:
-        warm_up(todo[0].task, _split(todo[0].task.dataset, scale, todo[0].seed))
+    if not todo:
+        return failed
+    warm_up(todo[0].task, _split(todo[0].task.dataset, scale, todo[0].seed))
     with Progress(*columns, speed_estimate_period=1e5) as progress:
         # Rows count by what they cost, so that the time left is about right.
         costs = [max(1, round(step.point.cost)) for step in todo]
@@ -312,7 +313,7 @@ def _options(arguments):
         "--defenses", nargs="+", metavar="NAME", help="defences or curves; default: all"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--points", choices=("all", "headline"), default="all")
+    parser.add_argument("--points", choices=("all", "headline", "none"), default="all")
     parser.add_argument("--only-search", action="store_true", help="choose settings, no rows")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the sizes")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON lines, appended to")
@@ -343,7 +344,9 @@ def _options(arguments):
     if not 0 < options.scale <= 1:
         parser.error(f"--scale must be above 0 and at most 1, not {options.scale}")
     if options.shadow_models < FEWEST_MODELS:
-        parser.error(f"--shadow-models must be at least 4, not {options.shadow_models}")
+        parser.error(
+            f"--shadow-models must be at least {FEWEST_MODELS}, not {options.shadow_models}"
+        )
     kinds = len(set(options.canary_kinds))
     if not 0 <= options.canary_share * kinds < 1:
         parser.error(

@@ -410,7 +410,7 @@ def test_the_command_searches_what_it_audits_and_resumes(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_group_that_fails_leaves_the_others(small, tmp_path, capsys):
     options = options_of(
-        shadow_models=4, rivals=["pate", "dropout"], without_core=True, directory=tmp_path
+        shadow_models=6, rivals=["pate", "dropout"], without_core=True, directory=tmp_path
     )
     results = defense_rows.ResultFile(tmp_path / "rows.jsonl")
     groups = {group.name: group for group in defense_shadows.groups(small, options, results)}

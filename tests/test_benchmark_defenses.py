@@ -378,7 +378,7 @@ def test_the_most_useful_rows_come_first():
         (["--scale", "2"], "--scale must be above 0 and at most 1"),
         (["--rivals", "dmp"], "unknown: dmp; known: adversarial"),
         (["--whole-curves", "dpm"], "unknown: dpm"),
-        (["--shadow-models", "3"], "--shadow-models must be at least 4, not 3"),
+        (["--shadow-models", "5"], "--shadow-models must be at least 6, not 5"),
         (["--canary-share", "0.25"], "below 1 / 4 for 4 kinds, not 0.25"),
         (["--canary-kinds", "outlier"], "invalid choice: 'outlier'"),
         (["--dataset", "purchase100"], "invalid choice: 'purchase100'"),
