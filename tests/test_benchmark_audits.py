@@ -399,7 +399,8 @@ def test_the_command_searches_what_it_audits_and_resumes(tmp_path, capsys):
     assert [row["kind"] for row in rows] == len(search.TRIALS) * ["trial"] + ["shadow"]
     assert {row["curve"] for row in rows} == {"dropout"}
     assert {len(rows[-1]["canaries"]), rows[-1]["planted"]} == {4, 40}
-    table = capsys.readouterr().out
+    printed = capsys.readouterr().out
+    table = printed[printed.index("digits, scale 0.25") :]
     assert "10 of each kind among 200 records" in table
     written = path.read_text()
     assert consensus.main(arguments) == 0
