@@ -32,14 +32,16 @@ def rate_of(figures, kind, fpr):
 
 
 def worst_kind(row, kind, fpr, attack=STRONGEST):
-    """The kind of canaries with the highest rate, without kinds in several copies, or None."""
-    rates = {
-        name: rate_of(figures[attack], kind, fpr)[0]
-        for name, figures in row["canaries"].items()
-        if name not in COPIES
-    }
-    known = {name: rate for name, rate in rates.items() if rate is not None}
-    return max(known, key=known.get) if known else None
+    """The kind of canaries with the highest rate, without kinds in several copies, or None.
+
+    Of equal rates it is the one with the highest upper bound.
+    """
+    found = {}
+    for name, figures in row["canaries"].items():
+        rate, upper = rate_of(figures[attack], kind, fpr)
+        if rate is not None and name not in COPIES:
+            found[name] = rate, upper or 0.0
+    return max(found, key=found.get) if found else None
 
 
 def audits(rows):

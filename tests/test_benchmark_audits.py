@@ -171,6 +171,18 @@ def test_the_worst_kind_counts_and_copies_do_not(figures):
     assert cells[-1] == f"outliers: {cell}"
 
 
+def test_of_equal_rates_the_least_certain_is_the_worst(figures):
+    known = figures["canaries"]["outliers"]["lira_fixed"]
+
+    def found(upper):
+        ends = {"tpr_at_fpr": {"0.001": 0.0}, "tpr_intervals": {"0.001": [0.0, upper]}}
+        return {"lira_fixed": {**known, **ends}}
+
+    kinds = {"mislabelled": found(0.01), "outliers": found(0.03), "near_reference": found(0.02)}
+    row = audit_row({"attacks": {}, "canaries": kinds})
+    assert canary_tables.worst_kind(row, canary_tables.POOLED, 0.001) == "outliers"
+
+
 def test_tables_of_audits_with_other_canaries_are_apart(figures):
     others = audit_row(figures, separate_copies=True, key="b")
     assert len(canary_tables.audits([audit_row(figures), others, audit_row(figures)])) == 2
