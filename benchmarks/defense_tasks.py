@@ -40,7 +40,8 @@ class Task:
 
     `members`, `nonmembers`, `validation` and `reference` are sizes at full scale, `chosen` the
     reference samples that DMP keeps, its main setting. No row is trained for more than `epochs`.
-    `prepare` turns the records of a split into what the net takes.
+    `prepare` turns the records of a split into what the net takes. `dataset` names the task in
+    rows; the data set is `source` if that is another name.
     """
 
     dataset: str
@@ -56,6 +57,11 @@ class Task:
     batch_size: int
     stopped_at: tuple[int, ...]
     prepare: Callable[[keras_dmp.PrivateSplit], keras_dmp.PrivateSplit] | None = None
+    source: str | None = None
+
+    def load(self, data_dir: str | None = None) -> tuple[Any, Any]:
+        """Records and labels of the data set."""
+        return datasets.load(self.source or self.dataset, data_dir=data_dir)
 
     def sizes(self, scale: float) -> dict[str, int | None]:
         """Sizes of the parts at a scale."""
@@ -64,14 +70,14 @@ class Task:
 
     def split(self, scale: float, seed: int) -> keras_dmp.PrivateSplit:
         """Load the data and draw the parts."""
-        return self._prepared(datasets.load(self.dataset), **self.sizes(scale), seed=seed)
+        return self._prepared(self.load(), **self.sizes(scale), seed=seed)
 
     def audit_split(self, scale: float, seed: int = 0) -> keras_dmp.PrivateSplit:
         """The split of an audit with shadow models, whose nonmembers are half of the records.
 
         At full scale, all that is left is reference data.
         """
-        data, records = datasets.load(self.dataset), 2 * self.sizes(scale)["members"]
+        data, records = self.load(), 2 * self.sizes(scale)["members"]
         validation = round(_VALIDATION_SHARE * records)
         left = len(data[1]) - records - _NO_NONMEMBERS - validation
         # Duplicates may be dropped from what is left.
@@ -102,6 +108,10 @@ class Task:
 
 def _narrow(shape: tuple[int, ...], num_classes: int) -> keras.Model:
     return models.fully_connected(shape, num_classes, hidden=(512, 256, 128))
+
+
+def _small(shape: tuple[int, ...], num_classes: int) -> keras.Model:
+    return models.fully_connected(shape, num_classes, hidden=(512, 256))
 
 
 def _single(shape: tuple[int, ...], num_classes: int) -> keras.Model:
@@ -216,4 +226,15 @@ _ALL = (
         stopped_at=(5, 2, 10, 20),
     ),
 )
-TASKS = {task.dataset: task for task in _ALL}
+# With a third of the parameters, for what has to be trained very often.
+_SMALL = tuple(
+    dataclasses.replace(
+        task,
+        dataset=f"{task.dataset}_small_net",
+        source=task.dataset,
+        model="fully_connected_512_256",
+        build=_small,
+    )
+    for task in _ALL[:2]
+)
+TASKS = {task.dataset: task for task in (*_ALL, *_SMALL)}

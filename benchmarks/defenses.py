@@ -41,7 +41,7 @@ from rich.progress import (
 
 from benchmarks import defense_cases, defense_shadows, search
 from benchmarks.defense_rows import PeakMemory, PointRow, ResultFile, attack_figures, finite
-from keras_dmp import datasets, defenses
+from keras_dmp import defenses
 from keras_dmp.audit import (
     MembershipScores,
     black_box_attack,
@@ -293,10 +293,11 @@ def require_data(names, data_dir=None):
     Raises:
         SystemExit: If a data set is not prepared, with one line that shows how to prepare it.
     """
-    for name in names:
+    for task in map(defense_cases.TASKS.get, names):
         try:
-            datasets.load(name, data_dir=data_dir)
+            task.load(data_dir)
         except (FileNotFoundError, ImportError):
+            name = task.source or task.dataset
             command = defense_cases.PREPARED_BY.get(name, "see docs/protect/data.md")
             raise SystemExit(f"{name} is not prepared. Prepare it with: {command}") from None
 
