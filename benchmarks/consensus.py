@@ -32,7 +32,10 @@ RIVALS = (
     # With the training set of consensus.
     *("dmp_hard_pool", "dmp_soft_pool"),
 )
-FRONTIER = ("consensus_students", "consensus_unanimous", "consensus_one_round", "dmp_sharp")
+FRONTIER = (
+    *("consensus_students", "consensus_unanimous", "consensus_one_round"),
+    *("dmp_sharp", "dmp_clipped", "dmp_without_exposed", "dmp_twice"),
+)
 ROWS = (*defense_shadows.CORE, *RIVALS, *FRONTIER)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras_dmp
 from benchmarks.defense_tasks import PREPARED_BY, TASKS, Task, scaled
+from benchmarks.exposed_members import WithoutExposed
 from keras_dmp import defenses
 
 __all__ = ["PREPARED_BY", "TASKS", "Curve", "Point", "Task", "curves", "ordered", "points"]
@@ -123,8 +124,33 @@ def curves(task: Task, scale: float) -> dict[str, Curve]:
             fixed={**soft, "size": chosen[0]},
             cost=2,
         ),
+        *_other_teachers(chosen[0]),
     ]
     return {curve.name: curve for curve in found}
+
+
+def _other_teachers(size: int) -> list[Curve]:
+    """DMP with teachers that are not unprotected.
+
+    Of clipped gradients and hardly any noise; without the members that look most exposed; and one
+    that is a DMP student itself.
+    """
+    teachers = {
+        "clipped": defenses.get("dp_sgd", noise_multiplier=0.01),
+        "without_exposed": WithoutExposed(share=0.1),
+        "twice": defenses.get("dmp", size=size),
+    }
+    return [
+        Curve(
+            name=f"dmp_{name}",
+            defense="dmp",
+            setting="labels",
+            values=("hard", "soft"),
+            fixed={"size": size, "teacher": teacher},
+            cost=4,
+        )
+        for name, teacher in teachers.items()
+    ]
 
 
 def _consensus() -> list[Curve]:
@@ -159,7 +185,7 @@ def _consensus() -> list[Curve]:
 def _consensus_variants() -> list[Curve]:
     """Votes with other settings: what they cost and gain on the way to the frontier."""
     variants = {
-        "students": ((4, 2), {"num_students": 3}),
+        "students": ((4, 2, 8), {"num_students": 3}),
         "unanimous": ((4,), {"min_votes": 4}),
         "one_round": ((4, 2), {"rounds": 1}),
     }

@@ -2,16 +2,20 @@
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
 
 import keras
+import nets
 import numpy as np
 import pytest
 
 import keras_dmp
+from keras_dmp import models
 from keras_dmp.audit import ShadowStatistics
+from keras_dmp.defenses._contract import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
 # `python -m pytest` puts the folder of the repository there, `pytest` does not.
@@ -24,6 +28,7 @@ from benchmarks import (  # noqa: E402
     defense_cases,
     defense_rows,
     defense_shadows,
+    exposed_members,
     search,
     tabulate,
 )
@@ -433,3 +438,27 @@ def test_a_group_that_fails_leaves_the_others(small, tmp_path, capsys):
     assert "failed: ValueError: Expected a trial of pate to produce" in capsys.readouterr().err
     (row,) = (row for row in results.rows if row["kind"] == "shadow")
     assert (row["curve"], row["planted"], row["canaries"]) == ("dropout", 0, {})
+
+
+def test_the_second_teacher_is_trained_without_the_most_exposed_members(monkeypatch):
+    """Mislabelled records among them, whose loss ranges most."""
+    x, y = nets.prototypes(130, seed=5)
+    split = keras_dmp.split_private(x, y, members=100, nonmembers=20, seed=1)
+    labels = split.members[1].copy()
+    labels[:4] = (labels[:4] + 1) % nets.CLASSES
+    split = dataclasses.replace(split, members=(split.members[0], labels))
+    fit, rows = Run.fit, []
+
+    def recorded(run, model, rows_=slice(None), **arguments):
+        rows.append(rows_)
+        return fit(run, model, rows_, **arguments)
+
+    monkeypatch.setattr(Run, "fit", recorded)
+    build = functools.partial(models.fully_connected, (nets.FEATURES,), nets.CLASSES, (256,))
+    adam = keras.optimizers.Adam(0.01)
+    settings = {"epochs": 40, "batch_size": 10, "optimizer": adam, "seed": 3}
+    exposed_members.WithoutExposed(share=0.1).protect(build, split, **settings)
+    first, second = rows
+    assert first == slice(None)
+    assert len(set(second)) == 90
+    assert not set(range(4)) & set(second)

@@ -329,7 +329,8 @@ def test_every_defense_has_a_curve_of_three_points():
         for curve in curves:
             pools = ("dmp_soft_pool", "dmp_hard_pool")
             variants = ("consensus_students", "consensus_unanimous", "consensus_one_round")
-            alone = ("none", "dmp_random", "dmp_highest", "dmp_sharp", *pools, *variants)
+            teachers = ("dmp_clipped", "dmp_without_exposed", "dmp_twice")
+            alone = ("none", "dmp_random", "dmp_highest", "dmp_sharp", *pools, *variants, *teachers)
             assert len(set(curve.values)) >= (1 if curve.name in alone else 3), curve.name
 
 

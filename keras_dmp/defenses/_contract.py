@@ -108,6 +108,7 @@ class Run:
 
     Attributes:
         build_model: The model or callable from which further models are built.
+        split: The split, for a defence that is part of this one.
         model: The first model built, with fresh weights.
         kind: The kind of its outputs.
         x: The members' samples, a structure of arrays.
@@ -122,6 +123,7 @@ class Run:
     """
 
     build_model: Any
+    split: PrivateSplit
     model: keras.Model
     kind: outputs.OutputKind
     x: Any
@@ -160,6 +162,7 @@ class Run:
         fresh.warn_of_adapted_layers(model)
         return cls(
             build_model=build_model,
+            split=split,
             model=model,
             kind=kind,
             x=parts["members"][0],
@@ -225,6 +228,22 @@ class Run:
         # Keras itself shuffles arrays in the same order in all epochs once a global seed is set.
         callbacks = [batches, *callbacks]
         return model.fit(**batches.for_fit(model), callbacks=callbacks, **arguments)
+
+    def protected_by(self, defense: Defense) -> keras.Model:
+        """A model that another defence trains on the same split, with other initial weights."""
+        seed = self.seed
+        if seed is not None:
+            seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+        return defense.protect(
+            self.build_model,
+            self.split,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            from_logits=self.kind.from_logits,
+            seed=seed,
+            verbose=self.verbose,
+        )
 
     def released(self, model: keras.Model) -> keras.Model:
         """The model to release, without the optimizer's moments, which depend on the members."""

@@ -10,7 +10,9 @@ from keras_dmp import _validate
 from keras_dmp._data import arrays
 from keras_dmp._training.copies import copied_optimizer
 from keras_dmp._training.resident import new_seed
+from keras_dmp._validate import shown
 from keras_dmp.defenses._contract import Defense, Run
+from keras_dmp.defenses.guarantee import guarantee_of, state_guarantee
 from keras_dmp.distillation.settings import require_settings
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.synthetic.synthesis import synthesize, synthetic_size
@@ -41,6 +43,10 @@ class DMP(Defense):
             votes, otherwise soft.
         consensus: A `Consensus`: labels on which teachers that share no members agree. Defaults to
             `None`: the labels of one teacher.
+        teacher: A `Defense` that trains the teacher, such as `defenses.get("dp_sgd", ...)`; it gets
+            the arguments of `protect`. If it has a formal guarantee, the student has it too, as a
+            function of the teacher and public data. Cannot be combined with `consensus`. Defaults
+            to `None`: an unprotected teacher.
         temperature: Number from 1e-6 to 1e6 that divides the logits of teacher and student.
             Defaults to 1.
         label_temperature: The same for the teacher's logits alone: below 1 its labels are
@@ -72,6 +78,7 @@ class DMP(Defense):
     order: str = "lowest"
     labels: str | None = None
     consensus: Consensus | None = None
+    teacher: Defense | None = None
     temperature: float = 1.0
     label_temperature: float = 1.0
     balance_classes: bool = False
@@ -99,9 +106,25 @@ class DMP(Defense):
             _validate.integer_at_least(1, student_epochs=self.student_epochs)
         if self.student_optimizer is not None:
             copied_optimizer(self.student_optimizer, "student_optimizer")
+        self._require_teacher()
         _validate.one_of(_REFERENCES, reference_source=self.reference_source)
         synthetic_size(self.synthetic_size, 1, "synthetic_size")
         _validate.integer_at_least(1, synthetic_epochs=self.synthetic_epochs)
+
+    def _require_teacher(self) -> None:
+        if self.teacher is None:
+            return
+        if not isinstance(self.teacher, Defense):
+            raise TypeError(
+                "Expected `teacher` to be a Defense, as `defenses.get` returns it, or None. "
+                f"Received: teacher={shown(self.teacher)}"
+            )
+        if self.consensus is not None:
+            raise ValueError(
+                "Expected at most one of `teacher` and `consensus`, which trains one teacher for "
+                f"each shard. Received: teacher={shown(self.teacher)}, "
+                f"consensus={shown(self.consensus)}"
+            )
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -121,13 +144,17 @@ class DMP(Defense):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Reference data, unless it is synthetic."""
-        return ("reference",) if self.reference_source == "split" else ()
+        """Reference data, unless it is synthetic, and what the teacher's defence requires."""
+        own = ("reference",) if self.reference_source == "split" else ()
+        return own if self.teacher is None else tuple(dict.fromkeys((*own, *self.teacher.parts)))
 
     def _protect(self, run: Run) -> keras.Model:
+        selector = self._selector(run)
+        teacher = None if self.teacher is None else run.protected_by(self.teacher)
         trainer = DMPTrainer(
             run.build_model,
-            selector=self._selector(run),
+            teacher,
+            selector=selector,
             consensus=self.consensus,
             temperature=self.temperature,
             label_temperature=self.label_temperature,
@@ -148,11 +175,16 @@ class DMP(Defense):
             # Chooses the round.
             validation_data=None if self.consensus is None else run.validation,
             epochs=self.student_epochs or run.epochs,
-            teacher_epochs=run.epochs,
+            teacher_epochs=run.epochs if teacher is None else None,
             batch_size=run.batch_size,
             verbose=run.verbose,
         )
-        return run.released(trainer.student)
+        student = run.released(trainer.student)
+        guarantee = None if teacher is None else guarantee_of(teacher)
+        # A generator that is trained on the members would add to it.
+        if guarantee is not None and self.reference_source == "split":
+            state_guarantee(student, guarantee)
+        return student
 
     def _pool(self, run: Run) -> Any:
         """The pool to choose from; the generator of a synthetic pool is trained now."""

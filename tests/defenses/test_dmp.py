@@ -1,0 +1,92 @@
+"""DMP as a defence: teachers that another defence has trained."""
+
+import keras
+import nets
+import numpy as np
+import pytest
+
+from keras_dmp import Consensus, defenses
+
+# Teachers of two epochs do not know all classes yet.
+pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
+
+FIT = {"epochs": 2, "batch_size": 16, "optimizer": "sgd", "seed": 3}
+TEACHERS = {
+    "dropout": {"rate": 0.2},
+    "early_stopping": {"patience": None, "max_epochs": 1},
+    "dp_sgd": {"noise_multiplier": 1.0},
+    "dmp": {"size": 48, "balance_classes": True},
+}
+
+
+def build_model():
+    """A classifier whose initial weights no seed of its own fixes."""
+    return keras.Sequential(
+        [
+            keras.Input((nets.FEATURES,)),
+            keras.layers.Dense(16, activation="relu"),
+            keras.layers.Dense(nets.CLASSES),
+        ]
+    )
+
+
+def protect(split, teacher=None, **settings):
+    defense = defenses.get("dmp", teacher=teacher, size=48, balance_classes=True, **settings)
+    return defense.protect(build_model, split, **FIT)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_any_defense_trains_the_teacher(split, name, monkeypatch):
+    """The student learns from this teacher, and differs from that of an unprotected one."""
+    teacher, trained = defenses.get(name, **TEACHERS[name]), []
+    train = type(teacher).protect
+
+    def recorded(self, *arguments, **settings):
+        trained.append((self, settings["seed"], train(self, *arguments, **settings)))
+        return trained[-1][-1]
+
+    student = defenses.get("dmp", teacher=teacher, size=48, balance_classes=True)
+    monkeypatch.setattr(type(teacher), "protect", recorded)
+    released = student.protect(build_model, split, **FIT)
+    monkeypatch.undo()
+    (inner, seed, model), *others = [of for of in trained if of[0] is teacher]
+    assert not others
+    assert inner == teacher
+    assert seed != FIT["seed"]
+    assert model is not released
+    for own, others in zip(released.get_weights(), model.get_weights(), strict=True):
+        assert own.ndim == 1 or not np.allclose(own, others)
+    again, plain = protect(split, teacher), protect(split)
+    np.testing.assert_array_equal(released.get_weights()[0], again.get_weights()[0])
+    assert not np.array_equal(released.get_weights()[0], plain.get_weights()[0])
+
+
+def test_the_student_has_the_guarantee_of_its_teacher(split):
+    private = defenses.get("dp_sgd", noise_multiplier=1.0)
+    found = defenses.guarantee_of(protect(split, private))
+    expected = private.guarantee(num_members=64, epochs=2, batch_size=16)
+    assert found.epsilon == expected.epsilon
+    assert defenses.guarantee_of(protect(split)) is None
+
+
+def test_a_pool_from_a_generator_of_the_members_has_no_guarantee(split):
+    private = defenses.get("dp_sgd", noise_multiplier=1.0)
+    settings = {"reference_source": "synthetic", "synthetic_epochs": 1, "fraction": 1.0}
+    model = defenses.get("dmp", teacher=private, **settings).protect(build_model, split, **FIT)
+    assert defenses.guarantee_of(model) is None
+
+
+def test_a_teacher_that_is_no_defense_is_refused():
+    with pytest.raises(TypeError, match=r"`teacher` to be a Defense.*teacher='dp_sgd'"):
+        defenses.get("dmp", teacher="dp_sgd")
+    with pytest.raises(ValueError, match=r"at most one of `teacher` and `consensus`"):
+        defenses.get("dmp", teacher=defenses.get("none"), consensus=Consensus())
+
+
+def test_what_the_teacher_requires_is_required():
+    synthetic = defenses.get("dmp", reference_source="synthetic")
+    assert defenses.get("dmp", teacher=defenses.get("early_stopping")).parts == (
+        "reference",
+        "validation",
+    )
+    assert defenses.get("dmp", teacher=synthetic, reference_source="synthetic").parts == ()
