@@ -134,8 +134,8 @@ def measure(task, split, point, *, scale, seed, found, undefended_seconds):
 
 # That of the search, and that of the rows.
 @functools.lru_cache(maxsize=2)
-def _split(dataset, scale, seed):
-    return defense_cases.TASKS[dataset].split(scale, seed)
+def _split(task, scale, seed):
+    return task.split(scale, seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,9 +158,14 @@ class Step:
         trial = self.trial
         return " ".join([*words, f"{trial.optimizer} {trial.learning_rate:g} x {trial.share:g}"])
 
+    @property
+    def cost(self):
+        """Rough multiple of undefended training."""
+        return self.point.cost
+
     def run(self, scale, results):
         """Train, measure, and return the row."""
-        split = _split(self.task.dataset, scale, self.seed)
+        split = _split(self.task, scale, self.seed)
         if self.trial is not None:
             return search.measure(self.task, split, scale, self.point, self.trial)
         found = search.found(self.task, scale, self.point, results)
@@ -177,26 +182,29 @@ class Step:
 
 def unfinished(options, results):
     """The steps that have no row yet, in the order of their use."""
-    todo = []
-    for dataset in options.dataset:
-        task = defense_cases.TASKS[dataset]
-        points = [
-            point
-            for point in defense_cases.points(task, options.scale)
-            if (point.headline or options.points == "all")
-            and (not options.defenses or {point.curve, point.defense} & set(options.defenses))
-        ]
-        searched = set()
-        for point, seed in defense_cases.ordered(points, options.seeds):
-            where = {"task": task, "point": point}
-            if id(point) not in searched:
-                searched.add(id(point))
-                trials = search.unfinished(task, options.scale, point, results)
-                todo += [Step(**where, seed=search.SEED, trial=trial) for trial in trials]
-            found = search.found(task, options.scale, point, results)
-            is_done = found and found.point.key(task, options.scale, seed) in results
-            if not (is_done or options.only_search):
-                todo.append(Step(**where, seed=seed, trial=None))
+    tasks = [defense_cases.TASKS[dataset] for dataset in options.dataset]
+    return [step for task in tasks for step in steps_of(task, options, results)]
+
+
+def steps_of(task, options, results):
+    """The steps of one task that have no row yet."""
+    points = [
+        point
+        for point in defense_cases.points(task, options.scale)
+        if (point.headline or options.points == "all")
+        and (not options.defenses or {point.curve, point.defense} & set(options.defenses))
+    ]
+    todo, searched = [], set()
+    for point, seed in defense_cases.ordered(points, options.seeds):
+        where = {"task": task, "point": point}
+        if id(point) not in searched:
+            searched.add(id(point))
+            trials = search.unfinished(task, options.scale, point, results)
+            todo += [Step(**where, seed=search.SEED, trial=trial) for trial in trials]
+        found = search.found(task, options.scale, point, results)
+        is_done = found and found.point.key(task, options.scale, seed) in results
+        if not (is_done or options.only_search):
+            todo.append(Step(**where, seed=seed, trial=None))
     return todo
 
 
@@ -209,6 +217,21 @@ def warm_up(task, split):
 def run(options, results):
     """Compute the rows that are missing; return how many failed."""
     todo = unfinished(options, results)
+    if todo:
+        warm_up(todo[0].task, _split(todo[0].task, options.scale, todo[0].seed))
+    return run_steps(todo, options.scale, results, in_words)
+
+
+def run_steps(todo, scale, results, in_words, title="defences"):
+    """Run steps, append their rows, and show progress; return how many failed.
+
+    Args:
+        todo: Steps: each has a `name`, a `cost` and a `run(scale, results)`.
+        scale: Share of the sizes.
+        results: The `ResultFile` to append to.
+        in_words: A callable from a row to its figures in one line.
+        title: What is computed, for the progress bar.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -217,31 +240,30 @@ def run(options, results):
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     failed = 0
-    if todo:
-        warm_up(todo[0].task, _split(todo[0].task.dataset, options.scale, todo[0].seed))
     with Progress(*columns, speed_estimate_period=1e5) as progress:
         # Rows count by what they cost, so that the time left is about right.
-        costs = [max(1, round(step.point.cost)) for step in todo]
-        bar = progress.add_task("defences", total=sum(costs), rows=f"0/{len(todo)}")
+        costs = [max(1, round(step.cost)) for step in todo]
+        bar = progress.add_task(title, total=sum(costs), rows=f"0/{len(todo)}")
         show = functools.partial(progress.console.print, markup=False, soft_wrap=True)
         for number, (step, cost) in enumerate(zip(todo, costs, strict=True), 1):
             progress.update(bar, description=step.name)
             try:
-                row = step.run(options.scale, results)
+                row = step.run(scale, results)
             except Exception as error:
                 # One row that fails must not take a night's other rows along.
                 failed += 1
                 show(f"{step.name} failed: {type(error).__name__}: {error}")
             else:
                 results.append(row)
-                show(f"{step.name}: {_figures(row)}", highlight=False)
+                show(f"{step.name}: {in_words(row)}", highlight=False)
             progress.update(bar, advance=cost, rows=f"{number}/{len(todo)}")
             keras.utils.clear_session()
             gc.collect()
     return failed
 
 
-def _figures(row):
+def in_words(row):
+    """Figures of a row or a trial in one line."""
     if row.kind == search.TRIAL:
         accuracy = row.error or f"validation accuracy {row.validation_accuracy:.3f}"
         return f"{accuracy}; {row.seconds:.1f} s"
