@@ -14,24 +14,26 @@ from keras_dmp._validate import shown
 _LEAST_TEMPERATURE, _MOST_TEMPERATURE = 1e-6, 1e6
 
 
-def require_temperature(temperature: Any) -> None:
-    """Raise ValueError for a temperature with which float32 cannot train."""
-    _validate.positive(temperature=temperature)
-    if not _LEAST_TEMPERATURE <= temperature <= _MOST_TEMPERATURE:
-        raise ValueError(
-            f"Expected `temperature` to be between {_LEAST_TEMPERATURE:g} and "
-            f"{_MOST_TEMPERATURE:g}, within which float32 holds logits divided by it. "
-            f"Received: temperature={shown(temperature)}"
-        )
+def require_temperatures(**temperatures: Any) -> None:
+    """Raise ValueError for temperatures, by name, with which float32 cannot train."""
+    _validate.positive(**temperatures)
+    for name, temperature in temperatures.items():
+        if not _LEAST_TEMPERATURE <= temperature <= _MOST_TEMPERATURE:
+            raise ValueError(
+                f"Expected `{name}` to be between {_LEAST_TEMPERATURE:g} and "
+                f"{_MOST_TEMPERATURE:g}, within which float32 holds logits divided by it. "
+                f"Received: {name}={shown(temperature)}"
+            )
 
 
 @keras.saving.register_keras_serializable(package="keras_dmp")
 class SoftTargetKLDivergence(keras.losses.Loss):
     """KL divergence between the softened predictions of teacher and student.
 
-    For teacher logits `t`, student logits `s` and temperature `T`, per sample
+    For teacher logits `t`, student logits `s`, temperature `T` and label temperature `L`, per
+    sample
 
-        KL(softmax(t / T) || softmax(s / T)), summed over classes, in nats
+        KL(softmax(t / L / T) || softmax(s / T)), summed over classes, in nats
 
     This is the objective of the third phase of DMP (Shejwalkar & Houmansadr, AAAI 2021). It
     is computed from log-probabilities in float32 whatever the dtype of the outputs, so it is
@@ -45,6 +47,9 @@ class SoftTargetKLDivergence(keras.losses.Loss):
     Args:
         temperature: Number from 1e-6 to 1e6, by which the logits of both models are divided.
             Defaults to 1.
+        label_temperature: Number from 1e-6 to 1e6, by which the teacher's logits alone are divided
+            as well: the student learns `softmax(t / L)`, which is sharper than the teacher's
+            prediction below 1 and softer above. Defaults to 1.
         compensate_temperature: Boolean, whether to multiply the loss by `T ** 2`, which keeps the
             size of the gradient when `T` changes (Hinton et al. 2015). Defaults to `False`, as
             in the DMP authors' code.
@@ -56,7 +61,7 @@ class SoftTargetKLDivergence(keras.losses.Loss):
         dtype: String, the dtype of the computation. Defaults to `"float32"`.
 
     Raises:
-        ValueError: If `temperature` is out of range, or the outputs of teacher and student differ
+        ValueError: If a temperature is out of range, or the outputs of teacher and student differ
             in shape.
 
     Example:
@@ -71,16 +76,18 @@ class SoftTargetKLDivergence(keras.losses.Loss):
         self,
         temperature: float = 1.0,
         *,
+        label_temperature: float = 1.0,
         compensate_temperature: bool = False,
         from_logits: bool = True,
         reduction: str | None = "sum_over_batch_size",
         name: str = "soft_target_kl_divergence",
         dtype: str = "float32",
     ):
-        require_temperature(temperature)
+        require_temperatures(temperature=temperature, label_temperature=label_temperature)
         _validate.boolean(compensate_temperature=compensate_temperature, from_logits=from_logits)
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.temperature = float(temperature)
+        self.label_temperature = float(label_temperature)
         self.compensate_temperature = compensate_temperature
         self.from_logits = from_logits
 
@@ -92,22 +99,23 @@ class SoftTargetKLDivergence(keras.losses.Loss):
                 f"have the same shape. Received: y_true.shape={tuple(y_true.shape)}, "
                 f"y_pred.shape={tuple(y_pred.shape)}"
             )
-        teacher = self._tempered_log_probabilities(y_true)
-        student = self._tempered_log_probabilities(y_pred)
+        teacher = self._log_probabilities(y_true, self.label_temperature * self.temperature)
+        student = self._log_probabilities(y_pred, self.temperature)
         divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
         if self.compensate_temperature:
             divergence = divergence * self.temperature**2
         return divergence
 
-    def _tempered_log_probabilities(self, outputs):
+    def _log_probabilities(self, outputs, temperature):
         logits = class_logits(outputs, from_logits=self.from_logits)
-        return ops.log_softmax(logits / self.temperature, axis=-1)
+        return ops.log_softmax(logits / temperature, axis=-1)
 
     def get_config(self) -> dict:
         """Return the arguments that rebuild this loss."""
         return {
             **super().get_config(),
             "temperature": self.temperature,
+            "label_temperature": self.label_temperature,
             "compensate_temperature": self.compensate_temperature,
             "from_logits": self.from_logits,
         }

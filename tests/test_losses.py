@@ -54,6 +54,19 @@ def test_equals_the_oracle(temperature, compensate, from_logits, units):
     np.testing.assert_allclose(loss(teacher, student), expected, rtol=1e-6, atol=atol)
 
 
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("units", [7, 1])
+def test_a_label_temperature_divides_the_teacher_s_logits_alone(from_logits, units):
+    teacher, student = (outputs_of(units, from_logits, seed) for seed in (1, 2))
+    loss = SoftTargetKLDivergence(
+        2.0, label_temperature=0.25, from_logits=from_logits, reduction=None
+    )
+    log_t = oracle_log_probabilities(teacher, 0.25 * 2.0, from_logits)
+    log_s = oracle_log_probabilities(student, 2.0, from_logits)
+    expected = np.sum(np.exp(log_t) * (log_t - log_s), axis=1)
+    np.testing.assert_allclose(loss(teacher, student), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_one_unit_is_two_classes():
     teacher, student = (outputs_of(1, True, seed) for seed in (1, 2))
     loss = SoftTargetKLDivergence(2.0)
@@ -120,12 +133,18 @@ def test_saturated_outputs_stay_finite(teacher, student, from_logits):
 
 def test_round_trip_of_the_config():
     loss = SoftTargetKLDivergence(
-        2.5, compensate_temperature=True, from_logits=False, reduction="sum", name="mine"
+        2.5,
+        label_temperature=0.5,
+        compensate_temperature=True,
+        from_logits=False,
+        reduction="sum",
+        name="mine",
     )
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert isinstance(twin, SoftTargetKLDivergence)
     assert twin.get_config() == loss.get_config()
     assert twin.get_config()["temperature"] == 2.5
+    assert twin.get_config()["label_temperature"] == 0.5
 
 
 def test_round_trip_in_a_compiled_model(tmp_path, reference, teacher, student):

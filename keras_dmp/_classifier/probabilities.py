@@ -15,9 +15,11 @@ from keras_dmp._classifier.outputs import OutputKind, is_one_unit
 _CHUNK_VALUES = 25_600
 
 
-def log_probabilities(outputs: np.ndarray, *, from_logits: bool) -> np.ndarray:
-    """Log of the class probabilities, (samples, classes), float64."""
-    shifted = _shifted_logits(outputs, from_logits=from_logits)
+def log_probabilities(
+    outputs: np.ndarray, *, from_logits: bool, temperature: float = 1.0
+) -> np.ndarray:
+    """Log of the class probabilities at a temperature, (samples, classes), float64."""
+    shifted = _shifted_logits(outputs, from_logits=from_logits) / temperature
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 

@@ -41,7 +41,10 @@ class DMP(Defense):
             votes, otherwise soft.
         consensus: A `Consensus`: labels on which teachers that share no members agree. Defaults to
             `None`: the labels of one teacher.
-        temperature: Finite number above 0. Defaults to 1.
+        temperature: Number from 1e-6 to 1e6 that divides the logits of teacher and student.
+            Defaults to 1.
+        label_temperature: The same for the teacher's logits alone: below 1 its labels are
+            sharpened, above 1 softened. Samples are chosen by its own probabilities. Defaults to 1.
         balance_classes: Whether the chosen samples keep the pool's mix of predicted classes.
             Defaults to `False`.
         student_epochs: Passes over the reference. Defaults to `None`: the `epochs` of `protect`.
@@ -70,6 +73,7 @@ class DMP(Defense):
     labels: str | None = None
     consensus: Consensus | None = None
     temperature: float = 1.0
+    label_temperature: float = 1.0
     balance_classes: bool = False
     student_epochs: int | None = None
     student_optimizer: Any = None
@@ -81,7 +85,7 @@ class DMP(Defense):
         _validate.one_of(_ORDERS, order=self.order)
         _validate.boolean(balance_classes=self.balance_classes)
         labels = resolved_labels(self.labels, self.consensus)
-        require_settings(self.temperature, labels, False)
+        require_settings(self.temperature, self.label_temperature, labels, False)
         if self.size is not None:
             _validate.integer_at_least(1, size=self.size)
         if self.fraction is not None:
@@ -108,7 +112,7 @@ class DMP(Defense):
         if self.reference_source == "split":
             del found["synthetic_size"], found["synthetic_epochs"]
         if found["labels"] == "hard":
-            del found["temperature"]
+            del found["temperature"], found["label_temperature"]
         return found
 
     @property
@@ -126,6 +130,7 @@ class DMP(Defense):
             selector=self._selector(run),
             consensus=self.consensus,
             temperature=self.temperature,
+            label_temperature=self.label_temperature,
             labels=self.labels,
             from_logits=run.kind.from_logits,
             seed=run.seed,

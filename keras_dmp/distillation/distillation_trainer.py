@@ -24,11 +24,7 @@ from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp._validate import shown
 from keras_dmp.distillation.labeler import Labeler
 from keras_dmp.distillation.metrics import for_one_hot_labels, require_metrics
-from keras_dmp.distillation.settings import (
-    require_compile,
-    require_settings,
-    require_storage,
-)
+from keras_dmp.distillation.settings import require_compile, require_settings, require_storage
 from keras_dmp.distribution import replicas
 from keras_dmp.losses import SoftTargetKLDivergence
 from keras_dmp.reference import labeling
@@ -61,6 +57,10 @@ class DistillationTrainer(ClassifierWrapper):
         teacher: Trained classifier with outputs of the same kind. Defaults to `None`: `fit`
             then needs its outputs.
         temperature: Number from 1e-6 to 1e6 that divides the logits of both. Defaults to 1.
+        label_temperature: Number from 1e-6 to 1e6 that divides the teacher's logits alone, besides
+            `temperature`: its probabilities are sharpened below 1 and softened above, and the
+            student learns the result. A selector still ranks by the teacher's own probabilities.
+            Defaults to 1.
         labels: `"soft"` for the teacher's probabilities, `"hard"` for its most probable class,
             which reveals less about the members and reduces accuracy. Defaults to `"soft"`.
         compensate_temperature: Boolean. Whether to multiply the loss by `temperature ** 2`.
@@ -100,6 +100,7 @@ class DistillationTrainer(ClassifierWrapper):
     _MODELS = ("student",)
     _SETTINGS = (
         "temperature",
+        "label_temperature",
         "labels",
         "compensate_temperature",
         "from_logits",
@@ -115,6 +116,7 @@ class DistillationTrainer(ClassifierWrapper):
         teacher: keras.Model | None = None,
         *,
         temperature: float = 1.0,
+        label_temperature: float = 1.0,
         labels: str = "soft",
         compensate_temperature: bool = False,
         from_logits: bool | None = None,
@@ -126,13 +128,14 @@ class DistillationTrainer(ClassifierWrapper):
         **kwargs: Any,
     ):
         kinds.require_model(student, "student")
-        require_settings(temperature, labels, compensate_temperature)
+        require_settings(temperature, label_temperature, labels, compensate_temperature)
         kinds.require_from_logits(from_logits)
         _validate.boolean(cache=cache, drop_labels=drop_labels)
         require_storage(label_format, memory_limit)
         with replicas.chosen({"student": student}, distribution_strategy).scope():
             super().__init__({"student": student}, from_logits=from_logits, **kwargs)
         self.temperature = float(temperature)
+        self.label_temperature = float(label_temperature)
         self.labels = labels
         self.compensate_temperature = compensate_temperature
         self.cache = cache
@@ -410,6 +413,7 @@ class DistillationTrainer(ClassifierWrapper):
         if training:
             loss = SoftTargetKLDivergence(
                 self.temperature,
+                label_temperature=self.label_temperature,
                 compensate_temperature=self.compensate_temperature,
                 from_logits=self._kind.from_logits,
             )

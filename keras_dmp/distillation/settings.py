@@ -8,22 +8,27 @@ from typing import Any
 
 from keras_dmp import _validate
 from keras_dmp._validate import shown
-from keras_dmp.losses import require_temperature
+from keras_dmp.losses import require_temperatures
 from keras_dmp.reference.label_format import require_format
 
 _LABELS = ("soft", "hard")
 
 
-def require_settings(temperature: Any, labels: Any, compensate_temperature: Any) -> None:
+def require_settings(
+    temperature: Any, label_temperature: Any, labels: Any, compensate_temperature: Any
+) -> None:
     """Raise ValueError for settings of a distillation that are out of range."""
-    require_temperature(temperature)
+    temperatures = {"temperature": temperature, "label_temperature": label_temperature}
+    require_temperatures(**temperatures)
     _validate.one_of(_LABELS, labels=labels)
     _validate.boolean(compensate_temperature=compensate_temperature)
-    if labels == "hard" and temperature != 1:
-        raise ValueError(
-            "Expected `temperature` to be 1 with labels='hard': hard labels do not depend on "
-            f"the temperature. Received: temperature={shown(temperature)}"
-        )
+    for name, value in temperatures.items():
+        if labels == "hard" and value != 1:
+            raise ValueError(
+                f"Expected `{name}` to be 1 with labels='hard', which are also those of a "
+                "consensus of votes: hard labels do not depend on a temperature. "
+                f"Received: {name}={shown(value)}"
+            )
 
 
 def require_storage(label_format: Any, memory_limit: Any) -> None:

@@ -45,7 +45,13 @@ class DMPTrainer:
             rule, and at least two samples. A selector among the callbacks of `fit` takes its place.
         consensus: A `Consensus`: labels on which teachers that share no members agree, instead of
             those of one teacher. Defaults to `None`.
-        temperature: Temperature of the distillation, from 1e-6 to 1e6. Defaults to 1.
+        temperature: Temperature of the distillation, from 1e-6 to 1e6, which divides the logits of
+            teacher and student. Defaults to 1.
+        label_temperature: Temperature of the teacher's labels alone, from 1e-6 to 1e6: the student
+            is trained on `softmax(teacher logits / label_temperature)`, sharper than the teacher's
+            prediction below 1 and softer above. Samples are still chosen by the entropy of the
+            prediction itself. With a consensus, it applies to each teacher's probabilities before
+            they are aggregated. Must be 1 for hard labels and votes. Defaults to 1.
         labels: `"soft"` or `"hard"` teacher labels. Defaults to `None`: hard with a consensus of
             votes, otherwise soft.
         compensate_temperature: Boolean. Whether to multiply the student's loss by
@@ -96,6 +102,7 @@ class DMPTrainer:
         selector: EntropyReferenceSelector | str | None = "lowest_half",
         consensus: Consensus | None = None,
         temperature: float = 1.0,
+        label_temperature: float = 1.0,
         labels: str | None = None,
         compensate_temperature: bool = False,
         from_logits: bool | None = None,
@@ -110,6 +117,7 @@ class DMPTrainer:
             teacher=teacher,
             consensus=consensus,
             temperature=temperature,
+            label_temperature=label_temperature,
             labels=labels,
             compensate_temperature=compensate_temperature,
             from_logits=from_logits,
@@ -290,6 +298,7 @@ class DMPTrainer:
         reference: Any = None,
         nonmembers: Any,
         temperatures: Iterable[float] = (1.0,),
+        label_temperatures: Iterable[float] = (1.0,),
         sizes: Iterable[int | None] = (None,),
         orders: Iterable[str] = ("lowest",),
         labels: Iterable[str] = ("soft",),
@@ -298,8 +307,8 @@ class DMPTrainer:
     ) -> "Sweep":
         """Train one teacher, label once, and train and audit a student for each combination.
 
-        With a `seed`, a point equals the result of `fit` with its settings. Temperature, labels and
-        selector of the trainer are ignored, except for the selector's `balance_classes` and
+        With a `seed`, a point equals the result of `fit` with its settings. Temperatures, labels
+        and selector of the trainer are ignored, except for the selector's `balance_classes` and
         `seed`.
 
         Args:
@@ -308,12 +317,13 @@ class DMPTrainer:
             reference: Reference samples, as in `fit`.
             nonmembers: (x, y) or a dataset for the audit; neither members nor reference.
             temperatures: Temperatures. Defaults to only 1.
+            label_temperatures: Temperatures of the teacher's labels alone. Defaults to only 1.
             sizes: Numbers of reference samples to choose, None for all. Defaults to all.
             orders: `"lowest"`, `"highest"`, `"random"`. Defaults to the lowest entropy.
-            labels: `"soft"`, `"hard"`; hard labels use only temperature 1. Defaults to soft.
+            labels: `"soft"`, `"hard"`; hard labels use only temperatures of 1. Defaults to soft.
             consensus: Settings of a consensus, each with its own teachers and for all sizes and
-                orders, and `None` for students of one teacher, which alone use `temperatures` and
-                `labels`. Defaults to the trainer's.
+                orders, and `None` for students of one teacher, which alone use `temperatures`,
+                `label_temperatures` and `labels`. Defaults to the trainer's.
             **fit: Further arguments of `fit`, for all students.
 
         Returns:
@@ -336,10 +346,17 @@ class DMPTrainer:
                 f"callbacks={shown(arguments.callbacks)}"
             )
         fixed = self._settings.of_distillation()
-        del fixed["temperature"], fixed["labels"]  # the grid's
-        compensate = fixed["compensate_temperature"]
-        agreed = (self._settings.consensus,) if consensus is None else consensus
-        grid = sweeping.Grid.of(temperatures, sizes, orders, labels, agreed, compensate)
+        for of_grid in ("temperature", "label_temperature", "labels"):
+            del fixed[of_grid]
+        grid = sweeping.Grid.of(
+            temperatures=temperatures,
+            label_temperatures=label_temperatures,
+            sizes=sizes,
+            orders=orders,
+            labels=labels,
+            consensus=(self._settings.consensus,) if consensus is None else consensus,
+            compensate_temperature=fixed["compensate_temperature"],
+        )
         selectors = grid.selectors(self.selector)
         with prepared(
             self._settings,

@@ -99,7 +99,8 @@ class Rounds:
         self._pool, self._weights = pool.x, pool.sample_weight
         self._pool_size = plan.reference.num_samples
         self._selector = selector_among(run.arguments.callbacks)
-        self._distillation = settings.of_distillation()
+        # The teachers' labels have theirs before they are aggregated; students pass on their own.
+        self._distillation = {**settings.of_distillation(), "label_temperature": 1.0}
         self._num_students = 0
         # Built and compiled before any training, so that errors are found first.
         self._distiller = run.distiller(plan.student, has_teacher=False, **self._distillation)
@@ -203,7 +204,8 @@ class Rounds:
                     of_teacher, from_logits=kind.from_logits
                 )
             if is_soft:
-                mixed = combined(self._probabilities(found), consensus.aggregation)
+                of_labels = self._run.settings.label_temperature
+                mixed = combined(self._probabilities(found, of_labels), consensus.aggregation)
                 outputs[rows] = probabilities.outputs_of_probabilities(mixed, kind)
         for check in checks:
             check.finish()
@@ -378,10 +380,10 @@ class Rounds:
             part = arrays.take(self._pool, rows)
             yield rows, [of_model(part) for of_model in passes]
 
-    def _probabilities(self, outputs: list[np.ndarray]) -> np.ndarray:
+    def _probabilities(self, outputs: list[np.ndarray], temperature: float = 1.0) -> np.ndarray:
         """Probabilities of several models, (models, samples, classes), float64."""
-        from_logits = self._run.plan.kind.from_logits
-        logs = [probabilities.log_probabilities(of, from_logits=from_logits) for of in outputs]
+        how = {"from_logits": self._run.plan.kind.from_logits, "temperature": temperature}
+        logs = [probabilities.log_probabilities(of, **how) for of in outputs]
         return np.exp(np.stack(logs))
 
     def _report(

@@ -20,6 +20,7 @@ _LOWEST_HALF = "lowest_half"
 _MOST_SEED = 2**32 - 1
 _OF_DISTILLATION = (
     "temperature",
+    "label_temperature",
     "labels",
     "compensate_temperature",
     "label_format",
@@ -38,6 +39,7 @@ class TrainerSettings:
     teacher: keras.Model | None
     consensus: Consensus | None
     temperature: float
+    label_temperature: float
     labels: str | None
     compensate_temperature: bool
     from_logits: bool | None
@@ -66,7 +68,12 @@ class TrainerSettings:
         if self.distribution_strategy is not None:
             replicas.require_strategy(self.distribution_strategy)
         require_from_logits(self.from_logits)
-        require_settings(self.temperature, self.labels, self.compensate_temperature)
+        require_settings(
+            temperature=self.temperature,
+            label_temperature=self.label_temperature,
+            labels=self.labels,
+            compensate_temperature=self.compensate_temperature,
+        )
         require_storage(self.label_format, self.memory_limit)
 
     def of_distillation(self) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class Students:
 
         Args:
             labeled: The labelled reference samples.
-            of_point: Temperature and labels.
+            of_point: Temperatures and labels.
             order: Order in which the samples were chosen.
             name: Name of its checkpoints.
         """
@@ -181,7 +181,8 @@ class Students:
 
 def with_consensus(settings: TrainerSettings, consensus: Consensus) -> TrainerSettings:
     """The trainer's settings with a consensus."""
-    return dataclasses.replace(settings, consensus=consensus, labels=None, temperature=1.0)
+    temperatures = {"temperature": 1.0, "label_temperature": 1.0}
+    return dataclasses.replace(settings, consensus=consensus, labels=None, **temperatures)
 
 
 def is_finite(model: keras.Model) -> bool:

@@ -28,6 +28,8 @@ from keras_dmp.trainer.consensus import Consensus
 
 _ATTACK = "loss"
 _SETTINGS = ("temperature", "labels", "order", "size", "mean_entropy")
+# Older files lack these: there were only the defaults.
+_LATER = ("label_temperature", "attack")
 _COLUMNS = (
     Column(head="labels", words=True),
     Column(head="order", words=True, beneath=True),
@@ -61,6 +63,7 @@ class SweepPoint:
 
     Attributes:
         temperature: Temperature of the distillation.
+        label_temperature: Temperature of the teacher's labels alone.
         labels: "soft" or "hard".
         consensus: Settings of the consensus whose labels it has learned, or None.
         order: Order of the selection, "lowest", "highest" or "random".
@@ -80,6 +83,7 @@ class SweepPoint:
     order: str
     size: int
     mean_entropy: float | None
+    label_temperature: float = 1.0
     consensus: Consensus | None = None
     attack: str = _ATTACK
     report: AuditReport
@@ -110,7 +114,8 @@ class SweepPoint:
         """Its settings in a few words."""
         if self.consensus is not None:
             return f"{self.consensus}, {self.order} {self.size:,}"
-        return f"{self.labels} labels, {self.order} {self.size:,}, T={self.temperature:g}"
+        labels = f"{self.labels} labels{at_temperature(self.label_temperature)}"
+        return f"{labels}, {self.order} {self.size:,}, T={self.temperature:g}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,7 +254,7 @@ class Sweep(Documented, Saved):
     def _values(self) -> dict[str, Any]:
         points = []
         for point in self.points:
-            settings = {name: getattr(point, name) for name in (*_SETTINGS, "attack")}
+            settings = {name: getattr(point, name) for name in (*_SETTINGS, *_LATER)}
             if point.consensus is not None:
                 settings["consensus"] = dataclasses.asdict(point.consensus)
             points.append({**settings, "report": point.report.to_dict()})
@@ -262,8 +267,7 @@ class Sweep(Documented, Saved):
             points=tuple(
                 SweepPoint(
                     **{name: point[name] for name in _SETTINGS},
-                    # Older sweeps have no other attack.
-                    attack=point.get("attack", _ATTACK),
+                    **{name: point[name] for name in _LATER if name in point},
                     consensus=_consensus(point.get("consensus")),
                     report=AuditReport.from_dict(point["report"]),
                 )
@@ -276,7 +280,7 @@ class Sweep(Documented, Saved):
         frontier = self.frontier
         rows = tuple(
             (
-                str(point.consensus or point.labels),
+                str(point.consensus or point.labels + at_temperature(point.label_temperature)),
                 point.order,
                 "yes" if point in frontier else "",
                 Number(value=point.size, kind="count"),
@@ -294,7 +298,8 @@ class Sweep(Documented, Saved):
         """The students by labels and order."""
         kinds: dict[str, list[SweepPoint]] = {}
         for point in self.points:
-            kind = "consensus" if point.consensus else f"{point.labels} labels"
+            kind = f"{point.labels} labels{at_temperature(point.label_temperature)}"
+            kind = "consensus" if point.consensus else kind
             kinds.setdefault(f"{kind}, {point.order}", []).append(point)
         return kinds
 
@@ -341,6 +346,11 @@ class Sweep(Documented, Saved):
     def _words_of(self, report: AuditReport) -> str:
         accuracy, auc = report.nonmember_accuracy, report[self.attack].auc
         return f"test accuracy {accuracy:.3f} at AUC {auc:.3f}"
+
+
+def at_temperature(label_temperature: float) -> str:
+    """The temperature of labels after their name, or nothing for 1."""
+    return "" if label_temperature == 1 else f" at {label_temperature:g}"
 
 
 def _beats(point: SweepPoint, other: SweepPoint) -> bool:

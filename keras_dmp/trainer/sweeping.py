@@ -20,7 +20,7 @@ from keras_dmp.trainer.plan import read_labeled
 from keras_dmp.trainer.rounds import drawn_shards
 from keras_dmp.trainer.run import Run
 from keras_dmp.trainer.students import Student, Students, is_finite, with_consensus
-from keras_dmp.trainer.sweep import Sweep, SweepPoint
+from keras_dmp.trainer.sweep import Sweep, SweepPoint, at_temperature
 
 # Scores that need one output per sample: as fast as predicting.
 _AUDIT = {"attacks": ("loss",), "slices": (), "seed": 0}
@@ -32,8 +32,8 @@ class Grid:
 
     Attributes:
         choices: Different choices of reference samples, (order, size) each.
-        settings: Different settings of the distillation: temperature and labels. Empty if all
-            points are those of a consensus.
+        settings: Different settings of the distillation: temperatures and labels. Empty if
+            all points are those of a consensus.
         consensus: Different settings of a consensus.
     """
 
@@ -44,7 +44,9 @@ class Grid:
     @classmethod
     def of(
         cls,
+        *,
         temperatures: Iterable[float],
+        label_temperatures: Iterable[float],
         sizes: Iterable[int | None],
         orders: Iterable[str],
         labels: Iterable[str],
@@ -56,7 +58,13 @@ class Grid:
         Raises:
             ValueError: For settings out of range, or an empty list.
         """
-        given = {"temperatures": temperatures, "sizes": sizes, "orders": orders, "labels": labels}
+        given = {
+            "temperatures": temperatures,
+            "label_temperatures": label_temperatures,
+            "sizes": sizes,
+            "orders": orders,
+            "labels": labels,
+        }
         lists = {name: _distinct(name, values) for name, values in given.items()}
         for size in lists["sizes"]:
             if size is not None:
@@ -64,13 +72,15 @@ class Grid:
         # Also those that no point uses, such as an order of the whole pool.
         for order in lists["orders"]:
             _validate.one_of(ORDERS, orders=order)
-        for temperature in lists["temperatures"]:
-            require_settings(temperature, "soft", compensate_temperature)
+        pairs = itertools.product(lists["temperatures"], lists["label_temperatures"])
+        pairs = [{"temperature": both, "label_temperature": alone} for both, alone in pairs]
+        for pair in pairs:
+            require_settings(**pair, labels="soft", compensate_temperature=compensate_temperature)
         settings = []
-        for kind, temperature in itertools.product(lists["labels"], lists["temperatures"]):
-            temperature = 1.0 if kind == "hard" else temperature
-            require_settings(temperature, kind, compensate_temperature)
-            one = {"temperature": float(temperature), "labels": kind}
+        for kind, pair in itertools.product(lists["labels"], pairs):
+            pair = {name: 1.0 if kind == "hard" else float(of) for name, of in pair.items()}
+            one = {**pair, "labels": kind}
+            require_settings(**one, compensate_temperature=compensate_temperature)
             if one not in settings:
                 settings.append(one)
         # The whole pool is one choice, regardless of the order.
@@ -173,7 +183,9 @@ def _each(
 
 def _named(point: dict[str, Any]) -> str:
     """Name of a student in its report and in warnings."""
-    labels = point["labels"] if point.get("consensus") is None else str(point["consensus"])
+    labels = point["labels"] + at_temperature(point.get("label_temperature", 1.0))
+    if point.get("consensus") is not None:
+        labels = str(point["consensus"])
     return f"{point['order']} {point['size']}, {labels}, T={point['temperature']:g}"
 
 

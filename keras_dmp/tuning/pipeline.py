@@ -160,6 +160,7 @@ class Pipeline:
             teacher=None,
             consensus=None,
             temperature=1.0,
+            label_temperature=1.0,
             labels=None,
             from_logits=inputs.kind.from_logits,
             seed=seed,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_dmp import defenses
+from keras_dmp import DMPTrainer, EntropyReferenceSelector, defenses
 
 FIT = {"epochs": 2, "batch_size": 16, "seed": 3, "optimizer": keras.optimizers.SGD(0.5)}
 
@@ -51,6 +51,19 @@ def test_no_defense_is_plain_fit(split, undefended):
 def test_nothing_of_a_defense_is_no_defense(name, settings, split, undefended):
     mine = defenses.get(name, **settings).protect(build, split, **FIT)
     nets.assert_same_weights(mine, undefended, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
+def test_dmp_is_the_trainer_with_its_settings(split):
+    settings = {"temperature": 2.0, "label_temperature": 0.25}
+    mine = defenses.get("dmp", size=48, **settings).protect(build, split, **FIT)
+    selector = EntropyReferenceSelector(size=48, seed=FIT["seed"])
+    trainer = DMPTrainer(build, selector=selector, seed=FIT["seed"], **settings)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    trainer.compile(FIT["optimizer"], loss)
+    fit = {"epochs": FIT["epochs"], "batch_size": FIT["batch_size"], "verbose": 0}
+    trainer.fit(*split.members, reference=split.reference, **fit)
+    nets.assert_same_weights(mine, nets.snapshot(trainer.student), atol=1e-6)
 
 
 @pytest.mark.slow
@@ -197,6 +210,8 @@ def test_models_without_a_place_for_dropout(model, message, split):
         ("dmp", {"size": 9, "fraction": 0.5}, "at most one of `size` and `fraction`"),
         ("dmp", {"size": 0}, "`size` to be a whole number of at least 1"),
         ("dmp", {"labels": "hard", "temperature": 2.0}, "`temperature` to be 1 with labels='hard'"),
+        ("dmp", {"labels": "hard", "label_temperature": 0.5}, "label_temperature=0.5"),
+        ("dmp", {"label_temperature": 0}, "`label_temperature` to be a finite number above 0"),
         ("dmp", {"student_optimizer": "x"}, "Expected `student_optimizer` to be a Keras optimizer"),
         ("weight_decay", {"decay": -1}, "`decay` to be a finite number of at least 0"),
         ("dropout", {"rate": 1.0}, "`rate` to be below 1"),

@@ -196,6 +196,7 @@ def test_refuses_a_temperature(student, temperature):
     [
         ({"labels": "crisp"}, ValueError, "`labels` to be one of 'soft', 'hard'"),
         ({"labels": "hard", "temperature": 2.0}, ValueError, "to be 1 with labels='hard'"),
+        ({"labels": "hard", "label_temperature": 0.5}, ValueError, "label_temperature=0.5"),
         ({"compensate_temperature": 1}, ValueError, "`compensate_temperature` to be True or"),
         ({"cache": "yes"}, ValueError, "`cache` to be True or False"),
         ({"drop_labels": None}, ValueError, "`drop_labels` to be True or False"),

@@ -49,6 +49,7 @@ def refused(argument, value):
 
 SETTINGS = [
     *rows("temperature", NOT_TEMPERATURES),
+    *rows("label_temperature", NOT_TEMPERATURES),
     *rows("labels", ("firm", 1)),
     *rows("compensate_temperature", NOT_BOOLEANS),
     *rows("from_logits", ("yes", 0, 1)),
@@ -151,6 +152,7 @@ def test_fit_of_dmp_trainer(split, nothing_trained, argument, value):
     [
         *FIT_OF_DMP[::4],
         *rows("temperatures", (2.0, "2", ())),
+        *rows("label_temperatures", (0.5, ())),
         *rows("sizes", (4, ())),
         *rows("orders", ("lowest", ())),
         *rows("labels", ("soft", ())),
@@ -167,7 +169,13 @@ def test_sweep(split, nothing_trained, argument, value):
 
 @pytest.mark.parametrize(
     ("setting", "values"),
-    [("temperature", (1e-30,)), ("size", ("all",)), ("order", ("best",)), ("label", ("firm",))],
+    [
+        ("temperature", (1e-30,)),
+        ("label_temperature", (1e-30,)),
+        ("size", ("all",)),
+        ("order", ("best",)),
+        ("label", ("firm",)),
+    ],
 )
 @pytest.mark.parametrize("others", [{"sizes": (10,)}, {"sizes": (None,), "labels": ("hard",)}])
 def test_values_in_a_sweep(split, nothing_trained, setting, values, others):
@@ -362,22 +370,25 @@ def test_selector(argument, value):
         EntropyReferenceSelector(**{**criterion, argument: value})
 
 
+@pytest.mark.parametrize("name", ["temperature", "label_temperature"])
 @pytest.mark.parametrize("value", NOT_TEMPERATURES, ids=ids)
-def test_loss(value):
-    with refused("temperature", value):
-        SoftTargetKLDivergence(value)
+def test_loss(name, value):
+    with refused(name, value):
+        SoftTargetKLDivergence(**{name: value})
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e6])
+@pytest.mark.parametrize("label_temperature", [1e-6, 1e6])
 @pytest.mark.parametrize("compensate_temperature", [False, True])
 def test_temperatures_at_the_limits_train_finite_students(
-    split, temperature, compensate_temperature
+    split, temperature, label_temperature, compensate_temperature
 ):
     student = build()
     trainer = DistillationTrainer(
         student,
         build(),
         temperature=temperature,
+        label_temperature=label_temperature,
         compensate_temperature=compensate_temperature,
     )
     trainer.compile("sgd", run_eagerly=True)

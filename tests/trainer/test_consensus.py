@@ -408,12 +408,45 @@ def test_more_than_half_of_the_votes_are_needed(num_shards, needed):
         ({"labels": "soft"}, "labels='soft'"),
         ({"teacher": nets.classifier()}, "teacher"),
         ({"consensus": 4}, "consensus=4"),
+        ({"label_temperature": 0.5}, "label_temperature=0.5"),
     ],
-    ids=["soft", "teacher", "type"],
+    ids=["soft", "teacher", "type", "label_temperature"],
 )
 def test_arguments_that_contradict_it_are_refused(settings, pattern):
     with pytest.raises((TypeError, ValueError), match=pattern):
         DMPTrainer(build, **{"consensus": Consensus(), "seed": 0, **settings})
+
+
+@pytest.mark.parametrize("aggregation", ["median", "trimmed_mean"])
+def test_a_label_temperature_is_that_of_each_teacher(split, aggregation):
+    consensus = Consensus(num_shards=3, rounds=1, aggregation=aggregation)
+    # Steps of no length, so that the loss is that of the student's initial weights.
+    still = {"student_optimizer": keras.optimizers.SGD(0.0)}
+    trainer, history = train(split, consensus=consensus, label_temperature=0.25, compile=still)
+    logits = np.stack([one.predict(split.reference, verbose=0) for one in trainer.teachers])
+    sharp = np.stack([nets.softmax(of_teacher / 0.25) for of_teacher in logits])
+    # Of three values, the median is also what remains between the highest and the lowest.
+    p = np.median(sharp, axis=0)
+    p = p / p.sum(axis=1, keepdims=True)
+    votes = np.eye(nets.CLASSES)[logits.argmax(axis=2)].sum(axis=0)
+    q = nets.softmax(trainer.student.predict(split.reference, verbose=0))
+    each = np.sum(p * np.log(p / q), axis=1)
+    expected = each[votes.max(axis=1) >= 2].mean()
+    assert history.history["loss"] == pytest.approx([expected] * 3, rel=1e-4)
+
+
+def test_students_pass_on_their_own_predictions(split):
+    """The label temperature is that of the teachers alone."""
+    consensus = Consensus(num_shards=2, rounds=1, aggregation="median", self_training=True)
+    still = {"student_optimizer": keras.optimizers.SGD(0.0)}
+    first, last = [], []
+    for label_temperature in (1.0, 0.25):
+        settings = {"consensus": consensus, "label_temperature": label_temperature}
+        trainer, history = train(split, compile=still, **settings)
+        first.append(trainer.rounds[0].student_histories[0]["loss"])
+        last.append(history.history["loss"])
+    assert first[0] != pytest.approx(first[1], rel=0.01)
+    assert last[0] == pytest.approx(last[1], rel=1e-6)
 
 
 @pytest.mark.full

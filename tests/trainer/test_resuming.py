@@ -370,6 +370,11 @@ CHANGES = {
     "members": ({}, {"y": 1}, "members is"),
     "seed": ({"seed": 4}, {}, "settings is"),
     "temperature": ({"temperature": 2.0}, {}, "settings is .*'temperature': 1.0.* there"),
+    "label_temperature": (
+        {"label_temperature": 0.5},
+        {},
+        "settings is .*'label_temperature': 1.0.* there and .*'label_temperature': 0.5.* here",
+    ),
     "epochs": ({}, {"epochs": EPOCHS + 1}, "fit is"),
     "reference": ({}, {"reference": nets.prototypes(239, seed=2)[0]}, "reference is '240 sample"),
     "batch_size": (

@@ -131,6 +131,27 @@ def test_teacher_and_labels_are_made_once(split, monkeypatch):
     assert len({id(p.student) for p in found.points}) == 3
 
 
+def test_label_temperatures(split, tmp_path):
+    found = sweep(split, label_temperatures=(1.0, 0.25), labels=("soft", "hard"))
+    given = [(p.labels, p.label_temperature) for p in found.points]
+    assert given == [("soft", 1.0), ("soft", 0.25), ("hard", 1.0)]
+    alone = trainer(label_temperature=0.25)
+    alone.fit(*split.members, reference=split.reference, epochs=2, batch_size=16, verbose=0)
+    for mine, theirs in zip(weights(found.points[1].student), weights(alone.student), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert found.points[1].settings.startswith("soft labels at 0.25, ")
+    assert found.points[1].report.name.endswith("soft at 0.25, T=1")
+    assert "| soft at 0.25 |" in found.to_markdown()
+    assert "soft labels at 0.25" in found.to_html()
+    found.save(tmp_path / "sweep.json")
+    assert Sweep.load(tmp_path / "sweep.json") == found
+    # Files from before there was one.
+    values = found.to_dict()
+    for of_point in values["points"]:
+        del of_point["label_temperature"]
+    assert {p.label_temperature for p in Sweep.from_dict(values).points} == {1.0}
+
+
 @pytest.mark.full
 def test_hard_labels_have_one_temperature(split):
     found = sweep(split, temperatures=(1.0, 2.0), labels=("soft", "hard"))
@@ -266,6 +287,7 @@ def test_plot_shows_all_points_and_the_frontier(found, tmp_path):
     [
         ({"temperatures": 2.0}, r"`temperatures` to be.*temperatures=2\.0"),
         ({"temperatures": (0.0,)}, "`temperature`"),
+        ({"label_temperatures": (0.0,)}, "`label_temperature`"),
         ({"labels": "soft"}, "`labels` to be.*labels='soft'"),
         ({"labels": ("firm",)}, "`labels`.*firm"),
         ({"orders": ()}, "`orders` to have at least one value"),
