@@ -39,7 +39,7 @@ class Claim:
         values: From the evidence to one value per seed.
         rule: As in `verdict`.
         limit: As in `verdict`.
-        percent: Whether the values are shares, to be shown as percentage points.
+        unit: `"AUC"` or `"points"` for a difference, `"%"` for a share, or `"coefficient"`.
     """
 
     name: str
@@ -51,12 +51,17 @@ class Claim:
     values: Callable[[Evidence], Values]
     rule: str = "above"
     limit: float = 0.0
-    percent: bool = False
+    unit: str = "AUC"
+
+    @property
+    def percent(self) -> bool:
+        """Whether the values are shares, to be shown in percent."""
+        return self.unit in ("points", "%")
 
     @property
     def condition(self) -> str:
         """When it agrees, in words."""
-        limit = f"{100 * self.limit:g} points" if self.percent else f"{self.limit:g}"
+        limit = f"{100 * self.limit:g} {self.unit}" if self.percent else f"{self.limit:g}"
         if self.rule == "within":
             return f"agrees if the interval is between -{limit} and {limit}"
         return f"agrees if the interval is {self.rule} {limit if self.limit else '0'}"
@@ -152,7 +157,7 @@ def _entropy_claims() -> list[Claim]:
             number="54.2 to 58.8 %",
             measured="accuracy of the black-box attack, highest minus lowest entropy, equal size",
             values=lambda evidence: difference(attacked(BLACK_BOX), *_ends(evidence)),
-            percent=True,
+            unit="points",
             **common,
         ),
         Claim(
@@ -161,7 +166,7 @@ def _entropy_claims() -> list[Claim]:
             number="about 65 to 75 %",
             measured="test accuracy, highest minus lowest entropy, equal size",
             values=lambda evidence: difference(accuracy, *_ends(evidence)),
-            percent=True,
+            unit="points",
             **common,
         ),
         Claim(
@@ -171,7 +176,7 @@ def _entropy_claims() -> list[Claim]:
             number=NOT_KNOWN,
             measured="AUC of the loss attack: random references of equal accuracy minus lowest "
             "entropy",
-            values=lambda evidence: advantage(evidence, BASE),
+            values=lambda evidence: advantage(evidence, BASE, paper_plan.CONTROLS),
             **common,
         ),
     ]
@@ -194,7 +199,7 @@ def _size_claims() -> list[Claim]:
                     place="text",
                     measured=f"{what} per doubling of the size, {words}",
                     values=_over_sizes(of, order),
-                    percent=name == "accuracy",
+                    unit="points" if name == "accuracy" else "AUC",
                 )
             )
     return found
@@ -224,23 +229,30 @@ def _temperature_claims() -> list[Claim]:
                     measured=f"{what} per doubling of T, {words}",
                     values=_over_temperatures(of, students),
                     rule=rule,
-                    percent=name == "accuracy",
+                    unit="points" if name == "accuracy" else "AUC",
                 )
             )
-    sharp = Student(order=LOWEST, label_temperature=0.5)
-    for name, student in (("label temperature 0.5", sharp), ("hard labels", paper_plan.HARD)):
+    for at, rule in ((0.5, "below"), (2.0, "above"), (None, "below")):
+        if at is None:
+            words, student = "hard labels", paper_plan.HARD
+        else:
+            words = f"label temperature {at:g}"
+            student = Student(order=LOWEST, label_temperature=at)
         found.append(
             Claim(
-                name=f"{name} at equal accuracy",
+                name=f"{words} at equal accuracy",
                 experiment="temperature",
-                says="Sharper labels have more risk. Theory of 2025 (arXiv 2506.14457) has the "
-                "opposite. Ours: less risk at equal accuracy?",
+                says="If a higher temperature lowers the risk, softer labels have less risk at "
+                "equal accuracy, and sharper ones more. The theory of 2025 (arXiv 2506.14457) "
+                "has the opposite.",
                 number=NOT_KNOWN,
                 place="Table 8",
-                measured="AUC of the loss attack: random references of equal accuracy minus "
-                f"{name} on the lowest entropies",
-                values=lambda evidence, student=student: advantage(evidence, student),
-                rule="below",
+                measured="AUC of the loss attack: the labels as they are, at equal accuracy, "
+                f"minus {words}",
+                values=lambda evidence, student=student: advantage(
+                    evidence, student, paper_plan.UNCHANGED_LABELS
+                ),
+                rule=rule,
             )
         )
     return found
@@ -249,6 +261,7 @@ def _temperature_claims() -> list[Claim]:
 def _reduction_claims() -> list[Claim]:
     common: dict[str, Any] = {
         "experiment": "reduction",
+        "unit": "coefficient",
         "number": NOT_KNOWN,
         "place": "the derivation of the selection",
     }
@@ -308,7 +321,7 @@ def _reference_claims() -> list[Claim]:
             values=_of_measure("reference", attacked((attack, "balanced_accuracy"))),
             rule="below",
             limit=limit,
-            percent=True,
+            unit="%",
         )
         for words, attack, number, limit in (
             ("black-box", "reference_black_box", "50.5 to 52.7 %", 0.527),
@@ -355,7 +368,7 @@ def _other_claims() -> list[Claim]:
             values=lambda evidence: difference(
                 accuracy, evidence.of(generated[1.5]), evidence.of(generated[0.5])
             ),
-            percent=True,
+            unit="points",
             **of_gan,
         ),
         Claim(
@@ -368,7 +381,7 @@ def _other_claims() -> list[Claim]:
             values=lambda evidence: difference(
                 attacked(BLACK_BOX), evidence.of(TEACHER), evidence.of(BASE)
             ),
-            percent=True,
+            unit="points",
         ),
         Claim(
             name="cost of the student",
@@ -380,7 +393,7 @@ def _other_claims() -> list[Claim]:
             values=lambda evidence: difference(accuracy, evidence.of(TEACHER), evidence.of(BASE)),
             rule="below",
             limit=0.0243,
-            percent=True,
+            unit="points",
         ),
     ]
 
@@ -405,7 +418,7 @@ def _rival_claims() -> list[Claim]:
             place=place,
             measured="test accuracy, DMP minus rival, at the higher of their black-box risks",
             values=_over_rival(curve),
-            percent=True,
+            unit="points",
         )
         for curve, (number, place) in numbers.items()
     ]
@@ -421,7 +434,7 @@ def _rival_claims() -> list[Claim]:
             place="comparison",
             measured="gap of the regularizer with the smallest one minus DMP's gap",
             values=_beyond_regularizers,
-            percent=True,
+            unit="points",
         ),
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from scipy import stats
 
-from benchmarks import frontier, paper_plan
+from benchmarks import frontier
 from benchmarks.defense_rows import POINT
 from benchmarks.paper_plan import Student
 
@@ -88,16 +88,16 @@ def slope(of: Callable[[dict], float], rows: dict[float, dict[int, dict]]) -> Va
     }
 
 
-def advantage(evidence: Evidence, student: Student) -> Values:
-    """How much less AUC a student has than random references at its accuracy, by seed.
+def advantage(evidence: Evidence, student: Student, controls: tuple[Student, ...]) -> Values:
+    """How much less AUC a student has than the controls at its accuracy, by seed.
 
-    The controls are random reference samples of all sizes, also with fewer epochs, linear between
-    the points of their frontier. Seeds in which all controls are more accurate do not count.
+    Controls are linear between the points of their frontier. If none is as accurate, it is the
+    most accurate one. Seeds in which all controls are more accurate do not count.
     """
-    controls = [evidence.of(control) for control in paper_plan.CONTROLS]
+    found_controls = [evidence.of(control) for control in controls]
     of, found = attacked(LOSS), {}
     for seed, row in evidence.of(student).items():
-        rows = [each[seed] for each in controls if seed in each]
+        rows = [each[seed] for each in found_controls if seed in each]
         points = frontier.frontier((of(each), accuracy(each)) for each in rows)
         risk = frontier.risk_at(points, accuracy(row))
         if not math.isnan(risk):

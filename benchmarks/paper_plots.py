@@ -17,21 +17,21 @@ _X = {
 
 
 def series(experiment, mine):
-    """Students of an experiment by the name of their line, those without a place on x in brackets.
+    """Students of an experiment, by the name of their line.
 
     Returns:
-        For each line, pairs of x, or None, and a student. With entropy, x is that of its rows.
+        For each line, pairs of x, or None for a student without a place there, and a student.
     """
     students = mine.students
     if experiment == "entropy":
         size = next((each.size for each in students if each.order == WINDOW), 1.0)
         lowest = Student(order=LOWEST, size=size)
         windows = [each for each in students if each.order == WINDOW or each == lowest]
-        controls = [each for each in students if each in paper_plan.CONTROLS]
-        return {
-            "windows of equal size": [(_entropy(mine, each), each) for each in windows],
-            "random": [(None, each) for each in controls],
-        }
+        found = {"windows of equal size": [(_entropy(mine, each), each) for each in windows]}
+        for name, is_shorter in (("random, all sizes", False), ("random, fewer epochs", True)):
+            controls = [each for each in paper_plan.CONTROLS if (each.epochs < 1) == is_shorter]
+            found[name] = [(None, each) for each in controls if each in students]
+        return found
     if experiment == "size":
         return {
             order: [
@@ -81,8 +81,6 @@ def _panels(experiment, mine):
     if experiment in _STUDENTS:
         lines = series(experiment, mine)
         trade = {name: _trade(mine, [each for _, each in line]) for name, line in lines.items()}
-        if experiment == "entropy":
-            trade["random"] = sorted(trade["random"])
         trade["undefended"] = _trade(mine, [TEACHER])
         risk, risk_label = attacked(LOSS), _AUC
         if experiment == "entropy":
@@ -204,7 +202,8 @@ def _fill(axes, panel):
     for (name, points), marker in zip(panel["lines"].items(), "osv^<>DPXh" * 2, strict=False):
         x, y, half = zip(*points, strict=True)
         errors = half if any(half) else None
-        axes.errorbar(x, y, yerr=errors, label=name, marker=marker, markersize=5, linewidth=1)
+        words = name.replace("_", " ")
+        axes.errorbar(x, y, yerr=errors, label=words, marker=marker, markersize=5, linewidth=1)
     if panel["x"] in (_X["size"], _X["temperature"]):
         axes.set_xscale("log", base=2)
     if panel["x"] in ("", "attack"):

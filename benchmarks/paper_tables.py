@@ -19,8 +19,8 @@ TITLES = {
 _RULE = (
     "Verdicts are by the 95 % interval (Student's) of the mean over seeds, each with its own split "
     "and models: *agrees* or *does not agree* if the interval is entirely on one side of the "
-    "limit, otherwise, and for a single seed, *cannot be told*. AUCs are differences of AUCs, "
-    "points are percentage points."
+    "limit, otherwise, and for a single seed, *cannot be told*. *AUC* marks a difference of AUCs, "
+    "*points* one of percentages."
 )
 
 
@@ -63,25 +63,25 @@ def summary_table(by_group):
     return table(["claim", "in the paper", *map(_named, groups)], lines)
 
 
-def claim_part(claim, by_group):
-    """A claim with the paper's number, ours and the verdicts; empty without rows."""
-    lines = [
-        [
-            _named(group),
-            len(values),
-            interval(values.values(), percent=claim.percent, sign=True),
-            decided,
-        ]
-        for group, values, decided in answers(claim, by_group)
-    ]
+def claims_part(experiment, by_group):
+    """The claims of an experiment: what the paper says, ours, and the verdicts."""
+    texts, lines = [], []
+    for claim in CLAIMS:
+        found = answers(claim, by_group) if claim.experiment == experiment else []
+        if not found:
+            continue
+        texts.append(
+            f"- *{claim.name}*: {claim.says} The paper ({claim.place}): {claim.number}. Measured: "
+            f"{claim.measured}; {claim.condition}."
+        )
+        for group, values, decided in found:
+            mine = interval(values.values(), percent=claim.percent, sign=claim.unit != "%")
+            unit = "" if claim.unit == "coefficient" else f" {claim.unit}"
+            lines.append([claim.name, _named(group), len(values), f"{mine}{unit}", decided])
     if not lines:
         return ""
-    unit = "points" if claim.percent else "difference or coefficient"
-    text = (
-        f"**{claim.name[0].upper()}{claim.name[1:]}.** {claim.says} The paper: {claim.number} "
-        f"({claim.place}). Measured: {claim.measured}; {claim.condition}."
-    )
-    return "\n\n".join([text, table(["data", "seeds", unit, "verdict"], lines)])
+    header = ["claim", "data", "seeds", "ours", "verdict"]
+    return "\n\n".join(["\n".join(texts), table(header, lines)])
 
 
 def students_table(experiment, group, mine):
@@ -111,15 +111,17 @@ def measures_table(name, mine):
     lines = []
     for attack in rows[0]["attacks"]:
         of = [row["attacks"][attack] for row in rows]
-        lines.append([f"AUC {attack}", interval(each["auc"] for each in of)])
+        lines.append([f"AUC {attack.replace('_', ' ')}", interval(each["auc"] for each in of)])
         balanced = (each["balanced_accuracy"] for each in of)
-        lines.append([f"accuracy % {attack}", interval(balanced, percent=True)])
+        lines.append([f"accuracy % {attack.replace('_', ' ')}", interval(balanced, percent=True)])
     for figure, value in rows[0]["figures"].items():
         if isinstance(value, float):
-            lines.append([figure, interval(row["figures"][figure] for row in rows)])
+            lines.append(
+                [figure.replace("_", " "), interval(row["figures"][figure] for row in rows)]
+            )
     for attack in rows[0]["figures"].get("aucs_without_labels", ()):
         aucs = (row["figures"]["aucs_without_labels"][attack] for row in rows)
-        lines.append([f"AUC {attack}, without labels", interval(aucs)])
+        lines.append([f"AUC {attack.replace('_', ' ')}, without labels", interval(aucs)])
     return table(["figure", "mean (interval)"], lines)
 
 
@@ -186,18 +188,18 @@ def page(rows, paths):
     by_group = evidence(rows)
     parts = ["### Verdicts", _RULE, summary_table(by_group)]
     for experiment, title in TITLES.items():
-        claims = [claim_part(claim, by_group) for claim in CLAIMS if claim.experiment == experiment]
-        if not any(claims):
+        claims = claims_part(experiment, by_group)
+        if not claims:
             continue
-        parts += [f"### {title}", *filter(None, claims)]
+        parts += [f"### {title}", claims]
         for group, mine in by_group.items():
             if experiment == "rivals":
-                figures = [rivals_table(mine)]
+                figures = rivals_table(mine)
+            elif experiment in paper_plan.MEASURES:
+                figures = measures_table(experiment, mine)
             else:
-                figures = [students_table(experiment, group, mine)]
-            if experiment in paper_plan.MEASURES:
-                figures = [measures_table(experiment, mine)]
-            parts += [f"{_named(group)}:\n\n{each}" for each in figures if each]
+                figures = students_table(experiment, group, mine)
+            parts += [f"{_named(group)}:", figures] if figures else []
     parts += ["### Settings", settings_part(by_group), commands(by_group, paths)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
