@@ -78,7 +78,7 @@ def _ends(evidence: Evidence) -> tuple[dict[int, dict], dict[int, dict]]:
 def _over_sizes(of: Callable, order: str) -> Callable[[Evidence], Values]:
     def values(evidence: Evidence) -> Values:
         rows = {size: evidence.of(Student(order=order, size=size)) for size in paper_plan.SIZES}
-        return slope(of, {size: each for size, each in rows.items() if each})
+        return slope(of, rows)
 
     return values
 

@@ -72,12 +72,14 @@ def difference(of: Callable[[dict], float], more: dict[int, dict], less: dict[in
 
 
 def slope(of: Callable[[dict], float], rows: dict[float, dict[int, dict]]) -> Values:
-    """Change of a figure per doubling of a setting, by least squares, for seeds with all rows.
+    """Change of a figure per doubling of a setting, by least squares.
 
     Args:
         of: The figure of a row.
-        rows: Rows by seed, for each value of the setting.
+        rows: Rows by seed, for each value of the setting. Values without any row are left out;
+            of the others, only seeds count that have them all.
     """
+    rows = {value: by_seed for value, by_seed in rows.items() if by_seed}
     if len(rows) < 2:
         return {}
     seeds = set.intersection(*(set(each) for each in rows.values()))

@@ -148,7 +148,7 @@ def rivals_table(mine):
 
 def settings_part(by_group):
     """Sizes, settings, commits, and why they differ from the paper's."""
-    parts = []
+    parts = [paper_tasks.SIZES]
     for group, mine in by_group.items():
         rows = [row for row in mine.rows if row["kind"] == "paper"]
         if not rows:
