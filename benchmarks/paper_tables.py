@@ -167,7 +167,7 @@ def settings_part(by_group):
     return "\n\n".join(parts)
 
 
-def commands(by_group, paths):
+def commands(by_group, paths, plots):
     """The commands that compute the rows and print these tables."""
     found = []
     for scale in dict.fromkeys(group[2] for group in by_group):
@@ -179,12 +179,19 @@ def commands(by_group, paths):
             share = "" if scale == 1 else f" --scale {scale:g}"
             command = f"python -m benchmarks.paper --dataset {names}{share}"
             found.append(f"{command} --seeds {seeds} --out {paths[0]}")
-    found.append(f"python -m benchmarks.paper --table {' '.join(map(str, paths))}")
+    shown = "" if plots is None else f" --plots {plots}"
+    found.append(f"python -m benchmarks.paper --table {' '.join(map(str, paths))}{shown}")
     return "\n".join(["```shell", *found, "```"])
 
 
-def page(rows, paths):
-    """The whole Markdown."""
+def page(rows, paths, plots=None):
+    """The whole Markdown.
+
+    Args:
+        rows: Rows of one or several files.
+        paths: These files.
+        plots: Folder with the plots, or None. Links lead from a folder beside it.
+    """
     by_group = evidence(rows)
     parts = ["### Verdicts", _RULE, summary_table(by_group)]
     for experiment, title in TITLES.items():
@@ -192,6 +199,9 @@ def page(rows, paths):
         if not claims:
             continue
         parts += [f"### {title}", claims]
+        name = f"paper_{experiment}.svg"
+        if plots is not None and (plots / name).is_file():
+            parts.append(f"![{title}: plots](../{plots.name}/{name})")
         for group, mine in by_group.items():
             if experiment == "rivals":
                 figures = rivals_table(mine)
@@ -200,16 +210,16 @@ def page(rows, paths):
             else:
                 figures = students_table(experiment, group, mine)
             parts += [f"{_named(group)}:", figures] if figures else []
-    parts += ["### Settings", settings_part(by_group), commands(by_group, paths)]
+    parts += ["### Settings", settings_part(by_group), commands(by_group, paths, plots)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def show(rows, paths, plots):
-    """Print the page, and write the plots if there is a folder for them."""
-    print(page(rows, paths), end="")
+    """Write the plots if there is a folder for them, and print the page."""
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         paper_plots.write({_named(group): mine for group, mine in evidence(rows).items()}, plots)
+    print(page(rows, paths, plots), end="")
 
 
 def _named(group):

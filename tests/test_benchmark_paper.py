@@ -486,7 +486,8 @@ def test_every_experiment_runs_and_is_printed(tiny, tmp_path, monkeypatch, capsy
     assert defense_rows.read_rows(path) == rows
     assert paper.main(["--table", str(path), "--plots", str(tmp_path / "plots")]) == 0
     page = capsys.readouterr().out
-    for title in paper_tables.TITLES.values():
+    for experiment, title in paper_tables.TITLES.items():
         assert f"### {title}" in page
+        assert f"(../plots/paper_{experiment}.svg)" in page
     plots = {each.name for each in (tmp_path / "plots").iterdir()}
     assert plots == {f"paper_{name}.svg" for name in paper_plan.EXPERIMENTS}
