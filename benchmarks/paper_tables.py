@@ -54,12 +54,16 @@ def answers(claim, by_group):
 
 def summary_table(by_group):
     """Verdicts: a line per claim, a column per group."""
-    groups = list(by_group)
-    lines = []
-    for claim in CLAIMS:
-        by = {group: decided for group, _, decided in answers(claim, by_group)}
-        if by:
-            lines.append([claim.name, claim.place, *(by.get(group, "") for group in groups)])
+    decided = {
+        claim.name: {group: found for group, _, found in answers(claim, by_group)}
+        for claim in CLAIMS
+    }
+    groups = [group for group in by_group if any(group in found for found in decided.values())]
+    lines = [
+        [claim.name, claim.place, *(decided[claim.name].get(group, "") for group in groups)]
+        for claim in CLAIMS
+        if decided[claim.name]
+    ]
     return table(["claim", "in the paper", *map(_named, groups)], lines)
 
 
