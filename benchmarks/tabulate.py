@@ -6,7 +6,8 @@
 Prints, for each data set: every defence and setting with what its search found, means over seeds
 and their 95 % intervals (Student's); the accuracy that DMP gains over each defence at equal risk;
 each audited defence beside the controls at equal risk and at equal accuracy, with LiRA as the
-attacker; the results of the shadow models; and the trials of the searches. With `--out-dir` it
+attacker; canaries by kind, and the worst kind; the results of the shadow models; and the trials of
+the searches. With `--out-dir` it
 writes `defenses_<data set>.md` and the plots `defenses_<data set>.svg` of the rows and
 `defenses_<data set>_lira.svg` of the audits.
 """
@@ -18,8 +19,18 @@ import statistics
 
 import numpy as np
 
-from benchmarks import frontier
-from benchmarks.defense_rows import FPRS, POINT, SHADOW, TRIAL, chosen, read_rows, searches
+from benchmarks import canary_tables, frontier
+from benchmarks.canary_tables import table
+from benchmarks.defense_rows import (
+    FPRS,
+    POINT,
+    SHADOW,
+    TRIAL,
+    chosen,
+    name_of,
+    read_rows,
+    searches,
+)
 
 LABELS = {
     "loss_auc": "AUC of the loss attack",
@@ -32,12 +43,6 @@ UNFAIR = (
     "**These rows were not trained alike**: their optimizers, learning rates and epochs were not "
     "found by the same search."
 )
-
-
-def table(header, rows):
-    """Lines of a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def groups(rows):
@@ -66,7 +71,7 @@ def points_table(rows):
     }
     lines = []
     for group in by_setting(rows).values():
-        name = _name(group[0])
+        name = name_of(group[0])
         lines.append(
             [
                 name,
@@ -95,7 +100,7 @@ def trials_table(rows):
     found = {}
     for row in rows:
         if row["kind"] == TRIAL:
-            found.setdefault(_name(row), {})[_trial(row)] = row["validation_accuracy"]
+            found.setdefault(name_of(row), {})[_trial(row)] = row["validation_accuracy"]
     header = list(dict.fromkeys(trial for mine in found.values() for trial in mine))
     lines = []
     for name, mine in found.items():
@@ -147,7 +152,7 @@ def equal_table(rows, attack=frontier.STRONGEST):
             continue
         targets = row["targets"]
         line = [
-            _name(row),
+            name_of(row),
             chosen(row),
             row["shadow_models"],
             _percent(targets["test_accuracy"]),
@@ -179,15 +184,18 @@ def shadow_table(rows):
     for row in rows:
         if row["kind"] != SHADOW:
             continue
-        for part in ("attacks", "canaries"):
-            for attack, figures in row[part].items():
+        parts = {"all others" if row["planted"] else "all": row["attacks"]}
+        copies = "nearly equal " if row["separate_copies"] else ""
+        parts |= {f"{copies}{kind} canaries": of for kind, of in row["canaries"].items()}
+        for part, attacks in parts.items():
+            for attack, figures in attacks.items():
                 lines.append(
                     [
-                        _name(row),
+                        name_of(row),
                         row["shadow_models"],
                         f"{100 * row['test_accuracy']:.1f}",
                         attack,
-                        _records(row, part),
+                        part,
                         _with_ends(figures["auc"], figures["auc_interval"], 1, ".3f"),
                         *(
                             _with_ends(
@@ -234,6 +242,7 @@ def page(dataset, scale, rows, risk):
             "least risky; if none is so accurate, the risk of the most accurate:",
             equal,
         ]
+    parts += canary_tables.section(rows)
     shadows = shadow_table(rows)
     if shadows:
         parts += ["With shadow models that repeat the defence:", shadows]
@@ -350,13 +359,6 @@ def _with_ends(value, interval, unit, digits):
     return f"{unit * value:{digits}}" + (f" ({ends})" if ends else "")
 
 
-def _name(row):
-    if row.get("setting") is None:
-        return row["curve"]
-    value = str(row["value"])
-    return f"{row['curve']}, {row['setting']} {value if len(value) < 12 else f'{value[:11]}...'}"
-
-
 def _trial(row):
     trial = row["trial"]
     share = {1.0: "all", 0.5: "half"}.get(trial["share"], f"{trial['share']:g}")
@@ -371,12 +373,6 @@ def _accuracy(accuracy, best):
         return ""
     percent = f"{100 * accuracy:.1f}"
     return f"**{percent}**" if accuracy == best else percent
-
-
-def _records(row, part):
-    if part == "canaries":
-        return f"{row['canary_kind']} canaries"
-    return "all others" if row["planted"] else "all"
 
 
 def main(arguments=None):

@@ -243,7 +243,8 @@ def test_audits_are_drawn_too(audits, tmp_path):
     np.testing.assert_allclose(points["early_stopping"], [(0.65, 0.45), (0.725, 0.525)])
     assert set(points) == {"none", "early_stopping", "dmp_soft"}
     path = tmp_path / "rows.jsonl"
-    found = {"scale": 1.0, "dataset": "shops", "test_accuracy": 0.5, "canary_kind": "mislabelled"}
+    found = {"scale": 1.0, "dataset": "shops", "test_accuracy": 0.5, "records": 60}
+    found["canary_kind"] = "mislabelled"
     rows = [{**each, **found, "attacks": {}, "canaries": {}, "search": None} for each in audits]
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     tabulate.main([str(path), "--out-dir", str(tmp_path), "--prefix", "mine"])
@@ -267,9 +268,10 @@ def test_tabulate_writes_a_page_and_a_plot(rows, tmp_path, capsys):
         "shadow_models": 16,
         "test_accuracy": 0.5,
         "canary_kind": "mislabelled",
+        "records": 60,
         "planted": 10,
         "attacks": {"lira_fixed": figures(0.9, 0.5)},
-        "canaries": {"lira_fixed": figures(0.99, 0.75)},
+        "canaries": {"lira_fixed": {**figures(0.99, 0.75), "num_members": 80}},
     }
     path.write_text("".join(json.dumps(each) + "\n" for each in [*rows, shadow]))
     tabulate.main([str(path), "--out-dir", str(tmp_path / "pages")])
@@ -326,8 +328,9 @@ def test_every_defense_has_a_curve_of_three_points():
         assert main <= {curve.name for curve in curves}
         for curve in curves:
             pools = ("dmp_soft_pool", "dmp_hard_pool")
-            alone = curve.name in ("none", "dmp_random", "dmp_highest", *pools)
-            assert len(set(curve.values)) >= (1 if alone else 3), curve.name
+            variants = ("consensus_students", "consensus_unanimous", "consensus_one_round")
+            alone = ("none", "dmp_random", "dmp_highest", "dmp_sharp", *pools, *variants)
+            assert len(set(curve.values)) >= (1 if curve.name in alone else 3), curve.name
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.dataset)
@@ -373,7 +376,11 @@ def test_the_most_useful_rows_come_first():
         (["--defenses", "dpm"], "unknown: dpm; known: adversarial"),
         (["--rivals", "dpm"], "unknown: dpm"),
         (["--scale", "2"], "--scale must be above 0 and at most 1"),
-        (["--headline", "--shadow-models", "8"], "--shadow-models must be at least 16"),
+        (["--rivals", "dmp"], "unknown: dmp; known: adversarial"),
+        (["--whole-curves", "dpm"], "unknown: dpm"),
+        (["--shadow-models", "5"], "--shadow-models must be at least 6, not 5"),
+        (["--canary-share", "0.25"], "below 1 / 4 for 4 kinds, not 0.25"),
+        (["--canary-kinds", "outlier"], "invalid choice: 'outlier'"),
         (["--dataset", "purchase100"], "invalid choice: 'purchase100'"),
         (["--out", "/no/such/folder/rows.jsonl"], "the folder of --out does not exist"),
     ],

@@ -385,7 +385,19 @@ def test_data_that_is_not_there_is_one_line(monkeypatch, tmp_path):
     message = str(error.value)
     assert message.startswith("purchase100: ")
     assert "docs/protect/data.md" in message
-    assert message.endswith("--dataset grocery_baskets adult")
+    assert "--dataset grocery_baskets adult" in message
+    assert "fashion_mnist" not in message
+
+
+def test_data_that_is_not_prepared_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    path = tmp_path / "rows.jsonl"
+    with pytest.raises(SystemExit) as error:
+        paper.main(["--dataset", "purchase100", "--out", str(path), "--search"])
+    message = str(error.value)
+    assert message.startswith("purchase100 is not prepared. Prepare it with: python -c ")
+    assert "datasets.load('purchase100', download=True)" in message
+    assert not path.exists()
 
 
 def test_the_plan_is_printed_with_its_reasons(capsys):

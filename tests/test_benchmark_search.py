@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import defense_cases, defense_rows, defense_shadows, search, tabulate  # noqa: E402
+from benchmarks import defense_cases, defense_rows, search, tabulate  # noqa: E402
 from benchmarks import defenses as benchmark  # noqa: E402
 
 TASKS = list(defense_cases.TASKS.values())
@@ -230,48 +230,3 @@ def test_trials_table_by_hand(task):
     assert header.startswith("| defence | sgd 0.025, all of the epochs | sgd 0.05, all of")
     assert header.endswith("| sgd 0.1, half of the epochs |")
     assert line == "| dropout, rate 0.5 | 25.0 | failed | **50.0** |"
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:No chosen reference sample is predicted as class")
-def test_audits_use_what_the_search_found(task, tmp_path, monkeypatch):
-    # LiRA with a variance per record needs more models than a test should train.
-    monkeypatch.setattr(defense_shadows, "ATTACKS", ("loss", "lira_fixed"))
-    task = dataclasses.replace(
-        task, dataset="digits", num_classes=10, members=200, stopped_at=(2, 1)
-    )
-    options = argparse.Namespace(
-        scale=1.0, shadow_models=6, canary_share=0.0, rivals=[], directory=tmp_path
-    )
-    results = defense_rows.ResultFile(tmp_path / "rows.jsonl")
-    with pytest.raises(SystemExit, match="search for none of digits at scale 1 "):
-        defense_shadows.run(task, options, results)
-    points = defense_shadows.audited_points(task, options.scale)
-    for name in defense_shadows.CORE:
-        for point in points[name]:
-            for trial in search.TRIALS:
-                results.append(trial_row(task, point, trial, float(trial == search.TRIALS[2])))
-    defense_shadows.run(task, options, results)
-    audits = [row for row in results.rows if row["kind"] == "shadow"]
-    assert [(row["curve"], row["value"]) for row in audits] == [
-        ("none", None),
-        ("early_stopping", 2),
-        ("early_stopping", 1),
-        ("dmp_soft", 60),
-        ("dmp_hard", 60),
-    ]
-    for row in audits:
-        assert {key: row["search"][key] for key in ("optimizer", "learning_rate")} == {
-            "optimizer": "sgd",
-            "learning_rate": 0.1,
-        }
-        assert len(row["targets"]["test_accuracy"]) == len(row["targets"]["lira_fixed_auc"]) == 6
-        np.testing.assert_allclose(
-            np.mean(row["targets"]["test_accuracy"]), row["test_accuracy"], atol=1e-9
-        )
-        assert row["canaries"] == {}
-    count = len(results.rows)
-    defense_shadows.run(task, options, results)
-    assert len(results.rows) == count
-    table = tabulate.equal_table(results.rows)
-    assert "| dmp_hard, size 60 | sgd 0.1, 7 epochs | 6 |" in table

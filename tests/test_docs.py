@@ -100,6 +100,16 @@ def test_documented_members_exist():
             assert inspect.getdoc(getattr(resolve(owner), member)), f"{owner}.{member}"
 
 
+def test_every_data_set_is_in_both_tables_and_in_the_list():
+    names = keras_dmp.datasets.names()
+    page = (DOCS / "protect" / "data.md").read_text()
+    assert tuple(re.findall(r"^\| \[`(\w+)`\]\(#", page, re.MULTILINE)) == names
+    shown = re.search(r"^names\(\)\n((?:# .*\n)+)", page, re.MULTILINE)[1]
+    assert ast.literal_eval(shown.replace("#", "")) == names
+    docstring = inspect.getdoc(keras_dmp.datasets.load)
+    assert tuple(re.findall(r"^\| `(\w+)` \|", docstring, re.MULTILINE)) == names
+
+
 @pytest.mark.parametrize("page", EXECUTED)
 def test_code_of_the_page_runs(page, tmp_path, monkeypatch):
     load = functools.partial(keras_dmp.datasets.load, data_dir=tmp_path / "tfds")

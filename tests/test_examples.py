@@ -1,5 +1,6 @@
 """The example and the benchmark run as their pages say."""
 
+import ast
 import json
 import pathlib
 import subprocess
@@ -9,6 +10,7 @@ import zipfile
 import keras
 import pytest
 
+import keras_dmp.datasets
 from keras_dmp.audit import AuditComparison
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -20,6 +22,16 @@ def run(*command, expected=(0,)):
     )
     assert result.returncode in expected, result.stdout + result.stderr
     return result
+
+
+def test_quickstart_has_settings_for_all_data_but_texts():
+    tree = ast.parse((ROOT / "examples/quickstart.py").read_text())
+    settings = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "SETTINGS"
+    )
+    assert {*settings, "twenty_newsgroups"} == set(keras_dmp.datasets.names())
 
 
 @pytest.mark.full

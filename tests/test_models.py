@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from keras import layers
@@ -12,23 +14,54 @@ def trainable(model):
 @pytest.mark.parametrize(
     ("build", "count"),
     [
-        # 600*1024+1024 + 1024*512+512 + 512*256+256 + 256*128+128 + 128*100+100
+        # Shejwalkar & Houmansadr's notebook: hidden layers of 1024, 512, 256 and 128.
         (lambda: models.fully_connected((600,), 100), 1_317_348),
+        (lambda: models.fully_connected((6_169,), 100), 1_317_348 + 1024 * (6_169 - 600)),
+        # 2.47 million in the table of bearpaw/pytorch-classification, models/cifar/alexnet.py.
         (lambda: models.alexnet(), 2_472_266),
         (lambda: models.alexnet(num_classes=100), 2_472_266 + 90 * 257),
+        # 0.8 million in Huang et al., table 2.
         (lambda: models.densenet_bc(), 769_162),
+        (lambda: models.densenet_bc(num_classes=100), 769_162 + 90 * 343),
         (lambda: models.small_convnet((28, 28, 1), 10), 421_642),
     ],
-    ids=["fully_connected", "alexnet", "alexnet_100", "densenet_bc", "small_convnet"],
+    ids=[
+        *("fully_connected", "fully_connected_texas", "alexnet", "alexnet_100"),
+        *("densenet_bc", "densenet_bc_100", "small_convnet"),
+    ],
 )
-def test_trainable_parameters_are_those_of_the_definition(build, count):
+def test_trainable_parameters_are_those_of_the_source(build, count):
     assert trainable(build()) == count
 
 
 @pytest.mark.slow
 def test_the_larger_densenet():
-    # 25.6 million in Huang et al., table 2
+    # 25.6 million in Huang et al., table 2.
     assert trainable(models.densenet_bc(depth=190, growth_rate=40)) == 25_624_430
+
+
+def dense(*widths):
+    return sum((before + 1) * after for before, after in itertools.pairwise(widths))
+
+
+def convolutions(size_and_channels, channels=3):
+    total = 0
+    for size, filters in size_and_channels:
+        total += (size * size * channels + 1) * filters
+        channels = filters
+    return total
+
+
+def test_the_counts_follow_from_the_definitions():
+    assert dense(600, 1024, 512, 256, 128, 100) == 1_317_348
+    assert dense(6_169, 1024, 512, 256, 128, 100) == 1_317_348 + 1024 * (6_169 - 600)
+    layers_of_alexnet = [(11, 64), (5, 192), (3, 384), (3, 256), (3, 256)]
+    assert convolutions(layers_of_alexnet) + dense(256, 10) == 2_472_266
+    assert round(2_472_266 / 1e6, 2) == 2.47
+    assert oracle_densenet_parameters(100, 12, 10) == 769_162
+    assert oracle_densenet_parameters(100, 12, 100) == 769_162 + 90 * 343
+    assert oracle_densenet_parameters(190, 40, 10) == 25_624_430
+    assert [round(count / 1e6, 1) for count in (769_162, 25_624_430)] == [0.8, 25.6]
 
 
 def oracle_densenet_parameters(depth, growth, classes):

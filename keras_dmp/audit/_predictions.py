@@ -25,7 +25,10 @@ from keras_dmp.audit.blind.baseline import BlindBaseline, of_sides_or_none, open
 from keras_dmp.audit.statistics import output_scores
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.persons import Persons
-from keras_dmp.audit.statistics.repeated_rows import require_different_sides
+from keras_dmp.audit.statistics.repeated_rows import (
+    require_different_records,
+    require_different_sides,
+)
 
 SCORES = ("member_scores", "nonmember_scores")
 OUTPUTS = ("member_outputs", "nonmember_outputs")
@@ -106,8 +109,10 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
     if GROUPS[0] in arrays:
         pairs["groups"] = tuple(_inputs(arrays[name], name) for name in GROUPS)
     _require_same_sizes(pairs)
+    if "inputs" in pairs:
+        require_different_records(*pairs["inputs"], what="inputs")
     for name in pairs.keys() - {"labels", "inputs", "groups"}:
-        require_different_sides(*pairs[name], what=name)
+        require_different_sides(*pairs[name], what=name, records_differ="inputs" in pairs)
     if "groups" in pairs:
         # No person on both sides, and none missing, whatever the groups are used for.
         Persons.of(pairs["groups"])

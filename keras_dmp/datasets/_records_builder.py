@@ -32,6 +32,7 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
         dtype: type,
         num_classes: int,
         groups: bool = False,
+        metadata: tfds.core.Metadata | None = None,
     ) -> tfds.core.DatasetInfo:
         """Description of records of one shape, or of texts, with integer labels."""
         if dtype is str:
@@ -52,10 +53,11 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(features),
             supervised_keys=("record", "label"),
             disable_shuffling=True,
+            metadata=metadata,
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        del dl_manager  # Nothing is downloaded by TFDS.
+        del dl_manager  # The records come from packages, generators, or files found before.
         return {"train": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
@@ -72,16 +74,24 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
         _logger.info("Prepared %s in %s.", self.name, self.data_dir)
 
 
-def prepare(builder: RecordsBuilder) -> RecordsBuilder:
+def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether a builder's data is complete on disk."""
+    # TFDS writes to a temporary folder and renames it at the end, so it considers an existing
+    # folder complete. One without dataset_info.json was created or emptied by something else.
+    return (builder.data_path / "dataset_info.json").exists()
+
+
+def prepare(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
     """Prepare a builder's data unless it is prepared already, and return the builder.
 
     Raises:
         FileNotFoundError: If the data folder exists but contains no complete data.
     """
-    builder.download_and_prepare()
-    # TFDS writes to a temporary folder and renames it at the end, so it considers an existing
-    # folder complete. One without dataset_info.json was created or emptied by something else.
-    if not (builder.data_path / "dataset_info.json").exists():
+    # Some versions of TFDS look for prepared data on Google's servers first.
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    if not is_prepared(builder):
         raise FileNotFoundError(
             f"Expected prepared data, with a file dataset_info.json, in {builder.data_dir}. "
             f"Received: a folder without this file. Remove the folder and load the data again."

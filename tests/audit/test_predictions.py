@@ -307,6 +307,27 @@ def test_the_same_samples_on_both_sides_are_refused(save):
         _predictions.read(save(**scores(drawn[:, 0], drawn[::-1, 0])))
 
 
+INPUTS = {
+    "numbers": np.random.default_rng(0).normal(size=(60, 2)),
+    "images": np.random.default_rng(0).integers(256, size=(60, 4, 4, 1), dtype=np.uint8),
+    "texts": np.array([f"record {each}" for each in range(60)]),
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_inputs_tell_samples_apart_that_outputs_do_not(save, kind):
+    labels = np.repeat(np.arange(3), 10)
+    saved = outputs(np.eye(3)[labels], np.eye(3)[labels], labels=labels)
+    with pytest.raises(ValueError, match=r"30 nonmembers with the outputs .*pass their inputs too"):
+        _predictions.read(save(**saved))
+    members, nonmembers = INPUTS[kind][:30], INPUTS[kind][30:]
+    sides = {"member_inputs": members, "nonmember_inputs": nonmembers}
+    assert _predictions.read(save(**saved, **sides)).inputs[1].shape == nonmembers.shape
+    for same in (members, members[::-1]):
+        with pytest.raises(ValueError, match="30 of 30 nonmembers with the inputs of a member"):
+            _predictions.read(save(**saved, **sides | {"nonmember_inputs": same}))
+
+
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "saved.npz")
     with pytest.raises(ValueError, match=r"regular file. Received: '.*saved.npz'"):

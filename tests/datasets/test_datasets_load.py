@@ -21,6 +21,11 @@ def test_names_are_the_documented_ones():
         "adult",
         "twenty_newsgroups",
         "digits",
+        "purchase100",
+        "texas100",
+        "location30",
+        "cifar10",
+        "cifar100",
     )
 
 
@@ -44,8 +49,14 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_unknown_name_lists_the_names():
-    with pytest.raises(ValueError, match=r"one of 'grocery_baskets', .*'digits'\. Received: name="):
-        keras_dmp.datasets.load("purchase100")
+    with pytest.raises(
+        ValueError, match=r"one of 'grocery_baskets', .*'cifar100'\. Received: name="
+    ):
+        keras_dmp.datasets.load("purchase")
+
+
+def test_permission_to_download_does_not_matter_where_nothing_is_missing(tmp_path):
+    keras_dmp.datasets.load("digits", download=True, data_dir=tmp_path)
 
 
 def test_groups_only_where_there_are_groups():

@@ -144,7 +144,8 @@ def test_command_without_the_package(monkeypatch, tmp_path, capsys):
 
 @needs_debian_package
 def test_debians_files_become_those_that_tfds_expects(tmp_path):
-    builder = fashion_mnist._stock_builder(tmp_path)
+    tfds = pytest.importorskip("tensorflow_datasets")
+    builder = tfds.builder("fashion_mnist", data_dir=tmp_path)
     expected = {info.filename: info.checksum for info in builder.url_infos.values()}
     files = fashion_mnist.upstream_files(debian_folder(), expected)
     assert sorted(files) == sorted(f"{name}.gz" for name in NAMES)

@@ -107,6 +107,7 @@ def label_only_attack(
     _validate.integer_at_least(0, seed=seed)
     ask = _Answers(model, from_logits)
     disturb = perturbations.resolve(perturbation, strength)
+    samples.require_same_columns(ask.keras_model, members=members, nonmembers=nonmembers)
     sides = [
         _sides.open_side(data, name, ask.keras_model)
         for data, name in ((members, "members"), (nonmembers, "nonmembers"))

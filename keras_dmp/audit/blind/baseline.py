@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_dmp import _validate
+from keras_dmp._data import tables
 from keras_dmp._validate import shown
 from keras_dmp.audit.blind.features import aligned, of_inputs
 from keras_dmp.audit.statistics.clustered import Clusters
@@ -214,14 +215,17 @@ def blind_baseline(
 
 def opened(members: Any, nonmembers: Any, groups: tuple[Any, Any] | None = None) -> list[BlindSide]:
     """Both sides from tuples (x, y)."""
-    sides = grouped(groups)
-    for name, side, blind in zip(NAMES, (members, nonmembers), sides, strict=True):
-        if not isinstance(side, tuple) or len(side) != 2:
+    pairs = dict(zip(NAMES, (members, nonmembers), strict=True))
+    for name, pair in pairs.items():
+        if not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError(
                 f"Expected `{name}` to be a tuple (x, y). Received: {name} of type "
-                f"{type(side).__name__}"
+                f"{type(pair).__name__}"
             )
-        blind.add(*side)
+    tables.require_same_columns({name: x for name, (x, _) in pairs.items()}, None)
+    sides = grouped(groups)
+    for side, pair in zip(sides, pairs.values(), strict=True):
+        side.add(*pair)
     return sides
 
 

@@ -6,7 +6,8 @@ often as on both. Shared samples are recognised by equal rows that are split bet
 by an order of rows that is the same on both sides, although nothing but chance can have made it.
 
 Rows of zeros and ones that are on both sides in *different* orders cannot be told from those of
-different samples.
+different samples. In the same order they are refused, also in the orders that a data set may well
+have, unless the records themselves are known to differ.
 """
 
 import math
@@ -22,9 +23,16 @@ _LEVEL = 1e-5
 # Rows hashed at a time.
 _CHUNK_ROWS = 16_384
 _FEWEST_DISTINCT = 3
+# How rows are the same that different samples could have too.
+_NOT_TOLD_APART = (
+    ", in the same order, and all of zeros and ones, which different samples have only if both "
+    "sides are sorted and equally often right; if they are different, pass their inputs too"
+)
 
 
-def require_different_sides(members: np.ndarray, nonmembers: np.ndarray, what: str) -> None:
+def require_different_sides(
+    members: np.ndarray, nonmembers: np.ndarray, what: str, *, records_differ: bool = False
+) -> None:
     """Raise ValueError if members and nonmembers are, at least in part, the same samples.
 
     Refused are sides that are equal row by row and have at least three different rows; and rows
@@ -34,13 +42,18 @@ def require_different_sides(members: np.ndarray, nonmembers: np.ndarray, what: s
     Chernoff and Hoeffding, at a level of 1e-5: 17 rows that occur once on each side are refused.
     Rows of zeros and ones, such as saturated softmax outputs, prove nothing and are not counted.
     Only their order does: sides that are equal row by row are refused if a random order of the same
-    rows were equal with a probability below 1e-5. Orders that a data set may well have are no
-    evidence: all samples of a class together, or one of each class in turn.
+    rows were equal with a probability below 1e-5. Where all samples of a class are together, or
+    one of each class in turn, different samples may have such rows too; they then have to be shown
+    to be different.
 
     Args:
         members: Scores (samples,) or outputs (samples, units).
         nonmembers: The same for the nonmembers.
         what: Their name in messages, such as `"scores"`.
+        records_differ: Whether the records of both sides have been compared, and are different.
+
+    Raises:
+        ValueError: If both sides are the same samples, or if nothing tells them apart.
     """
     sides = [np.asarray(side).reshape(len(side), -1) for side in (members, nonmembers)]
     if sides[0].shape[1] != sides[1].shape[1]:
@@ -54,13 +67,37 @@ def require_different_sides(members: np.ndarray, nonmembers: np.ndarray, what: s
     telling = np.zeros(num_rows, dtype=bool)
     telling[index.ravel()] = np.concatenate([_is_telling(side) for side in sides])
     shared = telling & (counts[0] > 0) & (counts[1] > 0)
-    if np.array_equal(*hashes) and (
-        np.count_nonzero(telling) >= _FEWEST_DISTINCT
-        or _is_random_order(index.ravel()[: len(hashes[0])], counts[0])
-    ):
-        _refuse(what, len(sides[1]), len(sides[1]), ", in the same order")
+    if np.array_equal(*hashes):
+        order, size = index.ravel()[: len(hashes[0])], len(hashes[0])
+        is_unlikely = _is_beyond_chance_in_order(counts[0])
+        if np.count_nonzero(telling) >= _FEWEST_DISTINCT or (
+            is_unlikely and not _is_usual_order(order, num_rows)
+        ):
+            _refuse(what, size, size, ", in the same order")
+        if is_unlikely and not records_differ:
+            _refuse(what, size, size, _NOT_TOLD_APART)
     if _is_beyond_chance(shared, telling, counts[0] + counts[1]):
         _refuse(what, int(counts[1][shared].sum()), len(sides[1]), "")
+
+
+def require_different_records(members: np.ndarray, nonmembers: np.ndarray, what: str) -> None:
+    """Raise ValueError if inputs of members and nonmembers are, in part, the same samples.
+
+    Every record counts, those of zeros and ones too, by the rules of `require_different_sides`.
+
+    Args:
+        members: Numbers or texts, (samples, ...).
+        nonmembers: The same for the nonmembers.
+        what: Their name in messages.
+    """
+    sides = [np.asarray(side).reshape(len(side), -1) for side in (members, nonmembers)]
+    if any(side.dtype.kind in "US" for side in sides):
+        texts = np.concatenate([side.astype(str).ravel() for side in sides])
+        numbers = np.unique(texts, return_inverse=True)[1].ravel()
+        parts = np.split(numbers, [sides[0].size])
+        sides = [part.reshape(side.shape) for part, side in zip(parts, sides, strict=True)]
+    # A hash is a single number, and no single number is taken for an output of zeros and ones.
+    require_different_sides(*map(row_hashes, sides), what=what)
 
 
 def require_attacks(scores: Any) -> None:
@@ -84,20 +121,21 @@ def require_attacks(scores: Any) -> None:
         require_different_sides(attack.member_scores, attack.nonmember_scores, what)
 
 
-def _is_random_order(index: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether neither a data set's usual orders nor chance explain that two sides have this order.
+def _is_beyond_chance_in_order(counts: np.ndarray) -> bool:
+    """Whether two random orders of rows that occur so often each are hardly ever the same."""
+    num_orders = math.lgamma(counts.sum() + 1) - sum(math.lgamma(each + 1) for each in counts)
+    return num_orders > -math.log(_LEVEL)
+
+
+def _is_usual_order(index: np.ndarray, different: int) -> bool:
+    """Whether equal rows are together, or all different rows take turns.
 
     Args:
         index: Number of each row among the different rows, in order.
-        counts: How often each of the different rows occurs.
+        different: Number of different rows.
     """
-    different = len(counts)
-    if np.count_nonzero(np.diff(index)) == different - 1:
-        return False  # Equal rows are together.
-    if np.array_equal(index[different:], index[:-different]):
-        return False  # The rows take turns.
-    num_orders = math.lgamma(len(index) + 1) - sum(math.lgamma(each + 1) for each in counts)
-    return num_orders > -math.log(_LEVEL)
+    is_sorted = np.count_nonzero(np.diff(index)) == different - 1
+    return is_sorted or np.array_equal(index[different:], index[:-different])
 
 
 def _is_beyond_chance(shared: np.ndarray, telling: np.ndarray, counts: np.ndarray) -> bool:

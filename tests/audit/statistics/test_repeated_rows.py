@@ -62,15 +62,6 @@ DIFFERENT = {
     "drawn": (BASE, drawn(1_000, seed=1)),
     "dead model": (np.ones((500, 3)), np.ones((500, 3))),
     "one sample each": (np.ones((1, 3)), np.ones((1, 3))),
-    "all saturated, one sample per class": (saturated(np.arange(100)), saturated(np.arange(100))),
-    "all saturated, equal labels": (
-        saturated(np.arange(1_000) % CLASSES),
-        saturated(np.arange(1_000) % CLASSES),
-    ),
-    "all saturated, sorted by class": (saturated(CLASS_SORTED), saturated(CLASS_SORTED)),
-    "all saturated, sorted by name of class": (saturated(99 - CLASS_SORTED),) * 2,
-    "bits, sorted": (np.sort(BITS), np.sort(BITS)),
-    "bits in turn": (np.arange(1_000) % 2, np.arange(1_000) % 2),
     "a few bits": (shuffled(np.arange(12) % 2), shuffled(np.arange(12) % 2)),
     "one mistake": (np.arange(500) == 7, np.arange(500) == 7),
     "bits in another order": (BITS, shuffled(BITS)),
@@ -82,6 +73,16 @@ DIFFERENT = {
     "records that recur, uneven": (resampled(BASE, 3_000, 1), resampled(BASE, 200, 2)),
     "a few records of both": (BASE, np.concatenate([BASE[:5], drawn(995, seed=1)])),
     "other widths": (BASE, BASE[:, :3]),
+}
+# Samples of a stratified split that are all classified correctly have such rows too.
+NOT_TOLD_APART = {
+    "all saturated, one sample per class": saturated(np.arange(100)),
+    "all saturated, one of each class in turn": saturated(np.arange(1_000) % CLASSES),
+    "all saturated, sorted by class": saturated(CLASS_SORTED),
+    "all saturated, sorted by name of class": saturated(99 - CLASS_SORTED),
+    "hard labels of two classes, sorted": np.eye(2)[np.sort(BITS).astype(int)],
+    "bits, sorted": np.sort(BITS),
+    "bits in turn": np.arange(1_000) % 2,
 }
 
 
@@ -95,6 +96,20 @@ def test_the_same_samples_are_refused(case):
 @pytest.mark.parametrize("case", DIFFERENT)
 def test_different_samples_pass(case):
     require_different_sides(*DIFFERENT[case], "outputs")
+
+
+@pytest.mark.parametrize("case", NOT_TOLD_APART)
+def test_rows_that_prove_nothing_pass_only_for_records_that_differ(case):
+    rows = NOT_TOLD_APART[case]
+    with pytest.raises(ValueError, match=r"nonmembers with the outputs .*pass their inputs too"):
+        require_different_sides(rows, rows, "outputs")
+    require_different_sides(rows, rows, "outputs", records_differ=True)
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_no_records_excuse_the_same_outputs(case):
+    with pytest.raises(ValueError, match=r"Received: .* nonmembers with the outputs"):
+        require_different_sides(*SAME[case], "outputs", records_differ=True)
 
 
 def test_as_many_rows_as_chance_does_not_explain():

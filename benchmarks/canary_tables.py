@@ -1,0 +1,146 @@
+"""Tables of audits with shadow models: averages, and canaries by kind with the worst kind."""
+
+from benchmarks.defense_rows import FPRS, SHADOW, chosen, name_of
+from benchmarks.frontier import STRONGEST
+
+# Copies of a record are listed, but are not among the kinds of which the worst counts: an attacker
+# who can plant them has more than one record.
+COPIES = ("duplicates", "mislabelled_duplicates")
+POOLED, OWN = "tpr_at_fpr", "calibrated"
+
+
+def table(header, rows):
+    """Lines of a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def rate_of(figures, kind, fpr):
+    """A TPR and the upper end of its interval, or None for either that is unknown.
+
+    Args:
+        figures: Those of one attack on some records.
+        kind: `POOLED`, at the threshold of all clean nonmembers, or `OWN`, at one
+            false-positive rate for each record.
+        fpr: The false-positive rate.
+    """
+    found = figures if kind == POOLED else figures.get(OWN)
+    if not found:
+        return None, None
+    ends = found["tpr_intervals"][str(fpr)]
+    return found["tpr_at_fpr"][str(fpr)], None if ends is None else ends[1]
+
+
+def worst_kind(row, kind, fpr, attack=STRONGEST):
+    """The kind of canaries with the highest rate, without kinds in several copies, or None.
+
+    Of equal rates it is the one with the highest upper bound.
+    """
+    found = {}
+    for name, figures in row["canaries"].items():
+        rate, upper = rate_of(figures[attack], kind, fpr)
+        if rate is not None and name not in COPIES:
+            found[name] = rate, upper or 0.0
+    return max(found, key=found.get) if found else None
+
+
+def audits(rows):
+    """Audited rows by what was planted in them: shares of canaries, kinds, and their copies."""
+    found = {}
+    for row in rows:
+        if row["kind"] == SHADOW:
+            kinds = tuple(row["canaries"])
+            what = (row["planted"], kinds, row["records"], row["shadow_models"])
+            found.setdefault((*what, row["separate_copies"]), []).append(row)
+    return list(found.values())
+
+
+def averages_table(rows, attack=STRONGEST):
+    """One line per audited row: test accuracy, and the attack on records that are no canaries."""
+    lines = []
+    for row in rows:
+        figures = row["attacks"][attack]
+        low, high = figures["auc_interval"]
+        lines.append(
+            [
+                name_of(row),
+                chosen(row),
+                f"{100 * row['test_accuracy']:.1f}",
+                f"{figures['auc']:.3f} ({low:.3f} to {high:.3f})",
+                *(_cell(figures, POOLED, fpr) for fpr in FPRS),
+            ]
+        )
+    header = ["defence", "settings found", "test acc. %", f"AUC {attack}"]
+    return table([*header, *(f"TPR % at {100 * fpr:g} % FPR" for fpr in FPRS)], lines)
+
+
+def kinds_table(rows, kind, fpr, attack=STRONGEST):
+    """One line per audited row: the TPR of each kind of canaries, and the worst kind.
+
+    Args:
+        rows: Rows of one of the `audits`.
+        kind: `POOLED` or `OWN`, as for `rate_of`.
+        fpr: The false-positive rate.
+        attack: Name of the attack.
+
+    Returns:
+        The table, empty if no row has these rates.
+    """
+    kinds, lines = list(rows[0]["canaries"]), []
+    for row in rows:
+        if kind == OWN and not any(of[attack].get(OWN) for of in row["canaries"].values()):
+            continue
+        cells = [_cell(row["canaries"][each][attack], kind, fpr) for each in kinds]
+        worst = worst_kind(row, kind, fpr, attack)
+        if worst is None:
+            worst = "unknown"
+        else:
+            worst = f"{worst}: {_cell(row['canaries'][worst][attack], kind, fpr)}"
+        lines.append([name_of(row), f"{100 * row['test_accuracy']:.1f}", *cells, worst])
+    header = ["defence", "test acc. %", *kinds, "worst, copies apart"]
+    return table(header, lines) if lines else ""
+
+
+def section(rows, attack=STRONGEST):
+    """Tables of the canaries of some rows, of one data set and scale, with what they show."""
+    parts = []
+    for audit in audits(rows):
+        row = audit[0]
+        if not row["canaries"]:
+            continue
+        parts += [
+            caption(row, attack),
+            f"In % at {100 * FPRS[1]:g} % FPR, thresholds from nonmembers that are no canaries "
+            "(upper end of the 95 % interval); after the stroke, the share of the same canaries "
+            "above that threshold when they are not members:",
+            kinds_table(audit, POOLED, FPRS[1], attack),
+        ]
+        own = kinds_table(audit, OWN, FPRS[0], attack)
+        if own:
+            parts += [
+                f"In % if each record has a false-positive rate of {100 * FPRS[0]:g} % of its own:",
+                own,
+            ]
+    return parts
+
+
+def caption(row, attack):
+    """What was planted in an audit, in words."""
+    each, models = row["planted"] // len(row["canaries"]), row["shadow_models"]
+    scores = min(of[attack]["num_members"] for of in row["canaries"].values())
+    copies = ", copies only nearly equal" if row["separate_copies"] else ""
+    return (
+        f"Canaries found by {attack}: {each:,} of each kind among {row['records']:,} records, of "
+        f"which half are members of each of {models} models{copies}. Over the models, each kind "
+        f"is {each * models:,} canaries, of which at least {scores:,} are attacked as members."
+    )
+
+
+def _cell(figures, kind, fpr):
+    """A rate in per cent with its upper bound; pooled rates with that of the same nonmembers."""
+    rate, upper = rate_of(figures, kind, fpr)
+    if rate is None:
+        return "too few"
+    cell = f"{100 * rate:.1f}" + ("" if upper is None else f" (≤ {100 * upper:.1f})")
+    outside = figures.get("nonmembers_at_fpr", {}).get(str(fpr))
+    return cell if kind == OWN or outside is None else f"{cell} / {100 * outside:.1f}"
