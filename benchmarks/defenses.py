@@ -147,8 +147,8 @@ def measure(task, split, point, *, scale, seed, found, undefended_seconds):
 
 # That of the search, and that of the rows.
 @functools.lru_cache(maxsize=2)
-def _split(dataset, scale, seed):
-    return defense_cases.TASKS[dataset].split(scale, seed)
+def _split(task, scale, seed):
+    return task.split(scale, seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,9 +171,14 @@ class Step:
         trial = self.trial
         return " ".join([*words, f"{trial.optimizer} {trial.learning_rate:g} x {trial.share:g}"])
 
+    @property
+    def cost(self):
+        """Rough multiple of undefended training."""
+        return self.point.cost
+
     def run(self, scale, results):
         """Train, measure, and return the row."""
-        split = _split(self.task.dataset, scale, self.seed)
+        split = _split(self.task, scale, self.seed)
         if self.trial is not None:
             return search.measure(self.task, split, scale, self.point, self.trial)
         found = search.found(self.task, scale, self.point, results)
@@ -190,24 +195,29 @@ class Step:
 
 def unfinished(options, results):
     """The steps that have no row yet, in the order of their use."""
-    todo = []
-    for dataset in options.dataset if options.points != "none" else ():
-        task = defense_cases.TASKS[dataset]
-        points = [
-            point
-            for point in defense_cases.points(task, options.scale)
-            if (point.headline or options.points == "all")
-            and (not options.defenses or {point.curve, point.defense} & set(options.defenses))
-        ]
-        searched = set()
-        for point, seed in defense_cases.ordered(points, options.seeds):
-            if id(point) not in searched:
-                searched.add(id(point))
-                todo += unsearched(task, options.scale, [point], results)
-            found = search.found(task, options.scale, point, results)
-            is_done = found and found.point.key(task, options.scale, seed) in results
-            if not (is_done or options.only_search):
-                todo.append(Step(task=task, point=point, seed=seed, trial=None))
+    if options.points == "none":
+        return []
+    tasks = [defense_cases.TASKS[dataset] for dataset in options.dataset]
+    return [step for task in tasks for step in steps_of(task, options, results)]
+
+
+def steps_of(task, options, results):
+    """The steps of one task that have no row yet."""
+    points = [
+        point
+        for point in defense_cases.points(task, options.scale)
+        if (point.headline or options.points == "all")
+        and (not options.defenses or {point.curve, point.defense} & set(options.defenses))
+    ]
+    todo, searched = [], set()
+    for point, seed in defense_cases.ordered(points, options.seeds):
+        if id(point) not in searched:
+            searched.add(id(point))
+            todo += unsearched(task, options.scale, [point], results)
+        found = search.found(task, options.scale, point, results)
+        is_done = found and found.point.key(task, options.scale, seed) in results
+        if not (is_done or options.only_search):
+            todo.append(Step(task=task, point=point, seed=seed, trial=None))
     return todo
 
 
@@ -226,8 +236,28 @@ def warm_up(task, split):
     defenses.get("none").protect(task.builder(split), few, epochs=1, batch_size=task.batch_size)
 
 
-def run(todo, scale, results):
-    """Compute the rows of some steps; return how many failed."""
+def in_words(row):
+    """Figures of a row or a trial in one line."""
+    if row.kind == search.TRIAL:
+        accuracy = row.error or f"validation accuracy {row.validation_accuracy:.3f}"
+        return f"{accuracy}; {row.seconds:.1f} s"
+    return (
+        f"{row.member_accuracy:.3f} / {row.test_accuracy:.3f}, AUC loss "
+        f"{row.attacks['loss']['auc']:.3f}, black box {row.attacks['black_box']['auc']:.3f}; "
+        f"{row.seconds:.1f} + {row.audit_seconds:.1f} s"
+    )
+
+
+def run(todo, scale, results, in_words=in_words, title="defences"):
+    """Compute the rows of some steps, and show progress; return how many failed.
+
+    Args:
+        todo: Steps: each has a `task`, a `seed`, a `name`, a `cost` and a `run(scale, results)`.
+        scale: Share of the sizes.
+        results: The `ResultFile` to append to.
+        in_words: A callable from a row to its figures in one line.
+        title: What is computed, for the progress bar.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -238,11 +268,11 @@ def run(todo, scale, results):
     failed = 0
     if not todo:
         return failed
-    warm_up(todo[0].task, _split(todo[0].task.dataset, scale, todo[0].seed))
+    warm_up(todo[0].task, _split(todo[0].task, scale, todo[0].seed))
     with Progress(*columns, speed_estimate_period=1e5) as progress:
         # Rows count by what they cost, so that the time left is about right.
-        costs = [max(1, round(step.point.cost)) for step in todo]
-        bar = progress.add_task("defences", total=sum(costs), rows=f"0/{len(todo)}")
+        costs = [max(1, round(step.cost)) for step in todo]
+        bar = progress.add_task(title, total=sum(costs), rows=f"0/{len(todo)}")
         show = functools.partial(progress.console.print, markup=False, soft_wrap=True)
         for number, (step, cost) in enumerate(zip(todo, costs, strict=True), 1):
             progress.update(bar, description=step.name)
@@ -254,7 +284,7 @@ def run(todo, scale, results):
                 show(f"{step.name} failed: {type(error).__name__}: {error}")
             else:
                 results.append(row)
-                show(f"{step.name}: {_figures(row)}", highlight=False)
+                show(f"{step.name}: {in_words(row)}", highlight=False)
             progress.update(bar, advance=cost, rows=f"{number}/{len(todo)}")
             keras.utils.clear_session()
             gc.collect()
@@ -276,24 +306,18 @@ def audit(task, options, results):
     return failed
 
 
-def _figures(row):
-    if row.kind == search.TRIAL:
-        accuracy = row.error or f"validation accuracy {row.validation_accuracy:.3f}"
-        return f"{accuracy}; {row.seconds:.1f} s"
-    return (
-        f"{row.member_accuracy:.3f} / {row.test_accuracy:.3f}, AUC loss "
-        f"{row.attacks['loss']['auc']:.3f}, black box {row.attacks['black_box']['auc']:.3f}; "
-        f"{row.seconds:.1f} + {row.audit_seconds:.1f} s"
-    )
-
-
 def require_data(names, data_dir=None):
     """Load every data set once.
 
     Raises:
         SystemExit: If a data set is not prepared, with one line that shows how to prepare it.
     """
-    for task in map(defense_cases.TASKS.get, names):
+    require_data_of(map(defense_cases.TASKS.get, names), data_dir)
+
+
+def require_data_of(tasks, data_dir=None):
+    """`require_data`, of tasks."""
+    for task in tasks:
         try:
             task.load(data_dir)
         except (FileNotFoundError, ImportError):
