@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-full test-all test-light test-keras lint format docs check fuzz benchmark adult fashion-mnist newsgroups browser constraints clean
+.PHONY: help demo quick test test-full test-all test-light test-install test-keras lint format docs check fuzz benchmark adult fashion-mnist newsgroups browser constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -37,6 +37,13 @@ test-light:  ## Test what needs no TensorFlow where there is none: make test-lig
 	build/light/bin/python -m pip install --quiet numpy scipy rich jinja2 ml_dtypes hypothesis pytest
 	build/light/bin/python -m pip install --quiet --no-deps --editable .
 	PYTHONPATH=tests:$(PYTHONPATH) build/light/bin/python -m pytest $(LIGHT)
+
+PYTHONS ?= python3.11 python3.12 python3.13
+
+test-install: $(VENV)/.test  ## Run the README's lines where only the wheel or the sdist is installed, per Python
+	rm -rf build/dist && mkdir -p build
+	$(BIN)/python -m build --outdir build/dist . > build/dist.log
+	$(BIN)/python tests/fresh_install.py build/dist $(PYTHONS)
 
 # TensorFlow brings the newest Keras that it knows, so the other one comes after it; a nightly is a
 # package of another name with the same folder.
