@@ -14,9 +14,10 @@ demo: $(VENV)/.demo  ## Set up and protect a classifier of grocery baskets: tabl
 
 # Test modules are shared out among this many processes, each with one TensorFlow thread: one more
 # than cores, since some tests wait for processes and clocks. The order stays: by default, modules
-# with few tests come last, and those are the slow ones.
+# with few tests come last, and those are the slow ones. A process that ends is not replaced, and
+# the run fails: pytest-xdist 3.8 waits forever for a replacement that has nothing left to do.
 WORKERS ?= 3
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=10
 # What works on outputs of any framework; tests/light.py finds it.
 LIGHT = --noconftest -p light
 
@@ -71,7 +72,7 @@ docs: $(VENV)/.test  ## Build the documentation into docs/_build/html
 FUZZ_SECONDS ?= 600
 
 fuzz: $(VENV)/.test  ## Try random input on the command and on all file formats: make fuzz FUZZ_SECONDS=600
-	KERAS_DMP_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTEST) -m "" tests/audit/test_command_fuzz.py tests/storage/test_storage_fuzz.py
+	KERAS_DMP_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTEST) -m "" -o faulthandler_timeout=0 tests/audit/test_command_fuzz.py tests/storage/test_storage_fuzz.py
 
 check: test-all benchmark  ## Everything
 
