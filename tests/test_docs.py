@@ -11,6 +11,7 @@ import re
 
 import keras
 import pytest
+from code_blocks import blocks
 
 import keras_dmp
 import keras_dmp.audit
@@ -31,13 +32,6 @@ MODULES = ["keras_dmp", *sorted(module.name for module in _SUBMODULES)]
 
 def name_of(path):
     return str(path.relative_to(ROOT))
-
-
-def blocks(path, language):
-    fence = re.compile(
-        rf"^(?P<indent> *)```{language}\n(?P<code>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE
-    )
-    return [inspect.cleandoc("\n" + m["code"]) for m in fence.finditer(path.read_text())]
 
 
 def public_objects():

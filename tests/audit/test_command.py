@@ -468,6 +468,7 @@ def test_a_profile_sets_limits_and_options_replace_them(capsys):
 
 
 def test_the_report_states_every_option_that_bears_on_it():
+    pytest.importorskip("sklearn")
     np.savez("outputs.npz", **overfit_outputs())
     assert audit("outputs.npz", "--json", "plain.json") == 0
     assert not {"options", "profile"} & set(AuditReport.load("plain.json").provenance)

@@ -5,6 +5,7 @@ from keras_dmp.audit.attacks.quantile_regression import quantile_attack
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.output_scores import scaled_logits
 
+pytest.importorskip("sklearn")
 CLASSES = 5
 
 
@@ -159,7 +160,6 @@ def test_bad_sides_are_named():
 
 def test_persons_are_fitted_or_scored():
     """Nonmembers' persons with one level of scores each, which the inputs give away."""
-    pytest.importorskip("sklearn")
     rng = np.random.default_rng(0)
     group = rng.permutation(np.repeat(np.arange(120), 20))
     level = rng.normal(scale=3, size=(2, 120))
