@@ -240,3 +240,5 @@ _SMALL = tuple(
     for task in _ALL[:2]
 )
 TASKS = {task.dataset: task for task in (*_ALL, *_SMALL)}
+# Those whose nets can have any hidden layers.
+FULLY_CONNECTED = tuple(task.dataset for task in _ALL if task.build is not models.small_convnet)
