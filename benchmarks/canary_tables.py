@@ -56,7 +56,7 @@ def audits(rows):
 
 
 def averages_table(rows, attack=STRONGEST):
-    """One line per audited row: test accuracy, and the attack on records that are no canaries."""
+    """One line per audited row: test accuracy, and the attack on records that are not canaries."""
     lines = []
     for row in rows:
         figures = row["attacks"][attack]
@@ -110,7 +110,7 @@ def section(rows, attack=STRONGEST):
             continue
         parts += [
             caption(row, attack),
-            f"In % at {100 * FPRS[1]:g} % FPR, thresholds from nonmembers that are no canaries "
+            f"In % at {100 * FPRS[1]:g} % FPR, thresholds from nonmembers that are not canaries "
             "(upper end of the 95 % interval); after the stroke, the share of the same canaries "
             "above that threshold when they are not members:",
             kinds_table(audit, POOLED, FPRS[1], attack),

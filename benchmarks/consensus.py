@@ -15,7 +15,7 @@ and DMP with sharper labels.
 models stay in the directory, and finished rows in the file.
 
 Prints two kinds of tables, one row per variant: test accuracy and LiRA (one variance for all
-records) on the records that are no canaries; and for the canaries of each kind the TPR at
+records) on the records that are not canaries; and for the canaries of each kind the TPR at
 thresholds of clean nonmembers with the upper end of its 95 % interval, the share of the same
 canaries above this threshold when they are *not* members, the TPR if each record has a
 false-positive rate of 1 % of its own, and the worst kind.
@@ -88,6 +88,13 @@ def main(arguments=None):
     parser.add_argument("--directory", type=pathlib.Path, default=pathlib.Path("runs/defenses"))
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args(arguments)
+    if options.table and not options.out.is_file():
+        parser.error(f"no such file: {options.out}")
+    if options.shadow_models < defenses.FEWEST_MODELS:
+        parser.error(
+            f"--shadow-models must be at least {defenses.FEWEST_MODELS}, not "
+            f"{options.shadow_models}"
+        )
     failed = 0 if options.table else defenses.main(commanded(options))
     print_tables(read_rows(options.out), options.dataset, options.scale)
     return failed

@@ -301,7 +301,7 @@ def slice_figures(report, statistics, kinds) -> dict[str, Any]:
 
 
 def clean_records(statistics, kinds):
-    """Positions of the records that are no canaries."""
+    """Positions of the records that are not canaries."""
     planted = np.concatenate([np.empty(0, dtype=np.int64), *kinds.values()])
     return np.setdiff1d(np.arange(statistics.is_member.shape[1]), planted)
 

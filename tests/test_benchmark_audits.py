@@ -60,7 +60,7 @@ def options_of(**changes):
 
 @pytest.fixture(scope="module")
 def statistics():
-    """Statistics of models that know outliers best, and take some for members that are none."""
+    """Statistics of models that know outliers best, and take some nonmembers for members."""
     rng = np.random.default_rng(0)
     records = CLEAN + 3 * EACH
     halves = [rng.permutation(records) < records // 2 for _ in range(MODELS // 2)]
@@ -320,6 +320,20 @@ def test_consensus_prints_the_tables_of_its_rows(capsys):
     assert printed.count("| defence | settings found | test acc. % | AUC lira_fixed |") == 2
     assert "1,000 of each kind among 20,000 records" in printed
     assert "| consensus_votes, num_shards 4 | 63.6 | 0.9 (≤ 1.4) |" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--table"], "no such file: rows.jsonl"),
+        (["--shadow-models", "0"], "--shadow-models must be at least 6, not 0"),
+    ],
+)
+def test_bad_options_of_consensus_are_refused(options, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        consensus.main(["--dataset", "digits", "--out", "rows.jsonl", *options])
+    assert message in capsys.readouterr().err
 
 
 @pytest.fixture

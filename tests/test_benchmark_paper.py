@@ -456,6 +456,7 @@ def test_the_plan_is_printed_with_its_reasons(capsys):
         (["--plan", "--scale", "2"], "--scale must be above 0 and at most 1"),
         (["--plan", "--plots", "x"], "--plots needs --table"),
         (["--table", "/no/such/rows.jsonl"], "no such file: /no/such/rows.jsonl"),
+        (["--plan", "--search", "/no/such/rows.jsonl"], "no such file: /no/such/rows.jsonl"),
         (["--out", "/no/such/folder/rows.jsonl"], "the folder of --out does not exist"),
         (["--plan", "--dataset", "mnist"], "invalid choice: 'mnist'"),
     ],
