@@ -111,8 +111,8 @@ def section(rows, attack=STRONGEST):
         parts += [
             caption(row, attack),
             f"In % at {100 * FPRS[1]:g} % FPR, thresholds from nonmembers that are not canaries "
-            "(upper end of the 95 % interval); after the stroke, the share of the same canaries "
-            "above that threshold when they are not members:",
+            "(upper end of the 95 % interval, where it is known); after the stroke, if it is "
+            "known, the share of the same canaries above that threshold when they are not members:",
             kinds_table(audit, POOLED, FPRS[1], attack),
         ]
         own = kinds_table(audit, OWN, FPRS[0], attack)

@@ -15,6 +15,7 @@ import pytest
 import keras_dmp
 from keras_dmp import models
 from keras_dmp.audit import ShadowStatistics
+from keras_dmp.audit.shadow import canaries
 from keras_dmp.defenses._contract import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -287,6 +288,24 @@ def test_an_audit_is_split_like_its_rows(scale):
     changed = (whole.members[0] != split.members[0]).any(axis=1)
     altered = np.union1d(*(planted.by_kind[kind] for kind in ("outliers", "near_reference")))
     np.testing.assert_array_equal(np.flatnonzero(changed), altered)
+
+
+def test_the_order_of_the_kinds_does_not_matter():
+    """Rows have one key for both orders, so both have to be the same audit."""
+    task = defense_cases.TASKS["digits"]
+    point = defense_cases.points(task, 1.0)[0]
+    found = []
+    for kinds in (["outliers", "mislabelled"], ["mislabelled", "outliers", "outliers"]):
+        options = options_of(canary_share=0.05, canary_kinds=kinds)
+        split, planted = defense_shadows.data(task, options)
+        found.append((split, planted.by_kind, defense_shadows.key(task, options, point)))
+    (first, by_kind, key), (second, again, other) = found
+    np.testing.assert_array_equal(first.members[0], second.members[0])
+    assert {kind: rows.tolist() for kind, rows in by_kind.items()} == {
+        kind: rows.tolist() for kind, rows in again.items()
+    }
+    assert key == other
+    assert set(defense_shadows.ORDERED_KINDS) == set(canaries.KINDS)
 
 
 def test_texts_become_words_that_the_reference_has():
