@@ -10,7 +10,7 @@ gets the same search over optimizer, learning rate and epochs on validation data
 records are members of each model; among them are canaries of four kinds, 1.25 % of each, or more
 where the models would not have 1,000 of each kind between them. With `--canary-share 0` the
 records are as they are. `--frontier` adds all points of the consensus curves, more such curves,
-and DMP with sharper labels.
+and DMP with sharper labels and with teachers that are not unprotected.
 `--rows` are audited alone, so that two machines, or two nights, can share the work: finished
 models stay in the directory, and finished rows in the file.
 
@@ -82,7 +82,9 @@ def main(arguments=None):
     parser.add_argument("--shadow-models", type=int, default=16)
     parser.add_argument("--canary-share", type=float, help="of the records, each kind")
     parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="CURVE", help=", ".join(ROWS))
-    parser.add_argument("--frontier", action="store_true", help="more settings of consensus")
+    parser.add_argument(
+        "--frontier", action="store_true", help="more settings of consensus, labels and teachers"
+    )
     parser.add_argument("--separate-copies", action="store_true", help="nearly equal copies")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON lines, appended to")
     parser.add_argument("--directory", type=pathlib.Path, default=pathlib.Path("runs/defenses"))
