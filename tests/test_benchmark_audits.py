@@ -199,6 +199,23 @@ def test_tables_of_audits_with_other_canaries_are_apart(figures):
     assert "| lira_fixed | nearly equal outliers canaries |" in page
 
 
+def test_rates_at_other_thresholds_are_not_among_the_others(figures):
+    """Those of an earlier version, which did not store the share of nonmembers."""
+    before = json.loads(json.dumps(figures))
+    for of_kind in before["canaries"].values():
+        for of_attack in of_kind.values():
+            del of_attack["nonmembers_at_fpr"]
+    earlier = audit_row(before, curve="none", setting=None, key="b")
+    text = "\n".join(canary_tables.section([audit_row(figures), earlier]))
+    assert "| consensus_votes, num_shards 4 | 75.0 |" in text
+    assert "| none | 75.0 |" not in text
+    assert text.count(canary_tables.EARLIER) == 1
+    assert canary_tables.EARLIER not in canary_tables.section([audit_row(figures)])
+    page = tabulate.page("digits", 1.0, [audit_row(figures), earlier], "loss_auc")
+    assert "| outliers canaries |" in page
+    assert "| none | 8 | 75.0 | lira_fixed | outliers canaries, earlier version |" in page
+
+
 def test_rates_that_few_scores_do_not_resolve_are_unknown(figures):
     known = figures["canaries"]["outliers"]["lira_fixed"]
     few = {**known, "tpr_at_fpr": {"0.01": 0.5, "0.001": None}}
@@ -337,8 +354,9 @@ def test_consensus_prints_the_tables_of_its_rows(capsys):
     printed = capsys.readouterr().out
     # Without canaries, and with mislabelled ones.
     assert printed.count("| defence | settings found | test acc. % | AUC lira_fixed |") == 2
-    assert "1,000 of each kind among 20,000 records" in printed
-    assert "| consensus_votes, num_shards 4 | 63.6 | 0.9 (≤ 1.4) |" in printed
+    assert "| consensus_votes, num_shards 4 | sgd 0.05, 20 epochs | 63.6 | 0.545 " in printed
+    assert printed.count(canary_tables.EARLIER) == 1
+    assert "of each kind" not in printed
 
 
 @pytest.mark.parametrize(
