@@ -7,6 +7,10 @@ from benchmarks.frontier import STRONGEST
 # who can plant them has more than one record.
 COPIES = ("duplicates", "mislabelled_duplicates")
 POOLED, OWN = "tpr_at_fpr", "calibrated"
+EARLIER = (
+    "Rates of canaries that an earlier version of the audit measured are only in the table of all "
+    "attacks. Their thresholds differ from row to row: **do not compare them.**"
+)
 
 
 def table(header, rows):
@@ -29,6 +33,16 @@ def rate_of(figures, kind, fpr):
         return None, None
     ends = found["tpr_intervals"][str(fpr)]
     return found["tpr_at_fpr"][str(fpr)], None if ends is None else ends[1]
+
+
+def is_earlier(row):
+    """Whether a row has rates of canaries of an earlier version, at thresholds of other nonmembers.
+
+    Such rates are not comparable with the present ones, nor with one another: some thresholds were
+    those of nonmember canaries, some those of nonmembers that are not.
+    """
+    attacks = (figures for kind in row["canaries"].values() for figures in kind.values())
+    return any("nonmembers_at_fpr" not in figures for figures in attacks)
 
 
 def worst_kind(row, kind, fpr, attack=STRONGEST):
@@ -56,7 +70,7 @@ def audits(rows):
 
 
 def averages_table(rows, attack=STRONGEST):
-    """One line per audited row: test accuracy, and the attack on records that are no canaries."""
+    """One line per audited row: test accuracy, and the attack on records that are not canaries."""
     lines = []
     for row in rows:
         figures = row["attacks"][attack]
@@ -104,13 +118,14 @@ def kinds_table(rows, kind, fpr, attack=STRONGEST):
 def section(rows, attack=STRONGEST):
     """Tables of the canaries of some rows, of one data set and scale, with what they show."""
     parts = []
-    for audit in audits(rows):
+    audited = [row for row in rows if row["kind"] == SHADOW]
+    for audit in audits(row for row in audited if not is_earlier(row)):
         row = audit[0]
         if not row["canaries"]:
             continue
         parts += [
             caption(row, attack),
-            f"In % at {100 * FPRS[1]:g} % FPR, thresholds from nonmembers that are no canaries "
+            f"In % at {100 * FPRS[1]:g} % FPR, thresholds from nonmembers that are not canaries "
             "(upper end of the 95 % interval); after the stroke, the share of the same canaries "
             "above that threshold when they are not members:",
             kinds_table(audit, POOLED, FPRS[1], attack),
@@ -121,6 +136,8 @@ def section(rows, attack=STRONGEST):
                 f"In % if each record has a false-positive rate of {100 * FPRS[0]:g} % of its own:",
                 own,
             ]
+    if any(map(is_earlier, audited)):
+        parts.append(EARLIER)
     return parts
 
 

@@ -10,12 +10,12 @@ gets the same search over optimizer, learning rate and epochs on validation data
 records are members of each model; among them are canaries of four kinds, 1.25 % of each, or more
 where the models would not have 1,000 of each kind between them. With `--canary-share 0` the
 records are as they are. `--frontier` adds all points of the consensus curves, more such curves,
-and DMP with sharper labels.
+and DMP with sharper labels and with teachers that are not unprotected.
 `--rows` are audited alone, so that two machines, or two nights, can share the work: finished
 models stay in the directory, and finished rows in the file.
 
 Prints two kinds of tables, one row per variant: test accuracy and LiRA (one variance for all
-records) on the records that are no canaries; and for the canaries of each kind the TPR at
+records) on the records that are not canaries; and for the canaries of each kind the TPR at
 thresholds of clean nonmembers with the upper end of its 95 % interval, the share of the same
 canaries above this threshold when they are *not* members, the TPR if each record has a
 false-positive rate of 1 % of its own, and the worst kind.
@@ -82,12 +82,21 @@ def main(arguments=None):
     parser.add_argument("--shadow-models", type=int, default=16)
     parser.add_argument("--canary-share", type=float, help="of the records, each kind")
     parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="CURVE", help=", ".join(ROWS))
-    parser.add_argument("--frontier", action="store_true", help="more settings of consensus")
+    parser.add_argument(
+        "--frontier", action="store_true", help="more settings of consensus, labels and teachers"
+    )
     parser.add_argument("--separate-copies", action="store_true", help="nearly equal copies")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON lines, appended to")
     parser.add_argument("--directory", type=pathlib.Path, default=pathlib.Path("runs/defenses"))
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args(arguments)
+    if options.table and not options.out.is_file():
+        parser.error(f"no such file: {options.out}")
+    if options.shadow_models < defenses.FEWEST_MODELS:
+        parser.error(
+            f"--shadow-models must be at least {defenses.FEWEST_MODELS}, not "
+            f"{options.shadow_models}"
+        )
     failed = 0 if options.table else defenses.main(commanded(options))
     print_tables(read_rows(options.out), options.dataset, options.scale)
     return failed

@@ -21,6 +21,8 @@ from keras_dmp import DMPTrainer, EntropyReferenceSelector, defenses
 from keras_dmp.audit import MembershipScores, ShadowAudit, plant_canaries, separate_copies
 
 KINDS = ("mislabelled", "mislabelled_duplicates", "outliers", "near_reference")
+# In the order in which they are planted, whatever the order in which they are asked for.
+ORDERED_KINDS = (*KINDS, "duplicates")
 # The kind whose rows do not name it in their keys.
 FIRST_KIND = ("mislabelled",)
 ATTACKS = ("loss", "lira_fixed", "lira")
@@ -73,6 +75,10 @@ def usual_share(task, options):
     return float(f"{min(HIGHEST_SHARE, max(LOWEST_SHARE, enough)):.3g}")
 
 
+def _kinds(options):
+    return tuple(kind for kind in ORDERED_KINDS if kind in options.canary_kinds)
+
+
 def data(task, options):
     """Records of the audit with their canaries, or None, and the rest of the split.
 
@@ -82,12 +88,12 @@ def data(task, options):
     count = round(options.canary_share * len(split.members[1]))
     if not count:
         return split, None
-    near = "near_reference" in options.canary_kinds
+    kinds = _kinds(options)
     planted = plant_canaries(
         *split.members,
         count=count,
-        kind=options.canary_kinds,
-        reference=split.reference if near else None,
+        kind=kinds,
+        reference=split.reference if "near_reference" in kinds else None,
         seed=0,
     )
     return dataclasses.replace(split, members=(planted.x, planted.y)), planted
@@ -165,8 +171,8 @@ def key(task, options, point):
         "fit": task.fit_arguments(point),
         "members": task.sizes(options.scale)["members"],
     }
-    if options.canary_share and tuple(options.canary_kinds) != FIRST_KIND:
-        facts["kinds"] = sorted(options.canary_kinds)
+    if options.canary_share and _kinds(options) != FIRST_KIND:
+        facts["kinds"] = sorted(_kinds(options))
     if options.separate_copies:
         facts["separate_copies"] = True
     return json.dumps(facts, sort_keys=True, default=dataclasses.asdict)
@@ -248,9 +254,9 @@ def _folder(task, options, group):
     words = [task.dataset, f"{options.scale:g}"]
     if options.canary_share:
         words.append(f"{options.canary_share:g}_canaries")
-        kinds = sorted(options.canary_kinds)
-        if tuple(kinds) != FIRST_KIND:
-            words.append("all_kinds" if kinds == sorted(KINDS) else "_".join(kinds))
+        kinds = _kinds(options)
+        if kinds != FIRST_KIND:
+            words.append("all_kinds" if kinds == KINDS else "_".join(sorted(kinds)))
     return "_".join([*words, *["separate"] * options.separate_copies, group.name])
 
 
@@ -301,7 +307,7 @@ def slice_figures(report, statistics, kinds) -> dict[str, Any]:
 
 
 def clean_records(statistics, kinds):
-    """Positions of the records that are no canaries."""
+    """Positions of the records that are not canaries."""
     planted = np.concatenate([np.empty(0, dtype=np.int64), *kinds.values()])
     return np.setdiff1d(np.arange(statistics.is_member.shape[1]), planted)
 

@@ -170,7 +170,9 @@ def _options(arguments):
         parser.error(f"--scale must be above 0 and at most 1, not {options.scale}")
     if options.table is None and options.plots is not None:
         parser.error("--plots needs --table")
-    missing = [str(path) for path in options.table or () if not path.is_file()]
+    # Without rows of a search, hours of it would be repeated.
+    named = [*(options.table or ()), *(path for path in options.search if path != FOUND_BEFORE)]
+    missing = [str(path) for path in named if path != options.out and not path.is_file()]
     if missing:
         parser.error(f"no such file: {', '.join(missing)}")
     if options.table is None and not options.plan and options.out is None:

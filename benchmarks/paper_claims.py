@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import frontier, paper_plan
+from benchmarks import paper_plan
 from benchmarks.paper_evidence import (
     BLACK_BOX,
     LOSS,
@@ -16,6 +16,7 @@ from benchmarks.paper_evidence import (
     advantage,
     attacked,
     difference,
+    gain_over,
     rank,
     slope,
 )
@@ -67,12 +68,17 @@ class Claim:
         return f"agrees if the interval is {self.rule} {limit if self.limit else '0'}"
 
 
+def _lowest(evidence: Evidence) -> Student:
+    """The student of the lowest entropies that are a choice: as many as a window has."""
+    sizes = (each.size for each in evidence.students if each.order == WINDOW)
+    return Student(order=LOWEST, size=next(sizes, BASE.size))
+
+
 def _ends(evidence: Evidence) -> tuple[dict[int, dict], dict[int, dict]]:
     """Rows of the windows of highest and lowest entropy, of equal size."""
-    highest = [each for each in evidence.students if (each.order, each.start) == (WINDOW, 1.0)]
-    if not highest:
-        return {}, {}
-    return evidence.of(highest[0]), evidence.of(Student(order=LOWEST, size=highest[0].size))
+    lowest = _lowest(evidence)
+    highest = Student(order=WINDOW, size=lowest.size, start=1.0)
+    return evidence.of(highest), evidence.of(lowest)
 
 
 def _over_sizes(of: Callable, order: str) -> Callable[[Evidence], Values]:
@@ -98,15 +104,12 @@ def _of_measure(name: str, figure: Callable[[dict], float]) -> Callable[[Evidenc
 def _windows(evidence: Evidence) -> Values:
     """Rank correlation, over the windows, of the change of labels with the student's AUC."""
     found = {}
-    size = [each.size for each in evidence.students if each.order == WINDOW][:1]
-    for seed, row in evidence.of("reduction").items() if size else ():
+    lowest = _lowest(evidence)
+    for seed, row in evidence.of("reduction").items():
         pairs = []
         for start, change in row["figures"]["windows"].items():
-            is_lowest = float(start) == 0
-            student = Student(
-                order=LOWEST if is_lowest else WINDOW, size=size[0], start=float(start)
-            )
-            rows = evidence.of(student)
+            order = WINDOW if float(start) else LOWEST
+            rows = evidence.of(Student(order=order, size=lowest.size, start=float(start)))
             if seed in rows:
                 pairs.append((change, attacked(LOSS)(rows[seed])))
         if len(pairs) > 2:
@@ -116,25 +119,6 @@ def _windows(evidence: Evidence) -> Values:
 
 def _gap(row: dict) -> float:
     return row["member_accuracy"] - row["test_accuracy"]
-
-
-def _over_rival(curve: str) -> Callable[[Evidence], Values]:
-    """DMP's accuracy minus that of a rival, at the higher of their black-box risks."""
-
-    def values(evidence: Evidence) -> Values:
-        found = {}
-        theirs = evidence.point(curve)
-        for seed, row in evidence.point("dmp_soft").items():
-            if seed in theirs:
-                ours, other = (
-                    frontier.frontier([(attacked(BLACK_BOX)(each), accuracy(each))])
-                    for each in (row, theirs[seed])
-                )
-                gain = frontier.gain(ours, ours[0, 0], other)
-                found[seed] = gain.ours - gain.theirs
-        return found
-
-    return values
 
 
 def _beyond_regularizers(evidence: Evidence) -> Values:
@@ -176,7 +160,7 @@ def _entropy_claims() -> list[Claim]:
             number=NOT_KNOWN,
             measured="AUC of the loss attack: random references of equal accuracy minus lowest "
             "entropy",
-            values=lambda evidence: advantage(evidence, BASE, paper_plan.CONTROLS),
+            values=lambda evidence: advantage(evidence, _lowest(evidence), paper_plan.CONTROLS),
             **common,
         ),
     ]
@@ -416,8 +400,9 @@ def _rival_claims() -> list[Claim]:
             says=f"At equal risk DMP is more accurate than {curve.replace('_', ' ')}.",
             number=number,
             place=place,
-            measured="test accuracy, DMP minus rival, at the higher of their black-box risks",
-            values=_over_rival(curve),
+            measured="test accuracy, DMP minus rival, at DMP's black-box risk or the lowest above "
+            "it that both reach, where the less accurate one has a setting of so much risk",
+            values=lambda evidence, curve=curve: gain_over(evidence, curve),
             unit="points",
         )
         for curve, (number, place) in numbers.items()

@@ -1,7 +1,6 @@
 """What rows say about a claim of the paper: figures by seed, their difference, and a verdict."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -9,6 +8,7 @@ from scipy import stats
 
 from benchmarks import frontier
 from benchmarks.defense_rows import POINT
+from benchmarks.frontier import OURS
 from benchmarks.paper_plan import Student
 
 AGREES, DISAGREES, UNDECIDED = "agrees", "does not agree", "cannot be told"
@@ -45,6 +45,14 @@ class Evidence:
     def points(self) -> list[dict]:
         """Headline rows of the benchmark of defences."""
         return [row for row in self.rows if row["kind"] == POINT and row["headline"]]
+
+    def curve(self, curve: str) -> dict[int, list[dict]]:
+        """All rows of a curve of the benchmark of defences, by seed."""
+        found: dict[int, list[dict]] = {}
+        for row in self.rows:
+            if (row["kind"], row["curve"]) == (POINT, curve):
+                found.setdefault(row["seed"], []).append(row)
+        return found
 
     def point(self, curve: str) -> dict[int, dict]:
         """The headline rows of a curve, by seed."""
@@ -93,18 +101,41 @@ def slope(of: Callable[[dict], float], rows: dict[float, dict[int, dict]]) -> Va
 def advantage(evidence: Evidence, student: Student, controls: tuple[Student, ...]) -> Values:
     """How much less AUC a student has than the controls at its accuracy, by seed.
 
-    Controls are linear between the points of their frontier. If none is as accurate, it is the
-    most accurate one. Seeds in which all controls are more accurate do not count.
+    Controls are linear between the points of their frontier. Seeds in which all controls are more
+    accurate, or all are less, do not count: the risk at such an accuracy is not known.
     """
     found_controls = [evidence.of(control) for control in controls]
     of, found = attacked(LOSS), {}
     for seed, row in evidence.of(student).items():
         rows = [each[seed] for each in found_controls if seed in each]
         points = frontier.frontier((of(each), accuracy(each)) for each in rows)
-        risk = frontier.risk_at(points, accuracy(row))
-        if not math.isnan(risk):
-            found[seed] = risk - of(row)
+        if len(points) and points[0, 1] <= accuracy(row) <= points[-1, 1]:
+            found[seed] = frontier.risk_at(points, accuracy(row)) - of(row)
     return found
+
+
+def gain_over(evidence: Evidence, rival: str) -> Values:
+    """DMP's accuracy minus a rival's at DMP's risk, or the lowest above that both reach, by seed.
+
+    The risk is that of the black box; both are the frontiers of their points. Nothing is compared
+    where the less accurate one has no point of so much risk, on average over the seeds: with more
+    risk it may be as accurate.
+    """
+    risk, ours, theirs = attacked(BLACK_BOX), evidence.curve(OURS), evidence.curve(rival)
+    found, spare = {}, []
+    for seed, row in evidence.point(OURS).items():
+        if seed in theirs:
+            sides = (ours[seed], theirs[seed])
+            mine, other = (
+                frontier.frontier((risk(each), accuracy(each)) for each in side) for side in sides
+            )
+            gain = frontier.gain(mine, risk(row), other)
+            found[seed] = gain.ours - gain.theirs
+            spare.append([max(map(risk, side)) - gain.risk for side in sides])
+    if not found:
+        return {}
+    is_ours_ahead = np.mean(list(found.values())) > 0
+    return found if np.mean(spare, axis=0)[int(is_ours_ahead)] >= 0 else {}
 
 
 def verdict(values: Iterable[float], rule: str, limit: float = 0.0) -> str:

@@ -200,7 +200,10 @@ def page(rows, paths, plots=None):
     parts = ["### Verdicts", _RULE, summary_table(by_group)]
     for experiment, title in TITLES.items():
         claims = claims_part(experiment, by_group)
-        if not claims:
+        # Rivals are listed also where none can be compared.
+        if not claims and not (
+            experiment == "rivals" and any(mine.points for mine in by_group.values())
+        ):
             continue
         parts += [f"### {title}", claims]
         name = f"paper_{experiment}.svg"

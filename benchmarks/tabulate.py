@@ -186,7 +186,8 @@ def shadow_table(rows):
             continue
         parts = {"all others" if row["planted"] else "all": row["attacks"]}
         copies = "nearly equal " if row["separate_copies"] else ""
-        parts |= {f"{copies}{kind} canaries": of for kind, of in row["canaries"].items()}
+        earlier = ", earlier version" if canary_tables.is_earlier(row) else ""
+        parts |= {f"{copies}{kind} canaries{earlier}": of for kind, of in row["canaries"].items()}
         for part, attacks in parts.items():
             for attack, figures in attacks.items():
                 lines.append(

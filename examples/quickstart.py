@@ -1,7 +1,7 @@
 """Protect a classifier of private shopping weeks, and audit it alongside the unprotected one.
 
     python examples/quickstart.py                       # grocery baskets, several minutes
-    python examples/quickstart.py --dataset adult       # or another one that is not of texts
+    python examples/quickstart.py --dataset adult       # or any other data but texts
     python examples/quickstart.py --smoke               # a few seconds, on digits
 
 Writes `protected.keras`, `report.html`, `audit.json`, `roc.png` and `privacy_utility.png` to

@@ -15,6 +15,7 @@ import pytest
 import keras_dmp
 from keras_dmp import models
 from keras_dmp.audit import ShadowStatistics
+from keras_dmp.audit.shadow import canaries
 from keras_dmp.defenses._contract import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -60,7 +61,7 @@ def options_of(**changes):
 
 @pytest.fixture(scope="module")
 def statistics():
-    """Statistics of models that know outliers best, and take some for members that are none."""
+    """Statistics of models that know outliers best, and take some nonmembers for members."""
     rng = np.random.default_rng(0)
     records = CLEAN + 3 * EACH
     halves = [rng.permutation(records) < records // 2 for _ in range(MODELS // 2)]
@@ -198,6 +199,23 @@ def test_tables_of_audits_with_other_canaries_are_apart(figures):
     assert "| lira_fixed | nearly equal outliers canaries |" in page
 
 
+def test_rates_at_other_thresholds_are_not_among_the_others(figures):
+    """Those of an earlier version, which did not store the share of nonmembers."""
+    before = json.loads(json.dumps(figures))
+    for of_kind in before["canaries"].values():
+        for of_attack in of_kind.values():
+            del of_attack["nonmembers_at_fpr"]
+    earlier = audit_row(before, curve="none", setting=None, key="b")
+    text = "\n".join(canary_tables.section([audit_row(figures), earlier]))
+    assert "| consensus_votes, num_shards 4 | 75.0 |" in text
+    assert "| none | 75.0 |" not in text
+    assert text.count(canary_tables.EARLIER) == 1
+    assert canary_tables.EARLIER not in canary_tables.section([audit_row(figures)])
+    page = tabulate.page("digits", 1.0, [audit_row(figures), earlier], "loss_auc")
+    assert "| outliers canaries |" in page
+    assert "| none | 8 | 75.0 | lira_fixed | outliers canaries, earlier version |" in page
+
+
 def test_rates_that_few_scores_do_not_resolve_are_unknown(figures):
     known = figures["canaries"]["outliers"]["lira_fixed"]
     few = {**known, "tpr_at_fpr": {"0.01": 0.5, "0.001": None}}
@@ -289,6 +307,24 @@ def test_an_audit_is_split_like_its_rows(scale):
     np.testing.assert_array_equal(np.flatnonzero(changed), altered)
 
 
+def test_the_order_of_the_kinds_does_not_matter():
+    """Rows have one key for both orders, so both have to be the same audit."""
+    task = defense_cases.TASKS["digits"]
+    point = defense_cases.points(task, 1.0)[0]
+    found = []
+    for kinds in (["outliers", "mislabelled"], ["mislabelled", "outliers", "outliers"]):
+        options = options_of(canary_share=0.05, canary_kinds=kinds)
+        split, planted = defense_shadows.data(task, options)
+        found.append((split, planted.by_kind, defense_shadows.key(task, options, point)))
+    (first, by_kind, key), (second, again, other) = found
+    np.testing.assert_array_equal(first.members[0], second.members[0])
+    assert {kind: rows.tolist() for kind, rows in by_kind.items()} == {
+        kind: rows.tolist() for kind, rows in again.items()
+    }
+    assert key == other
+    assert set(defense_shadows.ORDERED_KINDS) == set(canaries.KINDS)
+
+
 def test_texts_become_words_that_the_reference_has():
     task = defense_cases.TASKS["twenty_newsgroups"]
     texts = np.array(["a b", "a c c", "b a", "z a", "c a", "b b"], dtype=object)
@@ -318,8 +354,23 @@ def test_consensus_prints_the_tables_of_its_rows(capsys):
     printed = capsys.readouterr().out
     # Without canaries, and with mislabelled ones.
     assert printed.count("| defence | settings found | test acc. % | AUC lira_fixed |") == 2
-    assert "1,000 of each kind among 20,000 records" in printed
-    assert "| consensus_votes, num_shards 4 | 63.6 | 0.9 (≤ 1.4) |" in printed
+    assert "| consensus_votes, num_shards 4 | sgd 0.05, 20 epochs | 63.6 | 0.545 " in printed
+    assert printed.count(canary_tables.EARLIER) == 1
+    assert "of each kind" not in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--table"], "no such file: rows.jsonl"),
+        (["--shadow-models", "0"], "--shadow-models must be at least 6, not 0"),
+    ],
+)
+def test_bad_options_of_consensus_are_refused(options, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        consensus.main(["--dataset", "digits", "--out", "rows.jsonl", *options])
+    assert message in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -276,7 +276,7 @@ def test_tabulate_writes_a_page_and_a_plot(rows, tmp_path, capsys):
     path.write_text("".join(json.dumps(each) + "\n" for each in [*rows, shadow]))
     tabulate.main([str(path), "--out-dir", str(tmp_path / "pages")])
     page = (tmp_path / "pages" / "defenses_shops.md").read_text()
-    assert "| none | 16 | 50.0 | lira_fixed | mislabelled canaries | 0.990 (0.980 to 1.000)" in page
+    assert "| none | 16 | 50.0 | lira_fixed | mislabelled canaries, earlier version | 0.990" in page
     assert "75.00 (0.00 to 150.00)" in page
     plot = (tmp_path / "pages" / "defenses_shops.svg").read_text()
     assert "<svg" in plot

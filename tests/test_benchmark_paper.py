@@ -68,14 +68,14 @@ def row(item, seed, auc, accuracy, *, entropy=1.0, black_box=None, **changes):
     }
 
 
-def point(curve, seed, risk, accuracy):
-    """A headline row of the benchmark of defences by hand."""
+def point(curve, seed, risk, accuracy, *, headline=True):
+    """A row of the benchmark of defences by hand."""
     return {
         **row("none", seed, risk, accuracy),
         "kind": "point",
         "key": f"{curve} {seed}",
         "curve": curve,
-        "headline": True,
+        "headline": headline,
         "search": {"trials": 8, "optimizer": "sgd", "learning_rate": 0.05, "epochs": 20},
     }
 
@@ -191,12 +191,28 @@ def test_advantage_is_over_the_frontier_of_the_controls():
         row(Student(order=RANDOM, size=0.25), 0, 0.60, 0.40),
         row(Student(order=RANDOM), 0, 0.70, 0.60),
         row(Student(order=RANDOM, size=0.25), 1, 0.60, 0.70),
+        row(Student(order=RANDOM, size=0.25), 2, 0.50, 0.30),
     ]
-    rows = [*controls, row(BASE, 0, 0.55, 0.50), row(BASE, 1, 0.55, 0.50)]
+    rows = [*controls, *(row(BASE, seed, 0.55, 0.50) for seed in range(4))]
     found = paper_evidence.advantage(evidence(rows), BASE, paper_plan.CONTROLS)
-    # Half-way between two controls; the second seed has only one that is more accurate.
+    # Half-way between two controls. In the second seed all are more accurate, in the third less:
+    # neither shows the risk of a control of equal accuracy. The fourth has none.
     assert set(found) == {0}
     np.testing.assert_allclose(found[0], 0.65 - 0.55)
+
+
+def test_lowest_entropy_is_compared_where_it_is_a_choice():
+    """As in the paper's images, where one sample per member is the whole pool."""
+    rows = [
+        row(BASE, 0, 0.70, 0.60),
+        row(Student(order=LOWEST, size=0.5), 0, 0.55, 0.50),
+        row(Student(order=WINDOW, size=0.5, start=1.0), 0, 0.75, 0.52),
+        row(Student(order=RANDOM, size=0.5), 0, 0.65, 0.50),
+        row(Student(order=RANDOM), 0, 0.70, 0.60),
+    ]
+    mine = evidence(rows)
+    assert CLAIMS["entropy at equal accuracy"].values(mine) == pytest.approx({0: 0.10})
+    assert CLAIMS["entropy and accuracy"].values(mine) == pytest.approx({0: 0.02})
 
 
 def test_claims_of_the_entropy_by_hand():
@@ -241,15 +257,32 @@ def test_change_of_the_windows_is_ranked_with_their_risk():
     np.testing.assert_allclose(found[0], 0.8)
 
 
-def test_rivals_are_compared_at_the_higher_risk():
+def test_rivals_are_compared_at_equal_risk():
     rows = [
-        point("dmp_soft", 0, 0.60, 0.60),
+        # Risks of the black box are these minus 0.02.
+        *(point("dmp_soft", seed, 0.60, 0.60) for seed in range(3)),
+        *(point("adversarial_regularization", seed, 0.65, 0.50) for seed in range(2)),
+        point("pate", 0, 0.55, 0.62),
         point("dp_sgd", 0, 0.55, 0.40),
-        point("dmp_soft", 1, 0.60, 0.60),
         point("memguard", 1, 0.70, 0.65),
     ]
-    assert CLAIMS["DMP and dp sgd"].values(evidence(rows)) == pytest.approx({0: 0.2})
-    assert CLAIMS["DMP and memguard"].values(evidence(rows)) == pytest.approx({1: -0.05})
+    found = {
+        curve: CLAIMS[f"DMP and {curve.replace('_', ' ')}"].values(evidence(rows))
+        for curve in ("adversarial_regularization", "pate", "dp_sgd", "memguard")
+    }
+    # More accurate at less risk, or less accurate at more.
+    assert found["adversarial_regularization"] == pytest.approx({0: 0.1, 1: 0.1})
+    assert found["pate"] == pytest.approx({0: -0.02})
+    # The riskier one is more accurate: with as much risk, the other might be so too.
+    assert found["dp_sgd"] == found["memguard"] == {}
+    # A setting of either with more risk shows it: halfway between two settings.
+    rows += [
+        point("dp_sgd", 0, 0.65, 0.50, headline=False),
+        point("dmp_soft", 1, 0.75, 0.62, headline=False),
+    ]
+    assert CLAIMS["DMP and dp sgd"].values(evidence(rows)) == pytest.approx({0: 0.6 - 0.45})
+    expected = {1: 0.6 + 0.02 * (0.70 - 0.60) / (0.75 - 0.60) - 0.65}
+    assert CLAIMS["DMP and memguard"].values(evidence(rows)) == pytest.approx(expected)
     assert CLAIMS["DMP and regularizers"].values(evidence(rows)) == {}
 
 
@@ -279,6 +312,14 @@ def test_page_by_hand(rows):
     assert "--dataset shops --seeds 0 1 2 --out rows.jsonl" in page
     assert "Temperature" not in page
     assert "teacher sgd 0.05, 20 epochs; student sgd 0.1, 10 epochs" in page
+
+
+def test_rivals_that_cannot_be_compared_are_listed(rows):
+    rows += [point("dmp_soft", 0, 0.60, 0.60), point("dp_sgd", 0, 0.55, 0.40)]
+    page = paper_tables.page(rows, [pathlib.Path("rows.jsonl")])
+    assert "DMP and dp sgd" not in page
+    assert "### Other defences" in page
+    assert "| dp_sgd | sgd 0.05, 20 epochs | 1 | 40.0 |" in page
 
 
 def test_scales_and_data_sets_are_not_mixed(rows):
@@ -415,6 +456,7 @@ def test_the_plan_is_printed_with_its_reasons(capsys):
         (["--plan", "--scale", "2"], "--scale must be above 0 and at most 1"),
         (["--plan", "--plots", "x"], "--plots needs --table"),
         (["--table", "/no/such/rows.jsonl"], "no such file: /no/such/rows.jsonl"),
+        (["--plan", "--search", "/no/such/rows.jsonl"], "no such file: /no/such/rows.jsonl"),
         (["--out", "/no/such/folder/rows.jsonl"], "the folder of --out does not exist"),
         (["--plan", "--dataset", "mnist"], "invalid choice: 'mnist'"),
     ],
@@ -490,10 +532,10 @@ def test_every_experiment_runs_and_is_printed(tiny, tmp_path, monkeypatch, capsy
     assert found["adaptive"]["attacks"]["adaptive"]["num_members"] == 60
     mine = paper_evidence.Evidence(rows)
     answered = {name for name, claim in CLAIMS.items() if claim.values(mine)}
-    # At equal accuracy there need not be a control; most rivals were left out.
+    # At equal accuracy there need not be a control, nor a rival at equal risk.
     missing = {name for name in CLAIMS if name.startswith("DMP and") or "equal" in name}
     assert set(CLAIMS) - answered <= missing
-    assert "DMP and memguard" in answered
+    assert set(mine.point("memguard")) == {0}
     capsys.readouterr()
     assert paper.main(usual) == 0
     assert "0 rows to compute" in capsys.readouterr().out

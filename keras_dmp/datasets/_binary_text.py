@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 _ZERO, _ONE = b"01"
+_MOST_DIGITS = 10
 _IGNORED = b' \t\r\n"'  # Some files put the class in quotation marks.
 
 
@@ -77,7 +78,8 @@ def _rows(file: BinaryIO, name: str, expected: int) -> Iterator[tuple[int, str, 
 
 
 def _class(text: bytes, place: str, num_classes: int) -> int:
-    label = int(text) if text.isdigit() else 0
+    # Python refuses to read numbers of thousands of digits.
+    label = int(text) if text.isdigit() and len(text) <= _MOST_DIGITS else 0
     if not 1 <= label <= num_classes:
         raise ValueError(
             f"Expected {place} to give a class from 1 to {num_classes}. "

@@ -4,6 +4,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from keras_dmp import _validate
+
 if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
@@ -92,9 +94,9 @@ def load(
         order.
 
     Raises:
-        ValueError: If the name is unknown, `with_groups=True` is used for a data set without
-            groups, `with_groups` and `as_supervised` are both `True`, or a file that the data is
-            prepared from is damaged.
+        ValueError: If the name is unknown, an option is not a boolean, `with_groups=True` is used
+            for a data set without groups, `with_groups` and `as_supervised` are both `True`, or a
+            file that the data is prepared from is damaged.
         ImportError: If an optional package is missing; the message shows how to install it.
         FileNotFoundError: If files are missing; the message shows how to get them.
 
@@ -110,6 +112,7 @@ def load(
         raise ValueError(
             f"Expected `name` to be one of {', '.join(map(repr, _NAMES))}. Received: name={name!r}"
         )
+    _validate.boolean(as_supervised=as_supervised, with_groups=with_groups, download=download)
     if with_groups and name not in _NAMES_WITH_GROUPS:
         raise ValueError(
             f"Expected `with_groups` to be True only for data sets with groups: "

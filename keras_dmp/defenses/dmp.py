@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 
 from keras_dmp import _validate
-from keras_dmp._data import arrays
+from keras_dmp._data import arrays, samples
 from keras_dmp._training.copies import copied_optimizer
 from keras_dmp._training.resident import new_seed
 from keras_dmp._validate import shown
@@ -18,6 +18,7 @@ from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.synthetic.synthesis import synthesize, synthetic_size
 from keras_dmp.trainer.consensus import Consensus, resolved_labels
 from keras_dmp.trainer.dmp_trainer import DMPTrainer
+from keras_dmp.trainer.overlap import refuse_overlap
 
 _logger = logging.getLogger(__name__)
 _ORDERS = ("lowest", "highest", "random")
@@ -139,6 +140,16 @@ class DMP(Defense):
         return found
 
     @property
+    def has_guarantee(self) -> bool:
+        """Whether the student has the formal guarantee of its teacher."""
+        # A generator that is trained on the members would add to the teacher's.
+        return (
+            self.teacher is not None
+            and self.teacher.has_guarantee
+            and self.reference_source == "split"
+        )
+
+    @property
     def _fraction(self) -> float:
         return _FRACTION if self.fraction is None else self.fraction
 
@@ -149,8 +160,14 @@ class DMP(Defense):
         return own if self.teacher is None else tuple(dict.fromkeys((*own, *self.teacher.parts)))
 
     def _protect(self, run: Run) -> keras.Model:
-        selector = self._selector(run)
-        teacher = None if self.teacher is None else run.protected_by(self.teacher)
+        # What the generator and the pool do not take is refused before the teacher is trained.
+        selector, pool = self._selector(run), self._pool(run)
+        teacher = None
+        if self.teacher is not None:
+            records = samples.Records(run.model)
+            digests = {"members": records.digests(run.x), "reference": records.digests(pool)}
+            refuse_overlap(digests, groups=None, allow=False)
+            teacher = run.protected_by(self.teacher)
         trainer = DMPTrainer(
             run.build_model,
             teacher,
@@ -171,7 +188,7 @@ class DMP(Defense):
         trainer.fit(
             run.x,
             run.y,
-            reference=self._pool(run),
+            reference=pool,
             # Chooses the round.
             validation_data=None if self.consensus is None else run.validation,
             epochs=self.student_epochs or run.epochs,
@@ -180,9 +197,8 @@ class DMP(Defense):
             verbose=run.verbose,
         )
         student = run.released(trainer.student)
-        guarantee = None if teacher is None else guarantee_of(teacher)
-        # A generator that is trained on the members would add to it.
-        if guarantee is not None and self.reference_source == "split":
+        guarantee = guarantee_of(teacher) if self.has_guarantee else None
+        if guarantee is not None:
             state_guarantee(student, guarantee)
         return student
 

@@ -280,6 +280,18 @@ def test_labels_outside_of_the_classes_are_refused(name, label, tmp_path):
 
 
 @every_archive
+def test_a_label_that_python_does_not_read_is_refused(name, tmp_path):
+    files = published(name, *tiny_data())
+    path = list(files)[-1]
+    digits = "9" * 5_000
+    row = digits if name == "texas100" else f"{digits},{first_row(name)}"
+    files[path] = f"{row}\n{files[path]}"
+    put(name, tgz(files.items()), tmp_path)
+    with pytest.raises(ValueError, match=r"line 1 of \S+ to give a class from 1 to 5"):
+        prepare(name, tmp_path)
+
+
+@every_archive
 def test_a_file_that_is_there_twice_is_refused(name, tmp_path):
     files = published(name, *tiny_data()).items()
     put(name, tgz([*files, *files]), tmp_path)

@@ -55,6 +55,13 @@ def test_unknown_name_lists_the_names():
         keras_dmp.datasets.load("purchase")
 
 
+@pytest.mark.parametrize("option", ["as_supervised", "with_groups", "download"])
+def test_options_are_booleans(option, tmp_path):
+    """A word such as "no" must not give permission to download."""
+    with pytest.raises(ValueError, match=rf"`{option}` to be True or False.*{option}='no'"):
+        keras_dmp.datasets.load("digits", data_dir=tmp_path, **{option: "no"})
+
+
 def test_permission_to_download_does_not_matter_where_nothing_is_missing(tmp_path):
     keras_dmp.datasets.load("digits", download=True, data_dir=tmp_path)
 

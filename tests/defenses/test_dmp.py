@@ -1,5 +1,7 @@
 """DMP as a defence: teachers that another defence has trained."""
 
+import dataclasses
+
 import keras
 import nets
 import numpy as np
@@ -74,6 +76,37 @@ def test_a_pool_from_a_generator_of_the_members_has_no_guarantee(split):
     settings = {"reference_source": "synthetic", "synthetic_epochs": 1, "fraction": 1.0}
     model = defenses.get("dmp", teacher=private, **settings).protect(build_model, split, **FIT)
     assert defenses.guarantee_of(model) is None
+
+
+def test_a_guarantee_is_announced_where_there_is_one():
+    private = defenses.get("dp_sgd", noise_multiplier=1.0)
+    twice = defenses.get("dmp", teacher=defenses.get("dmp", teacher=private))
+    assert defenses.get("dmp", teacher=private).has_guarantee
+    assert twice.has_guarantee
+    others = ({}, {"teacher": defenses.get("dropout")})
+    for settings in (*others, {"teacher": private, "reference_source": "synthetic"}):
+        assert defenses.get("dmp", **settings).has_guarantee is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "pattern"),
+    [
+        ({}, "members", "samples of `reference` are members"),
+        ({"reference_source": "synthetic"}, "few", "at least 10"),
+        ({"size": 10_000}, "nothing", "size=10000"),
+    ],
+)
+def test_data_is_refused_before_the_teacher_is_trained(
+    split, settings, changes, pattern, monkeypatch
+):
+    if changes == "members":
+        split = dataclasses.replace(split, reference=split.members[0])
+    if changes == "few":
+        split = dataclasses.replace(split, members=tuple(part[:8] for part in split.members))
+    teacher = defenses.get("dropout", rate=0.2)
+    monkeypatch.setattr(type(teacher), "_protect", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=pattern):
+        defenses.get("dmp", teacher=teacher, **settings).protect(build_model, split, **FIT)
 
 
 def test_a_teacher_that_is_no_defense_is_refused():

@@ -6,8 +6,8 @@ often as on both. Shared samples are recognised by equal rows that are split bet
 by an order of rows that is the same on both sides, although nothing but chance can have made it.
 
 Rows of zeros and ones that are on both sides in *different* orders cannot be told from those of
-different samples. In the same order they are refused, also in the orders that a data set may well
-have, unless the records themselves are known to differ.
+different samples. In the same order they are refused, also if only most of them are equal, and also
+in the orders that a data set may well have, unless the records themselves are known to differ.
 """
 
 import math
@@ -23,10 +23,13 @@ _LEVEL = 1e-5
 # Rows hashed at a time.
 _CHUNK_ROWS = 16_384
 _FEWEST_DISTINCT = 3
-# How rows are the same that different samples could have too.
+# Rows and shifts by which orders are compared.
+_ORDERED_ROWS, _MOST_SHIFTS = 20_000, 1_000
+_IN_ORDER = ", in the same order"
+# What different samples could have too, and what tells.
 _NOT_TOLD_APART = (
-    ", in the same order, and all of zeros and ones, which different samples have only if both "
-    "sides are sorted and equally often right; if they are different, pass their inputs too"
+    ", in the same order, which different samples have only if both sides are in the order of "
+    "their classes and about equally often right; if they are different, pass their inputs too"
 )
 
 
@@ -42,9 +45,10 @@ def require_different_sides(
     Chernoff and Hoeffding, at a level of 1e-5: 17 rows that occur once on each side are refused.
     Rows of zeros and ones, such as saturated softmax outputs, prove nothing and are not counted.
     Only their order does: sides that are equal row by row are refused if a random order of the same
-    rows were equal with a probability below 1e-5. Where all samples of a class are together, or
-    one of each class in turn, different samples may have such rows too; they then have to be shown
-    to be different.
+    rows were equal with a probability below 1e-5, or if more rows are equal than after any shift of
+    one side against the other, and by more than chance allows. Where all samples of a class are
+    together, or one of each class in turn, different samples may have such rows too; they then have
+    to be shown to be different.
 
     Args:
         members: Scores (samples,) or outputs (samples, units).
@@ -73,9 +77,13 @@ def require_different_sides(
         if np.count_nonzero(telling) >= _FEWEST_DISTINCT or (
             is_unlikely and not _is_usual_order(order, num_rows)
         ):
-            _refuse(what, size, size, ", in the same order")
+            _refuse(what, size, size, _IN_ORDER)
         if is_unlikely and not records_differ:
             _refuse(what, size, size, _NOT_TOLD_APART)
+    elif not records_differ and _is_in_order(*hashes):
+        length = min(map(len, hashes))
+        same = np.count_nonzero(hashes[0][:length] == hashes[1][:length])
+        _refuse(what, same, len(sides[1]), _NOT_TOLD_APART)
     if _is_beyond_chance(shared, telling, counts[0] + counts[1]):
         _refuse(what, int(counts[1][shared].sum()), len(sides[1]), "")
 
@@ -125,6 +133,23 @@ def _is_beyond_chance_in_order(counts: np.ndarray) -> bool:
     """Whether two random orders of rows that occur so often each are hardly ever the same."""
     num_orders = math.lgamma(counts.sum() + 1) - sum(math.lgamma(each + 1) for each in counts)
     return num_orders > -math.log(_LEVEL)
+
+
+def _is_in_order(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether far more rows are equal as they stand than after any shift of one side.
+
+    Where samples of a class are together, or classes take turns, some shift hardly matters. Without
+    such an order all shifts are alike, and Hoeffding bounds their difference.
+    """
+    length = min(len(first), len(second), _ORDERED_ROWS)
+    first, second = first[:length], second[:length]
+    spare = np.count_nonzero(first == second) - math.sqrt(-2 * length * math.log(_LEVEL))
+    shifts = range(1, min(length - 1, _MOST_SHIFTS) + 1)
+    return spare > 0 and all(
+        np.count_nonzero(first == np.roll(second, by * shift)) < spare
+        for shift in shifts
+        for by in (1, -1)
+    )
 
 
 def _is_usual_order(index: np.ndarray, different: int) -> bool:

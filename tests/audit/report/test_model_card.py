@@ -137,7 +137,8 @@ def test_no_guarantee_is_claimed_where_there_is_none_or_may_be_one():
     report = make_report(MEMBERS, NONMEMBERS, attack="loss")
     for known in (defenses.DMP(), defenses.WeightDecay(), Consensus(), point_of(report)):
         assert NONE in card(defense=known)
-    for may in (defenses.DPSGD(target_epsilon=4.0), defenses.PATE(), "words", {"a": 1}, None):
+    private = defenses.DPSGD(target_epsilon=4.0)
+    for may in (private, defenses.PATE(), defenses.DMP(teacher=private), "words", {"a": 1}, None):
         text = card(defense=may)
         assert UNKNOWN in text
         assert NONE not in text

@@ -86,6 +86,52 @@ NOT_TOLD_APART = {
 }
 
 
+def with_mistakes(labels, share, seed):
+    """Labels of which some are others: those of a model that errs."""
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(len(labels)) < share
+    return np.where(wrong, (labels + rng.integers(1, 10, len(labels))) % 10, labels)
+
+
+TEN = shuffled(np.arange(1_000) % 10)
+MOSTLY_SAME = {
+    "one row is another": (TEN, np.append(TEN[:-1], (TEN[-1] + 1) % 10)),
+    "three in four": (TEN, np.append(TEN[:750], shuffled(TEN[750:], 5))),
+    "a part": (TEN, TEN[:400]),
+    "followed by others": (TEN, np.append(TEN, shuffled(TEN, 5))),
+}
+# Different samples of a data set in one of its orders, classified with mistakes.
+IN_THE_ORDER_OF_CLASSES = {
+    "sorted": np.repeat(np.arange(10), 100),
+    "in turn": np.arange(1_000) % 10,
+    "in blocks": np.repeat(np.arange(100) % 10, 10),
+    "at random": TEN,
+}
+
+
+@pytest.mark.parametrize("case", MOSTLY_SAME)
+def test_mostly_the_same_rows_in_one_order_pass_only_for_records_that_differ(case):
+    first, second = (np.eye(10)[labels] for labels in MOSTLY_SAME[case])
+    for sides in ((first, second), (second, first)):
+        with pytest.raises(
+            ValueError, match=r"Received: \d+ of \d+ nonmembers .*pass their inputs"
+        ):
+            require_different_sides(*sides, "outputs")
+        require_different_sides(*sides, "outputs", records_differ=True)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3])
+@pytest.mark.parametrize("case", IN_THE_ORDER_OF_CLASSES)
+def test_classes_in_one_order_are_no_evidence(case, share):
+    labels = IN_THE_ORDER_OF_CLASSES[case]
+    others = shuffled(labels, 7) if case == "at random" else labels
+    for seed in range(20):
+        sides = with_mistakes(labels, share, seed), with_mistakes(others, share, seed + 100)
+        require_different_sides(*(np.eye(10)[side] for side in sides), "outputs")
+        correct = sides[0] == labels, sides[1] == others
+        require_different_sides(*correct, "scores")
+
+
 @pytest.mark.parametrize("case", SAME)
 def test_the_same_samples_are_refused(case):
     for sides in (SAME[case], SAME[case][::-1]):
