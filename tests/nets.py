@@ -1,5 +1,7 @@
 """Small data and models that the tests share, and what they look at afterwards."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -12,12 +14,19 @@ def mirrored(replicas=2):
     """A strategy of logical CPUs.
 
     Its replicas are added up without collectives: those of an earlier strategy in the same
-    process, with other shapes, would break this one's.
+    process, with other shapes, would break this one's. Batches are not prefetched to each device:
+    Keras makes an iterator for the next epoch when one ends, and TensorFlow 2.21 may crash when an
+    iterator that prefetches to several devices is destroyed unread.
     """
-    return tf.distribute.MirroredStrategy(
+    strategy = tf.distribute.MirroredStrategy(
         [f"CPU:{index}" for index in range(replicas)],
         cross_device_ops=tf.distribute.ReductionToOneDevice(),
     )
+    strategy.experimental_distribute_dataset = functools.partial(
+        strategy.experimental_distribute_dataset,
+        options=tf.distribute.InputOptions(experimental_fetch_to_device=False),
+    )
+    return strategy
 
 
 def prototypes(samples, *, features=FEATURES, classes=CLASSES, seed=0):

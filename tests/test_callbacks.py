@@ -285,7 +285,7 @@ def test_all_kinds_of_models(sides, case):
 @pytest.mark.parametrize("inside", [True, False])
 def test_two_replicas(sides, inside):
     expected = train(MembershipAudit(*sides), sides, shuffle=False)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = nets.mirrored()
     with strategy.scope():
         model = compiled()
         if inside:
