@@ -22,7 +22,6 @@ from benchmarks.paper_evidence import (
 )
 from benchmarks.paper_plan import BASE, LOWEST, RANDOM, TEACHER, WINDOW, Student
 
-NOT_KNOWN = "not known here"
 _REGULARIZERS = ("weight_decay", "dropout", "label_smoothing", "confidence_penalty")
 
 
@@ -34,7 +33,7 @@ class Claim:
         name: Short name.
         experiment: The experiment that answers it.
         says: The claim.
-        number: The paper's number.
+        number: The paper's number, or None if there is none or it could not be obtained.
         place: Where in the paper.
         measured: What is measured, in words.
         values: From the evidence to one value per seed.
@@ -46,7 +45,7 @@ class Claim:
     name: str
     experiment: str
     says: str
-    number: str
+    number: str | None
     place: str
     measured: str
     values: Callable[[Evidence], Values]
@@ -157,7 +156,7 @@ def _entropy_claims() -> list[Claim]:
             name="entropy at equal accuracy",
             says="Low entropy lowers the risk: the reason for the selection. Ours: also at equal "
             "accuracy?",
-            number=NOT_KNOWN,
+            number=None,
             measured="AUC of the loss attack: random references of equal accuracy minus lowest "
             "entropy",
             values=lambda evidence: advantage(evidence, _lowest(evidence), paper_plan.CONTROLS),
@@ -179,7 +178,7 @@ def _size_claims() -> list[Claim]:
                     name=f"size and {name}, {words}",
                     experiment="size",
                     says=f"A smaller reference has a lower {name}.",
-                    number=NOT_KNOWN,
+                    number=None,
                     place="text",
                     measured=f"{what} per doubling of the size, {words}",
                     values=_over_sizes(of, order),
@@ -208,7 +207,7 @@ def _temperature_claims() -> list[Claim]:
                     name=f"temperature and {name}, {words}",
                     experiment="temperature",
                     says=says,
-                    number=NOT_KNOWN,
+                    number=None,
                     place="Table 8",
                     measured=f"{what} per doubling of T, {words}",
                     values=_over_temperatures(of, students),
@@ -229,7 +228,7 @@ def _temperature_claims() -> list[Claim]:
                 says="If a higher temperature lowers the risk, softer labels have less risk at "
                 "equal accuracy, and sharper ones more. The theory of 2025 (arXiv 2506.14457) "
                 "has the opposite.",
-                number=NOT_KNOWN,
+                number=None,
                 place="Table 8",
                 measured="AUC of the loss attack: the labels as they are, at equal accuracy, "
                 f"minus {words}",
@@ -246,7 +245,7 @@ def _reduction_claims() -> list[Claim]:
     common: dict[str, Any] = {
         "experiment": "reduction",
         "unit": "coefficient",
-        "number": NOT_KNOWN,
+        "number": None,
         "place": "the derivation of the selection",
     }
 
@@ -321,7 +320,7 @@ def _other_claims() -> list[Claim]:
     generated = {student.size: student for student in paper_plan.GENERATED}
     of_gan: dict[str, Any] = {
         "experiment": "synthetic",
-        "number": NOT_KNOWN,
+        "number": None,
         "place": "the synthetic reference",
     }
     return [
@@ -329,7 +328,7 @@ def _other_claims() -> list[Claim]:
             name="adaptive attacker",
             experiment="adaptive",
             says="Ours: who knows that low entropy was chosen gains nothing over the loss attack.",
-            number=NOT_KNOWN,
+            number=None,
             place="the adaptive attack",
             measured="AUC of the adaptive attack minus that of the loss attack, same samples",
             values=_of_measure("adaptive", adaptive),
@@ -391,7 +390,7 @@ def _rival_claims() -> list[Claim]:
         ),
         "dp_sgd": ("CIFAR-10, risk 51.3 %: 52.2 against 65.0 %", "abstract, comparison"),
         "pate": ("CIFAR-10: below DMP's 76.79 % also above epsilon 1000", "comparison"),
-        "memguard": (NOT_KNOWN, "comparison"),
+        "memguard": (None, "comparison"),
     }
     found = [
         Claim(

@@ -75,8 +75,8 @@ def claims_part(experiment, by_group):
         if not found:
             continue
         texts.append(
-            f"- *{claim.name}*: {claim.says} The paper ({claim.place}): {claim.number}. Measured: "
-            f"{claim.measured}; {claim.condition}."
+            f"- *{claim.name}*: {claim.says} {_source(claim)} Measured: {claim.measured}; "
+            f"{claim.condition}."
         )
         for group, values, decided in found:
             mine = interval(values.values(), percent=claim.percent, sign=claim.unit != "%")
@@ -227,6 +227,12 @@ def show(rows, paths, plots):
         plots.mkdir(parents=True, exist_ok=True)
         paper_plots.write({_named(group): mine for group, mine in evidence(rows).items()}, plots)
     print(page(rows, paths, plots), end="")
+
+
+def _source(claim):
+    if claim.number is None:
+        return f"Source: {claim.place}."
+    return f"The paper ({claim.place}): {claim.number}."
 
 
 def _named(group):
