@@ -118,6 +118,13 @@ def test_a_report_says_its_figures():
     assert "SHA" not in " ".join(name for name, _ in written.provenance.pairs)
 
 
+@pytest.mark.parametrize(("beside", "shown"), [("", "0.100 to 0.200"), ("x", "0.100 to 0.200; x")])
+def test_what_stands_beside_a_figure_is_after_its_interval(beside, shown):
+    tile = Tile(label="label", figure=Number(value=0.15, ends=(0.1, 0.2)), beside=beside)
+    page = html.write(dataclasses.replace(HAND_MADE, tiles=(tile,)))
+    assert f'<div class="beside">{shown}</div>' in page
+
+
 def test_tiles_have_the_corrected_intervals():
     report = audit(1.0, size=500)
     auc, tpr, accuracy = report.document().tiles
