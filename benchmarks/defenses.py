@@ -65,6 +65,20 @@ def outputs_of(model, split):
     ]
 
 
+def accuracies_of(outputs, split):
+    """Accuracy on members and on nonmembers."""
+    sides = zip(outputs, (split.members, split.nonmembers), strict=True)
+    return [float((side.argmax(axis=1) == labels).mean()) for side, (_, labels) in sides]
+
+
+def loss_attack(outputs, split):
+    """Scores of the attack on the loss, which thresholds the cross-entropy of the logits."""
+    sides = zip(outputs, (split.members, split.nonmembers), strict=True)
+    return MembershipScores(
+        *(loss_scores(side, labels, from_logits=True) for side, (_, labels) in sides)
+    )
+
+
 def answering(outputs):
     """A model from positions to recorded outputs, for attacks that see no more than these.
 
@@ -80,17 +94,13 @@ def answering(outputs):
 def attack(model, split, outputs, seed, white_box):
     """Figures of each attack by name, None for one that does not apply."""
     labels = [split.members[1], split.nonmembers[1]]
-    losses = [
-        loss_scores(side, truth, from_logits=True)
-        for side, truth in zip(outputs, labels, strict=True)
-    ]
     everyone = np.arange(sum(map(len, outputs)), dtype=np.int32)
     first = len(outputs[0])
     positions = [(everyone[:first], labels[0]), (everyone[first:], labels[1])]
     recorded = answering(np.concatenate(outputs))
     black = black_box_attack(recorded, *positions, from_logits=True, seed=seed)
     found = {
-        "loss": attack_figures(MembershipScores(*losses)),
+        "loss": attack_figures(loss_attack(outputs, split)),
         "black_box": attack_figures(black),
         "white_box": None,
     }
@@ -112,8 +122,7 @@ def measure(task, split, point, *, scale, seed, found, undefended_seconds):
         outputs = outputs_of(model, split)
         attacks = attack(model, split, outputs, seed, point.defense not in NO_WHITE_BOX)
         audit_seconds = time.perf_counter() - start
-    sides = zip(outputs, (split.members, split.nonmembers), strict=True)
-    accuracies = [float((side.argmax(axis=1) == part[1]).mean()) for side, part in sides]
+    accuracies = accuracies_of(outputs, split)
     guarantee = defenses.guarantee_of(model)
     if point.curve == "none":
         undefended_seconds = seconds

@@ -19,34 +19,17 @@ import keras
 import keras_dmp
 from benchmarks import defense_cases, defenses
 from benchmarks.defense_tasks import FULLY_CONNECTED
-from keras_dmp.audit import MembershipScores, loss_scores
+from keras_dmp import models
 from keras_dmp.defenses import get
 
 HIDDEN = ((), (512,), (512, 256), (1024, 512, 256, 128))
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
 
 
-def build(shape, num_classes, hidden):
-    """A net with these hidden layers; a softmax regression without any."""
-    inputs = x = keras.Input(shape)
-    for width in hidden:
-        x = keras.layers.Dense(width, activation="tanh")(x)
-    return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
-
-
 def figures(model, split):
     """Accuracy on members and on nonmembers, and the AUC of the attack on the loss."""
-    sides = (split.members, split.nonmembers)
     outputs = defenses.outputs_of(model, split)
-    accuracies = [
-        float((side.argmax(axis=1) == labels).mean())
-        for side, (_, labels) in zip(outputs, sides, strict=True)
-    ]
-    losses = [
-        loss_scores(side, labels, from_logits=True)
-        for side, (_, labels) in zip(outputs, sides, strict=True)
-    ]
-    return *accuracies, MembershipScores(*losses).auc()
+    return *defenses.accuracies_of(outputs, split), defenses.loss_attack(outputs, split).auc()
 
 
 def main(arguments=None):
@@ -78,7 +61,7 @@ def main(arguments=None):
     for hidden in HIDDEN:
         name = "-".join(map(str, hidden)) or "none"
         for defense, of in rows.items():
-            build_model = functools.partial(build, shape, task.num_classes, hidden)
+            build_model = functools.partial(models.fully_connected, shape, task.num_classes, hidden)
             model = of.protect(build_model, split, **fit)
             cells = " | ".join(f"{figure:.3f}" for figure in figures(model, split))
             print(f"| {name} | {defense} | {cells} |", flush=True)

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks import paper_plan as plan
 from benchmarks.defense_cases import Task
 from benchmarks.defense_rows import attack_figures
-from benchmarks.defenses import attack, outputs_of
+from benchmarks.defenses import accuracies_of, attack, outputs_of
 from benchmarks.paper_reduction import Reduction, entropy, log_probabilities
 from benchmarks.paper_tasks import Recipe, Training
 from benchmarks.rows import Measured
@@ -191,8 +191,7 @@ class Lab:
         if attacks is None:
             # A measurement has its own attacks, and the student with the base settings a row.
             attacks = attack(model, self.split, outputs, self.seed, white_box=False)
-        sides = zip(outputs, (self.split.members, self.split.nonmembers), strict=True)
-        accuracies = [float((side.argmax(axis=1) == part[1]).mean()) for side, part in sides]
+        accuracies = accuracies_of(outputs, self.split)
         is_student = isinstance(item, plan.Student)
         return PaperRow(
             key=plan.key(self.task, self.scale, self.seed, self.recipe, item),
