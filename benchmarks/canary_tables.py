@@ -1,12 +1,16 @@
-"""Tables of audits with shadow models: averages, and canaries by kind with the worst kind."""
+"""Tables of audits with shadow models: averages, canaries by kind, and both beside each other."""
+
+import numpy as np
 
 from benchmarks.defense_rows import FPRS, SHADOW, chosen, name_of
-from benchmarks.frontier import STRONGEST
+from benchmarks.frontier import STRONGEST, mean_and_ends
 
 # Copies of a record are listed, but are not among the kinds of which the worst counts: an attacker
 # who can plant them has more than one record.
 COPIES = ("duplicates", "mislabelled_duplicates")
 POOLED, OWN = "tpr_at_fpr", "calibrated"
+# What others are compared with for accuracy.
+UNDEFENDED = "none"
 EARLIER = (
     "Rates of canaries that an earlier version of the audit measured are only in the table of all "
     "attacks. Their thresholds differ from row to row: **do not compare them.**"
@@ -113,6 +117,59 @@ def kinds_table(rows, kind, fpr, attack=STRONGEST):
         lines.append([name_of(row), f"{100 * row['test_accuracy']:.1f}", *cells, worst])
     header = ["defence", "test acc. %", *kinds, "worst, copies apart"]
     return table(header, lines) if lines else ""
+
+
+def both_table(rows, attack=STRONGEST):
+    """One line per point: accuracy and LiRA without canaries, and what is found of canaries.
+
+    Wrong labels among the members lower the accuracy of a net that learns them by heart more than
+    that of a student of votes, so a comparison of accuracies needs models without canaries.
+
+    Args:
+        rows: Audited rows of one data set and scale.
+        attack: Name of the attack.
+
+    Returns:
+        The table, empty unless the rows have audits of one net with and without canaries.
+    """
+    clean, planted = {}, {}
+    for row in rows:
+        point = (row["model"], row["shadow_models"], name_of(row))
+        if not row["canaries"]:
+            clean[point] = row
+        elif not row["separate_copies"] and not is_earlier(row):
+            planted[point] = row
+    lines = []
+    for point in (point for point in clean if point in planted):
+        row, undefended = clean[point], clean.get((*point[:2], UNDEFENDED))
+        figures = row["attacks"][attack]
+        low, high = figures["auc_interval"]
+        kinds = planted[point]["canaries"]
+        worst = worst_kind(planted[point], POOLED, FPRS[1], attack)
+        copies = [_cell(kinds[kind][attack], POOLED, FPRS[1]) for kind in kinds if kind in COPIES]
+        lines.append(
+            [
+                point[-1],
+                f"{100 * row['test_accuracy']:.1f}",
+                "" if undefended in (None, row) else _change(row, undefended),
+                f"{figures['auc']:.3f} ({low:.3f} to {high:.3f})",
+                "unknown" if worst is None else _cell(kinds[worst][attack], POOLED, FPRS[1]),
+                "; ".join(copies),
+                f"{100 * planted[point]['test_accuracy']:.1f}",
+            ]
+        )
+    header = [
+        *("defence", "test acc. %", "points against undefended", f"AUC {attack}"),
+        *(f"worst kind, TPR % at {100 * FPRS[1]:g} % FPR", "copies", "test acc. % with canaries"),
+    ]
+    return table(header, lines) if lines else ""
+
+
+def _change(row, undefended):
+    """Difference of accuracies in points with its interval, over models of equal members."""
+    pairs = (np.asarray(each["targets"]["test_accuracy"]) for each in (row, undefended))
+    mean, low, high = mean_and_ends(100 * np.subtract(*pairs))
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def section(rows, attack=STRONGEST):

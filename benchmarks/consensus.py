@@ -70,6 +70,9 @@ def print_tables(rows, dataset, scale):
         print(f"{dataset}, scale {scale:g}, {row['model']}, {row['shadow_models']} models\n")
         print(canary_tables.averages_table(audit), *canary_tables.section(audit), sep="\n\n")
         print()
+    both = canary_tables.both_table(audited)
+    if both:
+        print("Records as they are; the canaries, in models of their own:", both, sep="\n\n")
 
 
 def main(arguments=None):

@@ -11,6 +11,7 @@ import keras
 import nets
 import numpy as np
 import pytest
+from scipy import stats
 
 import keras_dmp
 from keras_dmp import models
@@ -346,6 +347,46 @@ def test_texts_become_words_that_the_reference_has():
     np.testing.assert_array_equal(bags.nonmembers[0].nonzero()[1], [0, 1])
     assert bags.members[0].dtype == np.float32
     np.testing.assert_array_equal(bags.members[1], [0, 1])
+
+
+def without_canaries(figures, accuracies, **changes):
+    """A row of an audit of the records as they are."""
+    found = {**figures, "canaries": {}, "targets": {"test_accuracy": list(accuracies)}}
+    row = audit_row(found, records=CLEAN, planted=0, **changes)
+    return {**row, "test_accuracy": float(np.mean(accuracies))}
+
+
+def test_accuracy_is_compared_without_canaries_and_rates_with_them(figures):
+    undefended = {"curve": "none", "setting": None, "value": None}
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.uniform(0.6, 0.8, size=(2, MODELS))
+    rows = [
+        audit_row(figures),
+        audit_row(figures, separate_copies=True, test_accuracy=0.1),
+        audit_row(figures, value=8),  # no audit without canaries
+        audit_row(figures, **undefended),
+        without_canaries(figures, theirs, **undefended),
+        without_canaries(figures, ours),
+        without_canaries(figures, ours, value=2),  # none with canaries
+        without_canaries(figures, ours, model="other"),
+    ]
+    lines = canary_tables.both_table(rows).splitlines()[2:]
+    first, second = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    assert (first[0], first[2], second[0]) == ("none", "", "consensus_votes, num_shards 4")
+    assert (second[1], second[-1]) == (f"{100 * ours.mean():.1f}", "75.0")
+    change = 100 * (ours - theirs)
+    error = stats.sem(change) * stats.t.ppf(0.975, MODELS - 1)
+    low, high = change.mean() - error, change.mean() + error
+    assert second[2] == f"{change.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+    of_kind = {kind: each["lira_fixed"] for kind, each in figures["canaries"].items()}
+    for cell, kind in zip(second[4:6], ("outliers", "mislabelled_duplicates"), strict=True):
+        rate = 100 * of_kind[kind]["tpr_at_fpr"]["0.001"]
+        assert cell.startswith(f"{rate:.1f} (")
+
+
+def test_a_comparison_of_both_audits_needs_both(figures):
+    assert not canary_tables.both_table([audit_row(figures)])
+    assert not canary_tables.both_table([without_canaries(figures, [0.7])])
 
 
 def test_consensus_prints_the_tables_of_its_rows(capsys):
