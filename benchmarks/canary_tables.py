@@ -183,7 +183,7 @@ def section(rows, attack=STRONGEST):
         parts += [
             caption(row, attack),
             f"In % at {100 * FPRS[1]:g} % FPR, thresholds from nonmembers that are not canaries "
-            "(upper end of the 95 % interval); after the stroke, the share of the same canaries "
+            "(upper end of the 95 % interval); after the slash, the share of the same canaries "
             "above that threshold when they are not members:",
             kinds_table(audit, POOLED, FPRS[1], attack),
         ]

@@ -227,7 +227,7 @@ def _temperature_claims() -> list[Claim]:
                 experiment="temperature",
                 says="If a higher temperature lowers the risk, softer labels have less risk at "
                 "equal accuracy, and sharper ones more. The theory of 2025 (arXiv 2506.14457) "
-                "has the opposite.",
+                "predicts the opposite.",
                 number=None,
                 place="Table 8",
                 measured="AUC of the loss attack: the labels as they are, at equal accuracy, "
@@ -327,7 +327,8 @@ def _other_claims() -> list[Claim]:
         Claim(
             name="adaptive attacker",
             experiment="adaptive",
-            says="Ours: who knows that low entropy was chosen gains nothing over the loss attack.",
+            says="Ours: an attacker who knows that low entropy was chosen gains nothing over the "
+            "loss attack.",
             number=None,
             place="the adaptive attack",
             measured="AUC of the adaptive attack minus that of the loss attack, same samples",
@@ -400,7 +401,7 @@ def _rival_claims() -> list[Claim]:
             number=number,
             place=place,
             measured="test accuracy, DMP minus rival, at DMP's black-box risk or the lowest above "
-            "it that both reach, where the less accurate one has a setting of so much risk",
+            "it that both reach, where the less accurate one has a setting of that much risk",
             values=lambda evidence, curve=curve: gain_over(evidence, curve),
             unit="points",
         )

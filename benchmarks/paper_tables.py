@@ -19,7 +19,7 @@ TITLES = {
 _RULE = (
     "Verdicts are by the 95 % interval (Student's) of the mean over seeds, each with its own split "
     "and models: *agrees* or *does not agree* if the interval is entirely on one side of the "
-    "limit, otherwise, and for a single seed, *cannot be told*. *AUC* marks a difference of AUCs, "
+    "limit; *cannot be told* otherwise, and for a single seed. *AUC* marks a difference of AUCs, "
     "*points* one of percentages."
 )
 

@@ -27,8 +27,8 @@ from keras_dmp import datasets, defenses, models
 from keras_dmp.audit import compare_audits
 
 SEED = 0
-# Of every training, that of students too: rows that are trained with different optimizers differ
-# by that alone.
+# Of every training, students included: rows trained with different optimizers would differ for
+# that reason alone.
 OPTIMIZER = {"class_name": "SGD", "config": {"learning_rate": 0.05, "momentum": 0.9}}
 
 

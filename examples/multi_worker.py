@@ -129,7 +129,7 @@ def finished(workers):
             )
             deadline = time.monotonic() + SECONDS_TO_END
         if deadline is not None and time.monotonic() > deadline:
-            raise SystemExit("A worker went on without a lost one")
+            raise SystemExit("A worker continued although another was lost")
         time.sleep(0.1)
     return all(worker.returncode == 0 for worker in workers)
 

@@ -1,7 +1,7 @@
-"""Protect a classifier of private shopping weeks, and audit it alongside the unprotected one.
+"""Protect a classifier of private grocery baskets, and audit it alongside the unprotected one.
 
     python examples/quickstart.py                       # grocery baskets, several minutes
-    python examples/quickstart.py --dataset adult       # or any other data but texts
+    python examples/quickstart.py --dataset adult       # or any data set except texts
     python examples/quickstart.py --smoke               # a few seconds, on digits
 
 Writes `protected.keras`, `report.html`, `audit.json`, `roc.png` and `privacy_utility.png` to
@@ -56,7 +56,7 @@ from keras_dmp.audit import compare_audits, plot_rocs
 
 SEED = 0
 BATCH_SIZE = 128
-# Number of members, which is also that of nonmembers; epochs; learning rate. The rest is the pool.
+# Number of members and of nonmembers; epochs; learning rate. The other records are the pool.
 SETTINGS = {
     "grocery_baskets": (10_000, 20, 0.05),
     "latent_shoppers": (10_000, 20, 0.05),
@@ -185,7 +185,7 @@ def write(folder, protected, reports):
 # %% Compare with early stopping at equal risk and at equal accuracy
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Risk and accuracy of a model, and what early stopping has at the same of either."""
+    """Risk and accuracy of a model, and those of early stopping where the other is equal."""
 
     auc: float
     accuracy: float
@@ -194,7 +194,7 @@ class Point:
 
 
 def compare(reports):
-    """Return a `Point` for each row of DMP; None where early stopping reaches no equal."""
+    """Return a `Point` for each row of DMP; figures that early stopping does not reach are None."""
     figures = {
         name: (report["threshold"].auc, report.nonmember_accuracy)
         for name, report in reports.items()

@@ -1,4 +1,4 @@
-"""Attack a protected classifier like the strongest attacker: with shadow models and canaries.
+"""Attack a protected classifier as the strongest attacker would: with shadow models and canaries.
 
     python examples/shadow_audit.py            # latent shoppers, minutes on two cores; resumes
     python examples/shadow_audit.py --smoke    # a few seconds, on digits

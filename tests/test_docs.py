@@ -146,6 +146,42 @@ def test_keyword_arguments_in_code_exist(page):
                 assert {k.arg for k in node.keywords} <= set(known), ast.unparse(node)
 
 
+def attacks_read(code):
+    """Each attack that a block reads from a report, and the attacks that its audit ran."""
+    default = inspect.signature(keras_dmp.audit_membership).parameters["attacks"].default
+    ran = {}
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            call, target = node.value, node.targets[0]
+            if ast.unparse(call.func).endswith("audit_membership"):
+                given = [k.value for k in call.keywords if k.arg == "attacks"]
+                ran[ast.unparse(target)] = ast.literal_eval(given[0]) if given else default
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            # `report["loss"]` or `report.slice("persons")["loss"]`
+            is_slice = isinstance(node.value, ast.Call)
+            report = ast.unparse(node.value.func if is_slice else node.value)
+            report = report.removesuffix(".slice")
+            if report in ran:
+                yield node.slice.value, ran[report]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_attacks_that_code_reads_from_a_report_were_run(page):
+    for code in blocks(page, "python"):
+        for attack, ran in attacks_read(code):
+            assert attack in ran, f"{name_of(page)}: {attack!r} is not among {ran}"
+
+
+def test_attacks_read_are_found():
+    code = 'report = keras_dmp.audit_membership(m, a, b)\nreport.slice("persons")["loss"].auc'
+    ((attack, ran),) = attacks_read(code)
+    assert attack == "loss"
+    assert attack not in ran
+    page = DOCS / "check" / "audit.md"
+    assert any(list(attacks_read(code)) for code in blocks(page, "python"))
+
+
 # Their examples train for seconds.
 LONG = ("keras_dmp.defenses._adversarial_model", "keras_dmp.audit.attacks.network_attacks")
 

@@ -4,8 +4,8 @@
     python examples/pipelines/images.py --fast   # fewer and smaller images
 
 The images are invented and written to folders, one per class. Nothing is downloaded: the backbone
-has random weights. With a network, weights="imagenet" takes their place; they are public. One label
-in five is drawn at random.
+has random weights. If you have network access, use weights="imagenet" instead; these weights are
+public. One label in five is drawn at random.
 """
 
 # %% Imports

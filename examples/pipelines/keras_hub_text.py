@@ -4,7 +4,7 @@
     python examples/pipelines/keras_hub_text.py --fast   # fewer messages and epochs
 
 Nothing is downloaded: the backbone is a small BERT with fresh weights, the messages are invented.
-With a network, `BertBackbone.from_preset("bert_tiny_en_uncased")` takes its place.
+If you have network access, use `BertBackbone.from_preset("bert_tiny_en_uncased")` instead.
 """
 
 # %% Imports

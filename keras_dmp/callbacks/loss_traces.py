@@ -32,9 +32,9 @@ class LossTraces(keras.callbacks.Callback):
     ranking comes with the training; how much an attacker recognises is for an audit to say.
 
     Most useful for a training that runs until the losses are low. In the `fit` of a
-    `DistillationTrainer` or `DMPTrainer`, the losses are the student's, who never sees the members:
-    their ranges say little. The callback costs one forward pass over the members for each epoch
-    recorded, four bytes for each of its losses, and changes nothing.
+    `DistillationTrainer` or `DMPTrainer`, the losses are those of the student, which never sees the
+    members: their ranges say little. The callback costs one forward pass over the members for each
+    epoch recorded, four bytes for each of its losses, and changes nothing.
 
     Args:
         members: Tuple (x, y) of arrays: training samples of the model, in the order of the ranking.

@@ -25,9 +25,10 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
     """Chooses the reference samples on which the teacher's predictions have the lowest entropy.
 
     Second phase of DMP (Shejwalkar & Houmansadr, AAAI 2021): a student distilled on samples
-    with low prediction entropy H(p) = -sum p log p reveals less about the teacher's members.
-    The entropy is that of the teacher's prediction at temperature 1, in nats, regardless of the
-    temperature of the distillation.
+    with low prediction entropy H(p) = -sum p log p reveals less about the teacher's members than
+    one distilled on the same number of samples with high entropy. The entropy is that of the
+    teacher's prediction at temperature 1, in nats, regardless of the temperature of the
+    distillation.
 
     Three ways to use it:
 

@@ -20,8 +20,9 @@ class Consensus:
     member is in one shard, so it moves at most one vote per sample and round. In later rounds the
     teachers start from a student of all samples with enough votes, and only their shards are
     private: the last student or, if the selector has narrowed its samples, one more. This protects
-    the members that fare worst, such as mislabelled ones, better than the labels of one teacher. It
-    comes with no formal guarantee: see the page on consensus in the documentation.
+    the members that fare worst, such as mislabelled ones, better than the labels of one teacher,
+    and costs accuracy, since each teacher has a part of the members only. It comes with no formal
+    guarantee: see the page on consensus in the documentation.
 
     Pass it to `DMPTrainer(..., consensus=Consensus())`.
 

@@ -134,7 +134,7 @@ def refined(found: Sequence[Measured], pool: int) -> Point | None:
 
 
 def name(point: Point) -> str:
-    """A name that tells settings apart, for files and progress.
+    """A name that distinguishes settings, for files and progress.
 
     Example:
     >>> name(Point(size=500, temperature=2.0))

@@ -204,5 +204,5 @@ def size_note(pipeline: Pipeline) -> str | None:
     return (
         f"shadow models are trained on half of all {members + nonmembers:,} records, {half:,}, "
         f"which are {fewer} than the {members:,} members: they imitate another training, so the "
-        "attack may find less than there is. Have the same number of nonmembers as members"
+        "attack may find less than there is. Use the same number of nonmembers as members"
     )

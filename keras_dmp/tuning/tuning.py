@@ -52,8 +52,8 @@ _HOW_CHART = (
     "that no other one beats."
 )
 _HOW_FINAL = (
-    "Members and nonmembers that have chosen nothing in this call: on the samples that chose it, "
-    "the best of many candidates looks better than it is, on these it does not. Intervals are at "
+    "Members and nonmembers that have chosen nothing in this call. The best of many candidates "
+    "looks better than it is on the samples that chose it, but not on these. Intervals are at "
     "95 %, corrected for the number of attacks, for records and persons if there are groups, and "
     "for the number of students whose final figures have been read in this directory."
 )

@@ -24,14 +24,16 @@ _TOGETHER, _WORTH = "All attacks together", "What an alarm is worth among few me
 _HOW_WORTH = (
     "The share of members among the records that an attacker takes for members, if only 1 % or "
     "0.1 % of the candidates are members, which is rarely known. An attacker who guesses is right "
-    "as often as that share. It follows from the TPR, with its interval, and the FPR."
+    "for 1 % or 0.1 % of the records. The share follows from the TPR, with its interval, and the "
+    "FPR."
 )
 _HOW_TOGETHER = (
     "A record is found if any attack finds it. The attacks share the false alarms that are "
-    "allowed: each has the same rate, the largest at which all together have no more, which is all "
-    "of it if they agree and a k-th for k attacks without anything in common. Counted are records "
-    "that every attack scored. Attacks are taken as they are, not reversed. Where no false alarm "
-    "was measured, nothing says how rare they are, and what an alarm is worth is left open."
+    "allowed: each has the same rate, the largest at which all together do not exceed the allowed "
+    "one. That is the whole rate if they agree, and a k-th of it for k attacks that have nothing "
+    "in common. Only records that every attack scored are counted. Attacks are taken as they are, "
+    "not reversed. Where no false alarm was measured, it is unknown how rare they are, so what an "
+    "alarm is worth is left open."
 )
 _HOW_PERSONS = (
     "Figures count records, and intervals are as wide as if all records of a person were found or "

@@ -23,17 +23,19 @@ _ATTACK = Column(head="attack", words=True)
 _HOW_CALIBRATED = (
     "Pooled scores have one threshold for all records, so that some records cause most of the "
     "false alarms and others none. Here each record has a threshold of its own, from the models "
-    "trained without it, and the same false alarm rate. Within a record all attacks that take the "
-    "more confident models for those trained on it are one: their rates are equal where they score "
-    "the same records. Last: the nonmembers' scores above their record's threshold for 1 %; far "
-    "from 1 %, the scores are not normal, and the rates are right on average only."
+    "trained without it, and the same false alarm rate. All attacks that take the more confident "
+    "models for those trained on a record then agree: their rates are equal where they score the "
+    "same records. The last column has the share of the nonmembers' scores above their record's "
+    "threshold for 1 %. If it is far from 1 %, the scores are not normal, and the rates are right "
+    "on average only."
 )
 _HOW_TAIL = (
     "The loss attack recognises few members at a low false alarm rate even where attacks with "
-    "shadow models recognise many: those whose high loss training has lowered. They are missing "
-    "from the tail of high losses. The estimate is the share of the nonmembers with a higher loss "
-    "than all but this share of the members, and predicts what shadow models would find at this "
-    "false alarm rate (Dodd et al., arXiv 2510.19773). It is a hint, not an attack."
+    "shadow models recognise many: members whose high loss training has lowered, and who are "
+    "therefore missing from the tail of high losses. For a false alarm rate of 1 %, the estimate "
+    "is the share of the nonmembers with a higher loss than 99 % of the members. It predicts what "
+    "shadow models would find at this rate (Dodd et al., arXiv 2510.19773). It is a hint, not an "
+    "attack."
 )
 
 

@@ -7,7 +7,7 @@ from keras_dmp.audit.report.verdict import strongest_first
 from keras_dmp.audit.statistics.results import ENTIRE, PERSONS
 
 _HOW = (
-    "A person is a group that the audit was given, with all of its records: a household, a "
+    "A person is a group that was passed to the audit, with all of its records: a household, a "
     "patient. Scores of a person's records are added up if they are log likelihood ratios, and "
     "averaged otherwise. Whoever has several records of a person finds more than with one, so the "
     "persons are the level at which a release is judged. Intervals of both levels are by person, "

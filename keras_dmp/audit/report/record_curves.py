@@ -11,14 +11,15 @@ _COLORS = 6
 _SHARES = (0.001, 0.01, 0.1, 0.5)
 _HOW_CHART = (
     "Records from the most to the least exposed (horizontal, logarithmic), and how often an "
-    "attack recognises each of them as a member at 1 % false alarms of its own (vertical). The "
-    "dotted line is what chance makes of records that are all as exposed as the mean of the first "
-    "curve: a curve that is above it on the left has worst-off records, which its mean hides."
+    "attack recognises each of them as a member if each record has 1 % false alarms (vertical). "
+    "The dotted line is what records would show by chance if all were as exposed as the mean of "
+    "the first curve. A curve above it on the left has worst-off records, which its mean hides."
 )
 _HOW_TABLE = (
-    "How often each of the most exposed records is recognised at least, at 1 % false alarms of its "
-    "own; beneath, if all were equally exposed, which is chance. No record is named. Rates of "
-    "single records have no common correction, so that their mean can differ from the rates below."
+    "How often each of the most exposed records is recognised at least, if each record has 1 % "
+    "false alarms. Beneath it, what chance would give if all were equally exposed. No record is "
+    "named. Rates of single records have no common correction, so their mean can differ from the "
+    "rates below."
 )
 
 
