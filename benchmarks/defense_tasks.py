@@ -10,6 +10,7 @@ import numpy as np
 
 import keras_dmp
 from keras_dmp import datasets, models
+from keras_dmp._data import samples
 
 if TYPE_CHECKING:
     from benchmarks.defense_cases import Point
@@ -124,7 +125,8 @@ def _as_bags_of_words(split: keras_dmp.PrivateSplit) -> keras_dmp.PrivateSplit:
     """Which of the most frequent words of the reference each text contains, as 0 or 1.
 
     A layer of dense units on it is an embedding with pooling. Unlike numbers of words, the
-    features can be changed a little, as those of near copies are.
+    features can be changed a little, as those of near copies are. Different texts can contain the
+    same words: reference texts with those of a text of another part are left out.
     """
     words = keras.layers.TextVectorization(max_tokens=_VOCABULARY, output_mode="multi_hot")
     words.adapt(split.reference)
@@ -138,7 +140,10 @@ def _as_bags_of_words(split: keras_dmp.PrivateSplit) -> keras_dmp.PrivateSplit:
         for name in ("members", "nonmembers", "validation")
         if (part := getattr(split, name)) is not None
     }
-    return dataclasses.replace(split, reference=bags(split.reference), **labeled)
+    reference = bags(split.reference)
+    others = np.concatenate([samples.digests(x) for x, _ in labeled.values()])
+    known = np.isin(samples.digests(reference), others)
+    return dataclasses.replace(split, reference=reference[~known], **labeled)
 
 
 _ALL = (

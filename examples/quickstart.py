@@ -56,8 +56,8 @@ from keras_dmp.audit import compare_audits, plot_rocs
 
 SEED = 0
 BATCH_SIZE = 128
-# Of features that are not images. The most accurate of four nets on the baskets, undefended, is this
-# one (`benchmarks/nets.py`); the paper's, with four hidden layers, is the least accurate.
+# Without a defence, the most accurate of four nets on the baskets (`benchmarks/nets.py`); the
+# paper's, with four hidden layers, is the least accurate. Images get a convolutional net.
 HIDDEN = (512,)
 # Number of members and of nonmembers; epochs; learning rate. The other records are the pool.
 SETTINGS = {

@@ -333,18 +333,19 @@ def test_texts_become_words_that_the_reference_has():
         members=(texts[:2], np.array([0, 1])),
         nonmembers=(texts[3:4], np.array([0])),
         validation=None,
-        reference=texts[[2, 4]],
+        reference=texts[[2, 4, 5]],
         indices={},
         groups=None,
         num_duplicates=0,
         num_left_over=0,
     )
     bags = task.prepare(split)
-    # Unknown words, then those of the reference by frequency: a, and b and c.
-    assert bags.reference[:, :2].tolist() == [[0, 1], [0, 1]]
+    # Unknown words, then those of the reference by frequency: b, a and c. The first two reference
+    # texts have the words of members.
+    assert bags.reference.tolist() == [[0, 1, 0, 0]]
     known = {tuple(sorted(row.nonzero()[0])) for row in bags.members[0]}
-    assert known == {(1, 2), (1, 3)}
-    np.testing.assert_array_equal(bags.nonmembers[0].nonzero()[1], [0, 1])
+    assert known == {(1, 2), (2, 3)}
+    np.testing.assert_array_equal(bags.nonmembers[0].nonzero()[1], [0, 2])
     assert bags.members[0].dtype == np.float32
     np.testing.assert_array_equal(bags.members[1], [0, 1])
 
