@@ -226,12 +226,14 @@ def _audit(options: argparse.Namespace) -> int:
             canaries=predictions.canaries,
             blind_baseline=blind,
             groups=predictions.groups,
+            records_differ=predictions.inputs is not None,
         )
     file = pathlib.Path(options.predictions)
     report = AuditReport.from_scores(
         scores,
         groups=predictions.groups,
         most_exposed=options.most_exposed,
+        records_differ=predictions.inputs is not None,
         name=file.name if options.name is None else options.name,
         # No hash of the file: anyone who has the model could confirm a guess of its members.
         provenance={"predictions": file.name, **_chosen(options)},

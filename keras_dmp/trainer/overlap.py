@@ -76,7 +76,7 @@ def _report(finding: str, count: int, allow: bool) -> None:
     if not allow:
         raise ValueError(
             f"{finding}: the student must never see the members. Expected disjoint data (see "
-            "`split_private`), or allow_overlap=True to continue with a PrivacyWarning. "
-            f"Received: {count} shared samples"
+            "`split_private`); `DMPTrainer.fit(..., allow_overlap=True)` continues with a "
+            f"PrivacyWarning. Received: {count} shared samples"
         )
     warn(f"{finding}: the student may expose them", PrivacyWarning)

@@ -297,6 +297,19 @@ def save_inputs(shift, **entries):
     return "inputs.npz"
 
 
+def test_inputs_tell_samples_apart_whose_scores_do_not(capsys):
+    """Whether labels are right, both sides sorted by class: nothing else differs."""
+    correct = np.repeat([0.0, 1.0], 100)
+    entries = {"member_scores": correct, "nonmember_scores": correct}
+    np.savez("scores.npz", **entries)
+    assert audit("scores.npz", "--max-auc", "0.6") == 2
+    assert "save their inputs too, as member_inputs and nonmember_inputs" in capsys.readouterr().err
+    members, nonmembers = np.random.default_rng(0).normal(size=(2, 200, 3))
+    np.savez("both.npz", **entries, member_inputs=members, nonmember_inputs=nonmembers)
+    assert audit("both.npz", "--max-auc", "0.6") == 0
+    assert "PASS" in capsys.readouterr().out.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("shift", "code", "word"), [(0.0, 0, "PASS"), (0.5, 4, "VOID")])
 def test_inputs_are_compared_without_the_model(capsys, shift, code, word):
     pytest.importorskip("sklearn")

@@ -92,7 +92,11 @@ def test_a_guarantee_is_announced_where_there_is_one():
 @pytest.mark.parametrize(
     ("settings", "changes", "pattern"),
     [
-        ({}, "members", "samples of `reference` are members"),
+        (
+            {},
+            "members",
+            r"of `reference` are members.*`DMPTrainer.fit\(..., allow_overlap=True\)`",
+        ),
         ({"reference_source": "synthetic"}, "few", "at least 10"),
         ({"size": 10_000}, "nothing", "size=10000"),
         ({}, "integers", r"`reference` to have the shape and dtype of `members`.*int64"),
