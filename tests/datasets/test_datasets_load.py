@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -38,6 +39,15 @@ def test_every_name_has_a_builder():
             assert tfds.builder_cls(name).name == name
         else:
             assert callable(importlib.import_module(module).prepared_builder)
+
+
+def test_preparing_leaves_no_temporary_files(tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    x, _ = keras_dmp.datasets.load("digits", data_dir=tmp_path / "data")
+    assert len(x) == 1_797
+    assert list(temporary.iterdir()) == []
 
 
 def test_importing_the_package_loads_nothing_heavy():
