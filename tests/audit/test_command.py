@@ -418,6 +418,20 @@ def test_help_imports_nothing_slow(arguments):
     assert modules.isdisjoint(HEAVY + SLOW_TO_IMPORT)
 
 
+def test_help_names_every_array_column_and_exit_status(capsys):
+    with pytest.raises(SystemExit) as stop:
+        audit("--help")
+    assert stop.value.code == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    words = {word.strip(".,;:") for line in lines for word in line}
+    kinds = (_predictions.SCORES, _predictions.OUTPUTS, _predictions.LABELS)
+    for names in (*kinds, _predictions.INPUTS, _predictions.GROUPS, _predictions.CANARIES):
+        assert words.issuperset(names)
+    assert words >= {"member", "score", "label", "output_0", "group", "input_"}
+    statuses = {"0": "pass", "1": "fail", "2": "bad", "3": "investigate", "4": "void"}
+    assert {line[0]: line[1].strip(":") for line in lines if line[0].isdigit()} == statuses
+
+
 def test_a_command_is_needed(capsys):
     with pytest.raises(SystemExit) as stop:
         _command.main([])
