@@ -9,7 +9,7 @@ on records without canaries.
 import dataclasses
 import json
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -17,8 +17,9 @@ import numpy as np
 from benchmarks import defense_cases, search
 from benchmarks.defense_rows import FPRS, ShadowRow, result_figures
 from benchmarks.frontier import best_rivals
-from keras_dmp import DMPTrainer, EntropyReferenceSelector, defenses
+from keras_dmp import defenses
 from keras_dmp.audit import MembershipScores, ShadowAudit, plant_canaries, separate_copies
+from keras_dmp.defenses._contract import Defense, Run
 
 KINDS = ("mislabelled", "mislabelled_duplicates", "outliers", "near_reference")
 # In the order in which they are planted, whatever the order in which they are asked for.
@@ -132,7 +133,8 @@ def trainer(task, split, points, *, separate=False):
             if point.defense == "none":
                 model = without_defense(fit)
             elif point.curve in ("dmp_soft", "dmp_hard"):
-                model = student(build, own, point, fit, without_defense(fit), seed)
+                teacher = Trained(model=without_defense(fit))
+                model = protect(dataclasses.replace(point.make(), teacher=teacher), fit)
             else:
                 model = protect(point.make(), fit)
             trained[name_of(point)] = model
@@ -141,21 +143,23 @@ def trainer(task, split, points, *, separate=False):
     return train
 
 
-def student(build, split, point, fit, teacher, seed):
-    """A DMP student of a trained teacher, identical to that of the defence with this teacher."""
-    selector = EntropyReferenceSelector(size=point.settings["size"], seed=seed)
-    labels = point.settings["labels"]
-    trainer = DMPTrainer(build, teacher, selector=selector, labels=labels, seed=seed)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    trainer.compile(keras.optimizers.get(fit["optimizer"]), loss=loss)
-    trainer.fit(
-        *split.members,
-        reference=split.reference,
-        epochs=fit["epochs"],
-        batch_size=fit["batch_size"],
-        verbose=0,
-    )
-    return trainer.student
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained(Defense):
+    """A model that has been trained already, as the teacher of several students.
+
+    Only for a function that trains the model itself, on the members that it is called with: as
+    a setting of its own it would bring members into shadow models that should not have them.
+
+    Args:
+        model: The model.
+    """
+
+    name: ClassVar[str] = "trained"
+
+    model: keras.Model
+
+    def _protect(self, run: Run) -> keras.Model:
+        return self.model
 
 
 def key(task, options, point):

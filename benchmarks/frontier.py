@@ -18,6 +18,7 @@ RISKS = {
 }
 OURS = "dmp_soft"
 CONTROLS = ("none", "early_stopping")
+Points = list[tuple[float, float]]
 # The attack of the headline: with few shadow models, one variance for all records finds most.
 STRONGEST = "lira_fixed"
 
@@ -30,11 +31,15 @@ class Gain:
         risk: The risk that both may have at most.
         ours: Accuracy of the first defence.
         theirs: Accuracy of the second.
+        our_spare: Risk of the riskiest point of the first, minus `risk`.
+        their_spare: The same of the second.
     """
 
     risk: float
     ours: float
     theirs: float
+    our_spare: float
+    their_spare: float
 
     @property
     def relative(self) -> float:
@@ -68,6 +73,11 @@ def risk_of(row: dict, risk: str) -> float | None:
     return None if figures is None else figures[figure]
 
 
+def points_of(rows: Iterable[dict], risk: str) -> Points:
+    """Points (risk, accuracy) of rows."""
+    return [(risk_of(row, risk), row["test_accuracy"]) for row in rows]
+
+
 def frontier(points: Iterable[tuple[float, float]]) -> np.ndarray:
     """Points (risk, accuracy) that no other point dominates, by ascending risk."""
     kept: list[tuple[float, float]] = []
@@ -97,10 +107,30 @@ def risk_at(points: np.ndarray, accuracy: float) -> float:
     return float(np.interp(accuracy, points[:, 1], points[:, 0]))
 
 
-def gain(ours: np.ndarray, risk: float, theirs: np.ndarray) -> Gain:
-    """Compare two frontiers at a risk, or at the lowest above it that both reach."""
-    risk = max(risk, ours[0, 0], theirs[0, 0])
-    return Gain(risk=risk, ours=accuracy_at(ours, risk), theirs=accuracy_at(theirs, risk))
+def gain(ours: Points, risk: float, theirs: Points) -> Gain:
+    """Compare the frontiers of two sets of points at a risk, or at the lowest above both reach."""
+    mine, other = frontier(ours), frontier(theirs)
+    risk = max(risk, mine[0, 0], other[0, 0])
+    return Gain(
+        risk=risk,
+        ours=accuracy_at(mine, risk),
+        theirs=accuracy_at(other, risk),
+        our_spare=max(each for each, _ in ours) - risk,
+        their_spare=max(each for each, _ in theirs) - risk,
+    )
+
+
+def is_known(compared: Iterable[Gain]) -> bool:
+    """Whether the less accurate side has a point of so much risk, by the means over the seeds.
+
+    If it has not, it may be as accurate with more risk, which was never tried.
+    """
+    compared = list(compared)
+    if np.mean([each.ours - each.theirs for each in compared]) > 0:
+        spare = [each.their_spare for each in compared]
+    else:
+        spare = [each.our_spare for each in compared]
+    return bool(np.mean(spare) >= 0)
 
 
 def mean_and_ends(values: Iterable[float], confidence: float = 0.95) -> tuple[float, ...]:
@@ -125,8 +155,9 @@ def curves_by_seed(rows: Iterable[dict], risk: str) -> dict[str, dict[int, list[
 def gains(rows: Iterable[dict], risk: str, ours: str = OURS) -> dict[str, list[Gain]]:
     """Gains of a curve over each other curve, one `Gain` per seed.
 
-    It is compared at the risk of its headline point. Seeds count that have every point of both
-    curves which any seed has: a frontier with fewer points would lose by that alone.
+    Frontiers of all points are compared, at the risk of its headline point. Seeds count that have
+    every point of both curves which any seed has: a frontier with fewer points would lose by that
+    alone.
 
     Args:
         rows: Rows of one data set and scale.
@@ -141,8 +172,8 @@ def gains(rows: Iterable[dict], risk: str, ours: str = OURS) -> dict[str, list[G
         for seed in sorted(mine.keys() & theirs.keys()):
             at = [risk_of(row, risk) for row in mine[seed] if row["headline"]]
             if at:
-                ends = (_frontier(mine[seed], risk), _frontier(theirs[seed], risk))
-                compared.append(gain(ends[0], at[0], ends[1]))
+                sides = (points_of(mine[seed], risk), points_of(theirs[seed], risk))
+                compared.append(gain(sides[0], at[0], sides[1]))
         if compared:
             found[curve] = compared
     return found
@@ -210,7 +241,3 @@ def best_rivals(rows: Iterable[dict], count: int = 2, risk: str = "black_box_auc
 def _whole(seeds: dict[int, list[dict]]) -> dict[int, list[dict]]:
     most = max(map(len, seeds.values()))
     return {seed: rows for seed, rows in seeds.items() if len(rows) == most}
-
-
-def _frontier(rows: list[dict], risk: str) -> np.ndarray:
-    return frontier((risk_of(row, risk), row["test_accuracy"]) for row in rows)

@@ -15,6 +15,8 @@ AGREES, DISAGREES, UNDECIDED = "agrees", "does not agree", "cannot be told"
 # Attacks in rows and their figures.
 LOSS = ("loss", "auc")
 BLACK_BOX = ("black_box", "balanced_accuracy")
+# Names of these risks at the frontier.
+_AUC, _RISK = "loss_auc", "black_box_accuracy"
 Values = dict[int, float]
 
 
@@ -108,7 +110,7 @@ def advantage(evidence: Evidence, student: Student, controls: tuple[Student, ...
     of, found = attacked(LOSS), {}
     for seed, row in evidence.of(student).items():
         rows = [each[seed] for each in found_controls if seed in each]
-        points = frontier.frontier((of(each), accuracy(each)) for each in rows)
+        points = frontier.frontier(frontier.points_of(rows, _AUC))
         if len(points) and points[0, 1] <= accuracy(row) <= points[-1, 1]:
             found[seed] = frontier.risk_at(points, accuracy(row)) - of(row)
     return found
@@ -121,21 +123,15 @@ def gain_over(evidence: Evidence, rival: str) -> Values:
     where the less accurate one has no point of so much risk, on average over the seeds: with more
     risk it may be as accurate.
     """
-    risk, ours, theirs = attacked(BLACK_BOX), evidence.curve(OURS), evidence.curve(rival)
-    found, spare = {}, []
+    ours, theirs = evidence.curve(OURS), evidence.curve(rival)
+    found = {}
     for seed, row in evidence.point(OURS).items():
         if seed in theirs:
-            sides = (ours[seed], theirs[seed])
-            mine, other = (
-                frontier.frontier((risk(each), accuracy(each)) for each in side) for side in sides
-            )
-            gain = frontier.gain(mine, risk(row), other)
-            found[seed] = gain.ours - gain.theirs
-            spare.append([max(map(risk, side)) - gain.risk for side in sides])
-    if not found:
+            mine, other = (frontier.points_of(each, _RISK) for each in (ours[seed], theirs[seed]))
+            found[seed] = frontier.gain(mine, frontier.risk_of(row, _RISK), other)
+    if not found or not frontier.is_known(found.values()):
         return {}
-    is_ours_ahead = np.mean(list(found.values())) > 0
-    return found if np.mean(spare, axis=0)[int(is_ours_ahead)] >= 0 else {}
+    return {seed: each.ours - each.theirs for seed, each in found.items()}
 
 
 def verdict(values: Iterable[float], rule: str, limit: float = 0.0) -> str:

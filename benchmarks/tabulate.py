@@ -4,11 +4,11 @@
     python -m benchmarks.tabulate results.jsonl --out-dir docs/reports --risk white_box_accuracy
 
 Prints, for each data set: every defence and setting with what its search found, means over seeds
-and their 95 % intervals (Student's); the accuracy that DMP gains over each defence at equal risk;
-each audited defence beside the controls at equal risk and at equal accuracy, with LiRA as the
-attacker; canaries by kind, and the worst kind; the results of the shadow models; and the trials of
-the searches. With `--out-dir` it
-writes `defenses_<data set>.md` and the plots `defenses_<data set>.svg` of the rows and
+and their 95 % intervals (Student's); the accuracy that DMP gains over each defence at equal risk,
+between the frontiers of their points; each audited defence beside the controls at equal risk and
+at equal accuracy, with LiRA as the attacker; canaries by kind, and the worst kind; the results of
+the shadow models; and the trials of the searches. With `--out-dir` it writes
+`defenses_<data set>.md` and the plots `defenses_<data set>.svg` of the rows and
 `defenses_<data set>_lira.svg` of the audits.
 """
 
@@ -111,31 +111,23 @@ def trials_table(rows):
 
 
 def gains_table(rows, risk, ours=frontier.OURS):
-    """Gains of a curve over each other curve at equal risk, with intervals over the seeds.
-
-    Twice: of the headline points, which more seeds have, and of all points, which tell what
-    another setting of either would have gained.
-    """
-    headline = [row for row in rows if row["headline"]]
-    at_headline, over_sweep = (frontier.gains(part, risk, ours) for part in (headline, rows))
+    """Gains of a curve over each other curve at equal risk, with intervals over the seeds."""
     lines = []
-    for curve, compared in at_headline.items():
-        swept = over_sweep.get(curve, [])
+    for curve, compared in frontier.gains(rows, risk, ours).items():
+        known = frontier.is_known(compared)
         lines.append(
             [
                 curve,
                 len(compared),
-                f"{statistics.mean(each.risk for each in compared):.3f}",
-                f"{100 * statistics.mean(each.ours for each in compared):.1f}",
-                f"{100 * statistics.mean(each.theirs for each in compared):.1f}",
-                _percent((each.relative for each in compared), sign="+"),
-                f"{statistics.mean(each.risk for each in swept):.3f}" if swept else "",
-                _percent((each.relative for each in swept), sign="+") if swept else "",
+                _mean((each.risk for each in compared), ".3f"),
+                _percent(each.ours for each in compared),
+                _percent(each.theirs for each in compared),
+                _percent((each.relative for each in compared), sign="+") if known else "unknown",
             ]
         )
     header = [
         *("defence", "seeds", LABELS[risk], f"{ours}, test acc. %"),
-        *("its test acc. %", "relative gain %", "risk, all points", "relative gain %, all points"),
+        *("its test acc. %", "relative gain %"),
     ]
     return table(header, lines)
 
@@ -227,8 +219,11 @@ def page(dataset, scale, rows, risk):
             points_table(points),
             "TPR: of the loss attack or the black box, whichever finds more. Accuracies and AUCs: "
             "means over the seeds with 95 % intervals, which one seed does not have.",
-            f"DMP's gain at equal risk, {LABELS[risk]}; of the headline points, and of the "
-            "frontiers over all settings, of the seeds that have all:",
+            f"Accuracy that DMP and each defence reach with at most the same {LABELS[risk]}: that "
+            "of DMP's headline point, or the lowest above it that both reach. Frontiers over all "
+            "settings, linear between points, of the seeds that have all settings. A gain is "
+            "unknown where the less accurate of the two has no point of so much risk: with more "
+            "risk it may be as accurate, which was not tried.",
             gains_table(points, risk),
         ]
     if (points or audited) and not searches([*points, *audited]):

@@ -1,11 +1,22 @@
-"""Two logical CPU devices, and a fixed seed for every test."""
+"""Two logical CPU devices, a fixed seed for every test, and a folder for temporary files."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import keras
 import nets
 import pytest
 import tensorflow as tf
+
+# AutoGraph and TFDS leave files in the folder for temporary files, more so in processes that tests
+# kill. This one ends with the session; the processes that it starts inherit it. The folders of
+# `tmp_path` stay where pytest keeps those of the last sessions.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="keras_dmp_tests_")
+    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 # Before TensorFlow starts its devices: the tests of replicas need two.
 tf.config.set_logical_device_configuration(

@@ -497,6 +497,38 @@ def test_audits_use_what_the_search_found(small, tmp_path):
     assert "| dmp_hard, size 60 | sgd 0.1, 7 epochs |" in canary_tables.averages_table(audits)
 
 
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore:No chosen reference sample is predicted as class")
+def test_students_learn_from_the_model_without_a_defense(small):
+    options = options_of(rivals=[])
+    split, _ = defense_shadows.data(small, options)
+    fit = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.1}}, "epochs": 1}
+    points = [
+        dataclasses.replace(point, fit=fit)
+        for point in defense_cases.points(small, 1.0)
+        if point.headline and point.curve in ("none", "dmp_soft", "dmp_hard")
+    ]
+    x, y = (part[::2] for part in split.members)
+    models = defense_shadows.trainer(small, split, points)(x, y, 7)
+    for labels in ("soft", "hard"):
+        trainer = keras_dmp.DMPTrainer(
+            small.builder(split),
+            models["none"],
+            selector=keras_dmp.EntropyReferenceSelector(size=60, seed=7),
+            labels=labels,
+            seed=7,
+        )
+        trainer.compile(
+            keras.optimizers.get(fit["optimizer"]),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        batch_size = small.fit_arguments(points[0])["batch_size"]
+        trainer.fit(reference=split.reference, epochs=1, batch_size=batch_size, verbose=0)
+        found = models[f"dmp_{labels} size=60"].get_weights()
+        for own, expected in zip(found, trainer.student.get_weights(), strict=True):
+            np.testing.assert_array_equal(own, expected)
+
+
 @pytest.mark.slow
 def test_the_command_searches_what_it_audits_and_resumes(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"

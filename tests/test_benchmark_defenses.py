@@ -174,10 +174,25 @@ def test_gains_table_by_hand(rows):
         if "dropout" in line
     )
     cells = line.strip("| ").split(" | ")
-    # Headline points, 50, 65 and 147.5 %: standard error 30.311, t of 2 degrees of freedom 4.3027.
-    assert cells[:6] == ["dropout", "3", "0.600", "75.0", "40.0", "+87.5 (-42.9 to +217.9)"]
-    # All points, 33.3 and 46.7 %: standard error 6.667, t of 1 degree of freedom 12.7062.
-    assert cells[6:] == ["0.600", "+40.0 (-44.7 to +124.7)"]
+    assert cells[:3] == ["dropout", "2", "0.600 (0.600 to 0.600)"]
+    # 60 and 66 %: standard error 3, t of 1 degree of freedom 12.7062. Dropout between two points.
+    assert cells[3:5] == ["63.0 (24.9 to 101.1)", "45.0 (45.0 to 45.0)"]
+    # 33.3 and 46.7 %: standard error 6.667. The third seed, without a frontier, would gain 120 %.
+    assert cells[5:] == ["+40.0 (-44.7 to +124.7)"]
+
+
+def test_a_gain_is_unknown_where_the_less_accurate_side_was_never_tried_at_that_risk(rows):
+    over = {
+        line.split(" | ")[0][2:]: line.strip("| ").split(" | ")
+        for line in tabulate.gains_table(rows, "black_box_auc").splitlines()[2:]
+    }
+    # No defence is more accurate at 0.9, and no point of DMP has more risk than 0.7.
+    assert over["none"][2:] == ["0.900", "64.0", "66.0", "unknown"]
+    riskier = row("dmp_soft", 3, 0, 0.9, 0.60)
+    # Dominated, so it is not on the frontier; but it was tried. The other seeds lack it.
+    (gain,) = frontier.gains([*rows, riskier], "black_box_auc")["none"]
+    assert frontier.is_known([gain])
+    np.testing.assert_allclose([gain.our_spare, gain.their_spare], 0, atol=1e-12)
 
 
 def audit(curve, targets, *, planted=0):

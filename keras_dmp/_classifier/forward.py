@@ -9,6 +9,7 @@ receives all outputs.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,10 +20,12 @@ import tensorflow as tf
 from keras_dmp._data import arrays, texts
 from keras_dmp.distribution.replicas import shared_out, strategy_of
 
-# Measured on fully connected and small convolutional nets: more samples per batch gain
-# nothing, and the inputs of one batch stay within 64 MiB.
-_MAX_BATCH = 2_048
-_MAX_BATCH_BYTES = 1 << 26
+# Measured on fully connected and small convolutional nets: more samples per batch gain nothing,
+# and fewer than Keras' own batches are slow.
+_MIN_BATCH, _MAX_BATCH = 32, 2_048
+# Bytes of a batch's inputs and of its outputs; and of the outputs of its widest layer.
+_MAX_BATCH_BYTES, _MAX_LAYER_BYTES = 1 << 26, 1 << 28
+_OUTPUT_BYTES = np.dtype(np.float32).itemsize
 
 
 class ForwardPass:
@@ -146,7 +149,7 @@ def predict(
     """
     samples = arrays.num_samples(x)
     replicas = strategy_of(model).num_replicas_in_sync
-    batch_size = batch_size or replicas * labeling_batch_size(x)
+    batch_size = batch_size or replicas * labeling_batch_size(x, model)
     forward = ForwardPass(model)
     bar = keras.utils.Progbar(-(-samples // batch_size), verbose=int(verbose), unit_name="batch")
     outputs = None
@@ -190,7 +193,41 @@ def _any_batch(leaf: np.ndarray) -> keras.KerasTensor:
     return keras.KerasTensor((None, *leaf.shape[1:]), dtype)
 
 
-def labeling_batch_size(x: Any) -> int:
-    """Samples per forward call on one replica, 32 to 2,048, by the size of one sample."""
-    sample_bytes = sum(leaf[:1].nbytes for leaf in keras.tree.flatten(x))
-    return int(np.clip(_MAX_BATCH_BYTES // max(1, sample_bytes), 32, _MAX_BATCH))
+def labeling_batch_size(x: Any, model: keras.Model | None) -> int:
+    """Samples per forward call on one replica, 32 to 2,048, by the size of one sample.
+
+    The inputs of a batch have at most 64 MiB, so have its outputs, and those of any one layer have
+    at most 256 MiB; 32 samples may have more. Layers count as far as the model declares their
+    shapes: those of a subclassed model do not, nor do axes of any length.
+
+    Args:
+        x: Samples, a structure of arrays.
+        model: The classifier, or None if none is called.
+    """
+    first = arrays.take(x, slice(0, 1))
+    limits = [_MAX_BATCH_BYTES / max(1, sum(leaf.nbytes for leaf in keras.tree.flatten(first)))]
+    if model is not None:
+        outputs = getattr(model, "outputs", None) or call(model, first)
+        limits += [
+            _MAX_BATCH_BYTES / max(1, _sample_size(outputs) * _OUTPUT_BYTES),
+            _MAX_LAYER_BYTES / max(1, _widest_layer(model) * _OUTPUT_BYTES),
+        ]
+    return int(np.clip(min(limits), _MIN_BATCH, _MAX_BATCH))
+
+
+def _widest_layer(model: keras.Model) -> int:
+    """Most numbers per sample that a layer returns, as far as shapes are declared."""
+    widest = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            widest = max(widest, _widest_layer(layer))
+        # A layer that was never called on declared inputs has no declared output.
+        with contextlib.suppress(AttributeError):
+            widest = max(widest, _sample_size(layer.output))
+    return widest
+
+
+def _sample_size(tensors: Any) -> int:
+    """Numbers per sample in a structure of tensors; an axis of any length counts as 1."""
+    shapes = (getattr(tensor, "shape", ())[1:] for tensor in keras.tree.flatten(tensors))
+    return sum(math.prod(axis or 1 for axis in shape) for shape in shapes)

@@ -31,25 +31,39 @@ _NUMBERS = {
     "records_fpr": None,
 }
 _DESCRIPTION = """\
-Attack saved predictions of any framework, write a report, and check the attacks against limits.
+Attack the saved predictions of a classifier, write a report, and check the attacks against limits.
+Any framework may have made the predictions.
 
-An npz file has member_scores and nonmember_scores, where higher means member, or
-member_outputs, member_labels, nonmember_outputs and nonmember_labels, or all six.
-Outputs are logits or probabilities, (samples, classes); labels are integers or one-hot.
+The members are the samples that the model was trained on; the nonmembers are other samples from
+the same source.
 
-A .csv or .parquet file has one row per record: member (1 or 0), and score, or label and
-output_0, output_1, ..., or all of these; and if known input_... and group. Canaries need npz.
+An .npz file holds one array for each side, under these names:
+  member_scores, nonmember_scores    scores of an attack of your own; higher means member
+  member_outputs, nonmember_outputs  logits or probabilities, of shape (samples, classes)
+  member_labels, nonmember_labels    the true classes of the outputs, as integers or one-hot rows
+  member_inputs, nonmember_inputs    optional: the samples themselves
+  member_groups, nonmember_groups    optional: the person, or other group, of each sample
+  canary_scores, canary_included     optional: scores of canaries; whether each was trained on
+It needs the scores, or the outputs and labels, or all of them.
 
-With member_inputs and nonmember_inputs, a blind baseline checks first that both sides cannot be
-told apart without the model; member_groups and nonmember_groups say whose record each is, where
-the sides were split by persons. With canary_scores and canary_included (booleans, from fair coins),
-epsilon is bounded from one training.
+A .csv or .parquet file has one row per sample and these columns: member (1 or 0), and score, or
+label and output_0, output_1, ..., or all of them; optionally group, and any number of columns whose
+names begin with input_. Canaries need an .npz file.
+
+With inputs, a blind baseline first checks that the two sides cannot be told apart without the
+model. With groups, intervals account for persons who have several samples. If fair coins decided
+which canaries were trained on, their scores give a lower bound for epsilon.
 """
 _EPILOG = """\
-exit status: 0 pass, or no limit set; 1 fail; 3 investigate: the interval of an attack contains
-its limit, or there are too few nonmembers to decide; 4 void: members and nonmembers differ
-without the model, so no attack means anything; 2 bad input. The worst attack decides, and
-it may be reversed. All intervals hold simultaneously at the chosen confidence.
+exit status:
+  0  pass: every attack is within every limit, or no limit was set
+  1  fail: an attack exceeds a limit
+  2  bad input: the options or the file could not be used
+  3  investigate: the interval of an attack contains its limit, or there are too few nonmembers
+  4  void: members and nonmembers can be told apart without the model, so no attack means anything
+
+The worst attack decides. Attackers may reverse an attack, so each is also judged with its scores
+negated. All intervals hold together at the chosen confidence.
 """
 
 
@@ -91,33 +105,36 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     audit = commands.add_parser(
         "audit",
-        help="report on saved predictions and check them against limits",
+        help="report on saved predictions and check the attacks against limits",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     audit.add_argument(
-        "predictions", metavar="predictions.npz", help="the file to audit, or a .csv or .parquet"
+        "predictions",
+        metavar="predictions.npz",
+        help="the file to audit; it may also be a .csv or .parquet file",
     )
-    audit.add_argument("--name", help="name of the attacked model; default: the file's name")
+    audit.add_argument("--name", help="name of the model in reports; default: the file's name")
     kind = audit.add_mutually_exclusive_group()
-    kind.add_argument("--from-logits", action="store_true", help="the outputs are logits")
-    kind.add_argument("--probabilities", action="store_true", help="the outputs are probabilities")
+    kind.add_argument("--from-logits", action="store_true", help="treat outputs as logits")
+    kind.add_argument("--probabilities", action="store_true", help="treat outputs as probabilities")
     audit.add_argument(
         "--quantile",
         action="store_true",
-        help="run the quantile-regression attack too, which fits half of the nonmembers' outputs "
-        "and scores the other half",
+        help="also run the quantile-regression attack, which is fitted to the outputs of half of "
+        "the nonmembers and scores the other half",
     )
     limits = audit.add_argument_group("limits")
     limits.add_argument(
         "--profile",
         metavar="NAME",
-        help="limits by name, such as owasp-aisvs-11.2.5; the other options replace its limits",
+        help="use the limits of a named profile, such as owasp-aisvs-11.2.5; limits that other "
+        "options set take precedence",
     )
     limits.add_argument(
-        "--max-auc", type=float, metavar="AUC", help="largest AUC of any attack, 0.5 to 1"
+        "--max-auc", type=float, metavar="AUC", help="largest AUC that an attack may have, 0.5 to 1"
     )
     limits.add_argument(
         "--max-tpr-at-fpr",
@@ -125,25 +142,28 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FPR:TPR",
-        help="largest TPR of any attack at this FPR, as in 0.01:0.05; repeat it for other FPRs",
+        help="largest true-positive rate that an attack may have at this false-positive rate, as "
+        "in 0.01:0.05; repeat the option for further false-positive rates",
     )
     limits.add_argument(
         "--max-epsilon",
         type=float,
         metavar="EPSILON",
-        help="largest epsilon that the canaries may refute, at least 0",
+        help="largest lower bound for epsilon that the canaries may give, at least 0; needs "
+        "canaries in the file",
     )
     limits.add_argument(
         "--delta",
         type=float,
-        help="delta of that epsilon, 0 to 1; default: 0",
+        help="the delta that belongs to epsilon, at least 0 and below 1; default: 0",
         default=_NUMBERS["delta"],
     )
     limits.add_argument(
         "--confidence",
         type=float,
         default=_NUMBERS["confidence"],
-        help="simultaneous confidence of all intervals of the verdict; default: 0.95",
+        help="confidence at which all intervals of the verdict hold together, between 0 and 1; "
+        "default: 0.95",
     )
     files = audit.add_argument_group("reports")
     for kind_of_file, suffix in (("HTML", ".html"), ("JSON", ".json"), ("Markdown", ".md")):
@@ -158,20 +178,21 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         default=_NUMBERS["most_exposed"],
-        help="members that reports name by position; 0 for reports that you pass on; default: 20",
+        help="number of most exposed members whose positions in the file are in the reports; use 0 "
+        "for reports that you pass on; default: 20",
     )
     files.add_argument(
         "--records",
         type=_path_ending(".csv"),
         metavar="FILE.csv",
-        help="write a row per record: its scores, and which attacks find it. Says who is exposed: "
-        "only its owner can read it, and it is not a report to pass on",
+        help="write one row per sample, with its scores and the attacks that find it; the file "
+        "shows who is exposed, so only you can read it: do not pass it on",
     )
     files.add_argument(
         "--records-fpr",
         type=float,
         metavar="FPR",
-        help="false-positive rate of all attacks together in that file; default: 0.01",
+        help="false-positive rate that all attacks share in the file of --records; default: 0.01",
     )
     return parser
 
@@ -226,12 +247,14 @@ def _audit(options: argparse.Namespace) -> int:
             canaries=predictions.canaries,
             blind_baseline=blind,
             groups=predictions.groups,
+            records_differ=predictions.inputs is not None,
         )
     file = pathlib.Path(options.predictions)
     report = AuditReport.from_scores(
         scores,
         groups=predictions.groups,
         most_exposed=options.most_exposed,
+        records_differ=predictions.inputs is not None,
         name=file.name if options.name is None else options.name,
         # No hash of the file: anyone who has the model could confirm a guess of its members.
         provenance={"predictions": file.name, **_chosen(options)},

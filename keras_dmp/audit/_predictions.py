@@ -38,6 +38,10 @@ GROUPS = ("member_groups", "nonmember_groups")
 CANARIES = ("canary_scores", "canary_included")
 QUANTILE = "quantile"
 
+# What the owner of a file can do whose rows do not tell different samples apart.
+_WITH_INPUTS = (
+    "save their inputs too, as member_inputs and nonmember_inputs or in columns input_..."
+)
 _NAMES_SHOWN = 12
 
 
@@ -111,8 +115,9 @@ def read(path: str | os.PathLike, *, from_logits: bool | None = None) -> Predict
     _require_same_sizes(pairs)
     if "inputs" in pairs:
         require_different_records(*pairs["inputs"], what="inputs")
+    known = {"records_differ": "inputs" in pairs, "way_out": _WITH_INPUTS}
     for name in pairs.keys() - {"labels", "inputs", "groups"}:
-        require_different_sides(*pairs[name], what=name, records_differ="inputs" in pairs)
+        require_different_sides(*pairs[name], what=name, **known)
     if "groups" in pairs:
         # No person on both sides, and none missing, whatever the groups are used for.
         Persons.of(pairs["groups"])

@@ -151,6 +151,7 @@ def judge(
     blind_baseline: BlindBaseline | None = None,
     groups: tuple[Any, Any] | None = None,
     combine: str | Mapping[str, str] = "mean",
+    records_differ: bool = False,
 ) -> Verdict:
     """Check every attack against every limit.
 
@@ -186,6 +187,7 @@ def judge(
             Defaults to `None`: every record is a person.
         combine: How scores of a person's records are combined, as in `AuditReport.from_scores`.
             Defaults to `"mean"`.
+        records_differ: As in `AuditReport.from_scores`. Defaults to `False`.
 
     Raises:
         TypeError: If `scores`, `limits`, `blind_baseline` or `groups` are of another type.
@@ -204,7 +206,8 @@ def judge(
     >>> judge({"loss": MembershipScores(members + 1, nonmembers)}, limits).exit_code
     1
     """
-    _require(scores, limits, confidence)
+    require_attacks(scores, records_differ=records_differ)
+    _require(limits, confidence)
     _require_canaries(limits, canaries)
     if not isinstance(blind_baseline, BlindBaseline | None):
         raise TypeError(
@@ -318,8 +321,7 @@ def _require_canaries(limits: Limits, canaries: Any) -> None:
         )
 
 
-def _require(scores: Any, limits: Any, confidence: Any) -> None:
-    require_attacks(scores)
+def _require(limits: Any, confidence: Any) -> None:
     if not isinstance(limits, Limits):
         raise TypeError(
             f"Expected `limits` to be Limits. Received: limits of type {type(limits).__name__}"

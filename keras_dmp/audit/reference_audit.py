@@ -141,6 +141,8 @@ def audit_reference(
         num_classes=kind.num_classes,
         notes=tuple(notes),
         provenance=versions("keras", "tensorflow"),
+        # `_checked_sides` has compared them.
+        records_differ=True,
         **_facts(found),
     )
 

@@ -10,17 +10,19 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-# Each name is also that of the module which contains the builder of the data set.
+# Data sets that TFDS' own builders prepare, with nothing to add.
+_STOCK_NAMES = ("cifar10", "cifar100")
+# Each other name is also that of the module which contains the builder of the data set.
 _NAMES = (
     *("grocery_baskets", "latent_shoppers", "fashion_mnist", "adult"),
     *("twenty_newsgroups", "digits"),
-    *("purchase100", "texas100", "location30", "cifar10", "cifar100"),
+    *("purchase100", "texas100", "location30", *_STOCK_NAMES),
 )
 _NAMES_WITH_GROUPS = ("grocery_baskets",)
 # The others come with a package or are generated.
 _NAMES_WITH_DOWNLOAD = (
     *("fashion_mnist", "adult"),
-    *("purchase100", "texas100", "location30", "cifar10", "cifar100"),
+    *("purchase100", "texas100", "location30", *_STOCK_NAMES),
 )
 
 
@@ -125,12 +127,15 @@ def load(
             "dataset contains pairs (x, y). Received: as_supervised=True, with_groups=True. "
             "Load arrays to get the groups."
         )
-    module = importlib.import_module(f"keras_dmp.datasets.{name}")
-    permission = {"download": download} if name in _NAMES_WITH_DOWNLOAD else {}
-    builder = module.prepared_builder(data_dir, **permission)
-    # Imports TensorFlow, so only now.
-    from keras_dmp.datasets import _reading
+    # These import TensorFlow, so only now.
+    from keras_dmp.datasets import _reading, _stock_builder
 
+    permission = {"download": download} if name in _NAMES_WITH_DOWNLOAD else {}
+    if name in _STOCK_NAMES:
+        builder = _stock_builder.prepared(name, data_dir, **permission)
+    else:
+        module = importlib.import_module(f"keras_dmp.datasets.{name}")
+        builder = module.prepared_builder(data_dir, **permission)
     if as_supervised:
         return _reading.supervised_dataset(builder)
     return _reading.arrays(builder, with_groups=with_groups)

@@ -12,6 +12,13 @@ from keras_dmp.datasets import _reading
 _logger = logging.getLogger(__name__)
 
 
+class _RecordsInfo(tfds.core.DatasetInfo):
+    """Description of a data set that Google's servers do not have."""
+
+    def initialize_from_bucket(self) -> None:
+        """Do nothing: TFDS creates a temporary folder for their answer, and never removes it."""
+
+
 class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
     """Writes arrays of records as one TFDS split, `train`, in the order of the arrays.
 
@@ -47,7 +54,7 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
         }
         if groups:
             features[_reading.GROUP_FEATURE] = tfds.features.Scalar(np.int64)
-        return tfds.core.DatasetInfo(
+        return _RecordsInfo(
             builder=self,
             description=description,
             features=tfds.features.FeaturesDict(features),

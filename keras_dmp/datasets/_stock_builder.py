@@ -9,14 +9,14 @@ from keras_dmp.datasets._records_builder import is_prepared, prepare
 
 
 def prepared(
-    name: str, data_dir: str | os.PathLike[str] | None, *, download: bool, advice: str = ""
+    name: str, data_dir: str | os.PathLike[str] | None, *, download: bool = False, advice: str = ""
 ) -> tfds.core.DatasetBuilder:
     """TFDS' builder of a data set, with its data prepared.
 
     Args:
         name: String, the name of the builder.
         data_dir: Folder that TFDS reads and writes, or `None` for the default of TFDS.
-        download: Boolean, whether TFDS may download files that are missing.
+        download: Boolean, whether TFDS may download files that are missing. Defaults to `False`.
         advice: String, a sentence about another way to prepare the data. Defaults to `""`.
 
     Raises:

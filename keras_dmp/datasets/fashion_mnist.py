@@ -171,9 +171,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Prepare Fashion-MNIST for keras_dmp.datasets.load, without a network.",
     )
     parser.add_argument(
-        "--source", help=f"folder with the four IDX .gz files (default: that of {_DEBIAN_PACKAGE})"
+        "--source",
+        help=f"folder with the four .gz files; default: that of the package {_DEBIAN_PACKAGE}",
     )
-    parser.add_argument("--data-dir", help="folder that TFDS reads and writes (default: TFDS's)")
+    parser.add_argument(
+        "--data-dir",
+        help="folder in which TensorFlow Datasets keeps prepared data; default: its own",
+    )
     options = parser.parse_args(arguments)
     try:
         builder = prepare(options.source, options.data_dir)

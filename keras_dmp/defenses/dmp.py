@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 
 from keras_dmp import _validate
-from keras_dmp._data import arrays, samples
+from keras_dmp._data import arrays
 from keras_dmp._training.copies import copied_optimizer
 from keras_dmp._training.resident import new_seed
 from keras_dmp._validate import shown
@@ -18,7 +18,7 @@ from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.synthetic.synthesis import synthesize, synthetic_size
 from keras_dmp.trainer.consensus import Consensus, resolved_labels
 from keras_dmp.trainer.dmp_trainer import DMPTrainer
-from keras_dmp.trainer.overlap import refuse_overlap
+from keras_dmp.trainer.overlap import require_disjoint
 
 _logger = logging.getLogger(__name__)
 _ORDERS = ("lowest", "highest", "random")
@@ -162,12 +162,11 @@ class DMP(Defense):
     def _protect(self, run: Run) -> keras.Model:
         # What the generator and the pool do not take is refused before the teacher is trained.
         selector, pool = self._selector(run), self._pool(run)
-        teacher = None
+        teacher, members = None, (run.x, run.y)
         if self.teacher is not None:
-            records = samples.Records(run.model)
-            digests = {"members": records.digests(run.x), "reference": records.digests(pool)}
-            refuse_overlap(digests, groups=None, allow=False)
-            teacher = run.protected_by(self.teacher)
+            require_disjoint(run.x, pool, run.model)
+            # With a ready teacher, the trainer would only compare them once more.
+            teacher, members = run.protected_by(self.teacher), (None, None)
         trainer = DMPTrainer(
             run.build_model,
             teacher,
@@ -186,8 +185,7 @@ class DMP(Defense):
             metrics=run.metrics(),
         )
         trainer.fit(
-            run.x,
-            run.y,
+            *members,
             reference=pool,
             # Chooses the round.
             validation_data=None if self.consensus is None else run.validation,

@@ -79,7 +79,9 @@ def label(
     """
     _require(storage, criteria, source.num_samples)
     replicas = 1 if teacher is None else strategy_of(teacher).num_replicas_in_sync
-    rows = batch_size or replicas * labeling_batch_size(source.first.x)
+    # Outputs that the pool contains are part of its samples.
+    sample = source.first.x if source.first.y is None else (source.first.x, source.first.y)
+    rows = batch_size or replicas * labeling_batch_size(sample, teacher)
     steps = source.num_samples and -(-source.num_samples // rows)
     bar = keras.utils.Progbar(steps, verbose=int(verbose), unit_name="batch")
     forward = None if teacher is None else ForwardPass(teacher)

@@ -2,10 +2,30 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_dmp._data import samples
 from keras_dmp._warnings import PrivacyWarning, warn
+
+
+def require_disjoint(members: Any, reference: Any, model: keras.Model) -> None:
+    """Compare a reference pool with the members before anything is trained on either.
+
+    Args:
+        members: Checked samples of the members, a structure of arrays.
+        reference: Those of the pool.
+        model: A classifier that takes both.
+
+    Raises:
+        ValueError: If the pool contains members, or samples of another form.
+    """
+    samples.require_alike(reference, members, "reference", "members", model)
+    records = samples.Records(model)
+    parts = {"members": members, "reference": reference}
+    digests = {name: records.digests(part) for name, part in parts.items()}
+    refuse_overlap(digests, groups=None, allow=False)
+    samples.warn_of_padding(*(records.lengths(part) for part in parts.values()))
 
 
 def refuse_overlap(
@@ -56,7 +76,7 @@ def _report(finding: str, count: int, allow: bool) -> None:
     if not allow:
         raise ValueError(
             f"{finding}: the student must never see the members. Expected disjoint data (see "
-            "`split_private`), or allow_overlap=True to continue with a PrivacyWarning. "
-            f"Received: {count} shared samples"
+            "`split_private`); `DMPTrainer.fit(..., allow_overlap=True)` continues with a "
+            f"PrivacyWarning. Received: {count} shared samples"
         )
     warn(f"{finding}: the student may expose them", PrivacyWarning)

@@ -374,7 +374,7 @@ class Rounds:
         """The outputs of several models for each part of the pool."""
         passes = [forward.ForwardPass(model) for model in models]
         replicas = self._run.plan.student.distribute_strategy.num_replicas_in_sync
-        step = replicas * forward.labeling_batch_size(self._pool)
+        step = replicas * forward.labeling_batch_size(self._pool, models[0])
         for start in range(0, self._pool_size, step):
             rows = slice(start, start + step)
             part = arrays.take(self._pool, rows)

@@ -297,6 +297,19 @@ def save_inputs(shift, **entries):
     return "inputs.npz"
 
 
+def test_inputs_tell_samples_apart_whose_scores_do_not(capsys):
+    """Whether labels are right, both sides sorted by class: nothing else differs."""
+    correct = np.repeat([0.0, 1.0], 100)
+    entries = {"member_scores": correct, "nonmember_scores": correct}
+    np.savez("scores.npz", **entries)
+    assert audit("scores.npz", "--max-auc", "0.6") == 2
+    assert "save their inputs too, as member_inputs and nonmember_inputs" in capsys.readouterr().err
+    members, nonmembers = np.random.default_rng(0).normal(size=(2, 200, 3))
+    np.savez("both.npz", **entries, member_inputs=members, nonmember_inputs=nonmembers)
+    assert audit("both.npz", "--max-auc", "0.6") == 0
+    assert "PASS" in capsys.readouterr().out.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("shift", "code", "word"), [(0.0, 0, "PASS"), (0.5, 4, "VOID")])
 def test_inputs_are_compared_without_the_model(capsys, shift, code, word):
     pytest.importorskip("sklearn")
@@ -403,6 +416,20 @@ def test_help_imports_nothing_slow(arguments):
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "argparse" in modules
     assert modules.isdisjoint(HEAVY + SLOW_TO_IMPORT)
+
+
+def test_help_names_every_array_column_and_exit_status(capsys):
+    with pytest.raises(SystemExit) as stop:
+        audit("--help")
+    assert stop.value.code == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    words = {word.strip(".,;:") for line in lines for word in line}
+    kinds = (_predictions.SCORES, _predictions.OUTPUTS, _predictions.LABELS)
+    for names in (*kinds, _predictions.INPUTS, _predictions.GROUPS, _predictions.CANARIES):
+        assert words.issuperset(names)
+    assert words >= {"member", "score", "label", "output_0", "group", "input_"}
+    statuses = {"0": "pass", "1": "fail", "2": "bad", "3": "investigate", "4": "void"}
+    assert {line[0]: line[1].strip(":") for line in lines if line[0].isdigit()} == statuses
 
 
 def test_a_command_is_needed(capsys):

@@ -318,7 +318,7 @@ INPUTS = {
 def test_inputs_tell_samples_apart_that_outputs_do_not(save, kind):
     labels = np.repeat(np.arange(3), 10)
     saved = outputs(np.eye(3)[labels], np.eye(3)[labels], labels=labels)
-    with pytest.raises(ValueError, match=r"30 nonmembers with the outputs .*pass their inputs too"):
+    with pytest.raises(ValueError, match=r"30 nonmembers with the outputs .*save their inputs too"):
         _predictions.read(save(**saved))
     members, nonmembers = INPUTS[kind][:30], INPUTS[kind][30:]
     sides = {"member_inputs": members, "nonmember_inputs": nonmembers}

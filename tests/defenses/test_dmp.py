@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_dmp import Consensus, defenses
+from keras_dmp._data import samples
 
 # Teachers of two epochs do not know all classes yet.
 pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
@@ -91,9 +92,14 @@ def test_a_guarantee_is_announced_where_there_is_one():
 @pytest.mark.parametrize(
     ("settings", "changes", "pattern"),
     [
-        ({}, "members", "samples of `reference` are members"),
+        (
+            {},
+            "members",
+            r"of `reference` are members.*`DMPTrainer.fit\(..., allow_overlap=True\)`",
+        ),
         ({"reference_source": "synthetic"}, "few", "at least 10"),
         ({"size": 10_000}, "nothing", "size=10000"),
+        ({}, "integers", r"`reference` to have the shape and dtype of `members`.*int64"),
     ],
 )
 def test_data_is_refused_before_the_teacher_is_trained(
@@ -103,10 +109,25 @@ def test_data_is_refused_before_the_teacher_is_trained(
         split = dataclasses.replace(split, reference=split.members[0])
     if changes == "few":
         split = dataclasses.replace(split, members=tuple(part[:8] for part in split.members))
+    if changes == "integers":
+        split = dataclasses.replace(split, reference=split.reference.astype(np.int64))
     teacher = defenses.get("dropout", rate=0.2)
     monkeypatch.setattr(type(teacher), "_protect", lambda *_: pytest.fail("trained"))
     with pytest.raises(ValueError, match=pattern):
         defenses.get("dmp", teacher=teacher, **settings).protect(build_model, split, **FIT)
+
+
+@pytest.mark.parametrize("teacher", [None, defenses.get("none")], ids=["own", "other"])
+def test_records_are_compared_once(split, teacher, monkeypatch):
+    compare, compared = samples.count_shared, []
+
+    def recorded(first, second):
+        compared.append((len(first), len(second)))
+        return compare(first, second)
+
+    monkeypatch.setattr(samples, "count_shared", recorded)
+    protect(split, teacher)
+    assert compared == [(len(split.reference), len(split.members[0]))]
 
 
 def test_a_teacher_that_is_no_defense_is_refused():

@@ -1,5 +1,6 @@
 """The two sides of an audit, members and nonmembers, checked and read batch by batch."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ class ArraySide:
             least=1,
             weighs=False,
         )
+        self._model = model
         self.x, self.labels, self.digests = read.x, read.labels, read.digests
         self.lengths = read.lengths
 
@@ -43,7 +45,11 @@ class ArraySide:
             yield arrays.take(self.x, rows), self.labels[rows]
 
     def _size(self, batch_size: int | None) -> int:
-        return batch_size or forward.labeling_batch_size(self.x)
+        return batch_size or self._usual_size
+
+    @functools.cached_property
+    def _usual_size(self) -> int:
+        return forward.labeling_batch_size(self.x, self._model)
 
 
 class DatasetSide:

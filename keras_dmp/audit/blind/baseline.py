@@ -337,7 +337,7 @@ def _scores(rows: np.ndarray, is_member: np.ndarray, trained: np.ndarray, seed: 
     except ImportError as error:
         raise ImportError(
             "Expected scikit-learn for the blind baseline. Received: no module named sklearn; "
-            "install it with `python3 -m pip install scikit-learn`, or omit the inputs"
+            "install it with `python3 -m pip install scikit-learn`"
         ) from error
     labels = rows[:, -1]
     few = 0 <= labels.min() <= labels.max() < _MOST_CATEGORIES

@@ -101,6 +101,7 @@ class AuditReport(Findings, Documented, Saved):
         combine: str | Mapping[str, str] = "mean",
         most_exposed: int = 20,
         provenance: Mapping[str, str | int | float] | None = None,
+        records_differ: bool = False,
         **facts: Any,
     ) -> "AuditReport":
         """Report on attacks from their scores, for any model and any framework.
@@ -116,6 +117,10 @@ class AuditReport(Findings, Documented, Saved):
             most_exposed: How many members to name with their privacy risk. Defaults to 20; 0
                 names none.
             provenance: Where the scores come from, added to the versions of Python and NumPy.
+            records_differ: Whether you have compared the records themselves, and none is on both
+                sides. Scores that are equal row by row are then accepted where different samples
+                can have them, such as label-only scores of two sides that are sorted by class.
+                Defaults to `False`.
             **facts: Known facts about the model: `name`, `num_classes`, `member_accuracy`,
                 `nonmember_accuracy`, `member_loss`, `nonmember_loss`, `seed`, `class_names`,
                 `notes`, `blind_baseline`.
@@ -133,7 +138,7 @@ class AuditReport(Findings, Documented, Saved):
         >>> report.attacks
         ('loss',)
         """
-        require_attacks(scores)
+        require_attacks(scores, records_differ=records_differ)
         whose = None if groups is None else Persons.of(groups)
         settings = {"groups": whose, "most_exposed": most_exposed}
         found = [

@@ -95,6 +95,7 @@ class AttackUnion:
         *,
         fpr: float = 0.01,
         groups: tuple[Any, Any] | None = None,
+        records_differ: bool = False,
     ) -> "AttackUnion":
         """Join attacks on the same records.
 
@@ -106,6 +107,7 @@ class AttackUnion:
             groups: Group of each member, and of each nonmember, such as the person whose record it
                 is. Intervals are then those of so many independent records as the groups stand for.
                 Defaults to `None`: every record is a person.
+            records_differ: As in `AuditReport.from_scores`. Defaults to `False`.
 
         Raises:
             TypeError: If `scores` is not a dictionary of `MembershipScores`.
@@ -113,7 +115,7 @@ class AttackUnion:
                 which, or members and nonmembers are the same samples; or for groups that do not fit
                 the scores.
         """
-        require_attacks(scores)
+        require_attacks(scores, records_differ=records_differ)
         persons = None if groups is None else Persons.of(groups)
         for one in scores.values() if persons is not None else ():
             persons.of_scores(one)

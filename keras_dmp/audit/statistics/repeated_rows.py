@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dmp import _validate
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 
 # A file of different samples is refused by mistake with at most this probability.
@@ -29,12 +30,17 @@ _IN_ORDER = ", in the same order"
 # What different samples could have too, and what tells.
 _NOT_TOLD_APART = (
     ", in the same order, which different samples have only if both sides are in the order of "
-    "their classes and about equally often right; if they are different, pass their inputs too"
+    "their classes and about equally often right; if they are different, "
 )
 
 
 def require_different_sides(
-    members: np.ndarray, nonmembers: np.ndarray, what: str, *, records_differ: bool = False
+    members: np.ndarray,
+    nonmembers: np.ndarray,
+    what: str,
+    *,
+    records_differ: bool = False,
+    way_out: str = "pass records_differ=True",
 ) -> None:
     """Raise ValueError if members and nonmembers are, at least in part, the same samples.
 
@@ -55,6 +61,8 @@ def require_different_sides(
         nonmembers: The same for the nonmembers.
         what: Their name in messages, such as `"scores"`.
         records_differ: Whether the records of both sides have been compared, and are different.
+        way_out: What the caller of the public function can do if nothing tells different samples
+            apart. Defaults to passing this function's `records_differ`.
 
     Raises:
         ValueError: If both sides are the same samples, or if nothing tells them apart.
@@ -79,11 +87,11 @@ def require_different_sides(
         ):
             _refuse(what, size, size, _IN_ORDER)
         if is_unlikely and not records_differ:
-            _refuse(what, size, size, _NOT_TOLD_APART)
+            _refuse(what, size, size, _NOT_TOLD_APART + way_out)
     elif not records_differ and _is_in_order(*hashes):
         length = min(map(len, hashes))
         same = np.count_nonzero(hashes[0][:length] == hashes[1][:length])
-        _refuse(what, same, len(sides[1]), _NOT_TOLD_APART)
+        _refuse(what, same, len(sides[1]), _NOT_TOLD_APART + way_out)
     if _is_beyond_chance(shared, telling, counts[0] + counts[1]):
         _refuse(what, int(counts[1][shared].sum()), len(sides[1]), "")
 
@@ -108,13 +116,18 @@ def require_different_records(members: np.ndarray, nonmembers: np.ndarray, what:
     require_different_sides(*map(row_hashes, sides), what=what)
 
 
-def require_attacks(scores: Any) -> None:
+def require_attacks(scores: Any, *, records_differ: bool) -> None:
     """Raise unless `scores` are the `MembershipScores` of attacks by name, of different samples.
+
+    Args:
+        scores: The caller's argument.
+        records_differ: The caller's argument; see `require_different_sides`.
 
     Raises:
         TypeError: If `scores` are of another type.
         ValueError: If there are none, or members and nonmembers are the same samples.
     """
+    _validate.boolean(records_differ=records_differ)
     if not isinstance(scores, Mapping) or not all(
         isinstance(attack, MembershipScores) for attack in scores.values()
     ):
@@ -125,8 +138,8 @@ def require_attacks(scores: Any) -> None:
     if not scores:
         raise ValueError("Expected `scores` to name at least one attack. Received: scores={}")
     for name, attack in scores.items():
-        what = f"scores of {name}"
-        require_different_sides(attack.member_scores, attack.nonmember_scores, what)
+        sides = (attack.member_scores, attack.nonmember_scores)
+        require_different_sides(*sides, f"scores of {name}", records_differ=records_differ)
 
 
 def _is_beyond_chance_in_order(counts: np.ndarray) -> bool:
@@ -205,5 +218,5 @@ def _refuse(what: str, shared: int, total: int, how: str) -> None:
     raise ValueError(
         f"Expected the {what} of members and nonmembers to come from different samples: a "
         f"sample on both sides hides leakage. Received: {shared} of {total} nonmembers with "
-        f"the {what} of a member{how}; pass samples that the model was not trained on"
+        f"the {what} of a member{how}; nonmembers are samples that the model was not trained on"
     )

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from keras_dmp.audit import AttackUnion, AuditReport, MembershipScores
+from keras_dmp.audit.gate import Limits, judge
 from keras_dmp.audit.statistics.repeated_rows import require_different_sides
 
 CLASSES = 100
@@ -114,7 +116,7 @@ def test_mostly_the_same_rows_in_one_order_pass_only_for_records_that_differ(cas
     first, second = (np.eye(10)[labels] for labels in MOSTLY_SAME[case])
     for sides in ((first, second), (second, first)):
         with pytest.raises(
-            ValueError, match=r"Received: \d+ of \d+ nonmembers .*pass their inputs"
+            ValueError, match=r"Received: \d+ of \d+ nonmembers .*pass records_differ=True"
         ):
             require_different_sides(*sides, "outputs")
         require_different_sides(*sides, "outputs", records_differ=True)
@@ -147,7 +149,7 @@ def test_different_samples_pass(case):
 @pytest.mark.parametrize("case", NOT_TOLD_APART)
 def test_rows_that_prove_nothing_pass_only_for_records_that_differ(case):
     rows = NOT_TOLD_APART[case]
-    with pytest.raises(ValueError, match=r"nonmembers with the outputs .*pass their inputs too"):
+    with pytest.raises(ValueError, match=r"nonmembers with the outputs .*pass records_differ=True"):
         require_different_sides(rows, rows, "outputs")
     require_different_sides(rows, rows, "outputs", records_differ=True)
 
@@ -163,3 +165,25 @@ def test_as_many_rows_as_chance_does_not_explain():
     require_different_sides(BASE, np.concatenate([BASE[:16], others]), "outputs")
     with pytest.raises(ValueError, match="Received: 17 of 517 nonmembers"):
         require_different_sides(BASE, np.concatenate([BASE[:17], others]), "outputs")
+
+
+OF_SCORES = {
+    "report": AuditReport.from_scores,
+    "union": AttackUnion.from_scores,
+    "gate": lambda scores, **arguments: judge(scores, Limits(max_auc=0.9), **arguments),
+}
+
+
+@pytest.mark.parametrize("name", OF_SCORES)
+def test_a_function_of_scores_tells_what_it_takes(name):
+    """Inputs are not among it, so the message must not ask for them."""
+    correct = np.sort(BITS).astype(float)
+    scores = {"label_only": MembershipScores(correct, correct)}
+    with pytest.raises(ValueError, match=r"scores of label_only .*pass records_differ=True"):
+        OF_SCORES[name](scores)
+    OF_SCORES[name](scores, records_differ=True)
+    with pytest.raises(ValueError, match=r"Expected `records_differ` to be .*='yes'"):
+        OF_SCORES[name](scores, records_differ="yes")
+    same = {"loss": MembershipScores(BASE[:, 0], BASE[:, 0])}
+    with pytest.raises(ValueError, match="1000 of 1000 nonmembers with the scores of loss"):
+        OF_SCORES[name](same, records_differ=True)
