@@ -18,7 +18,9 @@ _SUFFIX, _OLD_SUFFIX = ".manifest", ".json"
 # written, the second by the holder of the whole directory.
 _MANIFEST_BYTE, _WHOLE_BYTE = 1 << 40, (1 << 40) + 1
 _MANIFEST_SECONDS = 60
-_DIGEST = re.compile(r"\b[0-9a-f]{16,}\b")
+# Not the decimals of a number.
+_DIGEST = re.compile(r"(?<![\w.])[0-9a-f]{16,}\b")
+_MOST_DIFFERENCES = 8
 
 
 class PrivateDirectory:
@@ -128,11 +130,13 @@ class PrivateDirectory:
         record = read_manifest(self.path, what=self._what, manifest=self._name)
         found, ours, run = record.values, self.configuration, record.identity.run
         differing = [
-            f"{key} is {_shown(found.get(key), run)} there and {_shown(ours.get(key), run)} here"
-            for key in sorted({*found, *ours})
-            if found.get(key) != ours.get(key)
+            f"{name} is {_shown(there, run)} there and {_shown(here, run)} here"
+            for name, there, here in _differences(found, ours)
         ]
         if differing:
+            more = len(differing) - _MOST_DIFFERENCES
+            if more > 0:
+                differing[_MOST_DIFFERENCES:] = [f"{more} more differ"]
             raise ValueError(
                 "Expected `directory` to be from a run with the same data and settings. Received: "
                 f"directory={str(self.path)!r}, where {'; '.join(differing)}. Nothing was changed; "
@@ -153,6 +157,19 @@ def _checked(path: str | os.PathLike) -> pathlib.Path:
             f"directory={str(path)!r} ({reason})"
         ) from error
     return pathlib.Path(path)
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of all that differs, down to single settings of what both have."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted({*there, *here}):
+            inner = f"{name}.{key}" if name else key
+            yield from _differences(there.get(key), here.get(key), inner)
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for place, pair in enumerate(zip(there, here, strict=True)):
+            yield from _differences(*pair, f"{name}[{place}]")
+    elif there != here:
+        yield name, there, here
 
 
 def _shown(value: Any, run: str) -> str:
