@@ -85,7 +85,7 @@ class PrivateDirectory:
     def _opened(self) -> str:
         """Create the directory, or check that its configuration is the same; return its run."""
         is_new = not self.path.exists()
-        try:
+        with _named(self.path):
             self.path.mkdir(mode=files.OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
             self.path.chmod(files.OWNER_ONLY_FOLDER)
             # Processes that start together agree on who writes the manifest.
@@ -94,15 +94,6 @@ class PrivateDirectory:
                 if _manifest(self.path, self._name).exists():
                     return self._require_same()
                 return self._write_manifest(is_new)
-        except locks.LockFileError:
-            raise
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                "Expected `directory` to be a directory that can be created and written to. "
-                f"Received: directory={str(self.path)!r} ({error.strerror})",
-                error.filename,
-            ) from error
 
     def _write_manifest(self, is_new: bool) -> str:
         run = private_file.new_run()
@@ -145,9 +136,42 @@ class PrivateDirectory:
         return run
 
 
+def parent_of_private(path: str | os.PathLike) -> pathlib.Path:
+    """A folder in which private directories are created: a new one is readable by its owner only.
+
+    Raises:
+        OSError: If it cannot be created.
+        ValueError: If the operating system cannot have a directory there.
+    """
+    folder = _checked(path)
+    with _named(folder), contextlib.suppress(FileExistsError):
+        # Of an existing folder, only what is in the subfolders is ours.
+        folder.mkdir(mode=files.OWNER_ONLY_FOLDER, parents=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """Name the argument in the errors of the file system."""
+    try:
+        yield
+    except locks.LockFileError:
+        raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            "Expected `directory` to be a directory that can be created and written to. "
+            f"Received: directory={str(path)!r} ({error.strerror})",
+            error.filename,
+        ) from error
+
+
 def _checked(path: str | os.PathLike) -> pathlib.Path:
     """The path, if the operating system can have a directory there."""
     try:
+        if not os.fspath(path):
+            # It would stand for the current folder.
+            raise ValueError("an empty path")
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             os.lstat(path)
     except (OSError, ValueError) as error:  # Such as a name that is too long, or a null byte.

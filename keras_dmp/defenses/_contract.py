@@ -148,7 +148,7 @@ class Run:
         if fit["seed"] is not None:
             _validate.integer_at_least(0, seed=fit["seed"])
             keras.utils.set_random_seed(fit["seed"])
-        model = fresh.fresh_model(build_model)
+        model = fresh.fresh_model(build_model, "build_model")
         sample = arrays.take(samples.checked(split.members[0], "split.members", model), _SAMPLE)
         fresh.ensure_built(model, sample)
         kind = output_kind(model, "build_model", sample, from_logits)

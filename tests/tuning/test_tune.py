@@ -16,6 +16,7 @@ from keras_dmp import (
     Tuning,
     audit_membership,
     split_private,
+    tune,
 )
 from keras_dmp.audit.shadow.draws import drawn_half
 from keras_dmp.trainer.run_directory import RunDirectory
@@ -359,6 +360,8 @@ def test_groups_stay_together():
     [
         ({"max_risk": 0.4}, r"`max_risk`.*max_risk=0\.4"),
         ({"max_risk": 1.2}, r"`max_risk`.*max_risk=1\.2"),
+        ({"max_risk": "0.9"}, r"`max_risk` to be a number from 0\.5 to 1.*max_risk='0\.9'"),
+        ({"max_risk": float("nan")}, "`max_risk`.*max_risk=nan"),
         ({"attack": "magic"}, "`attack`.*attack='magic'"),
         ({"attack": "white_box"}, "`attack`.*attack='white_box'"),
         ({"max_accuracy_loss": -0.1}, r"`max_accuracy_loss`.*-0\.1"),
@@ -369,6 +372,8 @@ def test_groups_stay_together():
         ({"epochs": 0}, "`epochs`.*epochs=0"),
         ({"batch_size": 0}, "`batch_size`.*batch_size=0"),
         ({"optimizer": "sgdd"}, "`optimizer`"),
+        ({"optimizer": None}, "`optimizer` to be a Keras optimizer.*optimizer=None"),
+        ({"directory": ""}, "`directory` to be a path of a directory.*directory=''"),
         ({"seed": -1}, "`seed`.*seed=-1"),
         ({"seed": 2**32}, "`seed`.*seed=4294967296"),
         ({"seed": None, "directory": "somewhere"}, "`seed`.*seed=None"),
@@ -382,7 +387,30 @@ def test_bad_arguments_are_refused_before_any_training(split, changed, message, 
     assert not pathlib.Path("somewhere").exists()
 
 
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_directory_that_cannot_be_made_is_named(split, place, no_training, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=f"`directory` to be a directory.*directory='.*{place}"):
+        search(split, directory=tmp_path / place)
+
+
+def test_an_undefended_model_that_diverges_stops_the_search_and_says_why(split, tmp_path):
+    def deep():
+        layers = (keras.layers.Dense(8, activation="relu") for _ in range(2))
+        return keras.Sequential(
+            [keras.Input((nets.FEATURES,)), *layers, keras.layers.Dense(nets.CLASSES)]
+        )
+
+    settings = {"max_risk": 0.9, "epochs": 4, "seed": 0, "directory": tmp_path, "verbose": 0}
+    for _ in range(2):  # The directory keeps the teacher, which is no better when it is read.
+        with pytest.raises(ValueError, match=r"`optimizer`.*lower its learning rate"):
+            tune(deep, split, optimizer=keras.optimizers.SGD(1e25), **settings)
+
+
 def test_bad_types_are_refused(split, no_training):
+    for wrong, received in ((None, "build_model of type NoneType"), (lambda: 3, "of type int")):
+        with pytest.raises(TypeError, match=f"`build_model`.*Received: .*{received}"):
+            tune(wrong, split, max_risk=0.9, epochs=1)
     with pytest.raises(TypeError, match=r"`directory`.*directory=3"):
         search(split, directory=3)
     with pytest.raises(TypeError, match="`split` to be a PrivateSplit"):
