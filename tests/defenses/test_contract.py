@@ -312,6 +312,17 @@ def test_every_kind_of_outputs(name, net, split):
     np.testing.assert_allclose(report.nonmember_accuracy, accuracy, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["none", "early_stopping", "dmp", "label_smoothing"])
+def test_models_with_a_step_and_a_compile_of_their_own(name, split):
+    # Neither does Keras train a metric that the step leaves alone.
+    model = defenses.get(name, **SETTINGS[name]).protect(nets.TwoOptimizers, split, **FIT)
+    assert isinstance(model, nets.TwoOptimizers)
+    assert set(model.evaluate(*split.nonmembers, verbose=0, return_dict=True)) == {
+        "accuracy",
+        "loss",
+    }
+
+
 def test_defenses_do_not_know_each_other_nor_the_audit():
     """Each defence stands on the contract alone."""
     folder = pathlib.Path(inspect.getfile(defenses)).parent

@@ -128,6 +128,14 @@ def test_teachers_are_trained_once(found, folder):
     assert found.trainings == {"teacher": 1, "shard teacher": 4, "student": BUDGET + 1}
 
 
+def test_a_model_with_a_training_step_of_its_own(split):
+    # The student has an optimizer for each of two parts, as its class says.
+    found = tune(nets.TwoOptimizers, split, max_risk=0.99, budget=1, epochs=1, seed=0, verbose=0)
+    assert isinstance(found.student, nets.TwoOptimizers)
+    accuracy = found.student.evaluate(*split.nonmembers, verbose=0, return_dict=True)["accuracy"]
+    assert 0 <= accuracy <= 1
+
+
 # What it chooses
 
 
