@@ -222,7 +222,7 @@ def _require_apart(what: str, shared: int, part: str, total: int) -> None:
     if shared:
         raise ValueError(
             f"Expected `nonmembers` to contain no {what} of the {part}: remove shared ones. "
-            f"Received: nonmembers of which {shared} of {total} records are shared"
+            f"Received: nonmembers with {shared} shared records of {total}"
         )
 
 

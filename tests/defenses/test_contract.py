@@ -250,7 +250,7 @@ def test_same_seed_same_weights(name, protected, split):
             {"split": None},
             "`split` to be a PrivateSplit.*Received: split of type NoneType",
         ),
-        ({"build_model": 3}, "Expected `model` to be a keras.Model or a callable"),
+        ({"build_model": 3}, "Expected `build_model` to be a keras.Model or a callable"),
         ({"epochs": 0}, "Expected `epochs` to be a whole number.*epochs=0"),
         ({"batch_size": 0}, "Expected `batch_size` to be a whole number"),
         ({"optimizer": "sgdd"}, "Expected `optimizer` to be a Keras optimizer.*'sgdd'"),
