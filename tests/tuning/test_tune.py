@@ -445,7 +445,7 @@ def test_persons_of_the_nonmembers_in_another_part_are_refused(split, part, no_t
     groups = {"members": np.arange(100), "nonmembers": 100 + np.arange(100) // 2}
     groups |= {"reference": 200 + np.arange(200), "validation": 400 + np.arange(20)}
     groups[part][:2] = 101, 120
-    with pytest.raises(ValueError, match=rf"no groups \(persons\) of the {part}.*4 shared records of 100"):
+    with pytest.raises(ValueError, match=rf"no groups \(persons\) of the {part}.*4 shared records"):
         search(dataclasses.replace(split, groups=groups))
 
 
@@ -469,7 +469,7 @@ def test_nonmembers_are_checked_before_any_training(split, no_training):
         search(shared)
     for part in ("reference", "validation"):
         theirs = split.nonmembers if part == "validation" else split.nonmembers[0]
-        with pytest.raises(ValueError, match=f"no records of the {part}.*100 shared records of 100"):
+        with pytest.raises(ValueError, match=f"no records of the {part}.*100 shared records"):
             search(dataclasses.replace(split, **{part: theirs}))
     few = split_private(*nets.prototypes(60), members=40, nonmembers=3, seed=0)
     with pytest.raises(ValueError, match=r"at least 4 nonmembers.*split with 3 nonmembers"):
