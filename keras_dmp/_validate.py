@@ -77,6 +77,16 @@ def below_one(**arguments: Any) -> None:
             )
 
 
+def in_range(least: float, most: float, why: str, **arguments: Any) -> None:
+    """Require finite real numbers from `least` to `most`, for a reason that the message gives."""
+    for name, value in arguments.items():
+        if not _is_real(value) or not least <= value <= most:
+            raise ValueError(
+                f"Expected `{name}` to be a number from {least:g} to {most:g}: {why}. "
+                f"Received: {name}={shown(value)}"
+            )
+
+
 def non_negative(**arguments: Any) -> None:
     """Require finite real numbers of at least 0."""
     for name, value in arguments.items():
@@ -126,21 +136,32 @@ def boolean(**arguments: Any) -> None:
             )
 
 
+def path(**arguments: Any) -> None:
+    """Require strings or path objects."""
+    for name, value in arguments.items():
+        if not isinstance(value, str | os.PathLike):
+            raise TypeError(
+                f"Expected `{name}` to be a string or a path object. Received: "
+                f"{name}={shown(value)}"
+            )
+
+
 def writable_path(**arguments: Any) -> None:
     """Require paths that can be written to, so that errors come before the work, not after it."""
+    path(**arguments)
     for name, value in arguments.items():
-        path = os.fspath(value)
-        folder = os.path.dirname(os.path.abspath(path))
-        if os.path.isdir(path):
+        target = os.fspath(value)
+        folder = os.path.dirname(os.path.abspath(target))
+        if os.path.isdir(target):
             problem = "it is a folder"
         elif not os.path.isdir(folder):
             problem = f"its folder {folder!r} does not exist"
-        elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        elif not os.access(target if os.path.exists(target) else folder, os.W_OK):
             problem = "it is not writable"
         else:
             continue
         raise OSError(
-            f"Expected `{name}` to be a path that can be written. Received: {name}={path!r}, but "
+            f"Expected `{name}` to be a path that can be written. Received: {name}={target!r}, but "
             f"{problem}"
         )
 

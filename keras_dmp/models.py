@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_dmp import _validate
+
 __all__ = ["alexnet", "densenet_bc", "fully_connected", "small_convnet"]
 
 
@@ -32,13 +34,14 @@ def fully_connected(
         A `keras.Model` that maps `(batch, *input_shape)` to logits `(batch, num_classes)`.
 
     Raises:
-        ValueError: If `num_classes` is less than 2.
+        ValueError: If `num_classes` is less than 2, or a size is not a whole number above 0.
 
     Example:
         >>> from keras_dmp.models import fully_connected
         >>> fully_connected((600,), 100).count_params()
         1317348
     """
+    _validate.integers_at_least(1, hidden=hidden)
     inputs = _inputs(input_shape, num_classes)
     x = keras.layers.Flatten()(inputs) if len(inputs.shape) > 2 else inputs
     for width in hidden:
@@ -59,7 +62,8 @@ def small_convnet(input_shape: Sequence[int], num_classes: int) -> keras.Model:
         A `keras.Model` that maps `(batch, *input_shape)` to logits `(batch, num_classes)`.
 
     Raises:
-        ValueError: If the images are too small, or `num_classes` is less than 2.
+        ValueError: If the images are too small, `num_classes` is less than 2, or a size is not a
+            whole number above 0.
     """
     inputs = _image_inputs(input_shape, num_classes, smallest=4)
     x = inputs
@@ -89,7 +93,8 @@ def alexnet(input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10) -> 
         A `keras.Model` that maps `(batch, *input_shape)` to logits `(batch, num_classes)`.
 
     Raises:
-        ValueError: If the images are too small, or `num_classes` is less than 2.
+        ValueError: If the images are too small, `num_classes` is less than 2, or a size is not a
+            whole number above 0.
     """
     # Height and width are divided by 4, 2, 2 and 2.
     inputs = _image_inputs(input_shape, num_classes, smallest=29)
@@ -137,12 +142,14 @@ def densenet_bc(
 
     Raises:
         ValueError: If `depth` does not divide into three equal blocks, the images are too small,
-            or `num_classes` is less than 2.
+            `num_classes` is less than 2, or a size is not a whole number above 0.
     """
-    if depth < 10 or (depth - 4) % 6 != 0:
+    _validate.integer_at_least(1, growth_rate=growth_rate)
+    _validate.integer_at_least(10, depth=depth)
+    if (depth - 4) % 6 != 0:
         raise ValueError(
-            "Expected `depth` to be at least 10 and 4 more than a multiple of 6, such as 40 or "
-            "100, since three blocks have the same number of two-layer bottlenecks. "
+            "Expected `depth` to be 4 more than a multiple of 6, such as 40 or 100, since three "
+            "blocks have the same number of two-layer bottlenecks. "
             f"Received: depth={depth}"
         )
     inputs = _image_inputs(input_shape, num_classes, smallest=4)
@@ -171,20 +178,31 @@ def _normalized(x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _inputs(input_shape: Sequence[int], num_classes: int) -> keras.KerasTensor:
-    if num_classes < 2:
-        raise ValueError(
-            "Expected `num_classes` to be at least 2, since each class has its own logit. "
-            f"Received: num_classes={num_classes}"
-        )
-    return keras.Input(tuple(input_shape))
+    # Each class has its own logit, so there are two of them for two classes.
+    _validate.integer_at_least(2, num_classes=num_classes)
+    return keras.Input(_shape(input_shape))
 
 
 def _image_inputs(
     input_shape: Sequence[int], num_classes: int, *, smallest: int
 ) -> keras.KerasTensor:
-    if len(input_shape) != 3 or min(input_shape[:2]) < smallest:
+    shape = _shape(input_shape)
+    if len(shape) != 3 or min(shape[:2]) < smallest:
         raise ValueError(
             "Expected `input_shape` to be (height, width, channels) of at least "
-            f"{smallest} x {smallest} pixels. Received: input_shape={tuple(input_shape)}"
+            f"{smallest} x {smallest} pixels. Received: input_shape={shape}"
         )
-    return _inputs(input_shape, num_classes)
+    return _inputs(shape, num_classes)
+
+
+def _shape(input_shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of one record, of sizes that are known: dense layers need them."""
+    if isinstance(input_shape, list):
+        input_shape = tuple(input_shape)
+    _validate.integers_at_least(1, input_shape=input_shape)
+    if not input_shape:
+        raise ValueError(
+            "Expected `input_shape` to be the shape of one record, such as (600,). Received: "
+            "input_shape=()"
+        )
+    return tuple(int(size) for size in input_shape)

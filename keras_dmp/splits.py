@@ -4,39 +4,63 @@ import dataclasses
 import logging
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_dmp import _validate
-from keras_dmp._data import samples
+from keras_dmp._data import batches, samples
 from keras_dmp._warnings import warn
 
 _logger = logging.getLogger(__name__)
-_PARTS = ("members", "nonmembers", "validation", "reference")
+_LABELED = ("members", "nonmembers", "validation")
+_PARTS = (*_LABELED, "reference")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PrivateSplit:
-    """Parts of one data set that share no record, and no group if groups were passed.
+    """Parts of the data that share no record, and no group if there are groups.
+
+    `split_private` draws them from one data set. Parts that are separate already, such as a public
+    reference, are passed by name: whatever trains or audits with them checks what they share.
 
     Attributes:
         members: `(x, y)`, the private training data.
         nonmembers: `(x, y)` that no model sees; they measure accuracy and audit.
-        validation: `(x, y)`, or None if none was requested.
-        reference: `x` alone, the student's unlabelled pool, or None if none was requested.
-        indices: Positions in the original data, by the name of the part.
-        groups: Group of each record, by the name of the part, or None without groups.
+        validation: `(x, y)`. Defaults to `None`: none.
+        reference: `x` alone, the student's unlabelled pool. Defaults to `None`: none.
+        indices: Positions in the data that `split_private` has split, by the name of the part.
+            Defaults to `None`: unknown.
+        groups: Group of each record, by the name of the part. Defaults to `None`: no groups.
         num_duplicates: Number of records dropped because they equal an earlier record.
         num_left_over: Number of records in no part.
+
+    Raises:
+        TypeError: If a part with labels is not a pair `(x, y)`, or `groups` not a dictionary.
+        ValueError: If `groups` has not both members and nonmembers, or unknown parts.
+
+    Example:
+    >>> import numpy as np
+    >>> x, y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
+    >>> public = np.arange(100.0, 120.0).reshape(10, 2)
+    >>> PrivateSplit(members=(x[:3], y[:3]), nonmembers=(x[3:], y[3:]), reference=public)
+    <PrivateSplit: 3 members, 3 nonmembers, 0 validation, 10 reference>
     """
 
     members: tuple[Any, np.ndarray]
     nonmembers: tuple[Any, np.ndarray]
-    validation: tuple[Any, np.ndarray] | None
-    reference: Any
-    indices: dict[str, np.ndarray]
-    groups: dict[str, np.ndarray] | None
-    num_duplicates: int
-    num_left_over: int
+    validation: tuple[Any, np.ndarray] | None = None
+    reference: Any = None
+    indices: dict[str, np.ndarray] | None = None
+    groups: dict[str, np.ndarray] | None = None
+    num_duplicates: int = 0
+    num_left_over: int = 0
+
+    def __post_init__(self) -> None:
+        for part in _LABELED:
+            data = getattr(self, part)
+            if data is not None or part != "validation":
+                _require_pair(data, part)
+        _require_groups(self.groups)
 
     def __repr__(self) -> str:
         """Return only the sizes, no records, labels or positions: logs are not private."""
@@ -44,8 +68,17 @@ class PrivateSplit:
 
     def __str__(self) -> str:
         """Return the sizes in one line."""
-        sizes = ", ".join(f"{len(self.indices[part])} {part}" for part in _PARTS)
+        sizes = ", ".join(f"{self._size(part)} {part}" for part in _PARTS)
+        if self.indices is None:
+            return sizes
         return f"{sizes} ({self.num_duplicates} duplicates dropped, {self.num_left_over} left over)"
+
+    def _size(self, part: str) -> int | str:
+        """Number of records of a part as it is now: parts can be replaced."""
+        data = getattr(self, part)
+        if data is None:
+            return 0
+        return len(data[1]) if part in _LABELED else _num_records(data)
 
 
 def split_private(
@@ -141,6 +174,42 @@ def split_private(
     )
     _logger.info("split: %s", split)
     return split
+
+
+def _require_pair(data: Any, part: str) -> None:
+    """Raise TypeError unless a part is samples and labels."""
+    is_tuple = isinstance(data, tuple | list)
+    if not is_tuple or len(data) != 2:
+        received = f"a {type(data).__name__}" + (f" of {len(data)}" if is_tuple else "")
+        raise TypeError(
+            f"Expected `{part}` to be a pair (x, y) of samples and labels. Received: {part} as "
+            f"{received}"
+        )
+
+
+def _require_groups(groups: Any) -> None:
+    """Raise TypeError or ValueError unless groups are by part, and of both sides of an audit."""
+    if groups is None:
+        return
+    if not isinstance(groups, dict):
+        raise TypeError(
+            "Expected `groups` to be a dictionary with the group of each record by part. Received: "
+            f"groups of type {type(groups).__name__}"
+        )
+    if not {"members", "nonmembers"} <= set(groups) <= set(_PARTS):
+        raise ValueError(
+            "Expected `groups` to have 'members' and 'nonmembers', and besides them only "
+            f"'validation' and 'reference'. Received: groups with {_validate.shown(list(groups))}"
+        )
+
+
+def _num_records(x: Any) -> int | str:
+    """Number of rows, or words for a dataset, which is not read."""
+    if batches.is_dataset(x):
+        return "a dataset of"
+    leaf = x if samples.is_table(x) else keras.tree.flatten(x)[0]
+    # A list of texts is one array, and its leaf one text.
+    return np.shape(x if isinstance(leaf, str) else leaf)[0]
 
 
 def _draw(

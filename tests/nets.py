@@ -131,3 +131,30 @@ def distil(student, x, y=None, *, teacher=None, settings=None, compile=None, **f
     trainer.compile(**{"optimizer": keras.optimizers.SGD(0.5), **(compile or {})})
     arguments = {"epochs": 2, "shuffle": False, "verbose": 0, **fit}
     return trainer, trainer.fit(x, y, **arguments).history
+
+
+@keras.saving.register_keras_serializable("tests")
+class TwoOptimizers(keras.Model):
+    """A classifier with a `compile` of other positions and a step that updates no metric."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.hidden = keras.layers.Dense(HIDDEN, activation="tanh")
+        self.head = keras.layers.Dense(CLASSES)
+
+    def call(self, x):
+        return self.head(self.hidden(x))
+
+    def compile(self, optimizer=None, head_optimizer="sgd", **settings):
+        super().compile(optimizer, **settings)
+        self.head_optimizer = keras.optimizers.get(head_optimizer)
+
+    def train_step(self, data):
+        x, y = data[:2]
+        parts = (self.optimizer, self.hidden), (self.head_optimizer, self.head)
+        with tf.GradientTape(persistent=True) as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+        for optimizer, layer in parts:
+            weights = layer.trainable_variables
+            optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}

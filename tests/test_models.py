@@ -134,13 +134,23 @@ def test_fully_connected_takes_widths_and_activation():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: models.fully_connected((6,), 1), "`num_classes` to be at least 2.*num_classes=1"),
+        (lambda: models.fully_connected((6,), 1), "`num_classes`.* of at least 2.*num_classes=1"),
+        (lambda: models.fully_connected((6,), 2.5), r"`num_classes`.*num_classes=2\.5"),
+        (lambda: models.small_convnet((28, 28, 1), "10"), "`num_classes`.*num_classes='10'"),
+        (lambda: models.fully_connected(600, 3), "`input_shape` to be a tuple.*input_shape=600"),
+        (lambda: models.fully_connected((), 3), r"`input_shape`.*input_shape=\(\)"),
+        (lambda: models.fully_connected((None,), 3), r"`input_shape`.*input_shape=\(None,\)"),
+        (lambda: models.alexnet((None, None, 3)), r"`input_shape`.*\(None, None, 3\)"),
+        (lambda: models.small_convnet((28, 28, 0), 3), r"`input_shape`.*\(28, 28, 0\)"),
+        (lambda: models.fully_connected((6,), 3, hidden=(8, 0)), r"`hidden`.*hidden=\(8, 0\)"),
+        (lambda: models.fully_connected((6,), 3, hidden=8), "`hidden`.*hidden=8"),
+        (lambda: models.densenet_bc(growth_rate=0), "`growth_rate`.*growth_rate=0"),
+        (lambda: models.densenet_bc(depth=40.0), r"`depth`.*depth=40\.0"),
         (lambda: models.alexnet((28, 28, 1), 10), r"29 x 29.*input_shape=\(28, 28, 1\)"),
         (lambda: models.small_convnet((784,), 10), r"height, width.*input_shape=\(784,\)"),
         (lambda: models.densenet_bc(depth=99), "4 more than a multiple of 6.*depth=99"),
         (lambda: models.densenet_bc(depth=4), "at least 10.*depth=4"),
     ],
-    ids=["one_class", "alexnet_too_small", "flat_images", "depth", "no_layers"],
 )
 def test_wrong_sizes_are_refused(build, message):
     with pytest.raises(ValueError, match=message):

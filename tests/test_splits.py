@@ -1,6 +1,10 @@
+import dataclasses
+
 import nets
 import numpy as np
+import pandas as pd
 import pytest
+import tensorflow as tf
 
 from keras_dmp import PrivateSplit, split_private
 
@@ -232,3 +236,52 @@ def test_records_that_a_model_cannot_tell_apart_are_duplicates():
         np.concatenate([x, x + 1e-12]), np.zeros(100, int), members=20, nonmembers=20
     )
     assert split.num_duplicates == 50
+
+
+# Parts by hand
+
+
+def test_parts_that_are_separate_already_are_passed_by_name(data):
+    x, y = data
+    split = PrivateSplit(members=(x[:50], y[:50]), nonmembers=(x[50:90], y[50:90]))
+    assert str(split) == "50 members, 40 nonmembers, 0 validation, 0 reference"
+    for reference, size in (
+        (x[90:], "110"),
+        ({"a": x[90:], "b": x[90:]}, "110"),
+        (list("abc"), "3"),
+        (pd.DataFrame(x[90:]), "110"),
+        (tf.data.Dataset.from_tensor_slices(x[90:]).batch(8), "a dataset of"),
+    ):
+        more = dataclasses.replace(split, reference=reference)
+        assert str(more).endswith(f" 0 validation, {size} reference")
+
+
+def test_sizes_are_those_of_parts_that_were_replaced(data):
+    x, y = data
+    split = split_private(x, y, members=50, nonmembers=40, validation=10, seed=0)
+    other = dataclasses.replace(split, nonmembers=(x[:7], y[:7]), validation=None)
+    assert "50 members, 7 nonmembers, 0 validation, 100 reference (" in str(other)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"members": None}, TypeError, "`members` to be a pair.*members as a NoneType"),
+        ({"nonmembers": None}, TypeError, "`nonmembers` to be a pair.*nonmembers as a NoneType"),
+        ({"nonmembers": np.zeros((2, 3))}, TypeError, "`nonmembers`.*nonmembers as a ndarray"),
+        ({"members": (1, 2, 3)}, TypeError, "`members` to be a pair.*members as a tuple of 3"),
+        ({"validation": {}}, TypeError, "`validation` to be a pair.*validation as a dict"),
+        ({"groups": np.arange(4)}, TypeError, "`groups`.*groups of type ndarray"),
+        ({"groups": {"members": [0, 0]}}, ValueError, r"`groups`.*groups with \['members'\]"),
+        (
+            {"groups": {"members": [0], "nonmembers": [1], "train": [2]}},
+            ValueError,
+            "`groups`.*'train'",
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_parts_of_another_form_are_refused(changed, error, message):
+    pair = np.zeros((2, 3)), np.zeros(2, int)
+    with pytest.raises(error, match=message):
+        PrivateSplit(**{"members": pair, "nonmembers": pair, **changed})

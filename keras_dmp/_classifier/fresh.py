@@ -13,8 +13,12 @@ from keras_dmp._data import keras_private
 from keras_dmp._warnings import PrivacyWarning, warn
 
 
-def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
+def fresh_model(model: keras.Model | Callable[[], keras.Model], name: str = "model") -> keras.Model:
     """A new model: the callable's result, or a clone of the model with newly drawn weights.
+
+    Args:
+        model: The callable or the model.
+        name: Its name in error messages.
 
     Raises:
         TypeError: If `model` is neither a callable nor a model, or the callable does not return a
@@ -22,26 +26,26 @@ def fresh_model(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
         ValueError: If the model cannot be cloned, or preprocesses in its `fit`.
     """
     if isinstance(model, keras.Model):
-        kind.require_plain_fit(model, "model")
-        _require_trainable(model)
-        return fresh_clone(model)
+        kind.require_plain_fit(model, name)
+        _require_trainable(model, name)
+        return fresh_clone(model, name)
     if not callable(model):
         raise TypeError(
-            "Expected `model` to be a keras.Model or a callable that builds one. Received: "
-            f"model of type {type(model).__name__}"
+            f"Expected `{name}` to be a keras.Model or a callable that builds one. Received: "
+            f"{name} of type {type(model).__name__}"
         )
     built = model()
     if not isinstance(built, keras.Model):
         raise TypeError(
-            "Expected the callable `model` to return a keras.Model. Received: "
+            f"Expected the callable `{name}` to return a keras.Model. Received: "
             f"a return value of type {type(built).__name__}"
         )
-    kind.require_plain_fit(built, "model")
-    _require_trainable(built)
+    kind.require_plain_fit(built, name)
+    _require_trainable(built, name)
     return built
 
 
-def fresh_clone(model: keras.Model) -> keras.Model:
+def fresh_clone(model: keras.Model, name: str = "model") -> keras.Model:
     """Clone `model` with newly drawn weights, regardless of the seeds of its initializers.
 
     State that preprocessing layers have adapted to data is kept: a plain
@@ -60,13 +64,13 @@ def fresh_clone(model: keras.Model) -> keras.Model:
             clone = type(model).from_config(_without_seeds(model.get_config()))
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected `model` to be a model that Keras can clone. Received: model {model.name!r} "
+            f"Expected `{name}` to be a model that Keras can clone. Received: model {model.name!r} "
             f"of type {type(model).__name__} ({error}); pass a callable that builds the model"
         ) from error
     layers, twins = list(_adaptable_layers(model)), list(_adaptable_layers(clone))
     if len(layers) != len(twins):
         raise ValueError(
-            "Expected `model` to be a model whose adapted layers Keras can clone. Received: "
+            f"Expected `{name}` to be a model whose adapted layers Keras can clone. Received: "
             f"{model.name!r}, whose clone has {len(twins)} of {len(layers)} adapted layers; pass a "
             "callable that builds the model instead"
         )
@@ -235,7 +239,7 @@ def _is_adapted(layer: keras.Layer) -> bool:
     return config.get("vocabulary") is None
 
 
-def _require_trainable(model: keras.Model) -> None:
+def _require_trainable(model: keras.Model, name: str) -> None:
     """Raise ValueError for a model with quantized layers, of which only biases can be trained."""
     policies = keras.dtype_policies
     names = [
@@ -246,8 +250,8 @@ def _require_trainable(model: keras.Model) -> None:
     ]
     if names:
         raise ValueError(
-            "Expected `model` to be a model that can be trained: quantize the student after `fit`. "
-            f"Received: {model.name!r} with the quantized layers {', '.join(names)}"
+            f"Expected `{name}` to be a model that can be trained: quantize the student after "
+            f"`fit`. Received: {model.name!r} with the quantized layers {', '.join(names)}"
         )
 
 

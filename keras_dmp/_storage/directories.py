@@ -18,7 +18,9 @@ _SUFFIX, _OLD_SUFFIX = ".manifest", ".json"
 # written, the second by the holder of the whole directory.
 _MANIFEST_BYTE, _WHOLE_BYTE = 1 << 40, (1 << 40) + 1
 _MANIFEST_SECONDS = 60
-_DIGEST = re.compile(r"\b[0-9a-f]{16,}\b")
+# Not the decimals of a number.
+_DIGEST = re.compile(r"(?<![\w.])[0-9a-f]{16,}\b")
+_MOST_DIFFERENCES = 8
 
 
 class PrivateDirectory:
@@ -83,7 +85,7 @@ class PrivateDirectory:
     def _opened(self) -> str:
         """Create the directory, or check that its configuration is the same; return its run."""
         is_new = not self.path.exists()
-        try:
+        with _named(self.path):
             self.path.mkdir(mode=files.OWNER_ONLY_FOLDER, parents=True, exist_ok=True)
             self.path.chmod(files.OWNER_ONLY_FOLDER)
             # Processes that start together agree on who writes the manifest.
@@ -92,15 +94,6 @@ class PrivateDirectory:
                 if _manifest(self.path, self._name).exists():
                     return self._require_same()
                 return self._write_manifest(is_new)
-        except locks.LockFileError:
-            raise
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                "Expected `directory` to be a directory that can be created and written to. "
-                f"Received: directory={str(self.path)!r} ({error.strerror})",
-                error.filename,
-            ) from error
 
     def _write_manifest(self, is_new: bool) -> str:
         run = private_file.new_run()
@@ -128,11 +121,13 @@ class PrivateDirectory:
         record = read_manifest(self.path, what=self._what, manifest=self._name)
         found, ours, run = record.values, self.configuration, record.identity.run
         differing = [
-            f"{key} is {_shown(found.get(key), run)} there and {_shown(ours.get(key), run)} here"
-            for key in sorted({*found, *ours})
-            if found.get(key) != ours.get(key)
+            f"{name} is {_shown(there, run)} there and {_shown(here, run)} here"
+            for name, there, here in _differences(found, ours)
         ]
         if differing:
+            more = len(differing) - _MOST_DIFFERENCES
+            if more > 0:
+                differing[_MOST_DIFFERENCES:] = [f"{more} more differ"]
             raise ValueError(
                 "Expected `directory` to be from a run with the same data and settings. Received: "
                 f"directory={str(self.path)!r}, where {'; '.join(differing)}. Nothing was changed; "
@@ -141,9 +136,42 @@ class PrivateDirectory:
         return run
 
 
+def parent_of_private(path: str | os.PathLike) -> pathlib.Path:
+    """A folder in which private directories are created: a new one is readable by its owner only.
+
+    Raises:
+        OSError: If it cannot be created.
+        ValueError: If the operating system cannot have a directory there.
+    """
+    folder = _checked(path)
+    with _named(folder), contextlib.suppress(FileExistsError):
+        # Of an existing folder, only what is in the subfolders is ours.
+        folder.mkdir(mode=files.OWNER_ONLY_FOLDER, parents=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """Name the argument in the errors of the file system."""
+    try:
+        yield
+    except locks.LockFileError:
+        raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            "Expected `directory` to be a directory that can be created and written to. "
+            f"Received: directory={str(path)!r} ({error.strerror})",
+            error.filename,
+        ) from error
+
+
 def _checked(path: str | os.PathLike) -> pathlib.Path:
     """The path, if the operating system can have a directory there."""
     try:
+        if not os.fspath(path):
+            # It would stand for the current folder.
+            raise ValueError("an empty path")
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             os.lstat(path)
     except (OSError, ValueError) as error:  # Such as a name that is too long, or a null byte.
@@ -153,6 +181,19 @@ def _checked(path: str | os.PathLike) -> pathlib.Path:
             f"directory={str(path)!r} ({reason})"
         ) from error
     return pathlib.Path(path)
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of all that differs, down to single settings of what both have."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted({*there, *here}):
+            inner = f"{name}.{key}" if name else key
+            yield from _differences(there.get(key), here.get(key), inner)
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for place, pair in enumerate(zip(there, here, strict=True)):
+            yield from _differences(*pair, f"{name}[{place}]")
+    elif there != here:
+        yield name, there, here
 
 
 def _shown(value: Any, run: str) -> str:

@@ -52,6 +52,9 @@ def copied_optimizer(optimizer: Any, name: str = "optimizer") -> keras.optimizer
     """
     try:
         found = keras.optimizers.get(optimizer)
+        # Keras passes None through.
+        if not isinstance(found, keras.optimizers.Optimizer):
+            raise TypeError("no optimizer")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected `{name}` to be a Keras optimizer, its name or its configuration. "

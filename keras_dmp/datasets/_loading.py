@@ -96,6 +96,7 @@ def load(
         order.
 
     Raises:
+        TypeError: If `data_dir` is not a path.
         ValueError: If the name is unknown, an option is not a boolean, `with_groups=True` is used
             for a data set without groups, `with_groups` and `as_supervised` are both `True`, or a
             file that the data is prepared from is damaged.
@@ -115,6 +116,8 @@ def load(
             f"Expected `name` to be one of {', '.join(map(repr, _NAMES))}. Received: name={name!r}"
         )
     _validate.boolean(as_supervised=as_supervised, with_groups=with_groups, download=download)
+    if data_dir is not None:
+        _validate.path(data_dir=data_dir)
     if with_groups and name not in _NAMES_WITH_GROUPS:
         raise ValueError(
             f"Expected `with_groups` to be True only for data sets with groups: "

@@ -148,7 +148,7 @@ class Run:
         if fit["seed"] is not None:
             _validate.integer_at_least(0, seed=fit["seed"])
             keras.utils.set_random_seed(fit["seed"])
-        model = fresh.fresh_model(build_model)
+        model = fresh.fresh_model(build_model, "build_model")
         sample = arrays.take(samples.checked(split.members[0], "split.members", model), _SAMPLE)
         fresh.ensure_built(model, sample)
         kind = output_kind(model, "build_model", sample, from_logits)
@@ -182,14 +182,29 @@ class Run:
         """The cross-entropy with integer labels for outputs of this kind."""
         return cross_entropy(self.kind)
 
-    def metrics(self) -> list[Any]:
-        """Accuracy."""
-        return [accuracy(self.kind)]
+    def metrics(self) -> list[Any] | None:
+        """Accuracy, or None for models with a training step of their own.
 
-    def compile(self, model: keras.Model, loss: keras.losses.Loss | None = None) -> None:
-        """Compile a model with a fresh optimizer."""
-        optimizer = copied_optimizer(self.optimizer)
-        model.compile(optimizer, loss or self.loss(), metrics=self.metrics())
+        Keras refuses to train with a metric that the step does not update.
+        """
+        is_own = type(self.model).train_step is not keras.Model.train_step
+        return None if is_own else [accuracy(self.kind)]
+
+    def compile(
+        self,
+        model: keras.Model,
+        loss: keras.losses.Loss | None = None,
+        *,
+        is_trained: bool = False,
+    ) -> None:
+        """Compile a model with a fresh optimizer, for training or, once it is trained, for use."""
+        # Models of this library around the classifier update their metrics.
+        is_around = type(model) is not type(self.model)
+        metrics = [accuracy(self.kind)] if is_trained or is_around else self.metrics()
+        # By name: a model with a `compile` of its own may have other positions.
+        model.compile(
+            optimizer=copied_optimizer(self.optimizer), loss=loss or self.loss(), metrics=metrics
+        )
 
     def fit(
         self,
@@ -247,7 +262,7 @@ class Run:
 
     def released(self, model: keras.Model) -> keras.Model:
         """The model to release, without the optimizer's moments, which depend on the members."""
-        self.compile(model)
+        self.compile(model, is_trained=True)
         # Keras warns when it loads an optimizer that was saved before it had variables.
         model.optimizer.build(model.trainable_variables)
         return model

@@ -208,12 +208,15 @@ class EntropyReferenceSelector(keras.callbacks.Callback):
             remedy = (
                 "Add reference samples of this kind"
                 if self.balance_classes
-                else "Pass `selector=EntropyReferenceSelector(..., balance_classes=True)`, which "
-                "keeps the pool's classes, or choose more samples"
+                else "Choose more samples. Trainers take "
+                "`selector=EntropyReferenceSelector(..., balance_classes=True)`, which keeps the "
+                "pool's classes"
             )
+            summary = self.summary
             warn(
                 f"No chosen reference sample is predicted as class {_listed(empty)}: the student "
-                f"cannot learn a class that it never sees. {remedy}",
+                "cannot learn a class that it never sees. Chosen are "
+                f"{summary.size:,} of {summary.pool_size:,}, order {self.order!r}. {remedy}",
             )
 
     def require_narrows(self, samples: int | None) -> None:

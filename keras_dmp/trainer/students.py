@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_dmp._classifier import fresh
+from keras_dmp._classifier.outputs import NotFiniteError
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selection import ReferenceSummary
 from keras_dmp.reference.selector import EntropyReferenceSelector
@@ -74,11 +75,21 @@ class Students:
         }
 
     def train_teacher(self) -> keras.Model:
-        """The teacher of all points without a consensus, trained unless it is ready."""
+        """The teacher of all points without a consensus, trained unless it is ready.
+
+        Raises:
+            NotFiniteError: If it has diverged: there is nothing that a student could learn.
+        """
         run = self._run
         if not run.teacher_is_ready:
             phases.announce("Teacher: training on the members", run)
             phases.train_teacher(run, run.plan.teacher, run.plan.members)
+            if not is_finite(run.plan.teacher):
+                raise NotFiniteError(
+                    "Expected `optimizer` to train the undefended model to finite weights: lower "
+                    "its learning rate. Received: a teacher that has diverged, some of whose "
+                    "weights are infinite or NaN"
+                )
         return run.plan.teacher
 
     def label(self, selectors: list[EntropyReferenceSelector | None]) -> list[LabeledReference]:

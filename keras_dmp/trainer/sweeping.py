@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._data import batches, samples
@@ -189,21 +190,40 @@ def _named(point: dict[str, Any]) -> str:
     return f"{point['order']} {point['size']}, {labels}, T={point['temperature']:g}"
 
 
-def require_auditable(run: Run, nonmembers: Any) -> None:
-    """Raise ValueError, before any training, for data that the audit would refuse after it."""
+def require_auditable(
+    run: Run, nonmembers: Any, apart_from: Sequence[str] = ("members", "reference")
+) -> None:
+    """Raise ValueError, before any training, for data that the audit would refuse after it.
+
+    Args:
+        run: The run.
+        nonmembers: Samples and labels.
+        apart_from: Parts that may share no record with them, and no group if both have groups.
+    """
     plan, x, y = run.plan, run.arguments.x, run.arguments.y
     if run.teacher_is_ready:
         # With a ready teacher `fit` needs no labels of the members, but the audit does.
         members = x if batches.is_dataset(x) else (x, y)
         read_labeled(members, "x", model=plan.student, kind=plan.kind)
     read = read_labeled(nonmembers, "nonmembers", model=plan.student, kind=plan.kind)
-    for part in ("members", "reference"):
-        shared = samples.count_shared(read.digests, plan.digests[part])
-        if shared:
-            raise ValueError(
-                f"Expected `nonmembers` to contain no records of the {part}: remove shared ones. "
-                f"Received: nonmembers with {shared} shared records of {len(read.digests)}"
+    groups = run.arguments.groups or {}
+    for part in apart_from:
+        if part in plan.digests:
+            shared = samples.count_shared(read.digests, plan.digests[part])
+            _require_apart("records", shared, part, len(read.digests))
+        if part in groups and "nonmembers" in groups:
+            shared = samples.count_shared(
+                *(np.asarray(groups[name]) for name in ("nonmembers", part))
             )
+            _require_apart("groups (persons)", shared, part, len(read.digests))
+
+
+def _require_apart(what: str, shared: int, part: str, total: int) -> None:
+    if shared:
+        raise ValueError(
+            f"Expected `nonmembers` to contain no {what} of the {part}: remove shared ones. "
+            f"Received: nonmembers with {shared} shared records of {total}"
+        )
 
 
 def _distinct(name: str, values: Any) -> list[Any]:

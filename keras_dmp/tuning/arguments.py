@@ -27,20 +27,14 @@ def require(
         TypeError: For a `directory` of another type.
         ValueError: For arguments out of range.
     """
-    _validate.fraction(max_risk=max_risk)
-    if max_risk < 0.5:
-        raise ValueError(
-            "Expected `max_risk` to lie in 0.5..1, since an attacker would reverse an AUC below "
-            f"0.5. Received: max_risk={shown(max_risk)}"
-        )
+    _validate.in_range(
+        0.5, 1, "an attacker would reverse an attack whose AUC is below 0.5", max_risk=max_risk
+    )
     _validate.one_of(audits.names(), attack=attack)
     if max_accuracy_loss is not None:
-        _validate.non_negative(max_accuracy_loss=max_accuracy_loss)
-        if max_accuracy_loss > 1:
-            raise ValueError(
-                "Expected `max_accuracy_loss` to be a share, such as 0.01 for one point. Received: "
-                f"max_accuracy_loss={shown(max_accuracy_loss)}"
-            )
+        _validate.in_range(
+            0, 1, "it is a share, such as 0.01 for one point", max_accuracy_loss=max_accuracy_loss
+        )
     _validate.integer_at_least(1, budget=budget)
     _validate.integer_at_least(_FEWEST_SHADOWS, num_shadow_models=num_shadow_models)
     if seed is not None:

@@ -26,6 +26,7 @@ from keras_dmp.trainer.students import Students
 # Marks the directory, and nothing more: each training in it is named by its settings, so that a
 # search with another limit or budget finds those it shares.
 _FORMAT = {"tune": 1}
+_APART = ("members", "reference", "validation")
 _SETTINGS = {"compensate_temperature": False, "label_format": None, "memory_limit": None}
 
 
@@ -125,7 +126,8 @@ class Pipeline:
         with self._prepared(
             self.members, seed=self.seed, directory=directory, groups=self.groups
         ) as run:
-            sweeping.require_auditable(run, self.nonmembers)
+            # Validation data chooses the round of a consensus, so it cannot measure it too.
+            sweeping.require_auditable(run, self.nonmembers, _APART)
             yield Opened(run=run, students=Students(run, _SETTINGS))
 
     @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._storage import files
+from keras_dmp._storage import directories
 from keras_dmp._storage.private_file import Record
 from keras_dmp._warnings import warn
 from keras_dmp.audit.report.report import AuditReport
@@ -99,8 +99,10 @@ def tune(
     Raises:
         TypeError: If `build_model`, `split` or `directory` has the wrong type.
         ValueError: Before any training, for arguments out of range, parts of the split that are
-            missing or too small, groups that do not fit, too few shadow models for the attack, and
-            the directory of another search; later if all candidates fail.
+            missing or too small or share records, groups that do not fit, too few shadow models for
+            the attack, and the directory of another search; later if the undefended model diverges
+            or all candidates fail.
+        OSError: If `directory` cannot be created or written to.
         RuntimeError: If another search is using the directory.
 
     Example:
@@ -439,8 +441,4 @@ def _folder(directory: str | os.PathLike | None) -> Iterator[pathlib.Path]:
         with tempfile.TemporaryDirectory(prefix="keras_dmp_tune_") as folder:
             yield pathlib.Path(folder)
         return
-    folder = pathlib.Path(directory)
-    # Of an existing folder, only what is in the subfolders is ours.
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=files.OWNER_ONLY_FOLDER, parents=True)
-    yield folder
+    yield directories.parent_of_private(directory)

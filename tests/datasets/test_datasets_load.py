@@ -202,3 +202,9 @@ def test_images_are_read_as_tfds_reads_them_and_scaled(tmp_path):
     pairs = list(_reading.supervised_dataset(builder).as_numpy_iterator())
     np.testing.assert_array_equal(np.stack([x for x, _ in pairs]), expected_x)
     np.testing.assert_array_equal(np.stack([y for _, y in pairs]), expected_y)
+
+
+@pytest.mark.parametrize("data_dir", [3, b"data"])
+def test_a_folder_that_is_no_path_is_named(data_dir):
+    with pytest.raises(TypeError, match=rf"`data_dir` to be a string.*data_dir={data_dir!r}"):
+        keras_dmp.datasets.load("digits", data_dir=data_dir)

@@ -250,7 +250,7 @@ def test_same_seed_same_weights(name, protected, split):
             {"split": None},
             "`split` to be a PrivateSplit.*Received: split of type NoneType",
         ),
-        ({"build_model": 3}, "Expected `model` to be a keras.Model or a callable"),
+        ({"build_model": 3}, "Expected `build_model` to be a keras.Model or a callable"),
         ({"epochs": 0}, "Expected `epochs` to be a whole number.*epochs=0"),
         ({"batch_size": 0}, "Expected `batch_size` to be a whole number"),
         ({"optimizer": "sgdd"}, "Expected `optimizer` to be a Keras optimizer.*'sgdd'"),
@@ -310,6 +310,17 @@ def test_every_kind_of_outputs(name, net, split):
     )
     accuracy = model.evaluate(*split.nonmembers, verbose=0)[1]
     np.testing.assert_allclose(report.nonmember_accuracy, accuracy, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["none", "early_stopping", "dmp", "label_smoothing"])
+def test_models_with_a_step_and_a_compile_of_their_own(name, split):
+    # Neither does Keras train a metric that the step leaves alone.
+    model = defenses.get(name, **SETTINGS[name]).protect(nets.TwoOptimizers, split, **FIT)
+    assert isinstance(model, nets.TwoOptimizers)
+    assert set(model.evaluate(*split.nonmembers, verbose=0, return_dict=True)) == {
+        "accuracy",
+        "loss",
+    }
 
 
 def test_defenses_do_not_know_each_other_nor_the_audit():

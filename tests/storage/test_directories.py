@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -132,6 +133,28 @@ def test_messages_hold_no_digests_of_records(tmp_path):
         opened(tmp_path, members=other)
     assert "0123456789abcdef" not in str(refusal.value)
     assert "fedcba9876543210" not in str(refusal.value)
+
+
+DIFFERENCES = {
+    "a number": ({"rate": 0.0010000000474974513}, {"rate": 0.25}, "rate is 0.0010000000474974513"),
+    "deep": ({"a": {"b": [1, {"c": 2}]}}, {"a": {"b": [1, {"c": 3}]}}, "a.b[1].c is 2 there and 3"),
+    "one side": ({"a": {}}, {"a": {"b": 1}}, "a.b is None there and 1 here"),
+    "another length": ({"a": [1]}, {"a": [1, 2]}, "a is [1] there and [1, 2] here"),
+    "another type": ({"a": {"b": 1}}, {"a": None}, "a is {'b': 1} there and None here"),
+    "many": (
+        {"a": {f"s{n:02}": n for n in range(20)}},
+        {"a": {f"s{n:02}": n + 1 for n in range(20)}},
+        "a.s07 is 7 there and 8 here; 12 more differ. Nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize(("there", "here", "message"), DIFFERENCES.values(), ids=DIFFERENCES)
+def test_messages_name_the_single_settings_that_differ(there, here, message, tmp_path):
+    opened(tmp_path, same={"x": 1}, **there)
+    with pytest.raises(ValueError, match=re.escape(message)) as refusal:
+        opened(tmp_path, same={"x": 1}, **here)
+    assert "same" not in str(refusal.value).partition("where")[2]
 
 
 def test_a_removed_lock_is_not_held(tmp_path):

@@ -16,6 +16,7 @@ from keras_dmp import (
     Tuning,
     audit_membership,
     split_private,
+    tune,
 )
 from keras_dmp.audit.shadow.draws import drawn_half
 from keras_dmp.trainer.run_directory import RunDirectory
@@ -125,6 +126,14 @@ def test_teachers_are_trained_once(found, folder):
     assert "shards_of_2_round_1_shards" in names
     assert "lowest_all_2_of_2_votes_2_round_1_shards" not in names
     assert found.trainings == {"teacher": 1, "shard teacher": 4, "student": BUDGET + 1}
+
+
+def test_a_model_with_a_training_step_of_its_own(split):
+    # The student has an optimizer for each of two parts, as its class says.
+    found = tune(nets.TwoOptimizers, split, max_risk=0.99, budget=1, epochs=1, seed=0, verbose=0)
+    assert isinstance(found.student, nets.TwoOptimizers)
+    accuracy = found.student.evaluate(*split.nonmembers, verbose=0, return_dict=True)["accuracy"]
+    assert 0 <= accuracy <= 1
 
 
 # What it chooses
@@ -359,6 +368,8 @@ def test_groups_stay_together():
     [
         ({"max_risk": 0.4}, r"`max_risk`.*max_risk=0\.4"),
         ({"max_risk": 1.2}, r"`max_risk`.*max_risk=1\.2"),
+        ({"max_risk": "0.9"}, r"`max_risk` to be a number from 0\.5 to 1.*max_risk='0\.9'"),
+        ({"max_risk": float("nan")}, "`max_risk`.*max_risk=nan"),
         ({"attack": "magic"}, "`attack`.*attack='magic'"),
         ({"attack": "white_box"}, "`attack`.*attack='white_box'"),
         ({"max_accuracy_loss": -0.1}, r"`max_accuracy_loss`.*-0\.1"),
@@ -369,6 +380,8 @@ def test_groups_stay_together():
         ({"epochs": 0}, "`epochs`.*epochs=0"),
         ({"batch_size": 0}, "`batch_size`.*batch_size=0"),
         ({"optimizer": "sgdd"}, "`optimizer`"),
+        ({"optimizer": None}, "`optimizer` to be a Keras optimizer.*optimizer=None"),
+        ({"directory": ""}, "`directory` to be a path of a directory.*directory=''"),
         ({"seed": -1}, "`seed`.*seed=-1"),
         ({"seed": 2**32}, "`seed`.*seed=4294967296"),
         ({"seed": None, "directory": "somewhere"}, "`seed`.*seed=None"),
@@ -382,7 +395,30 @@ def test_bad_arguments_are_refused_before_any_training(split, changed, message, 
     assert not pathlib.Path("somewhere").exists()
 
 
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_directory_that_cannot_be_made_is_named(split, place, no_training, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=f"`directory` to be a directory.*directory='.*{place}"):
+        search(split, directory=tmp_path / place)
+
+
+def test_an_undefended_model_that_diverges_stops_the_search_and_says_why(split, tmp_path):
+    def deep():
+        layers = (keras.layers.Dense(8, activation="relu") for _ in range(2))
+        return keras.Sequential(
+            [keras.Input((nets.FEATURES,)), *layers, keras.layers.Dense(nets.CLASSES)]
+        )
+
+    settings = {"max_risk": 0.9, "epochs": 4, "seed": 0, "directory": tmp_path, "verbose": 0}
+    for _ in range(2):  # The directory keeps the teacher, which is no better when it is read.
+        with pytest.raises(ValueError, match=r"`optimizer`.*lower its learning rate"):
+            tune(deep, split, optimizer=keras.optimizers.SGD(1e25), **settings)
+
+
 def test_bad_types_are_refused(split, no_training):
+    for wrong, received in ((None, "build_model of type NoneType"), (lambda: 3, "of type int")):
+        with pytest.raises(TypeError, match=f"`build_model`.*Received: .*{received}"):
+            tune(wrong, split, max_risk=0.9, epochs=1)
     with pytest.raises(TypeError, match=r"`directory`.*directory=3"):
         search(split, directory=3)
     with pytest.raises(TypeError, match="`split` to be a PrivateSplit"):
@@ -404,6 +440,15 @@ def test_groups_that_do_not_fit_are_refused_before_any_training(split, no_traini
             search(other)
 
 
+@pytest.mark.parametrize("part", ["reference", "validation"])
+def test_persons_of_the_nonmembers_in_another_part_are_refused(split, part, no_training):
+    groups = {"members": np.arange(100), "nonmembers": 100 + np.arange(100) // 2}
+    groups |= {"reference": 200 + np.arange(200), "validation": 400 + np.arange(20)}
+    groups[part][:2] = 101, 120
+    with pytest.raises(ValueError, match=rf"no groups \(persons\) of the {part}.*4 shared records"):
+        search(dataclasses.replace(split, groups=groups))
+
+
 def test_too_few_shadow_models_are_refused_before_any_training(split, no_training):
     with pytest.raises(ValueError, match=r"`num_shadow_models`.*'lira'.*num_shadow_models=4"):
         search(split, attack="lira", num_shadow_models=4)
@@ -422,6 +467,10 @@ def test_nonmembers_are_checked_before_any_training(split, no_training):
     shared = dataclasses.replace(split, nonmembers=split.members)
     with pytest.raises(ValueError, match="`nonmembers` to contain no records of the members"):
         search(shared)
+    for part in ("reference", "validation"):
+        theirs = split.nonmembers if part == "validation" else split.nonmembers[0]
+        with pytest.raises(ValueError, match=f"no records of the {part}.*100 shared records"):
+            search(dataclasses.replace(split, **{part: theirs}))
     few = split_private(*nets.prototypes(60), members=40, nonmembers=3, seed=0)
     with pytest.raises(ValueError, match=r"at least 4 nonmembers.*split with 3 nonmembers"):
         search(few)

@@ -18,7 +18,8 @@ def write(path: str | os.PathLike, text: str, *, suffix: str) -> None:
     """
     path = _suffixed(path, suffix)
     _validate.writable_path(path=path)
-    replace(path, text.encode(), mode=_permissions(path))
+    # Names may hold half of a surrogate pair, which no encoding of files has.
+    replace(path, text.encode(errors="backslashreplace"), mode=_permissions(path))
 
 
 def write_json(path: str | os.PathLike, values: dict[str, Any]) -> None:
@@ -48,6 +49,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def _suffixed(path: str | os.PathLike, suffix: str) -> pathlib.Path:
+    _validate.path(path=path)
     if pathlib.Path(path).suffix != suffix:
         raise ValueError(
             f"Expected `path` to end in {suffix!r}. Received: path={os.fspath(path)!r}"

@@ -52,7 +52,8 @@ model = keras.models.load_model("protected.keras")
 class ModelCard:
     """The content of a model card; `AuditReport.model_card` writes one.
 
-    What is `None` becomes "[More Information Needed]", for you to fill in. The card contains none
+    What is `None` or empty becomes "[More Information Needed]", for you to fill in. Your words are
+    Markdown, on one line where they are in a list. The card contains none
     of the report's positions of members, seeds or additions to the provenance.
 
     Attributes:
@@ -166,7 +167,7 @@ class ModelCard:
 
     def _metadata(self) -> str:
         lines = ["library_name: keras", "tags:", *(f"- {tag}" for tag in _TAGS)]
-        if self.license is not None:
+        if self.license:
             # A string of JSON is a string of YAML.
             lines.insert(1, f"license: {json.dumps(self.license)}")
         return "\n".join(("---", *lines, "---"))
@@ -347,4 +348,5 @@ def _corrected(ends: Ends | None, words: Callable[[float], str] = "{:.3f}".forma
 
 
 def _listed(lines: Any) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    # A line break, or what follows it, would end the list.
+    return "\n".join(f"- {' '.join(line.split())}" for line in lines)

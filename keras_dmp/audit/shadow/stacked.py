@@ -150,7 +150,7 @@ class StackedTrainer:
 
     def _build(self, seed: int, x: Any) -> keras.Model:
         keras.utils.set_random_seed(seed)
-        model = fresh.fresh_model(self._build_model)
+        model = fresh.fresh_model(self._build_model, "build_model")
         fresh.ensure_built(model, arrays.take(x, slice(1)))
         return model
 

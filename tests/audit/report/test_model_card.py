@@ -262,3 +262,47 @@ def test_bad_facts_are_refused(tmp_path):
     with pytest.raises(TypeError, match=r"`report`.*of type str"):
         ModelCard(report="audit.json")
     assert not (tmp_path / "card.md").exists()
+
+
+@pytest.mark.parametrize("words", ["a\n# b", "a\n\n- b", "a\n---\nb", " a\r\nb "], ids=ascii)
+@pytest.mark.parametrize("fact", ["trained_on", "reference", "developers", "license", "defense"])
+def test_words_in_a_list_stay_in_their_line(fact, words):
+    before, after = (
+        re.findall(r"^(?:#|---|- \*\*)[^\n]*", card(**{fact: of}), re.MULTILINE)
+        for of in ("word", words)
+    )
+    assert len(before) == len(after)
+    assert " ".join(words.split()) in card(**{fact: words})
+
+
+@pytest.mark.parametrize(
+    "fact", ["trained_on", "reference", "direct_use", "developers", "license", "contact"]
+)
+def test_empty_words_are_unknown(fact):
+    assert card(**{fact: ""}) == card()
+
+
+LICENSES = ("apache-2.0", "x: y", "- a", "#", "no", "a\nb: c", '"', "\u2028", "\x00", "{a}")
+
+
+@pytest.mark.parametrize("license", LICENSES, ids=ascii)
+def test_metadata_is_yaml_whatever_the_license(license):
+    yaml = pytest.importorskip("yaml")
+    read = yaml.safe_load(card(license=license).split("---\n")[1])
+    assert read["license"] == license
+    assert read["library_name"] == "keras"
+
+
+def test_half_of_a_surrogate_pair_is_written_escaped(tmp_path):
+    report = make_report(MEMBERS, NONMEMBERS)
+    report.model_card(tmp_path / "card.md", contact="a\ud800b")
+    assert r"a\ud800b" in (tmp_path / "card.md").read_text()
+
+
+@pytest.mark.parametrize("path", [None, 3, b"card.md"], ids=str)
+def test_what_is_no_path_is_named_by_every_writer_and_reader(path):
+    report = make_report(MEMBERS, NONMEMBERS)
+    of_type = re.escape(f"`path` to be a string or a path object. Received: path={path!r}")
+    for use in (report.model_card, report.save, report.save_html, AuditReport.load):
+        with pytest.raises(TypeError, match=of_type):
+            use(path)
