@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_dmp._classifier import fresh
+from keras_dmp._classifier.outputs import NotFiniteError
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selection import ReferenceSummary
 from keras_dmp.reference.selector import EntropyReferenceSelector
@@ -15,6 +16,11 @@ from keras_dmp.trainer.consensus import Consensus
 from keras_dmp.trainer.rounds import Rounds
 from keras_dmp.trainer.run import Run
 from keras_dmp.trainer.settings import TrainerSettings
+from keras_dmp.trainer.votes import TooFewVotesError
+
+# What settings may do to a training. One that fails so is left out; anything else, such as a
+# damaged file, stops all of them.
+FAILURES = (NotFiniteError, TooFewVotesError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,8 @@ class Student:
 
 class Students:
     """Trains one teacher and any number of students, each as `fit` with its settings trains it.
+
+    Each of them may raise one of `FAILURES`: a student that has diverged cannot be audited.
 
     All students start from the same weights and, with a seed, see the same orders. In a directory
     each training has the name that it is called by, so that a finished one is read instead.
@@ -122,6 +130,7 @@ class Students:
         run, student = self._run, self._fresh("student")
         distiller = run.distiller(student, **self._settings, **of_point)
         phases.train_student(run, distiller, labeled, phase=name)
+        _require_finite(student)
         return Student(
             model=student, facts={**of_point, **_choice(order, len(labeled), labeled.summary)}
         )
@@ -158,6 +167,7 @@ class Students:
         )
         phases.announce(f"Consensus: {consensus}", run)
         agreed = Rounds(run).train()
+        _require_finite(plan.student)
         summary = None if selector is None else selector.summary
         of_point = {
             "temperature": settings.temperature,
@@ -185,9 +195,12 @@ def with_consensus(settings: TrainerSettings, consensus: Consensus) -> TrainerSe
     return dataclasses.replace(settings, consensus=consensus, labels=None, **temperatures)
 
 
-def is_finite(model: keras.Model) -> bool:
-    """Whether all weights are finite: the audit of a model that has diverged would fail."""
-    return all(np.isfinite(weight).all() for weight in model.get_weights())
+def _require_finite(student: keras.Model) -> None:
+    if not all(np.isfinite(weight).all() for weight in student.get_weights()):
+        raise NotFiniteError(
+            "Expected finite weights: lower the learning rate. Received: a student that has "
+            "diverged, with infinite or NaN weights"
+        )
 
 
 def _choice(order: str, size: int, summary: ReferenceSummary | None) -> dict[str, Any]:

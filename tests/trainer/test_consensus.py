@@ -480,6 +480,43 @@ def test_fewer_groups_than_shards(split, untrained):
         train(split, consensus=Consensus(), fit={"groups": groups})
 
 
+def test_groups_of_a_shuffled_dataset(split, untrained):
+    """The groups are those of the samples in one order only."""
+    members = tf.data.Dataset.from_tensor_slices(split.members).shuffle(240).batch(16)
+    fit = {"x": members, "y": None, "batch_size": None, "groups": {"members": np.arange(240)}}
+    with pytest.raises(ValueError, match=r"`x` to yield .* with `groups`"):
+        train(split, consensus=Consensus(), fit=fit)
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "empty"])
+@pytest.mark.parametrize("method", ["fit", "sweep"])
+def test_refused_arguments_leave_nothing_in_the_directory(
+    split, untrained, tmp_path, method, exists
+):
+    """The same call with corrected arguments would otherwise be refused."""
+    place = tmp_path / "run"
+    if exists:
+        place.mkdir()
+
+    def start(num_shards):
+        settings = {"seed": 0, "selector": None, "directory": place}
+        trainer = DMPTrainer(build, consensus=Consensus(num_shards=num_shards), **settings)
+        trainer.compile("sgd", LOGITS_LOSS)
+        given = {"reference": split.reference, "groups": {"members": np.arange(240) % 3}}
+        if method == "sweep":
+            given["nonmembers"] = split.nonmembers
+        getattr(trainer, method)(*split.members, verbose=0, **given)
+
+    with pytest.raises(ValueError, match="num_shards=4 with 3 groups"):
+        start(4)
+    assert place.exists() == exists
+    assert not exists or not list(place.iterdir())
+    # Interrupted before its first checkpoint, which is nothing to resume either.
+    with pytest.raises(AssertionError, match="trained"):
+        start(3)
+    assert place.exists() == exists
+
+
 def test_a_shard_without_a_class_is_named_before_training(split, untrained):
     x, y = split.members
     rows = np.concatenate([np.flatnonzero(y != 3)[:40], np.flatnonzero(y == 3)[:1]])
