@@ -221,6 +221,31 @@ def test_the_best_round_on_validation_data_is_released(split):
     assert len(selector.indices_) == 60
 
 
+class Breaks(keras.callbacks.Callback):
+    """Destroys the student of the second training."""
+
+    trainings = 0
+
+    def on_train_end(self, logs=None):
+        self.trainings += 1
+        if self.trainings == 2:
+            nan = [np.full_like(weight, np.nan) for weight in self.model.get_weights()]
+            self.model.set_weights(nan)
+
+
+def test_a_student_that_has_diverged_is_not_the_best(split):
+    """Its predictions, NaN, would count as the first class."""
+    x, y = split.validation
+    firsts = x[y == 0], y[y == 0]
+    fit = {"validation_data": firsts, "epochs": 1, "callbacks": [Breaks()]}
+    trainer, _ = train(split, consensus=Consensus(num_shards=2), fit=fit)
+    accuracies = [one.validation_accuracy for one in trainer.rounds]
+    assert 0 < accuracies[0] < 1
+    assert accuracies[1] == 0
+    assert [one.is_released for one in trainer.rounds] == [True, False]
+    assert np.isfinite(weights_of(trainer.student)).all()
+
+
 @pytest.mark.full
 def test_the_selector_does_not_narrow_what_the_next_teachers_start_from(split):
     """Samples that a student is sure of, chosen in each round, would confirm its mistakes."""
