@@ -26,7 +26,8 @@ class PrivateDirectory:
 
     Args:
         path: Path of the directory, which is created if necessary.
-        configuration: Everything that its content depends on, plain JSON values by name.
+        configuration: Everything that its content depends on, plain JSON values or NumPy's numbers
+            by name.
         what: Description of the content in words, such as "shadow audit".
         manifest: Name of the manifest, without its suffix.
 
@@ -47,7 +48,8 @@ class PrivateDirectory:
         self._what = what
         self._name = manifest
         self._has_written = self._folder_is_new = False
-        self.configuration = json.loads(json.dumps(configuration, allow_nan=False))
+        written = json.dumps(configuration, allow_nan=False, default=_pythons_number)
+        self.configuration = json.loads(written)
         _require_no_old_manifest(self.path, manifest)
         if (self.path.exists() or self.path.is_symlink()) and not self._is_ours():
             raise ValueError(
@@ -151,6 +153,13 @@ class PrivateDirectory:
                 "choose another directory"
             )
         return run
+
+
+def _pythons_number(value: Any) -> Any:
+    """A number of NumPy, as settings may have them, as one of Python."""
+    if getattr(value, "shape", None) != ():
+        raise TypeError(f"Expected plain values. Received: a value of type {type(value).__name__}")
+    return value.item()
 
 
 def _checked(path: str | os.PathLike) -> pathlib.Path:

@@ -1,5 +1,8 @@
 """Consensus: a member moves one vote, and everything else of the trainer works with it."""
 
+import dataclasses
+import json
+
 import keras
 import nets
 import numpy as np
@@ -425,6 +428,29 @@ def test_settings_out_of_range_are_named(settings, pattern):
 @pytest.mark.parametrize(("num_shards", "needed"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (8, 5)])
 def test_more_than_half_of_the_votes_are_needed(num_shards, needed):
     assert Consensus(num_shards=num_shards).votes_needed == needed
+
+
+def test_different_settings_have_different_names():
+    """Tables and pictures of a sweep show nothing else of them."""
+    changes = [{}, {"num_shards": 5}, {"min_votes": 4}, {"rounds": 1}, {"num_students": 2}]
+    changes += [{"self_training": True}, {"fine_tuning_epochs": 2}]
+    found = [
+        Consensus(aggregation=aggregation, **change)
+        for aggregation in ("votes", "median", "trimmed_mean")
+        for change in changes
+    ]
+    assert len({str(one) for one in found}) == len(set(found))
+
+
+def test_numbers_of_numpy_are_those_of_python(split, untrained, tmp_path):
+    """Settings often come from an array of values to try, and are written to directories."""
+    three, two = np.int64(3), np.int32(2)
+    consensus = Consensus(num_shards=three, min_votes=three, rounds=two, aggregation="median")
+    assert json.dumps(dataclasses.asdict(consensus))
+    settings = {"seed": three, "label_format": two, "label_temperature": np.float32(0.5)}
+    settings["selector"] = EntropyReferenceSelector(np.int64(40))
+    with pytest.raises(AssertionError, match="trained"):
+        train(split, consensus=consensus, directory=tmp_path / "run", **settings)
 
 
 @pytest.mark.parametrize(
