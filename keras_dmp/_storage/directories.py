@@ -28,7 +28,8 @@ class PrivateDirectory:
 
     Args:
         path: Path of the directory, which is created if necessary.
-        configuration: Everything that its content depends on, plain JSON values by name.
+        configuration: Everything that its content depends on, plain JSON values or NumPy's numbers
+            by name.
         what: Description of the content in words, such as "shadow audit".
         manifest: Name of the manifest, without its suffix.
 
@@ -48,7 +49,9 @@ class PrivateDirectory:
         self.path = _checked(path)
         self._what = what
         self._name = manifest
-        self.configuration = json.loads(json.dumps(configuration, allow_nan=False))
+        self._has_written = self._folder_is_new = False
+        written = json.dumps(configuration, allow_nan=False, default=_pythons_number)
+        self.configuration = json.loads(written)
         _require_no_old_manifest(self.path, manifest)
         if (self.path.exists() or self.path.is_symlink()) and not self._is_ours():
             raise ValueError(
@@ -82,6 +85,16 @@ class PrivateDirectory:
                 raise RuntimeError(parts[error.byte]) from error
             yield
 
+    def withdraw(self) -> None:
+        """Remove what this object has created, unless there is anything else in the directory.
+
+        Call it when a run ends before it has written a file: there is nothing to resume, and the
+        manifest would refuse the same call with corrected arguments.
+        """
+        own = {_LOCK, _manifest(self.path, self._name).name}
+        if self._has_written and {entry.name for entry in self.path.iterdir()} <= own:
+            remove(self.path, self._name, with_folder=self._folder_is_new)
+
     def _opened(self) -> str:
         """Create the directory, or check that its configuration is the same; return its run."""
         is_new = not self.path.exists()
@@ -105,6 +118,7 @@ class PrivateDirectory:
             if is_new:
                 remove(self.path, self._name)
             raise
+        self._has_written, self._folder_is_new = True, is_new
         return run
 
     def _is_ours(self) -> bool:
@@ -164,6 +178,13 @@ def _named(path: pathlib.Path) -> Iterator[None]:
             f"Received: directory={str(path)!r} ({error.strerror})",
             error.filename,
         ) from error
+
+
+def _pythons_number(value: Any) -> Any:
+    """A number of NumPy, as settings may have them, as one of Python."""
+    if getattr(value, "shape", None) != ():
+        raise TypeError(f"Expected plain values. Received: a value of type {type(value).__name__}")
+    return value.item()
 
 
 def _checked(path: str | os.PathLike) -> pathlib.Path:
@@ -255,14 +276,21 @@ def locked(path: pathlib.Path, *, refusal: str) -> Iterator[None]:
         yield
 
 
-def remove(path: pathlib.Path, manifest: str) -> None:
-    """Remove the manifest and the lock file, and the directory if it is empty then."""
+def remove(path: pathlib.Path, manifest: str, *, with_folder: bool = True) -> None:
+    """Remove the manifest and the lock file.
+
+    Args:
+        path: The directory.
+        manifest: Name of the manifest, without its suffix.
+        with_folder: Whether to remove the directory too, if it is empty then.
+    """
     file = _manifest(path, manifest)
     files.remove_left_behind(file)
     for one in (file, path / _LOCK):
         one.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        path.rmdir()
+    if with_folder:
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def _manifest(path: pathlib.Path, name: str) -> pathlib.Path:

@@ -169,7 +169,13 @@ class LabeledData(samples.Samples):
         return self.x, self.y, self.sample_weight
 
 
-def require_fixed_order(data: Any, digests: np.ndarray, name: str, model: keras.Model) -> None:
+RESUMED = "with `directory`, since a resumed run must see the same batches as an uninterrupted one"
+GROUPED = "with `groups`, which has the group of each sample in this order"
+
+
+def require_fixed_order(
+    data: Any, digests: np.ndarray, name: str, model: keras.Model, *, why: str = RESUMED
+) -> None:
     """Raise ValueError for a dataset whose order changes each time it is read.
 
     Comparing the first batch is enough: a shuffle buffer reaches beyond it.
@@ -179,14 +185,14 @@ def require_fixed_order(data: Any, digests: np.ndarray, name: str, model: keras.
         digests: Hash of each record in the first pass.
         name: Name of the data in error messages.
         model: A built classifier that takes the samples.
+        why: What needs a fixed order, `RESUMED` or `GROUPED`.
     """
     if not is_dataset(data):
         return
     again = samples.digests(samples.first(data, name, model), model)
     if not np.array_equal(again, digests[: len(again)]):
         raise ValueError(
-            f"Expected `{name}` to yield samples in the same order every time with `directory`, "
-            "since a resumed run must see the same batches as an uninterrupted one. Received: a "
+            f"Expected `{name}` to yield samples in the same order every time {why}. Received: a "
             "dataset whose first batch differs when read again; remove its `shuffle`, or pass "
             "arrays or a PyDataset, which `shuffle=True` shuffles reproducibly"
         )

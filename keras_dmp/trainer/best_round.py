@@ -45,7 +45,9 @@ class BestRound:
         predicted = probabilities.predicted_classes(
             outputs, from_logits=self._run.plan.kind.from_logits
         )
-        accuracy = float(np.mean(predicted == self._data.labels))
+        # NaN would be predicted as the first class, and a student that has diverged might win.
+        known = np.isfinite(outputs).all(axis=1)
+        accuracy = float(np.mean(known & (predicted == self._data.labels)))
         if accuracy > self._accuracy:
             self.number, self._accuracy = number, accuracy
             self.labeled, self.trained = labeled, trained

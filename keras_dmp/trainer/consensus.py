@@ -9,6 +9,7 @@ from keras_dmp.trainer.votes import AGGREGATIONS
 
 # Trimming drops the highest and the lowest; something must remain.
 _FEWEST_TO_TRIM = 3
+_COUNTS = ("num_shards", "min_votes", "rounds", "num_students", "fine_tuning_epochs")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,15 +87,24 @@ class Consensus:
                 "aggregation='trimmed_mean', which leaves out two teachers' probabilities. "
                 f"Received: num_shards={self.num_shards}"
             )
+        for name in _COUNTS:
+            if getattr(self, name) is not None:  # NumPy's integers cannot be saved.
+                object.__setattr__(self, name, int(getattr(self, name)))
 
     def __str__(self) -> str:
-        """Return a few words for tables and pictures."""
+        """Return a few words for tables and pictures, which differ for different settings."""
         rule = f"{self.votes_needed} of {self.num_shards} votes"
         if self.aggregation != "votes":
-            rule = f"{self.aggregation.replace('_', ' ')} of {self.num_shards} shards"
-        rounds = f"{self.rounds} round{'s' if self.rounds > 1 else ''}"
-        students = f", {self.num_students} students" if self.num_students > 1 else ""
-        return f"{rule}, {rounds}{students}"
+            votes = "" if self.min_votes is None else f" with {self.min_votes} votes"
+            rule = f"{self.aggregation.replace('_', ' ')} of {self.num_shards} shards{votes}"
+        words = [rule, f"{self.rounds} round{'s' if self.rounds > 1 else ''}"]
+        if self.fine_tuning_epochs is not None:
+            words.append(f"fine-tuned for {self.fine_tuning_epochs} epochs")
+        if self.num_students > 1:
+            words.append(f"{self.num_students} students")
+        elif self.self_training:
+            words.append("self-training")
+        return ", ".join(words)
 
     @property
     def votes_needed(self) -> int:

@@ -331,8 +331,8 @@ class DMPTrainer:
 
         Raises:
             RuntimeError: As in `fit`.
-            ValueError: As in `fit`, for settings out of range, and if all students diverge; a
-                single one that diverges is left out with a warning.
+            ValueError: As in `fit`, for settings out of range, and if all students fail; one that
+                diverges, or has too few votes, is left out with a warning.
         """
         from keras_dmp.trainer import sweeping
 

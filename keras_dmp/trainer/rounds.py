@@ -10,8 +10,6 @@ import numpy as np
 from keras_dmp._classifier import forward, fresh, probabilities
 from keras_dmp._classifier.outputs import StreamedCheck
 from keras_dmp._data import arrays
-from keras_dmp._training.labeled_data import LabeledData, require_fixed_order
-from keras_dmp._training.resident import new_seed
 from keras_dmp._warnings import warn
 from keras_dmp.reference.label_format import LabelFormat
 from keras_dmp.reference.labeled_reference import LabeledReference
@@ -19,7 +17,6 @@ from keras_dmp.reference.selection import Criteria, ReferenceSummary, Selection,
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import phases, shard_training, shards
 from keras_dmp.trainer.best_round import BestRound
-from keras_dmp.trainer.consensus import Consensus
 from keras_dmp.trainer.consensus_round import ConsensusRound
 from keras_dmp.trainer.phases import Trained
 from keras_dmp.trainer.pupil import Pupil
@@ -89,7 +86,7 @@ class Rounds:
     def __init__(self, run: Run):
         plan, settings = run.plan, run.settings
         self._members = plan.members.in_memory(plan.student, plan.kind)
-        self._shards = drawn_shards(run, settings.consensus, self._members)
+        self._shards = shards.drawn_shards(run, settings.consensus, self._members)
         shards.warn_of_missing_classes(self._shards, self._members.labels)
         # A callable that gives all models the same weights has given the teacher its own too.
         if fresh.shared_share(run.fresh_model(_TEACHERS), plan.teacher) == 1.0:
@@ -403,28 +400,6 @@ class Rounds:
             relabel_share=votes.relabel_share(rows),
             teacher_histories=tuple(one.history for one in trained),
         )
-
-
-def drawn_shards(run: Run, consensus: Consensus, members: LabeledData) -> list[np.ndarray]:
-    """Positions of the members of each shard.
-
-    Args:
-        run: Models, data and settings.
-        consensus: Settings of the consensus.
-        members: The members, with a hash of each record in their order.
-
-    Raises:
-        ValueError: If there are fewer members, or groups of members, than shards.
-    """
-    groups, seed = run.arguments.groups, run.settings.seed
-    if groups is not None:
-        require_fixed_order(run.plan.members.x, run.plan.members.digests, "x", run.plan.student)
-    return shards.draw_shards(
-        members.digests,
-        None if groups is None else np.asarray(groups["members"]),
-        consensus.num_shards,
-        new_seed() if seed is None else seed,
-    )
 
 
 def _chosen(

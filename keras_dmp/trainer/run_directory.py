@@ -47,6 +47,7 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike, configuration: dict[str, Any], workers: Workers):
         self.path = pathlib.Path(path)
         self._workers = workers
+        self._directory: PrivateDirectory | None = None
         self._run: str | None = None
         # The chief goes first: the others must see the files that it creates.
         for is_theirs in (workers.is_chief, not workers.is_chief):
@@ -60,6 +61,7 @@ class RunDirectory:
                 f"directory={str(self.path)!r}, which lacks the chief's files"
             )
         directory = PrivateDirectory(self.path, configuration, what=_WHAT, manifest=_MANIFEST)
+        self._directory = directory
         self._run = directory.run
         self.configuration = directory.configuration
 
@@ -67,13 +69,20 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Lock the directory for all workers; the lock is released however the process ends.
 
+        A directory that this run has created is removed if the run fails before its first file.
+
         Raises:
             RuntimeError: If another run has locked it.
         """
         with contextlib.ExitStack() as held:
             lock = _locked(self.path) if self._workers.is_chief else contextlib.nullcontext()
             together(self._workers, lambda: held.enter_context(lock))
-            yield
+            try:
+                yield
+            except BaseException:
+                if self._workers.is_chief:
+                    self._directory.withdraw()
+                raise
 
     def newest(self, phase: str) -> Record | None:
         """The newest usable checkpoint of a phase, with a warning for each unusable one.

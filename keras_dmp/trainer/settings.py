@@ -65,6 +65,8 @@ class TrainerSettings:
                 f"shard of the members. Received: teacher={shown(self.teacher)}"
             )
         _require_seed_and_directory(self.seed, self.directory)
+        if self.seed is not None:  # Keras refuses NumPy's integers.
+            object.__setattr__(self, "seed", int(self.seed))
         if self.distribution_strategy is not None:
             replicas.require_strategy(self.distribution_strategy)
         require_from_logits(self.from_logits)

@@ -6,10 +6,38 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from keras_dmp._training.labeled_data import GROUPED, LabeledData, require_fixed_order
+from keras_dmp._training.resident import new_seed
 from keras_dmp._warnings import warn
+from keras_dmp.trainer.consensus import Consensus
+from keras_dmp.trainer.run import Run
 
 # Classes that a warning names.
 _NAMED = 10
+
+
+def drawn_shards(run: Run, consensus: Consensus, members: LabeledData) -> list[np.ndarray]:
+    """Positions of the members of each shard.
+
+    Args:
+        run: Models, data and settings.
+        consensus: Settings of the consensus.
+        members: The members, with a hash of each record in their order.
+
+    Raises:
+        ValueError: If there are fewer members, or groups of members, than shards.
+    """
+    groups, seed = run.arguments.groups, run.settings.seed
+    if groups is not None:
+        plan = run.plan
+        records = plan.members.x, plan.members.digests
+        require_fixed_order(*records, "x", plan.student, why=GROUPED)
+    return draw_shards(
+        members.digests,
+        None if groups is None else np.asarray(groups["members"]),
+        consensus.num_shards,
+        new_seed() if seed is None else seed,
+    )
 
 
 def draw_shards(digests: np.ndarray, groups: Any, num_shards: int, seed: int) -> list[np.ndarray]:

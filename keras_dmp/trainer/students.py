@@ -16,6 +16,11 @@ from keras_dmp.trainer.consensus import Consensus
 from keras_dmp.trainer.rounds import Rounds
 from keras_dmp.trainer.run import Run
 from keras_dmp.trainer.settings import TrainerSettings
+from keras_dmp.trainer.votes import TooFewVotesError
+
+# What settings may do to a training. One that fails so is left out; anything else, such as a
+# damaged file, stops all of them.
+FAILURES = (NotFiniteError, TooFewVotesError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,8 @@ class Student:
 class Students:
     """Trains one teacher and any number of students, each as `fit` with its settings trains it.
 
+    Each of them may raise one of `FAILURES`: a student that has diverged cannot be audited.
+
     All students start from the same weights and, with a seed, see the same orders. In a directory
     each training has the name that it is called by, so that a finished one is read instead.
 
@@ -84,12 +91,7 @@ class Students:
         if not run.teacher_is_ready:
             phases.announce("Teacher: training on the members", run)
             phases.train_teacher(run, run.plan.teacher, run.plan.members)
-            if not is_finite(run.plan.teacher):
-                raise NotFiniteError(
-                    "Expected `optimizer` to train the undefended model to finite weights: lower "
-                    "its learning rate. Received: a teacher that has diverged, some of whose "
-                    "weights are infinite or NaN"
-                )
+            _require_finite(run.plan.teacher, "teacher")
         return run.plan.teacher
 
     def label(self, selectors: list[EntropyReferenceSelector | None]) -> list[LabeledReference]:
@@ -133,6 +135,7 @@ class Students:
         run, student = self._run, self._fresh("student")
         distiller = run.distiller(student, **self._settings, **of_point)
         phases.train_student(run, distiller, labeled, phase=name)
+        _require_finite(student, "student")
         return Student(
             model=student, facts={**of_point, **_choice(order, len(labeled), labeled.summary)}
         )
@@ -169,6 +172,7 @@ class Students:
         )
         phases.announce(f"Consensus: {consensus}", run)
         agreed = Rounds(run).train()
+        _require_finite(plan.student, "student")
         summary = None if selector is None else selector.summary
         of_point = {
             "temperature": settings.temperature,
@@ -196,9 +200,12 @@ def with_consensus(settings: TrainerSettings, consensus: Consensus) -> TrainerSe
     return dataclasses.replace(settings, consensus=consensus, labels=None, **temperatures)
 
 
-def is_finite(model: keras.Model) -> bool:
-    """Whether all weights are finite: the audit of a model that has diverged would fail."""
-    return all(np.isfinite(weight).all() for weight in model.get_weights())
+def _require_finite(model: keras.Model, name: str) -> None:
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise NotFiniteError(
+            f"Expected `optimizer` to train the {name} to finite weights: lower its learning rate. "
+            f"Received: a {name} that has diverged, some of whose weights are infinite or NaN"
+        )
 
 
 def _choice(order: str, size: int, summary: ReferenceSummary | None) -> dict[str, Any]:

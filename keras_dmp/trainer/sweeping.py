@@ -1,8 +1,9 @@
 """A sweep over settings of the distillation: one teacher, one labelling, one student per point."""
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -18,9 +19,9 @@ from keras_dmp.reference.selector import ORDERS, EntropyReferenceSelector
 from keras_dmp.trainer import phases
 from keras_dmp.trainer.consensus import Consensus, resolved_labels
 from keras_dmp.trainer.plan import read_labeled
-from keras_dmp.trainer.rounds import drawn_shards
 from keras_dmp.trainer.run import Run
-from keras_dmp.trainer.students import Student, Students, is_finite, with_consensus
+from keras_dmp.trainer.shards import drawn_shards
+from keras_dmp.trainer.students import FAILURES, Student, Students, with_consensus
 from keras_dmp.trainer.sweep import Sweep, SweepPoint, at_temperature
 
 # Scores that need one output per sample: as fast as predicting.
@@ -137,7 +138,8 @@ def sweep(
 
     Raises:
         ValueError: Before any training, for unusable nonmembers; at the end, if all students
-            have diverged. A warning names each student that has diverged.
+            have failed. A warning names each student that has diverged or, with a consensus, has
+            too few samples with enough votes.
     """
     require_auditable(run, nonmembers)
     # Checked, like all arguments, before any training.
@@ -146,48 +148,55 @@ def sweep(
         drawn_shards(run, agreed.consensus, run.plan.members)
     students = Students(run, settings)
     undefended = _audit(run, students.train_teacher(), nonmembers, "undefended")
-    points, trained = [], 0
-    for trained, student in enumerate(_each(students, grid, selectors), start=1):
-        name = _named(student.facts)
-        if not is_finite(student.model):
+    points, failures = [], []
+    for number, (of_point, train) in enumerate(_each(students, grid, selectors), start=1):
+        try:
+            student = train()
+        except FAILURES as error:
             # One point that cannot be audited must not stop the others.
-            warn(
-                f"The student of {name} has diverged and is left out: some of its weights "
-                "are infinite or NaN. Lower the learning rate, or omit this setting",
-            )
+            warn(f"The student of {_named(of_point)} is left out. {error}")
+            failures.append(error)
             continue
-        report = _audit(run, student.model, nonmembers, name)
+        report = _audit(run, student.model, nonmembers, _named(student.facts))
         points.append(SweepPoint(**student.facts, report=report, student=student.model))
-        phases.announce(f"{trained}: {points[-1]}", run)
+        phases.announce(f"{number}: {points[-1]}", run)
     if not points:
         raise ValueError(
-            "Expected at least one student of the sweep to have finite weights: lower the learning "
-            f"rate. Received: {trained} students, all of which have diverged"
-        )
+            "Expected at least one student of the sweep that can be audited. Received: "
+            f"{len(failures)} students, all of which are left out. The last one: {failures[-1]}"
+        ) from failures[-1]
     return Sweep(undefended=undefended, points=tuple(points))
 
 
 def _each(
     students: Students, grid: Grid, selectors: Sequence[EntropyReferenceSelector | None]
-) -> Iterator[Student]:
-    """The students of one teacher, which labels the reference once, and those of each consensus."""
-    orders = [order for order, _ in grid.choices]
+) -> Iterator[tuple[dict[str, Any], Callable[[], Student]]]:
+    """The settings of each student and what trains it.
+
+    Those of one teacher, which labels the reference once, come first.
+    """
     if grid.settings:
-        choices = zip(orders, students.label(list(selectors)), strict=True)
+        labeled = students.label(list(selectors))
+        choices = zip(grid.choices, labeled, strict=True)
         each = itertools.product(choices, grid.settings)
-        for number, ((order, labeled), of_point) in enumerate(each):
-            yield students.distill(labeled, of_point, order, f"student_{number}")
-    each = itertools.product(grid.consensus, zip(orders, selectors, strict=True))
-    for number, (consensus, (order, selector)) in enumerate(each):
-        yield students.agree(consensus, order, selector, f"consensus_{number}")
+        for number, (((order, _), chosen), of_point) in enumerate(each):
+            given = chosen, of_point, order, f"student_{number}"
+            facts = {**of_point, "order": order, "size": len(chosen)}
+            yield facts, functools.partial(students.distill, *given)
+    each = itertools.product(grid.consensus, zip(grid.choices, selectors, strict=True))
+    for number, (consensus, ((order, size), selector)) in enumerate(each):
+        given = consensus, order, selector, f"consensus_{number}"
+        facts = {"consensus": consensus, "order": order, "size": size or "all"}
+        yield facts, functools.partial(students.agree, *given)
 
 
 def _named(point: dict[str, Any]) -> str:
     """Name of a student in its report and in warnings."""
-    labels = point["labels"] + at_temperature(point.get("label_temperature", 1.0))
     if point.get("consensus") is not None:
         labels = str(point["consensus"])
-    return f"{point['order']} {point['size']}, {labels}, T={point['temperature']:g}"
+    else:
+        labels = point["labels"] + at_temperature(point.get("label_temperature", 1.0))
+    return f"{point['order']} {point['size']}, {labels}, T={point.get('temperature', 1.0):g}"
 
 
 def require_auditable(

@@ -17,7 +17,7 @@ from keras_dmp._storage.private_file import Record
 from keras_dmp._warnings import warn
 from keras_dmp.audit.report.report import AuditReport
 from keras_dmp.splits import PrivateSplit
-from keras_dmp.trainer.students import Point
+from keras_dmp.trainer.students import FAILURES, Point
 from keras_dmp.tuning import arguments, candidates, parts
 from keras_dmp.tuning.audits import Audits, Observed
 from keras_dmp.tuning.candidates import Measured
@@ -25,7 +25,7 @@ from keras_dmp.tuning.limits import Limits
 from keras_dmp.tuning.pipeline import Opened, Pipeline
 from keras_dmp.tuning.progress import Progress
 from keras_dmp.tuning.shadows import UNDEFENDED, Shadows, require_scorable, size_note
-from keras_dmp.tuning.trials import FAILURES, Trial, Trials
+from keras_dmp.tuning.trials import Trial, Trials
 from keras_dmp.tuning.tuning import Tuning, TuningPoint, risk_of
 
 _STUDENTS = "students"

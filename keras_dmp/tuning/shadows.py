@@ -21,8 +21,7 @@ from keras_dmp.audit.shadow.draws import drawn_half
 from keras_dmp.audit.shadow.shadow_audit import ShadowAudit
 from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.results import levels
-from keras_dmp.trainer.students import Point
-from keras_dmp.tuning import trials
+from keras_dmp.trainer.students import FAILURES, Point
 from keras_dmp.tuning.parts import Part, Parts
 from keras_dmp.tuning.pipeline import Opened, Pipeline
 from keras_dmp.tuning.progress import Progress
@@ -144,10 +143,10 @@ class Shadows:
                 # Without a model in one run, those of the others are of no use.
                 if name not in self.failures:
                     try:
-                        student = trials.train(opened.students, point, name).model
+                        student = opened.students.train(point, name).model
                         outputs = forward.predict(student, x)
                         require_finite_outputs(outputs, f"outputs of {name}")
-                    except trials.FAILURES as error:
+                    except FAILURES as error:
                         self._fail(name, f"in run {run + 1} of the shadow models: {error}")
                     else:
                         models[name] = student

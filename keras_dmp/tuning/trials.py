@@ -3,14 +3,10 @@
 import dataclasses
 from typing import Any
 
-from keras_dmp._classifier.outputs import NotFiniteError
-from keras_dmp.trainer.students import Point, Student, Students, is_finite
-from keras_dmp.trainer.votes import TooFewVotesError
+from keras_dmp.trainer.students import Point
 from keras_dmp.tuning.audits import Audits, Observed
 from keras_dmp.tuning.pipeline import Opened
 
-# What settings may do to a training. Anything else, such as a damaged file, stops the search.
-FAILURES = (NotFiniteError, TooFewVotesError)
 _SETTINGS = ("order", "labels", "temperature", "consensus")
 # What is measured of a student's training, besides its settings.
 _MEASURED = ("size", "mean_entropy")
@@ -58,7 +54,7 @@ class Trials:
         return self._read(point, name) or self._trained(point, name)
 
     def _trained(self, point: Point, name: str) -> Trial:
-        student = train(self._opened.students, point, name)
+        student = self._opened.students.train(point, name)
         observed = self._audits.observe(student.model, name)
         record = observed.to_record(
             samples=self._audits.samples,
@@ -80,21 +76,3 @@ class Trials:
 
     def _kept_name(self, name: str) -> str:
         return f"{name}_under_{self._audits.attack}"
-
-
-def train(students: Students, point: Point, name: str) -> Student:
-    """A student with finite weights.
-
-    Args:
-        students: What trains it.
-        point: Its settings.
-        name: Name of its checkpoints.
-
-    Raises:
-        NotFiniteError: If it has diverged.
-        TooFewVotesError: If too few reference samples have enough votes.
-    """
-    student = students.train(point, name)
-    if not is_finite(student.model):
-        raise NotFiniteError("some weights of the student are infinite or NaN")
-    return student

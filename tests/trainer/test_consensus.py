@@ -1,5 +1,8 @@
 """Consensus: a member moves one vote, and everything else of the trainer works with it."""
 
+import dataclasses
+import json
+
 import keras
 import nets
 import numpy as np
@@ -221,6 +224,31 @@ def test_the_best_round_on_validation_data_is_released(split):
     assert len(selector.indices_) == 60
 
 
+class Breaks(keras.callbacks.Callback):
+    """Destroys the student of the second training."""
+
+    trainings = 0
+
+    def on_train_end(self, logs=None):
+        self.trainings += 1
+        if self.trainings == 2:
+            nan = [np.full_like(weight, np.nan) for weight in self.model.get_weights()]
+            self.model.set_weights(nan)
+
+
+def test_a_student_that_has_diverged_is_not_the_best(split):
+    """Its predictions, NaN, would count as the first class."""
+    x, y = split.validation
+    firsts = x[y == 0], y[y == 0]
+    fit = {"validation_data": firsts, "epochs": 1, "callbacks": [Breaks()]}
+    trainer, _ = train(split, consensus=Consensus(num_shards=2), fit=fit)
+    accuracies = [one.validation_accuracy for one in trainer.rounds]
+    assert 0 < accuracies[0] < 1
+    assert accuracies[1] == 0
+    assert [one.is_released for one in trainer.rounds] == [True, False]
+    assert np.isfinite(weights_of(trainer.student)).all()
+
+
 @pytest.mark.full
 def test_the_selector_does_not_narrow_what_the_next_teachers_start_from(split):
     """Samples that a student is sure of, chosen in each round, would confirm its mistakes."""
@@ -402,6 +430,29 @@ def test_more_than_half_of_the_votes_are_needed(num_shards, needed):
     assert Consensus(num_shards=num_shards).votes_needed == needed
 
 
+def test_different_settings_have_different_names():
+    """Tables and pictures of a sweep show nothing else of them."""
+    changes = [{}, {"num_shards": 5}, {"min_votes": 4}, {"rounds": 1}, {"num_students": 2}]
+    changes += [{"self_training": True}, {"fine_tuning_epochs": 2}]
+    found = [
+        Consensus(aggregation=aggregation, **change)
+        for aggregation in ("votes", "median", "trimmed_mean")
+        for change in changes
+    ]
+    assert len({str(one) for one in found}) == len(set(found))
+
+
+def test_numbers_of_numpy_are_those_of_python(split, untrained, tmp_path):
+    """Settings often come from an array of values to try, and are written to directories."""
+    three, two = np.int64(3), np.int32(2)
+    consensus = Consensus(num_shards=three, min_votes=three, rounds=two, aggregation="median")
+    assert json.dumps(dataclasses.asdict(consensus))
+    settings = {"seed": three, "label_format": two, "label_temperature": np.float32(0.5)}
+    settings["selector"] = EntropyReferenceSelector(np.int64(40))
+    with pytest.raises(AssertionError, match="trained"):
+        train(split, consensus=consensus, directory=tmp_path / "run", **settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "pattern"),
     [
@@ -478,6 +529,43 @@ def test_fewer_groups_than_shards(split, untrained):
     groups = {"members": np.arange(240) % 3}
     with pytest.raises(ValueError, match="num_shards=4 with 3 groups"):
         train(split, consensus=Consensus(), fit={"groups": groups})
+
+
+def test_groups_of_a_shuffled_dataset(split, untrained):
+    """The groups are those of the samples in one order only."""
+    members = tf.data.Dataset.from_tensor_slices(split.members).shuffle(240).batch(16)
+    fit = {"x": members, "y": None, "batch_size": None, "groups": {"members": np.arange(240)}}
+    with pytest.raises(ValueError, match=r"`x` to yield .* with `groups`"):
+        train(split, consensus=Consensus(), fit=fit)
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "empty"])
+@pytest.mark.parametrize("method", ["fit", "sweep"])
+def test_refused_arguments_leave_nothing_in_the_directory(
+    split, untrained, tmp_path, method, exists
+):
+    """The same call with corrected arguments would otherwise be refused."""
+    place = tmp_path / "run"
+    if exists:
+        place.mkdir()
+
+    def start(num_shards):
+        settings = {"seed": 0, "selector": None, "directory": place}
+        trainer = DMPTrainer(build, consensus=Consensus(num_shards=num_shards), **settings)
+        trainer.compile("sgd", LOGITS_LOSS)
+        given = {"reference": split.reference, "groups": {"members": np.arange(240) % 3}}
+        if method == "sweep":
+            given["nonmembers"] = split.nonmembers
+        getattr(trainer, method)(*split.members, verbose=0, **given)
+
+    with pytest.raises(ValueError, match="num_shards=4 with 3 groups"):
+        start(4)
+    assert place.exists() == exists
+    assert not exists or not list(place.iterdir())
+    # Interrupted before its first checkpoint, which is nothing to resume either.
+    with pytest.raises(AssertionError, match="trained"):
+        start(3)
+    assert place.exists() == exists
 
 
 def test_a_shard_without_a_class_is_named_before_training(split, untrained):

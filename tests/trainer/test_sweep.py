@@ -45,8 +45,9 @@ def trainer(**settings):
 
 def sweep(split, made=None, **arguments):
     given = {"epochs": 2, "batch_size": 16, "verbose": 0, "nonmembers": split.nonmembers}
+    given["reference"] = split.reference
     made = made or trainer()
-    return made.sweep(*split.members, reference=split.reference, **{**given, **arguments})
+    return made.sweep(*split.members, **{**given, **arguments})
 
 
 def weights(model):
@@ -187,7 +188,9 @@ def with_huge_steps():
 
 
 def test_a_student_that_diverges_is_left_out(split):
-    with pytest.warns(UserWarning, match=r"The student of lowest 40, soft, T=1e-06 has diverged"):
+    with pytest.warns(
+        UserWarning, match="The student of lowest 40, soft, T=1e-06 is left out.*diverged"
+    ):
         found = sweep(split, with_huge_steps(), temperatures=(TOO_COLD, WARM), sizes=(40,))
     (point,) = found.points
     whole = sweep(split, with_huge_steps(), temperatures=(WARM,), sizes=(40,))
@@ -195,10 +198,30 @@ def test_a_student_that_diverges_is_left_out(split):
     nets.assert_same_weights(point.student, whole.points[0].student.get_weights())
 
 
+@pytest.mark.filterwarnings("ignore:Some shards of the members lack a class")
+def test_a_consensus_without_enough_votes_is_left_out(split):
+    """The sweep's other students are not lost with it."""
+    made = DMPTrainer(build, seed=3, selector=None)
+    # Teachers that learn nothing: eight of them agree on none of a few samples.
+    made.compile("sgd", LOSS, teacher_optimizer=keras.optimizers.SGD(0.0))
+    unanimous = Consensus(num_shards=8, min_votes=8, rounds=1)
+    given = {"reference": split.reference[:6], "epochs": 1}
+    with pytest.warns(UserWarning, match="lowest all, 8 of 8 votes.* is left out.*min_votes"):
+        found = sweep(split, made, consensus=(unanimous, None), **given)
+    assert [point.consensus for point in found.points] == [None]
+    with (
+        pytest.warns(UserWarning, match="lowest 5, 8 of 8 votes"),
+        pytest.raises(ValueError, match=r"1 students, all of which are left out.*8 votes"),
+    ):
+        sweep(split, made, consensus=(unanimous,), sizes=(5,), **given)
+
+
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore:The student of")
 def test_students_that_all_diverge(split):
-    with pytest.raises(ValueError, match="Received: 2 students, all of which have diverged"):
+    with pytest.raises(
+        ValueError, match=r"Received: 2 students, all of which are left out.*diverged"
+    ):
         sweep(split, with_huge_steps(), temperatures=(TOO_COLD, 2 * TOO_COLD), sizes=(40,))
 
 

@@ -263,6 +263,10 @@ def separate_copies(x: Any, *, perturbation: float = 0.01, seed: int | None = No
 
 def _checked_kinds(kind: str | Iterable[str]) -> tuple[str, ...]:
     """The kinds, in the order of `KINDS`, so that the order passed does not matter."""
+    if not isinstance(kind, Iterable):
+        raise ValueError(
+            f"Expected `kind` to be one of {KINDS} or several of them. Received: kind={shown(kind)}"
+        )
     kinds = (kind,) if isinstance(kind, str) else tuple(kind)
     for each in kinds:
         _validate.one_of(KINDS, kind=each)

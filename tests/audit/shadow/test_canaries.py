@@ -340,6 +340,8 @@ def test_a_model_that_memorises_betrays_canaries_more_than_the_rest(kind):
         ({"count": 61}, "Expected `count` to be at most the 60 samples of `x`. Received: count=61"),
         ({"kind": "noise"}, "Expected `kind` to be one of 'mislabelled', 'duplicates'"),
         ({"kind": ("outliers", "noise")}, "Expected `kind` to be one of"),
+        ({"kind": 5}, "or several of them. Received: kind=5"),
+        ({"kind": None}, "or several of them. Received: kind=None"),
         ({"kind": ()}, "Expected `kind` to name different kinds. Received: kind=()"),
         ({"kind": ("outliers", "outliers")}, "Expected `kind` to name different kinds"),
         (
