@@ -21,6 +21,8 @@ _MANIFEST_SECONDS = 60
 # Not the decimals of a number.
 _DIGEST = re.compile(r"(?<![\w.])[0-9a-f]{16,}\b")
 _MOST_DIFFERENCES = 8
+# What a setting is called that only one side has, not even as None.
+_MISSING = type("Missing", (), {"__repr__": lambda self: "missing"})()
 
 
 class PrivateDirectory:
@@ -207,9 +209,10 @@ def _checked(path: str | os.PathLike) -> pathlib.Path:
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Name and both values of all that differs, down to single settings of what both have."""
     if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted({*there, *here}):
-            inner = f"{name}.{key}" if name else key
-            yield from _differences(there.get(key), here.get(key), inner)
+        # A damaged manifest can have keys of any type.
+        for key in sorted({*there, *here}, key=repr):
+            inner = f"{name}.{key}" if name else str(key)
+            yield from _differences(there.get(key, _MISSING), here.get(key, _MISSING), inner)
     elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         for place, pair in enumerate(zip(there, here, strict=True)):
             yield from _differences(*pair, f"{name}[{place}]")

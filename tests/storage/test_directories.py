@@ -138,7 +138,8 @@ def test_messages_hold_no_digests_of_records(tmp_path):
 DIFFERENCES = {
     "a number": ({"rate": 0.0010000000474974513}, {"rate": 0.25}, "rate is 0.0010000000474974513"),
     "deep": ({"a": {"b": [1, {"c": 2}]}}, {"a": {"b": [1, {"c": 3}]}}, "a.b[1].c is 2 there and 3"),
-    "one side": ({"a": {}}, {"a": {"b": 1}}, "a.b is None there and 1 here"),
+    "one side": ({"a": {}}, {"a": {"b": 1}}, "a.b is missing there and 1 here"),
+    "None": ({"a": {"b": None}}, {"a": {}}, "a.b is None there and missing here"),
     "another length": ({"a": [1]}, {"a": [1, 2]}, "a is [1] there and [1, 2] here"),
     "another type": ({"a": {"b": 1}}, {"a": None}, "a is {'b': 1} there and None here"),
     "many": (
