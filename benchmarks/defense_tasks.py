@@ -126,7 +126,7 @@ def _as_bags_of_words(split: keras_dmp.PrivateSplit) -> keras_dmp.PrivateSplit:
 
     A layer of dense units on it is an embedding with pooling. Unlike numbers of words, the
     features can be changed a little, as those of near copies are. Different texts can contain the
-    same words: reference texts with those of a text of another part are left out.
+    same words: a text is left out if one of an earlier part has the same.
     """
     words = keras.layers.TextVectorization(max_tokens=_VOCABULARY, output_mode="multi_hot")
     words.adapt(split.reference)
@@ -135,15 +135,18 @@ def _as_bags_of_words(split: keras_dmp.PrivateSplit) -> keras_dmp.PrivateSplit:
         parts = [texts[start : start + 1_000] for start in range(0, len(texts), 1_000)]
         return np.concatenate([np.asarray(words(part), dtype=np.float32) for part in parts])
 
-    labeled = {
-        name: (bags(part[0]), part[1])
-        for name in ("members", "nonmembers", "validation")
-        if (part := getattr(split, name)) is not None
-    }
-    reference = bags(split.reference)
-    others = np.concatenate([samples.digests(x) for x, _ in labeled.values()])
-    known = np.isin(samples.digests(reference), others)
-    return dataclasses.replace(split, reference=reference[~known], **labeled)
+    known, parts = np.empty(0, dtype=np.uint64), {}
+    for name in ("members", "nonmembers", "validation", "reference"):
+        part = getattr(split, name)
+        if part is None:
+            continue
+        x, *y = (part,) if name == "reference" else part
+        x = bags(x)
+        digests = samples.digests(x)
+        new = ~np.isin(digests, known)
+        known = np.union1d(known, digests)
+        parts[name] = (x[new], *(each[new] for each in y)) if y else x[new]
+    return dataclasses.replace(split, **parts)
 
 
 _ALL = (

@@ -328,11 +328,11 @@ def test_the_order_of_the_kinds_does_not_matter():
 
 def test_texts_become_words_that_the_reference_has():
     task = defense_cases.TASKS["twenty_newsgroups"]
-    texts = np.array(["a b", "a c c", "b a", "z a", "c a", "b b"], dtype=object)
+    texts = np.array(["a b", "a c c", "b a", "z a", "c a", "b b", "a z", "c b"], dtype=object)
     split = keras_dmp.PrivateSplit(
         members=(texts[:2], np.array([0, 1])),
         nonmembers=(texts[3:4], np.array([0])),
-        validation=None,
+        validation=(texts[[6, 2, 7]], np.array([0, 1, 2])),
         reference=texts[[2, 4, 5]],
         indices={},
         groups=None,
@@ -348,6 +348,9 @@ def test_texts_become_words_that_the_reference_has():
     np.testing.assert_array_equal(bags.nonmembers[0].nonzero()[1], [0, 2])
     assert bags.members[0].dtype == np.float32
     np.testing.assert_array_equal(bags.members[1], [0, 1])
+    # The first has the words of a nonmember, the second those of a member.
+    np.testing.assert_array_equal(bags.validation[0].nonzero()[1], [1, 3])
+    np.testing.assert_array_equal(bags.validation[1], [2])
 
 
 def without_canaries(figures, accuracies, **changes):
