@@ -1,5 +1,7 @@
 """Small data and models that the tests share, and what they look at afterwards."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -8,37 +10,22 @@ from keras import layers
 FEATURES, CLASSES, HIDDEN = 12, 4, 16
 
 
-# Iterators over batches of several replicas, for as long as the process lives; see `mirrored`.
-ITERATORS = []
-
-
 def mirrored(replicas=2):
     """A strategy of logical CPUs.
 
     Its replicas are added up without collectives: those of an earlier strategy in the same
     process, with other shapes, would break this one's. TensorFlow 2.21 may crash when an iterator
     over several devices is destroyed while it reads ahead, as Keras' are from epoch to epoch. So
-    these do not read ahead, and live on.
+    batches are read when they are asked for.
     """
     strategy = tf.distribute.MirroredStrategy(
         [f"CPU:{index}" for index in range(replicas)],
         cross_device_ops=tf.distribute.ReductionToOneDevice(),
     )
-    distribute = strategy.experimental_distribute_dataset
-    options = tf.distribute.InputOptions(experimental_per_replica_buffer_size=0)
-
-    def distributed(dataset):
-        found = distribute(dataset, options=options)
-        make = type(found).__iter__
-
-        def kept(self):
-            ITERATORS.append(make(self))
-            return ITERATORS[-1]
-
-        found.__class__ = type("Kept", (type(found),), {"__iter__": kept})
-        return found
-
-    strategy.experimental_distribute_dataset = distributed
+    strategy.experimental_distribute_dataset = functools.partial(
+        strategy.experimental_distribute_dataset,
+        options=tf.distribute.InputOptions(experimental_per_replica_buffer_size=0),
+    )
     return strategy
 
 
