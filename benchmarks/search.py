@@ -111,7 +111,7 @@ def measure(
 ) -> TrialRow:
     """Train a point with a trial, and measure its accuracy on the validation data."""
     # What is not there cannot choose settings.
-    seen = dataclasses.replace(split, nonmembers=None)
+    seen = dataclasses.replace(split, nonmembers=tuple(part[:0] for part in split.nonmembers))
     tried = trial.applied(point, task)
     fit = task.fit_arguments(tried)
     accuracy = error = None
