@@ -11,6 +11,11 @@ COPIES = ("duplicates", "mislabelled_duplicates")
 POOLED, OWN = "tpr_at_fpr", "calibrated"
 # What others are compared with for accuracy.
 UNDEFENDED = "none"
+BOTH = (
+    "Accuracy and AUC on the records as they are. What is found of canaries, in models of their "
+    "own (upper end of the 95 % interval); after the slash, of the same canaries when they are not "
+    "members:"
+)
 EARLIER = (
     "Rates of canaries that an earlier version of the audit measured are only in the table of all "
     "attacks. Their thresholds differ from row to row: **do not compare them.**"

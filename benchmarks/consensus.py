@@ -67,7 +67,7 @@ def print_tables(rows, dataset, scale):
     ]
     both = canary_tables.both_table(audited)
     if both:
-        print("Records as they are; the canaries, in models of their own:", both, sep="\n\n")
+        print(canary_tables.BOTH, both, sep="\n\n")
         print()
     for audit in canary_tables.audits(audited):
         row = audit[0]
