@@ -30,7 +30,7 @@ class PrivateDirectory:
 
     Args:
         path: Path of the directory, which is created if necessary.
-        configuration: Everything that its content depends on, plain JSON values or NumPy's numbers
+        configuration: Everything that its content depends on, plain JSON values or NumPy numbers,
             by name.
         what: Description of the content in words, such as "shadow audit".
         manifest: Name of the manifest, without its suffix.
@@ -52,7 +52,7 @@ class PrivateDirectory:
         self._what = what
         self._name = manifest
         self._has_written = self._folder_is_new = False
-        written = json.dumps(configuration, allow_nan=False, default=_pythons_number)
+        written = json.dumps(configuration, allow_nan=False, default=_python_number)
         self.configuration = json.loads(written)
         _require_no_old_manifest(self.path, manifest)
         if (self.path.exists() or self.path.is_symlink()) and not self._is_ours():
@@ -182,8 +182,8 @@ def _named(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def _pythons_number(value: Any) -> Any:
-    """A number of NumPy, as settings may have them, as one of Python."""
+def _python_number(value: Any) -> Any:
+    """The Python number that equals a NumPy number."""
     if getattr(value, "shape", None) != ():
         raise TypeError(f"Expected plain values. Received: a value of type {type(value).__name__}")
     return value.item()
