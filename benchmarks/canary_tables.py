@@ -83,13 +83,12 @@ def averages_table(rows, attack=STRONGEST):
     lines = []
     for row in rows:
         figures = row["attacks"][attack]
-        low, high = figures["auc_interval"]
         lines.append(
             [
                 name_of(row),
                 chosen(row),
                 f"{100 * row['test_accuracy']:.1f}",
-                f"{figures['auc']:.3f} ({low:.3f} to {high:.3f})",
+                _auc(figures),
                 *(_cell(figures, POOLED, fpr) for fpr in FPRS),
             ]
         )
@@ -114,11 +113,7 @@ def kinds_table(rows, kind, fpr, attack=STRONGEST):
         if kind == OWN and not any(of[attack].get(OWN) for of in row["canaries"].values()):
             continue
         cells = [_cell(row["canaries"][each][attack], kind, fpr) for each in kinds]
-        worst = worst_kind(row, kind, fpr, attack)
-        if worst is None:
-            worst = "unknown"
-        else:
-            worst = f"{worst}: {_cell(row['canaries'][worst][attack], kind, fpr)}"
+        worst = ": ".join(_worst(row, kind, fpr, attack))
         lines.append([name_of(row), f"{100 * row['test_accuracy']:.1f}", *cells, worst])
     header = ["defence", "test acc. %", *kinds, "worst, copies apart"]
     return table(header, lines) if lines else ""
@@ -147,18 +142,15 @@ def both_table(rows, attack=STRONGEST):
     lines = []
     for point in (point for point in clean if point in planted):
         row, undefended = clean[point], clean.get((*point[:2], UNDEFENDED))
-        figures = row["attacks"][attack]
-        low, high = figures["auc_interval"]
         kinds = planted[point]["canaries"]
-        worst = worst_kind(planted[point], POOLED, FPRS[1], attack)
         copies = [_cell(kinds[kind][attack], POOLED, FPRS[1]) for kind in kinds if kind in COPIES]
         lines.append(
             [
                 point[-1],
                 f"{100 * row['test_accuracy']:.1f}",
                 "" if undefended in (None, row) else _change(row, undefended),
-                f"{figures['auc']:.3f} ({low:.3f} to {high:.3f})",
-                "unknown" if worst is None else _cell(kinds[worst][attack], POOLED, FPRS[1]),
+                _auc(row["attacks"][attack]),
+                _worst(planted[point], POOLED, FPRS[1], attack)[-1],
                 "; ".join(copies),
                 f"{100 * planted[point]['test_accuracy']:.1f}",
             ]
@@ -213,6 +205,20 @@ def caption(row, attack):
         f"which half are members of each of {models} models{copies}. Over the models, each kind "
         f"is {each * models:,} canaries, of which at least {scores:,} are attacked as members."
     )
+
+
+def _auc(figures):
+    """An AUC with its interval."""
+    low, high = figures["auc_interval"]
+    return f"{figures['auc']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _worst(row, kind, fpr, attack):
+    """Name and rate of the worst kind, or one word if it is unknown."""
+    worst = worst_kind(row, kind, fpr, attack)
+    if worst is None:
+        return ("unknown",)
+    return worst, _cell(row["canaries"][worst][attack], kind, fpr)
 
 
 def _cell(figures, kind, fpr):

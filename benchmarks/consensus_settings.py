@@ -20,7 +20,7 @@ import keras
 
 from benchmarks import defense_cases
 from benchmarks.exposed_members import WithoutExposed
-from benchmarks.nets import LEARNING_RATE, MOMENTUM, figures
+from benchmarks.nets import figures, fit_arguments
 from keras_dmp import Consensus
 from keras_dmp.defenses import get
 
@@ -72,13 +72,10 @@ def rows(size):
     return found
 
 
-def measured(task, defense, seed):
+def measured(task, split, defense, seed):
     """Figures of one training, and its seconds."""
-    split = task.split(1.0, seed)
-    optimizer = keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM)
-    fit = {"epochs": task.epochs, "batch_size": task.batch_size, "optimizer": optimizer}
     start = time.perf_counter()
-    model = defense.protect(task.builder(split), split, **fit, seed=seed)
+    model = defense.protect(task.builder(split), split, **fit_arguments(task, seed))
     seconds = time.perf_counter() - start
     found = figures(model, split)
     keras.utils.clear_session()
@@ -96,12 +93,13 @@ def main(arguments=None):
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args(arguments)
     task = defense_cases.TASKS[options.dataset]
+    splits = [task.split(1.0, seed) for seed in range(options.seeds)]
     print("| setting | members | nonmembers | AUC loss | seconds |\n|---|---:|---:|---:|---:|")
     for name, defense in rows(task.chosen[0]).items():
         with warnings.catch_warnings():
             # Shards of few members lack rare classes.
             warnings.simplefilter("ignore")
-            found = [measured(task, defense, seed) for seed in range(options.seeds)]
+            found = [measured(task, split, defense, seed) for seed, split in enumerate(splits)]
         inside, outside, auc, seconds = zip(*found, strict=True)
         cells = [f"{statistics.mean(inside):.3f}", cell(outside), cell(auc)]
         print(f"| {name} | {' | '.join(cells)} | {statistics.mean(seconds):.0f} |", flush=True)

@@ -32,6 +32,16 @@ def figures(model, split):
     return *defenses.accuracies_of(outputs, split), defenses.loss_attack(outputs, split).auc()
 
 
+def fit_arguments(task, seed, epochs=None):
+    """Arguments of `protect`, the same for all rows: one rate, and the task's epochs by default."""
+    return {
+        "epochs": epochs or task.epochs,
+        "batch_size": task.batch_size,
+        "optimizer": keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM),
+        "seed": seed,
+    }
+
+
 def main(arguments=None):
     """Train everything, and print the table."""
     parser = argparse.ArgumentParser(
@@ -51,12 +61,7 @@ def main(arguments=None):
         f"DMP, {size:,} of lowest entropy, hard labels": get("dmp", size=size, labels="hard"),
         "DMP, 3 of 4 votes": get("dmp", consensus=keras_dmp.Consensus(), fraction=1.0),
     }
-    fit = {
-        "epochs": options.epochs or task.epochs,
-        "batch_size": task.batch_size,
-        "optimizer": keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM),
-        "seed": options.seed,
-    }
+    fit = fit_arguments(task, options.seed, options.epochs)
     print("| hidden layers | defence | members | nonmembers | AUC loss |\n|---|---|---:|---:|---:|")
     for hidden in HIDDEN:
         name = "-".join(map(str, hidden)) or "none"
