@@ -137,13 +137,20 @@ def boolean(**arguments: Any) -> None:
 
 
 def path(**arguments: Any) -> None:
-    """Require strings or path objects."""
+    """Require strings or path objects that are not empty.
+
+    Raises:
+        TypeError: If an argument is neither.
+        ValueError: If it is empty, which libraries take for the current folder or fail at late.
+    """
     for name, value in arguments.items():
         if not isinstance(value, str | os.PathLike):
             raise TypeError(
                 f"Expected `{name}` to be a string or a path object. Received: "
                 f"{name}={shown(value)}"
             )
+        if not os.fspath(value):
+            raise ValueError(f"Expected `{name}` not to be empty. Received: {name}={value!r}")
 
 
 def writable_path(**arguments: Any) -> None:

@@ -8,6 +8,7 @@ import importlib.util
 import pathlib
 import re
 import runpy
+import stat
 import subprocess
 import sys
 
@@ -97,6 +98,7 @@ def test_protected(name, tmp_path, monkeypatch):
     if name == "serving":
         assert leaks.occurrences(model.student, written / "served") > 0
         assert leaks.occurrences(model.teacher, written / "served") == 0
+        assert stat.S_IMODE(written.stat().st_mode) == 0o700
 
 
 def commands():

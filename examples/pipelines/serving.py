@@ -54,7 +54,9 @@ def main(arguments=None):
         metrics=["accuracy"],
     )
     model.fit(*train, reference=pool, epochs=20 if options.fast else 100, verbose=2)
-    options.output.mkdir(parents=True, exist_ok=True)
+    # The predictions for the gate tell members from nonmembers: only the owner may read them.
+    options.output.mkdir(mode=0o700, parents=True, exist_ok=True)
+    options.output.chmod(0o700)
     model.export(options.output / "served", verbose=False)
     assert files_contain(options.output / "served", model.student.get_weights())
     assert not files_contain(options.output / "served", model.teacher.get_weights())

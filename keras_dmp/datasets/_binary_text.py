@@ -68,7 +68,7 @@ def _rows(file: BinaryIO, name: str, expected: int) -> Iterator[tuple[int, str, 
     """Row, place for messages, and text of every line that is not blank."""
     count = 0
     for number, line in enumerate(file, start=1):
-        text = line.translate(None, _IGNORED)
+        text = line.strip(_IGNORED)
         if text:
             count += 1
             if count <= expected:
@@ -78,6 +78,7 @@ def _rows(file: BinaryIO, name: str, expected: int) -> Iterator[tuple[int, str, 
 
 
 def _class(text: bytes, place: str, num_classes: int) -> int:
+    text = text.strip(_IGNORED)
     # Python refuses to read numbers of thousands of digits.
     label = int(text) if text.isdigit() and len(text) <= _MOST_DIGITS else 0
     if not 1 <= label <= num_classes:
@@ -89,6 +90,7 @@ def _class(text: bytes, place: str, num_classes: int) -> int:
 
 
 def _features(text: bytes, place: str, num_features: int) -> np.ndarray:
+    text = text.translate(None, _IGNORED)
     characters = np.frombuffer(text, np.uint8)
     digits = characters[::2]
     columns = text.count(b",") + 1 if text else 0

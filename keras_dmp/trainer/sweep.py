@@ -248,6 +248,7 @@ class Sweep(Documented, Saved):
         Raises:
             ImportError: If matplotlib is missing.
             OSError: If the path cannot be written.
+            ValueError: If matplotlib has no format of its suffix.
         """
         return _draw_frontier(self, path)
 
@@ -370,8 +371,7 @@ def _consensus(values: Any) -> Consensus | None:
 
 def _draw_frontier(sweep: Sweep, path: str | os.PathLike | None) -> Any:
     """Figure of a sweep: AUC against test accuracy of each student, and the frontier."""
-    if path is not None:
-        _validate.writable_path(path=path)
+    plots.require_figure_path(path)
     figure = plots.new_figure()
     axes = figure.add_subplot()
 
@@ -392,6 +392,4 @@ def _draw_frontier(sweep: Sweep, path: str | os.PathLike | None) -> Any:
     axes.set_xlabel("accuracy on nonmembers (test accuracy)")
     axes.set_ylabel(f"AUC of {sweep.attack_in_words} (0.5 is guessing)")
     axes.legend(fontsize="small")
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return plots.written(figure, path)

@@ -1,6 +1,5 @@
 """Arguments of `tune` that other trainings do not have, checked."""
 
-import os
 from typing import Any
 
 from keras_dmp import _validate
@@ -41,10 +40,8 @@ def require(
         _validate.integer_at_least(0, seed=seed)
         if seed >= 2**SEED_BITS:
             raise ValueError(f"Expected `seed` to be below 2**32. Received: seed={shown(seed)}")
-    if directory is not None and not isinstance(directory, str | os.PathLike):
-        raise TypeError(
-            f"Expected `directory` to be a path or None. Received: directory={shown(directory)}"
-        )
+    if directory is not None:
+        _validate.path(directory=directory)
     if directory is not None and seed is None:
         raise ValueError(
             "Expected `seed` to be an integer with `directory`: a resumed search must draw the "

@@ -7,10 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_dmp import _validate
 from keras_dmp.audit import AuditReport
 from keras_dmp.audit.blind.baseline import BlindBaseline
-from keras_dmp.audit.report import sections
+from keras_dmp.audit.report import plots, sections
 from keras_dmp.audit.report.document import (
     Charts,
     Column,
@@ -222,9 +221,9 @@ class Tuning(Documented, Saved):
         Raises:
             ImportError: If matplotlib is missing.
             OSError: If the path cannot be written.
+            ValueError: If matplotlib has no format of its suffix.
         """
-        if path is not None:
-            _validate.writable_path(path=path)
+        plots.require_figure_path(path)
         figure = self.sweep.plot()
         axes = figure.axes[0]
         axes.axhline(self.max_risk, color="0.3", linestyle=":", linewidth=1, label="limit")
@@ -232,9 +231,7 @@ class Tuning(Documented, Saved):
             best = [self.best.accuracy], [self.best.risk]
             axes.plot(*best, "o", fillstyle="none", markersize=12, color="0.2", label="chosen")
         axes.legend(fontsize="small")
-        if path is not None:
-            figure.savefig(path, dpi=150)
-        return figure
+        return plots.written(figure, path)
 
     def _found(self) -> str:
         """What the frontier shows if no candidate qualifies."""

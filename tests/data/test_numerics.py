@@ -100,3 +100,11 @@ def test_writable_path(tmp_path):
     for path, problem in [(tmp_path, "is a folder"), (tmp_path / "no" / "file", "does not exist")]:
         with pytest.raises(OSError, match=f"Expected `path` .*{problem}"):
             _validate.writable_path(path=path)
+
+
+@pytest.mark.parametrize("check", [_validate.path, _validate.writable_path])
+def test_no_path(check):
+    with pytest.raises(ValueError, match=r"`path` not to be empty. Received: path=''"):
+        check(path="")
+    with pytest.raises(TypeError, match=r"a string or a path object. Received: path=3"):
+        check(path=3)

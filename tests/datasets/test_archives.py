@@ -260,7 +260,7 @@ def test_an_archive_of_another_form_is_refused_and_nothing_is_prepared(name, dam
     assert len(_reading.arrays(prepare(name, tmp_path))[0]) == 40
 
 
-@pytest.mark.parametrize("label", ["0", "6", "-1", "1.5", "", "x"])
+@pytest.mark.parametrize("label", ["0", "6", "-1", "1.5", "", "x", "0 1"])
 @every_archive
 def test_labels_outside_of_the_classes_are_refused(name, label, tmp_path):
     x, y = tiny_data()

@@ -294,6 +294,8 @@ def test_round_trip(found, tmp_path):
 
 
 def test_plot_shows_all_points_and_the_frontier(found, tmp_path):
+    with pytest.raises(ValueError, match=r"`path` .*\.pdf.*\.png.*Received: path=.*sweep.foo"):
+        found.plot(tmp_path / "sweep.foo")
     figure = found.plot(tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 1000
     points, frontier, undefended, _ = figure.axes[0].lines

@@ -302,6 +302,8 @@ def test_table_has_a_row_for_each_candidate(found):
 
 
 def test_plot_shows_the_limit_and_the_choice(found, tmp_path):
+    with pytest.raises(ValueError, match=r"`path` .*\.pdf.*\.png.*Received: path=.*search.foo"):
+        found.plot(tmp_path / "search.foo")
     figure = found.plot(tmp_path / "search.png")
     assert (tmp_path / "search.png").stat().st_size > 1000
     lines = {line.get_label(): line for line in figure.axes[0].lines}

@@ -201,6 +201,7 @@ class AuditComparison(Documented, Saved):
             ImportError: If matplotlib is missing.
             KeyError: If a report has no such attack.
             OSError: If the path cannot be written.
+            ValueError: If matplotlib has no format of its suffix.
         """
         from keras_dmp.audit.report import plots
 
@@ -219,7 +220,8 @@ class AuditComparison(Documented, Saved):
         Raises:
             ImportError: If matplotlib is missing.
             OSError: If the path cannot be written.
-            ValueError: If no report has an accuracy on nonmembers.
+            ValueError: If no report has an accuracy on nonmembers, or matplotlib has no format of
+                the suffix.
         """
         from keras_dmp.audit.report import plots
 

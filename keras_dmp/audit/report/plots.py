@@ -34,6 +34,7 @@ def plot_rocs(
         ImportError: If matplotlib is missing.
         KeyError: If a report has no such attack.
         OSError: If the path cannot be written.
+        ValueError: If matplotlib has no format of its suffix.
 
     Example:
     >>> from keras_dmp.audit import AuditReport
@@ -60,8 +61,7 @@ def draw(
     """Figure with one curve per result, the chance line, and a legend with the AUCs."""
     if not results:
         raise ValueError("Expected `attacks` to name at least one attack. Received: attacks=()")
-    if path is not None:
-        _validate.writable_path(path=path)
+    require_figure_path(path)
     figure = new_figure()
     axes = figure.add_subplot()
     axes.plot([1e-9, 1], [1e-9, 1], color="0.6", linestyle="--", linewidth=1, label="chance")
@@ -76,9 +76,7 @@ def draw(
     axes.set_ylabel("true positive rate (members recognised)")
     axes.set_title(title)
     axes.legend(loc="lower right" if not log else "upper left", fontsize="small")
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return written(figure, path)
 
 
 def draw_privacy_utility(
@@ -93,8 +91,7 @@ def draw_privacy_utility(
             "Expected at least one report with `nonmember_accuracy`. Received: "
             f"nonmember_accuracy=None in all {len(reports)} reports"
         )
-    if path is not None:
-        _validate.writable_path(path=path)
+    require_figure_path(path)
     figure = new_figure()
     axes = figure.add_subplot()
     for name, report in known.items():
@@ -106,9 +103,7 @@ def draw_privacy_utility(
     axes.set_xlabel("accuracy on nonmembers (test accuracy)")
     axes.set_ylabel("AUC of the strongest attack (0.5 is guessing)")
     axes.legend(fontsize="small")
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return written(figure, path)
 
 
 def new_figure() -> Any:
@@ -124,6 +119,33 @@ def new_figure() -> Any:
             'Plots need matplotlib. Install it with `pip install "keras-dmp[plot]"`'
         ) from error
     return Figure(figsize=(6, 6), layout="constrained")
+
+
+def require_figure_path(path: str | os.PathLike | None) -> None:
+    """Require a path that a figure can be written to, or None, before anything is drawn.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        OSError: If the path cannot be written.
+        ValueError: If matplotlib has no format of this suffix.
+    """
+    if path is None:
+        return
+    _validate.writable_path(path=path)
+    suffix = os.path.splitext(os.fspath(path))[1]
+    formats = new_figure().canvas.get_supported_filetypes()
+    if suffix and suffix[1:].lower() not in formats:
+        raise ValueError(
+            "Expected `path` to have the suffix of a format that matplotlib writes: "
+            f"{', '.join(f'.{name}' for name in sorted(formats))}. Received: path={path!r}"
+        )
+
+
+def written(figure: Any, path: str | os.PathLike | None) -> Any:
+    """Write the figure unless the path is None, and return it."""
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
 
 
 def _scale(axes: Any, results: Mapping[str, AttackResult], log: bool) -> None:

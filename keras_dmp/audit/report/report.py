@@ -332,6 +332,7 @@ class AuditReport(Findings, Documented, Saved):
             ImportError: If matplotlib is missing.
             KeyError: For an attack that is not in the report.
             OSError: If the path cannot be written.
+            ValueError: If matplotlib has no format of its suffix.
         """
         from keras_dmp.audit.report import plots
 

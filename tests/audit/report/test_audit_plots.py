@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reports import make_report
 
-from keras_dmp.audit import plot_rocs
+from keras_dmp.audit import compare_audits, plot_rocs
 
 pytest.importorskip("matplotlib")
 
@@ -65,6 +65,10 @@ def test_wrong_plots(report, tmp_path):
         plot_rocs([report])
     with pytest.raises(OSError, match="does not exist"):
         report.plot_roc(tmp_path / "missing" / "roc.png")
+    with pytest.raises(ValueError, match=r"`path` .*\.pdf.*\.png.*Received: path='roc.foo'"):
+        report.plot_roc("roc.foo")
+    with pytest.raises(ValueError, match=r"`path` .*\.pdf.*\.png.*Received: path='roc.foo'"):
+        compare_audits({"a": report}).plot_privacy_utility("roc.foo")
 
 
 def test_matplotlib_missing(report, monkeypatch):
