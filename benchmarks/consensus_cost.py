@@ -33,7 +33,8 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 METHODS = {
     "DMP": None,
     "consensus": Consensus(num_shards=4, rounds=2),
-    "consensus with self-training": Consensus(num_shards=4, rounds=2, self_training=True),
+    "consensus with 2 students": Consensus(num_shards=4, rounds=2, num_students=2),
+    "consensus with 4 students": Consensus(num_shards=4, rounds=2, num_students=4),
 }
 
 

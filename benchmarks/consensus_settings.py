@@ -59,9 +59,6 @@ def rows(size):
         "votes of 4, 3 rounds": of_votes(rounds=3),
         "votes of 4, 2 epochs from the second round": of_votes(fine_tuning_epochs=2),
         "votes of 4, 20 epochs from the second round": of_votes(fine_tuning_epochs=20),
-        "votes of 4, 3 students": of_votes(num_students=3),
-        "votes of 8, 3 students": of_votes(num_shards=8, num_students=3),
-        "votes of 4, self-training": of_votes(self_training=True),
         "votes of 4, half of the pool": of_votes(fraction=0.5),
         "votes of 4, a quarter of the pool": of_votes(fraction=0.25),
     }
@@ -69,6 +66,12 @@ def rows(size):
         for shards in (4, 8):
             name = f"{aggregation.replace('_', ' ')} of {shards}"
             found[name] = of_votes(num_shards=shards, aggregation=aggregation)
+    for students in (2, 4):
+        for aggregation in ("votes", "median"):
+            for shards in (1, 2, 4, 8):
+                name = f"{aggregation} of {shards}, {students} students"
+                settings = {"aggregation": aggregation, "num_students": students}
+                found[name] = of_votes(num_shards=shards, **settings)
     return found
 
 

@@ -39,11 +39,13 @@ class Consensus:
             `"median"` or `"trimmed_mean"` of the teachers' probabilities, which keep their doubt:
             more accurate and less private. `"trimmed_mean"` leaves out the highest and the lowest
             probability of each class. Defaults to `"votes"`.
-        num_students: Number of students that are trained on the labels of a round whose student
-            may be released. With more than one, that student is trained on their mean prediction
-            for the whole pool, which depends on members no more than they do. Defaults to 1.
-        self_training: Boolean. Whether the student to be released is trained on the predictions of
-            another one, for the whole pool, as it is with several students. Defaults to `False`.
+        num_students: Number of cross-fitted students. With more than one, the labelled samples of
+            a round whose student may be released are divided at random into as many folds, and
+            each student is trained without one fold. The student to be released is then trained
+            on their predictions for the whole pool: for each sample that of the student that has
+            not seen its label, and for samples without a label the mean. These predictions depend
+            on members no more than the labels do, and leave out what a label has in common with
+            no other. Defaults to 1: the student to be released is trained on the labels.
         fine_tuning_epochs: Epochs of the teachers in later rounds. Defaults to `None`: a quarter
             of those in the first round.
 
@@ -63,14 +65,12 @@ class Consensus:
     rounds: int = 2
     aggregation: str = "votes"
     num_students: int = 1
-    self_training: bool = False
     fine_tuning_epochs: int | None = None
 
     def __post_init__(self):
         counts = {"rounds": self.rounds, "num_students": self.num_students}
         _validate.integer_at_least(1, num_shards=self.num_shards, **counts)
         _validate.one_of(AGGREGATIONS, aggregation=self.aggregation)
-        _validate.boolean(self_training=self.self_training)
         if self.fine_tuning_epochs is not None:
             _validate.integer_at_least(1, fine_tuning_epochs=self.fine_tuning_epochs)
         if self.min_votes is not None:
@@ -102,8 +102,6 @@ class Consensus:
             words.append(f"fine-tuned for {self.fine_tuning_epochs} epochs")
         if self.num_students > 1:
             words.append(f"{self.num_students} students")
-        elif self.self_training:
-            words.append("self-training")
         return ", ".join(words)
 
     @property

@@ -10,6 +10,8 @@ import numpy as np
 from keras_dmp._classifier import forward, fresh, probabilities
 from keras_dmp._classifier.outputs import StreamedCheck
 from keras_dmp._data import arrays
+from keras_dmp._training.epoch_checkpoints import seed_of
+from keras_dmp._training.resident import new_seed
 from keras_dmp._warnings import warn
 from keras_dmp.reference.label_format import LabelFormat
 from keras_dmp.reference.labeled_reference import LabeledReference
@@ -18,16 +20,19 @@ from keras_dmp.reference.selector import EntropyReferenceSelector, selector_amon
 from keras_dmp.trainer import phases, shard_training, shards
 from keras_dmp.trainer.best_round import BestRound
 from keras_dmp.trainer.consensus_round import ConsensusRound
+from keras_dmp.trainer.folds import Folds
 from keras_dmp.trainer.phases import Trained
 from keras_dmp.trainer.pupil import Pupil
 from keras_dmp.trainer.run import Run
 from keras_dmp.trainer.votes import Votes, combined
 
 # First numbers of the phases, from which their seeds are derived; see `phases` for plain DMP.
-_TEACHERS, _STUDENTS = 1, 2
+_TEACHERS, _STUDENTS, _FOLDS = 1, 2, 3
 # Index of the student of all agreed samples; others are counted from 1.
 _BASIS = 0
 _FEWEST = 2
+# Settings of a distillation from students: they pass on their probabilities.
+_SOFT = {"labels": "soft"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,9 +65,9 @@ class _Basis:
     The selector does not narrow these, whatever it does to the student to be released: samples
     that a student is sure of, chosen from round to round, would confirm its mistakes.
 
-    If the round's student may be released and has all these samples too, the basis is that student:
-    with several students or self-training, one of the students' predictions for the whole pool. If
-    the selector has narrowed them, it is one more student, trained on the labels alone.
+    If the round's student may be released and has all these samples too, the basis is that student,
+    whether it learned the labels or predictions of other students. If the selector has narrowed
+    them, it is one more student, trained on the labels alone.
 
     Attributes:
         weights: From which the next teachers start.
@@ -132,9 +137,15 @@ class Rounds:
             report = self._report(number, votes, rows, of_teachers)
             phases.announce(f"Consensus, {report}", run)
             callbacks = run.arguments.callbacks if is_candidate else []
-            student, of_students = self._train_students(
-                labeled, number, callbacks, is_last=is_last, is_candidate=is_candidate
+            learned, of_students = labeled, []
+            if is_candidate and self._consensus.num_students > 1:
+                learned, of_students = self._cross_fitted(outputs, rows, number)
+            phases.announce(f"Consensus, round {number}: training the student", run)
+            settings = {} if learned is labeled else _SOFT
+            student, last = self._train_last(
+                learned, number, len(of_students) + 1, callbacks, is_last=is_last, **settings
             )
+            of_students.append(last)
             reports.append(
                 dataclasses.replace(
                     report,
@@ -263,42 +274,39 @@ class Rounds:
         ]
         return np.concatenate(parts)
 
-    def _train_students(
-        self,
-        labeled: LabeledReference,
-        number: int,
-        callbacks: list[Any],
-        *,
-        is_last: bool,
-        is_candidate: bool,
-    ) -> tuple[keras.Model, list[Trained]]:
-        """Train the students of a round; return the last one, and the training of each.
+    def _cross_fitted(
+        self, outputs: np.ndarray, rows: np.ndarray, number: int
+    ) -> tuple[LabeledReference, list[Trained]]:
+        """The whole pool with the predictions of students that have not seen these labels.
 
-        Several students and self-training improve the student to be released. The next teachers
-        start from one student, which costs less.
+        Only for a student that may be released: the next teachers start from another, which is
+        trained on the labels.
+
+        Args:
+            outputs: Labels for the whole pool, (samples, units).
+            rows: Positions of the samples whose labels count.
+            number: Number of the round.
+
+        Returns:
+            The labelled pool, and the training of each student.
         """
-        count, trained = self._consensus.num_students, []
-        phases.announce(f"Consensus, round {number}: training the student", self._run)
-        if not is_candidate or (count == 1 and not self._consensus.self_training):
-            student, one = self._train_last(labeled, number, 1, callbacks, is_last=is_last)
-            return student, [one]
-        kind = self._run.plan.kind
-        total = np.zeros((self._pool_size, kind.num_classes))
-        for index in range(1, count + 1):
-            student, one = self._train_student(labeled, number, index)
+        run, count = self._run, self._consensus.num_students
+        kind, seed = run.plan.kind, run.settings.seed
+        phases.announce(f"Consensus, round {number}: training {count} students", run)
+        seed = new_seed() if seed is None else seed_of(seed, _FOLDS, number)
+        folds = Folds.draw(run.plan.reference.digests, rows, count, seed)
+        total, trained = np.zeros((self._pool_size, kind.num_classes)), []
+        for fold in range(count):
+            labeled = self._reference(outputs, folds.seen(fold))
+            student, one = self._train_student(labeled, number, fold + 1)
             trained.append(one)
-            check = StreamedCheck(kind, f"outputs of student {index}")
-            for rows, found in self._outputs([student]):
+            shares = folds.shares(fold)[:, None]
+            check = StreamedCheck(kind, f"outputs of student {fold + 1}")
+            for part, found in self._outputs([student]):
                 check.add(found[0])
-                total[rows] += self._probabilities(found)[0]
-        mean = probabilities.outputs_of_probabilities(total / count, kind).astype(np.float32)
-        announced = f"Consensus, round {number}: training on the students' predictions"
-        phases.announce(announced, self._run)
-        everything = self._reference(mean)
-        student, one = self._train_last(
-            everything, number, count + 1, callbacks, is_last=is_last, labels="soft"
-        )
-        return student, [*trained, one]
+                total[part] += shares[part] * self._probabilities(found)[0]
+        mean = probabilities.outputs_of_probabilities(total, kind).astype(np.float32)
+        return self._reference(mean), trained
 
     def _train_last(
         self,

@@ -59,7 +59,7 @@ def draw_shards(digests: np.ndarray, groups: Any, num_shards: int, seed: int) ->
     Raises:
         ValueError: If there are fewer bundles of records than shards.
     """
-    bundles = _bundles(digests, groups)
+    bundles = bundles_of(digests, groups)
     sizes = np.bincount(bundles)
     if len(sizes) < num_shards:
         kind = "different records" if groups is None else "groups without a record in common"
@@ -67,17 +67,29 @@ def draw_shards(digests: np.ndarray, groups: Any, num_shards: int, seed: int) ->
             f"Expected at most as many shards as there are {kind} among the members. Received: "
             f"num_shards={num_shards} with {len(sizes)} {kind}"
         )
+    shard_of = partition(bundles, num_shards, seed)
+    return [np.flatnonzero(shard_of == shard) for shard in range(num_shards)]
+
+
+def partition(bundles: np.ndarray, num_parts: int, seed: int) -> np.ndarray:
+    """Part of each record, (samples,) int64, at random; the parts differ in size by little.
+
+    Args:
+        bundles: Number of the bundle of each record, from 0; a bundle is in one part.
+        num_parts: Number of parts.
+        seed: Seed of the draw.
+    """
+    sizes = np.bincount(bundles)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(sizes))
-    # The largest first, each into the smallest shard: sizes then differ by little.
+    # The largest first, each into the smallest part: sizes then differ by little.
     order = order[np.argsort(-sizes[order], kind="stable")]
-    shard_of, filled = np.empty(len(sizes), np.int64), np.zeros(num_shards, np.int64)
+    part_of, filled = np.empty(len(sizes), np.int64), np.zeros(num_parts, np.int64)
     for bundle in order:
-        shard = int(filled.argmin())
-        shard_of[bundle] = shard
-        filled[shard] += sizes[bundle]
-    of_record = shard_of[bundles]
-    return [np.flatnonzero(of_record == shard) for shard in range(num_shards)]
+        part = int(filled.argmin())
+        part_of[bundle] = part
+        filled[part] += sizes[bundle]
+    return part_of[bundles]
 
 
 def warn_of_missing_classes(shards: list[np.ndarray], labels: np.ndarray) -> None:
@@ -103,7 +115,7 @@ def warn_of_missing_classes(shards: list[np.ndarray], labels: np.ndarray) -> Non
         )
 
 
-def _bundles(digests: np.ndarray, groups: Any) -> np.ndarray:
+def bundles_of(digests: np.ndarray, groups: Any = None) -> np.ndarray:
     """Number of the bundle of each record: records that are equal or of one group, transitively."""
     records = _numbered(digests)
     if groups is None:

@@ -12,6 +12,7 @@ from keras import layers
 
 import keras_dmp
 from keras_dmp import Consensus, DMPTrainer, EntropyReferenceSelector, split_private
+from keras_dmp.trainer import phases
 
 LOGITS_LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -176,7 +177,6 @@ def test_the_selector_chooses_by_the_students_entropy(split):
         {"aggregation": "median"},
         pytest.param({"aggregation": "trimmed_mean"}, marks=pytest.mark.full),
         pytest.param({"num_students": 2}, marks=pytest.mark.full),
-        pytest.param({"self_training": True}, marks=pytest.mark.full),
         pytest.param({"rounds": 1}, marks=pytest.mark.full),
         pytest.param({"min_votes": 3}, marks=pytest.mark.full),
     ],
@@ -194,7 +194,7 @@ def test_all_settings_train_a_student_that_has_learned(split, settings):
     assert accuracy > 1 / nets.CLASSES + 0.12
     assert len(history.history["loss"]) == 6
     students = settings.get("num_students", 1)
-    expected = students + (students > 1 or settings.get("self_training", False))
+    expected = students + (students > 1)
     # Only the last round has a student to be released.
     counts = [len(of.student_histories) for of in trainer.rounds]
     assert counts == [*[1] * (len(trainer.rounds) - 1), expected]
@@ -415,7 +415,6 @@ def test_the_released_file_loads_without_the_library_and_holds_the_student(agree
         ({"num_shards": 3, "min_votes": 1}, "min_votes=1, num_shards=3"),
         ({"aggregation": "mean"}, "aggregation"),
         ({"aggregation": "trimmed_mean", "num_shards": 2}, "num_shards=2"),
-        ({"self_training": "yes"}, "self_training"),
         ({"fine_tuning_epochs": 0}, "fine_tuning_epochs"),
     ],
     ids=str,
@@ -432,8 +431,8 @@ def test_more_than_half_of_the_votes_are_needed(num_shards, needed):
 
 def test_different_settings_have_different_names():
     """Tables and pictures of a sweep show nothing else of them."""
-    changes = [{}, {"num_shards": 5}, {"min_votes": 4}, {"rounds": 1}, {"num_students": 2}]
-    changes += [{"self_training": True}, {"fine_tuning_epochs": 2}]
+    changes = [{}, {"num_shards": 5}, {"min_votes": 4}, {"rounds": 1}, {"fine_tuning_epochs": 2}]
+    changes += [{"num_students": 2}]
     found = [
         Consensus(aggregation=aggregation, **change)
         for aggregation in ("votes", "median", "trimmed_mean")
@@ -486,9 +485,35 @@ def test_a_label_temperature_is_that_of_each_teacher(split, aggregation):
     assert history.history["loss"] == pytest.approx([expected] * 3, rel=1e-4)
 
 
+def test_students_label_what_they_have_not_seen(split, monkeypatch):
+    """The released student learns, of each sample, what those predict that did not learn it."""
+    trained, train_student = [], phases.train_student
+
+    def recording(run, distiller, labeled, **settings):
+        found = train_student(run, distiller, labeled, **settings)
+        predicted = nets.softmax(distiller.student.predict(split.reference, verbose=0))
+        trained.append((np.asarray(labeled.x), np.asarray(labeled.encoded[0]), predicted))
+        return found
+
+    monkeypatch.setattr(phases, "train_student", recording)
+    trainer, _ = train(split, consensus=Consensus(num_shards=3, rounds=1, num_students=3))
+    *students, (x, labels, _) = trained
+    learned = np.stack(
+        [[(seen == row).all(axis=1).any() for row in split.reference] for seen, _, _ in students]
+    )
+    labeled = learned.any(axis=0)
+    assert labeled.sum() == trainer.rounds[0].num_kept < len(split.reference)
+    # Each labelled sample is learned by all students but one, and labelled by that one.
+    assert (learned.sum(axis=0) == 2 * labeled).all()
+    shares = np.where(labeled, ~learned, 1 / 3)
+    expected = np.einsum("ks,ksc->sc", shares, np.stack([p for _, _, p in students]))
+    np.testing.assert_array_equal(x, split.reference)
+    np.testing.assert_allclose(nets.softmax(labels), expected, atol=1e-5)
+
+
 def test_students_pass_on_their_own_predictions(split):
     """The label temperature is that of the teachers alone."""
-    consensus = Consensus(num_shards=2, rounds=1, aggregation="median", self_training=True)
+    consensus = Consensus(num_shards=2, rounds=1, aggregation="median", num_students=2)
     still = {"student_optimizer": keras.optimizers.SGD(0.0)}
     first, last = [], []
     for label_temperature in (1.0, 0.25):

@@ -1,0 +1,63 @@
+"""Folds of the reference samples, for students that label what they have not seen.
+
+Cross-fitting: Chernozhukov et al., Double/debiased machine learning, 2018, section 3.
+"""
+
+import dataclasses
+from typing import Self
+
+import numpy as np
+
+from keras_dmp.trainer.shards import bundles_of, partition
+from keras_dmp.trainer.votes import TooFewVotesError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Folds:
+    """Disjoint folds of the labelled samples of a pool, one for each student.
+
+    Attributes:
+        of_sample: Fold of each sample of the pool, (samples,), -1 for those without a label.
+        count: Number of folds.
+    """
+
+    of_sample: np.ndarray
+    count: int
+
+    @classmethod
+    def draw(cls, digests: np.ndarray, rows: np.ndarray, count: int, seed: int) -> Self:
+        """Draw folds of nearly equal size.
+
+        Equal samples are in one fold: a student would have seen the label of the other one.
+
+        Args:
+            digests: Hash of each sample of the pool as the model sees it, (samples,).
+            rows: Positions of the samples with a label.
+            count: Number of folds.
+            seed: Seed of the draw.
+
+        Raises:
+            TooFewVotesError: If there are fewer different samples with a label than folds.
+        """
+        bundles = bundles_of(digests[rows])
+        different = int(bundles.max(initial=-1)) + 1
+        if different < count:
+            raise TooFewVotesError(
+                "Expected at least as many different reference samples with enough votes as there "
+                f"are students. Received: num_students={count} with {different} different samples"
+            )
+        of_sample = np.full(len(digests), -1)
+        of_sample[rows] = partition(bundles, count, seed)
+        return cls(of_sample=of_sample, count=count)
+
+    def seen(self, fold: int) -> np.ndarray:
+        """Positions of the samples that the student of a fold learns from, ascending int64."""
+        return np.flatnonzero((self.of_sample >= 0) & (self.of_sample != fold))
+
+    def shares(self, fold: int) -> np.ndarray:
+        """What the prediction of this fold's student counts for each sample, (samples,) float64.
+
+        Everything for the samples of its fold, which it alone has not seen, and as much as that of
+        any other student for samples without a label.
+        """
+        return np.where(self.of_sample < 0, 1 / self.count, self.of_sample == fold)
