@@ -66,12 +66,11 @@ def rows(size):
         for shards in (4, 8):
             name = f"{aggregation.replace('_', ' ')} of {shards}"
             found[name] = of_votes(num_shards=shards, aggregation=aggregation)
-    for students in (2, 4):
-        for aggregation in ("votes", "median"):
-            for shards in (1, 2, 4, 8):
-                name = f"{aggregation} of {shards}, {students} students"
-                settings = {"aggregation": aggregation, "num_students": students}
-                found[name] = of_votes(num_shards=shards, **settings)
+    found["votes of 4, 2 students"] = of_votes(num_students=2)
+    for aggregation in ("votes", "median"):
+        for shards in (1, 2, 4, 8):
+            settings = {"num_shards": shards, "aggregation": aggregation}
+            found[f"{aggregation} of {shards}, 4 students"] = of_votes(num_students=4, **settings)
     return found
 
 
