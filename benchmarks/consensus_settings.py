@@ -1,6 +1,7 @@
 """Consensus with one setting changed at a time, beside DMP: accuracy, and the attack on the loss.
 
     python -m benchmarks.consensus_settings [--dataset grocery_baskets_small_net] [--seeds 1]
+    python -m benchmarks.consensus_settings --only students
 
 Trains each row on the split of the benchmark of defences, all by SGD with one rate and the same
 number of epochs, without a search, and prints accuracy on members and nonmembers and the AUC of
@@ -93,11 +94,13 @@ def main(arguments=None):
         "--dataset", choices=defense_cases.TASKS, default="grocery_baskets_small_net"
     )
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", default="", metavar="WORDS", help="rows with these words")
     options = parser.parse_args(arguments)
     task = defense_cases.TASKS[options.dataset]
     splits = [task.split(1.0, seed) for seed in range(options.seeds)]
     print("| setting | members | nonmembers | AUC loss | seconds |\n|---|---:|---:|---:|---:|")
-    for name, defense in rows(task.chosen[0]).items():
+    wanted = {n: row for n, row in rows(task.chosen[0]).items() if options.only in n}
+    for name, defense in wanted.items():
         with warnings.catch_warnings():
             # Shards of few members lack rare classes.
             warnings.simplefilter("ignore")

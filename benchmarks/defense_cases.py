@@ -185,7 +185,7 @@ def _consensus() -> list[Curve]:
 def _consensus_variants() -> list[Curve]:
     """Votes with other settings: what they cost and gain on the way to the frontier."""
     variants = {
-        "students": ((4, 2, 8), {"num_students": 4}),
+        "students": ((4, 2), {"num_students": 4}),
         "unanimous": ((4,), {"min_votes": 4}),
         "one_round": ((4, 2), {"rounds": 1}),
     }
