@@ -1,5 +1,7 @@
 """The choice of the round whose student is released."""
 
+import dataclasses
+
 import keras
 import numpy as np
 
@@ -7,6 +9,22 @@ from keras_dmp._classifier import forward, probabilities
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.trainer.phases import Trained
 from keras_dmp.trainer.run import Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Labels:
+    """What the student of a round learns.
+
+    Attributes:
+        reference: The samples that it learns, with their labels.
+        rows: Their positions in the pool.
+        outputs: Labels for the whole pool, (samples, units), for cross-fitted students; None
+            without these.
+    """
+
+    reference: LabeledReference
+    rows: np.ndarray
+    outputs: np.ndarray | None
 
 
 class BestRound:
@@ -21,7 +39,7 @@ class BestRound:
     Attributes:
         chooses: Whether there is validation data to choose by.
         number: The number of the best round.
-        labeled: What its student was trained on.
+        labels: What its student was trained on.
         trained: The training of its student.
     """
 
@@ -31,15 +49,22 @@ class BestRound:
         self.chooses = validation is not None
         self._data = validation and validation.in_memory(run.plan.student, run.plan.kind)
         self._accuracy, self._values = -1.0, None
-        self.labeled: LabeledReference | None = None
+        self.labels: Labels | None = None
         self.trained: Trained | None = None
 
     def see(
-        self, student: keras.Model, number: int, labeled: LabeledReference, trained: Trained
+        self,
+        student: keras.Model | None,
+        number: int,
+        labels: Labels,
+        trained: Trained | None,
     ) -> float | None:
-        """Consider the student of a round; return its accuracy."""
+        """Consider the student of a round; return its accuracy.
+
+        Without validation data the last round is the best one, and needs no student yet.
+        """
         if self._data is None:
-            self.number, self.labeled, self.trained = number, labeled, trained
+            self.number, self.labels, self.trained = number, labels, trained
             return None
         outputs = forward.predict(student, self._data.x)
         predicted = probabilities.predicted_classes(
@@ -50,7 +75,7 @@ class BestRound:
         accuracy = float(np.mean(known & (predicted == self._data.labels)))
         if accuracy > self._accuracy:
             self.number, self._accuracy = number, accuracy
-            self.labeled, self.trained = labeled, trained
+            self.labels, self.trained = labels, trained
             self._values = [keras.ops.convert_to_numpy(one) for one in student.variables]
         return accuracy
 

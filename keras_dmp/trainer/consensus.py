@@ -40,12 +40,12 @@ class Consensus:
             more accurate and less private. `"trimmed_mean"` leaves out the highest and the lowest
             probability of each class. Defaults to `"votes"`.
         num_students: Number of cross-fitted students. With more than one, the labelled samples of
-            a round whose student may be released are divided at random into as many folds, and
-            each student is trained without one fold. The student to be released is then trained
-            on their predictions for the whole pool: for each sample that of the student that has
-            not seen its label, and for samples without a label the mean. These predictions depend
-            on members no more than the labels do, and leave out what a label has in common with
-            no other. Defaults to 1: the student to be released is trained on the labels.
+            the last or most accurate round are divided at random into as many folds, and each
+            student is trained without one fold. The student to be released is then trained on
+            their predictions for the whole pool: for each sample that of the student that has not
+            seen its label, and for samples without a label the mean. These predictions depend on
+            members no more than the labels do, and leave out what a label has in common with no
+            other. Defaults to 1: the student to be released is trained on the labels.
         fine_tuning_epochs: Epochs of the teachers in later rounds. Defaults to `None`: a quarter
             of those in the first round.
 

@@ -18,7 +18,7 @@ from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selection import Criteria, ReferenceSummary, Selection, StreamedSelection
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 from keras_dmp.trainer import phases, shard_training, shards
-from keras_dmp.trainer.best_round import BestRound
+from keras_dmp.trainer.best_round import BestRound, Labels
 from keras_dmp.trainer.consensus_round import ConsensusRound
 from keras_dmp.trainer.folds import Folds
 from keras_dmp.trainer.phases import Trained
@@ -31,8 +31,6 @@ _TEACHERS, _STUDENTS, _FOLDS = 1, 2, 3
 # Index of the student of all agreed samples; others are counted from 1.
 _BASIS = 0
 _FEWEST = 2
-# Settings of a distillation from students: they pass on their probabilities.
-_SOFT = {"labels": "soft"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,9 +63,9 @@ class _Basis:
     The selector does not narrow these, whatever it does to the student to be released: samples
     that a student is sure of, chosen from round to round, would confirm its mistakes.
 
-    If the round's student may be released and has all these samples too, the basis is that student,
-    whether it learned the labels or predictions of other students. If the selector has narrowed
-    them, it is one more student, trained on the labels alone.
+    If the round's student may be released and has all these samples too, the basis is that student.
+    If the selector has narrowed them, it is one more student. Cross-fitted students are trained at
+    the end: teachers that started from one gained nothing by a second round.
 
     Attributes:
         weights: From which the next teachers start.
@@ -106,7 +104,7 @@ class Rounds:
         self._num_students = 0
         # Built and compiled before any training, so that errors are found first.
         self._distiller = run.distiller(plan.student, has_teacher=False, **self._distillation)
-        self._pupils: dict[bool, Pupil] = {}
+        self._pupil: Pupil | None = None
         more = range(1, len(self._shards))
         self._teachers = [plan.teacher, *(run.fresh_model(_TEACHERS, 0, one) for one in more)]
         self._at_once = None
@@ -117,6 +115,7 @@ class Rounds:
     def train(self) -> Agreed:
         """Train everything; the plan's student is the one to be released."""
         run, basis, reports = self._run, None, []
+        crosses = self._consensus.num_students > 1
         best = BestRound(run)
         for number in range(1, self._consensus.rounds + 1):
             of_teachers = self._train_teachers(number, basis)
@@ -124,7 +123,7 @@ class Rounds:
             kept = np.flatnonzero(votes.kept)
             votes.require_kept(_FEWEST)
             is_last = number == self._consensus.rounds
-            # Every round's student may be released if there is something to choose by.
+            # Every round's labels may be the best if there is something to choose by.
             is_candidate = is_last or best.chooses
             labeled = everything = self._reference(outputs, kept)
             ranking = basis
@@ -136,21 +135,20 @@ class Rounds:
             rows = kept if labeled.selection is None else labeled.indices
             report = self._report(number, votes, rows, of_teachers)
             phases.announce(f"Consensus, {report}", run)
-            callbacks = run.arguments.callbacks if is_candidate else []
-            learned, of_students = labeled, []
-            if is_candidate and self._consensus.num_students > 1:
-                learned, of_students = self._cross_fitted(outputs, rows, number)
-            phases.announce(f"Consensus, round {number}: training the student", run)
-            settings = {} if learned is labeled else _SOFT
-            student, last = self._train_last(
-                learned, number, len(of_students) + 1, callbacks, is_last=is_last, **settings
-            )
-            of_students.append(last)
+            labels = Labels(reference=labeled, rows=rows, outputs=outputs if crosses else None)
+            student, of_students = None, []
+            # Without a choice, cross-fitted students need none that has learned all labels.
+            if not (crosses and is_last) or best.chooses:
+                phases.announce(f"Consensus, round {number}: training the student", run)
+                callbacks = run.arguments.callbacks if is_candidate and not crosses else []
+                releases = is_last and not crosses
+                student, one = self._train_last(labeled, number, 1, callbacks, is_last=releases)
+                of_students = [one]
+            accuracy = best.see(student, number, labels, of_students[-1] if of_students else None)
+            histories = tuple(one.history for one in of_students)
             reports.append(
                 dataclasses.replace(
-                    report,
-                    student_histories=tuple(one.history for one in of_students),
-                    validation_accuracy=best.see(student, number, labeled, of_students[-1]),
+                    report, student_histories=histories, validation_accuracy=accuracy
                 )
             )
             if is_last:
@@ -162,14 +160,26 @@ class Rounds:
                 basis = self._train_basis(everything, number, announced)
             else:
                 basis = ranking
-        best.keep(student)
-        if best.labeled.selection is not None:
-            self._selector.restore(best.labeled)
-        reports[best.number - 1] = dataclasses.replace(reports[best.number - 1], is_released=True)
+        released = reports[best.number - 1]
+        if crosses:
+            of_students = self._train_crossed(
+                best.labels, best.number, len(released.student_histories)
+            )
+            trained = of_students[-1]
+            histories = tuple(one.history for one in of_students)
+            released = dataclasses.replace(
+                released, student_histories=released.student_histories + histories
+            )
+        else:
+            best.keep(student)
+            trained = best.trained
+        if best.labels.reference.selection is not None:
+            self._selector.restore(best.labels.reference)
+        reports[best.number - 1] = dataclasses.replace(released, is_released=True)
         return Agreed(
             teachers=tuple(self._teachers),
             rounds=tuple(reports),
-            trained=best.trained,
+            trained=trained,
             num_students=self._num_students,
         )
 
@@ -274,39 +284,42 @@ class Rounds:
         ]
         return np.concatenate(parts)
 
-    def _cross_fitted(
-        self, outputs: np.ndarray, rows: np.ndarray, number: int
-    ) -> tuple[LabeledReference, list[Trained]]:
-        """The whole pool with the predictions of students that have not seen these labels.
-
-        Only for a student that may be released: the next teachers start from another, which is
-        trained on the labels.
+    def _train_crossed(self, labels: Labels, number: int, earlier: int) -> list[Trained]:
+        """Train the student to be released on labels of students that have not seen theirs.
 
         Args:
-            outputs: Labels for the whole pool, (samples, units).
-            rows: Positions of the samples whose labels count.
+            labels: Labels of the round.
             number: Number of the round.
+            earlier: Number of students that the round has trained already.
 
         Returns:
-            The labelled pool, and the training of each student.
+            The training of each student; the last one is to be released.
         """
         run, count = self._run, self._consensus.num_students
         kind, seed = run.plan.kind, run.settings.seed
-        phases.announce(f"Consensus, round {number}: training {count} students", run)
+        phases.announce(
+            f"Consensus: training {count} students on the labels of round {number}", run
+        )
         seed = new_seed() if seed is None else seed_of(seed, _FOLDS, number)
-        folds = Folds.draw(run.plan.reference.digests, rows, count, seed)
+        folds = Folds.draw(run.plan.reference.digests, labels.rows, count, seed)
         total, trained = np.zeros((self._pool_size, kind.num_classes)), []
         for fold in range(count):
-            labeled = self._reference(outputs, folds.seen(fold))
-            student, one = self._train_student(labeled, number, fold + 1)
+            index = earlier + fold + 1
+            labeled = self._reference(labels.outputs, folds.seen(fold))
+            student, one = self._train_student(labeled, number, index)
             trained.append(one)
             shares = folds.shares(fold)[:, None]
-            check = StreamedCheck(kind, f"outputs of student {fold + 1}")
+            check = StreamedCheck(kind, f"outputs of student {index}")
             for part, found in self._outputs([student]):
                 check.add(found[0])
                 total[part] += shares[part] * self._probabilities(found)[0]
         mean = probabilities.outputs_of_probabilities(total, kind).astype(np.float32)
-        return self._reference(mean), trained
+        phases.announce("Consensus: training the student on their predictions", run)
+        index, callbacks = earlier + count + 1, run.arguments.callbacks
+        _, last = self._train_last(
+            self._reference(mean), number, index, callbacks, is_last=True, labels="soft"
+        )
+        return [*trained, last]
 
     def _train_last(
         self,
@@ -323,7 +336,7 @@ class Rounds:
             # The selector has nothing to choose from.
             callbacks = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
         if not is_last:
-            return self._train_student(labeled, number, index, callbacks, **settings)
+            return self._train_student(labeled, number, index, callbacks)
         run, distiller = self._run, self._distiller
         self._num_students += 1
         if settings:
@@ -337,15 +350,13 @@ class Rounds:
         number: int,
         index: int,
         callbacks: Sequence[Any] = (),
-        **settings: Any,
     ) -> tuple[keras.Model, Trained]:
         """Train a fresh student; the same model serves all of them."""
         self._num_students += 1
         numbers = (_STUDENTS, number, index)
-        pupil = self._pupils.get(bool(settings))
-        if pupil is None:
-            pupil = Pupil(self._run, {**self._distillation, **settings})
-            self._pupils[bool(settings)] = pupil
+        if self._pupil is None:
+            self._pupil = Pupil(self._run, self._distillation)
+        pupil = self._pupil
         pupil.renew(*numbers)
         of_phase = {"phase": f"round_{number}_student_{index}", "numbers": (*numbers, 1)}
         trained = phases.train_student(

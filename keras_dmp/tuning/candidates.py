@@ -20,8 +20,10 @@ _CLOSEST = 1.1
 _FEWEST = 2
 
 _SOFT, _HARD = Point(), Point(labels="hard")
-_PAIR = Point(labels="hard", consensus=Consensus(num_shards=2))
-_FOUR = Point(labels="hard", consensus=Consensus(num_shards=4))
+_PAIR, _FOUR = (
+    Point(labels="hard", consensus=Consensus(num_shards=shards, num_students=4))
+    for shards in (2, 4)
+)
 _KINDS = (
     _SOFT,
     _HARD,
@@ -29,9 +31,10 @@ _KINDS = (
     _FOUR,
     Point(temperature=2.0),
     Point(temperature=0.5),
-    Point(labels="hard", consensus=Consensus(num_shards=2, rounds=1)),
-    Point(consensus=Consensus(num_shards=4, aggregation="median")),
-    Point(labels="hard", consensus=Consensus(num_shards=8)),
+    Point(labels="hard", consensus=Consensus(num_shards=2)),
+    Point(labels="hard", consensus=Consensus(num_shards=4)),
+    Point(consensus=Consensus(num_shards=4, aggregation="median", num_students=4)),
+    Point(labels="hard", consensus=Consensus(num_shards=8, num_students=4)),
     Point(temperature=4.0),
 )
 _SHARES = (0.5, 1.0, 0.25, 0.75, 0.125, 0.375)
@@ -145,7 +148,8 @@ def name(point: Point) -> str:
         return f"{chosen}_{point.labels}_{point.temperature:g}"
     consensus = point.consensus
     rule = f"{consensus.votes_needed}_of_{consensus.num_shards}_{consensus.aggregation}"
-    return f"{chosen}_{rule}_{consensus.rounds}"
+    students = f"_{consensus.num_students}_students" if consensus.num_students > 1 else ""
+    return f"{chosen}_{rule}_{consensus.rounds}{students}"
 
 
 def cost(point: Point, *, pool: int, members: int, has_validation: bool) -> int:
@@ -163,14 +167,18 @@ def cost(point: Point, *, pool: int, members: int, has_validation: bool) -> int:
     size = _size(point, pool)
     if point.consensus is None:
         return size
-    rounds = point.consensus.rounds
+    rounds, students = point.consensus.rounds, point.consensus.num_students
     # Teachers of later rounds train for a quarter of the epochs.
     teachers = round(members * (1 + (rounds - 1) / 4))
+    # Each of several students passes all folds but one, and the one to be released the whole pool.
+    crossed = 0 if students == 1 else (students - 1) * size + pool
+    # The last round's labels train a student that is released, or compared by validation data.
+    last = int(students == 1 or has_validation)
     if point.size is None:
-        return teachers + pool * rounds
+        return teachers + pool * (rounds - 1 + last) + crossed
     ranks = rounds == 1 and point.order != "random"
-    whole = rounds - 1 + ranks
-    return teachers + pool * whole + size * (rounds if has_validation else 1)
+    candidates = rounds if has_validation else last
+    return teachers + pool * (rounds - 1 + ranks) + size * candidates + crossed
 
 
 def trainings(points: Sequence[Point], num_students: int) -> dict[str, int]:

@@ -224,6 +224,32 @@ def test_the_best_round_on_validation_data_is_released(split):
     assert len(selector.indices_) == 60
 
 
+def test_several_students_learn_the_labels_of_the_best_round(split):
+    """Rounds are compared by students of the labels alone; the callbacks see only the last one."""
+    seen = Epochs()
+    selector = EntropyReferenceSelector(60, balance_classes=True)
+    fit = {"validation_data": split.validation, "epochs": 2}
+    settings = {"num_shards": 3, "rounds": 2, "fine_tuning_epochs": 12}
+    one, _ = train(split, consensus=Consensus(**settings), selector=selector, fit=fit)
+    trainer, history = train(
+        split,
+        consensus=Consensus(num_students=2, **settings),
+        selector=selector,
+        fit=fit | {"callbacks": [seen]},
+    )
+    assert seen.epochs == 2
+    released = next(of for of in trainer.rounds if of.is_released)
+    # Teachers and votes are those of a consensus with one student.
+    assert [str(of) for of in trainer.rounds] == [str(of) for of in one.rounds]
+    assert trainer.rounds[0].validation_accuracy == one.rounds[0].validation_accuracy
+    others = [of for of in trainer.rounds if not of.is_released]
+    assert [len(of.student_histories) for of in (released, *others)] == [4, 1]
+    assert history.history["loss"] == released.student_histories[-1]["loss"]
+    # The selector reports the labels that count, and the student learns the whole pool.
+    assert history.history["reference_size"] == [len(split.reference)] * 2
+    assert len(selector.indices_) == 60
+
+
 class Breaks(keras.callbacks.Callback):
     """Destroys the student of the second training."""
 

@@ -109,6 +109,14 @@ def test_cost_counts_samples():
     single = Point(size=50, consensus=Consensus(num_shards=2, rounds=1))
     assert candidates.cost(single, **sizes) == 400 + 1000 + 50
     assert candidates.cost(dataclasses.replace(single, order="random"), **sizes) == 400 + 50
+    # Four students pass three of four folds each, and the released one the whole pool.
+    several = Consensus(num_shards=2, rounds=2, num_students=4)
+    crossed, of_few = Point(consensus=several), Point(size=50, consensus=several)
+    assert candidates.cost(crossed, **sizes) == 500 + 1000 + 4000
+    assert candidates.cost(of_few, **sizes) == 500 + 1000 + 150 + 1000
+    # Validation data chooses among the students of the labels.
+    assert candidates.cost(crossed, **validated) == 500 + 2 * 1000 + 4000
+    assert candidates.cost(of_few, **validated) == 500 + 1000 + 2 * 50 + 150 + 1000
 
 
 def test_time_left_is_that_of_what_was_trained(capsys, monkeypatch):
