@@ -34,7 +34,8 @@ class Consensus:
         rounds: Number of rounds, at least 1. Later rounds help on some data and hurt on others.
             With `validation_data`, the student of the round with the highest accuracy on it is
             released, and the selector and the callbacks of `fit` serve the last student of each
-            round; without, that of the last round is released. Defaults to 2.
+            round; without, that of the last round is released. With several students, the
+            callbacks serve the released one only. Defaults to 2.
         aggregation: How the kept samples are labelled: `"votes"`, the class with the most votes;
             `"median"` or `"trimmed_mean"` of the teachers' probabilities, which keep their doubt:
             more accurate and less private. `"trimmed_mean"` leaves out the highest and the lowest

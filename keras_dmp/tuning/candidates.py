@@ -20,6 +20,8 @@ _CLOSEST = 1.1
 _FEWEST = 2
 
 _SOFT, _HARD = Point(), Point(labels="hard")
+# Cross-fitted students: of all members' teacher, and of votes.
+_ONE = Point(labels="hard", consensus=Consensus(num_shards=1, rounds=1, num_students=4))
 _PAIR, _FOUR = (
     Point(labels="hard", consensus=Consensus(num_shards=shards, num_students=4))
     for shards in (2, 4)
@@ -27,6 +29,7 @@ _PAIR, _FOUR = (
 _KINDS = (
     _SOFT,
     _HARD,
+    _ONE,
     _PAIR,
     _FOUR,
     Point(temperature=2.0),
@@ -45,12 +48,13 @@ _FIRST = (
     (_SOFT, "lowest", 0.5),
     (_HARD, "lowest", 0.5),
     (_SOFT, "lowest", 1.0),
+    (_ONE, "lowest", 0.5),
     (_PAIR, "lowest", 1.0),
     (_SOFT, "lowest", 0.25),
-    (_HARD, "lowest", 1.0),
     (_FOUR, "lowest", 1.0),
     (Point(temperature=2.0), "lowest", 0.5),
     (_SOFT, "random", 0.5),
+    (_HARD, "lowest", 1.0),
     (_HARD, "lowest", 0.25),
     (_PAIR, "lowest", 0.5),
     (Point(temperature=0.5), "lowest", 0.5),

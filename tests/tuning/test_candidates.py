@@ -26,7 +26,7 @@ def test_the_list_starts_with_what_differs_most_and_repeats_nothing():
     assert {point.labels for point in first} == {"soft", "hard"}
     assert {point.order for point in first} == {"lowest", "random"}
     assert {point.size for point in first} >= {None, 500, 250}
-    assert {point.consensus and point.consensus.num_shards for point in first} == {None, 2, 4}
+    assert {point.consensus and point.consensus.num_shards for point in first} == {None, 1, 2, 4}
     assert {point.temperature for point in space} == {0.5, 1.0, 2.0, 4.0}
     # The whole pool is one choice, whatever the order.
     assert all(point.order == "lowest" for point in space if point.size is None)
