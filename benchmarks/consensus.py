@@ -34,6 +34,7 @@ RIVALS = (
 )
 FRONTIER = (
     *("consensus_students", "consensus_unanimous", "consensus_one_round"),
+    *("dmp_soft_crossed", "dmp_hard_crossed"),
     *("dmp_sharp", "dmp_clipped", "dmp_without_exposed", "dmp_twice"),
 )
 ROWS = (*defense_shadows.CORE, *RIVALS, *FRONTIER)

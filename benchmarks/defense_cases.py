@@ -116,6 +116,7 @@ def curves(task: Task, scale: float) -> dict[str, Curve]:
             cost=3,
         ),
         *_consensus_variants(),
+        *_crossed(chosen[0]),
         Curve(
             name="dmp_sharp",
             defense="dmp",
@@ -200,6 +201,21 @@ def _consensus_variants() -> list[Curve]:
             cost=6 if "num_students" in settings else 4,
         )
         for name, (shards, settings) in variants.items()
+    ]
+
+
+def _crossed(size: int) -> list[Curve]:
+    """DMP whose students are cross-fitted: a consensus of one teacher."""
+    one = functools.partial(keras_dmp.Consensus, num_shards=1, rounds=1, num_students=4)
+    consensus = {"soft": one(aggregation="median"), "hard": one()}
+    return [
+        Curve(
+            name=f"dmp_{labels}_crossed",
+            defense="dmp",
+            fixed={"size": size, "consensus": consensus[labels]},
+            cost=5,
+        )
+        for labels in ("soft", "hard")
     ]
 
 

@@ -345,6 +345,7 @@ def test_every_defense_has_a_curve_of_three_points():
             pools = ("dmp_soft_pool", "dmp_hard_pool")
             variants = ("consensus_students", "consensus_unanimous", "consensus_one_round")
             teachers = ("dmp_clipped", "dmp_without_exposed", "dmp_twice")
+            variants += ("dmp_soft_crossed", "dmp_hard_crossed")
             alone = ("none", "dmp_random", "dmp_highest", "dmp_sharp", *pools, *variants, *teachers)
             assert len(set(curve.values)) >= (1 if curve.name in alone else 3), curve.name
 
