@@ -67,6 +67,9 @@ def rows(size):
         for shards in (4, 8):
             name = f"{aggregation.replace('_', ' ')} of {shards}"
             found[name] = of_votes(num_shards=shards, aggregation=aggregation)
+    for labels, aggregation in (("soft", "median"), ("hard", "votes")):
+        one = Consensus(num_shards=1, rounds=1, aggregation=aggregation, num_students=4)
+        found[f"DMP, {labels} labels, 4 students"] = get("dmp", size=size, consensus=one)
     found["votes of 4, 2 students"] = of_votes(num_students=2)
     for aggregation in ("votes", "median"):
         for shards in (1, 2, 4, 8):

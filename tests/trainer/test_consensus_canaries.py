@@ -1,7 +1,5 @@
 """Mislabelled members are found less often with a consensus than with hard labels."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
