@@ -302,7 +302,7 @@ class Rounds:
         )
         seed = new_seed() if seed is None else seed_of(seed, _FOLDS, number)
         folds = Folds.draw(run.plan.reference.digests, labels.rows, count, seed)
-        total, trained = np.zeros((self._pool_size, kind.num_classes)), []
+        total, trained = np.zeros((self._pool_size, kind.num_classes), np.float32), []
         for fold in range(count):
             index = earlier + fold + 1
             labeled = self._reference(labels.outputs, folds.seen(fold))
@@ -313,7 +313,7 @@ class Rounds:
             for part, found in self._outputs([student]):
                 check.add(found[0])
                 total[part] += shares[part] * self._probabilities(found)[0]
-        mean = probabilities.outputs_of_probabilities(total, kind).astype(np.float32)
+        mean = probabilities.outputs_of_probabilities(total, kind)
         phases.announce("Consensus: training the student on their predictions", run)
         index, callbacks = earlier + count + 1, run.arguments.callbacks
         _, last = self._train_last(
