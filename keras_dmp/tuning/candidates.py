@@ -67,12 +67,15 @@ class Measured:
 
     Attributes:
         point: Its settings.
+        size: Number of reference samples used: fewer than its settings ask for if no more have
+            enough votes.
         accuracy: Its accuracy.
         risk: Upper end of the interval of its risk.
         is_within: Whether the risk is within the limit.
     """
 
     point: Point
+    size: int
     accuracy: float
     risk: float
     is_within: bool
@@ -98,7 +101,7 @@ def fixed_budget(budget: int) -> int:
     return budget - int(_REFINING * budget)
 
 
-def refined(found: Sequence[Measured], pool: int) -> Point | None:
+def refined(found: Sequence[Measured]) -> Point | None:
     """A further size of settings that have been measured with others, or None.
 
     Between a size within the limit and the next larger one above it lies the most accurate student
@@ -108,23 +111,22 @@ def refined(found: Sequence[Measured], pool: int) -> Point | None:
 
     Args:
         found: What has been measured.
-        pool: Number of reference samples.
 
     Example:
-    >>> small = Measured(point=Point(size=100), accuracy=0.6, risk=0.55, is_within=True)
-    >>> large = Measured(point=Point(size=400), accuracy=0.7, risk=0.65, is_within=False)
-    >>> refined([small, large], 1_000).size
+    >>> small = Measured(point=Point(size=100), size=100, accuracy=0.6, risk=0.55, is_within=True)
+    >>> large = Measured(point=Point(size=400), size=400, accuracy=0.7, risk=0.65, is_within=False)
+    >>> refined([small, large]).size
     200
     """
     tried = {one.point for one in found}
     gaps, smallest = [], []
     for line in _lines(found):
-        line = sorted(line, key=lambda one: _size(one.point, pool))
+        line = sorted(line, key=lambda one: one.size)
         smallest.append(line[0])
         for inner, outer in itertools.pairwise(line):
-            low, high = _size(inner.point, pool), _size(outer.point, pool)
-            if inner.is_within and not outer.is_within and high >= _CLOSEST**2 * low:
-                size = round(math.sqrt(low * high))
+            is_wide = outer.size >= _CLOSEST**2 * inner.size
+            if inner.is_within and not outer.is_within and is_wide:
+                size = round(math.sqrt(inner.size * outer.size))
                 point = dataclasses.replace(inner.point, size=size)
                 gaps.append((inner.accuracy + outer.accuracy, point))
     new = [(accuracy, point) for accuracy, point in gaps if point not in tried]
@@ -133,7 +135,7 @@ def refined(found: Sequence[Measured], pool: int) -> Point | None:
     if any(one.is_within for one in found):
         return None
     for least in sorted(smallest, key=_value, reverse=True):
-        size = _size(least.point, pool) // 2
+        size = least.size // 2
         point = dataclasses.replace(least.point, size=size)
         if size >= _FEWEST and point not in tried:
             return point

@@ -292,12 +292,13 @@ class _Search:
             measured.append(
                 Measured(
                     point=one.point,
+                    size=one.facts["size"],
                     accuracy=accuracy,
                     risk=high,
                     is_within=high <= self.limits.max_risk,
                 )
             )
-        point = candidates.refined(measured, self.pipeline.pool_size)
+        point = candidates.refined(measured)
         if point is None or point in self._tried:
             return listed
         # The shadow models' share stays: with them, no size is refined.

@@ -13,9 +13,9 @@ from keras_dmp.tuning.progress import Progress, duration
 POOL = 1000
 
 
-def measured(size, accuracy, risk, limit=0.6, **settings):
-    point = Point(size=size, **settings)
-    return Measured(point=point, accuracy=accuracy, risk=risk, is_within=risk <= limit)
+def measured(size, accuracy, risk, limit=0.6, used=None, pool=POOL, **settings):
+    point, used = Point(size=size, **settings), used or size or pool
+    return Measured(point=point, size=used, accuracy=accuracy, risk=risk, is_within=risk <= limit)
 
 
 def test_the_list_starts_with_what_differs_most_and_repeats_nothing():
@@ -39,40 +39,50 @@ def test_sizes_of_a_tiny_pool_are_at_least_two():
 
 def test_a_size_between_one_within_and_one_above_the_limit():
     found = [measured(250, 0.60, 0.55), measured(None, 0.70, 0.65)]
-    assert candidates.refined(found, POOL) == Point(size=500)
+    assert candidates.refined(found) == Point(size=500)
     # The gap closes from one side.
     found.append(measured(500, 0.65, 0.61))
-    assert candidates.refined(found, POOL) == Point(size=354)
+    assert candidates.refined(found) == Point(size=354)
     found.append(measured(354, 0.62, 0.59))
-    assert candidates.refined(found, POOL) == Point(size=421)
+    assert candidates.refined(found) == Point(size=421)
 
 
 def test_the_gap_between_the_most_accurate_students_comes_first():
     soft = [measured(250, 0.60, 0.55), measured(500, 0.70, 0.65)]
     hard = [measured(250, 0.64, 0.58, labels="hard"), measured(500, 0.69, 0.62, labels="hard")]
-    assert candidates.refined([*soft, *hard], POOL) == Point(size=354, labels="hard")
+    assert candidates.refined([*soft, *hard]) == Point(size=354, labels="hard")
 
 
 def test_the_whole_pool_belongs_to_every_order():
     found = [measured(250, 0.60, 0.55, order="random"), measured(None, 0.70, 0.65)]
-    assert candidates.refined(found, POOL) == Point(size=500, order="random")
+    assert candidates.refined(found) == Point(size=500, order="random")
 
 
 def test_smaller_sizes_where_nothing_is_within_the_limit():
     found = [measured(250, 0.60, 0.75), measured(500, 0.55, 0.70, labels="hard")]
-    assert candidates.refined(found, POOL) == Point(size=250, labels="hard")
+    assert candidates.refined(found) == Point(size=250, labels="hard")
     # The least exposed settings are not those that give most for their risk.
     found = [measured(250, 0.40, 0.69), measured(500, 0.60, 0.70, labels="hard")]
-    assert candidates.refined(found, POOL) == Point(size=250, labels="hard")
+    assert candidates.refined(found) == Point(size=250, labels="hard")
     found.append(measured(250, 0.58, 0.61, labels="hard"))
-    assert candidates.refined(found, POOL) == Point(size=125, labels="hard")
+    assert candidates.refined(found) == Point(size=125, labels="hard")
 
 
 def test_nothing_to_refine_where_everything_is_within_or_the_gap_is_small():
-    assert candidates.refined([measured(None, 0.70, 0.55)], POOL) is None
+    assert candidates.refined([measured(None, 0.70, 0.55)]) is None
     close = [measured(500, 0.70, 0.59), measured(510, 0.71, 0.61)]
-    assert candidates.refined(close, POOL) is None
-    assert candidates.refined([measured(3, 0.5, 0.9), measured(2, 0.5, 0.9)], 3) is None
+    assert candidates.refined(close) is None
+    assert candidates.refined([measured(3, 0.5, 0.9), measured(2, 0.5, 0.9)]) is None
+
+
+def test_sizes_are_those_of_what_was_used():
+    """With a consensus the whole pool is what has enough votes."""
+    votes = {"labels": "hard", "consensus": Consensus()}
+    found = [measured(400, 0.60, 0.55, **votes), measured(None, 0.70, 0.65, used=900, **votes)]
+    assert candidates.refined(found) == Point(size=600, **votes)
+    # More than have enough votes are not asked for: the student would be the same.
+    found = [measured(700, 0.60, 0.55, **votes), measured(None, 0.70, 0.65, used=800, **votes)]
+    assert candidates.refined(found) is None
 
 
 @pytest.mark.parametrize(("budget", "fixed"), [(1, 1), (3, 3), (4, 3), (12, 9)])
