@@ -7,7 +7,7 @@ from keras_dmp import tune
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 OPTIMIZER = keras.optimizers.SGD(0.2, momentum=0.9)
-SEED, BUDGET, LIMIT = 3, 4, 0.9
+SEED, BUDGET, LIMIT = 3, 5, 0.9
 
 
 def build():
