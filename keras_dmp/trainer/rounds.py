@@ -136,21 +136,18 @@ class Rounds:
             report = self._report(number, votes, rows, of_teachers)
             phases.announce(f"Consensus, {report}", run)
             labels = Labels(reference=labeled, rows=rows, outputs=outputs if crosses else None)
-            student, of_students = None, []
+            student = trained = None
             # Without a choice, cross-fitted students need none that has learned all labels.
             if not (crosses and is_last) or best.chooses:
                 phases.announce(f"Consensus, round {number}: training the student", run)
-                callbacks = run.arguments.callbacks if is_candidate and not crosses else []
-                releases = is_last and not crosses
-                student, one = self._train_last(labeled, number, 1, callbacks, is_last=releases)
-                of_students = [one]
-            accuracy = best.see(student, number, labels, of_students[-1] if of_students else None)
-            histories = tuple(one.history for one in of_students)
-            reports.append(
-                dataclasses.replace(
-                    report, student_histories=histories, validation_accuracy=accuracy
-                )
-            )
+                if is_last and not crosses:
+                    student, trained = run.plan.student, self._train_released(labeled)
+                else:
+                    callbacks = self._callbacks(labeled) if is_candidate and not crosses else []
+                    student, trained = self._train_student(labeled, number, 1, callbacks)
+                report = _with_students(report, [trained])
+            accuracy = best.see(student, number, labels, trained)
+            reports.append(dataclasses.replace(report, validation_accuracy=accuracy))
             if is_last:
                 break
             if len(rows) == len(kept):
@@ -162,14 +159,10 @@ class Rounds:
                 basis = ranking
         released = reports[best.number - 1]
         if crosses:
-            of_students = self._train_crossed(
-                best.labels, best.number, len(released.student_histories)
-            )
+            earlier = len(released.student_histories)
+            of_students = self._train_crossed(best.labels, best.number, earlier)
             trained = of_students[-1]
-            histories = tuple(one.history for one in of_students)
-            released = dataclasses.replace(
-                released, student_histories=released.student_histories + histories
-            )
+            released = _with_students(released, of_students)
         else:
             best.keep(student)
             trained = best.trained
@@ -315,34 +308,23 @@ class Rounds:
                 total[part] += shares[part] * self._probabilities(found)[0]
         mean = probabilities.outputs_of_probabilities(total, kind)
         phases.announce("Consensus: training the student on their predictions", run)
-        index, callbacks = earlier + count + 1, run.arguments.callbacks
-        _, last = self._train_last(
-            self._reference(mean), number, index, callbacks, is_last=True, labels="soft"
-        )
-        return [*trained, last]
+        return [*trained, self._train_released(self._reference(mean), labels="soft")]
 
-    def _train_last(
-        self,
-        labeled: LabeledReference,
-        number: int,
-        index: int,
-        callbacks: list[Any],
-        *,
-        is_last: bool,
-        **settings: Any,
-    ) -> tuple[keras.Model, Trained]:
-        """Train the last student of a round, which may be the one to be released."""
-        if labeled.selection is None:
-            # The selector has nothing to choose from.
-            callbacks = [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
-        if not is_last:
-            return self._train_student(labeled, number, index, callbacks)
+    def _train_released(self, labeled: LabeledReference, **settings: Any) -> Trained:
+        """Train the student to be released; settings of the distillation override the run's."""
         run, distiller = self._run, self._distiller
         self._num_students += 1
         if settings:
             settings = {**self._distillation, **settings}
             distiller = run.distiller(run.plan.student, has_teacher=False, **settings)
-        return run.plan.student, phases.train_student(run, distiller, labeled, callbacks=callbacks)
+        return phases.train_student(run, distiller, labeled, callbacks=self._callbacks(labeled))
+
+    def _callbacks(self, labeled: LabeledReference) -> list[Any]:
+        """The callbacks of `fit`, without a selector that has nothing to choose from."""
+        callbacks = self._run.arguments.callbacks
+        if labeled.selection is not None:
+            return callbacks
+        return [one for one in callbacks if not isinstance(one, EntropyReferenceSelector)]
 
     def _train_student(
         self,
@@ -419,6 +401,12 @@ class Rounds:
             relabel_share=votes.relabel_share(rows),
             teacher_histories=tuple(one.history for one in trained),
         )
+
+
+def _with_students(report: ConsensusRound, trained: list[Trained]) -> ConsensusRound:
+    """The report of a round with the logs of further students."""
+    histories = (*report.student_histories, *(one.history for one in trained))
+    return dataclasses.replace(report, student_histories=histories)
 
 
 def _chosen(

@@ -42,8 +42,8 @@ def require(
             raise ValueError(f"Expected `seed` to be below 2**32. Received: seed={shown(seed)}")
     if directory is not None:
         _validate.path(directory=directory)
-    if directory is not None and seed is None:
-        raise ValueError(
-            "Expected `seed` to be an integer with `directory`: a resumed search must draw the "
-            "same random numbers as the interrupted one. Received: seed=None"
-        )
+        if seed is None:
+            raise ValueError(
+                "Expected `seed` to be an integer with `directory`: a resumed search must draw the "
+                "same random numbers as the interrupted one. Received: seed=None"
+            )

@@ -13,8 +13,8 @@ from keras_dmp.tuning.progress import Progress, duration
 POOL = 1000
 
 
-def measured(size, accuracy, risk, limit=0.6, used=None, pool=POOL, **settings):
-    point, used = Point(size=size, **settings), used or size or pool
+def measured(size, accuracy, risk, limit=0.6, used=None, **settings):
+    point, used = Point(size=size, **settings), used or size or POOL
     return Measured(point=point, size=used, accuracy=accuracy, risk=risk, is_within=risk <= limit)
 
 
