@@ -67,8 +67,8 @@ def rows(size):
         for shards in (4, 8):
             name = f"{aggregation.replace('_', ' ')} of {shards}"
             found[name] = of_votes(num_shards=shards, aggregation=aggregation)
-    for labels, aggregation in (("soft", "median"), ("hard", "votes")):
-        one = Consensus(num_shards=1, rounds=1, aggregation=aggregation, num_students=4)
+    for labels in ("soft", "hard"):
+        one = Consensus.of_one_teacher(num_students=4, labels=labels)
         found[f"DMP, {labels} labels, 4 students"] = get("dmp", size=size, consensus=one)
     found["votes of 4, 2 students"] = of_votes(num_students=2)
     for aggregation in ("votes", "median"):

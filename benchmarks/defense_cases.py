@@ -206,13 +206,12 @@ def _consensus_variants() -> list[Curve]:
 
 def _crossed(size: int) -> list[Curve]:
     """DMP whose students are cross-fitted: a consensus of one teacher."""
-    one = functools.partial(keras_dmp.Consensus, num_shards=1, rounds=1, num_students=4)
-    consensus = {"soft": one(aggregation="median"), "hard": one()}
+    one = functools.partial(keras_dmp.Consensus.of_one_teacher, num_students=4)
     return [
         Curve(
             name=f"dmp_{labels}_crossed",
             defense="dmp",
-            fixed={"size": size, "consensus": consensus[labels]},
+            fixed={"size": size, "consensus": one(labels=labels)},
             cost=5,
         )
         for labels in ("soft", "hard")

@@ -1,7 +1,7 @@
 """Settings of consensus: labels on which teachers that share no members agree."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from keras_dmp import _validate
 from keras_dmp._validate import shown
@@ -9,6 +9,8 @@ from keras_dmp.trainer.votes import AGGREGATIONS
 
 # Trimming drops the highest and the lowest; something must remain.
 _FEWEST_TO_TRIM = 3
+# With one teacher, every robust mean is its prediction.
+_AGGREGATION_OF_ONE = {"soft": "median", "hard": "votes"}
 _COUNTS = ("num_shards", "min_votes", "rounds", "num_students", "fine_tuning_epochs")
 
 
@@ -99,11 +101,38 @@ class Consensus:
             votes = "" if self.min_votes is None else f" with {self.min_votes} votes"
             rule = f"{self.aggregation.replace('_', ' ')} of {self.num_shards} shards{votes}"
         words = [rule, f"{self.rounds} round{'s' if self.rounds > 1 else ''}"]
+        if self.num_shards == self.rounds == 1 and self.min_votes is None:
+            words = [f"{self.labels} labels of one teacher"]
         if self.fine_tuning_epochs is not None:
             words.append(f"fine-tuned for {self.fine_tuning_epochs} epochs")
         if self.num_students > 1:
             words.append(f"{self.num_students} students")
         return ", ".join(words)
+
+    @classmethod
+    def of_one_teacher(cls, *, num_students: int, labels: str = "soft") -> Self:
+        """DMP with cross-fitted students: one teacher of all members, one round, no votes.
+
+        The same as `Consensus(num_shards=1, rounds=1, aggregation="median", num_students=...)`
+        with soft labels, and without an aggregation with hard ones. The selector chooses whose
+        labels are used, by the teacher's entropy as in plain DMP.
+
+        Args:
+            num_students: Number of cross-fitted students, at least 2.
+            labels: `"soft"` or `"hard"` labels of the teacher. Defaults to `"soft"`.
+
+        Raises:
+            TypeError: If `num_students` is not an integer.
+            ValueError: For values out of range.
+
+        Example:
+        >>> str(Consensus.of_one_teacher(num_students=4))
+        'soft labels of one teacher, 4 students'
+        """
+        _validate.integer_at_least(2, num_students=num_students)
+        _validate.one_of(_AGGREGATION_OF_ONE, labels=labels)
+        aggregation = _AGGREGATION_OF_ONE[labels]
+        return cls(num_shards=1, rounds=1, aggregation=aggregation, num_students=num_students)
 
     @property
     def votes_needed(self) -> int:

@@ -21,7 +21,7 @@ _FEWEST = 2
 
 _SOFT, _HARD = Point(), Point(labels="hard")
 # Cross-fitted students: of all members' teacher, and of votes.
-_ONE = Point(labels="hard", consensus=Consensus(num_shards=1, rounds=1, num_students=4))
+_ONE = Point(labels="hard", consensus=Consensus.of_one_teacher(num_students=4, labels="hard"))
 _PAIR, _FOUR = (
     Point(labels="hard", consensus=Consensus(num_shards=shards, num_students=4))
     for shards in (2, 4)

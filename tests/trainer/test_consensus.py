@@ -455,6 +455,36 @@ def test_more_than_half_of_the_votes_are_needed(num_shards, needed):
     assert Consensus(num_shards=num_shards).votes_needed == needed
 
 
+@pytest.mark.parametrize(
+    ("labels", "settings"),
+    [
+        ({}, {"aggregation": "median"}),
+        ({"labels": "soft"}, {"aggregation": "median"}),
+        ({"labels": "hard"}, {}),
+    ],
+    ids=["default", "soft", "hard"],
+)
+def test_one_teacher_with_cross_fitted_students(labels, settings):
+    one = Consensus.of_one_teacher(num_students=3, **labels)
+    assert one == Consensus(num_shards=1, rounds=1, num_students=3, **settings)
+    assert one.labels == labels.get("labels", "soft")
+    assert str(one) == f"{one.labels} labels of one teacher, 3 students"
+
+
+@pytest.mark.parametrize(
+    ("settings", "pattern"),
+    [
+        ({"num_students": 1}, "`num_students`.*num_students=1"),
+        ({"num_students": 2.5}, "`num_students`.*num_students=2.5"),
+        ({"num_students": 2, "labels": "median"}, "`labels`.*labels='median'"),
+        ({"num_students": 2, "labels": None}, "`labels`.*labels=None"),
+    ],
+)
+def test_settings_of_one_teacher_out_of_range_are_named(settings, pattern):
+    with pytest.raises((TypeError, ValueError), match=pattern):
+        Consensus.of_one_teacher(**settings)
+
+
 def test_different_settings_have_different_names():
     """Tables and pictures of a sweep show nothing else of them."""
     changes = [{}, {"num_shards": 5}, {"min_votes": 4}, {"rounds": 1}, {"fine_tuning_epochs": 2}]

@@ -71,7 +71,7 @@ def test_votes_expose_fewer_canaries_at_no_lower_accuracy():
 
 def test_cross_fitted_students_expose_fewer_canaries_at_no_lower_accuracy():
     """Students that have not seen the labels near a record pass on less of it."""
-    crossed = Consensus(num_shards=1, rounds=1, num_students=4)
+    crossed = Consensus.of_one_teacher(num_students=4, labels="hard")
     found = exposure_and_accuracy(labels=None, crossed=crossed)
     assert found["crossed"][0] < found["labels"][0] - 0.03
     assert found["crossed"][1] >= found["labels"][1]
