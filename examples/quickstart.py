@@ -262,8 +262,8 @@ def claims(reports, points):
         f"1.5 points of it ({-100 * lost_by_whole:+.1f})": (
             spared_by_whole >= 0.05 and lost_by_whole <= 0.015
         ),
-        f"4 students: AUC at least 0.01 below lowest entropy ({lowest.auc - crossed.auc:.3f}), at a "
-        f"cost of at most 1.5 points ({100 * (crossed.accuracy - lowest.accuracy):+.1f})": (
+        f"4 students: AUC at least 0.01 below lowest entropy ({lowest.auc - crossed.auc:.3f}), at "
+        f"a cost of at most 1.5 points ({100 * (crossed.accuracy - lowest.accuracy):+.1f})": (
             crossed.auc <= lowest.auc - 0.01 and crossed.accuracy >= lowest.accuracy - 0.015
         ),
         f"median of 4: accuracy within 1.5 points of undefended ({100 * gained:+.1f}), AUC at "
