@@ -40,12 +40,7 @@ class Folds:
             TooFewVotesError: If there are fewer different samples with a label than folds.
         """
         bundles = bundles_of(digests[rows])
-        different = int(bundles.max(initial=-1)) + 1
-        if different < count:
-            raise TooFewVotesError(
-                "Expected at least as many different reference samples with enough votes as there "
-                f"are students. Received: num_students={count} with {different} different samples"
-            )
+        require_enough(digests[rows], len(rows), count)
         of_sample = np.full(len(digests), -1)
         of_sample[rows] = partition(bundles, count, seed)
         return cls(of_sample=of_sample, count=count)
@@ -61,3 +56,21 @@ class Folds:
         any other student for samples without a label.
         """
         return np.where(self.of_sample < 0, 1 / self.count, self.of_sample == fold)
+
+
+def require_enough(digests: np.ndarray, most: int, num_students: int) -> None:
+    """Raise `TooFewVotesError` if some of several students would have no sample to label.
+
+    Args:
+        digests: Hash of each sample that may get a label, (samples,).
+        most: How many of them get one at most.
+        num_students: Number of students. A single one labels nothing.
+    """
+    if num_students == 1:
+        return
+    different = min(most, len(np.unique(digests)))
+    if different < num_students:
+        raise TooFewVotesError(
+            "Expected at least as many different reference samples with enough votes as there are "
+            f"students. Received: num_students={num_students} with {different} different samples"
+        )

@@ -20,7 +20,7 @@ from keras_dmp.reference.selector import EntropyReferenceSelector, selector_amon
 from keras_dmp.trainer import phases, shard_training, shards
 from keras_dmp.trainer.best_round import BestRound, Labels
 from keras_dmp.trainer.consensus_round import ConsensusRound
-from keras_dmp.trainer.folds import Folds
+from keras_dmp.trainer.folds import Folds, require_enough
 from keras_dmp.trainer.phases import Trained
 from keras_dmp.trainer.pupil import Pupil
 from keras_dmp.trainer.run import Run
@@ -83,7 +83,8 @@ class Rounds:
         run: Models, data and settings, with a consensus among them.
 
     Raises:
-        ValueError: If there are fewer members, or groups of members, than shards.
+        ValueError: If there are fewer members, or groups of members, than shards, or fewer
+            reference samples than students.
     """
 
     def __init__(self, run: Run):
@@ -99,6 +100,10 @@ class Rounds:
         self._pool, self._weights = pool.x, pool.sample_weight
         self._pool_size = plan.reference.num_samples
         self._selector = selector_among(run.arguments.callbacks)
+        most = self._pool_size
+        if self._selector is not None:
+            most = self._selector.criteria.wanted(most)
+        require_enough(plan.reference.digests, most, self._consensus.num_students)
         # The teachers' labels have theirs before they are aggregated; students pass on their own.
         self._distillation = {**settings.of_distillation(), "label_temperature": 1.0}
         self._num_students = 0

@@ -606,6 +606,17 @@ def test_fewer_members_than_shards(split, untrained):
         train(split, consensus=Consensus(), fit={"x": x[:3], "y": y[:3]})
 
 
+def test_fewer_reference_samples_than_students(split, untrained):
+    """Known before any votes are counted: the selector asks for too few, or too few differ."""
+    consensus = Consensus.of_one_teacher(num_students=4)
+    few = {"selector": EntropyReferenceSelector(size=3)}
+    with pytest.raises(ValueError, match="num_students=4 with 3 different"):
+        train(split, consensus=consensus, **few)
+    equal = {"reference": np.repeat(split.reference[:2], 20, axis=0)}
+    with pytest.raises(ValueError, match="num_students=4 with 2 different"):
+        train(split, consensus=consensus, selector=None, fit=equal)
+
+
 def test_fewer_groups_than_shards(split, untrained):
     groups = {"members": np.arange(240) % 3}
     with pytest.raises(ValueError, match="num_shards=4 with 3 groups"):
