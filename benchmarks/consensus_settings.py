@@ -62,9 +62,9 @@ class Setting:
         return defense.protect(build_model, split, **{**fit, **self.teachers})
 
 
-def of_votes(fraction=1.0, **settings):
+def of_votes(fraction=1.0, order="lowest", **settings):
     """A consensus whose student learns from all samples with enough votes, or from a share."""
-    return get("dmp", consensus=Consensus(**settings), fraction=fraction)
+    return get("dmp", consensus=Consensus(**settings), fraction=fraction, order=order)
 
 
 def rows(size):
