@@ -14,17 +14,19 @@ and DMP with sharper labels and with teachers that are not unprotected.
 `--rows` are audited alone, so that two machines, or two nights, can share the work: finished
 models stay in the directory, and finished rows in the file.
 
-Prints two kinds of tables, one row per variant: test accuracy and LiRA (one variance for all
-records) on the records that are not canaries; and for the canaries of each kind the TPR at
-thresholds of clean nonmembers with the upper end of its 95 % interval, the share of the same
-canaries above this threshold when they are *not* members, the TPR if each record has a
-false-positive rate of 1 % of its own, and the worst kind.
+Prints tables, one row per variant: accuracy and what is found beside each other; the accuracy of
+tuned `none` and `early_stopping` at equal risk, and their risk at equal accuracy; test accuracy and
+LiRA (one variance for all records) on the records that are not canaries; and for the canaries of
+each kind the TPR at thresholds of clean nonmembers with the upper end of its 95 % interval, the
+share of the same canaries above this threshold when they are *not* members, the TPR if each record
+has a false-positive rate of 1 % of its own, and the worst kind. `--plot figure.svg` draws the
+accuracies against the AUC and against the TPR of the worst kind.
 """
 
 import argparse
 import pathlib
 
-from benchmarks import canary_tables, defense_cases, defense_shadows, defenses
+from benchmarks import canary_tables, defense_cases, defense_shadows, defenses, equal_tables
 from benchmarks.defense_rows import SHADOW, read_rows
 
 RIVALS = (
@@ -70,11 +72,22 @@ def print_tables(rows, dataset, scale):
     if both:
         print(canary_tables.BOTH, both, sep="\n\n")
         print()
+    print_equal(audited)
     for audit in canary_tables.audits(audited):
         row = audit[0]
         print(f"{dataset}, scale {scale:g}, {row['model']}, {row['shadow_models']} models\n")
         print(canary_tables.averages_table(audit), *canary_tables.section(audit), sep="\n\n")
         print()
+
+
+def print_equal(audited):
+    """Print what the controls reach at equal risk and at equal accuracy, for each net."""
+    for model in dict.fromkeys(row["model"] for row in audited):
+        of_net = [row for row in audited if row["model"] == model]
+        reached = equal_tables.reached_table(of_net)
+        if reached:
+            print(equal_tables.REACHED, reached, equal_tables.ends(of_net), sep="\n\n")
+            print()
 
 
 def main(arguments=None):
