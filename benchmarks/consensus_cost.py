@@ -103,6 +103,20 @@ METHODS = {
 }
 
 
+def report(seconds):
+    """Print the ratios of the seconds of all methods; whether the limit is met."""
+    within = turns.compared(seconds, LIMITED, PLAIN, LIMIT)
+    print(
+        "Without a limit, since they do more: a larger set for the released student, one more "
+        "student, or teachers one after the other:"
+    )
+    for name, method in METHODS.items():
+        if method.consensus is not None and name != LIMITED:
+            plain = PLAIN if method.build_model is dense else PLAIN_WITH_DROPOUT
+            turns.compared(seconds, name, plain)
+    return within
+
+
 def main(arguments=None):
     """Run the benchmark; exit status 1 if the limit is not met."""
     parser = turns.parser(__doc__)
@@ -117,16 +131,7 @@ def main(arguments=None):
     }
     seconds = turns.take(methods, options)
     print()
-    within = turns.compared(seconds, LIMITED, PLAIN, LIMIT)
-    print(
-        "without a limit, since they do more: a larger set for the released student, one more "
-        "student, or teachers one after the other:"
-    )
-    for name, method in METHODS.items():
-        if method.consensus is not None and name != LIMITED:
-            is_dense = method.build_model is dense
-            turns.compared(seconds, name, PLAIN if is_dense else PLAIN_WITH_DROPOUT)
-    return 0 if within else 1
+    return 0 if report(seconds) else 1
 
 
 if __name__ == "__main__":
