@@ -76,7 +76,7 @@ fuzz: $(VENV)/.test  ## Try random input on the command and on all file formats:
 
 check: test-all benchmark  ## Everything
 
-benchmark: $(VENV)/.test  ## Print the speed of the student phase and of audits beside references
+benchmark: $(VENV)/.test adult  ## Print the speed of the student phase and of audits beside references
 	$(BIN)/python benchmarks/distillation_step.py
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/stacked_training.py
@@ -87,7 +87,7 @@ benchmark: $(VENV)/.test  ## Print the speed of the student phase and of audits 
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/consensus_cost.py
-	$(BIN)/python benchmarks/consensus_rounds.py --datasets digits latent_shoppers grocery_baskets
+	$(BIN)/python benchmarks/consensus_rounds.py
 	$(BIN)/python benchmarks/workers.py
 	$(BIN)/python benchmarks/gpu.py
 

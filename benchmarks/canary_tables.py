@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from benchmarks.cells import table
 from benchmarks.defense_rows import FPRS, SHADOW, chosen, name_of
 from benchmarks.frontier import STRONGEST, mean_and_ends
 
@@ -20,12 +21,6 @@ EARLIER = (
     "Rates of canaries that an earlier version of the audit measured are only in the table of all "
     "attacks. Their thresholds differ from row to row: **do not compare them.**"
 )
-
-
-def table(header, rows):
-    """Lines of a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def rate_of(figures, kind, fpr):
@@ -119,6 +114,25 @@ def kinds_table(rows, kind, fpr, attack=STRONGEST):
     return table(header, lines) if lines else ""
 
 
+def pairs(rows):
+    """Audits of each point without canaries, and with them.
+
+    Args:
+        rows: Audited rows of one data set and scale.
+
+    Returns:
+        Two rows, the second None if there is none yet, by net, number of models, and name.
+    """
+    clean, planted = {}, {}
+    for row in rows:
+        point = (row["model"], row["shadow_models"], name_of(row))
+        if not row["canaries"]:
+            clean[point] = row
+        elif not row["separate_copies"] and not is_earlier(row):
+            planted[point] = row
+    return {point: (row, planted.get(point)) for point, row in clean.items()}
+
+
 def both_table(rows, attack=STRONGEST):
     """One line per point: accuracy and LiRA without canaries, and what is found of canaries.
 
@@ -132,17 +146,12 @@ def both_table(rows, attack=STRONGEST):
     Returns:
         The table, empty unless the rows have audits of one net with and without canaries.
     """
-    clean, planted = {}, {}
-    for row in rows:
-        point = (row["model"], row["shadow_models"], name_of(row))
-        if not row["canaries"]:
-            clean[point] = row
-        elif not row["separate_copies"] and not is_earlier(row):
-            planted[point] = row
-    lines = []
-    for point in (point for point in clean if point in planted):
-        row, undefended = clean[point], clean.get((*point[:2], UNDEFENDED))
-        kinds = planted[point]["canaries"]
+    found, lines = pairs(rows), []
+    for point, (row, planted) in found.items():
+        if planted is None:
+            continue
+        undefended = found.get((*point[:2], UNDEFENDED), (None,))[0]
+        kinds = planted["canaries"]
         copies = [_cell(kinds[kind][attack], POOLED, FPRS[1]) for kind in kinds if kind in COPIES]
         lines.append(
             [
@@ -150,9 +159,9 @@ def both_table(rows, attack=STRONGEST):
                 f"{100 * row['test_accuracy']:.1f}",
                 "" if undefended in (None, row) else _change(row, undefended),
                 _auc(row["attacks"][attack]),
-                _worst(planted[point], POOLED, FPRS[1], attack)[-1],
+                _worst(planted, POOLED, FPRS[1], attack)[-1],
                 "; ".join(copies),
-                f"{100 * planted[point]['test_accuracy']:.1f}",
+                f"{100 * planted['test_accuracy']:.1f}",
             ]
         )
     header = [

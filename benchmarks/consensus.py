@@ -14,18 +14,28 @@ and DMP with sharper labels and with teachers that are not unprotected.
 `--rows` are audited alone, so that two machines, or two nights, can share the work: finished
 models stay in the directory, and finished rows in the file.
 
-Prints two kinds of tables, one row per variant: test accuracy and LiRA (one variance for all
-records) on the records that are not canaries; and for the canaries of each kind the TPR at
-thresholds of clean nonmembers with the upper end of its 95 % interval, the share of the same
-canaries above this threshold when they are *not* members, the TPR if each record has a
-false-positive rate of 1 % of its own, and the worst kind.
+Prints tables, one row per variant: accuracy and what is found beside each other; the accuracy of
+tuned `none` and `early_stopping` at equal risk, and their risk at equal accuracy; test accuracy and
+LiRA (one variance for all records) on the records that are not canaries; and for the canaries of
+each kind the TPR at thresholds of clean nonmembers with the upper end of its 95 % interval, the
+share of the same canaries above this threshold when they are *not* members, the TPR if each record
+has a false-positive rate of 1 % of its own, and the worst kind. `--plot figure.svg` draws the
+accuracies against the AUC and against the TPR of the worst kind.
 """
 
 import argparse
 import pathlib
 
-from benchmarks import canary_tables, defense_cases, defense_shadows, defenses
+from benchmarks import (
+    canary_tables,
+    consensus_plot,
+    defense_cases,
+    defense_shadows,
+    defenses,
+    equal_tables,
+)
 from benchmarks.defense_rows import SHADOW, read_rows
+from keras_dmp.audit.report import plots
 
 RIVALS = (
     *("consensus_votes", "consensus_median", "dropout", "pate", "dp_sgd"),
@@ -58,23 +68,38 @@ def commanded(options):
     return found + ["--without-core"] * (len(rivals) == len(rows))
 
 
-def print_tables(rows, dataset, scale):
-    """Print the tables of all audits of a data set."""
-    audited = [
+def audits_of(rows, dataset, scale):
+    """The audits of a data set that are rows of this benchmark."""
+    return [
         row
         for row in rows
         if (row["kind"], row["dataset"], row["scale"]) == (SHADOW, dataset, scale)
         and row["curve"] in ROWS
     ]
+
+
+def print_tables(audited, dataset, scale):
+    """Print the tables of all audits of a data set."""
     both = canary_tables.both_table(audited)
     if both:
         print(canary_tables.BOTH, both, sep="\n\n")
         print()
+    print_equal(audited)
     for audit in canary_tables.audits(audited):
         row = audit[0]
         print(f"{dataset}, scale {scale:g}, {row['model']}, {row['shadow_models']} models\n")
         print(canary_tables.averages_table(audit), *canary_tables.section(audit), sep="\n\n")
         print()
+
+
+def print_equal(audited):
+    """Print what the controls reach at equal risk and at equal accuracy, for each net."""
+    for model in dict.fromkeys(row["model"] for row in audited):
+        of_net = [row for row in audited if row["model"] == model]
+        reached = equal_tables.reached_table(of_net)
+        if reached:
+            print(equal_tables.REACHED, reached, equal_tables.ends(of_net), sep="\n\n")
+            print()
 
 
 def main(arguments=None):
@@ -94,7 +119,12 @@ def main(arguments=None):
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON lines, appended to")
     parser.add_argument("--directory", type=pathlib.Path, default=pathlib.Path("runs/defenses"))
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--plot", type=pathlib.Path, help="where to draw them, such as plot.svg")
     options = parser.parse_args(arguments)
+    try:
+        plots.require_figure_path(options.plot)
+    except (OSError, ValueError) as error:
+        parser.error(f"--plot: {error}")
     if options.table and not options.out.is_file():
         parser.error(f"no such file: {options.out}")
     if options.shadow_models < defenses.FEWEST_MODELS:
@@ -103,7 +133,14 @@ def main(arguments=None):
             f"{options.shadow_models}"
         )
     failed = 0 if options.table else defenses.main(commanded(options))
-    print_tables(read_rows(options.out), options.dataset, options.scale)
+    audited = audits_of(read_rows(options.out), options.dataset, options.scale)
+    print_tables(audited, options.dataset, options.scale)
+    if options.plot:
+        scale = "" if options.scale == 1 else f", scale {options.scale:g}"
+        try:
+            consensus_plot.write(audited, options.dataset + scale, options.plot)
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
     return failed
 
 

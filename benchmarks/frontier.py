@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -57,13 +58,19 @@ class Equal:
         control_accuracies: The accuracy that controls reach with at most its risk; of the control
             with the lowest risk if none has so little.
         control_risks: The lowest risk of a control with at least its accuracy; that of the most
-            accurate control if none has so much. NaN if each control is more accurate.
+            accurate control if none has so much.
+        is_safer: Whether no control has so little risk.
+        is_more_accurate: Whether no control has so much accuracy.
+        is_less_accurate: Whether each control that another does not dominate has more.
     """
 
     risks: np.ndarray
     accuracies: np.ndarray
     control_accuracies: np.ndarray
     control_risks: np.ndarray
+    is_safer: np.ndarray
+    is_more_accurate: np.ndarray
+    is_less_accurate: np.ndarray
 
 
 def risk_of(row: dict, risk: str) -> float | None:
@@ -204,19 +211,25 @@ def at_equal(rows: Iterable[dict], attack: str = STRONGEST) -> dict[str, Equal]:
         ]
         if row["curve"] in CONTROLS or not controls:
             continue
-        pairs = []
-        for number, (risk, accuracy) in enumerate(mine):
-            control = frontier(tuple(points[number]) for points in controls)
-            at_risk = accuracy_at(control, max(risk, control[0, 0]))
-            pairs.append((risk, accuracy, at_risk, risk_at(control, accuracy)))
-        columns = np.transpose(pairs)
-        found[row["key"]] = Equal(
-            risks=columns[0],
-            accuracies=columns[1],
-            control_accuracies=columns[2],
-            control_risks=columns[3],
-        )
+        beside = [
+            _beside(frontier(tuple(points[number]) for points in controls), *of_model)
+            for number, of_model in enumerate(mine)
+        ]
+        columns = {name: np.array([each[name] for each in beside]) for name in beside[0]}
+        found[row["key"]] = Equal(risks=mine[:, 0], accuracies=mine[:, 1], **columns)
     return found
+
+
+def _beside(control: np.ndarray, risk: float, accuracy: float) -> dict[str, Any]:
+    """What one model of `Equal` has beside a frontier of controls."""
+    lowest, highest = control[0], control[-1]
+    return {
+        "control_accuracies": accuracy_at(control, max(risk, lowest[0])),
+        "control_risks": risk_at(control, max(accuracy, lowest[1])),
+        "is_safer": risk < lowest[0],
+        "is_more_accurate": accuracy > highest[1],
+        "is_less_accurate": accuracy < lowest[1],
+    }
 
 
 def best_rivals(rows: Iterable[dict], count: int = 2, risk: str = "black_box_auc") -> list[str]:

@@ -1,10 +1,10 @@
 """The results of `benchmarks.paper` as Markdown: claims with verdicts, then all figures."""
 
 from benchmarks import frontier, paper_plan, paper_plots, paper_tasks
+from benchmarks.cells import table
 from benchmarks.defense_rows import POINT, chosen
 from benchmarks.paper_claims import CLAIMS
 from benchmarks.paper_evidence import BLACK_BOX, LOSS, Evidence, accuracy, attacked, verdict
-from benchmarks.tabulate import table
 
 TITLES = {
     "entropy": "Entropy of the reference (Figure 2)",

@@ -17,10 +17,8 @@ import math
 import pathlib
 import statistics
 
-import numpy as np
-
-from benchmarks import canary_tables, frontier
-from benchmarks.canary_tables import table
+from benchmarks import canary_tables, equal_tables, frontier
+from benchmarks.cells import mean, percent, table
 from benchmarks.defense_rows import (
     FPRS,
     POINT,
@@ -77,8 +75,8 @@ def points_table(rows):
                 name,
                 chosen(group[0]),
                 len(group),
-                _percent(row["member_accuracy"] for row in group),
-                _percent(row["test_accuracy"] for row in group),
+                percent(row["member_accuracy"] for row in group),
+                percent(row["test_accuracy"] for row in group),
                 *(_figure(group, attack, "auc") for attack in ("loss", "black_box", "white_box")),
                 *(_rate(group, fpr) for fpr in FPRS),
                 _multiple(group, undefended),
@@ -119,10 +117,10 @@ def gains_table(rows, risk, ours=frontier.OURS):
             [
                 curve,
                 len(compared),
-                _mean((each.risk for each in compared), ".3f"),
-                _percent(each.ours for each in compared),
-                _percent(each.theirs for each in compared),
-                _percent((each.relative for each in compared), sign="+") if known else "unknown",
+                mean((each.risk for each in compared), ".3f"),
+                percent(each.ours for each in compared),
+                percent(each.theirs for each in compared),
+                percent((each.relative for each in compared), sign="+") if known else "unknown",
             ]
         )
     header = [
@@ -130,44 +128,6 @@ def gains_table(rows, risk, ours=frontier.OURS):
         *("its test acc. %", "relative gain %"),
     ]
     return table(header, lines)
-
-
-def equal_table(rows, attack=frontier.STRONGEST):
-    """Each audited defence, and the controls at its risk and at its accuracy.
-
-    Means over the models, each of which has a seed and members of its own, with 95 % intervals.
-    """
-    found = frontier.at_equal(rows, attack)
-    lines = []
-    for row in rows:
-        if row["kind"] != SHADOW or row["planted"]:
-            continue
-        targets = row["targets"]
-        line = [
-            name_of(row),
-            chosen(row),
-            row["shadow_models"],
-            _percent(targets["test_accuracy"]),
-            _mean(targets[f"{attack}_auc"], ".3f"),
-        ]
-        equal = found.get(row["key"])
-        if equal is not None:
-            line += [
-                _percent(equal.control_accuracies),
-                _percent(equal.accuracies - equal.control_accuracies, sign="+"),
-            ]
-            if np.isfinite(equal.control_risks).all():
-                line += [
-                    _mean(equal.control_risks, ".3f"),
-                    _mean(equal.risks - equal.control_risks, "+.3f"),
-                ]
-        lines.append(line + [""] * (9 - len(line)))
-    header = [
-        *("defence", "settings found", "models", "test acc. %", f"AUC {attack}"),
-        *("controls at equal AUC: test acc. %", "difference"),
-        *("controls at equal test acc.: AUC", "difference"),
-    ]
-    return table(header, lines) if lines else ""
 
 
 def shadow_table(rows):
@@ -228,7 +188,7 @@ def page(dataset, scale, rows, risk):
         ]
     if (points or audited) and not searches([*points, *audited]):
         parts.append(UNFAIR)
-    equal = equal_table(rows)
+    equal = equal_tables.equal_table(rows)
     if equal:
         parts += [
             "At equal risk and at equal accuracy, with LiRA as the attacker. Every model is a run "
@@ -312,18 +272,9 @@ def _sizes(rows):
     )
 
 
-def _percent(values, sign=""):
-    return _mean((100 * value for value in values), sign + ".1f")
-
-
-def _mean(values, digits):
-    mean, *ends = (format(value, digits) for value in frontier.mean_and_ends(values))
-    return f"{mean} ({' to '.join(ends)})" if ends else mean
-
-
 def _figure(group, attack, figure):
     figures = [row["attacks"].get(attack) for row in group]
-    return "" if None in figures else _mean((each[figure] for each in figures), ".3f")
+    return "" if None in figures else mean((each[figure] for each in figures), ".3f")
 
 
 def _rate(group, fpr):

@@ -21,7 +21,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import defense_cases, defense_rows, frontier, search, tabulate  # noqa: E402
+from benchmarks import (  # noqa: E402
+    defense_cases,
+    defense_rows,
+    equal_tables,
+    frontier,
+    search,
+    tabulate,
+)
 from benchmarks import defenses as benchmark  # noqa: E402
 
 TASKS = list(defense_cases.TASKS.values())
@@ -233,12 +240,15 @@ def test_at_equal_risk_and_accuracy_by_hand(audits):
 def test_controls_that_are_all_more_accurate_have_no_equal(audits):
     audits[3] = audit("dmp_soft", [(0.55, 0.30), (0.55, 0.30)])
     (equal,) = frontier.at_equal(audits).values()
-    assert np.isnan(equal.control_risks).all()
-    assert "nan" not in tabulate.equal_table(audits)
+    assert equal.is_less_accurate.all()
+    # Those of the least risky controls, which are more accurate.
+    np.testing.assert_allclose(equal.control_risks, [0.60, 0.70])
+    (*_, cells) = equal_tables.equal_table(audits).splitlines()
+    assert cells.endswith(" |  |  |")
 
 
 def test_equal_table_by_hand(audits):
-    lines = tabulate.equal_table(audits).splitlines()
+    lines = equal_tables.equal_table(audits).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         "| none",
         "| early_stopping",
@@ -251,6 +261,36 @@ def test_equal_table_by_hand(audits):
     # 15 and 16 points more; 0.15 and 0.25 less risk.
     assert cells[6] == "+15.5 (+9.1 to +21.9)"
     assert cells[8] == "-0.200 (-0.835 to +0.435)"
+
+
+def test_reached_table_by_hand(audits):
+    audits += [
+        audit("dropout", [(0.75, 0.55), (0.76, 0.55)]),
+        audit("pate", [(0.55, 0.30), (0.55, 0.30)]),
+    ]
+    lines = equal_tables.reached_table(audits).splitlines()
+    ours, dropout, pate = (line.strip("| ").split(" | ") for line in lines[2:])
+    # The controls have an AUC as low as the first model's, but not as low as the second's: half.
+    assert ours[3:5] == ["50.0 (50.0 to 50.0)", "+15.5 (+9.1 to +21.9)"]
+    # Neither is the accuracy of the second; the first lies half-way between 60 and 70 %.
+    assert ours[5:] == ["0.800 (0.800 to 0.800)", "-0.200 (-0.835 to +0.435)"]
+    # 62.5 and 56 % at these AUCs; AUCs of 0.675 and 0.75 at 55 %.
+    means = [float(cell.split()[0]) for cell in dropout[3:]]
+    np.testing.assert_allclose(means, [59.2, -4.2, 0.713, 0.042], atol=0.0011)
+    assert pate[3:] == ["not reached: none so safe", "", "not reached: each more accurate"]
+    audits[-1] = audit("dmp_hard", [(0.95, 0.90), (0.95, 0.90)])
+    cells = equal_tables.reached_table(audits).splitlines()[-1].strip("| ").split(" | ")
+    assert cells[3].startswith("65.0 (")
+    assert cells[5:] == ["not reached: none so accurate"]
+
+
+def test_tables_of_equals_need_controls(audits):
+    assert not equal_tables.reached_table(audits[3:])
+    assert not equal_tables.reached_table(audits[:3])
+    assert equal_tables.ends(audits) == (
+        "The control with the lowest AUC has 45.0 % with an AUC of 0.650 (early_stopping); the "
+        "most accurate has 65.0 % with an AUC of 0.850 (none)."
+    )
 
 
 def test_audits_are_drawn_too(audits, tmp_path):
