@@ -27,7 +27,8 @@ class Consensus:
     and costs accuracy, since each teacher has a part of the members only. It comes with no formal
     guarantee: see the page on consensus in the documentation.
 
-    Pass it to `DMPTrainer(..., consensus=Consensus())`.
+    Pass it to `DMPTrainer(..., consensus=Consensus(), selector=None)`, which uses all samples with
+    enough votes; a selector keeps those of lowest entropy among them.
 
     Args:
         num_shards: Number of shards and teachers. With 1, DMP with hard labels. Defaults to 4.
