@@ -336,7 +336,6 @@ def test_history_has_every_round_and_shard(agreed):
 
 
 @pytest.mark.full
-@pytest.mark.full
 def test_same_seed_same_student_and_another_seed_another(split, agreed):
     selector = EntropyReferenceSelector(80, balance_classes=True)
     settings = {"consensus": Consensus(num_shards=3), "selector": selector}
