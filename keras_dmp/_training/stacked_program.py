@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp._training.copies import copied_optimizer
+from keras_dmp._training.released import fill, release
 
 # Weight updates (steps times weights) from which compiling the optimizer pays off.
 _WORTH_COMPILING = 500_000_000
@@ -40,7 +41,7 @@ class StackedProgram:
         compiled = steps * self._count * self._model.count_params() >= _WORTH_COMPILING
         self._optimizer = copied_optimizer(optimizer)
         self._optimizer.build(self._trainable)
-        self._fresh_state = [np.array(variable) for variable in self._optimizer.variables]
+        self._fresh_state = [_compact(np.array(one)) for one in self._optimizer.variables]
         # XLA fuses a dozen passes over all weights into one; matrix products are slower there.
         self._update = tf.function(
             lambda gradients: self._optimizer.apply(gradients, self._trainable),
@@ -59,15 +60,20 @@ class StackedProgram:
     def load(self, models: Sequence[keras.Model]) -> None:
         """Start from the weights of these models, with a fresh optimizer."""
         for stacked, own in self._pairs(models):
-            stacked.assign(np.stack([np.array(variable) for variable in own]))
+            fill(stacked, np.stack([np.array(variable) for variable in own]))
         for variable, value in zip(self._optimizer.variables, self._fresh_state, strict=True):
-            variable.assign(value)
+            fill(variable, value)
 
     def store(self, models: Sequence[keras.Model]) -> None:
-        """Assign the trained weights to each model."""
+        """Assign the trained weights to each model.
+
+        The program then holds neither weights nor the optimizer's state until `load`, which is all
+        that it needs to train again: a program with its trace, which takes seconds, is kept.
+        """
         for stacked, own in self._pairs(models):
             for variable, value in zip(own, np.array(stacked), strict=True):
                 variable.assign(value)
+        release(variable for _, variable in self._named())
 
     def state(self) -> dict[str, np.ndarray]:
         """All stacked weights and the optimizer's variables, by name."""
@@ -155,6 +161,13 @@ class StackedProgram:
         others = zip(*(model.non_trainable_variables for model in models), strict=True)
         yield from zip(self._trainable, trainable, strict=True)
         yield from zip(self._others, others, strict=True)
+
+
+def _compact(values: np.ndarray) -> np.ndarray:
+    """The same values, without memory for each where all are equal, as in fresh moments."""
+    if values.size > 1 and (values == values.flat[0]).all():
+        return np.broadcast_to(values.flat[0], values.shape)
+    return values
 
 
 def _specs(data: tuple) -> tuple:

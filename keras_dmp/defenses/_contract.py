@@ -15,6 +15,7 @@ from keras_dmp._classifier.losses import accuracy, cross_entropy
 from keras_dmp._data import arrays, samples
 from keras_dmp._training.copies import copied_optimizer
 from keras_dmp._training.resident import ResidentBatches, new_seed
+from keras_dmp._warnings import PrivacyWarning, warn
 from keras_dmp.reference.pool import read_reference
 from keras_dmp.splits import PrivateSplit
 
@@ -59,7 +60,10 @@ class Defense(abc.ABC):
     ) -> keras.Model:
         """Train a classifier on the members of a split so that it can be released.
 
-        The nonmembers of the split are never used: they are reserved for the audit.
+        The nonmembers of the split are never used: they are reserved for the audit. Groups of the
+        split must fit its parts. `dmp` keeps the records of a group in one shard of a consensus,
+        and refuses groups of members in the reference. No other defence uses them: guarantees are
+        for one record, which `pate` and `dp_sgd` warn of.
 
         Args:
             build_model: A callable that builds a fresh classifier, or a Keras model, which is
@@ -82,7 +86,8 @@ class Defense(abc.ABC):
         Raises:
             TypeError: If `build_model` or `split` has the wrong type.
             ValueError: Before the first step, for arguments out of range, a missing or too small
-                part of the split, and models that the defence cannot train.
+                part of the split, groups that do not fit their part, and models that the defence
+                cannot train.
         """
         run = Run.prepare(
             self,
@@ -115,6 +120,7 @@ class Run:
         y: Their classes, (samples,), int64.
         validation: `(x, y)` of the split's validation part, or None.
         reference: The split's reference pool, a structure of arrays, or None.
+        groups: The group of each record of these parts, by part, or None.
         epochs: Passes over the members.
         batch_size: Samples per step.
         optimizer: The optimizer to copy.
@@ -130,6 +136,7 @@ class Run:
     y: np.ndarray
     validation: tuple[Any, np.ndarray] | None
     reference: Any
+    groups: dict[str, np.ndarray] | None
     epochs: int
     batch_size: int
     optimizer: keras.optimizers.Optimizer
@@ -169,6 +176,7 @@ class Run:
             y=parts["members"][1],
             validation=parts["validation"],
             reference=reference,
+            groups=_groups(split.groups, {**parts, "reference": reference}),
             optimizer=optimizer,
             **fit,
         )
@@ -177,6 +185,18 @@ class Run:
     def num_members(self) -> int:
         """Number of members."""
         return len(self.y)
+
+    def warn_of_groups(self) -> None:
+        """Warn that a guarantee for one record is none for a person with several."""
+        if self.groups is None:
+            return
+        most = int(np.unique(self.groups["members"], return_counts=True)[1].max())
+        if most > 1:
+            warn(
+                "The guarantee is for one record, not for all records of one group (person). "
+                f"Received: groups with up to {most} members",
+                PrivacyWarning,
+            )
 
     def loss(self) -> keras.losses.Loss:
         """The cross-entropy with integer labels for outputs of this kind."""
@@ -280,6 +300,26 @@ def _require_split(split: Any, defense: Defense) -> None:
                 f"Expected `split` to have {part} data, which {defense.name!r} requires: call "
                 f"`split_private(..., {part}=...)`. Received: split.{part}=None"
             )
+
+
+def _groups(
+    groups: dict[str, np.ndarray] | None, parts: dict[str, Any]
+) -> dict[str, np.ndarray] | None:
+    """Checked groups of the parts that there are, one for each record.
+
+    Args:
+        groups: Groups of the split by part, or None.
+        parts: Samples, or `(samples, classes)`, by part; None for a part that is missing.
+    """
+    if groups is None:
+        return None
+    return {
+        name: samples.checked_groups(
+            column, arrays.num_samples(parts[name]), f"split.groups[{name!r}]"
+        )
+        for name, column in groups.items()
+        if parts.get(name) is not None
+    }
 
 
 def _labeled(

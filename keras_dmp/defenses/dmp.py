@@ -5,6 +5,7 @@ import logging
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 
 from keras_dmp import _validate
 from keras_dmp._data import arrays
@@ -32,7 +33,9 @@ class DMP(Defense):
     """Distillation for membership privacy (Shejwalkar & Houmansadr, AAAI 2021).
 
     An unprotected teacher labels reference samples on which its predictions have low entropy; a
-    student trained only on these labels is released. See `DMPTrainer`, which this class uses.
+    student trained only on these labels is released. See `DMPTrainer`, which this class uses. With
+    groups in the split, all records of a group are in one shard of a consensus, and a reference
+    sample whose group has members is refused.
 
     Args:
         size: Number of reference samples to choose; cannot be combined with `fraction`.
@@ -162,11 +165,11 @@ class DMP(Defense):
     def _protect(self, run: Run) -> keras.Model:
         # What the generator and the pool do not take is refused before the teacher is trained.
         selector, pool = self._selector(run), self._pool(run)
-        teacher, members = None, (run.x, run.y)
+        teacher, members, groups = None, (run.x, run.y), self._groups(run)
         if self.teacher is not None:
-            require_disjoint(run.x, pool, run.model)
+            require_disjoint(run.x, pool, run.model, groups)
             # With a ready teacher, the trainer would only compare them once more.
-            teacher, members = run.protected_by(self.teacher), (None, None)
+            teacher, members, groups = run.protected_by(self.teacher), (None, None), None
         trainer = DMPTrainer(
             run.build_model,
             teacher,
@@ -193,12 +196,19 @@ class DMP(Defense):
             teacher_epochs=run.epochs if teacher is None else None,
             batch_size=run.batch_size,
             verbose=run.verbose,
+            groups=groups,
         )
         student = run.released(trainer.student)
         guarantee = guarantee_of(teacher) if self.has_guarantee else None
         if guarantee is not None:
             state_guarantee(student, guarantee)
         return student
+
+    def _groups(self, run: Run) -> dict[str, np.ndarray] | None:
+        """The groups of the split, without those of a pool that is not used."""
+        if run.groups is None or self.reference_source == "split":
+            return run.groups
+        return {name: groups for name, groups in run.groups.items() if name != "reference"}
 
     def _pool(self, run: Run) -> Any:
         """The pool to choose from; the generator of a synthetic pool is trained now."""

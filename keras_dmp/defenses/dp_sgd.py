@@ -31,7 +31,8 @@ class DPSGD(Defense):
     """DP-SGD (Abadi et al., CCS 2016), with a formal guarantee.
 
     `guarantee_of(model)` returns the epsilon of a model that `protect` returned; `guarantee`
-    computes it before any training. In plain Keras: `DPModel`.
+    computes it before any training. It is for one record, not for all records of a person. In
+    plain Keras: `DPModel`.
 
     Without a `seed`, batches and noise come from the operating system. With a `seed`, anyone who
     knows it can compute them: use it for experiments, not for a model that is released.
@@ -106,6 +107,7 @@ class DPSGD(Defense):
 
     def _protect(self, run: Run) -> keras.Model:
         dp_accounting()
+        run.warn_of_groups()
         require_independent_layers(run.model, "build_model")
         if run.batch_size > run.num_members:
             raise ValueError(

@@ -33,7 +33,7 @@ class PATE(Defense):
 
     `guarantee_of(model)` returns the guarantee. Its epsilon holds for any votes, for all
     `queries` and `answers`. Its `data_dependent_epsilon` is for the votes that were cast, so it
-    is itself private.
+    is itself private. Both are for one record: a person with several may move several votes.
 
     Args:
         num_teachers: Number of shards. Defaults to 10.
@@ -96,6 +96,7 @@ class PATE(Defense):
 
     def _protect(self, run: Run) -> keras.Model:
         dp_accounting()
+        run.warn_of_groups()
         pool = arrays.num_samples(run.reference)
         self._require_enough(run.num_members, pool)
         shards = np.random.default_rng(run.seed)

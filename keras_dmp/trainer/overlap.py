@@ -9,22 +9,29 @@ from keras_dmp._data import samples
 from keras_dmp._warnings import PrivacyWarning, warn
 
 
-def require_disjoint(members: Any, reference: Any, model: keras.Model) -> None:
+def require_disjoint(
+    members: Any,
+    reference: Any,
+    model: keras.Model,
+    groups: dict[str, Any] | None = None,
+) -> None:
     """Compare a reference pool with the members before anything is trained on either.
 
     Args:
         members: Checked samples of the members, a structure of arrays.
         reference: Those of the pool.
         model: A classifier that takes both.
+        groups: Group of each record by part, "members" among them, or None.
 
     Raises:
-        ValueError: If the pool contains members, or samples of another form.
+        ValueError: If the pool contains members or others of their groups, or samples of another
+            form.
     """
     samples.require_alike(reference, members, "reference", "members", model)
     records = samples.Records(model)
     parts = {"members": members, "reference": reference}
     digests = {name: records.digests(part) for name, part in parts.items()}
-    refuse_overlap(digests, groups=None, allow=False)
+    refuse_overlap(digests, groups=groups, allow=False)
     samples.warn_of_padding(*(records.lengths(part) for part in parts.values()))
 
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_dmp._data import batches
 from keras_dmp._training.epoch_checkpoints import EpochCheckpoints, seed_of
 from keras_dmp._training.global_generators import GlobalGenerators
 from keras_dmp._training.labeled_data import LabeledData
+from keras_dmp._training.released import release
 from keras_dmp._training.resident import new_seed
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 from keras_dmp.reference.labeled_reference import LabeledReference
@@ -70,6 +72,17 @@ def train_teacher(
     epochs = epochs or run.teacher_epochs
     callbacks = arguments.teacher_callbacks
     return _train(run, phase, numbers, teacher, fit, epochs=epochs, callbacks=callbacks)
+
+
+def renew_optimizer(run: Run, teacher: keras.Model) -> None:
+    """Compile a trained teacher anew, so that its optimizer holds no moments.
+
+    Of several teachers, which all wait for the others and for students, they add up. With a
+    strategy they are kept.
+    """
+    if not tf.distribute.has_strategy():
+        release(teacher.optimizer.variables)
+        teacher.compile(**run.compiled.for_labels("teacher", run.plan.kind))
 
 
 def label(

@@ -201,6 +201,8 @@ class Rounds:
             members = self._members.take(rows)
             of_shards = run.of_shards(number)
             trained.append(phases.train_teacher(of_shards, teacher, members, **of_phase))
+            if len(self._teachers) > 1:
+                phases.renew_optimizer(run, teacher)
         return trained
 
     def _vote(self) -> tuple[Votes, np.ndarray]:

@@ -44,16 +44,14 @@ class StackedShards:
         shards: Sequence[np.ndarray],
     ):
         self._run, self._teachers, self._shards = run, teachers, shards
+        self._members = members
         self._batch_size = _batch_size(run, members)
         self._samples = min(map(len, shards))
-        dtypes = samples.seen_dtypes(members.x, teachers[0])
-        x = keras.tree.map_structure(tf.convert_to_tensor, members.x, dtypes)
-        self._data = (x, tf.convert_to_tensor(members.y))
         self._program = StackedProgram(
             teachers,
             run.compiled.optimizers["teacher"],
             single_loss(run.compiled.loss),
-            self._data,
+            self._data(),
             steps=run.teacher_epochs * -(-self._samples // self._batch_size),
         )
 
@@ -71,6 +69,7 @@ class StackedShards:
         phase = f"{run.prefix}round_{number}_shards"
         seed = new_seed() if run.settings.seed is None else run.settings.seed
         self._program.load(self._teachers)
+        data = self._data()
         losses: list[list[float]] = []
         start = None if run.directory is None else run.directory.newest(phase)
         if start is not None:
@@ -78,9 +77,8 @@ class StackedShards:
             self._program.restore(start.arrays)
         bar = keras.utils.Progbar(epochs, verbose=min(run.arguments.verbose, 1), unit_name="epoch")
         for epoch in range(len(losses), epochs):
-            found = self._program.run_epoch(
-                self._data, self._order(seed, number, epoch), self._batch_size
-            )
+            order = self._order(seed, number, epoch)
+            found = self._program.run_epoch(data, order, self._batch_size)
             losses.append(found.tolist())
             if run.directory is not None:
                 record = Record(values={"losses": losses}, arrays=self._program.state())
@@ -95,6 +93,13 @@ class StackedShards:
             )
             for of_teacher in zip(*losses, strict=True)
         ]
+
+    def _data(self) -> tuple:
+        """The members as tensors, which may be copies and are not kept while students train."""
+        members = self._members
+        dtypes = samples.seen_dtypes(members.x, self._teachers[0])
+        x = keras.tree.map_structure(tf.convert_to_tensor, members.x, dtypes)
+        return x, tf.convert_to_tensor(members.y)
 
     def _order(self, seed: int, number: int, epoch: int) -> np.ndarray:
         """Positions of the members of each shard in the order of an epoch, (shards, samples)."""

@@ -44,8 +44,13 @@ def draw_shards(digests: np.ndarray, groups: Any, num_shards: int, seed: int) ->
     """Draw disjoint shards of nearly equal size; what belongs together stays together.
 
     Equal records and all records of one group (person) go to one shard, so that neither a record
-    nor a person has more than one vote. A record that is replaced by another one leaves all others
-    where they are.
+    nor a person has more than one vote.
+
+    Groups are dealt, or records by position without groups, whatever is equal among them. A bundle
+    of equal records or connected groups then follows its first. So a record that is replaced moves
+    no others, except those that equal the old or the new record, with the groups of these. This
+    does not hold where that would leave a shard empty, since most records are equal: bundles are
+    then dealt, and one that changes moves others.
 
     Args:
         digests: Hash of each record as the model sees it, (samples,).
@@ -67,7 +72,12 @@ def draw_shards(digests: np.ndarray, groups: Any, num_shards: int, seed: int) ->
             f"Expected at most as many shards as there are {kind} among the members. Received: "
             f"num_shards={num_shards} with {len(sizes)} {kind}"
         )
-    shard_of = partition(bundles, num_shards, seed)
+    units = np.arange(len(bundles)) if groups is None else _numbered(groups)
+    dealt = partition(units, num_shards, seed)
+    _, first = np.unique(bundles, return_index=True)
+    shard_of = dealt[first][bundles]
+    if len(np.unique(shard_of)) < num_shards:
+        shard_of = partition(bundles, num_shards, seed)
     return [np.flatnonzero(shard_of == shard) for shard in range(num_shards)]
 
 

@@ -19,7 +19,7 @@ import pytest
 from leaks import contents, occurrences
 
 import keras_dmp
-from keras_dmp import defenses
+from keras_dmp import PrivacyWarning, defenses
 from keras_dmp.defenses._contract import Defense
 
 # Settings that make each defence quick on the small split; every defence has a row.
@@ -272,6 +272,45 @@ def test_missing_parts_are_named(name, split):
         return
     with pytest.raises(ValueError, match=rf"split.*{defense.parts[0]} data.*'{name}'.*=None"):
         defense.protect(Builder(), bare, **FIT)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "none" else pytest.param(name, marks=pytest.mark.full)
+        for name in defenses.names()
+    ],
+)
+@pytest.mark.parametrize("part", ["members", "validation", "reference"])
+def test_groups_of_another_number_of_records_are_refused(name, part, split):
+    """Such as those of a split whose members were replaced."""
+    sizes = {"members": 64, "nonmembers": 64, "validation": 32, "reference": 96}
+    groups = {other: np.arange(size) for other, size in sizes.items()}
+    groups[part] = groups[part][:-1]
+    grouped = dataclasses.replace(split, groups=groups)
+    with pytest.raises(ValueError, match=rf"split\.groups\['{part}'\].*{sizes[part] - 1}"):
+        defenses.get(name, **SETTINGS[name]).protect(Builder(), grouped, **FIT)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "refused"),
+    [
+        ("pate", {"num_teachers": 40}, "num_teachers=40"),
+        ("dp_sgd", {"noise_multiplier": 1.0}, "batch_size=65"),
+    ],
+)
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_guarantee_for_records_is_not_taken_for_one_of_persons(
+    name, settings, refused, most, split, recwarn
+):
+    """Refused before training, after the groups were looked at."""
+    persons = {"members": np.arange(64) // most, "nonmembers": np.arange(64, 128)}
+    grouped = dataclasses.replace(split, groups=persons)
+    with pytest.raises(ValueError, match=refused):
+        defenses.get(name, **settings).protect(Builder(), grouped, **FIT | {"batch_size": 65})
+    warned = [str(one.message) for one in recwarn if one.category is PrivacyWarning]
+    assert len(warned) == most - 1
+    assert all("groups with up to 2 members" in one for one in warned)
 
 
 @every_defense

@@ -117,6 +117,36 @@ def test_data_is_refused_before_the_teacher_is_trained(
         defenses.get("dmp", teacher=teacher, **settings).protect(build_model, split, **FIT)
 
 
+def in_groups(split, **changes):
+    """A split whose records have groups of their own, except for those that are passed."""
+    sizes = {"members": 64, "nonmembers": 64, "validation": 32, "reference": 96}
+    groups = {part: [f"{part} {at}" for at in range(size)] for part, size in sizes.items()}
+    return dataclasses.replace(split, groups=groups | changes)
+
+
+def test_a_person_is_in_one_shard_of_a_consensus(split):
+    """Three persons are too few for four shards, though there are 64 different records."""
+    consensus = defenses.get("dmp", consensus=Consensus(num_shards=4))
+    with pytest.raises(ValueError, match="num_shards=4 with 3 groups"):
+        consensus.protect(build_model, in_groups(split, members=np.arange(64) % 3), **FIT)
+
+
+@pytest.mark.parametrize("teacher", [None, defenses.get("none")], ids=["own", "other"])
+def test_persons_with_members_are_refused_in_the_reference(split, teacher, monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained"))
+    reference = ["members 3", *(f"reference {at}" for at in range(95))]
+    with pytest.raises(ValueError, match="1 of 96 samples of `reference` belong to a group"):
+        protect(in_groups(split, reference=reference), teacher)
+
+
+def test_groups_of_a_reference_that_is_not_used_do_not_matter(split):
+    few = {"reference_source": "synthetic", "synthetic_epochs": 1, "fraction": 1.0}
+    shared = in_groups(split, reference=[f"members {at % 64}" for at in range(96)])
+    defense = defenses.get("dmp", consensus=Consensus(num_shards=65), **few)
+    with pytest.raises(ValueError, match="num_shards=65 with 64 groups"):
+        defense.protect(build_model, shared, **FIT)
+
+
 @pytest.mark.parametrize("teacher", [None, defenses.get("none")], ids=["own", "other"])
 def test_records_are_compared_once(split, teacher, monkeypatch):
     compare, compared = samples.count_shared, []

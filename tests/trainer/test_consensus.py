@@ -1,6 +1,7 @@
 """Consensus: a member moves one vote, and everything else of the trainer works with it."""
 
 import dataclasses
+import gc
 import json
 
 import keras
@@ -335,7 +336,43 @@ def test_history_has_every_round_and_shard(agreed):
     assert "round 2" in str(trainer.rounds[1])
 
 
-@pytest.mark.full
+class Held(keras.callbacks.Callback):
+    """Numbers of elements in the variables that were created since, when a training begins."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.elements = variables(), []
+
+    def on_train_begin(self, logs=None):
+        old = set(map(id, self.before))
+        new = (one for one in variables() if id(one) not in old)
+        # What is read may have another shape than the variable: it may be released.
+        found = [
+            tf.raw_ops.ReadVariableOp(resource=of.value.handle, dtype=of.value.dtype) for of in new
+        ]
+        self.elements.append(sum(int(tf.size(of)) for of in found))
+
+
+def variables():
+    gc.collect()
+    return [one for one in gc.get_objects() if isinstance(one, keras.Variable)]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(build, id="at once"),
+        pytest.param(build_with_dropout, id="in turn", marks=pytest.mark.full),
+    ],
+)
+def test_while_a_student_trains_each_shard_has_one_model_in_memory(split, model):
+    held, shards = Held(), 8
+    train(split, model, consensus=Consensus(num_shards=shards), fit={"callbacks": [held]})
+    size = model().count_params()
+    # And the student, that of the first round, the moments of both, and numbers such as metrics.
+    assert held.elements[0] < (shards + 2 * 3 + 1) * size
+
+
 @pytest.mark.full
 def test_same_seed_same_student_and_another_seed_another(split, agreed):
     selector = EntropyReferenceSelector(80, balance_classes=True)

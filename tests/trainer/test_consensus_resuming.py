@@ -41,6 +41,49 @@ def directories(monkeypatch):
     return BreakOff
 
 
+def linear(directory, **settings):
+    """A consensus of linear models in a directory."""
+    made = DMPTrainer(
+        lambda: keras.Sequential([keras.Input((nets.FEATURES,)), keras.layers.Dense(nets.CLASSES)]),
+        consensus=Consensus(num_shards=2, **settings),
+        selector=None,
+        seed=0,
+        directory=directory,
+    )
+    made.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return made
+
+
+def fit_linear(trainer, **given):
+    """Train; all weights and logs."""
+    reference = nets.prototypes(60, seed=2)[0]
+    x, y = nets.prototypes(60, seed=1)
+    history = trainer.fit(x, y, reference=reference, epochs=1, verbose=0, **given)
+    models = [*trainer.teachers, trainer.student]
+    weights = [weight.tobytes() for model in models for weight in model.get_weights()]
+    return weights, history.history, list(map(str, trainer.rounds))
+
+
+@pytest.mark.parametrize(
+    "phase",
+    # Within the second round of teachers, and after the only epoch of the last student.
+    ["round_2_shards", pytest.param("student", marks=pytest.mark.full)],
+)
+def test_interrupted_and_resumed(tmp_path, directories, phase):
+    """In one phase, without what else must be put back; see below for all of it."""
+    settings = {"rounds": 2, "fine_tuning_epochs": 2}
+    whole = fit_linear(linear(tmp_path / "whole", **settings))
+    phases = list(directories.phases)
+    # Its first epoch is written.
+    directories.left = phases.index(phase)
+    with pytest.raises(KeyboardInterrupt):
+        fit_linear(linear(tmp_path / "run", **settings))
+    directories.left = None
+    directories.phases.clear()
+    assert fit_linear(linear(tmp_path / "run", **settings)) == whole
+    assert directories.phases == phases[phases.index(phase) + 1 :]
+
+
 @pytest.mark.parametrize(
     ("at_once", "share"),
     [
@@ -69,27 +112,12 @@ def test_broken_off_anywhere_and_resumed(tmp_path, directories, at_once, share):
 
 
 def test_another_consensus_is_refused_and_purge_removes_everything(tmp_path):
-    def trainer(**settings):
-        made = DMPTrainer(
-            lambda: keras.Sequential(
-                [keras.Input((nets.FEATURES,)), keras.layers.Dense(nets.CLASSES)]
-            ),
-            consensus=Consensus(num_shards=2, rounds=1, **settings),
-            selector=None,
-            seed=0,
-            directory=tmp_path / "run",
-        )
-        made.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        return made
-
-    x, y = nets.prototypes(60, seed=1)
-    given = {"reference": nets.prototypes(60, seed=2)[0], "epochs": 1, "verbose": 0}
-    done = trainer()
-    done.fit(x, y, **given)
+    done = linear(tmp_path / "run", rounds=1)
+    fit_linear(done)
     with pytest.raises(ValueError, match="consensus"):
-        trainer(aggregation="median").fit(x, y, **given)
+        fit_linear(linear(tmp_path / "run", rounds=1, aggregation="median"))
     with pytest.raises(ValueError, match="consensus"):
-        done.fit(x, y, **given, groups={"members": np.arange(60) // 2})
+        fit_linear(done, groups={"members": np.arange(60) // 2})
     for entry in (tmp_path / "run").iterdir():
         assert entry.stat().st_mode & 0o077 == 0
     done.purge()

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from keras_dmp.trainer.shards import draw_shards, warn_of_missing_classes
+from keras_dmp.trainer.shards import bundles_of, draw_shards, warn_of_missing_classes
+
+GROUPS = np.array([5, 5, 5, 1, 2, 2, 9, 9, 9, 9, 4, 4, 7, 3, 3, 8, 1, 1, 0, 0, 6, 6, 6, 0])
 
 
 def shard_of(shards, records):
@@ -27,6 +29,7 @@ def num_bundles(sets):
     return len(parts)
 
 
+@settings(deadline=None)
 @given(
     records=st.lists(st.integers(0, 30), min_size=12, max_size=60),
     persons=st.lists(st.integers(0, 12), min_size=60, max_size=60),
@@ -83,6 +86,85 @@ def test_a_replaced_record_moves_no_other(grouped):
         replaced[row] = rng.integers(2**63, dtype=np.uint64)
         after = shard_of(draw_shards(replaced, groups, 4, 0), 120)
         np.testing.assert_array_equal(np.delete(after, row), np.delete(before, row))
+
+
+@pytest.mark.parametrize(
+    ("groups", "num_shards", "seed", "expected"),
+    [
+        (None, 4, 3, "002231300113102211230233"),
+        (None, 3, 0, "012010122001212211001202"),
+        (GROUPS, 4, 3, "222333000000322233111111"),
+        (GROUPS, 3, 0, "222211000000200222111111"),
+    ],
+)
+def test_shards_of_different_records_are_those_of_published_figures(
+    groups, num_shards, seed, expected
+):
+    digests = np.arange(24, dtype=np.uint64)[::-1] * 7919 % 65537
+    found = shard_of(draw_shards(digests, groups, num_shards, seed), 24)
+    assert "".join(map(str, found)) == expected
+
+
+def related(digests, groups, row):
+    """Positions of the records that are in one shard with a record, whatever the draw."""
+    found, size = np.arange(len(digests)) == row, 0
+    while found.sum() > size:
+        size = found.sum()
+        found |= np.isin(digests, digests[found])
+        if groups is not None:
+            found |= np.isin(groups, groups[found])
+    return found
+
+
+def assert_only_related_records_move(before, after, groups, row, num_shards, seed):
+    """Replace a record; whoever equals neither the old nor the new one stays, and so do groups."""
+    found = [
+        shard_of(draw_shards(digests, groups, num_shards, seed), len(digests))
+        for digests in (before, after)
+    ]
+    others = ~(related(before, groups, row) | related(after, groups, row))
+    np.testing.assert_array_equal(found[0][others], found[1][others])
+    moved = (found[0] != found[1]) | (before != after)
+    assert len(np.unique(np.stack(found)[:, moved])) <= 3, "more than three teachers change"
+    return others
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["records", "groups"])
+def test_records_that_become_equal_or_different_move_no_others(grouped):
+    rng = np.random.default_rng(0)
+    single = rng.integers(2**63, size=120, dtype=np.uint64)
+    groups = np.arange(120) // 3 if grouped else None
+    for row, other in ((0, 57), (57, 0), (119, 3)):
+        paired = single.copy()
+        paired[row] = paired[other]
+        for before, after in ((single, paired), (paired, single)):
+            others = assert_only_related_records_move(before, after, groups, row, 4, 0)
+            assert others.sum() == (114 if grouped else 118)
+
+
+@settings(deadline=None)
+@given(
+    records=st.lists(st.integers(0, 200), min_size=40, max_size=60),
+    persons=st.none() | st.lists(st.integers(0, 30), min_size=60, max_size=60),
+    row=st.integers(0, 39),
+    new=st.integers(0, 200),
+    seed=st.integers(0, 5),
+)
+def test_any_replaced_record_moves_only_what_is_related_to_it(records, persons, row, new, seed):
+    before = np.array(records, np.uint64)
+    groups = None if persons is None else np.array(persons[: len(records)])
+    after = before.copy()
+    after[row] = new
+    # No promise where so few are different that the first of each may leave a shard empty.
+    assume(min(len(np.unique(bundles_of(of, groups))) for of in (before, after)) > 24)
+    assert_only_related_records_move(before, after, groups, row, 4, seed)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_shard_is_empty_though_most_records_are_equal(seed):
+    digests = np.array([1] * 97 + [2, 3, 4], np.uint64)
+    sizes = [len(rows) for rows in draw_shards(digests, None, 4, seed)]
+    assert min(sizes) >= 1
 
 
 @pytest.mark.parametrize("groups", [None, np.array([5, 5, 7, 7, 7])], ids=["records", "groups"])

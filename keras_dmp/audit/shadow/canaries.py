@@ -122,8 +122,9 @@ def plant_canaries(
     - `"outliers"`: every feature drawn independently from its own column, which results in noise
       within the ranges of the data.
     - `"mislabelled_duplicates"`: both of the first two: all `copies` have the same wrong label.
-      It adapts to defences that split the members and release what the parts agree on: copies in
-      several parts agree on the wrong label.
+      A `Consensus` keeps equal copies in one shard, where they have one vote. Only
+      `separate_copies`, which makes them nearly equal, lets them lie in several shards whose
+      teachers agree on the wrong label.
 
     Only mislabelled kinds change the label of the record that was there. The classes keep their
     sizes otherwise, and the label of a near copy or an outlier has nothing to do with its
