@@ -1,4 +1,4 @@
-"""Single settings of consensus, and the limit of its time."""
+"""Single settings of consensus, the limit of its time, and the search of the demo."""
 
 import dataclasses
 import pathlib
@@ -19,7 +19,8 @@ for folder in (ROOT, ROOT / "benchmarks"):
 
 import consensus_cost  # noqa: E402
 
-from benchmarks import consensus_settings  # noqa: E402
+from benchmarks import consensus_settings, demo_search  # noqa: E402
+from benchmarks.search import TRIALS  # noqa: E402
 
 FIT = {"epochs": 20, "optimizer": "sgd", "batch_size": 8, "seed": 3}
 
@@ -94,3 +95,18 @@ def test_only_the_default_consensus_has_a_limit(ratio, is_within, capsys):
     assert others[0].startswith("consensus with 2 students / DMP: 9.000")
     # Beside plain DMP of the same net.
     assert others[-1].startswith("consensus, net with dropout / DMP, net with dropout: 3.000")
+
+
+def test_a_search_of_the_demo_takes_the_trial_that_is_best_on_validation_data(capsys):
+    first, second = TRIALS[:2]
+    demo_search.show(
+        {
+            "undefended": {first: (0.7, 0.66, 0.91), second: (0.8, 0.55, 0.82)},
+            "early stopping, 15 epochs": {first: (0.3, 0.22, 0.51)},
+        }
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == "| undefended | sgd 0.05 x 1 | 0.550 | 0.820 |"
+    assert lines[-1] == "| early stopping, 15 epochs | sgd 0.025 x 1 | 0.220 | 0.510 |"
+    (trials,) = (line for line in lines if line.startswith("| early") and "0.300" in line)
+    assert trials.count("|") == 2 + len(TRIALS)
