@@ -298,18 +298,28 @@ def test_a_worker_that_ends_early_is_lost(guarded, code, status):
 
 
 REPORT = "Worker 0 (host:1) is lost: it ended before its work was done"
+# What it does, for how many seconds it has computed when it is told, and its exit status.
 BUSY = {
-    "waits": ("threading.Event().wait()", 75),
-    "computes": ("while True: pass", 75),
-    "holds Python's lock": ("sum(range(10**14))", -signal.SIGKILL),
+    "waits": ("threading.Event().wait()", 0, 75),
+    "computes": ("while True: pass", 0.3, 75),
+    "holds Python's lock": ("sum(range(10**14))", 0.3, -signal.SIGKILL),
 }
 
 
-@pytest.mark.parametrize(("code", "status"), BUSY.values(), ids=BUSY.keys())
-def test_a_busy_worker_is_told_and_ends(guarded, code, status):
+def computed(process):
+    """Seconds for which a process has computed, whatever else the machine does."""
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize(("code", "seconds", "status"), BUSY.values(), ids=BUSY.keys())
+def test_a_busy_worker_is_told_and_ends(guarded, code, seconds, status):
     worker = guarded(f"print('busy', flush=True)\n{code}")
     # Told earlier, it would end before it holds anything.
     assert worker.process.stdout.readline().strip() in ("busy", b"busy")
+    begin = computed(worker.process)
+    while computed(worker.process) < begin + seconds:
+        time.sleep(0.05)
     worker.link.close()
     assert worker.process.wait(20) == status
     assert REPORT in worker.process.stderr.read()

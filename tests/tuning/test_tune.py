@@ -296,7 +296,7 @@ def test_round_trip(found, tmp_path):
 
 def test_table_has_a_row_for_each_candidate(found):
     markdown = [line for line in found.to_markdown().splitlines() if line.startswith("|")]
-    rows = [line for line in markdown if "labels," in line or "votes," in line]
+    rows = [line for line in markdown if "labels" in line or "votes" in line]
     assert len(rows) == BUDGET
     assert sum("| chosen |" in row for row in rows) == 1
     assert f"{found.best.risk:.3f}" in next(row for row in rows if "| chosen |" in row)
@@ -437,11 +437,11 @@ def test_groups_that_do_not_fit_are_refused_before_any_training(split, no_traini
     rest = {"reference": 200 + np.arange(200), "validation": 400 + np.arange(20)}
     for wrong, message in (
         ({"nonmembers": groups["nonmembers"][:90]}, "100 nonmembers.*90 groups"),
-        ({"members": groups["members"][:90]}, "100 members.*90 groups"),
+        ({"members": groups["members"][:90]}, r"members'.*\(100,\).*\(90,\)"),
         ({"nonmembers": groups["members"]}, "100 groups with both"),
     ):
         other = dataclasses.replace(split, groups={**groups, **rest, **wrong})
-        with pytest.raises(ValueError, match=f"`groups`.*{message}"):
+        with pytest.raises(ValueError, match=f"groups.*{message}"):
             search(other)
 
 
