@@ -8,7 +8,8 @@ from typing import Self
 
 import numpy as np
 
-from keras_dmp.trainer.shards import bundles_of, partition
+from keras_dmp._warnings import warn
+from keras_dmp.trainer.shards import bundles_of, missing_classes, partition
 from keras_dmp.trainer.votes import TooFewVotesError
 
 
@@ -56,6 +57,22 @@ class Folds:
         any other student for samples without a label.
         """
         return np.where(self.of_sample < 0, 1 / self.count, self.of_sample == fold)
+
+    def warn_of_missing_classes(self, labels: np.ndarray) -> None:
+        """Warn of classes of which some student sees no sample, and so finds none in its fold.
+
+        Args:
+            labels: Class of each sample of the pool, (samples,); of those without a label any.
+        """
+        parts = [self.seen(fold) for fold in range(self.count)]
+        present = np.unique(labels[self.of_sample >= 0])
+        lacking = missing_classes(parts, labels, present, "student")
+        if lacking:
+            warn(
+                "Some of the cross-fitted students learn from no sample of a class, and find none "
+                f"among the samples that they label: {lacking}. Use a larger reference, or one "
+                "student"
+            )
 
 
 def require_enough(digests: np.ndarray, most: int, num_students: int) -> None:

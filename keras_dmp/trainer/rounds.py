@@ -302,6 +302,9 @@ class Rounds:
         )
         seed = new_seed() if seed is None else seed_of(seed, _FOLDS, number)
         folds = Folds.draw(run.plan.reference.digests, labels.rows, count, seed)
+        folds.warn_of_missing_classes(
+            probabilities.predicted_classes(labels.outputs, from_logits=kind.from_logits)
+        )
         total, trained = np.zeros((self._pool_size, kind.num_classes), np.float32), []
         for fold in range(count):
             index = earlier + fold + 1

@@ -109,20 +109,33 @@ def warn_of_missing_classes(shards: list[np.ndarray], labels: np.ndarray) -> Non
         shards: Positions of each shard's records.
         labels: Class of each record.
     """
-    present = np.unique(labels)
-    lacking = {}
-    for number, rows in enumerate(shards, start=1):
+    lacking = missing_classes(shards, labels, np.unique(labels), "shard")
+    if lacking:
+        warn(
+            "Some shards of the members lack a class, so that their teachers cannot vote for it: "
+            f"{lacking}. Use fewer shards"
+        )
+
+
+def missing_classes(
+    parts: list[np.ndarray], labels: np.ndarray, present: np.ndarray, name: str
+) -> str:
+    """Which parts lack which classes, in words; empty if none does.
+
+    Args:
+        parts: Positions of each part's records.
+        labels: Class of each record.
+        present: The classes that all parts should have, ascending.
+        name: What a part is called.
+    """
+    lacking = []
+    for number, rows in enumerate(parts, start=1):
         missing = np.setdiff1d(present, labels[rows])
         if len(missing):
             named = ", ".join(str(label) for label in missing[:_NAMED])
             more = len(missing) - _NAMED
-            lacking[number] = named if more <= 0 else f"{named} and {more} more"
-    if lacking:
-        listed = "; ".join(f"shard {number} lacks {named}" for number, named in lacking.items())
-        warn(
-            "Some shards of the members lack a class, so that their teachers cannot vote for it: "
-            f"{listed}. Use fewer shards"
-        )
+            lacking.append(f"{name} {number} lacks {named}" + f" and {more} more" * (more > 0))
+    return "; ".join(lacking)
 
 
 def bundles_of(digests: np.ndarray, groups: Any = None) -> np.ndarray:

@@ -47,3 +47,16 @@ def test_folds_are_of_equal_size_and_depend_on_the_seed():
     assert [int(np.sum(first.of_sample == fold)) for fold in range(4)] == [125] * 4
     np.testing.assert_array_equal(first.of_sample, again.of_sample)
     assert (first.of_sample != other.of_sample).any()
+
+
+def test_classes_that_a_student_never_sees_are_named():
+    of_sample = np.array([0, 1, 0, 1, 1, -1])
+    folds = Folds(of_sample=of_sample, count=2)
+    # Class 7 is in the first fold alone, 1 in the second, 0 in both; 8 has no label.
+    with pytest.warns(UserWarning, match=r": student 1 lacks 7; student 2 lacks 1\. Use"):
+        folds.warn_of_missing_classes(np.array([7, 0, 0, 1, 0, 8]))
+
+
+def test_no_warning_if_each_student_sees_each_class():
+    folds = Folds(of_sample=np.array([0, 1, 0, 1]), count=2)
+    folds.warn_of_missing_classes(np.array([0, 0, 1, 1]))
