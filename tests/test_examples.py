@@ -49,6 +49,7 @@ def test_quickstart_smoke_writes_what_it_says(tmp_path):
         "DMP whole pool",
         "DMP lowest entropy",
         "DMP lowest entropy, hard labels",
+        "DMP lowest entropy, 4 students",
         "DMP consensus, median of 4",
         "DMP consensus, 3 of 4 votes",
     ]
