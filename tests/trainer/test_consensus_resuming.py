@@ -84,6 +84,7 @@ def test_interrupted_and_resumed(tmp_path, directories, phase):
     assert directories.phases == phases[phases.index(phase) + 1 :]
 
 
+@pytest.mark.filterwarnings("ignore:Some of the cross-fitted students")
 @pytest.mark.parametrize(
     ("at_once", "share"),
     [
