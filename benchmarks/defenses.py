@@ -177,8 +177,7 @@ class Step:
             words.append(f"{self.point.setting}={self.point.value}")
         if self.trial is None:
             return " ".join([*words, f"seed={self.seed}"])
-        trial = self.trial
-        return " ".join([*words, f"{trial.optimizer} {trial.learning_rate:g} x {trial.share:g}"])
+        return " ".join([*words, str(self.trial)])
 
     @property
     def cost(self):

@@ -17,8 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 
-from benchmarks import defenses
-from benchmarks.search import TRIALS
+from benchmarks.cells import table
+from benchmarks.nets import figures
+from benchmarks.search import TRIALS, accuracy_of
 
 _PATH = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.py"
 
@@ -39,35 +40,25 @@ def measured(quickstart, dataset, members, epochs):
     for trial in TRIALS:
         optimizer = keras.optimizers.get(trial.configuration())
         # The size alone: all other settings are the demo's.
-        _, rows = quickstart.train(
-            split, build_model, max(1, round(trial.share * epochs)), optimizer, size=size
-        )
-        x, y = split.validation
+        of_trial = trial.epochs_of(epochs)
+        _, rows = quickstart.train(split, build_model, of_trial, optimizer, size=size)
         for row, (model, _) in rows.items():
-            outputs = defenses.outputs_of(model, split)
-            _, test = defenses.accuracies_of(outputs, split)
-            validation = float((model.predict(x, verbose=0).argmax(axis=1) == y).mean())
-            figures = (validation, test, defenses.loss_attack(outputs, split).auc())
-            found.setdefault(row, {})[trial] = figures
+            _, *tested = figures(model, split)
+            found.setdefault(row, {})[trial] = (accuracy_of(model, *split.validation), *tested)
         keras.utils.clear_session()
     return found
 
 
 def show(found):
     """Print both tables; early stopping after more epochs than a trial has is missing there."""
-    names = {
-        trial: f"{trial.optimizer} {trial.learning_rate:g} x {trial.share:g}" for trial in TRIALS
-    }
-    print("\n| model |", " | ".join(names.values()), "|")
-    print("|---|" + "---:|" * len(TRIALS))
+    accuracies, best = [], []
     for row, trials in found.items():
         cells = [f"{trials[trial][0]:.3f}" if trial in trials else "" for trial in TRIALS]
-        print(f"| {row} |", " | ".join(cells), "|")
-    print("\n| model | trial | test accuracy | AUC loss |\n|---|---|---:|---:|")
-    for row, trials in found.items():
-        best = max(trials, key=lambda trial: trials[trial][0])
-        _, test, auc = trials[best]
-        print(f"| {row} | {names[best]} | {test:.3f} | {auc:.3f} |")
+        accuracies.append([row, *cells])
+        trial = max(trials, key=lambda trial: trials[trial][0])
+        best.append([row, trial, *(f"{figure:.3f}" for figure in trials[trial][1:])])
+    print("\n" + table(["model", *TRIALS], accuracies) + "\n")
+    print(table(["model", "trial", "test accuracy", "AUC loss"], best))
 
 
 def main(arguments=None):

@@ -39,6 +39,9 @@ class Trial:
     learning_rate: float
     share: float
 
+    def __str__(self):
+        return f"{self.optimizer} {self.learning_rate:g} x {self.share:g}"
+
     def configuration(self) -> dict[str, Any]:
         """Configuration of the optimizer for `keras.optimizers.get`."""
         momentum = {"momentum": 0.9} if self.optimizer == "sgd" else {}
@@ -48,15 +51,16 @@ class Trial:
     def applied(self, point: Point, task: Task) -> Point:
         """The point with this optimizer and these epochs in each of its trainings."""
         settings = dict(point.settings)
-        epochs = self._epochs(task.fit_arguments(point)["epochs"])
+        epochs = self.epochs_of(task.fit_arguments(point)["epochs"])
         # Of early stopping, whose dial is the number of epochs.
         epochs = min(epochs, settings.get("max_epochs") or epochs)
         fit = {**point.fit, "optimizer": self.configuration(), "epochs": epochs}
         if "student_epochs" in settings:
-            settings["student_epochs"] = self._epochs(settings["student_epochs"])
+            settings["student_epochs"] = self.epochs_of(settings["student_epochs"])
         return dataclasses.replace(point, fit=fit, settings=settings)
 
-    def _epochs(self, epochs: int) -> int:
+    def epochs_of(self, epochs: int) -> int:
+        """Epochs of a training that has so many without a search."""
         return max(1, round(self.share * epochs))
 
 
@@ -118,7 +122,7 @@ def measure(
     start = time.perf_counter()
     try:
         model = tried.make().protect(task.builder(seen), seen, **fit, seed=SEED)
-        accuracy = _accuracy(model, *seen.validation)
+        accuracy = accuracy_of(model, *seen.validation)
     except (ValueError, ArithmeticError) as failure:
         # A rate at which a training diverges is a result of the search.
         error = f"{type(failure).__name__}: {failure}"
@@ -169,7 +173,8 @@ def found(task: Task, scale: float, point: Point, results: ResultFile) -> Found 
     return Found(point=keys[best].applied(point, task), figures=figures)
 
 
-def _accuracy(model: keras.Model, x: Any, y: np.ndarray) -> float:
+def accuracy_of(model: keras.Model, x: Any, y: np.ndarray) -> float:
+    """Accuracy on samples and their classes."""
     outputs = np.asarray(model.predict(x, batch_size=_PREDICT_BATCH, verbose=0))
     return float((outputs.argmax(axis=1) == y).mean())
 

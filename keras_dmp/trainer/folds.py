@@ -41,7 +41,7 @@ class Folds:
             TooFewVotesError: If there are fewer different samples with a label than folds.
         """
         bundles = bundles_of(digests[rows])
-        require_enough(digests[rows], len(rows), count)
+        require_enough(int(bundles.max(initial=-1)) + 1, count)
         of_sample = np.full(len(digests), -1)
         of_sample[rows] = partition(bundles, count, seed)
         return cls(of_sample=of_sample, count=count)
@@ -75,17 +75,13 @@ class Folds:
             )
 
 
-def require_enough(digests: np.ndarray, most: int, num_students: int) -> None:
+def require_enough(different: int, num_students: int) -> None:
     """Raise `TooFewVotesError` if some of several students would have no sample to label.
 
     Args:
-        digests: Hash of each sample that may get a label, (samples,).
-        most: How many of them get one at most.
-        num_students: Number of students. A single one labels nothing.
+        different: Number of different samples with a label, or of those that may get one.
+        num_students: Number of students, more than one.
     """
-    if num_students == 1:
-        return
-    different = min(most, len(np.unique(digests)))
     if different < num_students:
         raise TooFewVotesError(
             "Expected at least as many different reference samples with enough votes as there are "

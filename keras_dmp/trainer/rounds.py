@@ -100,10 +100,11 @@ class Rounds:
         self._pool, self._weights = pool.x, pool.sample_weight
         self._pool_size = plan.reference.num_samples
         self._selector = selector_among(run.arguments.callbacks)
-        most = self._pool_size
-        if self._selector is not None:
-            most = self._selector.criteria.wanted(most)
-        require_enough(plan.reference.digests, most, self._consensus.num_students)
+        if self._consensus.num_students > 1:
+            different = len(np.unique(plan.reference.digests))
+            if self._selector is not None:
+                different = min(different, self._selector.criteria.wanted(self._pool_size))
+            require_enough(different, self._consensus.num_students)
         # The teachers' labels have theirs before they are aggregated; students pass on their own.
         self._distillation = {**settings.of_distillation(), "label_temperature": 1.0}
         self._num_students = 0

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dmp._classifier.losses import single_loss
-from keras_dmp._data import samples
+from keras_dmp._data import arrays, samples
 from keras_dmp._storage.private_file import Record
 from keras_dmp._training import stackable
 from keras_dmp._training.epoch_checkpoints import seed_of
@@ -51,7 +51,8 @@ class StackedShards:
             teachers,
             run.compiled.optimizers["teacher"],
             single_loss(run.compiled.loss),
-            self._data(),
+            # A trace needs shapes and dtypes alone.
+            self._data(slice(1)),
             steps=run.teacher_epochs * -(-self._samples // self._batch_size),
         )
 
@@ -69,7 +70,7 @@ class StackedShards:
         phase = f"{run.prefix}round_{number}_shards"
         seed = new_seed() if run.settings.seed is None else run.settings.seed
         self._program.load(self._teachers)
-        data = self._data()
+        data = self._data(slice(None))
         losses: list[list[float]] = []
         start = None if run.directory is None else run.directory.newest(phase)
         if start is not None:
@@ -94,12 +95,11 @@ class StackedShards:
             for of_teacher in zip(*losses, strict=True)
         ]
 
-    def _data(self) -> tuple:
-        """The members as tensors, which may be copies and are not kept while students train."""
-        members = self._members
-        dtypes = samples.seen_dtypes(members.x, self._teachers[0])
-        x = keras.tree.map_structure(tf.convert_to_tensor, members.x, dtypes)
-        return x, tf.convert_to_tensor(members.y)
+    def _data(self, rows: slice) -> tuple:
+        """Members as tensors, which may be copies and are not kept while students train."""
+        x, y = arrays.take((self._members.x, self._members.y), rows)
+        dtypes = samples.seen_dtypes(x, self._teachers[0])
+        return keras.tree.map_structure(tf.convert_to_tensor, x, dtypes), tf.convert_to_tensor(y)
 
     def _order(self, seed: int, number: int, epoch: int) -> np.ndarray:
         """Positions of the members of each shard in the order of an epoch, (shards, samples)."""
