@@ -177,7 +177,7 @@ def train(split, build_model, epochs, optimizer, **selection):
     for name, aggregation in ((VOTES, "votes"), (MEDIAN, "median")):
         protect(name, consensus=Consensus(num_shards=4, rounds=2, aggregation=aggregation))
     rows[UNDEFENDED] = (teacher, watch.seconds)
-    for epochs in STOPPED_AFTER[: len(watch.weights)]:
+    for epochs in (stop for stop in STOPPED_AFTER if stop <= len(watch.weights)):
         model = build_model()
         model.set_weights(watch.weights[epochs - 1])
         seconds = watch.seconds * epochs / len(watch.weights)
