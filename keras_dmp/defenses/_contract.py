@@ -18,6 +18,7 @@ from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp._warnings import PrivacyWarning, warn
 from keras_dmp.reference.pool import read_reference
 from keras_dmp.splits import PrivateSplit
+from keras_dmp.trainer import overlap
 
 # Samples whose outputs show whether they are logits or probabilities.
 _SAMPLE = slice(0, 256)
@@ -61,9 +62,9 @@ class Defense(abc.ABC):
         """Train a classifier on the members of a split so that it can be released.
 
         The nonmembers of the split are never used: they are reserved for the audit. Groups of the
-        split must fit its parts. `dmp` keeps the records of a group in one shard of a consensus,
-        and refuses groups of members in the reference. No other defence uses them: guarantees are
-        for one record, which `pate` and `dp_sgd` warn of.
+        split must fit its parts, and no part that the defence uses may contain members or others
+        of their groups. `dmp` keeps the records of a group in one shard of a consensus. Guarantees
+        are for one record, not for a group, which `pate` and `dp_sgd` warn of.
 
         Args:
             build_model: A callable that builds a fresh classifier, or a Keras model, which is
@@ -86,8 +87,8 @@ class Defense(abc.ABC):
         Raises:
             TypeError: If `build_model` or `split` has the wrong type.
             ValueError: Before the first step, for arguments out of range, a missing or too small
-                part of the split, groups that do not fit their part, and models that the defence
-                cannot train.
+                part of the split, a part that contains members, groups that do not fit their part,
+                and models that the defence cannot train.
         """
         run = Run.prepare(
             self,
@@ -100,7 +101,12 @@ class Defense(abc.ABC):
             seed=seed,
             verbose=verbose,
         )
+        self._require_disjoint(run)
         return self._protect(run)
+
+    def _require_disjoint(self, run: "Run") -> None:
+        """Refuse members, and others of their groups, in the parts that the defence requires."""
+        run.require_disjoint(*self.parts)
 
     @abc.abstractmethod
     def _protect(self, run: "Run") -> keras.Model:
@@ -185,6 +191,14 @@ class Run:
     def num_members(self) -> int:
         """Number of members."""
         return len(self.y)
+
+    def require_disjoint(self, *parts: str) -> None:
+        """Raise ValueError if one of these parts contains members or others of their groups."""
+        x = {"reference": self.reference, "validation": self.validation and self.validation[0]}
+        if parts:
+            overlap.require_disjoint(
+                self.x, self.model, self.groups, **{part: x[part] for part in parts}
+            )
 
     def warn_of_groups(self) -> None:
         """Warn that a guarantee for one record is none for a person with several."""

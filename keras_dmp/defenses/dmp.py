@@ -162,12 +162,15 @@ class DMP(Defense):
         own = ("reference",) if self.reference_source == "split" else ()
         return own if self.teacher is None else tuple(dict.fromkeys((*own, *self.teacher.parts)))
 
+    def _require_disjoint(self, run: Run) -> None:
+        """Leave it to `DMPTrainer`, which compares what it uses, or to a ready teacher's check."""
+
     def _protect(self, run: Run) -> keras.Model:
         # What the generator and the pool do not take is refused before the teacher is trained.
         selector, pool = self._selector(run), self._pool(run)
         teacher, members, groups = None, (run.x, run.y), self._groups(run)
         if self.teacher is not None:
-            require_disjoint(run.x, pool, run.model, groups)
+            require_disjoint(run.x, run.model, groups, reference=pool)
             # With a ready teacher, the trainer would only compare them once more.
             teacher, members, groups = run.protected_by(self.teacher), (None, None), None
         trainer = DMPTrainer(

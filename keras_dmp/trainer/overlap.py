@@ -1,5 +1,6 @@
 """Checks that members do not reappear as reference or validation data."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -11,27 +12,32 @@ from keras_dmp._warnings import PrivacyWarning, warn
 
 def require_disjoint(
     members: Any,
-    reference: Any,
     model: keras.Model,
     groups: dict[str, Any] | None = None,
+    **parts: Any,
 ) -> None:
-    """Compare a reference pool with the members before anything is trained on either.
+    """Compare parts of a split with its members before anything is trained on either.
 
     Args:
         members: Checked samples of the members, a structure of arrays.
-        reference: Those of the pool.
-        model: A classifier that takes both.
+        model: A classifier that takes all of them.
         groups: Group of each record by part, "members" among them, or None.
+        **parts: Checked samples by the name of the part, such as `reference`.
 
     Raises:
-        ValueError: If the pool contains members or others of their groups, or samples of another
+        ValueError: If a part contains members or others of their groups, or samples of another
             form.
     """
-    samples.require_alike(reference, members, "reference", "members", model)
+    for name, part in parts.items():
+        samples.require_alike(part, members, f"split.{name}", "split.members", model)
     records = samples.Records(model)
-    parts = {"members": members, "reference": reference}
+    parts = {"members": members, **parts}
     digests = {name: records.digests(part) for name, part in parts.items()}
-    refuse_overlap(digests, groups=groups, allow=False)
+    for finding in _findings(digests, groups):
+        raise ValueError(
+            "Expected `split` to have parts that share nothing with its members, as "
+            f"`split_private` draws them. Received: {finding}"
+        )
     samples.warn_of_padding(*(records.lengths(part) for part in parts.values()))
 
 
@@ -46,19 +52,30 @@ def refuse_overlap(
         groups: Group of each record by the name of the part, "members" among them, or None.
         allow: Whether to emit a `PrivacyWarning` instead.
     """
+    for finding in _findings(digests, groups):
+        if not allow:
+            raise ValueError(
+                "Expected data without members, whom the student must never see (see "
+                "`split_private`); `DMPTrainer.fit(..., allow_overlap=True)` continues with a "
+                f"PrivacyWarning. Received: {finding}"
+            )
+        warn(f"{finding}: the student may expose them", PrivacyWarning)
+
+
+def _findings(digests: dict[str, np.ndarray], groups: dict[str, Any] | None) -> Iterator[str]:
+    """What each part shares with the members, records first, in words."""
     if groups is not None:
         groups = _checked_groups(groups, digests)
-    for name in digests.keys() - {"members"}:
-        count = samples.count_shared(digests[name], digests["members"])
-        _report(f"{count} of {len(digests[name])} samples of `{name}` are members", count, allow)
-        if groups is not None and name in groups:
-            count = samples.count_shared(groups[name], groups["members"])
-            _report(
-                f"{count} of {len(digests[name])} samples of `{name}` belong to a group (person) "
-                "that contains members",
-                count,
-                allow,
-            )
+    for name, part in digests.items():
+        if name == "members":
+            continue
+        samples_of = f"{len(part)} samples of `{name}`"
+        if count := samples.count_shared(part, digests["members"]):
+            yield f"{count} of {samples_of} are members"
+        if groups is None or name not in groups:
+            continue
+        if count := samples.count_shared(groups[name], groups["members"]):
+            yield f"{count} of {samples_of} belong to a group (person) that contains members"
 
 
 def _checked_groups(groups: dict[str, Any], digests: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -75,15 +92,3 @@ def _checked_groups(groups: dict[str, Any], digests: dict[str, np.ndarray]) -> d
         for name, column in groups.items()
         if name in digests
     }
-
-
-def _report(finding: str, count: int, allow: bool) -> None:
-    if not count:
-        return
-    if not allow:
-        raise ValueError(
-            f"{finding}: the student must never see the members. Expected disjoint data (see "
-            "`split_private`); `DMPTrainer.fit(..., allow_overlap=True)` continues with a "
-            f"PrivacyWarning. Received: {count} shared samples"
-        )
-    warn(f"{finding}: the student may expose them", PrivacyWarning)

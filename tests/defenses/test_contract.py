@@ -292,6 +292,43 @@ def test_groups_of_another_number_of_records_are_refused(name, part, split):
         defenses.get(name, **SETTINGS[name]).protect(Builder(), grouped, **FIT)
 
 
+@pytest.mark.parametrize("of", ["records", "groups"])
+@pytest.mark.parametrize(
+    ("defense", "part"),
+    [
+        *((defenses.get(name, **SETTINGS[name]), "reference") for name in ("dmp", "pate")),
+        (defenses.get("memguard", **SETTINGS["memguard"]), "reference"),
+        (defenses.get("memguard", detector_data="validation"), "validation"),
+        (defenses.get("early_stopping"), "validation"),
+        (defenses.get("adversarial_regularization"), "validation"),
+        (defenses.get("dmp", consensus=keras_dmp.Consensus()), "validation"),
+        (defenses.get("dmp", teacher=defenses.get("early_stopping")), "validation"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_members_in_a_part_that_is_used_are_refused_before_training(
+    defense, part, of, split, monkeypatch
+):
+    """And others of their groups."""
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained"))
+    used = getattr(split, part)
+    x = used if part == "reference" else used[0]
+    if of == "records":
+        mixed = np.concatenate([x[:-3], split.members[0][:3]])
+        changes = {part: mixed if part == "reference" else (mixed, used[1])}
+    else:
+        persons = {"members": np.arange(64), "nonmembers": np.arange(64, 128)}
+        persons[part] = np.where(np.arange(len(x)) < 3, 5, 1_000 + np.arange(len(x)))
+        changes = {"groups": persons}
+    with pytest.raises(ValueError, match=f"Received: 3 of {len(x)} samples of `{part}`"):
+        defense.protect(Builder(), dataclasses.replace(split, **changes), **FIT)
+
+
+def test_members_in_a_part_that_is_not_used_do_not_matter(split):
+    changed = dataclasses.replace(split, reference=split.members[0], validation=split.members)
+    defenses.get("early_stopping", patience=None, max_epochs=1).protect(Builder(), changed, **FIT)
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "refused"),
     [

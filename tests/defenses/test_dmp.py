@@ -92,14 +92,14 @@ def test_a_guarantee_is_announced_where_there_is_one():
 @pytest.mark.parametrize(
     ("settings", "changes", "pattern"),
     [
-        (
-            {},
-            "members",
-            r"of `reference` are members.*`DMPTrainer.fit\(..., allow_overlap=True\)`",
-        ),
+        ({}, "members", "`split` to have parts.*64 of 64 samples of `reference` are members"),
         ({"reference_source": "synthetic"}, "few", "at least 10"),
         ({"size": 10_000}, "nothing", "size=10000"),
-        ({}, "integers", r"`reference` to have the shape and dtype of `members`.*int64"),
+        (
+            {},
+            "integers",
+            r"`split.reference` to have the shape and dtype of `split.members`.*int64",
+        ),
     ],
 )
 def test_data_is_refused_before_the_teacher_is_trained(
