@@ -893,8 +893,10 @@ def test_bad_settings_and_teachers(split, monkeypatch):
     with pytest.raises(ValueError, match="Expected `size` to be at most 200, "):
         train(split, fit={"callbacks": [EntropyReferenceSelector(size=201)]})
     two = [EntropyReferenceSelector(size=9) for _ in range(2)]
-    with pytest.raises(ValueError, match="Expected at most one EntropyReferenceSelector"):
+    with pytest.raises(ValueError, match=r"at most one .* as the `selector` of the trainer"):
         train(split, selector=two[0], fit={"callbacks": two[1:]})
+    with pytest.raises(ValueError, match=r"among the callbacks\. Received: 2 selectors"):
+        train(split, fit={"callbacks": two})
     with pytest.raises(TypeError, match="Expected `callbacks` to be Keras callbacks"):
         train(split, fit={"callbacks": ["early_stopping"]})
     trainer = DMPTrainer(build, teacher=nets.classifier(), selector=None)
