@@ -98,14 +98,7 @@ def teacher_and_student(
         ValueError: If `model` returns models that share variables, or always the same weights.
     """
     teacher = teacher or fresh_model(model)
-    shared = shared_state(student, teacher)
-    if shared:
-        raise ValueError(
-            "Expected the callable `model` to build a new model on every call, from new layers; "
-            "only layers with an `adapt` method may be built once and used again. Received: "
-            f"teacher and student that share {', '.join(map(repr, shared[:3]))}"
-            + (f" and {len(shared) - 3} more variables" if len(shared) > 3 else "")
-        )
+    require_separate(student, teacher, "teacher", name="student")
     for part in (teacher, student):
         ensure_built(part, x)
     if shared_share(student, teacher) == 1.0:
@@ -131,6 +124,38 @@ def teacher_and_student(
             PrivacyWarning,
         )
     return teacher, student
+
+
+def require_separate(
+    model: keras.Model, other: keras.Model, other_name: str, name: str = "a further model"
+) -> None:
+    """Raise ValueError if two models that a callable has built share variables.
+
+    Args:
+        model: A model.
+        other: Another one.
+        other_name: What it is called.
+        name: What the first is called.
+    """
+    shared = shared_state(model, other)
+    if shared:
+        raise ValueError(
+            "Expected the callable `model` to build a new model on every call, from new layers; "
+            "only layers with an `adapt` method may be built once and used again. Received: "
+            f"{other_name} and {name} that share {', '.join(map(repr, shared[:3]))}"
+            + (f" and {len(shared) - 3} more variables" if len(shared) > 3 else "")
+        )
+
+
+def require_alike(model: keras.Model, student: keras.Model) -> None:
+    """Raise ValueError unless a further model has variables of the shapes of the student's."""
+    shapes, own = ([tuple(of.shape) for of in one.variables] for one in (student, model))
+    if shapes != own:
+        raise ValueError(
+            "Expected the callable `model` to build models of one architecture. Received: a "
+            f"student of {student.count_params()} parameters and a further model of "
+            f"{model.count_params()}, whose variables differ in number or shape"
+        )
 
 
 def warn_of_adapted_layers(model: keras.Model) -> None:

@@ -8,6 +8,8 @@ import keras
 from keras_dmp._classifier.outputs import OutputKind
 from keras_dmp._validate import shown
 
+# Names for which Keras chooses the metric based on the labels, in any case.
+BY_NAME_ALONE = ("accuracy", "acc")
 # Losses that expect probabilities when passed as a string or a function.
 _PROBABILITY_LOSSES = frozenset(
     {
@@ -122,7 +124,7 @@ def fitting_metrics(metrics: Any, kind: OutputKind | None) -> Any:
     return keras.tree.map_structure(
         lambda metric: (
             accuracy(kind, metric)
-            if isinstance(metric, str) and metric in ("accuracy", "acc")
+            if isinstance(metric, str) and metric.lower() in BY_NAME_ALONE
             else metric
         ),
         metrics,

@@ -1,5 +1,6 @@
 """One compiled training step for models whose weights are stacked along a new first axis."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,11 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dmp._classifier.forward import single
 from keras_dmp._training.copies import copied_optimizer
 from keras_dmp._training.released import fill, release
 
 # Weight updates (steps times weights) from which compiling the optimizer pays off.
 _WORTH_COMPILING = 500_000_000
+_CANNOT_VECTORIZE = re.compile(r"No pfor vectorization defined for (\w+)")
 
 
 class StackedProgram:
@@ -24,6 +27,9 @@ class StackedProgram:
         data: Samples and labels, tensors like those used in training.
         steps: Number of steps that each model will take; the optimizer of a long training is
             compiled, which takes about half a second.
+
+    Raises:
+        ValueError: If the models or the loss have operations that cannot be vectorized.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class StackedProgram:
         # The numbers of steps and of samples per step are left open, so one trace serves all.
         batches = tf.TensorSpec([None, self._count, None], tf.int32)
         self._epoch = tf.function(self._steps, input_signature=(*self._data_specs, batches))
+        self._trace()
 
     def fits(self, models: Sequence[keras.Model], data: tuple) -> bool:
         """Whether these models and data have the shapes of this program."""
@@ -140,7 +147,20 @@ class StackedProgram:
         outputs, others, penalties = self._model.stateless_call(
             trainable, others, x, training=True, return_losses=True
         )
-        return sum(penalties, self._loss(y, outputs)), others
+        return sum(penalties, self._loss(y, single(outputs))), others
+
+    def _trace(self) -> None:
+        """Trace the program now: layers and losses of a user's own may have any operations."""
+        try:
+            self._epoch.get_concrete_function()
+        except ValueError as error:
+            found = _CANNOT_VECTORIZE.search(str(error))
+            if found is None:
+                raise
+            raise ValueError(
+                "Expected `build_model` and `loss` to use operations that TensorFlow can vectorize "
+                f"over stacked weights. Received: the operation {found[1]}, which it cannot"
+            ) from error
 
     def _stacked(self, variable: keras.Variable) -> keras.Variable:
         return keras.Variable(

@@ -24,7 +24,7 @@ from keras_dmp._training.resident import ResidentBatches, new_seed
 from keras_dmp._validate import shown
 from keras_dmp.distillation.labeler import Labeler
 from keras_dmp.distillation.metrics import for_one_hot_labels, require_metrics
-from keras_dmp.distillation.settings import require_compile, require_settings, require_storage
+from keras_dmp.distillation.settings import checked_storage, require_compile, require_settings
 from keras_dmp.distribution import replicas
 from keras_dmp.losses import SoftTargetKLDivergence
 from keras_dmp.reference import labeling
@@ -131,7 +131,7 @@ class DistillationTrainer(ClassifierWrapper):
         require_settings(temperature, label_temperature, labels, compensate_temperature)
         kinds.require_from_logits(from_logits)
         _validate.boolean(cache=cache, drop_labels=drop_labels)
-        require_storage(label_format, memory_limit)
+        storage = checked_storage(label_format, memory_limit)
         with replicas.chosen({"student": student}, distribution_strategy).scope():
             super().__init__({"student": student}, from_logits=from_logits, **kwargs)
         self.temperature = float(temperature)
@@ -140,8 +140,7 @@ class DistillationTrainer(ClassifierWrapper):
         self.compensate_temperature = compensate_temperature
         self.cache = cache
         self.drop_labels = drop_labels
-        self.label_format = label_format
-        self.memory_limit = memory_limit
+        self.label_format, self.memory_limit = storage
         self._loop = ResidentLoop()
         self._source = Untracked(None)
         self._validation = Untracked(None)

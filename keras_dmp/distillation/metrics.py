@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dmp._classifier.losses import BY_NAME_ALONE
 from keras_dmp._validate import shown
 
 # Keras metrics of integer labels and their counterparts for one-hot labels.
@@ -20,8 +21,6 @@ _TWINS = {
     "sparse_categorical_crossentropy": "categorical_crossentropy",
     "sparse_top_k_categorical_accuracy": "top_k_categorical_accuracy",
 }
-# Names for which Keras chooses the metric based on the labels.
-_BY_NAME_ALONE = ("accuracy", "acc", "crossentropy", "ce")
 _UNSHARED_SETTINGS = ("ignore_class",)
 
 
@@ -37,7 +36,7 @@ def require_metrics(metrics: Any, name: str) -> None:
             continue
         try:
             known = isinstance(metric, str) and (
-                metric in _BY_NAME_ALONE or keras.metrics.get(metric) is not None
+                metric.lower() in BY_NAME_ALONE or keras.metrics.get(metric) is not None
             )
         except ValueError:
             known = False
@@ -133,17 +132,27 @@ def _is_users_own(metric: Any) -> bool:
         return False
     if isinstance(metric, keras.metrics.Metric):
         name, wraps = type(metric).__name__, type(metric) is keras.metrics.MeanMetricWrapper
-        return wraps or getattr(keras.metrics, name, None) is not type(metric)
+        # Such as `MeanIoU`, which has no counterpart.
+        takes_numbers = getattr(metric, "sparse_y_true", False)
+        return wraps or takes_numbers or getattr(keras.metrics, name, None) is not type(metric)
     name = getattr(metric, "__name__", "")
     return callable(metric) and getattr(keras.metrics, name, None) is not metric
 
 
+def _twin(name: str, in_logs: str) -> keras.metrics.Metric:
+    """The counterpart of one of Keras' metrics, under the name that this one has in logs.
+
+    Callbacks, such as `EarlyStopping(monitor=...)`, look it up by that name.
+    """
+    return type(keras.metrics.get(_TWINS[name]))(name=in_logs)
+
+
 def _for_one_hot_labels(metric: Any) -> Any:
     if isinstance(metric, str):
-        return _TWINS.get(metric, metric)
+        return _twin(metric, metric) if metric in _TWINS else metric
     name = getattr(metric, "__name__", "")
     if name in _TWINS and metric is getattr(keras.metrics, name):
-        return getattr(keras.metrics, _TWINS[name])
+        return _twin(name, metric().name if isinstance(metric, type) else name)
     class_name = type(metric).__name__
     if class_name in _TWINS and type(metric) is getattr(keras.metrics, class_name):
         config = metric.get_config()

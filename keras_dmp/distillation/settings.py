@@ -31,11 +31,20 @@ def require_settings(
             )
 
 
-def require_storage(label_format: Any, memory_limit: Any) -> None:
-    """Raise ValueError for storage settings of labels that are out of range."""
+def checked_storage(label_format: Any, memory_limit: Any) -> tuple[str | int | None, int | None]:
+    """Storage settings of labels as plain values, since NumPy's integers cannot be saved.
+
+    Raises:
+        ValueError: For settings out of range.
+    """
     require_format(label_format)
     if memory_limit is not None:
         _validate.integer_at_least(0, memory_limit=memory_limit)
+    is_text = label_format is None or isinstance(label_format, str)
+    return (
+        label_format if is_text else int(label_format),
+        None if memory_limit is None else int(memory_limit),
+    )
 
 
 def require_compile(

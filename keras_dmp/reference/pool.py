@@ -174,8 +174,11 @@ class ReferencePool:
             batch_size=source.batch_size,
         )
 
-    def in_memory(self, memory_limit: int | None, model: keras.Model) -> Batch:
-        """All samples and weights as arrays; a dataset is read again, in one pass.
+    def in_memory(self, memory_limit: int | None, model: keras.Model) -> tuple[Batch, np.ndarray]:
+        """All samples and weights as arrays, and the hash of each sample.
+
+        A dataset is read again, in one pass. It may yield its samples in another order each time,
+        so they are hashed again too.
 
         Args:
             memory_limit: Bytes to keep in memory; above that, arrays are mapped to files without a
@@ -183,13 +186,14 @@ class ReferencePool:
             model: A built classifier that takes the samples.
         """
         if not _batches.is_dataset(self.source):
-            return Batch(self.source, None, None)
+            return Batch(self.source, None, None), self.digests
         source = ReferenceSource.open(
             self.source, model=model, has_teacher=True, drop_labels=True, name="reference"
         )
         limit = row_store.default_memory_limit() if memory_limit is None else memory_limit
-        store = row_store.RowStore(limit)
+        store, records, digests = row_store.RowStore(limit), samples.Records(model), []
         for part in source.of_one_length():
+            digests.append(records.digests(part.x))
             weights = [] if part.sample_weight is None else [part.sample_weight]
             store.append([*keras.tree.flatten(part.x), *weights])
         columns = store.finish()
@@ -199,7 +203,8 @@ class ReferencePool:
                 f"Received: reference with {len(columns[0])} samples"
             )
         weights = None if source.first.sample_weight is None else columns.pop()
-        return Batch(keras.tree.pack_sequence_as(source.first.x, columns), None, weights)
+        x = keras.tree.pack_sequence_as(source.first.x, columns)
+        return Batch(x, None, weights), np.concatenate(digests)
 
 
 def count(x: Any, name: str, model: keras.Model) -> int:

@@ -16,6 +16,7 @@ from keras_dmp._validate import shown
 from keras_dmp.distillation.metrics import for_labels_like, require_metrics
 from keras_dmp.distillation.settings import require_compile
 from keras_dmp.distribution import replicas
+from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
 
 _OF_TEACHER = ("teacher_epochs", "teacher_callbacks", "class_weight", "sample_weight")
 _IN_FINGERPRINT = (
@@ -84,6 +85,43 @@ class FitArguments:
     def with_callbacks(self, callbacks: list[keras.callbacks.Callback]) -> Self:
         """These arguments with other callbacks of the student phase."""
         return dataclasses.replace(self, callbacks=callbacks)
+
+    def choosing(self, selector: EntropyReferenceSelector | None, *, is_default: bool) -> Self:
+        """These arguments with the trainer's selector among the callbacks.
+
+        Args:
+            selector: The trainer's selector, or None.
+            is_default: Whether it makes way for one among the callbacks.
+
+        Raises:
+            ValueError: If both the trainer and the callbacks have a selector of the user's.
+        """
+        own = selector_among(self.callbacks)
+        if selector is None or (own is not None and is_default):
+            return self
+        if own is not None:
+            raise ValueError(
+                "Expected at most one EntropyReferenceSelector, as the `selector` of the trainer "
+                "or among the `callbacks` of `fit`: pass selector=None to use the one among the "
+                "callbacks. Received: both"
+            )
+        return self.with_callbacks([selector, *self.callbacks])
+
+    def refuse_backups(self, *names: str) -> None:
+        """Raise ValueError for a BackupAndRestore among callbacks that serve several trainings.
+
+        Args:
+            names: Names of these arguments.
+        """
+        for name in names:
+            callbacks = getattr(self, name)
+            if any(isinstance(one, keras.callbacks.BackupAndRestore) for one in callbacks):
+                raise ValueError(
+                    f"Expected `{name}` without a BackupAndRestore, since they are passed on from "
+                    "training to training: a model would be resumed from the weights of another. "
+                    "To resume an interrupted run, pass `directory` to the trainer. Received: a "
+                    f"BackupAndRestore in `{name}`"
+                )
 
     def refuse_for_ready_teacher(self) -> None:
         """Raise ValueError for arguments that would train a teacher."""

@@ -23,10 +23,12 @@ class ConsensusRound:
         relabel_share: Share of the samples used that one teacher could have given another label;
             0 if more than half of an even number of votes is needed.
         teacher_histories: Logs of each shard teacher by name, one value per epoch.
-        student_histories: The same of each student.
-        validation_accuracy: Accuracy of the round's last student on the validation data, or None
-            without any.
-        is_released: Whether this student is the one to be released.
+        student_histories: The same of each student: the one that learns the round's labels and, in
+            the round that is released, the cross-fitted ones and the one that learns from them.
+            Those that only rank samples, or only pass their weights on, are left out.
+        validation_accuracy: Accuracy on the validation data of the student that learns the round's
+            labels, or None without any. The best of them decides which round is released.
+        is_released: Whether the student to be released is of this round.
     """
 
     number: int

@@ -74,7 +74,7 @@ class DMPTrainer:
         teacher: The unprotected model after `fit`. It is private: for the audit only.
         teachers: With a consensus, the teacher of each shard; otherwise the teacher alone.
         rounds: With a consensus, a `ConsensusRound` for each round; otherwise empty. Private.
-        selector: The selector, with its choice.
+        selector: The selector, with its choice unless one among the callbacks of `fit` has chosen.
 
     Raises:
         TypeError: If `model`, `teacher` or `selector` are of another type.
@@ -279,11 +279,7 @@ class DMPTrainer:
             groups=groups,
             allow_overlap=allow_overlap,
         )
-        chosen = self.selector
-        if self._selector_is_default and selector_among(arguments.callbacks) is not None:
-            chosen = None
-        if chosen is not None:
-            arguments = arguments.with_callbacks([chosen, *arguments.callbacks])
+        arguments = arguments.choosing(self.selector, is_default=self._selector_is_default)
         selector = selector_among(arguments.callbacks)
         with prepared(
             self._settings, self._compiled, arguments, selector=selector, selectors=[selector]

@@ -91,17 +91,18 @@ class Rounds:
         plan, settings = run.plan, run.settings
         self._members = plan.members.in_memory(plan.student, plan.kind)
         self._shards = shards.drawn_shards(run, settings.consensus, self._members)
-        shards.warn_of_missing_classes(self._shards, self._members.labels)
+        labels, weights = self._members.labels, self._members.sample_weight
+        shards.warn_of_missing_classes(self._shards, labels, weights)
         # A callable that gives all models the same weights has given the teacher its own too.
         if fresh.shared_share(run.fresh_model(_TEACHERS), plan.teacher) == 1.0:
             run = dataclasses.replace(run, redraws=True)
         self._run, self._consensus = run, settings.consensus
-        pool = plan.reference.in_memory(settings.memory_limit, plan.student)
+        pool, self._digests = plan.reference.in_memory(settings.memory_limit, plan.student)
         self._pool, self._weights = pool.x, pool.sample_weight
         self._pool_size = plan.reference.num_samples
         self._selector = selector_among(run.arguments.callbacks)
         if self._consensus.num_students > 1:
-            different = len(np.unique(plan.reference.digests))
+            different = len(np.unique(self._digests))
             if self._selector is not None:
                 different = min(different, self._selector.criteria.wanted(self._pool_size))
             require_enough(different, self._consensus.num_students)
@@ -113,10 +114,8 @@ class Rounds:
         self._pupil: Pupil | None = None
         more = range(1, len(self._shards))
         self._teachers = [plan.teacher, *(run.fresh_model(_TEACHERS, 0, one) for one in more)]
-        self._at_once = None
         parts = (self._teachers, self._members, self._shards)
-        if shard_training.can_stack(run, *parts):
-            self._at_once = shard_training.StackedShards(run, *parts)
+        self._at_once = shard_training.at_once(run, *parts)
 
     def train(self) -> Agreed:
         """Train everything; the plan's student is the one to be released."""
@@ -302,7 +301,7 @@ class Rounds:
             f"Consensus: training {count} students on the labels of round {number}", run
         )
         seed = new_seed() if seed is None else seed_of(seed, _FOLDS, number)
-        folds = Folds.draw(run.plan.reference.digests, labels.rows, count, seed)
+        folds = Folds.draw(self._digests, labels.rows, count, seed)
         folds.warn_of_missing_classes(
             probabilities.predicted_classes(labels.outputs, from_logits=kind.from_logits)
         )

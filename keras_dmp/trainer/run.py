@@ -67,10 +67,17 @@ class Run:
         """A new model, whose weights depend on the seed and these numbers only."""
         if self.settings.seed is not None:
             keras.utils.set_random_seed(seed_of(self.settings.seed, *numbers))
+        return self.another_model()
+
+    def another_model(self) -> keras.Model:
+        """A further model besides teacher and student, like them and with variables of its own."""
         model = fresh.fresh_model(self.settings.model)
         if self.redraws:
             model = fresh.fresh_clone(model)
         fresh.ensure_built(model, self.plan.sample)
+        fresh.require_separate(model, self.plan.teacher, "teacher")
+        fresh.require_separate(model, self.plan.student, "student")
+        fresh.require_alike(model, self.plan.student)
         return model
 
     def distiller(
@@ -131,6 +138,10 @@ def prepared(
         )
     if settings.teacher is not None:
         arguments.refuse_for_ready_teacher()
+    if _draws_shards(settings, more):
+        arguments.refuse_backups("callbacks", "teacher_callbacks")
+    elif more:
+        arguments.refuse_backups("callbacks")
     with contextlib.ExitStack() as stack:
         if settings.distribution_strategy is not None:
             stack.enter_context(settings.distribution_strategy.scope())
@@ -159,15 +170,18 @@ def prepared(
         yield run
 
 
+def _draws_shards(settings: TrainerSettings, more: dict[str, Any]) -> bool:
+    """Whether a run trains a teacher on each of several shards: what groups decide about."""
+    return bool(settings.consensus or more.get("sweep", {}).get("consensus") or "tune" in more)
+
+
 def _configuration(
     run: Run, selector: EntropyReferenceSelector | None, more: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything that the result of a run depends on, as plain values by name."""
     plan, settings, arguments = run.plan, run.settings, run.arguments
     ready = settings.teacher
-    # Groups decide about shards, and about nothing else that a run returns.
-    draws_shards = settings.consensus is not None or more.get("sweep", {}).get("consensus")
-    draws_shards = draws_shards or "tune" in more
+    groups = arguments.groups if _draws_shards(settings, more) else None
     resolved = {"from_logits": plan.kind.from_logits, "seed": settings.seed}
     return {
         **fingerprint.of_data(plan),
@@ -175,7 +189,7 @@ def _configuration(
         "model": fingerprint.of_model(plan.student),
         "settings": {**settings.of_distillation(), **resolved},
         "consensus": fingerprint.of_consensus(settings.consensus),
-        "groups": fingerprint.of_groups(arguments.groups) if draws_shards else None,
+        "groups": fingerprint.of_groups(groups),
         "selector": fingerprint.of_selector(selector),
         "compiled": fingerprint.of_object(vars(run.compiled)),
         "fit": fingerprint.of_object(arguments.in_fingerprint()),

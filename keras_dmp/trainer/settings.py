@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_dmp import _validate
 from keras_dmp._classifier.kind import require_from_logits, require_model
 from keras_dmp._validate import shown
-from keras_dmp.distillation.settings import require_settings, require_storage
+from keras_dmp.distillation.settings import checked_storage, require_settings
 from keras_dmp.distribution import replicas
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.trainer.consensus import Consensus, resolved_labels
@@ -76,7 +76,9 @@ class TrainerSettings:
             labels=self.labels,
             compensate_temperature=self.compensate_temperature,
         )
-        require_storage(self.label_format, self.memory_limit)
+        storage = checked_storage(self.label_format, self.memory_limit)
+        for name, value in zip(("label_format", "memory_limit"), storage, strict=True):
+            object.__setattr__(self, name, value)
 
     def of_distillation(self) -> dict[str, Any]:
         """Arguments of the student's `DistillationTrainer`."""

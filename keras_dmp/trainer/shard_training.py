@@ -86,6 +86,9 @@ class StackedShards:
                 run.directory.write(phase, epoch + 1, record)
             bar.update(epoch + 1, [("loss", float(found.mean()))])
         self._program.store(self._teachers)
+        for teacher in self._teachers:
+            if not teacher.compiled:  # As those that Keras' own `fit` has trained.
+                teacher.compile(**run.compiled.for_labels("teacher", run.plan.kind))
         return [
             Trained(
                 history={"loss": list(of_teacher)},
@@ -110,17 +113,17 @@ class StackedShards:
         return np.stack(rows)
 
 
-def can_stack(
+def at_once(
     run: Run,
     teachers: Sequence[keras.Model],
     members: LabeledData,
     shards: Sequence[np.ndarray],
-) -> bool:
-    """Whether all shard teachers can be trained at once.
+) -> StackedShards | None:
+    """The training of all shard teachers at once, or None if that is impossible.
 
-    If not, Keras' own `fit` trains one after the other: with callbacks, class or sample weights,
-    with models, optimizers or losses that cannot be stacked, with a strategy, and for shards whose
-    sizes differ by a step or more.
+    Keras' own `fit` then trains one after the other: with callbacks, class or sample weights, with
+    models, optimizers or losses that cannot be stacked, with a strategy, and for shards whose sizes
+    differ by a step or more. The arguments are those of `StackedShards`.
     """
     arguments, compiled = run.arguments, run.compiled
     sizes = [len(rows) for rows in shards]
@@ -136,14 +139,14 @@ def can_stack(
         or max(sizes) - min(sizes) >= _batch_size(run, members)
     )
     if asks_for_fit:
-        return False
+        return None
     try:
         stackable.require_layers(teachers[0])
         stackable.require_optimizer(compiled.optimizers["teacher"])
         stackable.require_loss(single_loss(compiled.loss))
-    except (TypeError, ValueError):
-        return False
-    return True
+        return StackedShards(run, teachers, members, shards)
+    except Exception:  # Any error of a user's own layer or loss, which `fit` takes or explains.
+        return None
 
 
 def _batch_size(run: Run, members: LabeledData) -> int:

@@ -102,14 +102,20 @@ def partition(bundles: np.ndarray, num_parts: int, seed: int) -> np.ndarray:
     return part_of[bundles]
 
 
-def warn_of_missing_classes(shards: list[np.ndarray], labels: np.ndarray) -> None:
+def warn_of_missing_classes(
+    shards: list[np.ndarray], labels: np.ndarray, weights: np.ndarray | None = None
+) -> None:
     """Warn of classes that some shards lack: their teachers cannot vote for them.
 
     Args:
         shards: Positions of each shard's records.
         labels: Class of each record.
+        weights: Weight of each record, or None. Those of weight 0 teach nothing.
     """
-    lacking = missing_classes(shards, labels, np.unique(labels), "shard")
+    if weights is not None:
+        shards = [rows[weights[rows] > 0] for rows in shards]
+    present = np.unique(labels[np.concatenate(shards)])
+    lacking = missing_classes(shards, labels, present, "shard")
     if lacking:
         warn(
             "Some shards of the members lack a class, so that their teachers cannot vote for it: "

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dmp._classifier import fresh
 from keras_dmp._classifier.outputs import NotFiniteError
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selection import ReferenceSummary
@@ -187,8 +186,7 @@ class Students:
 
     def _fresh(self, part: str) -> keras.Model:
         """A model with the initial weights that all points share."""
-        model = fresh.fresh_model(self._run.settings.model)
-        fresh.ensure_built(model, self._run.plan.sample)
+        model = self._run.another_model()
         for variable, value in zip(model.variables, self._start[part], strict=True):
             variable.assign(value)
         return model

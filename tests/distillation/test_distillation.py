@@ -353,20 +353,23 @@ def test_accuracy_in_training_is_agreement_with_the_teacher(reference, teacher, 
     assert history["accuracy"] == pytest.approx([agree.mean()])
 
 
-@pytest.mark.parametrize("activation", [None, "sigmoid"])
-def test_validation_of_one_unit(reference, labeled, activation):
+# Keras takes the name in any case.
+@pytest.mark.parametrize(
+    ("activation", "name"), [(None, "accuracy"), (None, "Accuracy"), ("sigmoid", "accuracy")]
+)
+def test_validation_of_one_unit(reference, labeled, activation, name):
     x, y = labeled[0], labeled[1] % 2
     teacher, student = (nets.classifier(1, activation, seed=seed) for seed in (11, 12))
     _, history = distil(
         student,
         reference,
         teacher=teacher,
-        compile={"metrics": ["accuracy"]},
+        compile={"metrics": [name]},
         validation_data=(x, y),
     )
     outputs = student.predict(x, verbose=0)[:, 0].astype("float64")
     p = outputs if activation else 1 / (1 + np.exp(-outputs))
-    assert history["val_accuracy"][-1] == pytest.approx(np.mean((p > 0.5) == y))
+    assert history[f"val_{name}"][-1] == pytest.approx(np.mean((p > 0.5) == y))
     expected = -np.mean(np.where(y == 1, np.log(p), np.log(1 - p)))
     assert history["val_loss"][-1] == pytest.approx(expected, rel=1e-4)
 

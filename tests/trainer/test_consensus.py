@@ -323,6 +323,52 @@ def test_without_validation_data_the_last_round_is_released(agreed):
 # With the rest of the trainer
 
 
+def test_teachers_are_compiled_however_they_were_trained(split, agreed):
+    trainer, _ = agreed
+    for teacher in trainer.teachers:
+        loss, accuracy = teacher.evaluate(*split.nonmembers, verbose=0)
+        assert np.isfinite(loss)
+        assert accuracy > 1 / nets.CLASSES
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Noisy(layers.Dense):
+    """A layer of a user's own, whose noise cannot be drawn for several teachers at once."""
+
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.generator = keras.random.SeedGenerator(1)
+
+    def call(self, inputs, training=None):
+        outputs = super().call(inputs)
+        if not training:
+            return outputs
+        return outputs + 0.1 * keras.random.normal(keras.ops.shape(outputs), seed=self.generator)
+
+
+class Distinct(keras.losses.Loss):
+    """A loss of a user's own, with an operation that TensorFlow cannot vectorize."""
+
+    def call(self, y_true, y_pred):
+        distinct, _ = tf.unique(tf.reshape(y_true, [-1]))
+        return LOGITS_LOSS.call(y_true, y_pred) + 0.0 * tf.reduce_sum(distinct)
+
+
+@pytest.mark.parametrize("part", ["layer", "loss"])
+def test_what_cannot_be_trained_at_once_is_trained_in_turn(split, part):
+    """Only a trace shows it."""
+    model = (lambda: build(Noisy(nets.HIDDEN))) if part == "layer" else build
+    trainer = DMPTrainer(
+        model, consensus=Consensus(num_shards=2, rounds=1), selector=None, seed=0, from_logits=True
+    )
+    loss = Distinct() if part == "loss" else LOGITS_LOSS
+    trainer.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"])
+    trainer.fit(*split.members, reference=split.reference, batch_size=16, verbose=0)
+    assert [sorted(logs) for logs in trainer.rounds[0].teacher_histories] == [
+        ["accuracy", "loss"]
+    ] * 2
+
+
 def test_history_has_every_round_and_shard(agreed):
     trainer, history = agreed
     assert len(trainer.rounds) == 2
@@ -543,6 +589,11 @@ def test_numbers_of_numpy_are_those_of_python(split, untrained, tmp_path):
     settings["selector"] = EntropyReferenceSelector(np.int64(40))
     with pytest.raises(AssertionError, match="trained"):
         train(split, consensus=consensus, directory=tmp_path / "run", **settings)
+    # Plain numbers: a `LabelFormat` of NumPy's has no columns for its classes.
+    distiller = keras_dmp.DistillationTrainer(
+        build(), label_format=two, memory_limit=np.int64(2**40)
+    )
+    assert type(distiller.label_format) is type(distiller.memory_limit) is int
 
 
 @pytest.mark.parametrize(
@@ -652,6 +703,65 @@ def test_fewer_reference_samples_than_students(split, untrained):
     equal = {"reference": np.repeat(split.reference[:2], 20, axis=0)}
     with pytest.raises(ValueError, match="num_students=4 with 2 different"):
         train(split, consensus=consensus, selector=None, fit=equal)
+
+
+def test_folds_are_those_of_the_order_in_which_a_dataset_was_read(split, monkeypatch):
+    """It may yield its samples in another order each time; equal ones are in one fold."""
+    pool = np.repeat(split.reference[:40], 4, axis=0)
+    dataset = tf.data.Dataset.from_tensor_slices(pool).shuffle(len(pool)).batch(32)
+    seen, train_student = [], phases.train_student
+
+    def recording(run, distiller, labeled, **settings):
+        seen.append({row.tobytes() for row in np.asarray(labeled.x)})
+        return train_student(run, distiller, labeled, **settings)
+
+    monkeypatch.setattr(phases, "train_student", recording)
+    consensus = Consensus.of_one_teacher(num_students=2)
+    train(split, consensus=consensus, fit={"reference": dataset, "epochs": 1})
+    first, second, released = seen
+    assert first.isdisjoint(second)
+    assert first | second == released
+
+
+def built_in_turn(*models):
+    """A callable that builds these models, and then the last one again and again."""
+    left = list(models)
+    return lambda: left.pop(0) if len(left) > 1 else left[0]
+
+
+@pytest.mark.parametrize(
+    ("last", "pattern"),
+    [
+        (None, r"a new model on every call, .* Received: teacher and a further model that share"),
+        (layers.Dense(3), r"one architecture\. Received: a student of \d+ parameters"),
+    ],
+    ids=["the same", "another"],
+)
+def test_further_models_are_new_and_alike(split, untrained, last, pattern):
+    """Teacher and student are not all that a callable has to build."""
+    models = [build(), build()] + ([] if last is None else [build(last)])
+    with pytest.raises(ValueError, match=pattern):
+        train(split, built_in_turn(*models), consensus=Consensus(num_shards=2))
+
+
+@pytest.mark.parametrize(
+    ("method", "argument", "settings"),
+    [
+        ("fit", "callbacks", {"consensus": Consensus()}),
+        ("fit", "teacher_callbacks", {"consensus": Consensus()}),
+        ("sweep", "callbacks", {}),
+        ("sweep", "teacher_callbacks", {"consensus": Consensus()}),
+    ],
+)
+def test_no_model_is_resumed_from_another(split, untrained, tmp_path, method, argument, settings):
+    """One BackupAndRestore that serves several trainings has the weights of the last one."""
+    trainer = DMPTrainer(build, selector=None, seed=0, **settings)
+    trainer.compile("sgd", LOGITS_LOSS)
+    given = {argument: [keras.callbacks.BackupAndRestore(tmp_path)]}
+    if method == "sweep":
+        given["nonmembers"] = split.nonmembers
+    with pytest.raises(ValueError, match=f"`{argument}` without a BackupAndRestore, .*`directory`"):
+        getattr(trainer, method)(*split.members, reference=split.reference, **given)
 
 
 def test_fewer_groups_than_shards(split, untrained):

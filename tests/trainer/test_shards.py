@@ -180,5 +180,16 @@ def test_classes_that_a_shard_lacks_are_named():
         warn_of_missing_classes([np.arange(3), np.arange(3, 6)], labels)
 
 
+def test_a_class_of_weight_0_is_not_there():
+    labels = np.array([0, 1, 0, 1])
+    with pytest.warns(UserWarning, match=r"shard 2 lacks 1\. Use fewer"):
+        warn_of_missing_classes(
+            [np.arange(2), np.arange(2, 4)], labels, np.array([1.0, 1.0, 1.0, 0.0])
+        )
+
+
 def test_complete_shards_do_not_warn():
+    # Nor those that lack a class of which no record has a weight.
+    weights = np.array([1.0, 0.0, 0.0, 1.0])
+    warn_of_missing_classes([np.arange(2), np.arange(2, 4)], np.array([0, 1, 1, 0]), weights)
     warn_of_missing_classes([np.arange(2), np.arange(2, 4)], np.array([0, 1, 1, 0]))

@@ -24,7 +24,8 @@ class Canaries:
 
     Attributes:
         x: Samples, the canaries among them; an array or a structure of arrays, as passed.
-        y: Labels, in the form in which they were passed.
+        y: Labels, in the form in which they were passed, and in its dtype if that holds all
+            classes.
         indices: Positions of the canaries, (canaries,) int64, ascending.
         kinds: Kind of each canary, (canaries,) strings, in the order of `indices`.
         repeats: How often each record is trained on when it is a member, (samples,) int64:
@@ -196,6 +197,7 @@ def plant_canaries(
     for each, rows in planted.items():
         if each in _WITH_OTHER_LABELS:
             num_classes = _num_classes(y, num_classes, each)
+            y = _holding(y, num_classes)
             y = _with_labels(y, rows, _other_classes(labels, rows, num_classes, rng))
         if each in _WITH_COPIES:
             repeats[rows] = copies
@@ -312,6 +314,14 @@ def _other_classes(
     """A class for each canary that is not its own, all others equally likely."""
     steps = rng.integers(1, num_classes, size=len(indices))
     return (labels[indices] + steps) % num_classes
+
+
+def _holding(y: np.ndarray, num_classes: int) -> np.ndarray:
+    """The labels in a dtype that holds all classes: data may lack the highest ones."""
+    top = num_classes - 1
+    if _is_one_hot(y) or np.asarray(top).astype(y.dtype) == top:
+        return y
+    return y.astype(np.result_type(y.dtype, np.min_scalar_type(top)))
 
 
 def _with_labels(y: np.ndarray, indices: np.ndarray, classes: np.ndarray) -> np.ndarray:

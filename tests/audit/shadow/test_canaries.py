@@ -224,6 +224,31 @@ def test_canaries_of_one_kind_are_drawn_as_ever(records, reference):
     assert (planted.y[expected] == (records[1][expected] + steps) % CLASSES).all()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "num_classes", "expected"),
+    [
+        ("uint8", 256, "uint8"),
+        ("uint8", 300, "uint16"),
+        ("int8", 200, "int16"),
+        ("bool", 2, "bool"),
+        ("bool", 4, "uint8"),
+        ("float16", 5000, "float32"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)], ids=["integers", "column"])
+def test_classes_that_the_data_lacks_fit_into_the_labels(dtype, num_classes, expected, shape):
+    y = (np.arange(100) % 2).astype(dtype).reshape(shape)
+    planted = plant_canaries(np.zeros((100, 1)), y, count=100, num_classes=num_classes, seed=1)
+    assert planted.y.dtype == expected
+    assert (planted.y != y).all()
+    assert 0 <= planted.y.min() <= planted.y.max() < num_classes
+    # The dtype does not change what is drawn.
+    wide = plant_canaries(
+        np.zeros((100, 1)), y.astype("int64"), count=100, num_classes=num_classes, seed=1
+    )
+    np.testing.assert_array_equal(planted.y, wide.y)
+
+
 @pytest.mark.parametrize("form", ["integers", "column", "one_hot"])
 def test_another_class_is_drawn_uniformly(form):
     labels = np.repeat(np.arange(4), 1500)

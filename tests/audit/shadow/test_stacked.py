@@ -4,6 +4,7 @@ import keras
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from keras_dmp.audit.shadow.stacked import StackedTrainer, epoch_order
@@ -168,6 +169,34 @@ def test_layers_that_cannot_be_stacked_are_named(layer):
         trainer(
             lambda: keras.Sequential([inner, layers.Flatten(), layers.Dense(nets.CLASSES)])
         ).train_many(x[..., None], y, [np.arange(4)] * 2, [0, 1])
+
+
+class Distinct(layers.Dense):
+    """A layer of a user's own, with an operation that TensorFlow cannot vectorize."""
+
+    def call(self, inputs, training=None):
+        distinct, _ = tf.unique(tf.reshape(inputs, [-1]))
+        return super().call(inputs) + 0.0 * tf.reduce_sum(distinct)
+
+
+def test_operations_that_cannot_be_vectorized_are_named(data):
+    x, y, rows, seeds = data
+    with pytest.raises(ValueError, match=r"`build_model` and `loss` .* the operation Unique"):
+        trainer(lambda: keras.Sequential([build(), Distinct(nets.CLASSES)])).train_many(
+            x, y, rows, seeds
+        )
+
+
+def test_an_output_in_a_dictionary_is_that_output(data):
+    x, y, rows, seeds = data
+
+    def build_named():
+        plain = build()
+        return keras.Model(plain.inputs, {"class": plain.outputs[0]})
+
+    models, named = (trainer(of).train_many(x, y, rows, seeds) for of in (build, build_named))
+    for model, other in zip(models, named, strict=True):
+        nets.assert_same_weights(other, nets.snapshot(model), atol=1e-6)
 
 
 def test_models_of_several_architectures_are_refused(data):
