@@ -410,6 +410,10 @@ def test_a_model_from_outside_is_attacked(tmp_path):
     np.testing.assert_allclose(found.nonmember_scores, whole.nonmember_scores[of_part], atol=1e-5)
     with pytest.raises(ValueError, match="`is_member` to be 48 booleans"):
         audit.attack_observed(observed, np.arange(48))
+    # A mask would be read as the positions 0 and 1.
+    for records_, found in ((half, "bool"), ([48], "int64"), ([-1], "int64"), ([0.5], "float64")):
+        with pytest.raises(ValueError, match=f"`records` to be positions.* 0 to 47.* {found}$"):
+            audit.attack_observed(observed, half, records=records_)
 
 
 @pytest.mark.parametrize(
