@@ -520,8 +520,8 @@ def test_callbacks(tmp_path, reference, labeled, teacher, student):
     best = min(history["val_loss"])
     x, y = labeled
     restored = cross_entropy(y, student.predict(x, verbose=0)).mean()
-    if stopping.stopped_epoch:
-        assert restored == pytest.approx(best, rel=1e-4)
+    assert stopping.stopped_epoch
+    assert restored == pytest.approx(best, rel=1e-4)
 
 
 def test_tensorboard(tmp_path, reference, teacher, student):
