@@ -45,6 +45,16 @@ def test_halves_are_halves_and_do_not_depend_on_the_number_of_models(tmp_path):
     assert halves.sum(axis=0).std() > 5
 
 
+def test_seeds_are_different_and_fit_where_a_seed_has_31_bits(tmp_path):
+    few, many = audit_in(tmp_path / "few"), audit_in(tmp_path / "many", num_shadow_models=300)
+    other = audit_in(tmp_path / "other", seed=few.seed + 1)
+    seeds = [many.seed_of(model) for model in range(300)]
+    assert few.seed_of(5) == seeds[5]
+    assert len({*seeds, *(other.seed_of(model) for model in range(MODELS))}) == 300 + MODELS
+    assert 0 <= min(seeds) < 2**30 < max(seeds) < 2**31
+    assert not np.array_equal(few.is_member(5), other.is_member(5))
+
+
 def test_statistics_are_what_the_models_say(tmp_path):
     audit = quiet(audit_in(tmp_path / "jobs"))
     found = audit.statistics()
