@@ -8,6 +8,7 @@ import sys
 import time
 
 import keras
+import nets
 import numpy as np
 import pytest
 from shadow_runs import (
@@ -391,12 +392,32 @@ def test_several_models_of_one_run(tmp_path):
 
 def test_further_queries_of_each_record(tmp_path):
     audit = quiet(audit_in(tmp_path / "more", queries=(np.negative,)))
-    found = audit.statistics().scaled_logits
-    plain = quiet(audit_in(tmp_path / "plain")).statistics().scaled_logits
-    assert found.shape == (MODELS, 48, 2)
-    np.testing.assert_array_equal(found[..., 0], plain[..., 0])
-    assert not np.allclose(found[..., 1], plain[..., 0])
+    more, plain = audit.statistics(), quiet(audit_in(tmp_path / "plain")).statistics()
+    assert more.scaled_logits.shape == (MODELS, 48, 2)
+    np.testing.assert_array_equal(more.scaled_logits[..., 0], plain.scaled_logits[..., 0])
+    x, y = records()
+    half = audit.is_member(0)
+    outputs = ridge(x[half], y[half], _seed_of(0)).predict(-x, verbose=0)
+    p = nets.softmax(outputs)[np.arange(48), y]
+    np.testing.assert_allclose(more.scaled_logits[0, :, 1], np.log(p / (1 - p)), atol=1e-4)
+    # Correct is what the record itself says.
+    np.testing.assert_array_equal(more.correct, plain.correct)
     assert audit.scores("lira_fixed").pooled().auc() > 0.5
+
+
+def test_each_model_is_trained_with_the_dtype_policy_of_the_process(tmp_path):
+    seen = []
+
+    def train(x, y, seed):
+        seen.append(keras.config.dtype_policy().name)
+        return ridge(x, y, seed)
+
+    keras.config.set_dtype_policy("float64")
+    try:
+        quiet(audit_in(tmp_path, train, num_shadow_models=4))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert seen == ["float64"] * 4
 
 
 def test_a_model_from_outside_is_attacked(tmp_path):
