@@ -72,15 +72,16 @@ def place(axes, labels, points, lines=()):
             cost = _covered(center - half, center + half, [*solid, *thin], inside) + distance / 3
             if distance >= _FAR:
                 # Its first boxes lie in the point's own marker.
-                crossed = _link(at, center, half, unit)[_MARKER:]
+                crossed = _boxes(_link(at, center, half), unit)[_MARKER:]
                 cost += _CROSSED * sum(_covered(*box, solid, inside) for box in crossed)
             costs.append(cost)
         distance, center = places[int(np.argmin(costs))]
         text.set_position(tuple((center - at) / unit))
         solid.append((center - half, center + half))
         if distance >= _FAR:
-            thin += _link(at, center, half, unit)
-            _connect(axes, label, [at, np.clip(at, center - half, center + half)])
+            link = _link(at, center, half)
+            thin += _boxes(link, unit)
+            _connect(axes, label, link)
 
 
 def _offset(angle, distance, half):
@@ -98,9 +99,9 @@ def _covered(low, high, boxes, inside):
     return float(np.prod(np.maximum(covered, 0), axis=1).sum())
 
 
-def _link(at, center, half, unit):
-    """Boxes along the line between a point and its label."""
-    return _boxes([at, np.clip(at, center - half, center + half)], unit)
+def _link(at, center, half):
+    """Ends of the line between a point and its label: the point, and the nearest of the edge."""
+    return [at, np.clip(at, center - half, center + half)]
 
 
 def _connect(axes, label, ends):

@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -153,5 +154,12 @@ def test_labels_cover_neither_one_another_nor_points():
         assert frame.y0 <= box.y0 < box.y1 <= frame.y1
         assert not any(box.contains(*axes.transData.transform(point)) for point in points)
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
-    # Lines lead to those that are far from their points.
+    # Lines lead from points to the edges of labels that are far.
+    centers = axes.transData.transform(points)
     assert axes.lines
+    for line in axes.lines:
+        start, end = axes.transData.transform(line.get_xydata())
+        (own,) = np.flatnonzero(np.isclose(centers, start).all(axis=1))
+        box = boxes[own]
+        assert not box.contains(*end)
+        assert box.padded(2 * figure.dpi / 72).contains(*end)

@@ -1,13 +1,17 @@
 """Everything a run depends on, by name, so that directories of other runs are refused.
 
 Data is included as hashes. Names of layers are not, since they depend on the layers that the
-process has built before.
+process has built before; where they connect layers, positions take their place.
 """
 
+import codecs
 import dataclasses
 import hashlib
 import json
+import marshal
 import math
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -18,6 +22,9 @@ from keras_dmp._training import callback_state
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.trainer.consensus import Consensus
 from keras_dmp.trainer.plan import Plan
+
+# What Keras raises for objects whose configuration, or lambdas whose source, it does not know.
+_NOT_SERIALIZED = (TypeError, ValueError, NotImplementedError, OSError)
 
 
 def of_data(plan: Plan) -> dict[str, str]:
@@ -48,17 +55,16 @@ def of_callbacks(callbacks: list[keras.callbacks.Callback]) -> list[Any]:
 
 
 def of_model(model: keras.Model) -> str:
-    """Size of a model and hash of its architecture."""
+    """Size of a model and hash of its architecture, or of its layers if it has no configuration."""
+    layers = [*keras_private.inner_layers(model)]
     try:
-        text = json.dumps(_plain(model.get_config()), sort_keys=True)
-    except NotImplementedError:
-        text = type(model).__name__
-    layers = [model, *keras_private.inner_layers(model)]
-    names = sorted((layer.name for layer in layers), key=len, reverse=True)
-    for name in names:
-        text = text.replace(f'"{name}"', '""')
-    shapes = [(tuple(variable.shape), variable.dtype) for variable in model.variables]
-    text += str((shapes, [variable.trainable for variable in model.variables]))
+        config = _plain(keras.saving.serialize_keras_object(model.get_config()))
+    except _NOT_SERIALIZED:
+        config = [type(model).__name__, [of_object(layer) for layer in layers]]
+    variables = [(one.shape, one.dtype, one.trainable) for one in model.variables]
+    # A policy has nothing but its name, which `_plain` leaves out as it does those of layers.
+    policies = [layer.dtype_policy.name for layer in (model, *layers)]
+    text = json.dumps([config, str(variables), policies], sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return f"{model.count_params()} parameters {digest}"
 
@@ -98,23 +104,57 @@ def of_object(value: Any) -> Any:
         return {str(key): of_object(of) for key, of in value.items()}
     if isinstance(value, list | tuple):
         return [of_object(entry) for entry in value]
+    if isinstance(value, types.FunctionType) and value.__name__ == "<lambda>":
+        # Keras would look for its source, which a terminal does not keep, and warn of files.
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return _plain([value.__name__, value.__code__, value.__defaults__, cells])
     try:
         config = keras.saving.serialize_keras_object(value)
-    except (TypeError, ValueError, NotImplementedError):
+    except _NOT_SERIALIZED:
         config = type(value).__name__
     return _plain(config)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, layers: Mapping[str, int] = types.MappingProxyType({})) -> Any:
+    """JSON values without names.
+
+    Args:
+        value: What `get_config` or Keras' serialization has returned, or a part of it.
+        layers: Position of each layer of the surrounding model by its name.
+    """
     if isinstance(value, dict):
-        return {str(key): _plain(of) for key, of in value.items() if key != "name"}
-    if isinstance(value, list | tuple | set):
-        return [_plain(entry) for entry in value]
+        if value.get("class_name") == "__lambda__":
+            value = {**value, "config": _with_code(value["config"])}
+        layers = {**layers, **_positions(value.get("layers"))}
+        return {str(key): _plain(of, layers) for key, of in value.items() if key != "name"}
+    if isinstance(value, list | tuple):
+        match value:
+            case [str(name), int(), int()] if name in layers:
+                # The output of a layer, as Keras' models name what connects their layers.
+                value = [layers[name], *value[1:]]
+        return [_plain(entry, layers) for entry in value]
     if isinstance(value, np.generic):
-        return value.item()
+        return _plain(value.item())
+    if isinstance(value, types.CodeType):
+        # Not its file and lines, which a notebook changes.
+        return _plain([value.co_code.hex(), value.co_names, value.co_varnames, value.co_consts])
     if isinstance(value, float) and not math.isfinite(value):
         # JSON has no such numbers.
         return repr(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(type(value).__name__)
+
+
+def _positions(layers: Any) -> dict[str, int]:
+    """Position of each of a model's serialized layers by its name."""
+    entries = layers if isinstance(layers, list) else []
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in entries]
+    return {name: position for position, name in enumerate(names) if isinstance(name, str)}
+
+
+def _with_code(config: dict[str, Any]) -> list[Any]:
+    """The code, defaults and closure of a lambda that Keras has serialized."""
+    # A layer names the three, all else lists them.
+    code, *others = config.get("value") or config.values()
+    return [marshal.loads(codecs.decode(code.encode(), "base64")), *others]

@@ -523,8 +523,8 @@ def test_callbacks(tmp_path, reference, labeled, teacher, student):
     best = min(history["val_loss"])
     x, y = labeled
     restored = cross_entropy(y, student.predict(x, verbose=0)).mean()
-    if stopping.stopped_epoch:
-        assert restored == pytest.approx(best, rel=1e-4)
+    assert stopping.stopped_epoch
+    assert restored == pytest.approx(best, rel=1e-4)
 
 
 def test_tensorboard(tmp_path, reference, teacher, student):
@@ -599,6 +599,7 @@ def test_batch_size_is_the_caller_s_or_the_dataset_s(reference, teacher):
         (reference, 40, 3),
         (reference, 96, 1),
         (dataset, None, 4),
+        (dataset, 48, 2),
     ]:
         steps = nets.Steps()
         distil(
@@ -610,6 +611,29 @@ def test_batch_size_is_the_caller_s_or_the_dataset_s(reference, teacher):
             callbacks=[steps],
         )
         assert len(steps.losses) == expected
+
+
+class Validated(keras.callbacks.Callback):
+    """Counts the batches of validation data."""
+
+    batches = 0
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.batches += 1
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, 2), ({"batch_size": 16}, 3), ({"batch_size": 16, "validation_batch_size": 48}, 1)],
+    ids=["neither", "batch_size", "both"],
+)
+def test_validation_data_has_the_batch_size_of_the_training(
+    reference, labeled, teacher, student, given, expected
+):
+    seen = Validated()
+    data = {"validation_data": labeled, "epochs": 1, "callbacks": [seen]}
+    distil(student, reference, teacher=teacher, **data, **given)
+    assert seen.batches == expected
 
 
 def test_nothing_is_printed(capsys, reference, labeled, teacher, student):

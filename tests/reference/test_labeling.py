@@ -241,6 +241,14 @@ def test_selection_beyond_the_memory_limit(pool, teacher):
     assert_equal(*(results[0][0], results[1][0]), results[0][1], results[1][1])
 
 
+def test_several_selectors_share_the_memory_limit(pool, teacher):
+    dataset = tf.data.Dataset.from_tensor_slices(pool).batch(50)
+    made = trainer(teacher, memory_limit=4 * (pool.nbytes + 4 * nets.CLASSES * len(pool)))
+    for count, on_disk in ((1, False), (9, True)):
+        found = made.label_many(dataset, selectors=[None] * count)
+        assert {isinstance(one.x, np.memmap) for one in found} == {on_disk}
+
+
 def test_structures_stream(teacher):
     inputs = {name: keras.Input((3,), name=name) for name in ("left", "right")}
     outputs = keras.layers.Dense(3)(keras.layers.Concatenate()(list(inputs.values())))

@@ -263,17 +263,22 @@ class Breaks(keras.callbacks.Callback):
             self.model.set_weights(nan)
 
 
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
 def test_a_student_that_has_diverged_is_not_the_best(split):
     """Its predictions, NaN, would count as the first class."""
     x, y = split.validation
     firsts = x[y == 0], y[y == 0]
     fit = {"validation_data": firsts, "epochs": 1, "callbacks": [Breaks()]}
-    trainer, _ = train(split, consensus=Consensus(num_shards=2), fit=fit)
+    selector = EntropyReferenceSelector(30, balance_classes=True)
+    trainer, history = train(split, consensus=Consensus(num_shards=2), selector=selector, fit=fit)
     accuracies = [one.validation_accuracy for one in trainer.rounds]
     assert 0 < accuracies[0] < 1
     assert accuracies[1] == 0
     assert [one.is_released for one in trainer.rounds] == [True, False]
     assert np.isfinite(weights_of(trainer.student)).all()
+    # The selector holds the choice of the released round, not that of the last one.
+    assert history.history["reference_entropy"] == [selector.summary.mean_entropy]
+    assert selector.summary.class_counts == trainer.rounds[0].class_counts
 
 
 @pytest.mark.full

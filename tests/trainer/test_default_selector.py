@@ -89,5 +89,5 @@ def test_a_run_resumes(tmp_path):
 def test_a_run_with_another_selector_among_the_callbacks_is_refused(split, tmp_path):
     settings = {"directory": tmp_path / "run"}
     trained(split, split.reference, [EntropyReferenceSelector(size=30)], **settings)
-    with pytest.raises(ValueError, match="selector"):
+    with pytest.raises(ValueError, match=r"selector\.size is 30 there and 31 here"):
         trained(split, split.reference, [EntropyReferenceSelector(size=31)], **settings)

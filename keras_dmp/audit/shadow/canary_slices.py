@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dmp.audit.shadow import checks
 from keras_dmp.audit.statistics.design_effect import ClusteredSide, independent_tpr_ends
 from keras_dmp.audit.statistics.membership_scores import MembershipScores
 from keras_dmp.audit.statistics.results import (
@@ -33,10 +34,10 @@ def checked(canaries: Planted, records: int) -> tuple[dict[str, np.ndarray], np.
         ValueError: For canaries that are not positions, in several kinds, or nearly all records.
     """
     if not isinstance(canaries, Mapping):
-        found = {CANARIES: _checked_positions(canaries, records, "canaries")}
+        found = {CANARIES: _positions(canaries, records, "canaries")}
     elif canaries and all(isinstance(kind, str) and kind.strip() for kind in canaries):
         found = {
-            f"{CANARIES} {kind}": _checked_positions(rows, records, f"canaries[{kind!r}]")
+            f"{CANARIES} {kind}": _positions(rows, records, f"canaries[{kind!r}]")
             for kind, rows in canaries.items()
         }
     else:
@@ -151,12 +152,5 @@ def _known(scores: np.ndarray, side: np.ndarray, rows: np.ndarray) -> np.ndarray
     return scores[np.isfinite(scores) & side]
 
 
-def _checked_positions(positions: Any, records: int, name: str) -> np.ndarray:
-    positions = np.asarray(positions)
-    is_proper = positions.ndim == 1 and positions.dtype.kind in "iu" and len(positions)
-    if not is_proper or positions.min() < 0 or positions.max() >= records:
-        raise ValueError(
-            f"Expected `{name}` to be positions of records, 0 to {records - 1}. Received: shape "
-            f"{positions.shape} dtype {positions.dtype}"
-        )
-    return np.unique(positions)
+def _positions(positions: Any, records: int, name: str) -> np.ndarray:
+    return np.unique(checks.as_positions(positions, records, name))

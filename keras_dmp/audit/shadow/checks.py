@@ -91,6 +91,24 @@ def as_repeats(repeats: Any, records: int) -> np.ndarray:
     return repeats
 
 
+def as_positions(positions: Any, records: int, name: str) -> np.ndarray:
+    """Positions of some of the records, (positions,), integers, at least one.
+
+    Args:
+        positions: The caller's argument.
+        records: Number of records.
+        name: Name of the argument in error messages.
+    """
+    values = np.asarray(positions)
+    is_proper = values.ndim == 1 and values.dtype.kind in "iu" and len(values)
+    if not is_proper or values.min() < 0 or values.max() >= records:
+        raise ValueError(
+            f"Expected `{name}` to be positions of records, 0 to {records - 1}. Received: "
+            f"{name} of shape {values.shape} and dtype {values.dtype}"
+        )
+    return values
+
+
 def as_group_numbers(groups: Any, records: int) -> np.ndarray | None:
     """Number of each record's group from 0, (records,) int64, or None without groups."""
     if groups is None:

@@ -163,15 +163,10 @@ class _Settings:
 
 def _as_population(population: Any, records: int) -> np.ndarray:
     """Which records belong to the population, bool (n,)."""
-    positions = np.arange(records) if population is None else np.asarray(population)
-    inside = positions.ndim == 1 and positions.dtype.kind in "iu" and len(positions)
-    if not inside or positions.min() < 0 or positions.max() >= records:
-        raise ValueError(
-            f"Expected `population` to be positions of records, 0 to {records - 1}. Received: "
-            f"{positions.dtype} of shape {positions.shape}"
-        )
+    if population is None:
+        population = np.arange(records)
     chosen = np.zeros(records, dtype=bool)
-    chosen[positions] = True
+    chosen[checks.as_positions(population, records, "population")] = True
     if np.count_nonzero(chosen) < 2:
         raise ValueError(
             "Expected `population` to have at least two records, one other than the scored one. "

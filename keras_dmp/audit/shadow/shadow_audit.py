@@ -191,8 +191,8 @@ class ShadowAudit:
         mine = [job for group in groups for job in group]
         with self._jobs.owned(mine):
             todo = {job for job in mine if self._read(job) is None}
-            shown = min(1, _validate.verbosity(verbose))
-            bar = keras.utils.Progbar(len(mine), verbose=shown, unit_name="model")
+            bar_verbosity = min(1, _validate.verbosity(verbose))
+            bar = keras.utils.Progbar(len(mine), verbose=bar_verbosity, unit_name="model")
             bar.update(len(mine) - len(todo), finalize=not todo)
             for group in groups:
                 if todo.isdisjoint(group):
@@ -289,11 +289,15 @@ class ShadowAudit:
         Returns:
             Scores with positions among all records; those of records that too few shadow models
             were trained with, or without, are left out.
+
+        Raises:
+            ValueError: For statistics, members or positions that do not fit the records.
         """
         is_member = self._checked_members(is_member)
         scores = self.statistics(model).scores_of(observed, attack)
         known = np.isfinite(scores)
         if records is not None:
+            records = checks.as_positions(records, self.num_records, "records")
             known &= np.isin(np.arange(self.num_records), records)
         sides = [np.flatnonzero(known & of_side) for of_side in (is_member, ~is_member)]
         positions = dict(zip(("member_indices", "nonmember_indices"), sides, strict=True))

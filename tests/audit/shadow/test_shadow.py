@@ -8,6 +8,7 @@ import sys
 import time
 
 import keras
+import nets
 import numpy as np
 import pytest
 from shadow_runs import (
@@ -43,6 +44,16 @@ def test_halves_are_halves_and_do_not_depend_on_the_number_of_models(tmp_path):
     elsewhere = halves.sum(axis=0) - halves
     assert abs(elsewhere[halves].mean() - elsewhere[~halves].mean()) < 0.6
     assert halves.sum(axis=0).std() > 5
+
+
+def test_seeds_are_different_and_fit_where_a_seed_has_31_bits(tmp_path):
+    few, many = audit_in(tmp_path / "few"), audit_in(tmp_path / "many", num_shadow_models=300)
+    other = audit_in(tmp_path / "other", seed=few.seed + 1)
+    seeds = [many.seed_of(model) for model in range(300)]
+    assert few.seed_of(5) == seeds[5]
+    assert len({*seeds, *(other.seed_of(model) for model in range(MODELS))}) == 300 + MODELS
+    assert 0 <= min(seeds) < 2**30 < max(seeds) < 2**31
+    assert not np.array_equal(few.is_member(5), other.is_member(5))
 
 
 def test_statistics_are_what_the_models_say(tmp_path):
@@ -381,12 +392,32 @@ def test_several_models_of_one_run(tmp_path):
 
 def test_further_queries_of_each_record(tmp_path):
     audit = quiet(audit_in(tmp_path / "more", queries=(np.negative,)))
-    found = audit.statistics().scaled_logits
-    plain = quiet(audit_in(tmp_path / "plain")).statistics().scaled_logits
-    assert found.shape == (MODELS, 48, 2)
-    np.testing.assert_array_equal(found[..., 0], plain[..., 0])
-    assert not np.allclose(found[..., 1], plain[..., 0])
+    more, plain = audit.statistics(), quiet(audit_in(tmp_path / "plain")).statistics()
+    assert more.scaled_logits.shape == (MODELS, 48, 2)
+    np.testing.assert_array_equal(more.scaled_logits[..., 0], plain.scaled_logits[..., 0])
+    x, y = records()
+    half = audit.is_member(0)
+    outputs = ridge(x[half], y[half], _seed_of(0)).predict(-x, verbose=0)
+    p = nets.softmax(outputs)[np.arange(48), y]
+    np.testing.assert_allclose(more.scaled_logits[0, :, 1], np.log(p / (1 - p)), atol=1e-4)
+    # Correct is what the record itself says.
+    np.testing.assert_array_equal(more.correct, plain.correct)
     assert audit.scores("lira_fixed").pooled().auc() > 0.5
+
+
+def test_each_model_is_trained_with_the_dtype_policy_of_the_process(tmp_path):
+    seen = []
+
+    def train(x, y, seed):
+        seen.append(keras.config.dtype_policy().name)
+        return ridge(x, y, seed)
+
+    keras.config.set_dtype_policy("float64")
+    try:
+        quiet(audit_in(tmp_path, train, num_shadow_models=4))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert seen == ["float64"] * 4
 
 
 def test_a_model_from_outside_is_attacked(tmp_path):
@@ -410,6 +441,10 @@ def test_a_model_from_outside_is_attacked(tmp_path):
     np.testing.assert_allclose(found.nonmember_scores, whole.nonmember_scores[of_part], atol=1e-5)
     with pytest.raises(ValueError, match="`is_member` to be 48 booleans"):
         audit.attack_observed(observed, np.arange(48))
+    # A mask would be read as the positions 0 and 1.
+    for records_, found in ((half, "bool"), ([48], "int64"), ([-1], "int64"), ([0.5], "float64")):
+        with pytest.raises(ValueError, match=f"`records` to be positions.* 0 to 47.* {found}$"):
+            audit.attack_observed(observed, half, records=records_)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,23 @@ def test_the_curve_is_that_of_the_records():
     assert len(curve.shares) <= 60
 
 
+@pytest.mark.parametrize(
+    ("share", "found"),
+    [
+        (0.05, (0.9, 0.6)),
+        (0.1, (0.9, 0.6)),
+        (0.1 + 1e-12, (0.9, 0.6)),
+        (0.11, (0.5, 0.3)),
+        (0.5, (0.5, 0.3)),
+        (0.51, (0.2, 0.1)),
+        (1.0, (0.2, 0.1)),
+    ],
+)
+def test_a_share_between_points_has_the_rate_of_the_next_one(share, found):
+    columns = {"shares": (0.1, 0.5, 1.0), "tprs": (0.9, 0.5, 0.2), "alike": (0.6, 0.3, 0.1)}
+    assert RecordCurve(fpr=0.01, mean=0.4, **columns).at(share) == found
+
+
 @pytest.mark.parametrize("effect", [0.0, 2.0])
 def test_equally_exposed_records_lie_on_the_line_of_chance(effect):
     curve = (

@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 from keras_dmp.audit import MembershipScores
+from keras_dmp.audit.statistics import intervals
 from keras_dmp.audit.statistics.clustered import Clusters
 
 
@@ -39,6 +40,15 @@ def test_a_record_per_person_has_the_interval_of_independent_records(shift, digi
             assert (min(low, tpr.value), max(high, tpr.value)) == pytest.approx(
                 (tpr.low, tpr.high), abs=1e-9
             )
+
+
+def test_a_rounding_error_of_their_worth_costs_no_nonmember():
+    members, nonmembers = np.arange(20.0), np.arange(-5.0, 5.0)
+    ends = intervals.tpr_ends(members, nonmembers, 0.1, 0.95)
+    rounded = intervals.tpr_ends(members, nonmembers, 0.1, 0.95, worth=(20, 10 - 1e-12))
+    assert rounded == pytest.approx(ends, abs=1e-9)
+    fewer = intervals.tpr_ends(members, nonmembers, 0.1, 0.95, worth=(20, 9))
+    assert fewer != pytest.approx(ends, abs=1e-3)
 
 
 @pytest.mark.parametrize("copies", [2, 50])

@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 import time
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from keras_dmp.audit.statistics import intervals
 from keras_dmp.audit.statistics.membership_scores import Interval, MembershipScores
 
 # Method of the figure, which has an `_interval` beside it, and its positional arguments.
@@ -202,6 +204,13 @@ def test_a_tpr_at_the_edge_of_resolution_has_no_lower_end():
     assert scores.tpr_at_fpr_interval(0.01).low > 0.99
 
 
+def test_a_threshold_that_may_be_below_all_nonmembers_bounds_no_tpr():
+    # All five nonmembers are above it with probability 0.9 ** 5 = 0.59: so may all members be.
+    scores = MembershipScores(np.arange(1_000.0), np.arange(5) + 5_000.0)
+    assert scores.tpr_at_fpr_interval(0.9).high == 1.0
+    assert scores.tpr_at_fpr_interval(0.2).high < 0.01
+
+
 # Ends by their formulas.
 
 
@@ -236,6 +245,19 @@ def test_tpr_interval_follows_threshold_and_members():
     interval = scores.tpr_at_fpr_interval(0.2, confidence=0.9)
     low, high = np.quantile(resampled, [0.05, 0.95])
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.008)
+
+
+def test_takers_above_a_rank_are_the_mean_over_all_orders_of_ties():
+    takers, others = np.array([1.0, 1.0, 2.0, 3.0]), np.array([0.0, 1.0, 1.0])
+    pooled = np.concatenate([takers, others])
+    found = []
+    for order in itertools.permutations(range(len(pooled))):
+        descending = sorted(order, key=lambda index: -pooled[index])
+        is_other = np.array(descending) >= len(takers)
+        found.append(np.flatnonzero(is_other) - np.arange(len(others)))
+    expected = [0, *np.mean(found, axis=0), len(takers)]
+    ranks = np.arange(len(others) + 2)
+    np.testing.assert_allclose(intervals.hits_above(takers, others, ranks), expected)
 
 
 # Coverage where the truth is known.
