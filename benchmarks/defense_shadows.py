@@ -177,6 +177,9 @@ def key(task, options, point):
     }
     if options.canary_share and _kinds(options) != FIRST_KIND:
         facts["kinds"] = sorted(_kinds(options))
+    sees_pool = "reference" in point.make().parts or "near_reference" in facts.get("kinds", ())
+    if task.audit_reference is not None and options.scale == 1 and sees_pool:
+        facts["reference"] = task.audit_reference
     if options.separate_copies:
         facts["separate_copies"] = True
     return json.dumps(facts, sort_keys=True, default=dataclasses.asdict)

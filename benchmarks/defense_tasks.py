@@ -43,6 +43,8 @@ class Task:
 
     `members`, `nonmembers`, `validation` and `reference` are sizes at full scale, `chosen` the
     reference samples that DMP keeps, its main setting. No row is trained for more than `epochs`.
+    `audit_reference` is the size of the pool of an audit with shadow models, None for all that is
+    left where that is about `reference`: a chosen number of samples should be the same share of it.
     `prepare` turns the records of a split into what the net takes. `dataset` names the task in
     rows; the data set is `source` if that is another name.
     """
@@ -59,6 +61,7 @@ class Task:
     epochs: int
     batch_size: int
     stopped_at: tuple[int, ...]
+    audit_reference: int | None = None
     prepare: Callable[[keras_dmp.PrivateSplit], keras_dmp.PrivateSplit] | None = None
     source: str | None = None
 
@@ -78,13 +81,15 @@ class Task:
     def audit_split(self, scale: float, seed: int = 0) -> keras_dmp.PrivateSplit:
         """The split of an audit with shadow models, whose nonmembers are half of the records.
 
-        At full scale, all that is left is reference data.
+        At full scale, `audit_reference` samples are reference data.
         """
         data, records = self.load(), 2 * self.sizes(scale)["members"]
         validation = round(_VALIDATION_SHARE * records)
         left = len(data[1]) - records - _NO_NONMEMBERS - validation
-        # Duplicates may be dropped from what is left.
-        reference = None if scale == 1 else min(self.sizes(scale)["reference"], round(0.9 * left))
+        reference = self.audit_reference
+        if scale != 1:
+            # Duplicates may be dropped from what is left.
+            reference = min(self.sizes(scale)["reference"], round(0.9 * left))
         return self._prepared(
             data,
             members=records,
@@ -191,6 +196,7 @@ _ALL = (
         epochs=60,
         batch_size=64,
         stopped_at=(10, 3, 5, 20),
+        audit_reference=10_000,
     ),
     Task(
         dataset="adult",
