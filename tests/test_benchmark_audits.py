@@ -308,6 +308,41 @@ def test_an_audit_is_split_like_its_rows(scale):
     np.testing.assert_array_equal(np.flatnonzero(changed), altered)
 
 
+def test_a_pool_that_would_be_far_larger_than_that_of_the_search_is_limited():
+    """A fixed number of samples would be a small share of it, and another defence."""
+    usual = defense_cases.TASKS["digits"]
+    task = dataclasses.replace(usual, audit_reference=300)
+    limited, whole = task.audit_split(1.0), usual.audit_split(1.0)
+    assert (len(limited.reference), len(whole.reference)) == (300, 915)
+    for part in ("members", "nonmembers", "validation"):
+        np.testing.assert_array_equal(limited.indices[part], whole.indices[part])
+    fashion = defense_cases.TASKS["fashion_mnist"]
+    assert fashion.audit_reference == fashion.reference
+
+
+@pytest.mark.parametrize(
+    ("curve", "canary_share", "differs"),
+    [
+        ("none", 0.0, False),
+        ("early_stopping", 0.0, False),
+        ("dp_sgd", 0.0, False),
+        ("dmp_soft", 0.0, True),
+        ("pate", 0.0, True),
+        ("consensus_votes", 0.0, True),
+        ("none", 0.05, True),  # Near copies are of samples of the pool.
+    ],
+)
+def test_rows_that_depend_on_a_limited_pool_have_keys_of_their_own(curve, canary_share, differs):
+    usual = defense_cases.TASKS["digits"]
+    task = dataclasses.replace(usual, audit_reference=300)
+    point = next(one for one in defense_cases.points(usual, 1.0) if one.curve == curve)
+    options = options_of(canary_share=canary_share)
+    keys = {defense_shadows.key(of, options, point) for of in (usual, task)}
+    assert len(keys) == 1 + differs
+    smaller = options_of(canary_share=canary_share, scale=0.5)
+    assert len({defense_shadows.key(of, smaller, point) for of in (usual, task)}) == 1
+
+
 def test_the_order_of_the_kinds_does_not_matter():
     """Rows have one key for both orders, so both have to be the same audit."""
     task = defense_cases.TASKS["digits"]
