@@ -175,9 +175,10 @@ def key(task, options, point):
         "fit": task.fit_arguments(point),
         "members": task.sizes(options.scale)["members"],
     }
-    if options.canary_share and _kinds(options) != FIRST_KIND:
-        facts["kinds"] = sorted(_kinds(options))
-    sees_pool = "reference" in point.make().parts or "near_reference" in facts.get("kinds", ())
+    kinds = _kinds(options) if options.canary_share else ()
+    if options.canary_share and kinds != FIRST_KIND:
+        facts["kinds"] = sorted(kinds)
+    sees_pool = "reference" in point.make().parts or "near_reference" in kinds
     if task.audit_reference is not None and options.scale == 1 and sees_pool:
         facts["reference"] = task.audit_reference
     if options.separate_copies:

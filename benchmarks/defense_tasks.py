@@ -81,13 +81,13 @@ class Task:
     def audit_split(self, scale: float, seed: int = 0) -> keras_dmp.PrivateSplit:
         """The split of an audit with shadow models, whose nonmembers are half of the records.
 
-        At full scale, `audit_reference` samples are reference data.
+        At full scale, `audit_reference` samples are reference data, or all that is left.
         """
         data, records = self.load(), 2 * self.sizes(scale)["members"]
         validation = round(_VALIDATION_SHARE * records)
-        left = len(data[1]) - records - _NO_NONMEMBERS - validation
         reference = self.audit_reference
         if scale != 1:
+            left = len(data[1]) - records - _NO_NONMEMBERS - validation
             # Duplicates may be dropped from what is left.
             reference = min(self.sizes(scale)["reference"], round(0.9 * left))
         return self._prepared(

@@ -77,7 +77,10 @@ def test_options_are_booleans(option, tmp_path):
 
 
 def test_permission_to_download_does_not_matter_where_nothing_is_missing(tmp_path):
-    keras_dmp.datasets.load("digits", download=True, data_dir=tmp_path)
+    permitted = keras_dmp.datasets.load("digits", download=True, data_dir=tmp_path)
+    usual = keras_dmp.datasets.load("digits", data_dir=tmp_path)
+    for found, expected in zip(permitted, usual, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_groups_only_where_there_are_groups():

@@ -199,11 +199,7 @@ class ShadowAudit:
                     continue
                 for job, models in zip(group, self._train(group), strict=True):
                     if job in todo:
-                        found = {name: self._observe(model) for name, model in models.items()}
-                        logits, correct = (
-                            {name: one[at] for name, one in found.items()} for at in (0, 1)
-                        )
-                        self._jobs.write(job, Job(scaled_logits=logits, correct=correct))
+                        self._jobs.write(job, self._job(models))
                         bar.add(1)
         return self
 
@@ -402,6 +398,13 @@ class ShadowAudit:
             models = by_name(models)
             self._runs.check(models)
             yield models
+
+    def _job(self, models: dict[str, keras.Model]) -> Job:
+        found = {name: self._observe(model) for name, model in models.items()}
+        return Job(
+            scaled_logits={name: logits for name, (logits, _) in found.items()},
+            correct={name: correct for name, (_, correct) in found.items()},
+        )
 
     def _observe(self, model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
         return observe(
