@@ -96,6 +96,20 @@ class Labeler:
         verbose: bool,
     ) -> LabeledReference:
         """The training data: the reference, narrowed by the selector, with outputs."""
+        found = self._narrowed(source, kind, selector, verbose)
+        if found.sample_weight is not None:
+            # A selector, or votes, can leave none of the samples that have weight.
+            heaviest = float(np.max(found.sample_weight))
+            samples.require_some_weight(heaviest, "sample_weight of the chosen samples")
+        return found
+
+    def _narrowed(
+        self,
+        source: ReferenceSource | LabeledReference,
+        kind: OutputKind,
+        selector: EntropyReferenceSelector | None,
+        verbose: bool,
+    ) -> LabeledReference:
         if isinstance(source, LabeledReference):
             if selector is not None:
                 selector.narrow_fit(source)

@@ -28,7 +28,7 @@ class Labels:
 
 
 class BestRound:
-    """The student of the best round so far, by its accuracy on the validation data.
+    """The student of the best round so far, by its (weighted) accuracy on the validation data.
 
     Later rounds help on some data and hurt on others. The choice looks at validation data only,
     which contains no members. Without any, the last round is taken.
@@ -37,7 +37,7 @@ class BestRound:
         run: The run.
 
     Attributes:
-        chooses: Whether there is validation data to choose by.
+        chooses: Whether there are several rounds, and validation data to choose by.
         number: The number of the best round.
         labels: What its student was trained on.
         trained: The training of its student.
@@ -46,7 +46,7 @@ class BestRound:
     def __init__(self, run: Run):
         validation = run.plan.validation
         self._run, self.number = run, 0
-        self.chooses = validation is not None
+        self.chooses = validation is not None and run.settings.consensus.rounds > 1
         self._data = validation and validation.in_memory(run.plan.student, run.plan.kind)
         self._accuracy, self._values = -1.0, None
         self.labels: Labels | None = None
@@ -59,11 +59,11 @@ class BestRound:
         labels: Labels,
         trained: Trained | None,
     ) -> float | None:
-        """Consider the student of a round; return its accuracy.
+        """Consider the student of a round; return its accuracy, or None without validation data.
 
-        Without validation data the last round is the best one, and needs no student yet.
+        Where there is nothing to choose the last round is the best one, and needs no student yet.
         """
-        if self._data is None:
+        if self._data is None or student is None:
             self.number, self.labels, self.trained = number, labels, trained
             return None
         outputs = forward.predict(student, self._data.x)
@@ -72,7 +72,8 @@ class BestRound:
         )
         # NaN would be predicted as the first class, and a student that has diverged might win.
         known = np.isfinite(outputs).all(axis=1)
-        accuracy = float(np.mean(known & (predicted == self._data.labels)))
+        right = known & (predicted == self._data.labels)
+        accuracy = float(np.average(right, weights=self._data.sample_weight))
         if accuracy > self._accuracy:
             self.number, self._accuracy = number, accuracy
             self.labels, self.trained = labels, trained

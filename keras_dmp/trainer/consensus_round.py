@@ -23,11 +23,13 @@ class ConsensusRound:
         relabel_share: Share of the samples used that one teacher could have given another label;
             0 if more than half of an even number of votes is needed.
         teacher_histories: Logs of each shard teacher by name, one value per epoch.
-        student_histories: The same of each student: the one that learns the round's labels and, in
-            the round that is released, the cross-fitted ones and the one that learns from them.
-            Those that only rank samples, or only pass their weights on, are left out.
-        validation_accuracy: Accuracy on the validation data of the student that learns the round's
-            labels, or None without any. The best of them decides which round is released.
+        student_histories: The same of each student: the one that learns the round's labels, if
+            there is one, and, in the round that is released, the cross-fitted ones and the one
+            that learns from them. Those that only rank samples, or only pass their weights on,
+            are left out.
+        validation_accuracy: Weighted accuracy on the validation data of the student that learns
+            the round's labels; None without this data, or without such a student, which a single
+            round of cross-fitted students does not need. The best round is released.
         is_released: Whether the student to be released is of this round.
     """
 

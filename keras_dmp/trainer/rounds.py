@@ -28,8 +28,9 @@ from keras_dmp.trainer.votes import Votes, combined
 
 # First numbers of the phases, from which their seeds are derived; see `phases` for plain DMP.
 _TEACHERS, _STUDENTS, _FOLDS = 1, 2, 3
-# Index of the student of all agreed samples; others are counted from 1.
-_BASIS = 0
+# Indices of students in a round: of all agreed samples, of the round's labels, and of all of
+# these but one fold each.
+_BASIS, _LABELS, _CROSSED = 0, 1, 2
 _FEWEST = 2
 
 
@@ -149,7 +150,7 @@ class Rounds:
                     student, trained = run.plan.student, self._train_released(labeled)
                 else:
                     callbacks = self._callbacks(labeled) if is_candidate and not crosses else []
-                    student, trained = self._train_student(labeled, number, 1, callbacks)
+                    student, trained = self._train_student(labeled, number, _LABELS, callbacks)
                 report = _with_students(report, [trained])
             accuracy = best.see(student, number, labels, trained)
             reports.append(dataclasses.replace(report, validation_accuracy=accuracy))
@@ -164,8 +165,7 @@ class Rounds:
                 basis = ranking
         released = reports[best.number - 1]
         if crosses:
-            earlier = len(released.student_histories)
-            of_students = self._train_crossed(best.labels, best.number, earlier)
+            of_students = self._train_crossed(best.labels, best.number)
             trained = of_students[-1]
             released = _with_students(released, of_students)
         else:
@@ -284,13 +284,12 @@ class Rounds:
         ]
         return np.concatenate(parts)
 
-    def _train_crossed(self, labels: Labels, number: int, earlier: int) -> list[Trained]:
+    def _train_crossed(self, labels: Labels, number: int) -> list[Trained]:
         """Train the student to be released on labels of students that have not seen theirs.
 
         Args:
             labels: Labels of the round.
             number: Number of the round.
-            earlier: Number of students that the round has trained already.
 
         Returns:
             The training of each student; the last one is to be released.
@@ -307,12 +306,11 @@ class Rounds:
         )
         total, trained = np.zeros((self._pool_size, kind.num_classes), np.float32), []
         for fold in range(count):
-            index = earlier + fold + 1
             labeled = self._reference(labels.outputs, folds.seen(fold))
-            student, one = self._train_student(labeled, number, index)
+            student, one = self._train_student(labeled, number, _CROSSED + fold)
             trained.append(one)
             shares = folds.shares(fold)[:, None]
-            check = StreamedCheck(kind, f"outputs of student {index}")
+            check = StreamedCheck(kind, f"outputs of cross-fitted student {fold + 1}")
             for part, found in self._outputs([student]):
                 check.add(found[0])
                 total[part] += shares[part] * self._probabilities(found)[0]

@@ -512,6 +512,32 @@ def test_a_training_without_any_weight_is_refused_before_the_first_step(form, pa
     assert not steps.losses
 
 
+@pytest.mark.filterwarnings("ignore:No chosen reference sample")
+@pytest.mark.parametrize("form", ["arrays", "arrays without cache", "labelled", "dataset"])
+def test_chosen_samples_without_any_weight_are_refused_before_the_first_step(form):
+    """The pool has weights above 0, and the selector, which does not look at them, leaves none."""
+    x, _ = nets.prototypes(40)
+    models = nets.classifier(), nets.classifier(seed=1)
+    trainer = DistillationTrainer(*models, cache="without cache" not in form, drop_labels=True)
+    trainer.compile("sgd")
+    chosen = trainer.label(x, selector=EntropyReferenceSelector(size=10)).indices
+    weights = np.ones(40, "float32")
+    weights[chosen] = 0
+    steps, selector = nets.Steps(), EntropyReferenceSelector(size=10)
+    if form == "dataset":
+        fit = {"x": as_form(form, x, np.zeros(40), weights)[0]}
+    elif form == "labelled":
+        fit = {"x": trainer.label(x, sample_weight=weights, selector=selector)}
+    else:
+        fit = {"x": x, "sample_weight": weights}
+    with pytest.raises(ValueError, match=r"chosen samples` to have weights above 0.*largest is 0"):
+        trainer.fit(**fit, callbacks=[steps, selector], verbose=0)
+    assert not steps.losses
+    weights[chosen[0]] = 0.5
+    trainer.fit(x, sample_weight=weights, callbacks=[steps, selector], verbose=0)
+    assert steps.losses
+
+
 # Samples
 
 

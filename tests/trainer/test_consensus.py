@@ -204,7 +204,9 @@ def test_all_settings_train_a_student_that_has_learned(split, settings):
 def test_the_best_round_on_validation_data_is_released(split):
     selector = EntropyReferenceSelector(60, balance_classes=True)
     seen = Epochs()
-    fit = {"validation_data": split.validation, "epochs": 2, "callbacks": [seen]}
+    x, y = split.validation
+    weights = np.linspace(0, 2, len(y), dtype="float32")
+    fit = {"validation_data": (x, y, weights), "epochs": 2, "callbacks": [seen]}
     consensus = Consensus(num_shards=3, rounds=3, fine_tuning_epochs=12)
     trainer, history = train(
         split,
@@ -212,11 +214,12 @@ def test_the_best_round_on_validation_data_is_released(split):
         selector=selector,
         fit=fit,
     )
-    x, y = split.validation
     accuracies = [one.validation_accuracy for one in trainer.rounds]
     best = int(np.argmax(accuracies))
     assert [one.is_released for one in trainer.rounds] == [n == best for n in range(3)]
-    released = np.mean(trainer.predict(x, verbose=0).argmax(axis=1) == y)
+    right = trainer.predict(x, verbose=0).argmax(axis=1) == y
+    released = np.average(right, weights=weights)
+    assert released != pytest.approx(right.mean())
     assert released == pytest.approx(max(accuracies))
     # Selector, callbacks and history are those of the released student, whichever round it is of.
     assert seen.epochs == 2 * 3
@@ -249,6 +252,27 @@ def test_several_students_learn_the_labels_of_the_best_round(split):
     # The selector has chosen labels; the released student learns the whole pool.
     assert len(selector.indices_) == 60
     assert "reference_size" not in history.history
+
+
+def test_a_single_round_has_no_student_that_only_reports_its_accuracy(split):
+    consensus = Consensus(num_shards=2, rounds=1, num_students=2)
+    with_data, without = (
+        train(split, consensus=consensus, fit=fit)[0]
+        for fit in ({"validation_data": split.validation}, {})
+    )
+    (report,) = with_data.rounds
+    assert len(report.student_histories) == 3
+    assert report.validation_accuracy is None
+    np.testing.assert_array_equal(weights_of(with_data.student), weights_of(without.student))
+    # One student is released as it is, and its accuracy costs no training.
+    one, _ = train(
+        split,
+        consensus=dataclasses.replace(consensus, num_students=1),
+        fit={"validation_data": split.validation},
+    )
+    x, y = split.validation
+    accuracy = np.mean(one.predict(x, verbose=0).argmax(axis=1) == y)
+    assert one.rounds[0].validation_accuracy == pytest.approx(accuracy)
 
 
 class Breaks(keras.callbacks.Callback):
@@ -708,6 +732,21 @@ def test_fewer_reference_samples_than_students(split, untrained):
     equal = {"reference": np.repeat(split.reference[:2], 20, axis=0)}
     with pytest.raises(ValueError, match="num_students=4 with 2 different"):
         train(split, consensus=consensus, selector=None, fit=equal)
+
+
+def test_agreed_samples_without_any_weight(split):
+    """The reference has weights above 0; which of its samples are kept is known after the votes."""
+    settings = {
+        "consensus": Consensus(num_shards=3, rounds=1),
+        "selector": EntropyReferenceSelector(size=20, order="random"),
+    }
+    trainer, _ = train(split, **settings)
+    weights = np.ones(len(split.reference), "float32")
+    weights[settings["selector"].indices_] = 0
+    columns = (split.reference, np.zeros(len(weights)), weights)
+    dataset = tf.data.Dataset.from_tensor_slices(columns).batch(16)
+    with pytest.raises(ValueError, match="chosen samples` to have weights above 0"):
+        train(split, **settings, fit={"reference": dataset})
 
 
 def test_folds_are_those_of_the_order_in_which_a_dataset_was_read(split, monkeypatch):
