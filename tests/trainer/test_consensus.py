@@ -740,7 +740,7 @@ def test_agreed_samples_without_any_weight(split):
         "consensus": Consensus(num_shards=3, rounds=1),
         "selector": EntropyReferenceSelector(size=20, order="random"),
     }
-    trainer, _ = train(split, **settings)
+    train(split, **settings)
     weights = np.ones(len(split.reference), "float32")
     weights[settings["selector"].indices_] = 0
     columns = (split.reference, np.zeros(len(weights)), weights)
