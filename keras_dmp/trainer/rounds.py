@@ -1,19 +1,16 @@
 """The phases of a consensus: in each round shard teachers, their votes, and students."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_dmp._classifier import forward, fresh, probabilities
-from keras_dmp._classifier.outputs import StreamedCheck
-from keras_dmp._data import arrays
+from keras_dmp._classifier import fresh, probabilities
 from keras_dmp._training.epoch_checkpoints import seed_of
 from keras_dmp._training.resident import new_seed
 from keras_dmp._warnings import warn
-from keras_dmp.reference.label_format import LabelFormat
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selection import Criteria, ReferenceSummary, Selection, StreamedSelection
 from keras_dmp.reference.selector import EntropyReferenceSelector, selector_among
@@ -22,9 +19,10 @@ from keras_dmp.trainer.best_round import BestRound, Labels
 from keras_dmp.trainer.consensus_round import ConsensusRound
 from keras_dmp.trainer.folds import Folds, require_enough
 from keras_dmp.trainer.phases import Trained
+from keras_dmp.trainer.public_pool import PublicPool
 from keras_dmp.trainer.pupil import Pupil
 from keras_dmp.trainer.run import Run
-from keras_dmp.trainer.votes import Votes, combined
+from keras_dmp.trainer.votes import Votes
 
 # First numbers of the phases, from which their seeds are derived; see `phases` for plain DMP.
 _TEACHERS, _STUDENTS, _FOLDS = 1, 2, 3
@@ -98,14 +96,12 @@ class Rounds:
         if fresh.shared_share(run.fresh_model(_TEACHERS), plan.teacher) == 1.0:
             run = dataclasses.replace(run, redraws=True)
         self._run, self._consensus = run, settings.consensus
-        pool, self._digests = plan.reference.in_memory(settings.memory_limit, plan.student)
-        self._pool, self._weights = pool.x, pool.sample_weight
-        self._pool_size = plan.reference.num_samples
+        self._pool = PublicPool(run)
         self._selector = selector_among(run.arguments.callbacks)
-        if self._consensus.num_students > 1:
-            different = len(np.unique(self._digests))
+        if self._crosses:
+            different = len(np.unique(self._pool.digests))
             if self._selector is not None:
-                different = min(different, self._selector.criteria.wanted(self._pool_size))
+                different = min(different, self._selector.criteria.wanted(self._pool.size))
             require_enough(different, self._consensus.num_students)
         # The teachers' labels have theirs before they are aggregated; students pass on their own.
         self._distillation = {**settings.of_distillation(), "label_temperature": 1.0}
@@ -120,57 +116,17 @@ class Rounds:
 
     def train(self) -> Agreed:
         """Train everything; the plan's student is the one to be released."""
-        run, basis, reports = self._run, None, []
-        crosses = self._consensus.num_students > 1
-        best = BestRound(run)
+        basis, student, reports, best = None, None, [], BestRound(self._run)
         for number in range(1, self._consensus.rounds + 1):
-            of_teachers = self._train_teachers(number, basis)
-            votes, outputs = self._vote()
-            kept = np.flatnonzero(votes.kept)
-            votes.require_kept(_FEWEST)
-            is_last = number == self._consensus.rounds
-            # Every round's labels may be the best if there is something to choose by.
-            is_candidate = is_last or best.chooses
-            labeled = everything = self._reference(outputs, kept)
-            ranking = basis
-            if self._selector is not None and is_candidate:
-                if basis is None and self._ranks(kept) and len(self._teachers) > 1:
-                    announced = "Consensus: training a student that ranks the samples"
-                    ranking = self._train_basis(everything, number, announced)
-                labeled = self._narrowed(votes, kept, outputs, ranking)
-            rows = kept if labeled.selection is None else labeled.indices
-            report = self._report(number, votes, rows, of_teachers)
-            phases.announce(f"Consensus, {report}", run)
-            labels = Labels(reference=labeled, rows=rows, outputs=outputs if crosses else None)
-            student = trained = None
-            # Without a choice, cross-fitted students need none that has learned all labels.
-            if not (crosses and is_last) or best.chooses:
-                phases.announce(f"Consensus, round {number}: training the student", run)
-                if is_last and not crosses:
-                    student, trained = run.plan.student, self._train_released(labeled)
-                else:
-                    callbacks = self._callbacks(labeled) if is_candidate and not crosses else []
-                    student, trained = self._train_student(labeled, number, _LABELS, callbacks)
-                report = _with_students(report, [trained])
-            accuracy = best.see(student, number, labels, trained)
-            reports.append(dataclasses.replace(report, validation_accuracy=accuracy))
-            if is_last:
-                break
-            if len(rows) == len(kept):
-                basis = self._basis_of(student)
-            elif ranking is basis:
-                announced = f"Consensus, round {number}: training a student of all agreed samples"
-                basis = self._train_basis(everything, number, announced)
-            else:
-                basis = ranking
-        released = reports[best.number - 1]
-        if crosses:
+            report, basis, student = self._train_round(number, basis, best)
+            reports.append(report)
+        released, trained = reports[best.number - 1], best.trained
+        if self._crosses:
             of_students = self._train_crossed(best.labels, best.number)
             trained = of_students[-1]
             released = _with_students(released, of_students)
         else:
             best.keep(student)
-            trained = best.trained
         if best.labels.reference.selection is not None:
             self._selector.restore(best.labels.reference)
         reports[best.number - 1] = dataclasses.replace(released, is_released=True)
@@ -180,6 +136,57 @@ class Rounds:
             trained=trained,
             num_students=self._num_students,
         )
+
+    def _train_round(
+        self, number: int, basis: "_Basis | None", best: BestRound
+    ) -> tuple[ConsensusRound, "_Basis | None", keras.Model | None]:
+        """Train the teachers and the student of a round, which may turn out to be the best.
+
+        Args:
+            number: Number of the round.
+            basis: What the round before has passed on; None in the first.
+            best: The choice of the round.
+
+        Returns:
+            The report, what the round passes on (None from the last one), and its student, if any.
+        """
+        of_teachers = self._train_teachers(number, basis)
+        votes, outputs = self._pool.vote(self._teachers)
+        votes.require_kept(_FEWEST)
+        kept = np.flatnonzero(votes.kept)
+        is_last = number == self._consensus.rounds
+        labeled = everything = self._pool.labeled(outputs, kept)
+        ranking = basis
+        # Every round's labels may be the best if there is something to choose by.
+        if self._selector is not None and (is_last or best.chooses):
+            if basis is None and self._ranks(kept):
+                announced = "Consensus: training a student that ranks the samples"
+                ranking = self._train_basis(everything, number, announced)
+            labeled = self._narrowed(votes, kept, outputs, ranking)
+        rows = kept if labeled.selection is None else labeled.indices
+        report = self._report(number, votes, rows, of_teachers)
+        phases.announce(f"Consensus, {report}", self._run)
+        student = trained = None
+        # Without a choice, cross-fitted students need none that has learned all labels.
+        if best.chooses or not (self._crosses and is_last):
+            student, trained = self._train_of_round(labeled, number, best)
+            report = _with_students(report, [trained])
+        labels = Labels(reference=labeled, rows=rows, outputs=outputs if self._crosses else None)
+        accuracy = best.see(student, number, labels, trained)
+        report = dataclasses.replace(report, validation_accuracy=accuracy)
+        if is_last:
+            return report, None, student
+        if len(rows) == len(kept):
+            return report, self._basis_of(student), student
+        if ranking is basis:
+            announced = f"Consensus, round {number}: training a student of all agreed samples"
+            ranking = self._train_basis(everything, number, announced)
+        return report, ranking, student
+
+    @property
+    def _crosses(self) -> bool:
+        """Whether the labels are those of cross-fitted students."""
+        return self._consensus.num_students > 1
 
     def _train_teachers(self, number: int, basis: "_Basis | None") -> list[Trained]:
         """Train all shard teachers: in later rounds from a student, on their own shards."""
@@ -205,39 +212,17 @@ class Rounds:
                 phases.renew_optimizer(run, teacher)
         return trained
 
-    def _vote(self) -> tuple[Votes, np.ndarray]:
-        """The votes of the teachers, and the outputs for the students, (samples, units)."""
-        kind, consensus = self._run.plan.kind, self._consensus
-        is_soft = consensus.aggregation != "votes"
-        classes = np.empty((len(self._teachers), self._pool_size), np.int32)
-        outputs = np.empty((self._pool_size, kind.units), np.float32) if is_soft else None
-        # A teacher that has diverged would vote for the first class everywhere.
-        checks = [
-            StreamedCheck(kind, f"outputs of shard teacher {n + 1}") for n in range(len(classes))
-        ]
-        for rows, found in self._outputs(self._teachers):
-            for shard, of_teacher in enumerate(found):
-                checks[shard].add(of_teacher)
-                classes[shard, rows] = probabilities.predicted_classes(
-                    of_teacher, from_logits=kind.from_logits
-                )
-            if is_soft:
-                of_labels = self._run.settings.label_temperature
-                mixed = combined(self._probabilities(found, of_labels), consensus.aggregation)
-                outputs[rows] = probabilities.outputs_of_probabilities(mixed, kind)
-        for check in checks:
-            check.finish()
-        votes = Votes.count(classes, kind.num_classes, consensus.votes_needed)
-        if not is_soft:
-            outputs = probabilities.outputs_of_classes(votes.winners, kind)
-        return votes, outputs
-
     def _ranks(self, kept: np.ndarray) -> bool:
-        """Whether it depends on entropies which samples with enough votes the selector takes."""
+        """Whether a student's entropies decide which samples with enough votes are taken.
+
+        A single teacher ranks itself.
+        """
         criteria = self._selector.criteria
+        if len(self._teachers) == 1:
+            return False
         if criteria.max_entropy is not None:
             return True
-        return criteria.order != "random" and criteria.wanted(self._pool_size) < len(kept)
+        return criteria.order != "random" and criteria.wanted(self._pool.size) < len(kept)
 
     def _narrowed(
         self, votes: Votes, kept: np.ndarray, outputs: np.ndarray, ranking: "_Basis | None"
@@ -250,18 +235,18 @@ class Rounds:
         yet, the selector reports those of the votes.
         """
         selector = self._selector
-        wanted = selector.criteria.wanted(self._pool_size)
+        wanted = selector.criteria.wanted(self._pool.size)
         if wanted > len(kept) and selector.size is not None:
             warn(
                 f"Only {len(kept)} reference samples have enough votes, fewer than the size that "
                 f"the selector asks for, {wanted}: all of them are used"
             )
         if len(self._teachers) == 1:
-            entropy = self._entropy(self._teachers[0])
+            entropy = self._pool.entropy(self._teachers[0], "the teacher")
         else:
             entropy = votes.entropy if ranking is None else ranking.entropy
         selection = _chosen(selector, votes, kept, entropy, min(wanted, len(kept)))
-        labeled = self._reference(outputs, selection.indices, selection)
+        labeled = self._pool.labeled(outputs, selection.indices, selection)
         selector.restore(labeled)
         selector.announce()
         return labeled
@@ -272,17 +257,20 @@ class Rounds:
         return self._basis_of(self._train_student(everything, number, _BASIS)[0])
 
     def _basis_of(self, student: keras.Model) -> "_Basis":
-        entropy = None if self._selector is None else self._entropy(student)
+        entropy = None
+        if self._selector is not None:
+            entropy = self._pool.entropy(student, "the student of a round")
         return _Basis(weights=student.get_weights(), entropy=entropy)
 
-    def _entropy(self, model: keras.Model) -> np.ndarray:
-        """Entropy of a model's predictions for the whole pool in nats, (samples,) float64."""
-        from_logits = self._run.plan.kind.from_logits
-        parts = [
-            probabilities.prediction_entropy(found, from_logits=from_logits)
-            for _, (found,) in self._outputs([model])
-        ]
-        return np.concatenate(parts)
+    def _train_of_round(
+        self, labeled: LabeledReference, number: int, best: BestRound
+    ) -> tuple[keras.Model, Trained]:
+        """Train the student that learns the labels of a round."""
+        phases.announce(f"Consensus, round {number}: training the student", self._run)
+        if number == self._consensus.rounds and not self._crosses:
+            return self._run.plan.student, self._train_released(labeled)
+        callbacks = self._callbacks(labeled) if best.chooses and not self._crosses else []
+        return self._train_student(labeled, number, _LABELS, callbacks)
 
     def _train_crossed(self, labels: Labels, number: int) -> list[Trained]:
         """Train the student to be released on labels of students that have not seen theirs.
@@ -300,23 +288,21 @@ class Rounds:
             f"Consensus: training {count} students on the labels of round {number}", run
         )
         seed = new_seed() if seed is None else seed_of(seed, _FOLDS, number)
-        folds = Folds.draw(self._digests, labels.rows, count, seed)
+        folds = Folds.draw(self._pool.digests, labels.rows, count, seed)
         folds.warn_of_missing_classes(
             probabilities.predicted_classes(labels.outputs, from_logits=kind.from_logits)
         )
-        total, trained = np.zeros((self._pool_size, kind.num_classes), np.float32), []
+        total, trained = np.zeros((self._pool.size, kind.num_classes), np.float32), []
         for fold in range(count):
-            labeled = self._reference(labels.outputs, folds.seen(fold))
+            labeled = self._pool.labeled(labels.outputs, folds.seen(fold))
             student, one = self._train_student(labeled, number, _CROSSED + fold)
             trained.append(one)
             shares = folds.shares(fold)[:, None]
-            check = StreamedCheck(kind, f"outputs of cross-fitted student {fold + 1}")
-            for part, found in self._outputs([student]):
-                check.add(found[0])
-                total[part] += shares[part] * self._probabilities(found)[0]
+            for part, found in self._pool.predictions(student, f"cross-fitted student {fold + 1}"):
+                total[part] += shares[part] * found
         mean = probabilities.outputs_of_probabilities(total, kind)
         phases.announce("Consensus: training the student on their predictions", run)
-        return [*trained, self._train_released(self._reference(mean), labels="soft")]
+        return [*trained, self._train_released(self._pool.labeled(mean), labels="soft")]
 
     def _train_released(self, labeled: LabeledReference, **settings: Any) -> Trained:
         """Train the student to be released; settings of the distillation override the run's."""
@@ -354,44 +340,6 @@ class Rounds:
         )
         return pupil.distiller.student, trained
 
-    def _reference(
-        self,
-        outputs: np.ndarray,
-        rows: np.ndarray | None = None,
-        selection: Selection | None = None,
-    ) -> LabeledReference:
-        """The samples at some positions, or all, with their labels."""
-        rows = slice(None) if rows is None else rows
-        name = self._distillation["label_format"] or "float32"
-        label_format = LabelFormat(name=name, kind=self._run.plan.kind)
-        weights = self._weights
-        return LabeledReference(
-            x=arrays.take(self._pool, rows),
-            encoded=label_format.encode(outputs[rows]),
-            label_format=label_format,
-            sample_weight=None if weights is None else weights[rows],
-            batch_size=self._run.plan.reference.batch_size,
-            selection=selection,
-            pool_size=self._pool_size,
-            from_dataset=False,
-        )
-
-    def _outputs(self, models: Sequence[keras.Model]) -> Iterator[tuple[slice, list[np.ndarray]]]:
-        """The outputs of several models for each part of the pool."""
-        passes = [forward.ForwardPass(model) for model in models]
-        replicas = self._run.plan.student.distribute_strategy.num_replicas_in_sync
-        step = replicas * forward.labeling_batch_size(self._pool, models[0])
-        for start in range(0, self._pool_size, step):
-            rows = slice(start, start + step)
-            part = arrays.take(self._pool, rows)
-            yield rows, [of_model(part) for of_model in passes]
-
-    def _probabilities(self, outputs: list[np.ndarray], temperature: float = 1.0) -> np.ndarray:
-        """Probabilities of several models, (models, samples, classes), float64."""
-        how = {"from_logits": self._run.plan.kind.from_logits, "temperature": temperature}
-        logs = [probabilities.log_probabilities(of, **how) for of in outputs]
-        return np.exp(np.stack(logs))
-
     def _report(
         self, number: int, votes: Votes, rows: np.ndarray, trained: list[Trained]
     ) -> ConsensusRound:
@@ -399,7 +347,7 @@ class Rounds:
         return ConsensusRound(
             number=number,
             shard_sizes=tuple(len(rows) for rows in self._shards),
-            pool_size=self._pool_size,
+            pool_size=self._pool.size,
             num_kept=int(votes.kept.sum()),
             num_used=len(rows),
             agreement=votes.agreement,
