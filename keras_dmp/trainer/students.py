@@ -75,6 +75,7 @@ class Students:
         self._run, self._settings = run, settings
         # Built and compiled before any training, so that errors are found first.
         self._labeler = run.distiller(run.plan.student, **settings)
+        self._further: keras.Model | None = run.another_model()
         self._start = {
             name: [keras.ops.convert_to_numpy(variable) for variable in model.variables]
             for name, model in (("teacher", run.plan.teacher), ("student", run.plan.student))
@@ -186,7 +187,7 @@ class Students:
 
     def _fresh(self, part: str) -> keras.Model:
         """A model with the initial weights that all points share."""
-        model = self._run.another_model()
+        model, self._further = self._further or self._run.another_model(), None
         for variable, value in zip(model.variables, self._start[part], strict=True):
             variable.assign(value)
         return model

@@ -781,11 +781,20 @@ def built_in_turn(*models):
     ],
     ids=["the same", "another"],
 )
-def test_further_models_are_new_and_alike(split, untrained, last, pattern):
+@pytest.mark.parametrize(
+    ("method", "consensus"),
+    [("fit", Consensus(num_shards=2)), ("sweep", None), ("sweep", Consensus(num_shards=2))],
+    ids=["consensus", "sweep", "sweep of a consensus"],
+)
+def test_further_models_are_new_and_alike(split, untrained, last, pattern, method, consensus):
     """Teacher and student are not all that a callable has to build."""
     models = [build(), build()] + ([] if last is None else [build(last)])
+    build_next = built_in_turn(*models)
+    trainer = DMPTrainer(build_next, consensus=consensus, selector=None, seed=0)
+    trainer.compile("sgd", LOGITS_LOSS)
+    given = {"nonmembers": split.nonmembers} if method == "sweep" else {}
     with pytest.raises(ValueError, match=pattern):
-        train(split, built_in_turn(*models), consensus=Consensus(num_shards=2))
+        getattr(trainer, method)(*split.members, reference=split.reference, verbose=0, **given)
 
 
 @pytest.mark.parametrize(
