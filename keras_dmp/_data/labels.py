@@ -90,10 +90,14 @@ def weights(sample_weight: Any, name: str) -> np.ndarray:
     return values.astype(np.float32, copy=False)
 
 
+class NoWeightError(ValueError):
+    """No sample has a weight above 0."""
+
+
 def require_some_weight(heaviest: float | None, name: str) -> None:
-    """Raise ValueError if the largest of all weights is not above 0; None without weights."""
+    """Raise `NoWeightError` if the largest weight is not above 0; None without weights."""
     if heaviest is not None and not heaviest > 0:
-        raise ValueError(
+        raise NoWeightError(
             f"Expected `{name}` to have weights above 0: samples without weight teach and measure "
             f"nothing. Received: weights of which the largest is {heaviest:g}"
         )

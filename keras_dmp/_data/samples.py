@@ -21,7 +21,7 @@ import numpy as np
 from keras_dmp import _validate
 from keras_dmp._data import arrays, batches, inputs, labels, padding, tables, values
 from keras_dmp._data.batches import Batch
-from keras_dmp._data.labels import only_array, require_some_weight
+from keras_dmp._data.labels import NoWeightError, only_array, require_some_weight
 from keras_dmp._data.records import Records, count_shared, padding_note, warn_of_padding
 from keras_dmp._data.tables import is_table
 from keras_dmp._warnings import warn
@@ -29,6 +29,7 @@ from keras_dmp._warnings import warn
 # The samples of arrays that `first` returns.
 _FIRST = slice(0, 256)
 __all__ = [
+    "NoWeightError",
     "Records",
     "count_shared",
     "is_table",

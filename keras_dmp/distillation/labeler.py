@@ -100,7 +100,7 @@ class Labeler:
         if found.sample_weight is not None:
             # A selector, or votes, can leave none of the samples that have weight.
             heaviest = float(np.max(found.sample_weight))
-            samples.require_some_weight(heaviest, "sample_weight of the chosen samples")
+            samples.require_some_weight(heaviest, "sample_weight of the training samples")
         return found
 
     def _narrowed(

@@ -311,7 +311,8 @@ class DMPTrainer:
             x: The private members, as in `fit`; the audit needs them with a ready teacher too.
             y: Labels of the members.
             reference: Reference samples, as in `fit`.
-            nonmembers: (x, y) or a dataset for the audit; neither members nor reference.
+            nonmembers: (x, y) or a dataset for the audit; neither members nor reference nor, with
+                a consensus of several rounds, validation data, which chooses the round.
             temperatures: Temperatures. Defaults to only 1.
             label_temperatures: Temperatures of the teacher's labels alone. Defaults to only 1.
             sizes: Numbers of reference samples to choose, None for all. Defaults to all.

@@ -18,11 +18,14 @@ class Folds:
     """Disjoint folds of the labelled samples of a pool, one for each student.
 
     Attributes:
-        of_sample: Fold of each sample of the pool, (samples,), -1 for those without a label.
+        of_sample: Fold of each sample of the pool that has a label or equals one that has,
+            (samples,); -1 for the others.
+        rows: Positions of the samples with a label, ascending int64.
         count: Number of folds.
     """
 
     of_sample: np.ndarray
+    rows: np.ndarray
     count: int
 
     @classmethod
@@ -33,28 +36,30 @@ class Folds:
 
         Args:
             digests: Hash of each sample of the pool as the model sees it, (samples,).
-            rows: Positions of the samples with a label.
+            rows: Positions of the samples with a label, ascending.
             count: Number of folds.
             seed: Seed of the draw.
 
         Raises:
             TooFewVotesError: If there are fewer different samples with a label than folds.
         """
-        bundles = bundles_of(digests[rows])
-        require_enough(int(bundles.max(initial=-1)) + 1, count)
-        of_sample = np.full(len(digests), -1)
-        of_sample[rows] = partition(bundles, count, seed)
-        return cls(of_sample=of_sample, count=count)
+        known, first = np.unique(digests[rows], return_index=True)
+        require_enough(len(known), count)
+        of_row = partition(bundles_of(digests[rows]), count, seed)
+        # A selector may have left out samples that equal one with a label.
+        place = np.minimum(np.searchsorted(known, digests), len(known) - 1)
+        of_sample = np.where(known[place] == digests, of_row[first[place]], -1)
+        return cls(of_sample=of_sample, rows=rows, count=count)
 
     def seen(self, fold: int) -> np.ndarray:
         """Positions of the samples that the student of a fold learns from, ascending int64."""
-        return np.flatnonzero((self.of_sample >= 0) & (self.of_sample != fold))
+        return self.rows[self.of_sample[self.rows] != fold]
 
     def shares(self, fold: int) -> np.ndarray:
         """What the prediction of this fold's student counts for each sample, (samples,) float64.
 
         Everything for the samples of its fold, which it alone has not seen, and as much as that of
-        any other student for samples without a label.
+        any other student for samples without a fold.
         """
         return np.where(self.of_sample < 0, 1 / self.count, self.of_sample == fold)
 
@@ -65,7 +70,7 @@ class Folds:
             labels: Class of each sample of the pool, (samples,); of those without a label any.
         """
         parts = [self.seen(fold) for fold in range(self.count)]
-        present = np.unique(labels[self.of_sample >= 0])
+        present = np.unique(labels[self.rows])
         lacking = missing_classes(parts, labels, present, "student")
         if lacking:
             warn(
@@ -84,6 +89,8 @@ def require_enough(different: int, num_students: int) -> None:
     """
     if different < num_students:
         raise TooFewVotesError(
-            "Expected at least as many different reference samples with enough votes as there are "
-            f"students. Received: num_students={num_students} with {different} different samples"
+            "Expected at least as many different reference samples with a label as there are "
+            "students: a label needs enough votes, and the choice of the selector if there is one. "
+            "Use fewer students, or a selector that chooses more samples. Received: "
+            f"num_students={num_students} with {different} different samples"
         )

@@ -20,7 +20,9 @@ from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selector import EntropyReferenceSelector
 from keras_dmp.trainer.run import Run
 
-_TEACHER, _STUDENT = 1, 2
+# First numbers of what a run draws, from which its seeds are derived. Those of plain DMP have no
+# further ones.
+TEACHERS, STUDENTS, STACKED, FOLDS = 1, 2, 3, 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ def train_teacher(
     *,
     epochs: int | None = None,
     phase: str = "teacher",
-    numbers: tuple[int, ...] = (_TEACHER,),
+    numbers: tuple[int, ...] = (TEACHERS,),
 ) -> Trained:
     """Train a teacher on members.
 
@@ -120,7 +122,7 @@ def train_student(
     epochs: int | None = None,
     callbacks: list[keras.callbacks.Callback] | None = None,
     phase: str = "student",
-    numbers: tuple[int, ...] = (_STUDENT,),
+    numbers: tuple[int, ...] = (STUDENTS,),
 ) -> Trained:
     """Train a student on labelled reference samples, and compile it for true labels.
 

@@ -4,10 +4,8 @@ from typing import Any
 
 import keras
 
+from keras_dmp.trainer.phases import STUDENTS
 from keras_dmp.trainer.run import Run
-
-# First number of its weights' seeds; see `phases` and `rounds`.
-_STUDENTS = 2
 
 
 class Pupil:
@@ -22,7 +20,7 @@ class Pupil:
 
     def __init__(self, run: Run, settings: dict[str, Any]):
         self._run = run
-        student = run.fresh_model(_STUDENTS)
+        student = run.fresh_model(STUDENTS)
         self.distiller = run.distiller(student, has_teacher=False, **settings)
         optimizer = self.distiller.optimizer
         if not optimizer.built:

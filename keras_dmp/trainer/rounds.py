@@ -18,14 +18,12 @@ from keras_dmp.trainer import phases, shard_training, shards
 from keras_dmp.trainer.best_round import BestRound, Labels
 from keras_dmp.trainer.consensus_round import ConsensusRound
 from keras_dmp.trainer.folds import Folds, require_enough
-from keras_dmp.trainer.phases import Trained
+from keras_dmp.trainer.phases import FOLDS, STUDENTS, TEACHERS, Trained
 from keras_dmp.trainer.public_pool import PublicPool
 from keras_dmp.trainer.pupil import Pupil
 from keras_dmp.trainer.run import Run
 from keras_dmp.trainer.votes import Votes
 
-# First numbers of the phases, from which their seeds are derived; see `phases` for plain DMP.
-_TEACHERS, _STUDENTS, _FOLDS = 1, 2, 3
 # Indices of students in a round: of all agreed samples, of the round's labels, and of all of
 # these but one fold each.
 _BASIS, _LABELS, _CROSSED = 0, 1, 2
@@ -92,8 +90,10 @@ class Rounds:
         self._shards = shards.drawn_shards(run, settings.consensus, self._members)
         labels, weights = self._members.labels, self._members.sample_weight
         shards.warn_of_missing_classes(self._shards, labels, weights)
+        # Two, since a callable may build a new model on its first calls only.
+        further = run.fresh_model(TEACHERS), run.another_model()
         # A callable that gives all models the same weights has given the teacher its own too.
-        if fresh.shared_share(run.fresh_model(_TEACHERS), plan.teacher) == 1.0:
+        if fresh.shared_share(further[0], plan.teacher) == 1.0:
             run = dataclasses.replace(run, redraws=True)
         self._run, self._consensus = run, settings.consensus
         self._pool = PublicPool(run)
@@ -110,7 +110,7 @@ class Rounds:
         self._distiller = run.distiller(plan.student, has_teacher=False, **self._distillation)
         self._pupil: Pupil | None = None
         more = range(1, len(self._shards))
-        self._teachers = [plan.teacher, *(run.fresh_model(_TEACHERS, 0, one) for one in more)]
+        self._teachers = [plan.teacher, *(run.fresh_model(TEACHERS, 0, one) for one in more)]
         parts = (self._teachers, self._members, self._shards)
         self._at_once = shard_training.at_once(run, *parts)
 
@@ -202,7 +202,7 @@ class Rounds:
         trained = []
         for shard, (teacher, rows) in enumerate(zip(self._teachers, self._shards, strict=True)):
             # The first is trained exactly as the teacher of plain DMP.
-            numbers = (_TEACHERS, number, shard) if number + shard > 1 else (_TEACHERS,)
+            numbers = (TEACHERS, number, shard) if number + shard > 1 else (TEACHERS,)
             phase = f"round_{number}_shard_{shard + 1}"
             of_phase = {"epochs": epochs, "phase": phase, "numbers": numbers}
             members = self._members.take(rows)
@@ -287,7 +287,7 @@ class Rounds:
         phases.announce(
             f"Consensus: training {count} students on the labels of round {number}", run
         )
-        seed = new_seed() if seed is None else seed_of(seed, _FOLDS, number)
+        seed = new_seed() if seed is None else seed_of(seed, FOLDS, number)
         folds = Folds.draw(self._pool.digests, labels.rows, count, seed)
         folds.warn_of_missing_classes(
             probabilities.predicted_classes(labels.outputs, from_logits=kind.from_logits)
@@ -329,7 +329,7 @@ class Rounds:
     ) -> tuple[keras.Model, Trained]:
         """Train a fresh student; the same model serves all of them."""
         self._num_students += 1
-        numbers = (_STUDENTS, number, index)
+        numbers = (STUDENTS, number, index)
         if self._pupil is None:
             self._pupil = Pupil(self._run, self._distillation)
         pupil = self._pupil

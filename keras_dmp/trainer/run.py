@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from keras_dmp._classifier import fresh
 from keras_dmp._training.epoch_checkpoints import seed_of
+from keras_dmp._training.resident import new_seed
 from keras_dmp.distillation.distillation_trainer import DistillationTrainer
 from keras_dmp.distribution import workers as _workers
 from keras_dmp.reference.selector import EntropyReferenceSelector
@@ -36,6 +38,7 @@ class Run:
             the same number of shards share, or None for `prefix`.
         redraws: Whether weights of further models are drawn anew, since the user's callable gives
             all models the same.
+        further: Further models that the run has built and that are still in use.
     """
 
     plan: Plan
@@ -46,6 +49,7 @@ class Run:
     prefix: str = ""
     first_prefix: str | None = None
     redraws: bool = False
+    further: weakref.WeakSet = dataclasses.field(default_factory=weakref.WeakSet)
 
     @property
     def teacher_is_ready(self) -> bool:
@@ -67,17 +71,31 @@ class Run:
         """A new model, whose weights depend on the seed and these numbers only."""
         if self.settings.seed is not None:
             keras.utils.set_random_seed(seed_of(self.settings.seed, *numbers))
-        return self.another_model()
+        return self.another_model(*numbers)
 
-    def another_model(self) -> keras.Model:
-        """A further model besides teacher and student, like them and with variables of its own."""
+    def another_model(self, *numbers: int) -> keras.Model:
+        """A further model besides teacher and student, like them and with variables of its own.
+
+        Args:
+            *numbers: Numbers from which its weights are drawn if the callable always gives the
+                same.
+        """
+        seed = self.settings.seed
+        if self.redraws:
+            # Before the callable, which may set a seed of its own: the student's weights were
+            # drawn from where this leaves the generators.
+            seed = new_seed() if seed is None else seed_of(seed, *numbers)
         model = fresh.fresh_model(self.settings.model)
         if self.redraws:
+            keras.utils.set_random_seed(seed)
             model = fresh.fresh_clone(model)
         fresh.ensure_built(model, self.plan.sample)
         fresh.require_separate(model, self.plan.teacher, "teacher")
         fresh.require_separate(model, self.plan.student, "student")
+        for other in self.further:
+            fresh.require_separate(model, other, "another one")
         fresh.require_alike(model, self.plan.student)
+        self.further.add(model)
         return model
 
     def distiller(

@@ -15,11 +15,8 @@ from keras_dmp._training.epoch_checkpoints import seed_of
 from keras_dmp._training.labeled_data import DEFAULT_BATCH_SIZE, LabeledData
 from keras_dmp._training.resident import new_seed
 from keras_dmp._training.stacked_program import StackedProgram
-from keras_dmp.trainer.phases import Trained
+from keras_dmp.trainer.phases import STACKED, Trained
 from keras_dmp.trainer.run import Run
-
-# Number of the phase, from which its orders are derived.
-_STACKED = 3
 
 
 class StackedShards:
@@ -108,7 +105,7 @@ class StackedShards:
         """Positions of the members of each shard in the order of an epoch, (shards, samples)."""
         rows = []
         for shard, members in enumerate(self._shards):
-            rng = np.random.default_rng(seed_of(seed, _STACKED, number, shard, epoch))
+            rng = np.random.default_rng(seed_of(seed, STACKED, number, shard, epoch))
             rows.append(rng.permutation(members)[: self._samples])
         return np.stack(rows)
 

@@ -65,12 +65,12 @@ def draw_shards(digests: np.ndarray, groups: Any, num_shards: int, seed: int) ->
         ValueError: If there are fewer bundles of records than shards.
     """
     bundles = bundles_of(digests, groups)
-    sizes = np.bincount(bundles)
-    if len(sizes) < num_shards:
+    count = int(bundles.max(initial=-1)) + 1
+    if count < num_shards:
         kind = "different records" if groups is None else "groups without a record in common"
         raise ValueError(
             f"Expected at most as many shards as there are {kind} among the members. Received: "
-            f"num_shards={num_shards} with {len(sizes)} {kind}"
+            f"num_shards={num_shards} with {count} {kind}"
         )
     units = np.arange(len(bundles)) if groups is None else _numbered(groups)
     dealt = partition(units, num_shards, seed)
@@ -145,7 +145,11 @@ def missing_classes(
 
 
 def bundles_of(digests: np.ndarray, groups: Any = None) -> np.ndarray:
-    """Number of the bundle of each record: records that are equal or of one group, transitively."""
+    """Number of the bundle of each record, from 0.
+
+    A bundle is of records that are equal or of one group, transitively. There can be at most as
+    many shards as bundles.
+    """
     records = _numbered(digests)
     if groups is None:
         return records

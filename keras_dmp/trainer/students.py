@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_dmp._classifier.outputs import NotFiniteError
+from keras_dmp._data.samples import NoWeightError
 from keras_dmp.reference.labeled_reference import LabeledReference
 from keras_dmp.reference.selection import ReferenceSummary
 from keras_dmp.reference.selector import EntropyReferenceSelector
@@ -19,7 +20,7 @@ from keras_dmp.trainer.votes import TooFewVotesError
 
 # What settings may do to a training. One that fails so is left out; anything else, such as a
 # damaged file, stops all of them.
-FAILURES = (NotFiniteError, TooFewVotesError)
+FAILURES = (NoWeightError, NotFiniteError, TooFewVotesError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,8 @@ class Students:
         self._run, self._settings = run, settings
         # Built and compiled before any training, so that errors are found first.
         self._labeler = run.distiller(run.plan.student, **settings)
-        self._further: keras.Model | None = run.another_model()
+        # Two, since a callable may build a new model on its first calls only.
+        self._further = [run.another_model(), run.another_model()]
         self._start = {
             name: [keras.ops.convert_to_numpy(variable) for variable in model.variables]
             for name, model in (("teacher", run.plan.teacher), ("student", run.plan.student))
@@ -187,7 +189,7 @@ class Students:
 
     def _fresh(self, part: str) -> keras.Model:
         """A model with the initial weights that all points share."""
-        model, self._further = self._further or self._run.another_model(), None
+        model = self._further.pop() if self._further else self._run.another_model()
         for variable, value in zip(model.variables, self._start[part], strict=True):
             variable.assign(value)
         return model

@@ -141,7 +141,11 @@ def sweep(
             have failed. A warning names each student that has diverged or, with a consensus, has
             too few samples with enough votes.
     """
-    require_auditable(run, nonmembers)
+    apart_from = ["members", "reference"]
+    if any(one.rounds > 1 for one in grid.consensus):
+        # Validation data chooses the round of a consensus, so it cannot measure it too.
+        apart_from.append("validation")
+    require_auditable(run, nonmembers, apart_from)
     # Checked, like all arguments, before any training.
     for one in grid.consensus:
         agreed = with_consensus(run.settings, one)
@@ -199,9 +203,7 @@ def _named(point: dict[str, Any]) -> str:
     return f"{point['order']} {point['size']}, {labels}, T={point.get('temperature', 1.0):g}"
 
 
-def require_auditable(
-    run: Run, nonmembers: Any, apart_from: Sequence[str] = ("members", "reference")
-) -> None:
+def require_auditable(run: Run, nonmembers: Any, apart_from: Sequence[str]) -> None:
     """Raise ValueError, before any training, for data that the audit would refuse after it.
 
     Args:
@@ -229,6 +231,7 @@ def require_auditable(
 
 def _require_apart(what: str, shared: int, part: str, total: int) -> None:
     if shared:
+        part = "validation data" if part == "validation" else part
         raise ValueError(
             f"Expected `nonmembers` to contain no {what} of the {part}: remove shared ones. "
             f"Received: nonmembers with {shared} shared records of {total}"

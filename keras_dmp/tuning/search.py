@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_dmp._storage import directories
 from keras_dmp._storage.private_file import Record
@@ -24,7 +23,13 @@ from keras_dmp.tuning.candidates import Measured
 from keras_dmp.tuning.limits import Limits
 from keras_dmp.tuning.pipeline import Opened, Pipeline
 from keras_dmp.tuning.progress import Progress
-from keras_dmp.tuning.shadows import UNDEFENDED, Shadows, require_scorable, size_note
+from keras_dmp.tuning.shadows import (
+    UNDEFENDED,
+    Shadows,
+    most_shards,
+    require_scorable,
+    size_note,
+)
 from keras_dmp.tuning.trials import Trial, Trials
 from keras_dmp.tuning.tuning import Tuning, TuningPoint, risk_of
 
@@ -145,7 +150,7 @@ def tune(
             notes.append(note)
             warn(f"With {attack!r}, {note}")
     limits = Limits(max_risk=float(max_risk), max_accuracy_loss=max_accuracy_loss, budget=budget)
-    space = _space(pipeline, budget, has_shadow_models=audits.needs_shadow_models)
+    space = _space(pipeline, budget, num_shadow_models if audits.needs_shadow_models else 0)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_folder(directory))
         opened = stack.enter_context(pipeline.on_members(folder / _STUDENTS))
@@ -413,19 +418,13 @@ class _Search:
         return self.pipeline.inputs.released(student), report
 
 
-def _space(pipeline: Pipeline, budget: int, *, has_shadow_models: bool) -> list[Point]:
+def _space(pipeline: Pipeline, budget: int, num_shadow_models: int) -> list[Point]:
     """The list of candidates for these data, which has to be longer than the budget."""
-    groups, units = pipeline.record_groups, pipeline.inputs.num_members
-    if groups is not None:
-        units = len(np.unique(groups[:units]))
-    if has_shadow_models:
-        # A shadow model has a random half of the records or persons.
-        everyone = pipeline.num_records if groups is None else int(groups.max()) + 1
-        units = min(units, everyone // 2)
+    most = most_shards(pipeline, num_shadow_models)
     found = [
         point
         for point in candidates.space(pipeline.pool_size)
-        if point.consensus is None or point.consensus.num_shards <= units
+        if point.consensus is None or point.consensus.num_shards <= most
     ]
     if budget > len(found):
         raise ValueError(

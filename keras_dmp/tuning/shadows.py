@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_dmp._classifier import forward
 from keras_dmp._classifier.outputs import require_finite_outputs
+from keras_dmp._data import samples
 from keras_dmp._storage.private_file import Record
 from keras_dmp.audit.attack_table import ATTACKS
 from keras_dmp.audit.report.report import AuditReport
@@ -21,6 +22,7 @@ from keras_dmp.audit.shadow.draws import drawn_half
 from keras_dmp.audit.shadow.shadow_audit import ShadowAudit
 from keras_dmp.audit.statistics.persons import Persons
 from keras_dmp.audit.statistics.results import levels
+from keras_dmp.trainer.shards import bundles_of
 from keras_dmp.trainer.students import FAILURES, Point
 from keras_dmp.tuning.parts import Part, Parts
 from keras_dmp.tuning.pipeline import Opened, Pipeline
@@ -172,10 +174,7 @@ def require_scorable(pipeline: Pipeline, parts: Parts, attack: str, count: int) 
         attack: Name of the attack.
         count: Number of shadow models.
     """
-    settings, records = ATTACKS[attack].shadow, pipeline.num_records
-    halves = np.stack(
-        [drawn_half(pipeline.seed, run, records, pipeline.record_groups) for run in range(count)]
-    )
+    settings, halves = ATTACKS[attack].shadow, _halves(pipeline, count)
     num_in = np.count_nonzero(halves, axis=0)
     known = (num_in >= settings.least_in) & (count - num_in >= settings.least_out)
     members, nonmembers = np.split(known, [len(pipeline.members[1])])
@@ -191,6 +190,30 @@ def require_scorable(pipeline: Pipeline, parts: Parts, attack: str, count: int) 
             f"without it. Received: num_shadow_models={count}, with which {fewest} members or "
             "nonmembers of a half have enough"
         )
+
+
+def most_shards(pipeline: Pipeline, count: int) -> int:
+    """The number of shards into which the members of every training of a search can be divided.
+
+    Args:
+        pipeline: The data and the seed, which fix the halves.
+        count: Number of shadow models, or 0.
+    """
+    digests = samples.digests(pipeline.records[0], pipeline.inputs.model)
+    groups = pipeline.record_groups
+    trainings = [np.arange(pipeline.inputs.num_members)]
+    if count:
+        trainings += map(np.flatnonzero, _halves(pipeline, count))
+    return min(
+        int(bundles_of(digests[rows], None if groups is None else groups[rows]).max()) + 1
+        for rows in trainings
+    )
+
+
+def _halves(pipeline: Pipeline, count: int) -> np.ndarray:
+    """Which records are members of each shadow model, (models, records) bool."""
+    records, groups = pipeline.num_records, pipeline.record_groups
+    return np.stack([drawn_half(pipeline.seed, run, records, groups) for run in range(count)])
 
 
 def size_note(pipeline: Pipeline) -> str | None:

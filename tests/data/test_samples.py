@@ -530,7 +530,9 @@ def test_chosen_samples_without_any_weight_are_refused_before_the_first_step(for
         fit = {"x": trainer.label(x, sample_weight=weights, selector=selector)}
     else:
         fit = {"x": x, "sample_weight": weights}
-    with pytest.raises(ValueError, match=r"chosen samples` to have weights above 0.*largest is 0"):
+    with pytest.raises(
+        ValueError, match=r"training samples` to have weights above 0.*largest is 0"
+    ):
         trainer.fit(**fit, callbacks=[steps, selector], verbose=0)
     assert not steps.losses
     weights[chosen[0]] = 0.5

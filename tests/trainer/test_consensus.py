@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from leaks import occurrences
 
 import keras_dmp
 from keras_dmp import Consensus, DMPTrainer, EntropyReferenceSelector, split_private
@@ -130,13 +131,41 @@ def test_the_labels_are_the_votes_of_the_teachers(split):
     assert report.pivotal_share == pytest.approx((counts.max(axis=0)[kept] == 2).mean())
 
 
-def test_no_teacher_starts_where_another_model_does(split):
-    trainer, _ = train(
-        split,
-        consensus=Consensus(num_shards=3, rounds=1),
-        compile={"teacher_optimizer": keras.optimizers.SGD(0.0)},
+def seeded_builder():
+    keras.utils.set_random_seed(0)
+    return build()
+
+
+def seeded_initializers():
+    def dense(units, seed):
+        return layers.Dense(units, kernel_initializer=keras.initializers.GlorotUniform(seed))
+
+    return keras.Sequential(
+        [keras.Input((nets.FEATURES,)), dense(nets.HIDDEN, 1), dense(nets.CLASSES, 2)]
     )
-    starts = [weights_of(model) for model in (*trainer.teachers, trainer.student)]
+
+
+@pytest.mark.filterwarnings("ignore:`model` gave teacher and student the same")
+@pytest.mark.parametrize("seed", [3, None])
+@pytest.mark.parametrize("model", [build, seeded_builder, seeded_initializers])
+def test_no_model_starts_where_another_does(split, model, seed, monkeypatch):
+    """Not even if the callable draws the same weights each time, or sets the seed of all draws."""
+    starts, fit = [], keras.Model.fit
+
+    def recording(self, *args, **kwargs):
+        starts.append(weights_of(getattr(self, "student", self)))
+        return fit(self, *args, **kwargs)
+
+    for kind in (keras.Model, keras.Sequential):
+        monkeypatch.setattr(kind, "fit", recording)
+    still = {"teacher_optimizer": keras.optimizers.SGD(0.0)}
+    consensus = Consensus(num_shards=3, rounds=1, num_students=2)
+    fit_arguments = {"epochs": 1, "batch_size": 32}
+    trainer, _ = train(
+        split, model, consensus=consensus, compile=still, seed=seed, fit=fit_arguments
+    )
+    starts += [weights_of(teacher) for teacher in trainer.teachers]
+    assert len(starts) == 3 + 3
     for index, start in enumerate(starts):
         for other in starts[:index]:
             assert np.mean(start == other) < 0.5
@@ -154,21 +183,30 @@ def test_later_rounds_start_from_the_last_student(split):
     assert trainer.rounds[0].agreement < 1.0
 
 
-def test_the_selector_chooses_by_the_students_entropy(split):
+def test_the_selector_chooses_by_the_students_entropy(split, monkeypatch):
+    """And not by anything of the teachers, which would be a second way for members to act."""
     selector = EntropyReferenceSelector(60, balance_classes=True)
+    predictions, train_student = [], phases.train_student
+
+    def recording(run, distiller, labeled, **settings):
+        found = train_student(run, distiller, labeled, **settings)
+        predictions.append(nets.softmax(distiller.student.predict(split.reference, verbose=0)))
+        return found
+
+    monkeypatch.setattr(phases, "train_student", recording)
     trainer, history = train(split, consensus=Consensus(num_shards=3), selector=selector)
     report = trainer.rounds[-1]
     assert report.num_used == len(selector.indices_) == 60
     assert history.history["reference_size"] == [60] * 3
-    of_teachers = [keras.ops.nn.softmax(of(split.reference)) for of in trainer.teachers]
-    votes = np.stack([keras.ops.convert_to_numpy(of).argmax(axis=1) for of in of_teachers])
+    votes = np.stack(
+        [of.predict(split.reference, verbose=0).argmax(axis=1) for of in trainer.teachers]
+    )
     counts = np.stack([(votes == label).sum(axis=0) for label in range(nets.CLASSES)])
     assert (counts.max(axis=0)[selector.indices_] >= 2).all()
-    # No teacher's entropies rank as the selector has ranked.
-    for of_teacher in of_teachers:
-        p = keras.ops.convert_to_numpy(of_teacher).astype(np.float64)
-        entropy = -(p * np.log(p)).sum(axis=1)
-        assert not np.allclose(entropy[selector.indices_], selector.entropy_, atol=1e-3)
+    # The student of the first round, of all samples with enough votes, ranks those of the second.
+    of_student, of_released = (-(p * np.log(p)).sum(axis=1) for p in predictions)
+    np.testing.assert_allclose(selector.pool_entropy_, of_student, atol=1e-4)
+    assert not np.allclose(selector.pool_entropy_, of_released, atol=1e-2)
 
 
 @pytest.mark.filterwarnings("ignore:No chosen reference sample")
@@ -303,6 +341,17 @@ def test_a_student_that_has_diverged_is_not_the_best(split):
     # The selector holds the choice of the released round, not that of the last one.
     assert history.history["reference_entropy"] == [selector.summary.mean_entropy]
     assert selector.summary.class_counts == trainer.rounds[0].class_counts
+
+
+def test_a_ranking_student_that_has_diverged_ranks_nothing(split):
+    """Its entropies, NaN, would choose at random."""
+    settings = {
+        "consensus": Consensus(num_shards=2, rounds=1),
+        "selector": EntropyReferenceSelector(60, balance_classes=True),
+        "compile": {"student_optimizer": keras.optimizers.SGD(1e38)},
+    }
+    with pytest.raises(ValueError, match=r"`outputs of the student of a round` to be finite"):
+        train(split, **settings)
 
 
 @pytest.mark.full
@@ -532,10 +581,9 @@ def test_the_released_file_loads_without_the_library_and_holds_the_student(agree
     trainer.save(tmp_path / "student.keras")
     loaded = keras.models.load_model(tmp_path / "student.keras")
     np.testing.assert_array_equal(weights_of(loaded), weights_of(trainer.student))
-    content = (tmp_path / "student.keras").read_bytes()
+    assert occurrences(trainer.student, tmp_path) > 0
     for teacher in trainer.teachers:
-        for weight in teacher.get_weights():
-            assert weight.tobytes()[:64] not in content
+        assert occurrences(teacher, tmp_path) == 0
 
 
 # Errors, all before the first step
@@ -745,7 +793,7 @@ def test_agreed_samples_without_any_weight(split):
     weights[settings["selector"].indices_] = 0
     columns = (split.reference, np.zeros(len(weights)), weights)
     dataset = tf.data.Dataset.from_tensor_slices(columns).batch(16)
-    with pytest.raises(ValueError, match="chosen samples` to have weights above 0"):
+    with pytest.raises(ValueError, match="training samples` to have weights above 0"):
         train(split, **settings, fit={"reference": dataset})
 
 
@@ -776,19 +824,25 @@ def built_in_turn(*models):
 @pytest.mark.parametrize(
     ("last", "pattern"),
     [
-        (None, r"a new model on every call, .* Received: teacher and a further model that share"),
-        (layers.Dense(3), r"one architecture\. Received: a student of \d+ parameters"),
+        ([], r"a new model on every call, .* Received: teacher and a further model that share"),
+        ([()], r"a new model on every call, .* Received: another one and a further model that"),
+        ([(layers.Dense(3),)], r"one architecture\. Received: a student of \d+ parameters"),
     ],
-    ids=["the same", "another"],
+    ids=["the second again", "the third again", "another"],
 )
 @pytest.mark.parametrize(
     ("method", "consensus"),
-    [("fit", Consensus(num_shards=2)), ("sweep", None), ("sweep", Consensus(num_shards=2))],
-    ids=["consensus", "sweep", "sweep of a consensus"],
+    [
+        ("fit", Consensus(num_shards=2)),
+        ("fit", Consensus.of_one_teacher(num_students=2)),
+        ("sweep", None),
+        ("sweep", Consensus(num_shards=2)),
+    ],
+    ids=["consensus", "one teacher", "sweep", "sweep of a consensus"],
 )
 def test_further_models_are_new_and_alike(split, untrained, last, pattern, method, consensus):
     """Teacher and student are not all that a callable has to build."""
-    models = [build(), build()] + ([] if last is None else [build(last)])
+    models = [build(), build(), *(build(*between) for between in last)]
     build_next = built_in_turn(*models)
     trainer = DMPTrainer(build_next, consensus=consensus, selector=None, seed=0)
     trainer.compile("sgd", LOGITS_LOSS)

@@ -10,6 +10,7 @@ import keras
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_dmp import Consensus, DMPTrainer, EntropyReferenceSelector, Sweep, split_private
 from keras_dmp.audit import AuditReport, MembershipScores
@@ -216,6 +217,22 @@ def test_a_consensus_without_enough_votes_is_left_out(split):
         sweep(split, made, consensus=(unanimous,), sizes=(5,), **given)
 
 
+def test_a_choice_without_any_weight_is_left_out(split):
+    """The reference has weights above 0, but the 20 samples of lowest entropy have none."""
+    pool = split.reference
+    one = sweep(split, sizes=(None,)).points[0]
+    teacher = trainer()
+    selector = EntropyReferenceSelector(size=20)
+    teacher.fit(*split.members, reference=pool, callbacks=[selector], epochs=2, batch_size=16)
+    weights = np.ones(len(pool), "float32")
+    weights[selector.indices_] = 0
+    dataset = tf.data.Dataset.from_tensor_slices((pool, np.zeros(len(pool)), weights)).batch(16)
+    with pytest.warns(UserWarning, match="lowest 20, soft.* is left out.*weights above 0"):
+        found = sweep(split, sizes=(20, None), reference=dataset)
+    (left,) = found.points
+    assert left.size == one.size == len(pool)
+
+
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore:The student of")
 def test_students_that_all_diverge(split):
@@ -337,6 +354,17 @@ def test_nonmembers_are_neither_members_nor_reference(split, part, monkeypatch):
     y = np.zeros(len(x), int)
     with pytest.raises(ValueError, match=rf"no records of the {part}.*{len(x)} shared"):
         sweep(split, nonmembers=(x, y))
+
+
+def test_validation_data_that_chooses_a_round_does_not_measure_it(split, monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained"))
+    both = {"nonmembers": split.validation, "validation_data": split.validation}
+    with pytest.raises(ValueError, match=r"no records of the validation data.*40 shared"):
+        sweep(split, consensus=(Consensus(num_shards=2),), **both)
+    monkeypatch.undo()
+    # With a single round there is no choice.
+    found = sweep(split, consensus=(Consensus(num_shards=2, rounds=1),), epochs=1, **both)
+    assert len(found.points) == 1
 
 
 def test_members_need_labels_with_a_ready_teacher_too(split, monkeypatch):

@@ -22,7 +22,7 @@ from keras_dmp.audit.shadow.draws import drawn_half
 from keras_dmp.trainer.run_directory import RunDirectory
 from keras_dmp.trainer.students import Students
 from keras_dmp.trainer.votes import TooFewVotesError
-from keras_dmp.tuning import parts
+from keras_dmp.tuning import candidates, parts
 
 # Few samples of a small pool miss classes, which is not what is looked at here.
 pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
@@ -363,6 +363,25 @@ def test_groups_stay_together():
         first, second = (getattr(part, side) for part in (divided.selection, divided.final))
         assert not np.isin(of_side[first], of_side[second]).any()
         assert 40 <= len(first) <= len(second)
+
+
+@pytest.mark.parametrize(
+    "audit", [{"attack": "loss"}, {"attack": "lira_fixed", "num_shadow_models": 16}], ids=str
+)
+def test_no_more_shards_than_members_that_can_be_told_apart(split, audit, no_training):
+    """Persons with a record in common share a shard, whatever their number."""
+    x, y = split.members
+    linked = x.copy()
+    linked[::2] = x[0]
+    persons = np.arange(len(y)) // 2
+    groups = {"members": persons, "nonmembers": 1_000 + persons}
+    points = candidates.space(len(split.reference))
+    for members, most in ((x, len(persons)), (linked, 1)):
+        several = dataclasses.replace(split, members=(members, y), groups=groups)
+        fit = [one for one in points if one.consensus is None or one.consensus.num_shards <= most]
+        with pytest.raises(ValueError, match=f"`budget` to be at most {len(fit)},"):
+            search(several, budget=1_000, **audit)
+    assert 0 < len(fit) < len(points)
 
 
 # Bad input
