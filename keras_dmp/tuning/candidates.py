@@ -20,7 +20,8 @@ _CLOSEST = 1.1
 _FEWEST = 2
 
 _SOFT, _HARD = Point(), Point(labels="hard")
-# Cross-fitted students: of all members' teacher, and of votes.
+# Cross-fitted students: of all members' teacher, with soft and hard labels, and of votes.
+_ONE_SOFT = Point(consensus=Consensus.of_one_teacher(num_students=4))
 _ONE = Point(labels="hard", consensus=Consensus.of_one_teacher(num_students=4, labels="hard"))
 _PAIR, _FOUR = (
     Point(labels="hard", consensus=Consensus(num_shards=shards, num_students=4))
@@ -30,6 +31,7 @@ _KINDS = (
     _SOFT,
     _HARD,
     _ONE,
+    _ONE_SOFT,
     _PAIR,
     _FOUR,
     Point(temperature=2.0),
@@ -178,12 +180,14 @@ def cost(point: Point, *, pool: int, members: int, has_validation: bool) -> int:
     teachers = round(members * (1 + (rounds - 1) / 4))
     # Each of several students passes all folds but one, and the one to be released the whole pool.
     crossed = 0 if students == 1 else (students - 1) * size + pool
+    chooses = has_validation and rounds > 1
     # The last round's labels train a student that is released, or compared by validation data.
-    last = int(students == 1 or has_validation)
+    last = int(students == 1 or chooses)
     if point.size is None:
         return teachers + pool * (rounds - 1 + last) + crossed
-    ranks = rounds == 1 and point.order != "random"
-    candidates = rounds if has_validation else last
+    # A single teacher ranks itself.
+    ranks = rounds == 1 and point.order != "random" and point.consensus.num_shards > 1
+    candidates = rounds if chooses else last
     return teachers + pool * (rounds - 1 + ranks) + size * candidates + crossed
 
 

@@ -124,6 +124,10 @@ def test_cost_counts_samples():
     crossed, of_few = Point(consensus=several), Point(size=50, consensus=several)
     assert candidates.cost(crossed, **sizes) == 500 + 1000 + 4000
     assert candidates.cost(of_few, **sizes) == 500 + 1000 + 150 + 1000
+    # In a single round there is nothing to choose, and a single teacher ranks itself.
+    one = Point(size=50, consensus=Consensus.of_one_teacher(num_students=4))
+    for of_one in (sizes, validated):
+        assert candidates.cost(one, **of_one) == 400 + 150 + 1000
     # Validation data chooses among the students of the labels.
     assert candidates.cost(crossed, **validated) == 500 + 2 * 1000 + 4000
     assert candidates.cost(of_few, **validated) == 500 + 1000 + 2 * 50 + 150 + 1000
