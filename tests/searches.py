@@ -2,8 +2,15 @@
 
 import keras
 import nets
+import pytest
 
 from keras_dmp import tune
+
+# Few samples of a small pool miss classes, which is not what is looked at here.
+FEW_SAMPLES = [
+    pytest.mark.filterwarnings("ignore:No chosen reference sample"),
+    pytest.mark.filterwarnings("ignore:Some of the cross-fitted students learn from no sample"),
+]
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 OPTIMIZER = keras.optimizers.SGD(0.2, momentum=0.9)

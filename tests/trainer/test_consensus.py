@@ -146,6 +146,7 @@ def seeded_initializers():
 
 
 @pytest.mark.filterwarnings("ignore:`model` gave teacher and student the same")
+@pytest.mark.filterwarnings("ignore:Some of the cross-fitted students learn from no sample")
 @pytest.mark.parametrize("seed", [3, None])
 @pytest.mark.parametrize("model", [build, seeded_builder, seeded_initializers])
 def test_no_model_starts_where_another_does(split, model, seed, monkeypatch):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from reports import make_report
 from scipy import special
-from searches import search
+from searches import FEW_SAMPLES, search
 
 from keras_dmp import Tuning, split_private
 from keras_dmp.audit import AuditReport, BlindBaseline, MembershipScores
 from keras_dmp.trainer.sweep import Sweep, SweepPoint
 from keras_dmp.tuning.tuning import TuningPoint, risk_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
+pytestmark = FEW_SAMPLES
 RNG = np.random.default_rng(0)
 ALIKE = RNG.normal(0, 1, 400)
 SETTINGS = {"temperature": 1.0, "labels": "soft", "order": "lowest", "mean_entropy": 0.1}

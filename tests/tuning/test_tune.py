@@ -8,7 +8,7 @@ import nets
 import numpy as np
 import pytest
 from scipy import special
-from searches import BUDGET, LIMIT, LOSS, OPTIMIZER, SEED, build, search, sides
+from searches import BUDGET, FEW_SAMPLES, LIMIT, LOSS, OPTIMIZER, SEED, build, search, sides
 
 from keras_dmp import (
     DMPTrainer,
@@ -24,8 +24,7 @@ from keras_dmp.trainer.students import Students
 from keras_dmp.trainer.votes import TooFewVotesError
 from keras_dmp.tuning import candidates, parts
 
-# Few samples of a small pool miss classes, which is not what is looked at here.
-pytestmark = pytest.mark.filterwarnings("ignore:No chosen reference sample")
+pytestmark = FEW_SAMPLES
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import dataclasses
 import nets
 import numpy as np
 import pytest
-from searches import LOSS, OPTIMIZER, SEED, build, search
+from searches import FEW_SAMPLES, LOSS, OPTIMIZER, SEED, build, search
 
 from keras_dmp import DMPTrainer, EntropyReferenceSelector, split_private
 from keras_dmp._classifier.outputs import NotFiniteError
@@ -14,10 +14,7 @@ from keras_dmp.trainer.students import Students
 from keras_dmp.tuning import parts, pipeline
 
 # One search with its shadow models, which takes seconds, serves all tests.
-pytestmark = [
-    pytest.mark.full,
-    pytest.mark.filterwarnings("ignore:No chosen reference sample"),
-]
+pytestmark = [pytest.mark.full, *FEW_SAMPLES]
 ATTACK, COUNT = "lira_offline_fixed", 4
 SETTINGS = {"attack": ATTACK, "num_shadow_models": COUNT, "epochs": 1, "max_risk": 1.0}
 
