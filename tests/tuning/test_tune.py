@@ -125,8 +125,8 @@ def test_teachers_are_trained_once(found, folder):
     assert "shards_of_2_round_1_shards" in names
     assert "lowest_all_2_of_2_votes_2_round_1_shards" not in names
     # A consensus of one teacher, and one of two in two rounds; besides the released student, each
-    # has four cross-fitted ones and, for the validation data, one of each round's labels.
-    consensus = (1 + 4) + (2 + 4)
+    # has four cross-fitted ones and, to choose a round by validation data, one of each round.
+    consensus = 4 + (2 + 4)
     assert found.trainings == {"teacher": 1, "shard teacher": 5, "student": BUDGET + consensus}
 
 
