@@ -96,33 +96,22 @@ class Labeler:
         verbose: bool,
     ) -> LabeledReference:
         """The training data: the reference, narrowed by the selector, with outputs."""
-        found = self._narrowed(source, kind, selector, verbose)
-        if found.sample_weight is not None:
-            # A selector, or votes, can leave none of the samples that have weight.
-            heaviest = float(np.max(found.sample_weight))
-            samples.require_some_weight(heaviest, "sample_weight of the training samples")
-        return found
-
-    def _narrowed(
-        self,
-        source: ReferenceSource | LabeledReference,
-        kind: OutputKind,
-        selector: EntropyReferenceSelector | None,
-        verbose: bool,
-    ) -> LabeledReference:
-        if isinstance(source, LabeledReference):
-            if selector is not None:
-                selector.narrow_fit(source)
-            return source
         asks_in_steps = not self.cache and self.teacher is not None
-        if asks_in_steps and selector is None:
+        is_labeled = isinstance(source, LabeledReference)
+        if asks_in_steps and selector is None and not is_labeled:
             return _pending(source.arrays, kind)
-        (labeled,) = self.label(source, kind, [selector], verbose=verbose)
+        labeled = source
+        if not is_labeled:
+            (labeled,) = self.label(source, kind, [selector], verbose=verbose)
         if selector is not None:
             selector.narrow_fit(labeled)
-        if not asks_in_steps:
-            return labeled
-        return _pending(batches.Batch(labeled.x, None, labeled.sample_weight), kind)
+        if labeled.sample_weight is not None:
+            # A selector, or votes, can leave none of the samples that have weight.
+            heaviest = float(np.max(labeled.sample_weight))
+            samples.require_some_weight(heaviest, "sample_weight of the training samples")
+        if asks_in_steps and not is_labeled:
+            return _pending(batches.Batch(labeled.x, None, labeled.sample_weight), kind)
+        return labeled
 
     def while_training(
         self, dataset: Any, y: Any, sample_weight: Any, selector: Any
